@@ -1,0 +1,469 @@
+"""What travels: the events on Vigil's topics, as they stand on the wire (JSON, one event a Kafka record).
+
+Every event class names its topic and its CloudEvents type. Classes are frozen; unknown fields are ignored on reading, so a newer
+producer does not break an older lane; a changed *meaning* gets a new version in the type name (`...note.v2`) and a class of its
+own. Times are aware datetimes (ISO 8601, UTC on the wire). Spans are in characters (Unicode code points) of the text as given.
+Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a field says otherwise.
+
+`patient_id` is Vigil's own pseudonym (`processors.identity.patient_id`), the key of every record that has one.
+"""
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A part of an event: frozen, tolerant of fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+
+class Event(Part):
+    """What every event has. `id` is deterministic: a repeat of the same event has the same id."""
+
+    topic: ClassVar[str]
+    type: ClassVar[str]  # CloudEvents `type`
+
+    id: str = Field(min_length=1)
+
+
+class Source(Part):
+    """The record that an output was made from: lets a rebuild of state leave out what lies past the commit."""
+
+    topic: str
+    partition: int
+    offset: int
+    event_id: str
+
+
+class Origin(Part):
+    """The sender's message that an input came from."""
+
+    protocol: Literal["hl7v2", "fhir", "dicom", "file", "vigil"]
+    peer: str = ""  # the peer's configured name, never a person's
+    message_id: str = ""  # HL7 MSH-10, FHIR versioned id, DICOM SOP Instance UID
+    message_type: str = ""  # HL7 MSH-9, FHIR resource type, DICOM SOP class
+    digest: str = ""  # SHA-256 of the message's bytes, hex
+
+
+class ModelRef(Part):
+    """The model that answered."""
+
+    name: str
+    version: str
+    digest: str  # SHA-256 over the digests of all its files, hex
+
+
+class Coding(Part):
+    """A code with its system; `system` is an URI such as http://loinc.org, empty for a sender's own code."""
+
+    system: str = ""
+    code: str
+    display: str = ""
+
+
+class ObjectReference(Part):
+    """Where the bytes lie (claim check: no pixels in Kafka). `uri` is relative to the configured object store."""
+
+    uri: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    media_type: str
+    bytes: int = Field(ge=0)
+
+
+ProcessingId = Literal["production", "training", "debugging"]  # HL7 table 0103; only production ever alerts live
+
+# ---------------------------------------------------------------------------------------------------------------- inputs
+
+
+class NoteEvent(Event):
+    """One version of one clinical document. `note_id` stays over its versions; `id` names this version."""
+
+    topic: ClassVar[str] = "clinical.notes"
+    type: ClassVar[str] = "org.vigil.note.v1"
+
+    patient_id: str
+    encounter_id: str | None = None
+    note_id: str
+    status: Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"] = "final"
+    relation: Literal["original", "addendum", "replacement", "edit", "cancel"] = "original"
+    replaces: str | None = None  # note_id of the document that this one replaces or adds to
+    note_type: Coding  # LOINC document type where the sender gives one
+    text: str
+    authored_at: AwareDatetime
+    received_at: AwareDatetime
+    processing: ProcessingId = "production"
+    origin: Origin
+
+
+class ImageEvent(Event):
+    """One image's metadata and the reference to its de-identified pixels."""
+
+    topic: ClassVar[str] = "clinical.images"
+    type: ClassVar[str] = "org.vigil.image.v1"
+
+    patient_id: str
+    encounter_id: str | None = None
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    modality: str  # DICOM (0008,0060): CR, DX, CT, ...
+    body_part: str = ""  # DICOM (0018,0015)
+    view: str = ""  # DICOM (0018,5101)
+    rows: int = Field(gt=0)
+    columns: int = Field(gt=0)
+    pixels: ObjectReference
+    acquired_at: AwareDatetime
+    received_at: AwareDatetime
+    processing: ProcessingId = "production"
+    origin: Origin
+
+
+ObservationStatus = Literal[
+    "final", "preliminary", "amended", "corrected", "entered-in-error", "cancelled", "registered", "unknown"
+]  # FHIR observation-status; HL7 table 0085: F P/R C,U W,D X
+
+
+class Observation(Part):
+    """One measured value. `code` is LOINC; `value` is in `unit` (UCUM) as sent, converted by the lane; text for coded ones."""
+
+    code: str
+    value: float | str | None = None
+    unit: str = ""
+    status: ObservationStatus = "final"
+    observed_at: AwareDatetime | None = None  # where it differs from the set's
+
+
+class VitalsEvent(Event):
+    """One set of observations of one patient, observed together."""
+
+    topic: ClassVar[str] = "clinical.vitals"
+    type: ClassVar[str] = "org.vigil.vitals.v1"
+
+    patient_id: str
+    encounter_id: str | None = None
+    observed_at: AwareDatetime
+    received_at: AwareDatetime
+    observations: tuple[Observation, ...]
+    device: str = ""
+    charted: bool = (
+        True  # a validated set; False: a monitor's unvalidated stream, which needs persistence before it counts
+    )
+    processing: ProcessingId = "production"
+    origin: Origin
+
+
+class Identifier(Part):
+    """A patient identifier as sent. Stands in `clinical.patients` only."""
+
+    authority: str
+    value: str
+    kind: str = ""  # HL7 table 0203: MR, PI, ...
+
+
+class Location(Part):
+    """Where the patient lies (HL7 PV1-3)."""
+
+    ward: str = ""
+    room: str = ""
+    bed: str = ""
+
+
+class PatientEvent(Event):
+    """A patient's context as it stands, whole: the newest record of a key replaces the older (compacted topic).
+
+    `None` means unknown, never "no": NEWS2 does not alert for unknown age. Scale 2 only by a clinician's recorded decision.
+    """
+
+    topic: ClassVar[str] = "clinical.patients"
+    type: ClassVar[str] = "org.vigil.patient.v1"
+
+    patient_id: str
+    identifiers: tuple[Identifier, ...] = ()
+    birth_date: str | None = None  # ISO date
+    pregnant: bool | None = None
+    spo2_scale: Literal[1, 2] = 1
+    spo2_scale_decided_by: str | None = None
+    ceiling_of_care: str | None = None
+    encounter_id: str | None = None
+    encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
+    location: Location = Location()
+    deceased: bool = False
+    merged_into: str | None = None  # the surviving patient_id
+    effective_at: AwareDatetime
+    received_at: AwareDatetime
+    origin: Origin
+
+
+class FeedbackEvent(Event):
+    """What came back from people or their systems."""
+
+    topic: ClassVar[str] = "clinical.feedback"
+    type: ClassVar[str] = "org.vigil.feedback.v1"
+
+    patient_id: str
+    kind: Literal["alert-acknowledged", "alert-declined", "finding-confirmed", "finding-corrected"]
+    target_id: str  # alert_id, or the id of the event that holds the finding
+    by: str  # the actor's id in the site's directory
+    reason: str = ""
+    label: str = ""  # the corrected label
+    given_at: AwareDatetime
+    received_at: AwareDatetime
+    origin: Origin
+
+
+# --------------------------------------------------------------------------------------------------------------- outputs
+
+
+class Output(Event):
+    """What a lane made from one input."""
+
+    patient_id: str
+    source: Source
+
+
+Assertion = Literal["present", "negated", "historical", "hypothetical", "family"]
+
+
+class Entity(Part):
+    """A mention: `note.text[start:end] == text`."""
+
+    label: str
+    text: str
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    score: Probability
+    assertion: Assertion = "present"
+    section: str = ""
+
+
+class EntitiesEvent(Output):
+    """The entities of one version of a note. Without entities when the note was cancelled: readers drop what they had."""
+
+    topic: ClassVar[str] = "clinical.entities"
+    type: ClassVar[str] = "org.vigil.entities.v1"
+
+    encounter_id: str | None = None
+    note_id: str
+    note_status: str
+    authored_at: AwareDatetime
+    entities: tuple[Entity, ...]
+    model: ModelRef
+
+
+class Finding(Part):
+    """A label that an image's pixels point at, with a calibrated score."""
+
+    label: str
+    score: Probability
+    above_threshold: bool = False
+
+
+class FindingsEvent(Output):
+    """The findings of one image. Assistive: never a diagnosis."""
+
+    topic: ClassVar[str] = "clinical.findings"
+    type: ClassVar[str] = "org.vigil.findings.v1"
+
+    encounter_id: str | None = None
+    study_uid: str
+    instance_uid: str
+    acquired_at: AwareDatetime
+    findings: tuple[Finding, ...]
+    model: ModelRef
+
+
+class Parameter(Part):
+    """One NEWS2 parameter as it was scored."""
+
+    name: str  # as in `processors.news2`
+    value: float | str
+    unit: str
+    points: int = Field(ge=0, le=3)
+    observed_at: AwareDatetime
+
+
+class News2(Part):
+    """NEWS2 (Royal College of Physicians 2017). `at_least`: parameters are missing, the true total may be higher."""
+
+    total: int = Field(ge=0, le=20)
+    at_least: bool
+    missing: tuple[str, ...] = ()
+    single_three: bool
+    scale: Literal[1, 2]
+    band: Literal["low", "low-medium", "medium", "high"]
+    parameters: tuple[Parameter, ...]
+
+
+class Driver(Part):
+    """How far one vital sign moved the deterioration score (signed, in probability)."""
+
+    name: str
+    effect: float
+
+
+class Deterioration(Part):
+    """The model's probability of deterioration within `horizon_hours`, and what drove it."""
+
+    probability: Probability
+    horizon_hours: int
+    drivers: tuple[Driver, ...] = ()
+    model: ModelRef
+
+
+class Rejected(Part):
+    """An observation that was not used, and why (impossible value, unknown unit, not final, ...)."""
+
+    code: str
+    reason: str
+
+
+class ScoreEvent(Output):
+    """The scores of one patient after one set of vitals.
+
+    `news2` is None with `news2_reason` where NEWS2 does not apply; `deterioration` is None with `deterioration_reason` when the
+    model is absent or late: then NEWS2 stands alone, and says so.
+    """
+
+    topic: ClassVar[str] = "clinical.scores"
+    type: ClassVar[str] = "org.vigil.scores.v1"
+
+    encounter_id: str | None = None
+    observed_at: AwareDatetime
+    received_at: AwareDatetime
+    late: bool = False  # history: older than what is already known or than the staleness limit; never alerts
+    news2: News2 | None = None
+    news2_reason: str = ""
+    deterioration: Deterioration | None = None
+    deterioration_reason: str = ""
+    rejected: tuple[Rejected, ...] = ()
+    processing: ProcessingId = "production"
+
+
+AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]
+AlertKind = Literal["news2", "deterioration", "no-observations", "feed-stopped", "monitoring-blind"]
+Severity = Literal["information", "low-medium", "medium", "high"]
+
+
+class AlertEvent(Output):
+    """One step in an alert's life. `alert_id` stays over its life, `sequence` counts its steps from 0, `id` names this step.
+
+    The wording assists and never diagnoses. Receivers act on `observed_at` and show `received_at`.
+    """
+
+    topic: ClassVar[str] = "clinical.alerts"
+    type: ClassVar[str] = "org.vigil.alert.v1"
+
+    alert_id: str
+    sequence: int = Field(ge=0)
+    kind: AlertKind
+    state: AlertState
+    severity: Severity
+    title: str  # one line for a small screen
+    detail: str  # what was seen, in words
+    reason: str = ""  # why this step: hysteresis met, corrected value, discharged, acknowledged by ...
+    encounter_id: str | None = None
+    location: Location = Location()
+    route: str = "default"  # where the site's policy sends it; a ceiling of care re-routes, visibly
+    score_id: str | None = None
+    news2: News2 | None = None
+    observed_at: AwareDatetime
+    received_at: AwareDatetime
+    decided_at: AwareDatetime  # the lane's logged time
+    by: str = ""  # who acknowledged or declined
+
+
+class HeartbeatEvent(Event):
+    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down."""
+
+    topic: ClassVar[str] = "clinical.alerts"
+    type: ClassVar[str] = "org.vigil.heartbeat.v1"
+
+    lane: str
+    partition: int
+    decided_at: AwareDatetime
+    newest_observed_at: AwareDatetime | None = None
+    patients: int = 0  # watched in this partition
+    active_alerts: int = 0
+
+
+class AuditEntry(Part):
+    """One prediction or access."""
+
+    event_id: str  # the output's id, or the request's
+    input_id: str = ""
+    input_digest: str = ""  # SHA-256 of the input as it was used, hex
+    outcome: str  # ok, dead-letter, refused, ...
+    patient_id: str = ""
+
+
+class AuditEvent(Event):
+    """Who or what did what: after FHIR AuditEvent / IHE BALP. One record may carry the entries of a micro-batch.
+
+    The topic is protected health information itself.
+    """
+
+    topic: ClassVar[str] = "clinical.audit"
+    type: ClassVar[str] = "org.vigil.audit.v1"
+
+    action: Literal[
+        "predict", "access", "replay", "redrive", "discard", "model-change", "configuration-change", "lifecycle"
+    ]
+    agent: str  # lane and worker, or the user
+    subject: str  # what it is about: the lane's input topic-partition, a model, a patient
+    model: ModelRef | None = None
+    entries: tuple[AuditEntry, ...] = ()
+    reason: str = ""
+    source: Source | None = None
+    recorded_at: AwareDatetime
+
+
+class Header(Part):
+    """One Kafka header; the value base64."""
+
+    name: str
+    value: str | None
+
+
+class DeadLetterEvent(Event):
+    """What could not be processed: whole, so that it can be redriven byte for byte. `message` carries no patient text."""
+
+    topic: ClassVar[str] = "clinical.dead-letters"
+    type: ClassVar[str] = "org.vigil.dead-letter.v1"
+
+    lane: str
+    stage: str  # decode, fetch, model, produce, store, map, ...
+    error_class: Literal["Poison", "Permanent"]
+    error: str  # the exception's class
+    message: str
+    attempts: int = Field(ge=1)
+    model_digest: str = ""
+    original_topic: str
+    original_partition: int
+    original_offset: int
+    original_timestamp: datetime | None = None
+    original_key: str | None = None  # base64
+    original_value: str | None = None  # base64
+    original_headers: tuple[Header, ...] = ()
+    failed_at: AwareDatetime
+
+
+EVENTS: tuple[type[Event], ...] = (
+    NoteEvent,
+    ImageEvent,
+    VitalsEvent,
+    PatientEvent,
+    FeedbackEvent,
+    EntitiesEvent,
+    FindingsEvent,
+    ScoreEvent,
+    AlertEvent,
+    HeartbeatEvent,
+    AuditEvent,
+    DeadLetterEvent,
+)
+TOPICS: tuple[str, ...] = tuple(dict.fromkeys(event.topic for event in EVENTS))
