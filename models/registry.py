@@ -1,0 +1,416 @@
+"""The registry: which models there are, where their files lie, how far to trust them, and which one serves a task.
+
+The packaged `registry.toml` describes the weights that ship. A site lays a file of its own over it:
+
+    [tasks.ner]
+    champion = "site-bert"              # one line changes the model that serves the task
+
+    [[model]]
+    task = "ner"
+    name = "site-bert"
+    version = "2026.1"
+    runtime = "onnx-token-classifier"
+    location = "site-bert"              # a folder beside this file, or an absolute path
+    licence = "site"
+    [model.files]
+    "model.onnx" = "<sha256>"           # filled in by `python -m models.registry seal --registry FILE`
+
+An entry of the same task and name replaces the packaged one whole. Nothing is ever fetched: a location is a folder on
+this machine. Every file that an entry names is hashed before the runtime sees it, and the runtime can open only those.
+"""
+
+import argparse
+import hashlib
+import importlib
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast, overload
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import Fatal, Permanent
+from models.tasks import DeteriorationModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
+
+PACKAGED: Final = Path(__file__).with_name("registry.toml")
+WEIGHTS: Final = Path(__file__).with_name("weights")
+
+# What a model of a task must be able to do: checked on the object that a loader returns.
+PROTOCOLS: Final[Mapping[str, type]] = {
+    "ner": TokenClassifier,
+    "embedding": TextEmbedder,
+    "image-text": ImageTextModel,
+    "deterioration": DeteriorationModel,
+}
+
+# Runtime -> "module:function", imported when a model of it is opened and not before: the base install never needs torch.
+# The function takes (weights: Weights, *, threads: int) and returns the runtime object.
+LOADERS: Final[dict[str, str]] = {
+    "onnx-token-classifier": "models.runtimes.token_classifier:load",
+    "onnx-text-embedder": "models.runtimes.text_embedder:load",
+    "onnx-image-text": "models.runtimes.image_text:load",
+    "onnx-deterioration": "models.runtimes.deterioration:load",
+    # Slots for what hospitals bring as it is: "transformers-token-classifier", "sentence-transformers", "open-clip".
+}
+
+M = TypeVar("M")
+
+
+def _hex_digest(value: str) -> str:
+    if value and not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError("not a SHA-256 in lower-case hexadecimal")
+    return value
+
+
+def _plain_name(value: str) -> str:
+    # a file name with a folder in it could leave the model's own folder
+    path = Path(value)
+    if not value or path.is_absolute() or ".." in path.parts or "\n" in value:
+        raise ValueError("not a file name inside the model's folder")
+    return value
+
+
+class ModelEntry(BaseModel):
+    """One model as the registry describes it. Frozen; a changed model is a new version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    name: str
+    version: str
+    runtime: str
+    location: str = Field(description="A folder: relative to the registry file's own weights, or absolute.")
+    files: dict[Annotated[str, AfterValidator(_plain_name)], Annotated[str, AfterValidator(_hex_digest)]] = Field(
+        description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened."
+    )
+    licence: str
+    trained_on: tuple[str, ...] = ()
+    labels: tuple[str, ...] = Field(default=(), description="What comes out: entity types, findings.")
+    thresholds: dict[str, float] = Field(default_factory=dict, description="Label -> lowest score that is published.")
+    thresholds_chosen: str = Field(default="", description="How the thresholds were chosen, in words.")
+    preprocessing: dict[str, Any] = Field(default_factory=dict, description="What the runtime needs to know.")
+    quality: dict[str, float] = Field(default_factory=dict, description="Metric -> measured value, written by evaluation.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the sorted lines "name sha256" of all its files: changes when any file does."""
+        lines = "".join(f"{name} {sha}\n" for name, sha in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What is stamped on every output."""
+        return ModelIdentity(name=self.name, version=self.version, digest=self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's verified files, as handed to its loader."""
+
+    entry: ModelEntry
+    folder: Path
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What the runtime object must show as its own identity."""
+        return self.entry.identity
+
+    def path(self, name: str) -> Path:
+        """Return the path of a verified file. Raises `Fatal` for one the entry does not name: it was never hashed."""
+        if name not in self.entry.files:
+            raise Fatal(
+                f"model {self.entry.name} {self.entry.version} lists no file {name!r}",
+                hint=f"the runtime {self.entry.runtime} needs it: add it to [model.files] and seal the registry",
+            )
+        return self.folder / name
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content: SHA-256 in hex, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Registry:
+    """The models this process may use. Immutable; to change it, load another."""
+
+    def __init__(self, entries: Sequence[tuple[ModelEntry, Path]], champions: Mapping[str, str]) -> None:
+        """Take entries with the folder their files lie in, and the champion's name per task."""
+        self._entries = {(entry.task, entry.name): (entry, folder) for entry, folder in entries}
+        self._champions = dict(champions)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """Read the packaged registry, and lay a site's file over it where one is given.
+
+        Raises `Fatal` where a file is absent or is not a registry, naming the entry and field.
+        """
+        entries, champions = _read(PACKAGED, WEIGHTS)
+        if path is not None:
+            site_entries, site_champions = _read(path, path.parent)
+            entries, champions = [*entries, *site_entries], champions | site_champions
+        return cls(entries, champions)
+
+    def entries(self, task: str | None = None) -> list[ModelEntry]:
+        """Return every entry (of one task), in the order of the files."""
+        return [entry for entry, _ in self._entries.values() if task in (None, entry.task)]
+
+    def champion(self, task: str) -> str:
+        """Return the name of the model that serves a task. Raises `Permanent` where none is named."""
+        if (name := self._champions.get(task)) is not None:
+            return name
+        known = ", ".join(sorted(self._champions)) or "none"
+        raise Permanent(f"no model serves the task {task!r}", hint=f"tasks with a champion: {known}")
+
+    def entry(self, task: str, name: str | None = None) -> ModelEntry:
+        """Look up an entry without opening it. Raises `Permanent` for an unknown name or a model of another task."""
+        return self._find(task, name)[0]
+
+    def weights(self, task: str, name: str | None = None) -> Weights:
+        """Verify a model's files.
+
+        Raises `Fatal` for a missing file or a digest that differs, and `Permanent` as `entry` does.
+        """
+        entry, folder = self._find(task, name)
+        if not entry.files:
+            raise Fatal(f"model {entry.name} {entry.version} lists no files", hint="fill [model.files] and seal")
+        for file, expected in sorted(entry.files.items()):
+            _verify(entry, folder / file, expected)
+        return Weights(entry, folder)
+
+    @overload
+    def open(self, task: Literal["ner"], *, name: str | None = None, threads: int = 1) -> TokenClassifier: ...
+    @overload
+    def open(self, task: Literal["embedding"], *, name: str | None = None, threads: int = 1) -> TextEmbedder: ...
+    @overload
+    def open(self, task: Literal["image-text"], *, name: str | None = None, threads: int = 1) -> ImageTextModel: ...
+    @overload
+    def open(self, task: Literal["deterioration"], *, name: str | None = None, threads: int = 1) -> DeteriorationModel: ...
+    @overload
+    def open(self, task: str, *, expect: Callable[..., M], name: str | None = None, threads: int = 1) -> M: ...
+    @overload
+    def open(self, task: str, *, name: str | None = None, threads: int = 1) -> Model: ...
+    def open(self, task: str, *, name: str | None = None, threads: int = 1, expect: Callable[..., Any] | None = None) -> Any:
+        """Verify every file of a model and return its runtime object, which fills in the task's protocol.
+
+        `name` defaults to the task's champion; `threads` are the intra-op threads of the runtime; `expect` is a protocol
+        of `models.tasks` to check against where the task is a site's own.
+
+        Raises `Fatal` (missing file, differing digest, weights that do not load, an object that lacks the protocol's
+        methods) and `Permanent` (unknown name, wrong task, unknown runtime).
+        """
+        if threads < 1:
+            raise Permanent(f"threads must be at least 1, not {threads}")
+        weights = self.weights(task, name)
+        entry = weights.entry
+        model = _loader(entry)(weights, threads=threads)
+        protocol = expect if expect is not None else PROTOCOLS.get(task, Model)
+        if not isinstance(model, cast(type, protocol)):
+            raise Fatal(f"model {entry.name} {entry.version}: runtime {entry.runtime} does not fill in the task {task!r}")
+        return model
+
+    def _find(self, task: str, name: str | None) -> tuple[ModelEntry, Path]:
+        chosen = self.champion(task) if name is None else name
+        if (found := self._entries.get((task, chosen))) is not None:
+            return found
+        if others := [t for t, n in self._entries if n == chosen]:
+            raise Permanent(f"model {chosen!r} is of the task {others[0]!r}, not {task!r}")
+        known = ", ".join(n for t, n in self._entries if t == task) or "none"
+        raise Permanent(f"unknown model {chosen!r} for the task {task!r}", hint=f"known: {known}")
+
+
+def _verify(entry: ModelEntry, path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise Fatal(
+            f"model {entry.name} {entry.version}: file missing: {path}",
+            hint="reinstall the package, or mend the entry's location in the registry",
+        )
+    found = sha256_of(path)
+    if found != expected:
+        raise Fatal(
+            f"model {entry.name} {entry.version}: digest of {path} differs: "
+            f"expected {expected or 'none (unsealed)'}, found {found}",
+            hint="the file is corrupted or was replaced; restore it, or seal the registry if the change is meant",
+        )
+
+
+def _loader(entry: ModelEntry) -> Callable[..., Any]:
+    if (target := LOADERS.get(entry.runtime)) is None:
+        raise Permanent(f"model {entry.name}: unknown runtime {entry.runtime!r}", hint=f"known: {', '.join(sorted(LOADERS))}")
+    module, _, function = target.partition(":")
+    try:
+        return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
+    except ImportError as error:
+        raise Permanent(
+            f"model {entry.name}: the runtime {entry.runtime!r} cannot be imported ({error.name})",
+            hint="install the extra that brings it: pip install 'vigil-stream[train]'",
+        ) from error
+
+
+def _read(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]], dict[str, str]]:
+    document = _document(path)
+    entries: list[tuple[ModelEntry, Path]] = []
+    for raw in document.get("model", []):
+        try:
+            entry = ModelEntry.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            name = raw.get("name", "?") if isinstance(raw, dict) else "?"
+            raise Fatal(f"registry {path}: model {name!r}: {where}: {first['msg']}") from error
+        entries.append((entry, _folder(entry, base)))
+    try:
+        champions = {task: str(table["champion"]) for task, table in document.get("tasks", {}).items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Fatal(f'registry {path}: [tasks.NAME] needs champion = "model name"') from error
+    return entries, champions
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Fatal(f"registry file missing: {path}", hint="mend the setting that names it") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Fatal(f"registry {path} is not TOML: {error}") from error
+
+
+def _folder(entry: ModelEntry, base: Path) -> Path:
+    if "://" in entry.location:
+        raise Fatal(
+            f"model {entry.name}: location {entry.location!r} is not a folder",
+            hint="nothing is fetched at run time: put the files into a folder and name that",
+        )
+    return base / entry.location  # an absolute location stands for itself
+
+
+# --- writing: after training and evaluation, never by a running lane ---
+
+
+def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
+    """Hash the files of all models (or those named) and write the digests into the registry file; return what changed.
+
+    Raises `Fatal` where a file that an entry names is missing.
+    """
+    document = _document(path)
+    base = WEIGHTS if path == PACKAGED else path.parent
+    changed: list[ModelEntry] = []
+    for raw in document.get("model", []):
+        entry = ModelEntry.model_validate(raw)
+        if names and entry.name not in names:
+            continue
+        folder = _folder(entry, base)
+        for file in entry.files:
+            if not (folder / file).is_file():
+                raise Fatal(f"model {entry.name}: file missing: {folder / file}", hint="train or export it first")
+        files = {file: sha256_of(folder / file) for file in sorted(entry.files)}
+        if files != entry.files:
+            raw["files"] = files
+            changed.append(entry.model_copy(update={"files": files}))
+    if changed:
+        _write(path, document)
+    return changed
+
+
+def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
+    """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it.
+
+    Training and evaluation write versions, thresholds and figures so, by code. Only the head's comments are kept.
+    """
+    document = _document(path) if path.is_file() else {}
+    raw = entry.model_dump(mode="json", exclude_defaults=True)
+    models = document.setdefault("model", [])
+    for index, old in enumerate(models):
+        if (old.get("task"), old.get("name")) == (entry.task, entry.name):
+            models[index] = raw
+            break
+    else:
+        models.append(raw)
+    document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
+    _write(path, document)
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    head: list[str] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            head.append(line)
+    blocks = ["\n".join(head)] if head else []
+    blocks += [_table(f"tasks.{task}", table) for task, table in document.get("tasks", {}).items()]
+    for model in document.get("model", []):
+        plain = {key: value for key, value in model.items() if not isinstance(value, dict)}
+        parts = ["[[model]]", *_pairs(plain)]
+        parts += ["\n" + _table(f"model.{key}", value) for key, value in model.items() if isinstance(value, dict) and value]
+        blocks.append("\n".join(parts))
+    text = "\n\n".join(blocks) + "\n"
+    tomllib.loads(text)  # what cannot be read again is not written
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _table(name: str, table: Mapping[str, Any]) -> str:
+    return "\n".join([f"[{name}]", *_pairs(table)])
+
+
+def _pairs(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    """Write a value of TOML: strings, numbers, truth values, and arrays and tables of them."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return repr(value) if math.isfinite(value) else str(value)
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
+        case list() | tuple():
+            inline = "[" + ", ".join(_value(item) for item in value) + "]"
+            if len(inline) <= 110 or not value:
+                return inline
+            return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"
+        case dict():
+            return "{ " + ", ".join(_pairs(value)) + " }" if value else "{}"
+    raise TypeError(f"no TOML for {type(value).__name__}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m models.registry seal|verify [NAME ...] [--registry FILE]`: exit code 0 when all is well."""
+    parser = argparse.ArgumentParser(prog="python -m models.registry", description="Seal or verify model files.")
+    parser.add_argument("verb", choices=["seal", "verify"])
+    parser.add_argument("names", nargs="*", help="models (default: all)")
+    parser.add_argument("--registry", type=Path, default=PACKAGED)
+    chosen = parser.parse_args(argv)
+    try:
+        if chosen.verb == "seal":
+            for entry in seal(chosen.registry, chosen.names):
+                sys.stdout.write(f"sealed {entry.name} {entry.version} {entry.digest}\n")
+            return 0
+        registry = Registry.load(None if chosen.registry == PACKAGED else chosen.registry)
+        for entry in registry.entries():
+            if not chosen.names or entry.name in chosen.names:
+                registry.weights(entry.task, entry.name)
+                sys.stdout.write(f"verified {entry.name} {entry.version} {entry.digest}\n")
+    except (Fatal, Permanent) as error:
+        sys.stderr.write(f"{error}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
