@@ -1,4 +1,4 @@
-"""How a connector hands events on: published means confirmed by Kafka (`acks=all`), which is what an acknowledgement may rest on."""
+"""How a connector hands events on: published means confirmed by Kafka (`acks=all`), what an acknowledgement may rest on."""
 
 from collections.abc import Sequence
 from typing import Protocol

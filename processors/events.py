@@ -150,9 +150,7 @@ class VitalsEvent(Event):
     received_at: AwareDatetime
     observations: tuple[Observation, ...]
     device: str = ""
-    charted: bool = (
-        True  # a validated set; False: a monitor's unvalidated stream, which needs persistence before it counts
-    )
+    charted: bool = True  # a validated set; False: a monitor's unvalidated stream, which needs persistence before it counts
     processing: ProcessingId = "production"
     origin: Origin
 
@@ -410,9 +408,7 @@ class AuditEvent(Event):
     topic: ClassVar[str] = "clinical.audit"
     type: ClassVar[str] = "org.vigil.audit.v1"
 
-    action: Literal[
-        "predict", "access", "replay", "redrive", "discard", "model-change", "configuration-change", "lifecycle"
-    ]
+    action: Literal["predict", "access", "replay", "redrive", "discard", "model-change", "configuration-change", "lifecycle"]
     agent: str  # lane and worker, or the user
     subject: str  # what it is about: the lane's input topic-partition, a model, a patient
     model: ModelRef | None = None
