@@ -1,0 +1,203 @@
+"""Public sets of vital signs, read into hourly rows: what the deterioration model learns from and is measured on.
+
+Two layouts are read, by what a folder holds:
+
+    cinc2019        hourly.csv.gz (patient, hour, HR, ..., SepsisLabel), one row per hour         label: per hour
+    physionet2012   set-?.csv.gz (RecordID, minute, Parameter, Value) and Outcomes-?.txt, 48 h     label: per stay
+
+Columns are `FEATURES` in the units of `UNITS`; NaN means not measured in that hour.
+"""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import Permanent
+from models.runtimes.deterioration import FEATURES
+from models.tasks import Floats
+
+# What a sensor or a charted set can show at all; outside it a value is an artefact and counts as not measured.
+PLAUSIBLE: dict[str, tuple[float, float]] = {
+    "heart_rate": (20, 300),
+    "respiratory_rate": (1, 80),
+    "spo2": (30, 100),
+    "temperature": (25, 44),
+    "systolic": (30, 300),
+    "diastolic": (10, 200),
+    "mean_arterial": (20, 250),
+    "oxygen": (0, 1),
+    "consciousness": (0, 1),
+}
+
+_CINC_COLUMNS = {
+    "heart_rate": "HR",
+    "respiratory_rate": "Resp",
+    "spo2": "O2Sat",
+    "temperature": "Temp",
+    "systolic": "SBP",
+    "diastolic": "DBP",
+    "mean_arterial": "MAP",
+    "oxygen": "FiO2",
+}
+# Invasive and cuff pressures are one feature each; SaO2 (arterial) stands for SpO2, which the set lacks.
+_PHYSIONET_PARAMETERS = {
+    "HR": "heart_rate",
+    "RespRate": "respiratory_rate",
+    "SaO2": "spo2",
+    "Temp": "temperature",
+    "SysABP": "systolic",
+    "NISysABP": "systolic",
+    "DiasABP": "diastolic",
+    "NIDiasABP": "diastolic",
+    "MAP": "mean_arterial",
+    "NIMAP": "mean_arterial",
+    "FiO2": "oxygen",
+    "MechVent": "oxygen",
+    "GCS": "consciousness",
+}
+_PHYSIONET_HOURS = 48
+_ROOM_AIR = 0.21  # inspired fraction; above it (0.22 allows for rounding) the patient is on oxygen
+
+
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """Many stays, their hours end to end. `labels` is 1.0 for the hours that count as positive."""
+
+    name: str
+    ids: tuple[str, ...]  # [stays]
+    starts: NDArray[np.int64]  # [stays + 1]: rows of stay i are starts[i]:starts[i + 1]
+    values: Floats  # [hours, len(FEATURES)]
+    labels: Floats  # [hours]
+    hourly: bool  # False: one outcome per stay, repeated on its hours; then only the last hour is scored
+
+    @property
+    def stay_of(self) -> NDArray[np.int64]:
+        """Return the stay's index for each hour: [hours]."""
+        return np.repeat(np.arange(len(self.ids)), np.diff(self.starts))
+
+    def take(self, chosen: NDArray[np.bool_]) -> "Stays":
+        """Keep the stays where `chosen` [stays] is true."""
+        lengths = np.diff(self.starts)
+        rows = np.repeat(chosen, lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths[chosen])])
+        ids = tuple(one for one, keep in zip(self.ids, chosen, strict=True) if keep)
+        return Stays(self.name, ids, starts, self.values[rows], self.labels[rows], self.hourly)
+
+    def scored_rows(self) -> NDArray[np.int64]:
+        """Return the hours at which the model is judged: every hour, or the last of each stay."""
+        return np.arange(len(self.labels)) if self.hourly else self.starts[1:] - 1
+
+    def windows(self, rows: NDArray[np.int64], hours: int = 24) -> Floats:
+        """Gather the window that ends at each of `rows`: [len(rows), hours, len(FEATURES)], NaN before admission."""
+        first = self.starts[np.searchsorted(self.starts, rows, side="right") - 1]
+        index = rows[:, None] + np.arange(1 - hours, 1)
+        before = index < first[:, None]
+        gathered: Floats = self.values[np.maximum(index, 0)]
+        gathered[before] = np.nan
+        return gathered
+
+    def batches(self, rows: NDArray[np.int64], hours: int = 24, size: int = 4096) -> Iterator[Floats]:
+        """Yield `windows` a piece at a time, so that a large set does not have to fit in memory."""
+        for at in range(0, len(rows), size):
+            yield self.windows(rows[at : at + size], hours)
+
+
+def part(ids: Sequence[str], *, salt: str = "vigil-2026") -> NDArray[np.float64]:
+    """Place each patient in [0, 1) by a checksum of the id: a split that never moves, whatever else is in the set."""
+    return np.array([zlib.crc32(f"{salt}:{one}".encode()) / 2**32 for one in ids])
+
+
+def read(folder: Path) -> list[Stays]:
+    """Read every known set in `folder` (or in the folders directly below it).
+
+    Raises:
+        Permanent: nothing there has a known layout.
+    """
+    found: list[Stays] = []
+    for place in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []:
+        if (place / "hourly.csv.gz").is_file():
+            found.append(read_cinc2019(place / "hourly.csv.gz"))
+        for measurements in sorted(place.glob("set-*.csv.gz")):
+            letter = measurements.name.removeprefix("set-").removesuffix(".csv.gz")
+            found.append(read_physionet2012(measurements, place / f"Outcomes-{letter}.txt"))
+    if not found:
+        raise Permanent(
+            f"no vital signs found in {folder.name}",
+            hint="expected hourly.csv.gz (cinc2019) or set-?.csv.gz with Outcomes-?.txt (physionet2012)",
+        )
+    return found
+
+
+def read_cinc2019(path: Path) -> Stays:
+    """Read the hourly table; the label of an hour is the set's own SepsisLabel (1 from 6 h before onset)."""
+    ids: list[str] = []
+    starts: list[int] = []
+    rows: list[list[float]] = []
+    labels: list[float] = []
+    with gzip.open(path, "rt", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader)
+        columns = [header.index(_CINC_COLUMNS[name]) if name in _CINC_COLUMNS else -1 for name in FEATURES]
+        patient, label = header.index("patient"), header.index("SepsisLabel")
+        for row in reader:
+            if not ids or row[patient] != ids[-1]:
+                ids.append(row[patient])
+                starts.append(len(rows))
+            rows.append([float(row[at]) if at >= 0 and row[at] else np.nan for at in columns])
+            labels.append(float(row[label]))
+    values = np.array(rows, np.float32)
+    oxygen = FEATURES.index("oxygen")
+    values[:, oxygen] = _on_oxygen(values[:, oxygen])
+    edges = np.array([*starts, len(rows)], np.int64)
+    return Stays("cinc2019", tuple(ids), edges, _plausible(values), np.array(labels, np.float32), hourly=True)
+
+
+def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
+    """Read the first 48 hours of each stay; the label is in-hospital death, on every hour of the stay.
+
+    Several values in one hour: the last one stands. Consciousness is 1 (not alert) where GCS < 15; oxygen is 1 where
+    FiO2 > 0.22 or the patient is ventilated.
+    """
+    with outcomes.open(newline="") as file:
+        died = {row["RecordID"]: float(row["In-hospital_death"]) for row in csv.DictReader(file)}
+    ids = tuple(died)
+    place = {one: at for at, one in enumerate(ids)}
+    column = {code: FEATURES.index(name) for code, name in _PHYSIONET_PARAMETERS.items()}
+    values = np.full((len(ids), _PHYSIONET_HOURS, len(FEATURES)), np.nan, np.float32)
+    with gzip.open(measurements, "rt", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        for record, minute, code, text in reader:
+            at, hour = column.get(code), int(minute) // 60
+            if at is None or hour >= _PHYSIONET_HOURS or record not in place:
+                continue
+            value = float(text)
+            if code == "GCS":
+                value = float(value < 15)
+            elif code == "FiO2":
+                value = float(value > _ROOM_AIR + 0.01)
+            values[place[record], hour, at] = value
+    labels = np.repeat(np.array([died[one] for one in ids], np.float32), _PHYSIONET_HOURS)
+    starts = np.arange(len(ids) + 1, dtype=np.int64) * _PHYSIONET_HOURS
+    flat = _plausible(values.reshape(-1, len(FEATURES)))
+    name = f"physionet2012-{measurements.name.removeprefix('set-').removesuffix('.csv.gz')}"
+    return Stays(name, ids, starts, flat, labels, hourly=False)
+
+
+def _on_oxygen(fraction: Floats) -> Floats:
+    """1 above room air, 0 on air, NaN where not recorded or impossible (a fraction lies in 0.21..1)."""
+    percent = np.where(fraction > 1.0, fraction / 100, fraction)  # some rows hold percent
+    known = (percent >= _ROOM_AIR - 0.01) & (percent <= 1.0)
+    return np.where(known, (percent > _ROOM_AIR + 0.01).astype(np.float32), np.float32(np.nan)).astype(np.float32)
+
+
+def _plausible(values: Floats) -> Floats:
+    low, high = np.array([PLAUSIBLE[name] for name in FEATURES], np.float32).T
+    with np.errstate(invalid="ignore"):
+        return np.where((values >= low) & (values <= high), values, np.float32(np.nan)).astype(np.float32)
