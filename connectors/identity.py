@@ -1,0 +1,110 @@
+"""Who a message is about, the same way for every connector: identifiers chosen by assigning authority, ids that are pseudonyms.
+
+A sender names a patient by several identifiers (medical record number, national number, account, ...). Which one counts is the
+site's decision, given as an order of assigning authorities. The chosen one and the site secret make Vigil's `patient_id`
+(`processors.identity.patient_id`). Two feeds agree about a patient when they agree about authority and identifier, so the names
+by which senders know an authority (HL7 namespace, OID, FHIR system URI) are brought to one name by `aliases`.
+"""
+
+import hmac
+from collections.abc import Sequence
+from hashlib import sha256
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from processors.events import Identifier
+from processors.identity import patient_id
+
+# HL7 table 0203: these name an account, a visit, a document or a person elsewhere, never the patient in this hospital's index.
+NOT_A_PATIENT_INDEX = frozenset(
+    {"AN", "VN", "SS", "DL", "PPN", "PN", "BR", "DR", "EI", "EN", "FI", "GN", "NPI", "TAX", "XX", "U"}
+)
+PREFERRED_KINDS = (
+    "MR",
+    "PI",
+    "PT",
+    "MRT",
+    "PE",
+)  # record number, patient internal, patient external, temporary, provider's own
+
+
+class IdentitySettings(BaseModel):
+    """How patients are told apart.
+
+    `site_secret`: the key of all pseudonyms. At least 16 bytes, kept for as long as the data: another secret makes every patient
+    a stranger. `authorities`: assigning authorities in order of preference; the first that a message carries is used. Empty: a
+    medical record number (HL7 table 0203 `MR`) first, then `PI`, then whatever comes first. `only_listed`: with `authorities`
+    given, a message without any of them is held apart instead of being filed under an identifier that nobody vouched for.
+    `aliases`: other names of an authority (OID, FHIR system, namespace) -> the name to use.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    site_secret: SecretStr
+    authorities: tuple[str, ...] = ()
+    only_listed: bool = True
+    aliases: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("site_secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value().encode()) < 16:
+            raise ValueError("the site secret needs at least 16 bytes; a good one: openssl rand -hex 32")
+        return secret
+
+
+class Identities:
+    """Chooses identifiers and derives pseudonyms. Immutable; one for all connectors of a process."""
+
+    def __init__(self, settings: IdentitySettings) -> None:
+        self._secret = settings.site_secret.get_secret_value().encode()
+        self._aliases = {_fold(name): canonical.strip() for name, canonical in settings.aliases.items()}
+        self._order = {_fold(self.authority(name)): rank for rank, name in reversed([*enumerate(settings.authorities)])}
+        self._only_listed = settings.only_listed and bool(settings.authorities)
+        self._keys: dict[str, bytes] = {}
+
+    def authority(self, *names: str) -> str:
+        """Return the site's name for an authority that a sender names in one or several ways, most specific first."""
+        given = [name.strip() for name in names if name.strip()]
+        for name in given:
+            if canonical := self._aliases.get(_fold(name)):
+                return canonical
+        return given[0] if given else ""
+
+    def choose(self, identifiers: Sequence[Identifier]) -> Identifier | None:
+        """Return the identifier that names the patient, or None when no one may be used: then the message is held apart."""
+        usable = [identifier for identifier in identifiers if identifier.value.strip()]
+        listed = [(self._order[key], n) for n, one in enumerate(usable) if (key := _fold(one.authority)) in self._order]
+        if listed:
+            return usable[min(listed)[1]]
+        if self._only_listed:
+            return None
+        usable = [identifier for identifier in usable if identifier.kind.upper() not in NOT_A_PATIENT_INDEX]
+        return min(usable, key=_preference, default=None)
+
+    def patient(self, identifier: Identifier) -> str:
+        """Return the `patient_id` of an identifier."""
+        return patient_id(self._secret, identifier.authority, identifier.value)
+
+    def encounter(self, authority: str, number: str) -> str:
+        """Return the pseudonym of a visit or account number."""
+        return self.pseudonym("encounter", authority, number)
+
+    def pseudonym(self, kind: str, authority: str, value: str) -> str:
+        """Return a keyed hash of anything else that is a record number (encounter, document, staff): 32 hex digits.
+
+        Each `kind` has a key of its own, so that a visit number never equals the patient with the same number.
+        """
+        key = self._keys.get(kind)
+        if key is None:
+            key = self._keys[kind] = hmac.new(self._secret, kind.encode(), sha256).digest()
+        return patient_id(key, authority, value)
+
+
+def _fold(name: str) -> str:
+    return name.strip().removeprefix("urn:oid:").upper()
+
+
+def _preference(identifier: Identifier) -> int:
+    kind = identifier.kind.upper()
+    return PREFERRED_KINDS.index(kind) if kind in PREFERRED_KINDS else len(PREFERRED_KINDS)
