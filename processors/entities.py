@@ -1,0 +1,66 @@
+"""From a note and the spans that a model found in it to the event on `clinical.entities`."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from models.errors import Poison
+from models.tasks import ModelIdentity, Span
+from processors.assertion import Asserter
+from processors.events import EntitiesEvent, Entity, ModelRef, NoteEvent, Source
+from processors.identity import natural_id
+from processors.sections import Sectioner, section_at
+
+STAGE: Final = "entities"
+WITHDRAWN: Final = frozenset({"cancelled", "entered-in-error"})
+
+_SECTIONER: Final = Sectioner()
+_ASSERTER: Final = Asserter()
+
+
+def entities_event(
+    note: NoteEvent,
+    source: Source,
+    spans: Sequence[Span],
+    model: ModelIdentity,
+    *,
+    sectioner: Sectioner = _SECTIONER,
+    asserter: Asserter = _ASSERTER,
+) -> EntitiesEvent:
+    """Give each span its text, section and assertion. A withdrawn note gives an event without entities, whatever the spans.
+
+    `spans` are in characters of `note.text`; the event's entities stand in order of start. The id derives from the note version,
+    the stage and the model, so a rerun gives the same event. Raises `Poison` (stage "model") for a span outside the text or a
+    score that is no probability: that is the model's fault, and an invented entity would be worse than none.
+    """
+    entities: tuple[Entity, ...] = ()
+    if spans and note.status not in WITHDRAWN:
+        text = note.text
+        ordered = sorted(spans, key=lambda span: (span.start, span.end))
+        for span in ordered:
+            if not (0 <= span.start < span.end <= len(text) and 0.0 <= span.score <= 1.0):
+                raise Poison(f"the model {model.name} gave a span outside the text or a score outside 0..1", stage="model")
+        sections = sectioner.split(text)
+        assertions = asserter.decide(text, [(span.start, span.end) for span in ordered], sections)
+        entities = tuple(
+            Entity(
+                label=span.label,
+                text=text[span.start : span.end],
+                start=span.start,
+                end=span.end,
+                score=span.score,
+                assertion=assertion,
+                section=section_at(sections, span.start),
+            )
+            for span, assertion in zip(ordered, assertions, strict=True)
+        )
+    return EntitiesEvent(
+        id=natural_id(note.id, STAGE, model.digest),
+        patient_id=note.patient_id,
+        source=source,
+        encounter_id=note.encounter_id,
+        note_id=note.note_id,
+        note_status=note.status,
+        authored_at=note.authored_at,
+        entities=entities,
+        model=ModelRef(name=model.name, version=model.version, digest=model.digest),
+    )
