@@ -1,0 +1,420 @@
+"""From the bytes of one DICOM object to what Vigil does with it: a pure function, used by the server and by `vigil check-feed`.
+
+An object's identity is its SOP Instance UID *and* the hash of its data set (without the file's preamble and meta header, which
+every hop writes anew): the same object sent again gives the same event id, the same UID with other content gives another.
+"""
+
+import logging
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from io import BytesIO
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydicom import config as pydicom_config
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from connectors.deadletters import dead_letter
+from connectors.dicom import pixels
+from connectors.dicom.acknowledgement import (
+    CANNOT_UNDERSTAND,
+    INVALID_INSTANCE,
+    MISMATCH,
+    MISSING_ATTRIBUTE,
+    NOT_SUPPORTED,
+    SUCCESS,
+    TOO_DEEP,
+    Verdict,
+)
+from connectors.dicom.settings import DicomPeer, DicomSettings
+from connectors.identity import Identities
+from models.errors import Poison
+from processors.events import Event, Identifier, ImageEvent, ObjectReference, Origin
+from processors.identity import content_hash, natural_id
+
+# pydicom warns and logs about every odd value, and quotes it: that may be patient text. What matters is in `Outcome.reason`.
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+DICOM_MEDIA_TYPE = "application/dicom"  # RFC 3240
+PNG_MEDIA_TYPE = "image/png"
+# Storage classes that may carry pixel data and are no pictures to look at (PS3.4 Table B.5-1)
+NO_PICTURES = frozenset(
+    {
+        "SegmentationStorage", "LabelMapSegmentationStorage", "RTDoseStorage", "ParametricMapStorage", "RawDataStorage",
+        "RealWorldValueMappingStorage", "SurfaceSegmentationStorage",
+        "HeightMapSegmentationStorage", "MediaStorageDirectoryStorage",
+    }
+)  # fmt: skip
+# PS3.5 9.1 allows digits and dots only; anonymisers write hashes, and the UID serves as a name only: length and harmlessness count
+_UID = re.compile(r"[0-9A-Za-z._-]{1,64}\Z")
+_TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?\s*\Z")  # PS3.5 TM, and the old form with colons
+_DATE = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})\Z")  # PS3.5 DA, and the old form with dots
+_DATETIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?\s*\Z")  # PS3.5 DT from the day on
+# where an image's time stands, best first: date, time
+_TIMES = (
+    ("AcquisitionDate", "AcquisitionTime"),
+    ("ContentDate", "ContentTime"),
+    ("SeriesDate", "SeriesTime"),
+    ("StudyDate", "StudyTime"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """Bytes that go into the object store before the sender is answered."""
+
+    data: bytes
+    media_type: str
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an object says it is; empty where it could not be read."""
+
+    instance_uid: str = ""
+    sop_class: str = ""
+    transfer_syntax: str = ""
+    digest: str = ""  # SHA-256 of the data set, hex
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one object. `events(references)` gives its events once the store has answered, one reference per object."""
+
+    verdict: Verdict
+    status: int
+    reason: str = ""
+    objects: tuple[NewObject, ...] = ()
+    events: Callable[[Sequence[ObjectReference]], tuple[Event, ...]] = lambda references: ()
+    subject: Subject = Subject()
+    stored: pixels.Stored | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the C-STORE command says of the object; absent for files."""
+
+    sop_class: str
+    instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `handle` must not reach for: settings, the site's identities, who sent it, when."""
+
+    settings: DicomSettings
+    identities: Identities
+    peer: DicomPeer
+    received_at: datetime
+
+
+def handle(data: bytes, context: Context, *, command: Command | None = None, every_frame: bool = False) -> Outcome:
+    """Decide what happens with one object in the DICOM file format (PS3.10), without touching store, broker or clock.
+
+    `every_frame` decodes all frames for `stored` (to compare with a reference); live, only the frame that is kept is decoded.
+    Never raises for a bad object; memory errors and the like pass through.
+    """
+    try:
+        dataset, digest = _read(data, inflated_limit=4 * context.settings.largest_object)
+    except (RecursionError, _Bomb):
+        return Outcome("refused", TOO_DEEP, "data set is nested or inflates beyond the limits")
+    except MemoryError:
+        raise
+    except Exception as error:
+        return Outcome("refused", CANNOT_UNDERSTAND, f"data set cannot be parsed ({type(error).__name__})")
+    subject = Subject(
+        instance_uid=text(dataset, "SOPInstanceUID"),
+        sop_class=text(dataset, "SOPClassUID"),
+        transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID") or ""),
+        digest=digest,
+    )
+    described = _described(dataset) if every_frame else None
+    if refusal := _refusal(subject, command):
+        return Outcome("refused", *refusal, subject=subject, stored=described)
+    if reason := _no_picture(dataset, subject.sop_class):
+        if context.settings.unmapped == "refuse":
+            return Outcome("refused", NOT_SUPPORTED, reason, subject=subject, stored=described)
+        return Outcome("ignored", SUCCESS, reason, objects=(_raw(data),), subject=subject, stored=described)
+    return _image(data, dataset, context, subject, described)
+
+
+def _image(data: bytes, dataset: Dataset, context: Context, subject: Subject, described: pixels.Stored | None) -> Outcome:
+    settings, person = context.settings, ""
+    try:
+        person = _patient(dataset, context)
+        if settings.burned_in == "dead-letter" and text(dataset, "BurnedInAnnotation").upper() == "YES":
+            raise Poison("(0028,0301) says that text is burned into the pixels", stage="identify")
+        if not pixels.has_pixels(dataset):
+            raise Poison("an image object without pixel data", stage="decode")
+        pixels.check_size(dataset, settings.largest_frame)
+        frame = pixels.frame_number(dataset, settings.frame)
+        one, array = pixels.stored(dataset, frame)
+        png = pixels.to_png(pixels.render(dataset, array, frame))
+        if not person:
+            raise Poison("no (0010,0020) Patient ID of a known authority: held apart, not guessed", stage="identify")
+    except Poison as error:
+        make = _dead_letter(error.stage, str(error), person, context, subject)
+        return Outcome("dead-letter", SUCCESS, str(error), (_raw(data),), make, subject=subject, stored=described)
+    event = _event(dataset, context, subject, person, array.shape)
+    return Outcome(
+        "accepted",
+        SUCCESS,
+        objects=(NewObject(png, PNG_MEDIA_TYPE, ".png"),),
+        events=event,
+        subject=subject,
+        stored=described or one,
+    )
+
+
+def _event(
+    dataset: Dataset, context: Context, subject: Subject, person: str, shape: tuple[int, ...]
+) -> Callable[[Sequence[ObjectReference]], tuple[Event, ...]]:
+    rows, columns = shape[:2]
+
+    def make(references: Sequence[ObjectReference]) -> tuple[Event, ...]:
+        return (
+            ImageEvent(
+                id=natural_id("dicom", subject.instance_uid, subject.digest, ImageEvent.type),
+                patient_id=person,
+                encounter_id=_encounter(dataset, context),
+                study_uid=text(dataset, "StudyInstanceUID"),
+                series_uid=text(dataset, "SeriesInstanceUID"),
+                instance_uid=subject.instance_uid,
+                modality=text(dataset, "Modality") or "OT",
+                body_part=text(dataset, "BodyPartExamined"),
+                view=text(dataset, "ViewPosition"),
+                rows=rows,
+                columns=columns,
+                pixels=references[0],
+                acquired_at=acquired_at(dataset, context),
+                received_at=context.received_at,
+                processing=context.peer.processing,
+                origin=Origin(
+                    protocol="dicom",
+                    peer=context.peer.name or context.peer.ae_title,
+                    message_id=subject.instance_uid,
+                    message_type=subject.sop_class,
+                    digest=subject.digest,
+                ),
+            ),
+        )
+
+    return make
+
+
+def _dead_letter(
+    stage: str, message: str, person: str, context: Context, subject: Subject
+) -> Callable[[Sequence[ObjectReference]], tuple[Event, ...]]:
+    def make(references: Sequence[ObjectReference]) -> tuple[Event, ...]:
+        return (
+            dead_letter(
+                references[0],
+                connector="dicom",
+                stage=stage,
+                message=message,
+                failed_at=context.received_at,
+                key=person or None,
+                identity=(subject.instance_uid, subject.digest),
+            ),
+        )
+
+    return make
+
+
+def acquired_at(dataset: Dataset, context: Context) -> datetime:
+    """Return when the image was taken, UTC: acquisition, else content, series, study time; else when it was received.
+
+    The zone is the object's (0008,0201), else the peer's, else the connector's setting.
+    """
+    zone = _zone(dataset, context)
+    if match := _DATETIME.match(text(dataset, "AcquisitionDateTime")):
+        day, clock, offset = match.groups()
+        if when := _moment(day, clock or "00", _offset(offset or "") or zone):
+            return when
+    for date_keyword, time_keyword in _TIMES:
+        if when := _moment(text(dataset, date_keyword), text(dataset, time_keyword) or "00", zone):
+            return when
+    return context.received_at
+
+
+def _moment(day: str, clock: str, zone: tzinfo) -> datetime | None:
+    date, time = _DATE.match(day), _TIME.match(clock)
+    if date is None or time is None:
+        return None
+    year, month, dom = (int(part) for part in date.groups())
+    hour, minute, second, fraction = time.groups()
+    try:
+        local = datetime(
+            year,
+            month,
+            dom,
+            int(hour),
+            int(minute or 0),
+            min(int(second or 0), 59),  # a leap second is allowed on the wire and not in Python
+            int((fraction or "0").ljust(6, "0")),
+            tzinfo=zone,
+        )
+        return local.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _zone(dataset: Dataset, context: Context) -> tzinfo:
+    if zone := _offset(text(dataset, "TimezoneOffsetFromUTC")):
+        return zone
+    try:
+        return ZoneInfo(context.peer.zone or context.settings.zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        return UTC
+
+
+def _offset(value: str) -> tzinfo | None:
+    match = re.match(r"([+-])(\d{2})(\d{2})\Z", value.strip())
+    if match is None:
+        return None
+    minutes = int(match[2]) * 60 + int(match[3])
+    return timezone(timedelta(minutes=-minutes if match[1] == "-" else minutes)) if minutes < 24 * 60 else None
+
+
+def _patient(dataset: Dataset, context: Context) -> str:
+    """Return Vigil's patient id, empty where the object names no patient that the site vouches for.
+
+    Candidates: (0010,0020) Patient ID, then (0010,1002) Other Patient IDs. Authority: (0010,0021) issuer, else the universal id of
+    its qualifiers (0010,0024), else the peer's or the connector's setting.
+    """
+    default = context.peer.authority or context.settings.authority
+    found = []
+    for item in (dataset, *_sequence(dataset, "OtherPatientIDsSequence")):
+        if value := text(item, "PatientID"):
+            names = [text(item, "IssuerOfPatientID")]
+            names += [text(part, "UniversalEntityID") for part in _sequence(item, "IssuerOfPatientIDQualifiersSequence")]
+            if item is dataset or any(names):
+                found.append(Identifier(authority=context.identities.authority(*names, default), value=value))
+    chosen = context.identities.choose(found)
+    return "" if chosen is None else context.identities.patient(chosen)
+
+
+def _encounter(dataset: Dataset, context: Context) -> str | None:
+    """Return the pseudonym of (0038,0010) Admission ID; its issuer, else the same default as for patients."""
+    number = text(dataset, "AdmissionID")
+    if not number:
+        return None
+    names = [text(part, "UniversalEntityID") for part in _sequence(dataset, "IssuerOfAdmissionIDSequence")]
+    return context.identities.encounter(
+        context.identities.authority(*names, context.peer.authority or context.settings.authority), number
+    )
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return an attribute as stripped text, the first of several values, empty where it is absent or unreadable."""
+    try:
+        value: Any = dataset.get(keyword)
+    except Exception:  # reading converts lazily, and a broken value may raise anything
+        return ""
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
+        value = value[0] if len(value) else ""
+    return str(value).replace("\x00", "").strip()
+
+
+def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    try:
+        return list(dataset.get(keyword) or ())
+    except Exception:
+        return ()
+
+
+def _refusal(subject: Subject, command: Command | None) -> tuple[int, str] | None:
+    if not subject.sop_class:
+        return MISSING_ATTRIBUTE, "(0008,0016) SOP Class UID is missing"
+    if not subject.instance_uid:
+        return MISSING_ATTRIBUTE, "(0008,0018) SOP Instance UID is missing"
+    if not _UID.match(subject.instance_uid):
+        return INVALID_INSTANCE, "(0008,0018) SOP Instance UID is malformed"
+    if command is not None and command.sop_class != subject.sop_class:
+        return MISMATCH, "(0008,0016) SOP Class UID differs from the command's"
+    if command is not None and command.instance_uid != subject.instance_uid:
+        return INVALID_INSTANCE, "(0008,0018) SOP Instance UID differs from the command's"
+    return None
+
+
+def _no_picture(dataset: Dataset, sop_class: str) -> str:
+    """Say why an object is no picture, or return an empty string. An image class without pixels is broken, not ignored."""
+    uid = UID(sop_class)
+    if uid.keyword in NO_PICTURES:
+        return f"{uid.name} is no picture"
+    if not pixels.has_pixels(dataset) and "Image" not in uid.keyword:
+        return f"{uid.name if uid.keyword else 'an unknown SOP class'} holds no pixels"
+    return ""
+
+
+def _described(dataset: Dataset) -> pixels.Stored | None:
+    """Decode every frame, to compare with a reference; None where that is not possible."""
+    try:
+        return pixels.stored(dataset)[0] if pixels.has_pixels(dataset) else None
+    except Poison:
+        return None
+
+
+def _raw(data: bytes) -> NewObject:
+    return NewObject(data, DICOM_MEDIA_TYPE, ".dcm")
+
+
+class _Bomb(Exception):
+    """A deflated data set that grows beyond the limit."""
+
+
+def _read(data: bytes, *, inflated_limit: int) -> tuple[FileDataset, str]:
+    """Parse, and hash the data set's bytes. Files without preamble or meta header are read as their bytes suggest."""
+    try:
+        start, syntax = _dataset_start(data)
+    except (InvalidDicomError, EOFError):
+        start, syntax = 0, ""
+    if syntax == DeflatedExplicitVRLittleEndian:
+        _check_inflated(data[start:], inflated_limit)
+    try:
+        dataset = dcmread(BytesIO(data))
+    except InvalidDicomError:
+        dataset = dcmread(BytesIO(data), force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset)
+    return dataset, content_hash(data[start:])
+
+
+def _dataset_start(data: bytes) -> tuple[int, str]:
+    """Return where the data set begins after preamble and meta header, and its transfer syntax. Raises `InvalidDicomError`.
+
+    pydicom's own readers go on into the data set, and inflate it whole, before one can look at the syntax; hence the private call.
+    """
+    stream = BytesIO(data)
+    read_preamble(stream, force=False)
+    meta = _read_file_meta_info(stream)
+    return stream.tell(), str(meta.get("TransferSyntaxUID") or "")
+
+
+def _check_inflated(deflated: bytes, limit: int) -> None:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    size, chunk = 0, deflated
+    while chunk and not inflater.eof:
+        size += len(inflater.decompress(chunk, 1 << 20))
+        chunk = inflater.unconsumed_tail
+        if size > limit:
+            raise _Bomb
+
+
+def _guessed_syntax(dataset: FileDataset) -> UID:
+    """Name the syntax that the bytes were read with, where the file does not."""
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
