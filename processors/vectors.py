@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.errors import Fatal, Poison
 from models.tasks import Floats, ModelIdentity
@@ -16,8 +15,6 @@ from processors.events import ImageEvent, NoteEvent, Source
 from processors.identity import natural_id
 from processors.sentences import sentence_starts
 
-TEXT: Final = "text"
-IMAGE: Final = "image"
 SPECIAL_TOKENS: Final = 2  # [CLS] and [SEP]: count against a model's limit and are not in its offsets
 OVERLAP: Final = (
     32  # tokens that a chunk may repeat of the one before, so that a finding across the cut is found from both sides
@@ -36,19 +33,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """A deterministic UUID, vectors by name ([dimensions] float32, unit length), and what a reader sees and filters by.
+    """One vector: `id` a deterministic UUID, `vector` [dimensions] float32 of unit length, `payload` JSON values.
 
-    `subject` is what the point belongs to (a note, an image): a newer version replaces all points of its subject.
+    The payload's keys `patient_id`, `encounter_id`, `note_id`, `instance_uid`, `type`, `time` and `model_digest` are what readers
+    filter by.
     """
 
     id: str
-    vector: Mapping[str, NDArray[np.float32]]
+    vector: Floats
     payload: Payload
-
-    @property
-    def subject(self) -> str:
-        """`note_id` or `instance_uid`: the key under which older versions' points are taken out."""
-        return str(self.payload.get("note_id") or self.payload["instance_uid"])
 
 
 def chunks(text: str, offsets: Sequence[tuple[int, int]], limit: int, *, overlap: int = OVERLAP) -> list[Chunk]:
@@ -121,8 +114,6 @@ def note_points(
     cut: Sequence[Chunk],
     vectors: Floats,
     model: ModelIdentity,
-    *,
-    received: datetime | None = None,
 ) -> list[Point]:
     """Name and describe the vectors, [len(cut), dimensions], of a note's chunks. A withdrawn note gives none.
 
@@ -143,17 +134,17 @@ def note_points(
         "version": note.id,
         "status": note.status,
         "relation": note.relation,
-        "note_type": note.note_type.code,
-        "note_type_display": note.note_type.display,
+        "type": note.note_type.code,
+        "type_display": note.note_type.display,
         "time": instant(note.authored_at),
-        "received": instant(received or note.received_at),
+        "received": instant(note.received_at),
         "chunks": len(cut),
         **_provenance(source, model),
     }
     return [
         Point(
             id=natural_id(note.note_id, "chunk", index, model.digest),
-            vector={TEXT: np.asarray(row, dtype=np.float32)},
+            vector=np.asarray(row, dtype=np.float32),
             payload={
                 **shared,
                 "chunk": index,
@@ -166,15 +157,27 @@ def note_points(
     ]
 
 
-def image_point(image: ImageEvent, source: Source, vector: NDArray[np.float32], model: ModelIdentity) -> Point:
+def owners(note: NoteEvent, points: Sequence[Point]) -> dict[str, Sequence[Point]]:
+    """Say which notes' points these make up, by note id: this note's, and none for the document that it takes the place of.
+
+    An addendum adds and takes the place of nothing.
+    """
+    owned: dict[str, Sequence[Point]] = {}
+    if note.replaces and note.replaces != note.note_id and note.relation in ("replacement", "edit", "cancel"):
+        owned[note.replaces] = ()
+    owned[note.note_id] = points
+    return owned
+
+
+def image_point(image: ImageEvent, source: Source, vector: Floats, model: ModelIdentity) -> Point:
     """Name and describe an image's vector, [dimensions]. Raises `Poison` (stage "model") for one that is not finite.
 
     The id derives from the event, so the same SOP instance with other content keeps both points.
     """
     _check(vector, model)
     return Point(
-        id=natural_id(image.id, IMAGE, model.digest),
-        vector={IMAGE: np.asarray(vector, dtype=np.float32)},
+        id=natural_id(image.id, "image", model.digest),
+        vector=np.asarray(vector, dtype=np.float32),
         payload={
             "kind": "image",
             "patient_id": image.patient_id,
@@ -183,7 +186,7 @@ def image_point(image: ImageEvent, source: Source, vector: NDArray[np.float32], 
             "study_uid": image.study_uid,
             "series_uid": image.series_uid,
             "version": image.id,
-            "modality": image.modality,
+            "type": image.modality,
             "body_part": image.body_part,
             "view": image.view,
             "time": instant(image.acquired_at),
@@ -203,7 +206,7 @@ def _provenance(source: Source, model: ModelIdentity) -> dict[str, str | int]:
     return {
         "model": model.name,
         "model_version": model.version,
-        "digest": model.digest,
+        "model_digest": model.digest,
         "topic": source.topic,
         "partition": source.partition,
         "offset": source.offset,
