@@ -1,0 +1,158 @@
+"""Readers for annotated text: IOB columns and case reports with character spans, into documents with gold spans.
+
+Layouts, as their publishers give them:
+
+- IOB: `*.tsv`, one token a line, tab, tag (`B-Disease`, `I-Disease`, `O`), sentences split by an empty line. The original
+  spacing is not in the file, so tokens are joined by one space and spans are characters of that joined text.
+- maccrobat: `*.jsonl`, one document a line: `id`, `text`, `entities` with `label` and `spans` (several for one in pieces).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from models.errors import Permanent
+
+# Vigil's entity types <- maccrobat's. All other types are no entity for us.
+MACCROBAT_TYPES: Final[Mapping[str, str]] = {
+    "Disease_disorder": "condition",
+    "Sign_symptom": "symptom",
+    "Medication": "medication",
+    "Dosage": "dose",
+    "Therapeutic_procedure": "procedure",
+    "Diagnostic_procedure": "test",
+    "Lab_value": "lab_value",
+    "Biological_structure": "anatomy",
+}
+# Where the annotators' guide puts text under a heading that says nothing of its kind: "hypertension" in a history is a
+# `History`, a tumour mentioned again is a `Coreference`. Teaching "no entity" there would be teaching an error.
+MACCROBAT_UNJUDGED: Final = frozenset({"History", "Family_history", "Coreference", "Other_entity", "Other_event"})
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """An annotated entity: `text[start:end]`."""
+
+    label: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with its gold spans, sorted by start, none overlapping; `unjudged` are stretches to learn nothing from."""
+
+    id: str
+    text: str
+    gold: tuple[Gold, ...]
+    unjudged: tuple[tuple[int, int], ...] = ()
+
+
+def read_iob(path: Path, *, sentences: int = 1) -> list[Document]:
+    """Read an IOB file; `sentences` consecutive ones make a document (joined by a line end).
+
+    Raises `Permanent` where a line has no tag, naming file and line.
+    """
+    groups: list[list[tuple[str, str]]] = []
+    current: list[tuple[str, str]] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                if current:
+                    groups.append(current)
+                    current = []
+                continue
+            token, tab, tag = line.rstrip("\r\n").rpartition("\t")
+            if not tab or not (tag == "O" or tag[:2] in ("B-", "I-")):
+                raise Permanent(f"{path}:{number}: not 'token<TAB>tag'")
+            current.append((token.strip(), tag))
+    if current:
+        groups.append(current)
+    return [_joined(f"{path.stem}-{index}", groups[index : index + sentences]) for index in range(0, len(groups), sentences)]
+
+
+def _joined(name: str, groups: list[list[tuple[str, str]]]) -> Document:
+    parts: list[str] = []
+    gold: list[Gold] = []
+    at = 0
+    for group in groups:
+        previous = "O"
+        for position, (token, tag) in enumerate(group):
+            separator = " " if position else ("\n" if parts else "")
+            parts.append(separator + token)
+            start, at = at + len(separator), at + len(separator) + len(token)
+            kind = tag[2:]
+            if tag[0] == "I" and previous == kind:
+                gold[-1] = Gold(kind, gold[-1].start, at)
+            elif tag != "O":  # B, or an I that follows nothing of its kind: read as a beginning
+                gold.append(Gold(kind, start, at))
+            previous = kind if tag != "O" else "O"
+    return Document(name, "".join(parts), tuple(gold))
+
+
+def read_maccrobat(path: Path) -> list[Document]:
+    """Read case reports, their types mapped by `MACCROBAT_TYPES`. Where two entities overlap the longer one stands.
+
+    An entity in pieces cannot be a span: it is left out of the gold and its stretch is unjudged.
+    Raises `Permanent` where a line is not such a document, naming file and line.
+    """
+    documents: list[Document] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                documents.append(_case_report(json.loads(line)))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise Permanent(f"{path}:{number}: not a case report: {type(error).__name__}") from error
+    return documents
+
+
+def _case_report(raw: Mapping[str, Any]) -> Document:
+    text = str(raw["text"])
+    candidates: list[Gold] = []
+    unjudged: list[tuple[int, int]] = []
+    for entity in raw["entities"]:
+        label, pieces = str(entity["label"]), [(int(a), int(b)) for a, b in entity["spans"]]
+        start, end = min(a for a, _ in pieces), max(b for _, b in pieces)
+        kind = MACCROBAT_TYPES.get(label)
+        if label in MACCROBAT_UNJUDGED or (kind and len(pieces) > 1):
+            unjudged.append((start, end))
+        elif kind:
+            while start < end and text[start].isspace():
+                start += 1
+            while start < end and text[end - 1].isspace():
+                end -= 1
+            if start < end:
+                candidates.append(Gold(kind, start, end))
+    chosen: list[Gold] = []
+    for gold in sorted(candidates, key=lambda g: (g.start - g.end, g.start)):
+        if all(gold.end <= other.start or other.end <= gold.start for other in chosen):
+            chosen.append(gold)
+    return Document(str(raw["id"]), text, tuple(sorted(chosen, key=lambda g: g.start)), tuple(sorted(unjudged)))
+
+
+def labels_of(documents: list[Document]) -> frozenset[str]:
+    """Return every gold label that occurs."""
+    return frozenset(gold.label for document in documents for gold in document.gold)
+
+
+def sentences_of(document: Document) -> Iterator[Document]:
+    """Cut a document at its line ends; a gold span across one stays with the line of its start, cut there."""
+    at = 0
+    for line in document.text.splitlines(keepends=True):
+        end = at + len(line)
+        if line.strip():
+            yield Document(
+                document.id,
+                line.rstrip(),
+                tuple(
+                    Gold(gold.label, gold.start - at, min(gold.end, at + len(line.rstrip())) - at)
+                    for gold in document.gold
+                    if at <= gold.start < end
+                ),
+                tuple((max(a, at) - at, min(b, end) - at) for a, b in document.unjudged if a < end and b > at),
+            )
+        at = end

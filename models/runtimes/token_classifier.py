@@ -1,0 +1,257 @@
+"""Named entities from texts of any length: overlapping windows, whole words, characters of the text as given.
+
+A text is cut into tokens once. Where it has more than one window holds, windows overlap, and each word's scores come from the
+window in which it has most context (the cut lies in the middle of the overlap). Spans are then read off the whole text's words
+in one go, so that none is cut or doubled at a border. A word's scores are those of its first piece.
+
+One window is one run of the graph: dynamic INT8 scales activations over the whole run, so a batch would let a text's result
+depend on its neighbours, and on a CPU it gains nothing (measured: 129 notes/s singly, 124 in batches of 8).
+"""
+
+import itertools
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from models.errors import Fatal
+from models.registry import Weights
+from models.runtimes.onnx import Session, finite
+from models.runtimes.tagging import Head, decode
+from models.tasks import Floats, ModelIdentity, Span
+
+# Token ids [1, tokens] with their special ones -> logits [1, tokens, tags].
+Emit = Callable[[NDArray[np.int64]], Floats]
+
+WINDOW: Final = 256
+OVERLAP: Final = 64
+# Drawn onto the character before them: they belong to its span although tokenizers drop them.
+_JOINED: Final = frozenset({"\u200d", "\ufe0e", "\ufe0f"})
+
+
+class WindowedTagger:
+    """A `TokenClassifier` around anything that gives logits per token."""
+
+    def __init__(
+        self,
+        identity: ModelIdentity,
+        tokenizer: Tokenizer,
+        emit: Emit,
+        heads: Sequence[Head],
+        *,
+        thresholds: Mapping[str, float] | None = None,
+        window: int = WINDOW,
+        overlap: int = OVERLAP,
+    ) -> None:
+        """Take the heads that speak, in order of precedence: a later one adds only spans that touch none before.
+
+        `window` tokens go into one run, special ones included; neighbours share `overlap` of them. `thresholds` maps a
+        published label to the lowest score that is published (default 0).
+        """
+        self._identity = identity
+        self._tokenizer = tokenizer
+        self._emit = emit
+        self._heads = tuple(heads)
+        self._thresholds = dict(thresholds or {})
+        empty: list[int] = tokenizer.encode("").ids
+        self._prefix, self._suffix = empty[: len(empty) // 2], empty[len(empty) // 2 :]
+        self._room = window - len(empty)
+        self._overlap = overlap
+        if not 0 <= overlap < self._room:
+            raise Fatal(f"model {identity.name}: overlap {overlap} does not fit a window of {window}")
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and digest."""
+        return self._identity
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that `find` can return."""
+        return tuple(dict.fromkeys(label for head in self._heads for label in head.labels))
+
+    def speaking(
+        self, *heads: Head, thresholds: Mapping[str, float] | None = None
+    ) -> "WindowedTagger":  # Self would promise the subclass's constructor
+        """Return the same model with other heads and thresholds: what evaluation asks a data set's own head with."""
+        room = self._room + len(self._prefix) + len(self._suffix)
+        return WindowedTagger(
+            self._identity, self._tokenizer, self._emit, heads, thresholds=thresholds, window=room, overlap=self._overlap
+        )
+
+    def cost(self, text: str) -> int:
+        """Estimate the tokens of a text from its length: clinical English has about four characters to one."""
+        return 2 + len(text) // 4
+
+    def find(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return the spans of each text, sorted by start, none overlapping, never starting or ending with white space.
+
+        Raises `Poison` (stage `model`) where the model gives values that are not finite.
+        """
+        return [self._find(text) for text in texts]
+
+    def _find(self, text: str) -> list[Span]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        firsts, lasts = words_of(encoding)
+        if not len(firsts):
+            return []
+        logits = self._word_logits(ids, firsts)
+        found: list[Span] = []
+        for head in self._heads:
+            new = self._spoken(head, logits, text, encoding.offsets, firsts, lasts)
+            found += [span for span in new if all(span.end <= s.start or s.end <= span.start for s in found)]
+        return sorted(found, key=lambda span: span.start)
+
+    def _spoken(
+        self,
+        head: Head,
+        logits: Floats,
+        text: str,
+        offsets: Sequence[tuple[int, int]],
+        firsts: NDArray[np.int64],
+        lasts: NDArray[np.int64],
+    ) -> list[Span]:
+        spans: list[Span] = []
+        for word_span in decode(logits[:, head.columns], head.tags):
+            label = head.label(word_span.kind)
+            if label is None or word_span.score < self._thresholds.get(label, 0.0):
+                continue
+            start, end = trimmed(text, offsets[firsts[word_span.first]][0], offsets[lasts[word_span.last]][1])
+            if start < end:
+                spans.append(Span(label, start, end, word_span.score))
+        return spans
+
+    def _word_logits(self, ids: NDArray[np.int64], firsts: NDArray[np.int64]) -> Floats:
+        """Scores of each word [words, tags], from the window in which it has most context."""
+        pieces: list[Floats] = []
+        for start, end, keep_from, keep_to in windows(len(ids), self._room, self._overlap):
+            framed = np.concatenate((self._prefix, ids[start:end], self._suffix)).astype(np.int64)[None]
+            logits = self._emit(framed)[0]
+            kept = firsts[(firsts >= keep_from) & (firsts < keep_to)]
+            pieces.append(logits[kept - start + len(self._prefix)])
+        return np.concatenate(pieces)
+
+
+def windows(tokens: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
+    """Cut `tokens` into windows of at most `room`: (start, end, keep from, keep to) of each, in tokens.
+
+    What is kept partitions the tokens: the cut between two windows lies in the middle of what they share. The windows are
+    spread evenly, so that the last is as long as the others and no tail lacks context.
+    """
+    if tokens <= room:
+        return [(0, tokens, 0, tokens)]
+    count = -(-(tokens - overlap) // (room - overlap))
+    starts = [round(index * (tokens - room) / (count - 1)) for index in range(count)]
+    cuts = [0, *((left + room + right) // 2 for left, right in itertools.pairwise(starts)), tokens]
+    return [(start, start + room, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
+
+
+def words_of(encoding: Encoding) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first and the last token of each word, of an encoding without special tokens."""
+    ids = np.asarray([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+    if not len(ids):
+        return ids, ids
+    changes = np.concatenate(([True], ids[1:] != ids[:-1]))
+    firsts = np.flatnonzero(changes)
+    lasts = np.concatenate((firsts[1:] - 1, [len(ids) - 1]))
+    return firsts.astype(np.int64), lasts.astype(np.int64)
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Move a span's ends: off white space, and over the combining marks that belong to its last character."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    while start < end < len(text) and (unicodedata.combining(text[end]) or text[end] in _JOINED):
+        end += 1
+    return start, end
+
+
+def tokenizer_of(weights: Weights, file: str = "tokenizer.json") -> Tokenizer:
+    """Load a tokenizer and switch off its cutting and padding. Raises `Fatal` where the file is no tokenizer."""
+    return load_tokenizer(weights.path(file), f"model {weights.entry.name} {weights.entry.version}")
+
+
+def load_tokenizer(path: Path, where: str) -> Tokenizer:
+    """Load a tokenizer file; `where` opens the message of the `Fatal` that an unreadable one raises."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise Fatal(f"{where}: {path} is no tokenizer that this version of tokenizers can read") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def heads_of(weights: Weights) -> dict[str, Head]:
+    """Read the heads of a registry entry: `preprocessing.heads`, each with `name`, `tags` and, if it renames, `types`.
+
+    Raises `Fatal` where there is no label map or it is no BIO, naming the model and the tag.
+    """
+    where = f"model {weights.entry.name} {weights.entry.version}"
+    described: Any = weights.entry.preprocessing.get("heads")
+    if not described:
+        raise Fatal(f"{where}: no label map", hint="give preprocessing.heads = [{name = ..., tags = [...]}] in the registry")
+    heads: dict[str, Head] = {}
+    first = 0
+    for raw in described:
+        try:
+            head = Head(str(raw["name"]), tuple(map(str, raw["tags"])), first, dict(raw.get("types", {})))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise Fatal(f"{where}: preprocessing.heads: each needs a name and tags") from error
+        if (problem := head.problem()) is not None:
+            raise Fatal(f"{where}: {problem}")
+        heads[head.name] = head
+        first += len(head.tags)
+    return heads
+
+
+class OnnxTokenClassifier(WindowedTagger):
+    """The same, from an ONNX file whose graph gives `logits`. `heads` are all that the graph has, speaking or not."""
+
+    def __init__(self, weights: Weights, *, threads: int) -> None:
+        """Load it. Raises `Fatal` where graph, tokenizer and label map do not fit each other."""
+        entry = weights.entry
+        where = f"model {entry.name} {entry.version}"
+        self.heads = heads_of(weights)
+        session = Session(weights, "model.onnx", threads=threads, device=str(entry.preprocessing.get("device", "cpu")))
+        session.require(inputs=["input_ids"], outputs=["logits"])
+        width = sum(len(head.tags) for head in self.heads.values())
+        if (found := session.width("logits")) not in (None, width):
+            raise Fatal(f"{where}: the graph gives {found} scores a token, its label map names {width} tags")
+        names = [str(name) for name in entry.preprocessing.get("serve", list(self.heads))]
+        if unknown := [name for name in names if name not in self.heads]:
+            raise Fatal(f"{where}: preprocessing.serve names no head: {', '.join(unknown)}")
+
+        def emit(ids: NDArray[np.int64]) -> Floats:
+            feeds = {"input_ids": ids}
+            if "attention_mask" in session.inputs:
+                feeds["attention_mask"] = np.ones_like(ids)
+            if "token_type_ids" in session.inputs:
+                feeds["token_type_ids"] = np.zeros_like(ids)
+            logits = session.run("logits", feeds)
+            if logits.shape[-1] != width:
+                raise Fatal(f"{where}: the graph gives {logits.shape[-1]} scores a token, its label map names {width} tags")
+            finite(logits, where)
+            return logits
+
+        super().__init__(
+            entry.identity,
+            tokenizer_of(weights),
+            emit,
+            [self.heads[name] for name in names],
+            thresholds=entry.thresholds,
+            window=int(entry.preprocessing.get("window", WINDOW)),
+            overlap=int(entry.preprocessing.get("overlap", OVERLAP)),
+        )
+
+
+def load(weights: Weights, *, threads: int) -> OnnxTokenClassifier:
+    """Open it, for the registry."""
+    return OnnxTokenClassifier(weights, threads=threads)
