@@ -1,0 +1,58 @@
+"""How to reach the vector store, and what its collections are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class QdrantSettings(BaseModel):
+    """Where vectors go: a Qdrant server, a cluster, or the embedded store; the client code is the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(
+        "http://localhost:6333", pattern=r"^https?://", description="a Qdrant server, cluster or the embedded store"
+    )
+    api_key: SecretStr | None = Field(None, description="of a Qdrant server")
+    timeout: float = Field(10.0, gt=0, description="seconds of one call before it counts as transient trouble")
+    prefer_grpc: bool = Field(False, description="half the client's work per point; Qdrant servers only")
+    grpc_port: int = Field(6334, ge=1, le=65535, description="beside the URL's port, for gRPC")
+    ca_file: Path | None = Field(None, description="PEM of the server's authority over https; the system's store if unset")
+    points_per_call: int = Field(
+        128, ge=1, le=10_000, description="bounds a request: 128 points of 384 numbers are 1 MB of JSON"
+    )
+
+
+IndexKind = Literal["keyword", "datetime", "integer", "float", "bool", "uuid"]
+
+PAYLOAD_INDEXES: Final[Mapping[str, IndexKind]] = {
+    "patient_id": "keyword",
+    "encounter_id": "keyword",
+    "note_id": "keyword",
+    "type": "keyword",
+    "time": "datetime",
+    "model_digest": "keyword",
+}
+"""The payload fields that every point of every collection may be filtered by (those it has)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """One collection: its name, its one vector's name and length (cosine), its payload indexes."""
+
+    name: str
+    vector: str
+    dimensions: int
+    indexes: Mapping[str, IndexKind] = field(default_factory=lambda: PAYLOAD_INDEXES)
+
+
+NOTES: Final = CollectionSpec("notes", vector="text", dimensions=384)
+
+
+def images(dimensions: int) -> CollectionSpec:
+    """Describe the images' collection for an image-text model of that many dimensions."""
+    indexes: Mapping[str, IndexKind] = {**PAYLOAD_INDEXES, "instance_uid": "keyword"}
+    return CollectionSpec("images", vector="image", dimensions=dimensions, indexes=indexes)
