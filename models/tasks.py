@@ -4,7 +4,7 @@ Processors depend on these protocols and never on a runtime, so ONNX Runtime, to
 a line in the registry. Calls are synchronous and may take long: `models.batching` runs them off the event loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -78,6 +78,7 @@ class ImageTextModel(Model, Protocol):
 
     dimensions: int
     labels: tuple[str, ...]  # the findings that its prompts ask for
+    thresholds: Mapping[str, float]  # lowest score per label that counts as found
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
         """Embed 8-bit greyscale [h, w] or RGB [h, w, 3] images: [len(images), dimensions] float32, unit length."""

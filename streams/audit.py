@@ -1,0 +1,30 @@
+"""Audit records of predictions: one Kafka record for a micro-batch, confirmed together with the batch's outputs."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from models.tasks import ModelIdentity
+from processors.events import AuditEntry, AuditEvent, ModelRef
+from processors.identity import natural_id
+
+
+def prediction_audit(
+    entries: Sequence[AuditEntry],
+    *,
+    agent: str,
+    subject: str,
+    first_offset: int,
+    last_offset: int,
+    model: ModelIdentity | None,
+    recorded_at: datetime,
+) -> AuditEvent:
+    """Make the record. A batch cut otherwise on a rerun gives other records with the same entries: readers go by the entries."""
+    return AuditEvent(
+        id=natural_id("audit", agent, subject, first_offset, last_offset, model.digest if model else ""),
+        action="predict",
+        agent=agent,
+        subject=subject,
+        model=ModelRef(name=model.name, version=model.version, digest=model.digest) if model else None,
+        entries=tuple(entries),
+        recorded_at=recorded_at,
+    )

@@ -1,0 +1,261 @@
+"""The engine of a lane: one Faust app, one consumer group, the intake before Faust agents, workers behind them.
+
+    intake --slices--> Faust channel --> agent --> worker of the partition --> outbox, stores
+       ^                                                   |
+       +--------- commits <-- ledger <------- settled -----+
+
+Faust does what it is good at: agents and their supervision, service life cycle, timers, the web server with health and metrics,
+the worker that owns the process. Its Kafka consumer is off (`BootStrategy.enable_kafka`): the ledger acknowledges, Faust nothing.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import faust
+from aiokafka import TopicPartition
+from faust.app.base import BootStrategy
+from mode import Service
+
+from models.errors import Fatal
+from streams.intake import Intake
+from streams.kafka import faust_config
+from streams.metrics import LaneMetrics
+from streams.outbox import Outbox
+from streams.partition import Steps, Worker
+from streams.settings import Settings
+
+log = logging.getLogger("vigil.engine")
+
+
+class Boot(BootStrategy):  # type: ignore[misc]
+    """Faust's own switch for an app without its Kafka consumer and producer."""
+
+    enable_kafka = False
+
+
+class LaneApp(faust.App):  # type: ignore[misc]
+    """A Faust app that takes in through the intake."""
+
+    BootStrategy = Boot
+
+
+class Job(Protocol):
+    """What the engine runs: a lane with its workers."""
+
+    name: str
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Return the topics read, without the site's prefix."""
+        ...
+
+    @property
+    def batch_records(self) -> int:
+        """Return the records of one batch at most."""
+        ...
+
+    async def open(self) -> None:
+        """Load models, connect stores."""
+        ...
+
+    async def close(self) -> None:
+        """Undo `open`."""
+        ...
+
+    def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
+        """Return the worker of each partition assigned; partitions that meet share one."""
+        ...
+
+
+class Engine(Service):  # type: ignore[misc]
+    """Runs one job inside its Faust app; owns intake, workers and watchdog."""
+
+    def __init__(self, app: LaneApp, job: Job, outbox: Outbox, settings: Settings, metrics: LaneMetrics, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.app = app
+        self.job = job
+        self.outbox = outbox
+        self.settings = settings
+        self.metrics = metrics
+        self.failure: BaseException | None = None
+        self.stage = "starting"
+        self._channel = app.channel()
+        self._workers: dict[TopicPartition, Worker] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._beat = time.monotonic()
+        self._assigned_once = False
+        self.intake = Intake(
+            settings,
+            group=f"vigil.{job.name}",
+            topics=tuple(settings.kafka.topic_prefix + topic for topic in job.topics),
+            slice_records=min(settings.engine.slice_records, job.batch_records),
+            put=self._channel.put,
+            owner=self,
+            fail=self.fail,
+        )
+        refuse_topic_agents(app)
+        app.agent(self._channel, name=f"{job.name}-slices")(self._deal)
+
+    async def _deal(self, slices: Any) -> None:
+        # Never raises and never awaits: Faust would restart the agent, and the slice would lie unsettled until the watchdog
+        # sees it. A slice of a dropped ledger is nobody's any more.
+        async for piece in slices:
+            if not piece.ledger.dropped:
+                self._workers[piece.ledger.partition].accept(piece)
+
+    # ------------------------------------------------------------------------------------------------- life
+
+    async def on_start(self) -> None:
+        """Open the job's models and stores and the outbox, then let the intake join the group."""
+        threading.Thread(target=self._watch_the_loop, name="loop-watch", daemon=True).start()
+        self.app.flow_control.resume()  # a channel without a Faust consumer needs it
+        steps = Steps(self.job.name, self.settings.engine, self.metrics)
+        self.stage = "connecting"
+        await steps.persist("connect to Kafka", self.outbox.start)
+        self.stage = "loading"
+        await steps.persist("open", self.job.open)
+        self.stage = "joining"
+        await self.add_runtime_dependency(self.intake)
+
+    async def on_stop(self) -> None:
+        """Let the intake drain while the outbox still works, then close what was opened."""
+        self.stage = "stopping"
+        await self.intake.stop()
+        self.stage = "stopped"
+        await self.job.close()
+        await self.outbox.stop()
+
+    async def fail(self, error: BaseException) -> None:
+        """Stop the process without settling anything more; it exits non-zero and whoever supervises it starts it again."""
+        if self.failure is None:
+            self.failure = error
+            self.stage = "failed"
+            hint = getattr(error, "hint", None)
+            log.critical("%s stops: %s%s", self.job.name, error, f" ({hint})" if hint else "")
+            await self.app.crash(error)
+
+    # ------------------------------------------------------------------------------------------------- owner of partitions
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Start a worker per partition (or per number, where topics meet)."""
+        self._workers = self.job.workers(partitions, self.intake)
+        for worker in {id(worker): worker for worker in self._workers.values()}.values():
+            task = asyncio.create_task(worker.run(), name=worker.steps.name)
+            self._tasks[id(worker)] = task
+            task.add_done_callback(self._ended)
+        self._assigned_once = True
+        self.stage = "running"
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("%s: worker of %s failed", self.job.name, task.get_name())
+            self._failing = asyncio.ensure_future(self.fail(error))
+
+    async def revoked(self, *, within: float) -> None:
+        """Let batches in flight finish, `within` seconds at most; give up those that wait for transient trouble at once."""
+        for worker in self._workers.values():
+            worker.close()
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=within)
+            for task in tasks:
+                task.cancel()  # what it had in flight stays unsettled and is read again
+            await asyncio.wait(tasks, timeout=1)
+        self._workers, self._tasks = {}, {}
+
+    # ------------------------------------------------------------------------------------------------- watchdog
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch(self) -> None:
+        while not self.should_stop:
+            await asyncio.sleep(0.5)
+            self._beat = time.monotonic()
+            self._measure()
+            stalled = self._stalled()
+            if stalled:
+                await self.fail(
+                    Fatal(f"{self.job.name}: {stalled}", hint="it is restarted; if it repeats, see the log before it")
+                )
+
+    def _measure(self) -> None:
+        now, m, intake = time.monotonic(), self.metrics, self.intake
+        lags = intake.lag() if self._assigned_once else {}
+        for tp, records in lags.items():
+            m.lag(tp.topic, tp.partition, records)
+        m.in_flight.set(sum(ledger.records for ledger in intake.ledgers.values()))
+        m.since_commit.set(now - intake.last_commit)
+        oldest = min((t for ledger in intake.ledgers.values() if (t := ledger.oldest_unsettled())), default=None)
+        m.oldest.set(0 if oldest is None else now - oldest)
+        m.held.set(sum(worker.steps.held_since is not None for worker in self._unique_workers()))
+        m.rebalances.set(intake.rebalances)
+        m.ready.set(int(not self.unready()))
+
+    def _unique_workers(self) -> list[Worker]:
+        return list({id(worker): worker for worker in self._workers.values()}.values())
+
+    def _stalled(self) -> str:
+        limit, now = self.settings.engine.stall_after, time.monotonic()
+        for tp, ledger in self.intake.ledgers.items():
+            worker = self._workers.get(tp)
+            entered = ledger.oldest_unsettled()
+            if worker is None or entered is None:
+                continue
+            if now - max(entered, worker.steps.progress) > limit:
+                return (
+                    f"{tp.topic}[{tp.partition}] has had unsettled records for {now - entered:.0f} s without progress or retry"
+                )
+        waiting = [tp for tp, lag in self.intake.lag().items() if lag > self.intake.ledgers[tp].records]
+        free = [tp for tp in waiting if not self.intake.ledgers[tp].records]
+        if free and now - self.intake.last_record > limit:
+            return f"{len(free)} partitions have records that have not been fetched for {now - self.intake.last_record:.0f} s"
+        return ""
+
+    def _watch_the_loop(self) -> None:
+        # A call that blocks the event loop also blocks every task that could notice: only a thread can.
+        limit = max(self.settings.engine.stall_after, 30.0)
+        while not self.should_stop:
+            time.sleep(1)
+            if self.stage == "running" and time.monotonic() - self._beat > limit:
+                log.critical("%s: the event loop has been blocked for more than %.0f s; the process ends", self.job.name, limit)
+                os._exit(70)  # sysexits.h EX_SOFTWARE; nothing was settled that was not done
+
+    def unready(self) -> str:
+        """Return why the lane is not ready, in words; empty when it is."""
+        if self.failure is not None:
+            return f"failed: {type(self.failure).__name__}"
+        if self.stage != "running":
+            return self.stage
+        held = [worker.steps.held_reason for worker in self._unique_workers() if worker.steps.held_since is not None]
+        if held:
+            return f"{len(held)} of {len(self._unique_workers())} partitions held: {held[0]}"
+        return ""
+
+
+def refuse_topic_agents(app: Any) -> None:
+    """Refuse an agent that reads a topic through Faust: it would be acknowledged whatever becomes of its events."""
+    for name, agent in app.agents.items():
+        if hasattr(agent.channel, "get_topic_name") and isinstance(agent.channel, faust.topics.Topic):
+            raise Fatal(f"agent {name} reads topic {agent.channel} through Faust", hint="lanes read through the intake only")
+
+
+def new_app(job_name: str, settings: Settings) -> LaneApp:
+    """Return the Faust app of a lane. Its own logging, tables and topics are not used."""
+    return LaneApp(
+        f"vigil.{job_name}",
+        **faust_config(settings.kafka),
+        store="memory://",
+        web_host=settings.worker.health_host,
+        web_port=settings.worker.health_port or 6066,
+        web_enabled=settings.worker.health_port > 0,
+        topic_disable_leader=True,
+        worker_redirect_stdouts=False,
+    )
+
+
+MakeJob = Callable[[Settings, Outbox, LaneMetrics], Job]

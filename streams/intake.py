@@ -1,0 +1,250 @@
+"""The intake: aiokafka takes records in, in slices, and commits what the ledger says is settled (`streams.ledger`: the algorithm).
+
+A service inside the lane's Faust app. It never waits for the work: it enters slices in the ledger, hands them on through a Faust
+channel, pauses a partition whose ledger is full and keeps polling the others, which also keeps the group membership alive.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError
+from mode import Service
+
+from models.errors import Fatal
+from streams.kafka import aiokafka_config
+from streams.ledger import Ledger, Slice
+from streams.settings import Settings
+
+log = logging.getLogger("vigil.intake")
+
+
+class Owner(Protocol):
+    """What the intake tells the lane's engine."""
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Start work on these partitions; their ledgers are new and empty."""
+        ...
+
+    async def revoked(self, *, within: float) -> None:
+        """Finish what is in flight on every partition, `within` seconds at most, then abandon it."""
+        ...
+
+
+class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+    """One consumer of one group; see the module's docstring."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        group: str,
+        topics: tuple[str, ...],
+        slice_records: int,
+        put: Callable[[Slice], Awaitable[Any]],
+        owner: Owner,
+        fail: Callable[[BaseException], Awaitable[None]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.group = group
+        self.topics = topics
+        self._slice_records = slice_records
+        self.ledgers: dict[TopicPartition, Ledger] = {}
+        self.rebalances = 0
+        self.last_commit = time.monotonic()
+        self.last_record = time.monotonic()
+        self.commit_failures = 0
+        self._put = put
+        self._owner = owner
+        self._fail = fail
+        self._engine = settings.engine
+        self._settings = settings
+        self._settled = asyncio.Event()
+        self._committing = asyncio.Lock()
+        self._recent_rebalances: deque[float] = deque()
+        self._consumer: AIOKafkaConsumer = None
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        engine, worker = self._engine, self._settings.worker
+        return AIOKafkaConsumer(
+            **aiokafka_config(self._settings.kafka),
+            group_id=self.group,
+            # Static membership: a restart within the session time-out keeps its partitions and moves nobody else's.
+            group_instance_id=None if self._settings.kafka.embedded else f"{self.group}-{worker.host}-{worker.slot}",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # `latest` loses what was written before the first join
+            isolation_level="read_committed",
+            max_poll_interval_ms=10**9,  # a held partition is paused, not dead: the watchdog judges progress, not the broker
+            session_timeout_ms=int(engine.session_timeout * 1000),
+            heartbeat_interval_ms=int(engine.heartbeat_interval * 1000),
+            request_timeout_ms=int(engine.request_timeout * 1000),
+            rebalance_timeout_ms=int(engine.rebalance_timeout * 1000),
+            metadata_max_age_ms=30_000,  # new partitions are seen within half a minute
+            # Range assigns the same partition numbers of all topics to one member: the vitals lane's topics must meet.
+            partition_assignment_strategy=(RangePartitionAssignor,),
+        )
+
+    async def on_start(self) -> None:
+        """Join the group; retries while the broker cannot be reached, as every transient failure."""
+        wait = self._engine.backoff_first
+        while not self.should_stop:
+            self._consumer = self._new_consumer()
+            try:
+                await self._consumer.start()
+                break
+            except (KafkaError, OSError) as error:
+                await self._consumer.stop()
+                log.warning("%s: broker not reached (%s); trying again in %.1f s", self.group, type(error).__name__, wait)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, self._engine.backoff_most)
+        self._consumer.subscribe(self.topics, listener=self)
+
+    # ------------------------------------------------------------------------------------------------- steps 1 and 2
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _pull(self) -> None:
+        await self._guard(self._pull_loop())
+
+    async def _pull_loop(self) -> None:
+        size = self._slice_records
+        while not self.should_stop:
+            full = self._pause_full()
+            found = await self._consumer.getmany(timeout_ms=20 if full else 200, max_records=4 * size)
+            for partition, records in found.items():
+                ledger = self.ledgers.get(partition)
+                if ledger is None:
+                    continue  # revoked while we waited: the next owner starts from the committed offset
+                # Enter all before handing on any: nothing may be awaited between the fetch and the ledger.
+                pieces = [ledger.enter(records[i : i + size]) for i in range(0, len(records), size)]
+                self.last_record = time.monotonic()
+                for piece in pieces:
+                    await self._put(piece)  # never blocks: the ledger's limit is the bound
+
+    def _pause_full(self) -> bool:
+        engine = self._engine
+        full = {tp for tp, ledger in self.ledgers.items() if ledger.full(engine.held_records, engine.held_bytes)}
+        paused = self._consumer.paused() & set(self.ledgers)
+        if full - paused:
+            self._consumer.pause(*(full - paused))
+        if paused - full:
+            self._consumer.resume(*(paused - full))
+        return bool(full)
+
+    # ------------------------------------------------------------------------------------------------- steps 5 to 7
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _commit_regularly(self) -> None:
+        await self._guard(self._commit_loop())
+
+    async def _commit_loop(self) -> None:
+        while not self.should_stop:
+            await asyncio.sleep(self._engine.commit_every)
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Commit the settled prefix of every partition; what fails stays in the ledger for the next time."""
+        async with self._committing:
+            ledgers = dict(self.ledgers)
+            ends = {tp: end for tp, ledger in ledgers.items() if (end := ledger.settled_end()) is not None}
+            if not ends:
+                return
+            try:
+                await self._consumer.commit(ends)
+            except (KafkaError, IllegalStateError) as error:
+                # Carried by the next commit, or read again by the next owner: never lost either way.
+                self.commit_failures += 1
+                log.info("%s: commit not taken (%s); it is tried again", self.group, type(error).__name__)
+                return
+            self.last_commit = time.monotonic()
+            for tp, end in ends.items():
+                ledgers[tp].forget(end)
+
+    # ------------------------------------------------------------------------------------------------- step 8
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Wait for what is in flight, commit while still the owner (aiokafka rejoins after this returns), drop the ledgers."""
+        await self._guard(self._revoke(list(revoked)))
+
+    async def _revoke(self, revoked: list[TopicPartition]) -> None:
+        if revoked:
+            await self._owner.revoked(within=self._engine.drain)
+            await self.commit()
+        for ledger in self.ledgers.values():
+            ledger.dropped = True
+        self.ledgers = {}
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Start new ledgers, then the work on them."""
+        await self._guard(self._assign(sorted(assigned)))
+
+    async def _assign(self, assigned: list[TopicPartition]) -> None:
+        self._count_rebalance()
+        self.ledgers = {tp: Ledger(tp, self._settled) for tp in assigned}
+        self._owner.assigned(assigned)
+        log.info("%s: %d partitions assigned", self.group, len(assigned))
+
+    def _count_rebalance(self) -> None:
+        now = time.monotonic()
+        self.rebalances += 1
+        self._recent_rebalances.append(now)
+        while self._recent_rebalances[0] < now - 60:
+            self._recent_rebalances.popleft()
+        if len(self._recent_rebalances) > self._engine.rebalances_per_minute:
+            worker = self._settings.worker
+            raise Fatal(
+                f"{self.group}: {len(self._recent_rebalances)} rebalances within a minute",
+                hint=f"does another process run as {worker.host} slot {worker.slot}? Each worker needs a slot of its own",
+            )
+
+    # ------------------------------------------------------------------------------------------------- what others ask
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        """Return the group's committed offset of a partition, None if nothing was committed yet."""
+        offset: int | None = await self._consumer.committed(partition)
+        return offset
+
+    async def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """Return the first offset that the log still holds and the one after its last."""
+        begin: Mapping[TopicPartition, int] = await self._consumer.beginning_offsets([partition])
+        end: Mapping[TopicPartition, int] = await self._consumer.end_offsets([partition])
+        return begin[partition], end[partition]
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Return, per partition, how many records lie between what was committed or settled and the end of the log."""
+        lags = {}
+        for tp, ledger in self.ledgers.items():
+            high = self._consumer.highwater(tp)
+            lags[tp] = ledger.records + (max(0, high - ledger.position) if high is not None and ledger.position >= 0 else 0)
+        return lags
+
+    async def on_stop(self) -> None:
+        """Drain, commit, leave."""
+        if self._consumer is None:
+            return
+        try:
+            await asyncio.wait_for(self._owner.revoked(within=self._engine.grace), self._engine.grace + 5)
+            await asyncio.wait_for(self.commit(), 5)
+        except TimeoutError:
+            log.warning("%s: stopped before everything in flight was committed; the next start reads it again", self.group)
+        try:
+            await asyncio.wait_for(self._consumer.stop(), 10)
+        except TimeoutError:
+            log.warning("%s: the broker did not answer the goodbye", self.group)
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        # aiokafka only logs what a rebalance listener raises, and mode restarts nothing: a failure here must stop the lane.
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if self.should_stop:
+                return  # the consumer was stopped under a loop that still polled
+            await self._fail(error)
+            raise

@@ -1,0 +1,92 @@
+"""The deterioration model in the vitals lane: all windows of a batch at once, within a deadline, or NEWS2 goes out alone."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from processors.monitor import Assessment
+
+from models.batching import MicroBatcher
+from models.errors import Poison, Transient
+from models.tasks import DeteriorationModel, Floats, ModelIdentity
+from processors.deterioration import deterioration_of
+from processors.events import AuditEntry, Deterioration, Event, VitalsEvent
+from streams.lanes.models import batcher
+from streams.metrics import LaneMetrics
+from streams.settings import ModelSettings
+
+Scored = tuple[Deterioration | None, str]
+
+ABSENT = "no deterioration model is installed: NEWS2 alone"
+LATE = "the deterioration model was late: NEWS2 alone"
+FAILED = "the deterioration model failed: NEWS2 alone"
+NOTHING = "no vital sign that the model knows"
+NOTEWORTHY = 0.1  # below this the drivers of a score interest nobody, and they cost several scores each
+
+
+class Scoring:
+    """Scores assessments; never raises for the model's sake, since vitals do not wait for a model."""
+
+    def __init__(self, model: DeteriorationModel | None, settings: ModelSettings, metrics: LaneMetrics) -> None:
+        self._model = model
+        self._deadline = settings.vitals_deadline
+        self._batcher: MicroBatcher[Any, Any] | None = None
+        if model is not None:
+            # One item is a whole batch of windows: at thousands of sets a second a future for each would cost more than the model.
+            self._batcher = batcher(self._run, name="deterioration", settings=settings, metrics=metrics)
+
+    @property
+    def identity(self) -> ModelIdentity | None:
+        """The model."""
+        return self._model.identity if self._model else None
+
+    def _run(self, batches: Sequence[Floats]) -> list[tuple[Floats, dict[int, Floats]]]:
+        return [self._score(windows) for windows in batches]
+
+    def _score(self, windows: Floats) -> tuple[Floats, dict[int, Floats]]:
+        assert self._model is not None
+        scores = self._model.score(windows)
+        if not np.isfinite(scores).all():
+            raise Poison("the deterioration model answered with NaN", stage="model")
+        of_note = np.flatnonzero(scores >= NOTEWORTHY)
+        drivers = self._model.attribute(windows[of_note]) if len(of_note) else ()
+        return scores, dict(zip(of_note.tolist(), drivers, strict=True))
+
+    async def score(self, assessments: Sequence[Assessment]) -> list[Scored]:
+        """Return, for each assessment, its score or the reason why NEWS2 stands alone."""
+        if self._model is None or self._batcher is None:
+            return [(None, ABSENT)] * len(assessments)
+        wanted = [i for i, assessment in enumerate(assessments) if assessment.needs_model]
+        scored: list[Scored] = [(None, NOTHING)] * len(assessments)
+        if not wanted:
+            return scored
+        windows = np.stack([assessments[i].window for i in wanted])
+        (result,) = await self._batcher.map([windows], deadline=self._deadline)
+        if isinstance(result, Exception):
+            reason = LATE if isinstance(result, Transient) else FAILED
+            for i in wanted:
+                scored[i] = (None, reason)
+            return scored
+        scores, drivers = result
+        for row, i in enumerate(wanted):
+            scored[i] = (
+                deterioration_of(float(scores[row]), drivers.get(row), self._model.identity, self._model.horizon_hours),
+                "",
+            )
+        return scored
+
+    def audit_entry(self, event: VitalsEvent, record: Any, events: Sequence[Event]) -> AuditEntry:
+        """Return the audit entry of one set; a repeat has no output of its own."""
+        return AuditEntry.model_construct(
+            event_id=events[0].id if events else event.id,
+            input_id=event.id,
+            input_digest=sha256(record.value).hexdigest(),
+            outcome="ok" if events else "repeat",
+            patient_id=event.patient_id,
+        )
+
+    async def stop(self) -> None:
+        """End the model's thread."""
+        if self._batcher is not None:
+            await self._batcher.stop()

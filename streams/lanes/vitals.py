@@ -1,0 +1,96 @@
+"""vitals -> scores -> alerts: the lane that meets vitals, patients, feedback and time. The deciding is `processors.monitor`."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+
+from aiokafka import TopicPartition
+from processors.monitor import Monitor
+
+from models.errors import Fatal, Permanent
+from processors.events import FeedbackEvent, PatientEvent, VitalsEvent
+from streams.clock import Clock
+from streams.intake import Intake
+from streams.journal import TOPIC as JOURNAL
+from streams.lanes.models import open_model
+from streams.lanes.scoring import Scoring
+from streams.metrics import LaneMetrics
+from streams.monitoring import MonitorWorker
+from streams.outbox import Outbox
+from streams.partition import Worker
+from streams.settings import Settings
+
+log = logging.getLogger("vigil.vitals")
+
+
+class VitalsJob:
+    """The vitals lane as the engine runs it: one worker for each partition number."""
+
+    name = "vitals"
+
+    def __init__(self, settings: Settings, outbox: Outbox, metrics: LaneMetrics, clock: Clock) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._metrics = metrics
+        self._clock = clock
+        self._scoring: Scoring | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Return the topics that meet."""
+        return (VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic)
+
+    @property
+    def batch_records(self) -> int:
+        """Return the records of one batch at most."""
+        return self._settings.lanes.vitals.batch_records
+
+    async def open(self) -> None:
+        """Check that the topics can meet, load the model; without one NEWS2 stands alone, labelled so."""
+        prefix = self._settings.kafka.topic_prefix
+        counts = {topic: await self._outbox.partitions(prefix + topic) for topic in (*self.topics, JOURNAL)}
+        if len(set(counts.values())) != 1:
+            raise Fatal(
+                f"vitals: topics that meet differ in partitions: {counts}",
+                hint="give them the same number: `vigil topics create` does",
+            )
+        try:
+            model = await open_model(self._settings.models, "deterioration")
+        except Permanent as error:
+            log.warning("vitals: no deterioration model (%s): NEWS2 stands alone", error)
+            model = None
+        self._scoring = Scoring(model, self._settings.models, self._metrics)
+
+    async def close(self) -> None:
+        """End the model's thread."""
+        if self._scoring:
+            await self._scoring.stop()
+
+    def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
+        """Return one worker for each partition number, shared by the topics that meet."""
+        assert self._scoring is not None
+        numbers: dict[int, list[TopicPartition]] = defaultdict(list)
+        for tp in partitions:
+            numbers[tp.partition].append(tp)
+        workers: dict[TopicPartition, Worker] = {}
+        host = self._settings.worker
+        for number, meeting in numbers.items():
+            if len(meeting) != len(self.topics):
+                raise Fatal(f"vitals: assigned only {sorted(tp.topic for tp in meeting)} of partition {number}")
+            worker = MonitorWorker(
+                number,
+                settings=self._settings,
+                outbox=self._outbox,
+                intake=intake,
+                metrics=self._metrics,
+                clock=self._clock,
+                scoring=self._scoring,
+                new_monitor=self._new_monitor,
+                agent=f"{self.name}@{host.host}-{host.slot}",
+            )
+            workers.update(dict.fromkeys(meeting, worker))
+        return workers
+
+    def _new_monitor(self, number: int) -> Monitor:
+        assert self._scoring is not None
+        return Monitor(self._settings.monitor, partition=number, model=self._scoring.identity)

@@ -1,0 +1,417 @@
+"""The worker of one number of the topics that meet in the vitals lane: vitals, patients, feedback, and the time.
+
+    wait -> [journal an entry] -> apply -> outputs confirmed -> settle -> (snapshot now and then) -> wait
+
+The deciding is `processors.monitor.Monitor`, a deterministic machine; this worker feeds it in an order that `streams.journal`
+makes repeatable, and writes what it says. `restore` brings the machine to where the commit is before the first live record.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiokafka import TopicPartition
+from processors.monitor import Monitor
+
+from models.errors import Poison, VigilError
+from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
+from streams.audit import prediction_audit
+from streams.clock import Clock
+from streams.deadletters import dead_letter
+from streams.intake import Intake
+from streams.journal import TOPIC, Entry, Journal, Memory, Moment, stretch
+from streams.lanes.scoring import Scoring
+from streams.ledger import Slice
+from streams.metrics import LaneMetrics
+from streams.outbox import Outbox
+from streams.partition import Abandoned, Steps
+from streams.reader import Reader
+from streams.settings import Settings
+from streams.wire import Message, decode, iso, traceparent_of
+
+log = logging.getLogger("vigil.vitals")
+
+# Applied in this order within an entry: context before what people answered.
+SECONDARY: tuple[type[PatientEvent] | type[FeedbackEvent], ...] = (PatientEvent, FeedbackEvent)
+
+
+class _Queue:
+    """Records that wait, with the slice that each ends (a slice is settled with its last record)."""
+
+    def __init__(self) -> None:
+        self.records: deque[tuple[Any, Slice | None]] = deque()
+
+    def accept(self, piece: Slice) -> None:
+        last = len(piece.records) - 1
+        self.records.extend((record, piece if i == last else None) for i, record in enumerate(piece.records))
+
+    def take(self, most: int, below: int | None = None) -> tuple[list[Any], list[Slice]]:
+        """Take up to `most` records, only those with offset < `below`; and the slices that they complete."""
+        records: list[Any] = []
+        complete: list[Slice] = []
+        waiting = self.records
+        while waiting and len(records) < most and (below is None or waiting[0][0].offset < below):
+            record, piece = waiting.popleft()
+            records.append(record)
+            if piece is not None:
+                complete.append(piece)
+        return records, complete
+
+    @property
+    def next_offset(self) -> int | None:
+        return self.records[0][0].offset if self.records else None
+
+
+class MonitorWorker:
+    """Works on partition `number` of vitals, patients and feedback."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        settings: Settings,
+        outbox: Outbox,
+        intake: Intake,
+        metrics: LaneMetrics,
+        clock: Clock,
+        scoring: Scoring,
+        new_monitor: Callable[[int], Monitor],
+        agent: str,
+    ) -> None:
+        self.number = number
+        self.steps = Steps(f"vitals[{number}]", settings.engine, metrics)
+        self._settings = settings
+        self._outbox = outbox
+        self._intake = intake
+        self._metrics = metrics
+        self._clock = clock
+        self._scoring = scoring
+        self._agent = agent
+        self._monitor = new_monitor(number)
+        self._journal = Journal(outbox, number)
+        self._vitals = _Queue()
+        self._others: dict[str, _Queue] = {kind.topic: _Queue() for kind in SECONDARY}
+        self._arrived = asyncio.Event()
+        self._at = 0  # vitals below this offset have been applied
+        self._entry = 0  # number of the last entry applied
+        self._ends: dict[str, int] = {}  # the others below these offsets have been applied
+        self._forced: deque[Entry] = deque()
+        self._next_tick = 0.0
+        self._next_snapshot = 0.0
+        self._snapshot: tuple[Moment, dict[str, int], dict[str, bytes | None]] | None = None
+        self._prefix = settings.kafka.topic_prefix
+
+    def accept(self, piece: Slice) -> None:
+        """Queue a slice of any of the topics that meet."""
+        topic = piece.ledger.partition.topic.removeprefix(self._prefix)
+        (self._vitals if topic == VitalsEvent.topic else self._others[topic]).accept(piece)
+        self._arrived.set()
+
+    def close(self) -> None:
+        """Take nothing further."""
+        self.steps.closing.set()
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Restore the state, then work until closed."""
+        try:
+            await self.steps.persist("claim the journal", self._journal.claim)
+            await self.steps.persist("restore the state", self._restore)
+            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds
+            while not self.steps.closing.is_set():
+                await self._turn()
+                await self._maybe_snapshot()
+        except Abandoned:
+            return
+
+    async def _turn(self) -> None:
+        if self._forced:
+            await self._obey(self._forced[0])
+        elif any(queue.records for queue in self._others.values()) or time.monotonic() >= self._next_tick:
+            await self._decide_order()
+        elif self._vitals.records:
+            await self._work(*self._vitals.take(self._settings.lanes.vitals.batch_records))
+        else:
+            await self._wait(self._next_tick - time.monotonic())
+
+    async def _wait(self, seconds: float) -> None:
+        self._arrived.clear()
+        try:
+            await asyncio.wait_for(self._arrived.wait(), max(0.0, seconds))
+        except TimeoutError:
+            pass
+
+    # ------------------------------------------------------------------------------------------------- order
+
+    async def _decide_order(self) -> None:
+        """Journal that what waits beside the vitals, and the time, come now; then apply it (journal rule 1)."""
+        ends, slices = dict(self._ends), []
+        for topic, queue in self._others.items():
+            records, complete = queue.take(self._settings.lanes.vitals.batch_records)
+            slices += complete
+            if records:
+                ends[topic] = max(ends.get(topic, 0), records[-1].offset + 1)
+        entry = Entry(self._entry + 1, self._at, ends, self._clock())
+        entry = await self.steps.persist("journal", lambda: self._journal.enter(entry))
+        self._next_tick = time.monotonic() + self._settings.state.tick_seconds
+        await self._apply(entry, slices)
+
+    async def _obey(self, entry: Entry) -> None:
+        """Go on in the order that was journalled before the restart."""
+        records, complete = self._vitals.take(self._settings.lanes.vitals.batch_records, below=entry.at)
+        following = self._vitals.next_offset
+        if records:
+            await self._work(records, complete)
+        elif self._at >= entry.at or (following is not None and following >= entry.at):
+            self._forced.popleft()
+            self._at = max(self._at, entry.at)
+            await self._apply(entry, [])
+        else:
+            await self._wait(1.0)
+
+    async def _apply(self, entry: Entry, slices: Sequence[Slice]) -> None:
+        events: list[tuple[Event, bytes | None]] = []
+        dead: list[tuple[Any, Poison]] = []
+        records = await self.steps.persist("read context", lambda: self._secondary(entry, slices))
+        for kind, record in records:
+            try:
+                events += [(event, traceparent_of(record)) for event in self._hear(kind, record)]
+            except Poison as error:
+                dead.append((record, error))
+        if entry.now is not None:
+            events += [(event, None) for event in self._tick(entry)]
+        self._entry, self._ends = entry.number, entry.ends
+        await self._write([self._encode(event, traceparent) for event, traceparent in events], dead)
+        for piece in slices:
+            piece.settle()
+        self._settle_applied()
+        self._count([event for event, _ in events])
+
+    async def _secondary(self, entry: Entry, slices: Sequence[Slice]) -> list[tuple[type[Any], Any]]:
+        """Return the records that an entry takes, from the slices in hand or, after a restart, from the log."""
+        found: list[tuple[type[Any], Any]] = []
+        in_hand: dict[str, list[Any]] = {}
+        for piece in slices:
+            topic = piece.ledger.partition.topic.removeprefix(self._prefix)
+            in_hand.setdefault(topic, []).extend(piece.records)
+        for kind in SECONDARY:
+            start, end = self._ends.get(kind.topic, 0), entry.ends.get(kind.topic, 0)
+            records = in_hand.get(kind.topic)
+            if start >= end:
+                continue
+            if records is None or records[-1].offset + 1 < end:
+                async with Reader(self._settings.kafka) as reader:
+                    records = [r async for r in stretch(reader, self._prefix + kind.topic, self.number, start, end)]
+            found += [(kind, record) for record in records if start <= record.offset < end]
+        return found
+
+    def _settle_applied(self) -> None:
+        # What an obeyed entry read from the log may still come in through the intake: it is applied already.
+        for topic, queue in self._others.items():
+            _, complete = queue.take(1_000_000_000, below=self._ends.get(topic, 0))
+            for piece in complete:
+                piece.settle()
+
+    # ------------------------------------------------------------------------------------------------- the machine
+
+    def _hear(self, kind: type[Any], record: Any) -> list[Event]:
+        event = decode(kind, record)
+        source = Source(topic=kind.topic, partition=record.partition, offset=record.offset, event_id=event.id)
+        if isinstance(event, PatientEvent):
+            return self._monitor.patient(event, source)
+        return self._monitor.feedback(event, source)
+
+    def _tick(self, entry: Entry) -> list[Event]:
+        assert entry.now is not None
+        name = f"{self.number}/{entry.number}"
+        source = Source(topic=TOPIC, partition=self.number, offset=max(entry.offset, 0), event_id=name)
+        return self._monitor.tick(entry.now, source)
+
+    async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
+        """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
+        assessments, dead = [], []
+        for record in records:
+            try:
+                event = decode(VitalsEvent, record)
+                source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
+                assessments.append((record, event, self._monitor.observe(event, source)))
+            except Poison as error:
+                dead.append((record, error))
+        scores = await self._scoring.score([assessment for _, _, assessment in assessments])
+        messages: list[Message] = []
+        entries: list[AuditEntry] = []
+        said: list[Event] = []
+        now = self._clock()
+        for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
+            events = self._monitor.decide(assessment, deterioration, reason)
+            traceparent = traceparent_of(record)
+            messages += [self._encode(out, traceparent) for out in events]
+            said += events
+            entries.append(self._scoring.audit_entry(event, record, events))
+        if entries:
+            messages.append(self._audit(entries, records, now))
+        self._at = records[-1].offset + 1
+        await self._write(messages, dead)
+        for piece in complete:
+            piece.settle()
+        self._metrics.consumed.inc(len(records))
+        self._metrics.batch.observe(len(records))
+        self._observe_latency(records)
+        self._count(said)
+
+    # ------------------------------------------------------------------------------------------------- writing
+
+    def _encode(self, event: Event, traceparent: bytes | None) -> Message:
+        return self._outbox.encode(event, traceparent=traceparent)
+
+    def _audit(self, entries: Sequence[AuditEntry], records: Sequence[Any], now: Any) -> Message:
+        audit = prediction_audit(
+            entries,
+            agent=self._agent,
+            subject=f"{VitalsEvent.topic}/{self.number}",
+            first_offset=records[0].offset,
+            last_offset=records[-1].offset,
+            model=self._scoring.identity,
+            recorded_at=now,
+        )
+        return self._outbox.encode(audit, time=iso(now))
+
+    async def _write(self, messages: list[Message], dead: Sequence[tuple[Any, VigilError]]) -> None:
+        digest = self._scoring.identity.digest if self._scoring.identity else ""
+        for record, error in dead:
+            letter = dead_letter(record, error, lane="vitals", failed_at=self._clock(), model_digest=digest)
+            log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
+            messages.append(self._outbox.encode(letter, traceparent=traceparent_of(record)))
+            self._metrics.dead_lettered(letter.stage)
+        await self.steps.persist("produce", lambda: self._outbox.send(messages))
+        for message in messages:
+            self._metrics.produced(message.topic)
+
+    def _observe_latency(self, records: Sequence[Any]) -> None:
+        now = time.time()
+        # One observation a batch is enough at thousands a second: the oldest of it, which is the worst.
+        self._metrics.end_to_end.observe(max(0.0, now - records[0].timestamp / 1000))
+
+    def _count(self, events: Sequence[Event]) -> None:
+        for event in events:
+            state = getattr(event, "state", None)
+            if state is not None:
+                self._metrics.event(f"alert-{state}")
+
+    # ------------------------------------------------------------------------------------------------- snapshots
+
+    async def _maybe_snapshot(self) -> None:
+        if self._snapshot is None:
+            if time.monotonic() < self._next_snapshot or self._forced:
+                return
+            changed = self._monitor.dirty()
+            if changed:
+                states = {patient: self._monitor.dump(patient) for patient in sorted(changed)}
+                self._monitor.clean()
+                self._snapshot = Moment(self._at, self._entry), dict(self._ends), states
+            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds
+            return
+        moment, ends, states = self._snapshot
+        if self._committed() >= moment.at:  # journal rule 2
+            await self.steps.persist("snapshot", lambda: self._journal.save(moment, ends, states))
+            self._snapshot = None
+
+    def _committed(self) -> int:
+        ledger = self._intake.ledgers.get(TopicPartition(self._prefix + VitalsEvent.topic, self.number))
+        if ledger is None:
+            return -1
+        if not ledger.slices:  # everything taken in is committed
+            return max(self._at, ledger.committed)
+        return ledger.committed
+
+    # ------------------------------------------------------------------------------------------------- restore
+
+    async def _restore(self) -> None:
+        """Bring the machine to where the group's commit is (journal rules 3 and 4)."""
+        began = time.monotonic()
+        topic = self._prefix + VitalsEvent.topic
+        committed = await self._intake.committed(TopicPartition(topic, self.number))
+        async with Reader(self._settings.kafka) as reader:
+            memory = await self._journal.remember(reader, self._prefix + TOPIC)
+            begin, _ = await reader.bounds(topic, self.number)
+            commit = begin if committed is None else committed
+            if memory.marker.at >= 0 and begin > memory.marker.at:
+                log.error(
+                    "%s: the log begins at %d, the last snapshot stands at %d: retention overtook the lane, state is incomplete",
+                    self.steps.name, begin, memory.marker.at,
+                )  # fmt: skip
+            replay = _Replay(self, memory, commit)
+            self._forced = await replay.run(reader, topic, max(begin, memory.marker.at))
+        self._at = max(commit, self._at)
+        self._monitor.clean() if not replay.vitals else None
+        log.info(
+            "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
+            self.steps.name, len(memory.states), commit, time.monotonic() - began, replay.vitals, len(self._forced),
+        )  # fmt: skip
+
+
+class _Replay:
+    """Runs the inputs between the marker and the commit through the machine, in the journalled order, writing nothing."""
+
+    def __init__(self, worker: MonitorWorker, memory: Memory, commit: int) -> None:
+        self.worker = worker
+        self.memory = memory
+        self.commit = commit
+        self.vitals = 0
+        # States of a snapshot cut short wait for the moment they stand for (rule 3).
+        self._later = {p: s for p, s in memory.states.items() if not s[0].reached_by(memory.marker.at, memory.marker.number)}
+
+    async def run(self, reader: Reader, topic: str, start: int) -> deque[Entry]:
+        worker, memory = self.worker, self.memory
+        monitor = worker._monitor
+        for patient, (_, state) in memory.states.items():
+            if patient not in self._later:
+                monitor.load(patient, state)
+        worker._entry, worker._ends, worker._at = memory.marker.number, dict(memory.ends), start
+        past = [entry for entry in memory.entries if entry.at < self.commit]
+        for entry in past:
+            await self._vitals(reader, topic, entry.at)
+            for kind, record in await worker._secondary(entry, []):
+                await self._quietly(kind, record)
+            if entry.now is not None:
+                worker._tick(entry)
+            worker._entry, worker._ends = entry.number, entry.ends
+            self._arrive()
+        await self._vitals(reader, topic, self.commit)
+        self._arrive()
+        return deque(entry for entry in memory.entries if entry.at >= self.commit)
+
+    async def _vitals(self, reader: Reader, topic: str, end: int) -> None:
+        worker = self.worker
+        async for records in reader.read(topic, worker.number, worker._at, end):
+            assessments = []
+            for record in records:
+                try:
+                    event = decode(VitalsEvent, record)
+                except Poison:
+                    continue
+                if event.patient_id not in self._later:
+                    source = Source(
+                        topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id
+                    )
+                    assessments.append(worker._monitor.observe(event, source))
+            scores = await worker._scoring.score(assessments)
+            for assessment, (deterioration, reason) in zip(assessments, scores, strict=True):
+                worker._monitor.decide(assessment, deterioration, reason)
+            self.vitals += len(records)
+        worker._at = max(worker._at, end)
+
+    async def _quietly(self, kind: type[Any], record: Any) -> None:
+        try:
+            if decode(kind, record).patient_id not in self._later:
+                self.worker._hear(kind, record)
+        except Poison:
+            pass
+
+    def _arrive(self) -> None:
+        at, number = self.worker._at, self.worker._entry
+        for patient in [p for p, (moment, _) in self._later.items() if moment.reached_by(at, number)]:
+            self.worker._monitor.load(patient, self._later.pop(patient)[1])

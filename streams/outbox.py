@@ -1,0 +1,175 @@
+"""Outputs, confirmed: the only way in which the moving part writes to Kafka.
+
+One idempotent producer with `acks=all`. `send` returns only when every record is confirmed by all in-sync replicas; a confirmation
+that fails is an error of the caller's, never a log line.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedVersionError,
+)
+from aiokafka.partitioner import murmur2
+
+from models.errors import Fatal, Poison, Transient
+from processors.events import Event
+from streams.kafka import aiokafka_config
+from streams.settings import Settings
+from streams.wire import Message, encode
+
+log = logging.getLogger("vigil.outbox")
+
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+_NEVER = (
+    TopicAuthorizationFailedError,
+    InvalidTopicError,
+    UnsupportedVersionError,
+    IncompatibleBrokerVersion,
+    ProducerFenced,
+)
+
+
+class Outbox:
+    """Writes batches of records, partition by partition, and waits for the brokers' confirmation."""
+
+    def __init__(self, settings: Settings, *, source: str) -> None:
+        self._settings = settings
+        self._prefix = settings.kafka.topic_prefix
+        # Dead letters carry the original as base64 (4/3) and more around it.
+        self._largest = 2 * settings.topics.largest_message_bytes
+        self._producer: AIOKafkaProducer = None
+        self._partition_counts: dict[str, int] = {}
+        self._hashes: dict[bytes, int] = {}
+        self.source = source
+        self.sent = 0
+
+    async def start(self) -> None:
+        """Connect; raises `Transient` when no broker answers."""
+        producer = AIOKafkaProducer(
+            **aiokafka_config(self._settings.kafka),
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=512 * 1024,
+            max_request_size=self._largest,
+            request_timeout_ms=int(self._settings.engine.request_timeout * 1000),
+            metadata_max_age_ms=30_000,
+        )
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            await producer.stop()
+            raise Transient(f"no broker answers at {self._settings.kafka.bootstrap} ({type(error).__name__})") from error
+        self._producer = producer
+
+    async def stop(self) -> None:
+        """Disconnect. Nothing is flushed here: every `send` has waited for its own confirmations."""
+        if self._producer is not None:
+            try:
+                await asyncio.wait_for(self._producer.stop(), 10)
+            except (TimeoutError, KafkaError):
+                log.warning("the producer did not close in time; what it held was not confirmed and will be made again")
+
+    def encode(self, event: Event, *, time: bytes = b"", traceparent: bytes | None = None) -> Message:
+        """Return the record of an event with this outbox's CloudEvents source."""
+        return encode(event, source=self.source, time=time, traceparent=traceparent)
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Write the records and return once every one is confirmed.
+
+        Order is kept per partition. Raises `Transient` (write them all again: the same ids overwrite), `Poison` for a record
+        that no broker will take, `Fatal` where retrying is pointless (not authorised, fenced).
+        """
+        if not messages:
+            return
+        try:
+            await self._send(messages)
+        except _TOO_LARGE as error:
+            raise Poison(f"an output is too large for its topic ({type(error).__name__})", stage="produce") from error
+        except _NEVER as error:
+            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise Transient(f"the broker did not confirm ({type(error).__name__})") from error
+        self.sent += len(messages)
+
+    async def _send(self, messages: Sequence[Message]) -> None:
+        by_partition: dict[tuple[str, int], list[Message]] = defaultdict(list)
+        for message in messages:
+            if len(message.value or b"") > self._largest:
+                raise MessageSizeTooLargeError(f"{len(message.value or b'')} bytes for {message.topic}")
+            topic = self._prefix + message.topic
+            partition = message.partition
+            if partition is None:
+                partition = partition_of(message.key, await self.partitions(topic), self._hashes)
+            by_partition[topic, partition].append(message)
+        producer = self._producer
+        confirmations: list[Any] = []
+        for (topic, partition), group in by_partition.items():
+            batch = producer.create_batch()
+            for message in group:
+                # None: the batch is full. The first record of a batch is always taken, however large.
+                if batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
+                    confirmations.append(await producer.send_batch(batch, topic, partition=partition))
+                    batch = producer.create_batch()
+                    batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers)
+            confirmations.append(await producer.send_batch(batch, topic, partition=partition))
+        # All are awaited even when one fails, so that none is left behind as an unread exception.
+        results = await asyncio.gather(*confirmations, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def append(self, message: Message) -> int:
+        """Write one record and return the offset that it got. Raises as `send`."""
+        topic = self._prefix + message.topic
+        try:
+            partition = message.partition
+            if partition is None:
+                partition = partition_of(message.key, await self.partitions(topic), self._hashes)
+            written = await self._producer.send_and_wait(
+                topic, key=message.key, value=message.value, headers=message.headers, partition=partition
+            )
+        except _TOO_LARGE as error:
+            raise Poison(f"a record is too large for {message.topic} ({type(error).__name__})", stage="produce") from error
+        except _NEVER as error:
+            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise Transient(f"the broker did not confirm ({type(error).__name__})") from error
+        self.sent += 1
+        offset: int = written.offset
+        return offset
+
+    async def partitions(self, topic: str) -> int:
+        """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about."""
+        count = self._partition_counts.get(topic)
+        if count is None:
+            count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
+        return count
+
+
+def partition_of(key: bytes | None, partitions: int, hashes: dict[bytes, int] | None = None) -> int:
+    """Return the partition that Kafka's default partitioner (murmur2) gives a key, the same as the Java client's.
+
+    `hashes` remembers what was hashed: murmur2 in Python takes as long as encoding an event. Records without a key go to
+    partition 0: there are few of them, and order among them is worth more than balance.
+    """
+    if key is None:
+        return 0
+    hashes = {} if hashes is None else hashes
+    value = hashes.get(key)
+    if value is None:
+        if len(hashes) > 100_000:  # patients of a large site, and a bound
+            hashes.clear()
+        value = hashes[key] = murmur2(key) & 0x7FFFFFFF
+    return value % partitions

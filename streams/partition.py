@@ -1,0 +1,330 @@
+"""The worker of one partition: takes every slice that waits, makes a batch, has it processed, written and confirmed, settles it.
+
+One batch at a time per partition, so records of one patient stay in order; partitions work side by side, and the micro-batchers
+gather their items. Steps that fail for the moment are repeated one by one (a lost broker does not repeat the inference).
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from aiokafka import TopicPartition
+
+from models.batching import describe
+from models.errors import Fatal, Poison, Transient, VigilError
+from processors.events import AuditEntry, Event
+from streams.audit import prediction_audit
+from streams.clock import Clock
+from streams.deadletters import dead_letter
+from streams.intake import Intake
+from streams.lane import Input, Lane, Outcome
+from streams.ledger import Slice
+from streams.metrics import LaneMetrics
+from streams.outbox import Outbox
+from streams.settings import EngineSettings, Settings
+from streams.wire import Message, iso, traceparent_of
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+
+log = logging.getLogger("vigil.lane")
+
+
+class Worker(Protocol):
+    """Works on one partition, or on the partitions of one number of topics that meet."""
+
+    steps: "Steps"
+
+    def accept(self, piece: Slice) -> None:
+        """Queue a slice."""
+        ...
+
+    async def run(self) -> None:
+        """Work until closed."""
+        ...
+
+    def close(self) -> None:
+        """Take nothing further."""
+        ...
+
+
+class Abandoned(Exception):
+    """The step was given up because the worker closes; its records stay unsettled and are read again."""
+
+
+class Steps:
+    """Repeats steps that fail for the moment, and knows since when and why it waits."""
+
+    def __init__(self, name: str, engine: EngineSettings, metrics: LaneMetrics) -> None:
+        self.name = name
+        self.closing = asyncio.Event()
+        self.held_since: float | None = None
+        self.held_reason = ""
+        self.progress = time.monotonic()
+        self.attempts = 1
+        self._engine = engine
+        self._metrics = metrics
+
+    async def persist(self, step: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work; on `Transient` wait (jittered, doubling, capped) and do it again, for as long as it takes."""
+        wait = self._engine.backoff_first
+        self.attempts = 1
+        while True:
+            try:
+                result = await work()
+            except Transient as error:
+                self._hold(step, error, wait)
+            else:
+                if self.held_since is not None:
+                    log.info("%s: %s works again after %.1f s", self.name, step, time.monotonic() - self.held_since)
+                self.held_since = None
+                self.progress = time.monotonic()
+                return result
+            try:
+                # Jitter: partitions and workers that wait for the same thing do not come back all at once.
+                await asyncio.wait_for(self.closing.wait(), wait * random.uniform(0.5, 1.0))
+                raise Abandoned
+            except TimeoutError:
+                pass
+            wait = min(2 * wait, self._engine.backoff_most)
+            self.attempts += 1
+
+    def _hold(self, step: str, error: Transient, wait: float) -> None:
+        self.progress = time.monotonic()  # an attempt was made: this is waiting, not hanging
+        self._metrics.retried(step)
+        self.held_reason = f"{step}: {error}"
+        if self.held_since is None:
+            self.held_since = time.monotonic()
+            log.warning("%s: held, %s; tried again in %.1f s and on", self.name, self.held_reason, wait)
+
+
+class PartitionWorker(Generic[E]):
+    """Works on one partition of a stateless lane."""
+
+    def __init__(
+        self, lane: Lane[E], partition: TopicPartition, outbox: Outbox, engine: EngineSettings, clock: Clock, agent: str
+    ) -> None:
+        self.lane = lane
+        self.partition = partition
+        self.steps = Steps(f"{lane.name} {partition.topic}[{partition.partition}]", engine, lane.metrics)
+        self._outbox = outbox
+        self._clock = clock
+        self._agent = agent
+        self._waiting: deque[Slice] = deque()
+        self._arrived = asyncio.Event()
+
+    def accept(self, piece: Slice) -> None:
+        """Queue a slice; the ledger's limit bounds the queue."""
+        self._waiting.append(piece)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Work until closed."""
+        while not self.steps.closing.is_set():
+            pieces = await self._take()
+            if pieces:
+                try:
+                    await self._settle(pieces)
+                except Abandoned:
+                    return
+
+    async def _take(self) -> list[Slice]:
+        while not self._waiting:
+            if self.steps.closing.is_set():
+                return []
+            self._arrived.clear()
+            await self._arrived.wait()
+        pieces: list[Slice] = []
+        records = 0
+        while self._waiting and (not pieces or records + len(self._waiting[0].records) <= self.lane.config.batch_records):
+            pieces.append(self._waiting.popleft())
+            records += len(pieces[-1].records)
+        return pieces
+
+    def close(self) -> None:
+        """Take no further batch; a step that waits to be repeated is given up now."""
+        self.steps.closing.set()
+        self._arrived.set()
+
+    async def _settle(self, pieces: Sequence[Slice]) -> None:
+        records = [record for piece in pieces for record in piece.records]
+        size = self.lane.config.batch_records
+        for i in range(0, len(records), size):  # a slice may be larger than this lane's batch
+            await self._work(records[i : i + size])
+        for piece in pieces:
+            piece.settle()
+        self.lane.metrics.consumed.inc(len(records))
+
+    async def _work(self, records: Sequence[Any]) -> None:
+        inputs: list[Input[E]] = []
+        dead: list[tuple[Any, BaseException]] = []
+        for record in records:
+            try:
+                inputs.append(self.lane.decode(record))
+            except Poison as error:
+                dead.append((record, error))
+        outcomes = await self._process(inputs) if inputs else []
+        outcomes = await self._store(inputs, outcomes)
+        dead += [(i.record, o.error) for i, o in zip(inputs, outcomes, strict=True) if o.error is not None]
+        await self._write(inputs, outcomes, dead)
+        now = time.time()
+        self.lane.metrics.batch.observe(len(records))
+        for record in records:
+            self.lane.metrics.end_to_end.observe(max(0.0, now - record.timestamp / 1000))
+
+    # ------------------------------------------------------------------------------------------------- the steps
+
+    async def _process(self, inputs: list[Input[E]]) -> list[Outcome]:
+        try:
+            outcomes = await self.steps.persist("process", lambda: self.lane.process(inputs))
+        except (Abandoned, Fatal, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if len(inputs) == 1:
+                return [Outcome(error=_poison(error))]
+            # One of them spoils it for all: halve until it stands alone.
+            half = len(inputs) // 2
+            return [*await self._process(inputs[:half]), *await self._process(inputs[half:])]
+        if len(outcomes) != len(inputs):
+            raise Fatal(f"{self.lane.name}: {len(outcomes)} outcomes for {len(inputs)} inputs")
+        return outcomes
+
+    async def _store(self, inputs: list[Input[E]], outcomes: list[Outcome]) -> list[Outcome]:
+        if not any(outcome.effect is not None for outcome in outcomes):
+            return outcomes
+        try:
+            await self.steps.persist("store", lambda: self.lane.store(inputs, outcomes))
+        except (Abandoned, Fatal, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if len(inputs) == 1:
+                return [Outcome(error=_poison(error, stage="store"))]
+            half = len(inputs) // 2
+            left = await self._store(inputs[:half], outcomes[:half])
+            return [*left, *await self._store(inputs[half:], outcomes[half:])]
+        return outcomes
+
+    async def _write(
+        self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], dead: Sequence[tuple[Any, BaseException]]
+    ) -> None:
+        now = self._clock()
+        messages = self._messages(inputs, outcomes, now) + [self._dead(record, error, now) for record, error in dead]
+        try:
+            await self.steps.persist("produce", lambda: self._outbox.send(messages))
+        except Poison as error:
+            await self._write_singly(inputs, outcomes, dead, error, now)
+            return
+        for message in messages:
+            self.lane.metrics.produced(message.topic)
+        for _, cause in dead:
+            self.lane.metrics.dead_lettered(cause.stage if isinstance(cause, Poison) else "process")
+
+    async def _write_singly(
+        self,
+        inputs: Sequence[Input[E]],
+        outcomes: Sequence[Outcome],
+        dead: Sequence[tuple[Any, BaseException]],
+        error: Poison,
+        now: datetime,
+    ) -> None:
+        """Some output is too large: find whose it is, and make that input a dead letter."""
+        if len(inputs) + len(dead) == 1 and dead:
+            raise Fatal(f"{self.lane.name}: a dead letter cannot be written: {error}") from error
+        if len(inputs) == 1 and not dead:
+            await self._write([], [], [(inputs[0].record, error)])
+            return
+        for one, outcome in zip(inputs, outcomes, strict=True):
+            if outcome.error is None:
+                await self._write([one], [outcome], [])
+        for letter in dead:
+            await self._write([], [], [letter])
+
+    def _messages(self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], now: datetime) -> list[Message]:
+        time_header = iso(now)
+        messages: list[Message] = []
+        entries: list[AuditEntry] = []
+        for one, outcome in zip(inputs, outcomes, strict=True):
+            if outcome.error is not None:
+                entries.append(self._entry(one, "", "dead-letter"))
+                continue
+            traceparent = traceparent_of(one.record)
+            for event in outcome.events:
+                messages.append(self._outbox.encode(event, time=time_header, traceparent=traceparent))
+            entries.append(self._entry(one, outcome.events[0].id if outcome.events else one.event.id, outcome.word))
+        if entries:
+            audit = prediction_audit(
+                entries,
+                agent=self._agent,
+                subject=f"{self.partition.topic}/{self.partition.partition}",
+                first_offset=inputs[0].record.offset,
+                last_offset=inputs[-1].record.offset,
+                model=self.lane.model,
+                recorded_at=now,
+            )
+            messages.append(self._outbox.encode(audit, time=time_header))
+        return messages
+
+    def _entry(self, one: Input[E], output_id: str, word: str) -> AuditEntry:
+        return AuditEntry(
+            event_id=output_id or one.event.id,
+            input_id=one.event.id,
+            input_digest=one.digest,
+            outcome=word,
+            patient_id=getattr(one.event, "patient_id", ""),
+        )
+
+    def _dead(self, record: Any, error: BaseException, now: datetime) -> Message:
+        digest = self.lane.model.digest if self.lane.model else ""
+        letter = dead_letter(
+            record, error, lane=self.lane.name, failed_at=now, attempts=self.steps.attempts, model_digest=digest
+        )
+        log.warning(
+            "%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, letter.message
+        )
+        return self._outbox.encode(letter, time=iso(now), traceparent=traceparent_of(record))
+
+
+class StatelessJob:
+    """A stateless lane as the engine runs it: one worker per partition."""
+
+    def __init__(self, lane: Lane[Any], outbox: Outbox, settings: Settings, clock: Clock) -> None:
+        self.lane = lane
+        self.name = lane.name
+        self._outbox = outbox
+        self._settings = settings
+        self._clock = clock
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Return the one topic that the lane reads."""
+        return (self.lane.kind.topic,)
+
+    @property
+    def batch_records(self) -> int:
+        """Return the records of one batch at most."""
+        return self.lane.config.batch_records
+
+    async def open(self) -> None:
+        """Open the lane."""
+        await self.lane.open()
+
+    async def close(self) -> None:
+        """Close the lane."""
+        await self.lane.close()
+
+    def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
+        """Return a worker for each partition."""
+        worker = self._settings.worker
+        agent = f"{self.name}@{worker.host}-{worker.slot}"
+        return {
+            tp: PartitionWorker(self.lane, tp, self._outbox, self._settings.engine, self._clock, agent) for tp in partitions
+        }
+
+
+def _poison(error: Exception, *, stage: str = "process") -> VigilError:
+    return error if isinstance(error, VigilError) else Poison(describe(error), stage=stage)

@@ -1,0 +1,84 @@
+"""Reading a stretch of a partition outside any group: for rebuilding state, replay, verifying."""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from models.errors import Transient
+from streams.kafka import aiokafka_config
+from streams.settings import KafkaSettings
+
+
+class Reader:
+    """A consumer without a group. Use as `async with Reader(settings.kafka) as reader`.
+
+    Raises `Transient` when the broker does not answer.
+    """
+
+    def __init__(self, kafka: KafkaSettings, *, read_committed: bool = True) -> None:
+        self._kafka = kafka
+        self._isolation = "read_committed" if read_committed else "read_uncommitted"
+        self._consumer: AIOKafkaConsumer = None
+
+    async def __aenter__(self) -> "Reader":
+        consumer = AIOKafkaConsumer(
+            **aiokafka_config(self._kafka),
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=self._isolation,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            await consumer.stop()
+            raise Transient(f"no broker answers at {self._kafka.bootstrap} ({type(error).__name__})") from error
+        self._consumer = consumer
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._consumer.stop()
+
+    async def partitions(self, topic: str) -> list[int]:
+        """Return the topic's partition numbers, empty if there is no such topic."""
+        found: Iterable[int] | None = self._consumer.partitions_for_topic(topic)
+        if not found:
+            await self._consumer._client.force_metadata_update()
+            await self._consumer._client.add_topic(topic)
+            found = self._consumer.partitions_for_topic(topic)
+        return sorted(found or ())
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset that the log still holds and the one after its last."""
+        tp = TopicPartition(topic, partition)
+        try:
+            begin = (await self._consumer.beginning_offsets([tp]))[tp]
+            end = (await self._consumer.end_offsets([tp]))[tp]
+        except KafkaError as error:
+            raise Transient(f"the bounds of {topic}[{partition}] cannot be read ({type(error).__name__})") from error
+        return begin, end
+
+    async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[list[Any]]:
+        """Yield the records with start <= offset < end, in order, in chunks. Offsets that the log no longer holds are skipped."""
+        tp = TopicPartition(topic, partition)
+        begin, last = await self.bounds(topic, partition)
+        start, end = max(start, begin), min(end, last)
+        if start >= end:
+            return
+        self._consumer.assign([tp])
+        self._consumer.seek(tp, start)
+        position = start
+        while position < end:
+            try:
+                found = await self._consumer.getmany(tp, timeout_ms=200, max_records=2048)
+                position = await self._consumer.position(tp)
+            except OffsetOutOfRangeError:
+                self._consumer.seek(tp, (await self.bounds(topic, partition))[0])
+                continue
+            except KafkaError as error:
+                raise Transient(f"{topic}[{partition}] cannot be read ({type(error).__name__})") from error
+            records = [record for record in found.get(tp, ()) if record.offset < end]
+            if records:
+                yield records

@@ -1,0 +1,228 @@
+"""Every setting of the moving part, with its default and the reason for it.
+
+Read from, strongest first: arguments, environment variables (`VIGIL_KAFKA__BOOTSTRAP=...`, two underscores between levels), the
+TOML file named by `VIGIL_CONFIG` (default `vigil.toml` in the working folder, if it is there), the defaults below. `vigil settings`
+prints them all. Secrets are `SecretStr`: they never show in logs or in `vigil settings`.
+"""
+
+import os
+import socket
+import tomllib
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from processors.monitor import MonitorRules
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from connectors.qdrant.settings import QdrantSettings
+from models.errors import Permanent
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are refused, so a typing error is seen at start and not after an incident."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Section):
+    """How to reach Kafka; the same for aiokafka, confluent-kafka and Faust."""
+
+    bootstrap: str = Field("localhost:9092", description="host:port of one or more brokers, comma separated")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT only inside a protected network"
+    )
+    ca_file: Path | None = Field(None, description="PEM of the brokers' authority; the system's store if unset")
+    certificate_file: Path | None = Field(None, description="PEM client certificate, for mutual TLS")
+    key_file: Path | None = Field(None, description="PEM key of the client certificate")
+    key_password: SecretStr | None = Field(None, description="password of the key file")
+    check_hostname: bool = Field(True, description="refuse a broker whose certificate names another host")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="needed with SASL_*"
+    )
+    sasl_username: str = Field("", description="for PLAIN and SCRAM")
+    sasl_password: SecretStr | None = Field(None, description="for PLAIN and SCRAM")
+    oauth_token_file: Path | None = Field(
+        None, description="OAUTHBEARER: a file that holds the token, read anew at each connect"
+    )
+    client_id: str = Field("vigil", description="shown in the brokers' logs and quotas")
+    topic_prefix: str = Field("", description="put before every topic name, for several sites or tests on one cluster")
+    embedded: bool = Field(False, description="the broker is the embedded one: no topic creation call, 5 MB kept per partition")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "KafkaSettings":
+        if self.security_protocol.startswith("SASL"):
+            if self.sasl_mechanism is None:
+                raise ValueError("kafka.sasl_mechanism is needed with a SASL security protocol")
+            if self.sasl_mechanism == "OAUTHBEARER":
+                if self.oauth_token_file is None:
+                    raise ValueError("kafka.oauth_token_file is needed with OAUTHBEARER")
+            elif not self.sasl_username or self.sasl_password is None:
+                raise ValueError("kafka.sasl_username and kafka.sasl_password are needed with PLAIN and SCRAM")
+        return self
+
+
+class TopicSettings(Section):
+    """How `vigil topics create` makes the topics."""
+
+    partitions: int = Field(12, ge=1, description="of every topic: vitals, patients and feedback meet in a lane and must agree")
+    replication: int = Field(3, ge=1, description="copies of each partition; 1 on a single broker")
+    min_insync: int | None = Field(None, description="copies that must confirm a write; default: replication - 1, at least 1")
+    retention_hours: dict[str, float] = Field(
+        default_factory=lambda: {
+            "clinical.audit": 6 * 365.25 * 24,  # six years by convention (HIPAA 164.316(b)(2)(i))
+            "clinical.dead-letters": 90 * 24,
+        },
+        description="per topic; others keep `default_retention_hours`",
+    )
+    default_retention_hours: float = Field(14 * 24, gt=0, description="two weeks: an outage over a holiday loses nothing")
+    largest_message_bytes: int = Field(4_000_000, ge=100_000, description="of an input; dead letters may be larger (base64)")
+
+
+class EngineSettings(Section):
+    """How a lane takes in, settles and commits (`streams.ledger` has the algorithm)."""
+
+    slice_records: int = Field(512, ge=1, description="records of one slice at most")
+    held_records: int = Field(4096, ge=1, description="unsettled records per partition: the bound on memory; then it is paused")
+    held_bytes: int = Field(16_000_000, ge=1, description="unsettled bytes per partition, likewise")
+    commit_every: float = Field(0.25, gt=0, description="seconds between commits: what a SIGKILL repeats at most")
+    drain: float = Field(5.0, gt=0, description="seconds that a rebalance waits for what is in flight")
+    grace: float = Field(
+        10.0, gt=0, description="seconds that a stop waits for what is in flight before it abandons it unacked"
+    )
+    stall_after: float = Field(60.0, gt=0, description="seconds of lag without any progress or retry: unready, then exit")
+    session_timeout: float = Field(
+        30.0, gt=0, description="a static member may be gone this long before it loses its partitions"
+    )
+    heartbeat_interval: float = Field(3.0, gt=0, description="a tenth of the session time-out")
+    request_timeout: float = Field(40.0, gt=0, description="of a produce or fetch: above the session time-out")
+    rebalance_timeout: float = Field(60.0, gt=0, description="above `drain`, so that draining never loses the membership")
+    rebalances_per_minute: int = Field(20, ge=2, description="more mean two processes with one instance id: exit")
+    backoff_first: float = Field(0.2, gt=0, description="seconds before the first retry of a transient failure")
+    backoff_most: float = Field(30.0, gt=0, description="seconds between retries at most")
+    publish_timeout: float = Field(
+        20.0, gt=0, description="seconds a connector waits for Kafka before it answers nothing positive"
+    )
+
+
+class LaneSettings(Section):
+    """One lane."""
+
+    batch_records: int = Field(32, ge=1, description="records of one batch of a partition at most")
+    nice: int = Field(10, ge=0, le=19, description="CPU priority: vitals go first (0), language and image models yield")
+
+
+class LanesSettings(Section):
+    """The lanes' own settings."""
+
+    notes_entities: LaneSettings = Field(default_factory=LaneSettings, description="notes -> entities")
+    notes_vectors: LaneSettings = Field(default_factory=LaneSettings, description="notes -> vectors")
+    images: LaneSettings = Field(LaneSettings(batch_records=16), description="images -> findings and vectors")
+    vitals: LaneSettings = Field(LaneSettings(batch_records=2048, nice=0), description="vitals -> scores and alerts")
+
+
+class ModelSettings(Section):
+    """Which models, and how inference is batched."""
+
+    registry: Path | None = Field(None, description="a site's registry file, laid over the packaged one")
+    threads: int = Field(1, ge=1, description="ONNX Runtime threads per model: lanes scale by processes, not by threads")
+    largest_batch: int = Field(16, ge=1, description="items of one inference; on a CPU more buys little and padding costs")
+    longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
+    queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
+    vitals_deadline: float = Field(0.5, gt=0, description="seconds NEWS2 waits for the model, then goes out alone, labelled so")
+
+
+class VitalsStateSettings(Section):
+    """How the vitals lane's state is kept (`streams.journal`)."""
+
+    tick_seconds: float = Field(1.0, gt=0, description="how often logged time moves: the grain of silence and escalation")
+    snapshot_seconds: float = Field(20.0, gt=0, description="how often changed patients are written; what a restart replays")
+
+
+class ObjectSettings(Section):
+    """Where pixels lie."""
+
+    url: str = Field("objects", description="a folder, file:// or s3:// URL (extra `s3`)")
+    encryption_key: SecretStr | None = Field(None, description="base64 of 32 bytes: objects are encrypted with AES-256-GCM")
+
+
+class SiteSettings(Section):
+    """Who we are."""
+
+    name: str = Field("site", description="stands in CloudEvents `source`")
+    secret: SecretStr = Field(
+        SecretStr("change-me: demo secret"), description="keys the patient pseudonyms; set it once, keep it, guard it"
+    )
+
+
+class WorkerSettings(Section):
+    """Which worker of a lane this process is."""
+
+    host: str = Field(default_factory=socket.gethostname, description="with `slot` names the static group member")
+    slot: int = Field(0, ge=0, description="0, 1, ... per lane on one host; stable over restarts")
+    health_port: int = Field(0, ge=0, description="/live, /ready, /metrics; 0: any free port, written to the log")
+    health_host: str = Field("127.0.0.1", description="0.0.0.0 to let Prometheus scrape from outside")
+
+
+class ClockSettings(Section):
+    """An accelerated clock for the demo; a site leaves it alone."""
+
+    epoch: datetime | None = Field(None, description="what the clock showed at `started`")
+    started: datetime | None = Field(None, description="real time when it showed `epoch`")
+    speed: float = Field(1.0, gt=0, description="seconds of the clock per real second")
+
+
+class TracingSettings(Section):
+    """OpenTelemetry."""
+
+    endpoint: str = Field("", description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent")
+
+
+class Settings(BaseSettings):
+    """All of it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VIGIL_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+    )
+
+    site: SiteSettings = Field(default_factory=SiteSettings)
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    topics: TopicSettings = Field(default_factory=TopicSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    lanes: LanesSettings = Field(default_factory=LanesSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    monitor: MonitorRules = Field(default_factory=MonitorRules)
+    state: VitalsStateSettings = Field(default_factory=VitalsStateSettings)
+    vectors: QdrantSettings = Field(default_factory=lambda: QdrantSettings())
+    objects: ObjectSettings = Field(default_factory=ObjectSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    clock: ClockSettings = Field(default_factory=ClockSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the TOML file."""
+        file = Path(os.environ.get("VIGIL_CONFIG", "vigil.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+
+def load(**arguments: Any) -> Settings:
+    """Read the settings; raises `Permanent` that names each setting that is wrong, without showing secrets."""
+    named = os.environ.get("VIGIL_CONFIG")
+    if named and not Path(named).is_file():
+        raise Permanent(f"VIGIL_CONFIG names {named}, which is not there", hint="create it, or unset VIGIL_CONFIG")
+    try:
+        return Settings(**arguments)
+    except tomllib.TOMLDecodeError as error:
+        raise Permanent(f"{named or 'vigil.toml'} is not TOML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise Permanent(f"settings: {wrong}", hint="`vigil settings` shows every setting with its default and reason") from None

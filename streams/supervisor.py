@@ -1,0 +1,120 @@
+"""`vigil up`: runs every lane as a process of its own, restarts what fails with back-off, stops all in order.
+
+Small on purpose: where there is Kubernetes or systemd, they run `vigil lane run NAME` themselves and this is not needed. It scales
+by processes: `--workers N` starts N of each lane with slots 0..N-1, and other machines' workers join the same groups.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger("vigil.supervisor")
+
+_FIRST, _MOST, _CALM = 1.0, 60.0, 120.0  # seconds: first wait, longest wait, after this long a run counts as good
+
+
+@dataclass(slots=True)
+class Child:
+    """One process that is kept running."""
+
+    name: str
+    command: Sequence[str]
+    env: dict[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    wait: float = _FIRST
+
+    @property
+    def running(self) -> bool:
+        """Tell whether it runs now."""
+        return self.process is not None and self.process.returncode is None
+
+
+class Supervisor:
+    """Keeps children running until told to stop."""
+
+    def __init__(self, children: Sequence[Child], *, grace: float = 20.0, output: int | None = None) -> None:
+        self.children = list(children)
+        self._grace = grace
+        self._output = output
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start every child; each is watched by a task of its own."""
+        for child in self.children:
+            self._tasks.append(asyncio.create_task(self._keep(child), name=child.name))
+
+    async def run(self) -> None:
+        """Run until SIGINT or SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
+        await self.start()
+        await self._stopping.wait()
+        await self.stop()
+
+    async def _keep(self, child: Child) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            child.process = await asyncio.create_subprocess_exec(
+                *child.command,
+                env={**os.environ, **child.env},
+                stderr=self._output,
+                stdout=self._output,
+                start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+            code = await child.process.wait()
+            if self._stopping.is_set():
+                return
+            child.wait = _FIRST if time.monotonic() - began > _CALM else child.wait
+            log.warning("%s ended with code %d; started again in %.0f s", child.name, code, child.wait)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), child.wait)
+            child.wait = min(2 * child.wait, _MOST)
+            child.restarts += 1
+
+    async def stop(self) -> None:
+        """SIGTERM to all, wait for the grace time, SIGKILL to whoever is left."""
+        self._stopping.set()
+        running = [child.process for child in self.children if child.process is not None and child.running]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        waits = [asyncio.create_task(process.wait()) for process in running]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=self._grace)
+            for process in running:
+                if process.returncode is None:
+                    log.warning("process %d did not end within %.0f s: killed", process.pid, self._grace)
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+            if late:
+                await asyncio.wait(late, timeout=5)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _die_with_parent() -> None:
+    # A supervisor that was killed must not leave orphans that hold the group's partitions (prctl PR_SET_PDEATHSIG).
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
+
+
+def lane_children(lanes: Sequence[str], workers: int, *, env: dict[str, str] | None = None, first_port: int = 0) -> list[Child]:
+    """Return the processes of `workers` workers of each lane. `first_port`: health ports from there on, 0 for any."""
+    children = []
+    for slot in range(workers):
+        for i, lane in enumerate(lanes):
+            port = first_port + slot * len(lanes) + i if first_port else 0
+            own = {"VIGIL_WORKER__SLOT": str(slot), "VIGIL_WORKER__HEALTH_PORT": str(port)}
+            command = [sys.executable, "-m", "streams.cli", "lane", "run", lane]
+            children.append(Child(f"{lane}-{slot}", command, {**(env or {}), **own}))
+    return children

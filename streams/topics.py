@@ -1,0 +1,122 @@
+"""The topics on a cluster: what `vigil topics create` makes and `vigil doctor` compares."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+
+from models.errors import Permanent, Transient
+from processors.events import TOPICS, DeadLetterEvent, PatientEvent
+from streams.journal import TOPIC as JOURNAL
+from streams.kafka import confluent_config
+from streams.settings import Settings, TopicSettings
+
+_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """How a topic is to be."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: dict[str, str] = field(default_factory=dict)
+
+
+def plans(settings: TopicSettings, *, prefix: str = "") -> list[TopicPlan]:
+    """Return how every topic is to be, the lanes' journal included."""
+    return [_plan(name, settings, prefix) for name in (*TOPICS, JOURNAL)]
+
+
+def _plan(name: str, settings: TopicSettings, prefix: str) -> TopicPlan:
+    insync = settings.min_insync or max(1, settings.replication - 1)
+    size = settings.largest_message_bytes * (2 if name == DeadLetterEvent.topic else 1)
+    config = {"min.insync.replicas": str(insync), "max.message.bytes": str(size)}
+    if name in (PatientEvent.topic, JOURNAL):
+        config["cleanup.policy"] = "compact"
+    if name == PatientEvent.topic:
+        # A rebuild of state replays the contexts since the last snapshot one by one: compaction must not be faster than that.
+        config["min.compaction.lag.ms"] = str(7 * 24 * _HOUR_MS)
+    if name not in (PatientEvent.topic, JOURNAL):
+        hours = settings.retention_hours.get(name, settings.default_retention_hours)
+        config["retention.ms"] = str(int(hours * _HOUR_MS))
+    return TopicPlan(prefix + name, settings.partitions, settings.replication, config)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicChange:
+    """What was done about one topic."""
+
+    name: str
+    done: str  # created, unchanged, configuration changed, partitions added, differs
+    detail: str = ""
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return AdminClient(confluent_config(settings.kafka))
+
+
+async def create(settings: Settings) -> list[TopicChange]:
+    """Create what is missing, mend what differs where that is safe; may be repeated.
+
+    Partitions are never added to a topic that has fewer: keys would move, and a patient's records would lie in two partitions.
+    Raises `Transient` when no broker answers, `Permanent` when the cluster refuses.
+    """
+    return await asyncio.to_thread(_create, settings)
+
+
+def _create(settings: Settings) -> list[TopicChange]:
+    admin = _admin(settings)
+    wanted = plans(settings.topics, prefix=settings.kafka.topic_prefix)
+    there = _there(admin, settings)
+    missing = [plan for plan in wanted if plan.name not in there]
+    if missing:
+        new = [
+            NewTopic(p.name, num_partitions=p.partitions, replication_factor=p.replication, config=p.config) for p in missing
+        ]
+        for name, future in admin.create_topics(new, operation_timeout=30, request_timeout=30).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                    raise Permanent(
+                        f"topic {name} cannot be created: {error.args[0].str()}",
+                        hint="replication higher than the number of brokers? set topics.replication",
+                    ) from error
+    created = {plan.name for plan in missing}
+    return [TopicChange(p.name, "created") if p.name in created else _mend(admin, p, there[p.name]) for p in wanted]
+
+
+def _there(admin: AdminClient, settings: Settings) -> dict[str, int]:
+    try:
+        metadata: Any = admin.list_topics(timeout=10)
+    except KafkaException as error:
+        raise Transient(
+            f"no broker answers at {settings.kafka.bootstrap}", hint="is Kafka up, and is kafka.bootstrap its address?"
+        ) from error
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def _mend(admin: AdminClient, plan: TopicPlan, partitions: int) -> TopicChange:
+    resource = ConfigResource(ResourceType.TOPIC, plan.name)
+    found = next(iter(admin.describe_configs([resource]).values())).result()
+    differs = {name: value for name, value in plan.config.items() if name in found and found[name].value != value}
+    if differs:
+        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in differs.items()]
+        changed = ConfigResource(ResourceType.TOPIC, plan.name, incremental_configs=entries)
+        next(iter(admin.incremental_alter_configs([changed]).values())).result()
+    if partitions != plan.partitions:
+        return TopicChange(plan.name, "differs", f"has {partitions} partitions, the settings say {plan.partitions}")
+    return (
+        TopicChange(plan.name, "configuration changed", ", ".join(differs)) if differs else TopicChange(plan.name, "unchanged")
+    )
+
+
+async def partition_counts(settings: Settings) -> dict[str, int]:
+    """Return the partitions of every topic of ours that is there, by name without the prefix."""
+    there = await asyncio.to_thread(lambda: _there(_admin(settings), settings))
+    prefix = settings.kafka.topic_prefix
+    return {name: there[prefix + name] for name in (*TOPICS, JOURNAL) if prefix + name in there}

@@ -1,0 +1,77 @@
+"""One process of one lane: `vigil lane run NAME`. Builds the lane, runs it under Faust's worker, exits non-zero on failure."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from typing import Any
+
+import faust
+
+from models.errors import VigilError
+from streams.engine import Engine, MakeJob, new_app
+from streams.health import add_pages
+from streams.log import setup_logging
+from streams.metrics import LaneMetrics
+from streams.outbox import Outbox
+from streams.settings import LaneSettings, Settings
+
+log = logging.getLogger("vigil.worker")
+
+
+class LaneWorker(faust.Worker):  # type: ignore[misc]
+    """Faust's worker, without its banner, spinner and logging: a lane's log is Vigil's."""
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, override_logging=False, quiet=True, redirect_stdouts=False, **kwargs)
+        self.spinner = None
+
+
+def build(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> tuple[Any, Engine]:
+    """Put a lane together: app, engine, pages. Nothing is connected yet."""
+    metrics = LaneMetrics(name)
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/lanes/{name}")
+    job = make(settings, outbox, metrics)
+    app = new_app(name, settings)
+    engine = Engine(app, job, outbox, settings, metrics)
+    add_pages(app, engine)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def _start() -> None:
+        try:
+            await app.add_runtime_dependency(engine)
+        except Exception as error:
+            await engine.fail(error)
+
+    return app, engine
+
+
+def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int:
+    """Run a lane until it is told to stop (0) or fails (1)."""
+    setup_logging(name)
+    if lane.nice:
+        os.nice(lane.nice)
+    if settings.worker.health_port == 0:
+        settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"health_port": free_port()})})
+    log.info("%s: health and metrics on http://%s:%d", name, settings.worker.health_host, settings.worker.health_port)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    app, engine = build(settings, name, make, lane)
+    try:
+        LaneWorker(app, loop=loop).execute_from_commandline()
+    except SystemExit as end:
+        if engine.failure is None:
+            return int(end.code or 0)
+    except VigilError:
+        pass  # said by the engine already
+    sys.stderr.flush()
+    return 1
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
