@@ -140,8 +140,8 @@ class LocalKafka:
 
     def pid(self, node: Node) -> int | None:
         """The process id of a running broker. A stale pid file, or one whose number another program got, counts for nothing."""
-        if child := self._children.get(node.id):
-            child.poll()  # reap it, if it died
+        if (child := self._children.get(node.id)) and child.poll() is None:
+            return child.pid  # without a look at its command line, which is empty for a moment after the start
         try:
             pid = int((self.folder(node) / "pid").read_text())
         except (FileNotFoundError, ValueError):
@@ -250,7 +250,7 @@ class LocalKafka:
         if count not in (1, 3):
             raise LocalKafkaError(f"1 or 3 brokers, not {count}")
         first = DEFAULT_PORT if self._wanted_port is None else self._wanted_port
-        ports = [*range(first, first + 2 * count)] if first else _free_ports(2 * count)
+        ports = [*range(first, first + 2 * count)] if first else free_ports(2 * count)
         nodes = [Node(i + 1, ports[i], ports[count + i]) for i in range(count)]
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         _write(file, json.dumps({"id": cluster_id, "nodes": [asdict(node) for node in nodes]}, indent=1))
@@ -270,6 +270,9 @@ class LocalKafka:
             "log.dirs": str(folder / "data"),
             "default.replication.factor": str(copies),
             "min.insync.replicas": str(copies // 2 + 1),
+            # After SIGKILL the controllers let a broker in again only when its old session is over: 9 s by default.
+            "broker.session.timeout.ms": "3000" if copies == 1 else "6000",
+            "broker.heartbeat.interval.ms": "500",
             "offsets.topic.replication.factor": str(copies),
             "transaction.state.log.replication.factor": str(copies),
             "transaction.state.log.min.isr": str(copies // 2 + 1),
@@ -448,7 +451,7 @@ def _write(file: Path, text: str) -> None:
     scratch.replace(file)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Free ports below the range that outgoing connections use: a client that retries a dead broker must not get its port."""
     found: list[int] = []
     for port in random.sample(range(20_000, 32_000), 1_000):
