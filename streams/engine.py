@@ -91,7 +91,7 @@ class Engine(Service):  # type: ignore[misc]
         self._assigned_once = False
         self.intake = Intake(
             settings,
-            group=f"vigil.{job.name}",
+            group=f"{settings.kafka.topic_prefix}vigil.{job.name}",
             topics=tuple(settings.kafka.topic_prefix + topic for topic in job.topics),
             slice_records=min(settings.engine.slice_records, job.batch_records),
             put=self._channel.put,

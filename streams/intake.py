@@ -17,6 +17,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from mode import Service
 
 from models.errors import Fatal
+from streams.broker import CLIENT_SETTINGS as EMBEDDED
 from streams.kafka import aiokafka_config
 from streams.ledger import Ledger, Slice
 from streams.settings import Settings
@@ -72,17 +73,22 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         engine, worker = self._engine, self._settings.worker
+        membership: dict[str, Any] = {
+            # Static membership: a restart within the session time-out keeps its partitions and moves nobody else's.
+            "group_instance_id": f"{self.group}-{worker.host}-{worker.slot}",
+            "session_timeout_ms": int(engine.session_timeout * 1000),
+            "heartbeat_interval_ms": int(engine.heartbeat_interval * 1000),
+        }
+        if self._settings.kafka.embedded:
+            membership = dict(EMBEDDED)
         return AIOKafkaConsumer(
             **aiokafka_config(self._settings.kafka),
+            **membership,
             group_id=self.group,
-            # Static membership: a restart within the session time-out keeps its partitions and moves nobody else's.
-            group_instance_id=None if self._settings.kafka.embedded else f"{self.group}-{worker.host}-{worker.slot}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # `latest` loses what was written before the first join
             isolation_level="read_committed",
             max_poll_interval_ms=10**9,  # a held partition is paused, not dead: the watchdog judges progress, not the broker
-            session_timeout_ms=int(engine.session_timeout * 1000),
-            heartbeat_interval_ms=int(engine.heartbeat_interval * 1000),
             request_timeout_ms=int(engine.request_timeout * 1000),
             rebalance_timeout_ms=int(engine.rebalance_timeout * 1000),
             metadata_max_age_ms=30_000,  # new partitions are seen within half a minute

@@ -102,7 +102,8 @@ class Kafka:
             self.embedded.create_topic(name, partitions)
             return
         topic = NewTopic(name, partitions, config={key.replace("_", "."): value for key, value in config.items()})
-        self._admin().create_topics([topic], operation_timeout=30)[name].result()
+        admin = self._admin()  # held until the answer: a client that goes away takes its calls along
+        admin.create_topics([topic], operation_timeout=30)[name].result()
         self._made.append(name)
 
     def read(self, topic: str, *, timeout: float = 30.0, committed_only: bool = True) -> list[Record]:
@@ -119,7 +120,10 @@ class Kafka:
             }
         )
         try:
-            partitions = consumer.list_topics(topic, timeout=timeout).topics[topic].partitions
+            found = consumer.list_topics(topic, timeout=timeout).topics[topic]
+            if found.error:
+                raise KafkaException(found.error)
+            partitions = found.partitions
             consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
             return sorted(_to_the_end(consumer, set(partitions), timeout), key=lambda record: (record.partition, record.offset))
         finally:
@@ -172,7 +176,8 @@ class Kafka:
     def tidy(self) -> None:
         """Take the tests' topics from a cluster that was there before."""
         if self.kind == "given" and self._made:
-            for result in self._admin().delete_topics(self._made, operation_timeout=30).values():
+            admin = self._admin()
+            for result in admin.delete_topics(self._made, operation_timeout=30).values():
                 with contextlib.suppress(KafkaException):
                     result.result()
 
