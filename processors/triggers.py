@@ -3,600 +3,342 @@
 After NegEx (Chapman, Bridewell, Hanbury, Cooper, Buchanan: "A simple algorithm for identifying negated findings and diseases in
 discharge summaries", J Biomed Inform 34, 2001) and ConText (Harkema, Dowling, Thornblade, Chapman: "ConText: an algorithm for
 determining negation, experiencer, and temporal status from clinical reports", J Biomed Inform 42, 2009): the ideas of trigger,
-direction, scope, termination and pseudo-trigger are theirs; the lists were written for this project and tuned on case reports.
+direction, scope, termination and pseudo-trigger are theirs; the lists were written for this project and tuned on half of the
+case reports that the evaluation reads (`processors.assertion_quality`).
 
-Phrases are lower-case words separated by blanks; punctuation stands as a word of its own. `#` matches any number, `~` any one word.
+A phrase is lower-case words separated by blanks. In a word, `a|b` means either and an empty alternative (`|yet`) that it may be
+missing; `~` stands for any one word, `#` for any number. Punctuation is a word of its own. Hyphens inside words are not seen.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Final, Literal
 
-Effect = Literal["negated", "historical", "hypothetical", "family", "pseudo", "stop"]
-Direction = Literal["forward", "backward", "both"]
+Effect = Literal["negated", "historical", "hypothetical", "uncertain", "family", "pseudo", "stop"]  # uncertain: see ORDER
+Direction = Literal["forward", "backward", "both"]  # of a stop: which scopes it closes; of a pseudo-trigger: no matter
 
 
-def _phrases(text: str) -> tuple[str, ...]:
-    return tuple(phrase for line in text.splitlines() if (phrase := line.strip()))
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Phrases of one effect. `reach`: how many words away a mention may begin (forward) or end (backward); None: the clause.
+
+    `about_results`: says how a test came out, so it negates a condition and never the test itself.
+    """
+
+    effect: Effect
+    direction: Direction
+    phrases: tuple[str, ...]
+    reach: int | None = None
+    about_results: bool = False
 
 
-# (effect, direction) -> phrases. Longer phrases win over shorter ones that start at the same word.
-TRIGGERS: Final[Mapping[tuple[Effect, Direction], tuple[str, ...]]] = MappingProxyType(
-    {
-        ("negated", "forward"): _phrases("""
-            no
-            not
-            non
-            nil
-            without
-            w/o
-            absence of
-            absent
-            lack of
-            lacks
-            lacked
-            lacking
-            loss of ~ response to
-            denies
-            denied
-            deny
-            denying
-            negative for
-            negative
-            neg for
-            neg
-            never
-            none of
-            neither
-            nor
-            cannot
-            can't
-            cannot see
-            couldn't
-            didn't
-            doesn't
-            don't
-            wasn't
-            weren't
-            isn't
-            hasn't
-            haven't
-            hadn't
-            free of
-            free from
-            clear of
-            devoid of
-            failed to reveal
-            failed to show
-            failed to demonstrate
-            fails to reveal
-            fails to show
-            rather than
-            instead of
-            ruled out
-            rules out
-            ruling out
-            has been ruled out for
-            excluded
-            excludes
-            excluding
-            exclude
-            unremarkable for
-            resolution of
-            disappearance of
-            declined
-            declines
-            refused
-            refuses
-            unlikely
-            unlikely to be
-            inconsistent with
-            not consistent with
-            not compatible with
-            unable to
-            unlikely to represent
-            low suspicion for
-            low probability of
-            against
-            argues against
-            (-)
-            """),
-        ("negated", "backward"): _phrases("""
-            is ruled out
-            was ruled out
-            were ruled out
-            are ruled out
-            been ruled out
-            is excluded
-            was excluded
-            were excluded
-            are excluded
-            been excluded
-            is absent
-            was absent
-            were absent
-            are absent
-            absent
-            unlikely
-            is unlikely
-            was unlikely
-            is negative
-            was negative
-            were negative
-            are negative
-            negative
-            not seen
-            not found
-            not detected
-            not identified
-            not observed
-            not noted
-            not present
-            not evident
-            not visible
-            not visualized
-            not visualised
-            not demonstrated
-            not appreciated
-            not palpable
-            not felt
-            not heard
-            not elicited
-            not reported
-            not performed
-            not done
-            not given
-            not required
-            not needed
-            not used
-            not administered
-            not indicated
-            not available
-            not obtained
-            not undertaken
-            not possible
-            not suspected
-            not recommended
-            not recorded
-            not shown
-            not apparent
-            not confirmed
-            was not
-            were not
-            is not
-            are not
-            has not
-            have not
-            had not
-            did not
-            does not
-            could not be
-            cannot be
-            wasn't
-            weren't
-            isn't
-            was denied
-            were denied
-            denied
-            disappeared
-            resolved
-            was no longer
-            were no longer
-            no longer
-            never
-            (-)
-            : no
-            : none
-            : nil
-            : absent
-            : negative
-            : denies
-            : denied
-            - no
-            - none
-            - nil
-            - absent
-            - negative
-            """),
-        ("historical", "forward"): _phrases("""
-            history of
-            history significant for
-            history notable for
-            history includes
-            history included
-            histories of
-            h/o
-            hx of
-            past history of
-            previous
-            previously
-            prior
-            past
-            remote
-            old
-            healed
-            status post
-            s/p
-            former
-            formerly
-            known case of
-            in the past
-            in childhood
-            as a child
-            childhood
-            years ago
-            year ago
-            """),
-        ("historical", "backward"): _phrases("""
-            in the past
-            in childhood
-            as a child
-            in ~ childhood
-            years ago
-            year ago
-            years earlier
-            years previously
-            years before
-            months ago
-            in 19##
-            """),
-        ("hypothetical", "forward"): _phrases("""
-            if
-            in case of
-            in the event of
-            should there be
-            should ~ develop
-            should ~ have
-            should ~ experience
-            return for
-            return to the hospital for
-            return with
-            return if
-            call for
-            come back for
-            watch for
-            monitor for
-            monitoring for
-            monitored for
-            observe for
-            look out for
-            to look for
-            looking for
-            screen for
-            screening for
-            screened for
-            rule out
-            r/o
-            to exclude
-            to rule out
-            evaluate for
-            evaluation for
-            evaluation of possible
-            assess for
-            assessed for
-            concern for
-            concerning for
-            concerned about
-            suspicious for
-            suspicion of
-            suspicion for
-            suspected
-            suspect
-            suspecting
-            suspicious of
-            possible
-            possibly
-            possibility of
-            probable
-            probably
-            presumed
-            presumptive
-            likely
-            may represent
-            may reflect
-            might represent
-            could represent
-            could be
-            might be
-            may be
-            may have
-            might have
-            questionable
-            query
-            ?
-            differential diagnosis
-            differential diagnoses
-            differential includes
-            differential included
-            versus
-            vs
-            risk of
-            risk for
-            at risk for
-            at risk of
-            risks of
-            prevent
-            prevention of
-            prophylaxis for
-            prophylaxis against
-            to prevent
-            prone to
-            suggestive of
-            suggesting
-            suggest
-            suggests
-            suggested
-            thought to be
-            work up for
-            workup for
-            as needed for
-            prn for
-            in order to avoid
-            to avoid
-            avoid
-            """),
-        ("hypothetical", "backward"): _phrases("""
-            is suspected
-            was suspected
-            were suspected
-            is possible
-            was possible
-            was considered
-            were considered
-            to be considered
-            cannot be excluded
-            can not be excluded
-            could not be excluded
-            cannot be ruled out
-            could not be ruled out
-            not ruled out
-            not excluded
-            cannot exclude
-            should be ruled out
-            must be ruled out
-            needs to be ruled out
-            to be ruled out
-            to be excluded
-            precautions
-            prophylaxis
-            is in the differential
-            ?
-            """),
-        ("family", "forward"): _phrases("""
-            family history of
-            family history significant for
-            family history is significant for
-            family history notable for
-            family history is positive for
-            family history positive for
-            family history includes
-            fh of
-            family hx of
-            mother
-            father
-            brother
-            brothers
-            sister
-            sisters
-            sibling
-            siblings
-            parents
-            parent
-            grandmother
-            grandfather
-            grandparents
-            aunt
-            aunts
-            uncle
-            uncles
-            cousin
-            cousins
-            son
-            sons
-            daughter
-            daughters
-            niece
-            nephew
-            relatives
-            relative
-            family members
-            family member
-            """),
-        ("family", "backward"): _phrases("""
-            in the family
-            in ~ family
-            in ~ mother
-            in ~ father
-            in ~ brother
-            in ~ sister
-            in ~ son
-            in ~ daughter
-            in ~ uncle
-            in ~ aunt
-            in ~ cousin
-            in ~ grandmother
-            in ~ grandfather
-            in a first degree relative
-            in first degree relatives
-            in ~ relatives
-            runs in the family
-            """),
-        # Look like triggers and are none.
-        ("pseudo", "both"): _phrases("""
-            no increase
-            no change
-            no significant change
-            no significant interval change
-            no interval change
-            no further change
-            not only
-            not just
-            not necessarily
-            not certain if
-            not certain whether
-            not clear
-            not cause
-            not drain
-            not rule out
-            not ruled out
-            not yet ruled out
-            no doubt
-            with no difficulty
-            without difficulty
-            without further
-            gram negative
-            gram - negative
-            rh negative
-            if possible
-            if needed
-            if required
-            if necessary
-            if tolerated
-            if indicated
-            past noon
-            half past
-            prior to
-            prior to admission
-            previous to
-            history taking
-            history , physical
-            social history
-            past medical history
-            medical history
-            history and physical
-            history and examination
-            per family
-            family at bedside
-            family meeting
-            by mother
-            per mother
-            mother reports
-            father reports
-            mother reported
-            mother states
-            daughter reports
-            son reports
-            wife reports
-            according to ~ mother
-            according to ~ father
-            according to ~ daughter
-            according to ~ son
-            according to ~ family
-            non small cell
-            non hodgkin
-            non hodgkin's
-            non specific
-            non steroidal
-            non st
-            non invasive
-            non tender
-            non productive
-            non compliant
-            non compliance
-            non adherence
-            as likely as not
-            day history of
-            days history of
-            week history of
-            weeks history of
-            month history of
-            months history of
-            year history of
-            years history of
-            hour history of
-            hours history of
-            day's history of
-            weeks' history of
-            months' history of
-            years' history of
-            long history of
-            short history of
-            longstanding history of
-            old man
-            old woman
-            old male
-            old female
-            old boy
-            old girl
-            old patient
-            year old
-            years old
-            month old
-            months old
-            week old
-            weeks old
-            day old
-            days old
-            most likely
-            """),
-        # End every scope that is open, and begin none.
-        ("stop", "both"): _phrases("""
-            but
-            however
-            although
-            though
-            yet
-            nevertheless
-            except
-            except for
-            apart from
-            aside from
-            other than
-            besides
-            still
-            because
-            since
-            as there
-            whereas
-            while
-            which
-            who
-            secondary to
-            due to
-            attributed to
-            as a cause of
-            as the cause of
-            there is
-            there was
-            there are
-            there were
-            and is
-            and was
-            and has
-            and had
-            and his
-            and her
-            and the
-            and he
-            and she
-            and they
-            and a
-            and an
-            and then
-            and started
-            and presented
-            presenting with
-            presents with
-            presented with
-            admitted with
-            was found to have
-            found to have
-            noted to have
-            developed
-            developing
-            complains of
-            complained of
-            reports
-            reported
-            positive for
-            revealed
-            reveals
-            showed
-            shows
-            demonstrated
-            demonstrates
-            with
-            ;
-            """),
-    }
+def _group(effect: Effect, direction: Direction, phrases: str, reach: int | None = None, about_results: bool = False) -> Group:
+    listed = tuple(phrase for line in phrases.splitlines() if (phrase := line.strip()))
+    return Group(effect, direction, listed, reach, about_results)
+
+
+_BE: Final = "is|was|were|are|been|be|being"
+_VERBS: Final = (
+    "is|was|were|are|has|had|have|remained|remains|improved|persisted|persists|continued|continues|became|increased|decreased"
 )
+_FOUND: Final = (
+    "seen|found|detected|identified|observed|noted|noticed|present|evident|visible|visualized|visualised|demonstrated|appreciated|"
+    "palpable|palpated|felt|heard|elicited|reported|performed|done|given|required|needed|necessary|used|administered|indicated|"
+    "obtained|undertaken|suspected|recommended|recorded|apparent|confirmed|considered|revealed|identify|started|initiated|"
+    "tolerated|offered|attempted|carried|taken|sent|pursued|encountered|documented|established|discernible|recognized|recognised|"
+    "affected|involved|achieved|warranted|planned|prescribed|proven|included|supported|developed|experienced|isolated|measured"
+)
+
+# For a test, a procedure or a place these close what was opened before: "no consolidation on the chest film".
+PREPOSITIONS: Final = frozenset(
+    "on at in during by via using per from under over through within after before for of to".split()
+)  # noqa: SIM905
+
+CLAUSE_VERBS: Final = frozenset(_VERBS.split("|"))
+
+TRIGGERS: Final[tuple[Group, ...]] = (
+    # ------------------------------------------------------------------------------------------------ negated
+    _group("negated", "forward", """
+        no
+        not
+        nil
+        without
+        with out
+        w/o
+        absence|lack of
+        lacks|lacked|lacking
+        denies|denied|deny|denying
+        never
+        none of
+        neither
+        nor
+        cannot|can't|couldn't|didn't|doesn't|don't|wasn't|weren't|isn't|aren't|hasn't|haven't|hadn't|won't|wouldn't
+        free of|from
+        clear of
+        devoid of
+        failed|fails|failing to reveal|show|demonstrate|identify|detect|find|disclose
+        rather than
+        instead of
+        ruled|rules|ruling out
+        exclude|excluded|excludes|excluding
+        unremarkable for
+        resolution|disappearance|remission of
+        declined|declines|refused|refuses|refusing
+        unlikely to|for|
+        unable to
+        no longer
+        low|little suspicion|probability|likelihood for|of
+        argues|argued|speaks against
+        ceased to
+        inconsistent|incompatible with
+        (-)
+        """),
+    _group("negated", "forward", f"""
+        {_BE}|has|have|had not|never |been {_FOUND} any
+        {_BE}| not|never |been associated|accompanied|consistent|compatible|related|connected with|by|to
+        |did|does|do not revealed|showed|reveal|show
+        """),
+    _group("negated", "forward", """
+        negative for|of
+        is|was|were|are|been|tested|tests|testing negative for|of
+        neg for
+        """, about_results=True),
+    _group("negated", "forward", """
+        absent
+        discontinued|stopped|stop|withheld
+        discontinuation|withdrawal|cessation of
+        """, reach=3),
+    # "negative blood cultures": the word right behind
+    _group("negated", "forward", """
+        negative
+        """, reach=3, about_results=True),
+    _group("negated", "backward", f"""
+        {_BE}| not|never |yet|been|be|clearly|otherwise {_FOUND}
+        could|can not|never be {_FOUND}
+        cannot|couldn't|wasn't|weren't|isn't|aren't|hasn't|haven't be|been|have| |been {_FOUND}
+        has|have|had not|never |been occurred|occur|appeared|appear|recurred|recur|developed|returned
+        did not occur|appear|recur|develop|return|exist
+        no longer |{_FOUND}
+        {_BE} no longer
+        {_BE}| ruled out
+        |which|that|all|both {_BE} |also|all|both|completely|subsequently excluded
+        |which|that|all|both {_BE} |also|all|both|completely|subsequently ruled out
+        {_BE}| absent
+        {_BE}| unlikely|improbable
+        {_BE} denied
+        {_BE} |then|subsequently discontinued|withheld|withdrawn
+        |had|has|have|was|were |been|completely|fully|gradually|promptly|spontaneously|all resolved|disappeared|subsided|ceased|vanished|abated|cleared|stopped
+        |{_BE} |completely|fully relieved|eliminated|eradicated|cured
+        (-)
+        """),
+    _group("negated", "backward", f"""
+        {_BE} |all|both|also|again negative
+        : |all|both negative
+        """, about_results=True),
+    _group("negated", "backward", """
+        : no|none|nil|absent|denies|denied|never|n
+        - no|none|nil|absent|negative|denies|denied
+        negative
+        none
+        nil
+        """, reach=1, about_results=True),
+    # "seizure free", "disease-free"
+    _group("negated", "backward", """
+        free
+        """, reach=0),
+    # ------------------------------------------------------------------------------------------------ historical
+    _group("historical", "forward", """
+        history|histories |significant|notable|remarkable|positive of|for
+        history includes|included
+        h/o
+        hx of
+        previous|previously|prior|past|remote|former|formerly|healed
+        status post
+        s/p
+        known case of
+        in the past
+        """),
+    _group("historical", "backward", """
+        in the |distant|remote past
+        in|during |his|her|early childhood|infancy|adolescence
+        as a child|teenager
+        # years|year|months ago|earlier|previously|before
+        |several|many|some|few|two|three|four|five|six|seven|eight|nine|ten years|year|months ago|earlier|previously|before
+        """),
+    # ------------------------------------------------------------------------------------------------ hypothetical
+    _group("hypothetical", "forward", """
+        if
+        in case of
+        in the event of
+        should there be
+        should ~ develop|have|experience|get|become|notice
+        return |to hospital|ed|a&e|clinic| for|with|if
+        call|come|go back|the|us|| doctor|nurse|| for|if|with
+        watch|monitor|monitoring|monitored|observe|observing for
+        look out for
+        to look for
+        looking for
+        screen|screening|screened for
+        rule out
+        r/o
+        to exclude
+        evaluate|evaluation|evaluated|assess|assessed|assessment|workup|investigated|investigate for |possible
+        work up for
+        concern|concerns|concerning|worrisome|suspicious|suspicion for|of
+        concerned about
+        risk|risks of|for
+        at |high|increased|low risk of|for
+        prevent|prevents|preventing
+        prevention of
+        prophylaxis for|against|of
+        prone to
+        as needed for
+        prn for
+        |in order to avoid
+        susceptible to
+        """),
+    _group("uncertain", "forward", """
+        suspected|suspect|suspecting
+        possible|possibly|probable|probably|presumed|presumptive|questionable|query|?|equivocal
+        possibility of
+        likely
+        may|might|could represent|reflect|be|have|indicate|suggest
+        , possible|possibly|probable|probably|likely|presumed|questionable|suspected|query|?
+        suggestive of
+        suggesting|suggest|suggests|suggested
+        thought|felt|believed to be|represent
+        differential diagnosis|diagnoses|
+        versus
+        vs
+        """),
+    _group("hypothetical", "backward", """
+        is|was|were |also|initially|first suspected|possible|considered|presumed
+        to be considered
+        cannot|couldn't |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
+        can|could not |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
+        {_BE}| not |yet|been|be excluded
+        {_BE}| not |yet|been|be ruled out
+        cannot exclude
+        should|must be ruled out
+        should|must be excluded
+        needs|need|has|have| to be ruled out
+        needs|need|has|have| to be excluded
+        is in the differential
+        """.replace("{_BE}", _BE)),
+    _group("hypothetical", "backward", """
+        precautions
+        prophylaxis
+        """, reach=0),
+    _group("uncertain", "backward", """
+        ?
+        vs
+        versus
+        """, reach=0),
+    # ------------------------------------------------------------------------------------------------ family
+    _group("family", "forward", """
+        family history |is|was|significant|positive|notable |positive|significant|notable of|for
+        family history includes
+        fh of
+        family hx of
+        mother|father|brother|brothers|sister|sisters|sibling|siblings|parents|parent|grandmother|grandfather|grandparents
+        aunt|aunts|uncle|uncles|cousin|cousins|son|sons|daughter|daughters|niece|nephew|relative|relatives
+        family members|member
+        """),
+    _group("family", "backward", """
+        in the family
+        in |both|his|her|the|a|an|one|two|elder|younger|maternal|paternal |elder|younger|maternal|paternal family|mother|father|brother|brothers|sister|sisters|siblings|son|sons|daughter|daughters|uncle|uncles|aunt|aunts|cousin|cousins|grandmother|grandfather|grandparents|parents|relatives
+        in |a|two first|second degree relative|relatives
+        runs|run in the family
+        """),
+    # ------------------------------------------------------------------------------------------------ none at all
+    # Look like triggers and are none: they only hide the triggers in them.
+    _group("pseudo", "both", """
+        no |significant|interval|further|clear|appreciable|major|substantial |interval change|changes
+        without difficulty|incident|changing|altering
+        not only|just|necessarily|certain|clear|cause|drain|known|shown
+        not |significantly|fully|completely improve|improved|resolve|resolved|resolving|subside|subsided|relieved|relieve
+        no doubt
+        gram |- negative
+        rh negative
+        if possible|needed|required|necessary|tolerated|indicated|appropriate
+        past noon
+        half past
+        prior|previous to
+        history taking
+        |past|previous|social|medical|surgical|clinical medical|surgical|social history
+        social|medical|surgical|clinical history
+        history and physical|examination
+        history , physical
+        per|by |his|her|the mother|father|family|daughter|son|wife|husband
+        family at|meeting|discussion|updated|informed|aware|present
+        mother|father|daughter|son|sister|brother|family reports|reported|states|stated|says|said|noticed|noted|denies|denied|informed|updated|called|visiting|visited
+        according to |the|his|her mother|father|daughter|son|family|parents
+        |his|her mother|father|parents|family |and mother|father brought
+        non small cell
+        day|days|week|weeks|month|months|year|years|hour|hours|day's|days'|week's|weeks'|month's|months'|year's|years'|hour's|hours'|long|short|longstanding|lengthy|brief |of history of|for
+        history of # ~
+        # year|years|month|months|week|weeks|day|days old
+        most likely due
+        in the past #|24|few|two|three|several ~
+        over|for|during the past #|24|few|two|three|several|day|week|month|year |~
+        past #|few|two|three|several|day|week|month|year hours|days|weeks|months|years|
+        """),
+    # End every scope that is open and open none.
+    _group("stop", "both", """
+        but
+        however
+        although
+        though
+        yet
+        nevertheless
+        except |for
+        apart from
+        aside from
+        other than
+        besides
+        because |of
+        since
+        as there|he|she|it|the|a|his|her
+        so |that|he|she|it|the
+        whereas
+        while
+        which
+        who
+        whose
+        where
+        that he|she|it|they|the
+        secondary to
+        due to
+        attributed to
+        despite
+        as the|a cause|source|reason of|for
+        there is|was|are|were|has|have
+        improvement|change|changes|response|progression|worsening|relief in|of|to|from
+        respond|responded|responding to
+        presenting|presents|presented|admitted|diagnosed|discharged with
+        found|noted|seen|thought|considered|shown to have|be
+        developed|develops|developing
+        complains|complained of
+        reports
+        reported that|having
+        positive|consistent|compatible for|with
+        revealed|reveals|revealing|showed|shows|showing|demonstrated|demonstrates|demonstrating|disclosed|confirmed|describing
+        with
+        following
+        after
+        before
+        until
+        when
+        ;
+        """),
+    # ... and these a forward scope only: in "a mass and an effusion were not seen" both are meant
+    _group("stop", "forward", """
+        and|, is|was|were|are|has|had|have|his|her|the|its|he|she|they|it|we|a|an|then|started|presented|remained|continued
+        and|, developed|underwent|received|subsequently|therefore|thus|only|multiple|several|many
+        , possible|possibly|probable|probably|likely|presumed|questionable|suspected|query|?
+        """),
+    # ... or a backward scope only: what stands before another verb is another clause
+    _group("stop", "backward", f"""
+        {_VERBS}
+        , |and the|his|her|their|its|he|she|they|we|it|no
+        """),
+)  # fmt: skip
