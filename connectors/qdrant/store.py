@@ -8,35 +8,26 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as api
 
 from connectors.qdrant.settings import CollectionSpec, QdrantSettings
 from connectors.qdrant.troubles import TROUBLES, raise_for
 from models.errors import Fatal, Permanent, Poison
+from models.tasks import Floats
+from processors.vectors import Point
 
 T = TypeVar("T")
-Floats = NDArray[np.float32]
 
 _OWNERS_PER_CALL: Final = 64  # deletions that travel together when notes are replaced
 _PAGE: Final = 1000  # points a scroll reads at a time
 _IDLE_SECONDS: Final = 2.0  # Qdrant closes a connection after 5 idle seconds: be sooner, or a request meets the closing
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Point:
-    """One vector: `id` a UUID, `vector` [dimensions] float32, `payload` JSON values."""
-
-    id: str
-    vector: Floats
-    payload: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,9 +285,9 @@ class VectorStore:
         return (await self._call(f"counting in {collection.name}", call)).count
 
     async def scan(
-        self, collection: CollectionSpec, where: Where | None = None, *, vectors: bool = True
+        self, collection: CollectionSpec, where: Where | None = None, *, vectors: bool = True, payloads: bool = True
     ) -> AsyncIterator[Point]:
-        """Yield every point that `where` names, in the order of ids; without `vectors` theirs are empty."""
+        """Yield every point that `where` names, in the order of ids; what is not asked for of them is empty."""
         offset: Any = None
         while True:
             call = self._client.scroll(
@@ -304,7 +295,7 @@ class VectorStore:
                 scroll_filter=where.filter() if where is not None else None,
                 limit=_PAGE,
                 offset=offset,
-                with_payload=True,
+                with_payload=payloads,
                 with_vectors=[collection.vector] if vectors else False,
             )
             records, offset = await self._call(f"reading {collection.name}", call)

@@ -1,0 +1,195 @@
+"""Asking by meaning: notes and images by a text, patients by what their notes say.
+
+Vectors of different models lie in different spaces, so a search compares only points of the model that it asks with.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+
+from connectors.qdrant.settings import NOTES, CollectionSpec, images
+from connectors.qdrant.store import Hit, VectorStore, Where
+from models.errors import Permanent, Poison
+from models.tasks import Floats, ImageTextModel, TextEmbedder
+
+_POINTS_PER_RESULT: Final = 4  # asked for at first: notes have several chunks and patients several notes
+_POINTS_AT_MOST: Final = 4096  # one note or patient may have this many of the nearest points before others go unseen
+ANYTHING: Final = Where()
+
+
+@dataclass(frozen=True, slots=True)
+class NoteHit:
+    """A note and the passage of it that is nearest: `passage` is `note.text[start:end]`; `score` is the cosine, in [-1, 1]."""
+
+    note_id: str
+    patient_id: str
+    encounter_id: str | None
+    type: str  # the document type's code
+    type_display: str
+    status: str
+    time: datetime | None
+    score: float
+    passage: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHit:
+    """An image; `uri` is where its pixels lie in the object store."""
+
+    instance_uid: str
+    study_uid: str
+    patient_id: str
+    encounter_id: str | None
+    modality: str
+    body_part: str
+    view: str
+    time: datetime | None
+    score: float
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatientHit:
+    """A patient some of whose notes are near, and their nearest note as the evidence."""
+
+    patient_id: str
+    score: float
+    nearest: NoteHit
+
+
+async def search_notes(
+    store: VectorStore,
+    embedder: TextEmbedder,
+    text: str,
+    *,
+    where: Where = ANYTHING,
+    limit: int = 10,
+    collection: CollectionSpec = NOTES,
+) -> list[NoteHit]:
+    """Find the `limit` notes that are nearest to `text` in meaning, best first, each once with its best passage.
+
+    Raises `Permanent` for a text that is empty or longer than the model takes.
+    """
+    vector = await _embed(embedder.embed, text)
+    hits = await _nearest(store, collection, vector, _of_model(where, embedder), limit, "note_id")
+    return [_note_hit(hit) for hit in hits]
+
+
+async def search_images(
+    store: VectorStore, model: ImageTextModel, text: str, *, where: Where = ANYTHING, limit: int = 10
+) -> list[ImageHit]:
+    """Find the `limit` images that are nearest to `text` in meaning, best first. Raises `Permanent` as `search_notes` does."""
+    vector = await _embed(model.embed_texts, text)
+    hits = await _nearest(store, images(model.dimensions), vector, _of_model(where, model), limit, "instance_uid")
+    return [_image_hit(hit) for hit in hits]
+
+
+async def similar_patients(
+    store: VectorStore,
+    embedder: TextEmbedder,
+    patient_id: str,
+    *,
+    where: Where = ANYTHING,
+    limit: int = 10,
+    collection: CollectionSpec = NOTES,
+) -> list[PatientHit]:
+    """Find the `limit` other patients with a note nearest to what this patient's notes say on the whole (their mean vector).
+
+    `where` narrows both whose notes are compared and which of the patient's own count. Raises `Permanent` for a patient without
+    notes in the store.
+    """
+    chosen = _of_model(where, embedder)
+    total, number = np.zeros(collection.dimensions, dtype=np.float64), 0
+    async for point in store.scan(collection, replace(chosen, patient_ids=(patient_id,)), payloads=False):
+        total += point.vector
+        number += 1
+    length = float(np.linalg.norm(total))
+    if not number or not length:
+        raise Permanent(
+            "nothing of this patient is in the vector store", hint="is it Vigil's patient id, and were notes received?"
+        )
+    others = replace(chosen, not_patient_ids=(*where.not_patient_ids, patient_id))
+    hits = await _nearest(store, collection, (total / length).astype(np.float32), others, limit, "patient_id")
+    return [PatientHit(note.patient_id, note.score, note) for note in map(_note_hit, hits)]
+
+
+def _of_model(where: Where, model: TextEmbedder | ImageTextModel) -> Where:
+    return where if where.model_digests else replace(where, model_digests=(model.identity.digest,))
+
+
+async def _embed(embed: Callable[[Sequence[str]], Floats], text: str) -> Floats:
+    if not text.strip():
+        raise Permanent("there is nothing to search for")
+    try:
+        rows = await asyncio.to_thread(embed, [text])
+    except Poison as error:
+        raise Permanent(f"the question cannot be used: {error}", hint="ask with a sentence or two") from error
+    vector: Floats = rows[0]
+    return vector
+
+
+async def _nearest(
+    store: VectorStore, collection: CollectionSpec, vector: Floats, where: Where, limit: int, group: str
+) -> list[Hit]:
+    """Return the best hit of each of the `limit` best groups, by the payload field `group`."""
+    if limit < 1:
+        raise Permanent("a search finds at least one")
+    asked = min(max(limit, 1) * _POINTS_PER_RESULT, _POINTS_AT_MOST)
+    while True:
+        hits = await store.search(collection, vector, where=where, limit=asked)
+        best: dict[str, Hit] = {}
+        for hit in hits:  # best first, so the first of a group is its best
+            best.setdefault(str(hit.payload.get(group, hit.id)), hit)
+        if len(best) >= limit or len(hits) < asked or asked >= _POINTS_AT_MOST:
+            return list(best.values())[:limit]
+        asked = min(asked * 4, _POINTS_AT_MOST)
+
+
+def _note_hit(hit: Hit) -> NoteHit:
+    payload = hit.payload
+    return NoteHit(
+        note_id=_text(payload, "note_id"),
+        patient_id=_text(payload, "patient_id"),
+        encounter_id=payload.get("encounter_id"),
+        type=_text(payload, "type"),
+        type_display=_text(payload, "type_display"),
+        status=_text(payload, "status"),
+        time=_time(payload),
+        score=hit.score,
+        passage=_text(payload, "passage"),
+        start=int(payload.get("start") or 0),
+        end=int(payload.get("end") or 0),
+    )
+
+
+def _image_hit(hit: Hit) -> ImageHit:
+    payload = hit.payload
+    return ImageHit(
+        instance_uid=_text(payload, "instance_uid"),
+        study_uid=_text(payload, "study_uid"),
+        patient_id=_text(payload, "patient_id"),
+        encounter_id=payload.get("encounter_id"),
+        modality=_text(payload, "type"),
+        body_part=_text(payload, "body_part"),
+        view=_text(payload, "view"),
+        time=_time(payload),
+        score=hit.score,
+        uri=_text(payload, "uri"),
+    )
+
+
+def _text(payload: Mapping[str, Any], name: str) -> str:
+    return str(payload.get(name) or "")
+
+
+def _time(payload: Mapping[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(payload["time"])
+    except (KeyError, TypeError, ValueError):
+        return None  # shown without a time rather than not at all
