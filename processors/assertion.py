@@ -185,7 +185,7 @@ def _same(pattern: tuple[str, ...], words: Sequence[str]) -> bool:
 
 
 def _clauses(words: Sequence[str]) -> list[int]:
-    """Find the commas that begin a clause of its own, "no neck rigidity, diuresis was preserved": a verb before the list goes on."""
+    """Find the commas that begin a clause, "no neck rigidity, diuresis was preserved": a verb comes before the list goes on."""
     commas = []
     for comma, word in enumerate(words):
         if word != ",":

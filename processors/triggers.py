@@ -36,6 +36,17 @@ def _group(effect: Effect, direction: Direction, phrases: str, reach: int | None
     return Group(effect, direction, listed, reach, about_results)
 
 
+_KIN: Final = (
+    "mother|father|brother|brothers|sister|sisters|sibling|siblings|parents|parent|grandmother|grandfather|grandparents|aunt|aunts|"
+    "uncle|uncles|cousin|cousins|son|sons|daughter|daughters|niece|nephew|relative|relatives"
+)
+_SAYS: Final = "reports|reported|states|stated|says|said|noticed|noted|denies|denied|informed|updated|called|visiting|visited"
+_PERIOD: Final = (
+    "day|days|week|weeks|month|months|year|years|hour|hours|day's|days'|week's|weeks'|month's|months'|year's|years'|hour's|hours'|"
+    "long|short|longstanding|lengthy|brief"
+)
+_HAD: Final = "|had|has|have|was|were"
+_GONE: Final = "resolved|disappeared|subsided|ceased|vanished|abated|cleared|stopped"
 _BE: Final = "is|was|were|are|been|be|being"
 _VERBS: Final = (
     "is|was|were|are|has|had|have|remained|remains|improved|persisted|persists|continued|continues|became|increased|decreased"
@@ -126,7 +137,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         {_BE}| unlikely|improbable
         {_BE} denied
         {_BE} |then|subsequently discontinued|withheld|withdrawn
-        |had|has|have|was|were |been|completely|fully|gradually|promptly|spontaneously|all resolved|disappeared|subsided|ceased|vanished|abated|cleared|stopped
+        {_HAD} |been|completely|fully|gradually|promptly|spontaneously|all {_GONE}
         |{_BE} |completely|fully relieved|eliminated|eradicated|cured
         (-)
         """),
@@ -234,24 +245,23 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         versus
         """, reach=0),
     # ------------------------------------------------------------------------------------------------ family
-    _group("family", "forward", """
+    _group("family", "forward", f"""
         family history |is|was|significant|positive|notable |positive|significant|notable of|for
         family history includes
         fh of
         family hx of
-        mother|father|brother|brothers|sister|sisters|sibling|siblings|parents|parent|grandmother|grandfather|grandparents
-        aunt|aunts|uncle|uncles|cousin|cousins|son|sons|daughter|daughters|niece|nephew|relative|relatives
+        {_KIN}
         family members|member
         """),
-    _group("family", "backward", """
+    _group("family", "backward", f"""
         in the family
-        in |both|his|her|the|a|an|one|two|elder|younger|maternal|paternal |elder|younger|maternal|paternal family|mother|father|brother|brothers|sister|sisters|siblings|son|sons|daughter|daughters|uncle|uncles|aunt|aunts|cousin|cousins|grandmother|grandfather|grandparents|parents|relatives
+        in |both|his|her|the|a|an|one|two|elder|younger|maternal|paternal |elder|younger|maternal|paternal family|{_KIN}
         in |a|two first|second degree relative|relatives
         runs|run in the family
         """),
     # ------------------------------------------------------------------------------------------------ none at all
     # Look like triggers and are none: they only hide the triggers in them.
-    _group("pseudo", "both", """
+    _group("pseudo", "both", f"""
         no |significant|interval|further|clear|appreciable|major|substantial |interval change|changes
         without difficulty|incident|changing|altering
         not only|just|necessarily|certain|clear|cause|drain|known|shown
@@ -270,11 +280,11 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         history , physical
         per|by |his|her|the mother|father|family|daughter|son|wife|husband
         family at|meeting|discussion|updated|informed|aware|present
-        mother|father|daughter|son|sister|brother|family reports|reported|states|stated|says|said|noticed|noted|denies|denied|informed|updated|called|visiting|visited
+        mother|father|daughter|son|sister|brother|family {_SAYS}
         according to |the|his|her mother|father|daughter|son|family|parents
         |his|her mother|father|parents|family |and mother|father brought
         non small cell
-        day|days|week|weeks|month|months|year|years|hour|hours|day's|days'|week's|weeks'|month's|months'|year's|years'|hour's|hours'|long|short|longstanding|lengthy|brief |of history of|for
+        {_PERIOD} |of history of|for
         history of # ~
         # year|years|month|months|week|weeks|day|days old
         most likely due

@@ -15,6 +15,8 @@ from processors.events import ImageEvent, NoteEvent, Source
 from processors.identity import natural_id
 from processors.sentences import sentence_starts
 
+TEXT: Final = "text"  # the vectors' names, one per collection
+IMAGE: Final = "image"
 SPECIAL_TOKENS: Final = 2  # [CLS] and [SEP]: count against a model's limit and are not in its offsets
 OVERLAP: Final = (
     32  # tokens that a chunk may repeat of the one before, so that a finding across the cut is found from both sides
@@ -33,14 +35,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """One vector: `id` a deterministic UUID, `vector` [dimensions] float32 of unit length, `payload` JSON values.
+    """One point: `id` a deterministic UUID, `vector` by name, [dimensions] float32 of unit length, `payload` JSON values.
 
     The payload's keys `patient_id`, `encounter_id`, `note_id`, `instance_uid`, `type`, `time` and `model_digest` are what readers
     filter by.
     """
 
     id: str
-    vector: Floats
+    vector: Mapping[str, Floats]
     payload: Payload
 
 
@@ -144,7 +146,7 @@ def note_points(
     return [
         Point(
             id=natural_id(note.note_id, "chunk", index, model.digest),
-            vector=np.asarray(row, dtype=np.float32),
+            vector={TEXT: np.asarray(row, dtype=np.float32)},
             payload={
                 **shared,
                 "chunk": index,
@@ -176,8 +178,8 @@ def image_point(image: ImageEvent, source: Source, vector: Floats, model: ModelI
     """
     _check(vector, model)
     return Point(
-        id=natural_id(image.id, "image", model.digest),
-        vector=np.asarray(vector, dtype=np.float32),
+        id=natural_id(image.id, IMAGE, model.digest),
+        vector={IMAGE: np.asarray(vector, dtype=np.float32)},
         payload={
             "kind": "image",
             "patient_id": image.patient_id,
