@@ -8,7 +8,9 @@ with an `Origin` header is refused, so that a web page open on this machine cann
 
 import asyncio
 import hmac
+import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -24,6 +26,8 @@ from connectors.qdrant.refusals import Refusal, bad_body, not_found, unsupported
 API_VERSION: Final = "1.19.0"  # whose answers these are; the client compares it with its own
 LARGEST_BODY: Final = 64 * 1024 * 1024
 FLUSH_SECONDS: Final = 10.0  # how much log a start has to read again, at most
+
+log = logging.getLogger(__name__)
 
 STORE: Final = web.AppKey("store", Collections)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,9 +47,19 @@ def application(store: Collections, *, api_key: str | None = None) -> web.Applic
             return await handler(request)
         except Refusal as refusal:
             return _json({"status": {"error": refusal.message}, "time": _since(started)}, refusal.status)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+            raise
         except web.HTTPRequestEntityTooLarge:
             message = f"Payload error: JSON payload is larger than allowed (limit: {LARGEST_BODY} bytes)."
             return _json({"status": {"error": message}, "time": _since(started)}, 413)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the engine is no `Exception`
+            # Only kind and place: the message may quote a payload.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} at {place.name}:{place.lineno}"
+            log.error("%s %s failed: %s", request.method, request.path, what)
+            return _json({"status": {"error": f"Service internal error: {what}"}, "time": _since(started)}, 500)
 
     app = web.Application(middlewares=[guard], client_max_size=LARGEST_BODY)
     app[STORE] = store
