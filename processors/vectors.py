@@ -35,14 +35,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """One point: `id` a deterministic UUID, `vector` by name, [dimensions] float32 of unit length, `payload` JSON values.
+    """One point: `id` a deterministic UUID, `vector` [dimensions] float32 of unit length, `payload` JSON values.
 
     The payload's keys `patient_id`, `encounter_id`, `note_id`, `instance_uid`, `type`, `time` and `model_digest` are what readers
     filter by.
     """
 
     id: str
-    vector: Mapping[str, Floats]
+    vector: Floats
     payload: Payload
 
 
@@ -146,7 +146,7 @@ def note_points(
     return [
         Point(
             id=natural_id(note.note_id, "chunk", index, model.digest),
-            vector={TEXT: np.asarray(row, dtype=np.float32)},
+            vector=np.asarray(row, dtype=np.float32),
             payload={
                 **shared,
                 "chunk": index,
@@ -179,7 +179,7 @@ def image_point(image: ImageEvent, source: Source, vector: Floats, model: ModelI
     _check(vector, model)
     return Point(
         id=natural_id(image.id, IMAGE, model.digest),
-        vector={IMAGE: np.asarray(vector, dtype=np.float32)},
+        vector=np.asarray(vector, dtype=np.float32),
         payload={
             "kind": "image",
             "patient_id": image.patient_id,

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
@@ -21,21 +21,15 @@ from connectors.qdrant.settings import CollectionSpec, QdrantSettings
 from connectors.qdrant.troubles import TROUBLES, raise_for
 from models.errors import Fatal, Permanent, Poison
 from models.tasks import Floats
+from processors.vectors import Point
+
+__all__ = ["Hit", "Point", "VectorStore", "Where"]
 
 T = TypeVar("T")
 
 _OWNERS_PER_CALL: Final = 64  # deletions that travel together when notes are replaced
 _PAGE: Final = 1000  # points a scroll reads at a time
 _IDLE_SECONDS: Final = 2.0  # Qdrant closes a connection after 5 idle seconds: be sooner, or a request meets the closing
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Point:
-    """One point of a collection: `id` a UUID, `vector` [dimensions] float32, `payload` JSON values."""
-
-    id: str
-    vector: Floats
-    payload: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
