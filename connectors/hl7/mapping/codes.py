@@ -1,0 +1,208 @@
+"""The code tables between HL7 v2 and Vigil: observation codes, units, coded values, statuses, document types.
+
+LOINC codes and answer codes: https://loinc.org. MDC codes and reference ids: ISO/IEEE 11073-10101 (code = partition * 65536 + term)
+as IHE PCD-01 sends them in OBX-3 (`150456^MDC_PULS_OXIM_SAT_O2^MDC`) and OBX-6. HL7 tables by number.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from connectors.hl7.message import Segment
+from connectors.hl7.settings import LocalCode
+from processors import loinc, ucum
+from processors.events import ObservationStatus
+
+SYSTOLIC: Final = "8480-6"
+DIASTOLIC: Final = "8462-4"
+HEART_RATE: Final = "8867-4"
+RESPIRATION: Final = "9279-1"
+VITAL_SIGNS: Final = frozenset(loinc.LOINC)  # what goes into `clinical.vitals`: the codes that its lane can score
+CODED: Final = frozenset(code for code, meaning in loinc.LOINC.items() if meaning.parameter == "consciousness")
+OXYGEN: Final = frozenset(code for code, meaning in loinc.LOINC.items() if meaning.parameter == "oxygen")
+BLOOD_PRESSURE: Final = frozenset({"85354-9", "55284-4", "18684-1"})  # panels that some send as one value: `120/80`
+
+# MDC reference id -> (code, LOINC). The site of measurement is kept where LOINC has it. Skin, room and blood temperature are not
+# body temperature and are not here.
+_MDC: Final = {
+    "MDC_ECG_HEART_RATE": (147842, HEART_RATE),
+    "MDC_PULS_RATE": (149514, HEART_RATE),
+    "MDC_BLD_PULS_RATE_INV": (149522, HEART_RATE),
+    "MDC_PULS_OXIM_PULS_RATE": (149530, "8889-8"),
+    "MDC_PULS_RATE_NON_INV": (149546, HEART_RATE),
+    "MDC_RESP_RATE": (151562, RESPIRATION),
+    "MDC_AWAY_RESP_RATE": (151570, RESPIRATION),
+    "MDC_TTHOR_RESP_RATE": (151578, RESPIRATION),
+    "MDC_VENT_RESP_RATE": (151586, RESPIRATION),
+    "MDC_CO2_RESP_RATE": (151594, RESPIRATION),
+    "MDC_PULS_OXIM_SAT_O2": (150456, "59408-5"),
+    "MDC_PRESS_BLD_SYS": (150017, SYSTOLIC),
+    "MDC_PRESS_BLD_DIA": (150018, DIASTOLIC),
+    "MDC_PRESS_BLD_MEAN": (150019, "8478-0"),
+    "MDC_PRESS_BLD_NONINV_SYS": (150021, "76534-7"),
+    "MDC_PRESS_BLD_NONINV_DIA": (150022, "76535-4"),
+    "MDC_PRESS_BLD_NONINV_MEAN": (150023, "76536-2"),
+    "MDC_PRESS_BLD_ART_SYS": (150033, "76215-3"),
+    "MDC_PRESS_BLD_ART_DIA": (150034, "76213-8"),
+    "MDC_PRESS_BLD_ART_MEAN": (150035, "76214-6"),
+    "MDC_PRESS_BLD_ART_ABP_SYS": (150037, "76215-3"),
+    "MDC_PRESS_BLD_ART_ABP_DIA": (150038, "76213-8"),
+    "MDC_PRESS_BLD_ART_ABP_MEAN": (150039, "76214-6"),
+    "MDC_TEMP": (150344, "8310-5"),
+    "MDC_TEMP_BODY": (150364, "8310-5"),
+    "MDC_TEMP_CORE": (150368, "8329-5"),
+    "MDC_TEMP_TYMP": (150392, "8333-7"),
+    "MDC_TEMP_EAR": (188428, "8333-7"),
+    "MDC_TEMP_RECT": (188420, "8332-9"),
+    "MDC_TEMP_ORAL": (188424, "8331-1"),
+    "MDC_TEMP_AXILLA": (188452, "8328-7"),
+    "MDC_CONC_AWAY_O2_INSP": (152196, "3150-6"),
+}
+MDC_BY_NAME: Final = {name: target for name, (_, target) in _MDC.items()}
+MDC_BY_CODE: Final = {str(code): target for code, target in _MDC.values()}
+
+_SYSTEMS: Final = {  # table 0396 and the OIDs seen in its place
+    "LN": "LN",
+    "LOINC": "LN",
+    "2.16.840.1.113883.6.1": "LN",
+    "MDC": "MDC",
+    "2.16.840.1.113883.6.24": "MDC",
+    "SCT": "SCT",
+    "SNM": "SCT",
+    "2.16.840.1.113883.6.96": "SCT",
+    "UCUM": "UCUM",
+    "2.16.840.1.113883.6.8": "UCUM",
+}
+
+
+def coding_system(name: str) -> str:
+    """Return LN, MDC, SCT or UCUM for the ways to write them, anything else as it is (upper case)."""
+    folded = name.strip().upper()
+    return _SYSTEMS.get(folded, folded)
+
+
+Coded = tuple[str, str, str]  # identifier, text, coding system
+
+
+def codings(segment: Segment, field: int) -> list[Coded]:
+    """Return the coded values of a CE or CWE field, primary first: components 1-3, alternate 4-6, second alternate 10-12."""
+    found = []
+    for first in (1, 4, 10):
+        code, text, system = (segment.get(field, first + n) for n in range(3))
+        if code or text:
+            found.append((code, text, coding_system(system)))
+    return found
+
+
+class Conflict(ValueError):
+    """The codings of one observation mean different things."""
+
+
+def observation_code(coded: Iterable[Coded], *tables: Mapping[str, LocalCode]) -> tuple[str, LocalCode | None]:
+    """Return the LOINC code of an observation and the local entry that named it; "" when no coding is a vital sign.
+
+    The sender's own table wins, then LOINC, then MDC. Raises `Conflict` when an MDC code and its reference id disagree.
+    """
+    coded = [*coded]
+    for code, _, system in coded:
+        for table in tables:
+            for key in (f"{code}^{system}", code):
+                if code and key in table:
+                    return table[key].loinc, table[key]
+    for code, text, system in coded:
+        if code in VITAL_SIGNS or code in BLOOD_PRESSURE:
+            if system in ("LN", ""):
+                return code, None
+        elif system == "MDC" or text.startswith("MDC_"):
+            by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")
+            if by_code and by_name and by_code != by_name:
+                raise Conflict("MDC code and reference id name different observations")
+            if by_code or by_name:
+                return by_code or by_name, None
+    return "", None
+
+
+# ----------------------------------------------------------------------------------------------------------------- units
+
+
+def _spellings() -> dict[str, str]:
+    """Turn the lane's table of spellings around: a spelling (folded) -> the UCUM code that it means, before any conversion."""
+    exact = {"[degf]": "[degF]", "kpa": "kPa", "k": "K", "ml/min": "mL/min"}
+    found: dict[str, str] = {}
+    for target, spellings in ucum.UNITS.items():
+        firsts: dict[ucum.Conversion, str] = {ucum.Conversion(): target}
+        for spelling, conversion in spellings.items():
+            first = firsts.setdefault(conversion, exact.get(spelling, spelling))  # the table names the UCUM form first
+            found.setdefault(spelling, first)
+    return found
+
+
+_UCUM: Final = _spellings()
+_ANNOTATION: Final = re.compile(r"\{[^{}]*\}")
+
+
+def unit(coded: Iterable[Coded]) -> str:
+    """Return the UCUM code of OBX-6, or the sender's text as it is when no table knows it: the lane says what it makes of it."""
+    coded = [*coded]
+    for code, text, system in coded:
+        for name in (code, text):
+            if found := known_unit(name):
+                return found
+        if system == "UCUM" and code:
+            return code
+    return next((code or text for code, text, _ in coded), "")
+
+
+def known_unit(text: str) -> str:
+    """Return the UCUM code for a way to write a unit of a vital sign, "" for one that is not known."""
+    return _UCUM.get(_ANNOTATION.sub("", text).strip().casefold(), "")
+
+
+# ---------------------------------------------------------------------------------------------------------- coded values
+
+
+def responsiveness(coded: Iterable[Coded]) -> str:
+    """Return A, C, V, P or U for a coded level of responsiveness, "" when it is none of them."""
+    return next((letter for code, text, _ in coded for word in (code, text) if (letter := loinc.consciousness(word))), "")
+
+
+def room_air(coded: Iterable[Coded]) -> bool:
+    """Whether a coded value says that the patient breathes air."""
+    return any(word.strip().casefold() in loinc.ROOM_AIR for code, text, _ in coded for word in (code, text))
+
+
+# ------------------------------------------------------------------------------------------------------------- statuses
+
+# Table 0085, observation result status (OBX-11) -> FHIR observation-status
+OBSERVATION_STATUS: Final[Mapping[str, ObservationStatus]] = {
+    "F": "final",
+    "U": "final",  # changed to final without a new value
+    "V": "final",  # verified
+    "": "final",  # required, and left out by many senders of final results
+    "P": "preliminary",
+    "R": "preliminary",  # entered, not verified
+    "S": "preliminary",  # partial
+    "C": "corrected",
+    "A": "amended",
+    "B": "amended",  # appended
+    "D": "entered-in-error",  # delete
+    "W": "entered-in-error",  # wrong, for example wrong patient
+    "X": "cancelled",  # cannot be obtained
+    "I": "registered",  # specimen in the laboratory, no result yet
+}
+NO_RESULT: Final = frozenset({"O", "N"})  # order detail only; not asked
+RETRACTED: Final = frozenset({"D", "W"})
+
+# Table 0270, document type (TXA-2) -> LOINC, where the two mean the same
+DOCUMENT_LOINC: Final = {
+    "AR": ("46209-3", "Provider orders"),
+    "CN": ("11488-4", "Consultation note"),
+    "DS": ("18842-5", "Discharge summary"),
+    "ED": ("34111-5", "Emergency department note"),
+    "HP": ("34117-2", "History and physical note"),
+    "OP": ("11504-8", "Surgical operation note"),
+    "PN": ("28570-0", "Procedure note"),
+    "PR": ("11506-3", "Progress note"),
+    "SP": ("11526-1", "Pathology study"),
+    "TS": ("18761-7", "Transfer summary note"),
+}

@@ -1,0 +1,265 @@
+"""MDM documents and ORU text reports to notes.
+
+`note_id` stays over a document's versions, so it derives from the sender's document number (TXA-12), or for an ORU report from
+the filler's order number (OBR-3, else the placer's OBR-2) and the service (OBR-4). What replaces or adds to another document is a
+note of its own that names the other (`replaces`).
+
+| message | status by | relation |
+|---|---|---|
+| MDM T02 original, T04 status change | TXA-17 (table 0271) | original |
+| MDM T06 addendum | TXA-17 | addendum to TXA-13 |
+| MDM T08 edit | TXA-17 | edit |
+| MDM T10 replacement | TXA-17 | replacement of TXA-13 |
+| MDM T11 cancel | cancelled | cancel |
+| ORU with text | OBR-25 (table 0123), else OBX-11 | original; edit where it is a correction |
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal
+
+from connectors.hl7.errors import Condition, Location
+from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
+from connectors.hl7.mapping.embedded import text_of
+from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.message import Segment
+from processors.events import Coding, NoteEvent
+from processors.identity import natural_id
+
+Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
+Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]
+
+RELATIONS: Final[dict[str, Relation]] = {
+    "T02": "original",
+    "T04": "original",
+    "T06": "addendum",
+    "T08": "edit",
+    "T10": "replacement",
+    "T11": "cancel",
+}
+WITHOUT_CONTENT: Final = frozenset({"T01", "T03", "T05", "T07", "T09"})  # notices; the text comes with the even numbers
+_COMPLETION: Final[dict[str, Status]] = {  # table 0271; the others are stages before
+    "AU": "final",
+    "LA": "final",
+    "": "final",
+}
+_RESULT: Final[dict[str, Status]] = {  # table 0123
+    "F": "final",
+    "M": "final",
+    "C": "corrected",
+    "A": "preliminary",
+    "P": "preliminary",
+    "R": "preliminary",
+    "S": "preliminary",
+    "I": "preliminary",
+    "X": "cancelled",
+}
+LOINC: Final = "http://loinc.org"
+
+
+@dataclass(slots=True)
+class Report:
+    """The text of a document as it is gathered from its OBX and NTE segments."""
+
+    parts: list[tuple[str, str]] = field(default_factory=list)  # (heading, text)
+    statuses: list[str] = field(default_factory=list)
+    types: list[Coding] = field(default_factory=list)
+    first: Segment | None = None
+
+    def add(self, reading: Reading, obx: Segment) -> None:
+        """Add an OBX with text; one without usable content is noted."""
+        letter = obx.get(11).upper()
+        if letter in NO_RESULT:
+            reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
+            return
+        self.first = self.first or obx
+        self.statuses.append(letter)
+        kind = obx.get(2).upper()
+        if kind == "RP":
+            reading.trouble("a reference to a document elsewhere is not fetched", obx.at(5), Condition.DATA_TYPE)
+            return
+        try:
+            text = text_of(obx, reading.message.codec) if kind == "ED" else obx.whole(5)
+        except ValueError as error:
+            reading.trouble(str(error), obx.at(5))
+            return
+        coded = codings(obx, 3)
+        if text.strip() or self.parts:
+            self.parts.append((coded[0][1] if coded else "", text))
+        self.types += [coding(code, name, system) for code, name, system in coded]
+
+    def add_note(self, nte: Segment) -> None:
+        """Add the comment of an NTE."""
+        if text := nte.whole(3).strip():
+            self.parts.append(("", text))
+            self.first = self.first or nte
+
+    def text(self) -> str:
+        """Return the whole text. A heading goes before a part where the parts have different ones (findings, impression)."""
+        headings = {heading for heading, _ in self.parts if heading}
+        lines: list[str] = []
+        last = ""
+        for heading, text in self.parts:
+            if len(headings) > 1 and heading and heading != last:
+                lines += [f"{heading}:"] if not lines else ["", f"{heading}:"]
+            last = heading or last
+            lines.append(text.rstrip())
+        return "\n".join(lines).strip("\n")
+
+    def status(self) -> Status:
+        """Return the status by table 0085, over all parts: the least final wins, a report all of whose parts are wrong is void."""
+        letters = {letter or "F" for letter in self.statuses}
+        if letters and letters <= RETRACTED:
+            return "entered-in-error"
+        if letters and letters <= {"X"} | RETRACTED:
+            return "cancelled"
+        if letters & {"P", "R", "S", "I"}:
+            return "preliminary"
+        return "corrected" if "C" in letters else "final"
+
+
+def coding(code: str, text: str, system: str) -> Coding:
+    """Return a coded value with the system's URI where it is LOINC."""
+    return Coding(system=LOINC if system == "LN" else "", code=code or text, display=text if code else "")
+
+
+def publish_report(reading: Reading, subject: Subject, encounter_id: str | None, report: Report, obr: Segment | None) -> None:
+    """Add the note of an ORU report. A report without any text is none, unless it voids an earlier one."""
+    status = _RESULT.get(obr.get(25).upper(), report.status()) if obr else report.status()
+    if report.status() == "entered-in-error":
+        status = "entered-in-error"
+    text = "" if status == "entered-in-error" else report.text()
+    if not text.strip() and status not in ("entered-in-error", "cancelled"):
+        return
+    service = codings(obr, 4) if obr else []
+    number = (obr.get(3) or obr.get(2)) if obr else ""
+    if number and obr:
+        scope = obr.get(3, 2) or obr.get(2, 2) or reading.message.header.raw(4)
+        note_id = document_id(reading, scope, number, service[0][0] if service else "")
+    else:
+        note_id = natural_id(*reading.identity, "note", report.first.number if report.first else 0)
+        reading.flags["a report without order number: later versions of it will not be recognised"] += 1
+    kinds = [coding(*one) for one in service] + report.types
+    _publish(
+        reading,
+        subject,
+        encounter_id,
+        note_id=note_id,
+        status=status,
+        relation="edit" if status == "corrected" else "original",
+        replaces=None,
+        kind=_kind(kinds),
+        text=text,
+        authored_at=reading.moment_or_none(obr, 22, 7) or reading.moment_or_none(report.first, 14),
+    )
+
+
+def map_document(
+    reading: Reading, subject: Subject, encounter_id: str | None, segments: Sequence[Segment], trigger: str
+) -> None:
+    """Map the TXA and OBX segments of an MDM message."""
+    txa = next((segment for segment in segments if segment.name == "TXA"), None)
+    report = Report()
+    for segment in segments:
+        if segment.name == "OBX":
+            report.add(reading, segment)
+        elif segment.name == "NTE":
+            report.add_note(segment)
+    relation = RELATIONS[trigger]
+    number = txa.get(12) if txa else ""
+    if not number and relation == "cancel":
+        reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
+        return
+    text = "" if relation == "cancel" else report.text()
+    if not text.strip() and relation != "cancel":
+        if not reading.troubles:
+            reading.trouble("a document without text", Location("OBX", 1, 5), Condition.REQUIRED_FIELD_MISSING)
+        return
+    note_id = _txa_id(reading, txa, 12) or natural_id(*reading.identity, "note", 0)
+    parent = _txa_id(reading, txa, 13)
+    if relation in ("addendum", "replacement") and parent is None:
+        reading.flags["an addendum or replacement that does not name its document (TXA-13)"] += 1
+    _publish(
+        reading,
+        subject,
+        encounter_id,
+        note_id=note_id,
+        status="cancelled" if relation == "cancel" else _completion(txa),
+        relation=relation,
+        replaces=parent if parent != note_id else None,
+        kind=_kind([*(_txa_types(txa)), *report.types]),
+        text=text,
+        authored_at=reading.moment_or_none(txa, 6, 4, 7) or reading.moment_or_none(report.first, 14),
+    )
+
+
+def document_id(reading: Reading, scope: str, *number: str) -> str:
+    """Return the `note_id` of a document by its number: keyed, because a document number is a record number too."""
+    return natural_id("note", reading.tables.identities.pseudonym("document", scope, "\x1e".join(number)))
+
+
+def _txa_id(reading: Reading, txa: Segment | None, position: int) -> str | None:
+    if txa is None:
+        return None
+    number, scope = txa.get(position), txa.get(position, 2) or txa.get(position, 3)
+    if not number:  # some senders leave the entity id empty and put the number next to it
+        number, scope = txa.get(position, 3), ""
+    return document_id(reading, scope or reading.message.header.raw(4), number) if number else None
+
+
+def _completion(txa: Segment | None) -> Status:
+    letters = txa.get(17).upper() if txa else ""
+    if txa and txa.get(19).upper() == "CA":  # table 0273: deleted
+        return "cancelled"
+    return _COMPLETION.get(letters, "preliminary")
+
+
+def _txa_types(txa: Segment | None) -> list[Coding]:
+    if txa is None:
+        return []
+    found = []
+    for code, text, system in codings(txa, 2):
+        if code in DOCUMENT_LOINC and system != "LN":
+            loinc, name = DOCUMENT_LOINC[code]
+            found.append(Coding(system=LOINC, code=loinc, display=text or name))
+        else:
+            found.append(coding(code, text, system))
+    return found
+
+
+def _kind(kinds: Sequence[Coding]) -> Coding:
+    """Return the document's type: the first LOINC code, else the sender's own first."""
+    return next((kind for kind in kinds if kind.system), kinds[0] if kinds else Coding(code="unknown"))
+
+
+def _publish(
+    reading: Reading,
+    subject: Subject,
+    encounter_id: str | None,
+    *,
+    note_id: str,
+    status: Status,
+    relation: Relation,
+    replaces: str | None,
+    kind: Coding,
+    text: str,
+    authored_at: datetime | None,
+) -> None:
+    reading.events.append(
+        NoteEvent(
+            id=reading.event_id(NoteEvent),
+            patient_id=subject.patient_id,
+            encounter_id=encounter_id,
+            note_id=note_id,
+            status=status,
+            relation=relation,
+            replaces=replaces,
+            note_type=kind,
+            text=text,
+            authored_at=authored_at or reading.sent_at,
+            received_at=reading.received_at,
+            processing=reading.processing,
+            origin=reading.origin,
+        )
+    )

@@ -1,0 +1,167 @@
+"""One message while it is being mapped: what the mappers of its parts share, and what they find."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from connectors.hl7.errors import Condition, Location, Trouble
+from connectors.hl7.message import Message, Segment
+from connectors.hl7.settings import LocalCode, Peer
+from connectors.hl7.times import Stamp, parse_stamp, resolve
+from connectors.identity import Identities
+from processors.events import Event, Identifier, Origin, ProcessingId
+from processors.identity import natural_id
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The patient that a part of a message is about."""
+
+    patient_id: str
+    identifiers: tuple[Identifier, ...]
+    authority: str = ""  # of the identifier that was chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the mapping of every message needs and no message changes."""
+
+    identities: Identities
+    codes: Mapping[str, LocalCode]
+    set_window: timedelta
+
+
+class Reading:
+    """A message, its sender, and what has been found in it so far.
+
+    `events` are to be published, `troubles` are values that cannot be used (they become a dead letter), `skipped` counts what is
+    not for Vigil by the reason, `flags` what was read with a rule of thumb (ambiguous local time, ...).
+    """
+
+    def __init__(
+        self,
+        message: Message,
+        peer: Peer,
+        received_at: datetime,
+        digest: str,
+        processing: ProcessingId,
+        tables: Tables,
+    ) -> None:
+        header = message.header
+        self.message = message
+        self.peer = peer
+        self.received_at = received_at
+        self.processing = processing
+        self.tables = tables
+        self.identity = ("hl7v2", peer.name, header.raw(3), header.raw(4), header.raw(10), digest)
+        self.origin = Origin(
+            protocol="hl7v2", peer=peer.name, message_id=header.get(10), message_type=header.raw(9), digest=digest
+        )
+        self.events: list[Event] = []
+        self.troubles: list[Trouble] = []
+        self.skipped: Counter[str] = Counter()
+        self.flags: Counter[str] = Counter(message.warnings)
+        self._positions: Counter[str] = Counter()
+        self._sent_stamp = self._stamp(header, 7)
+        self.sent_at = self._sent()
+
+    # ------------------------------------------------------------------------------------------------------- what was found
+
+    def event_id(self, kind: type[Event]) -> str:
+        """Return the id of the next event of a kind: from what identifies the message, the type, and the position among them."""
+        position = self._positions[kind.type]
+        self._positions[kind.type] += 1
+        return natural_id(*self.identity, kind.type, position)
+
+    def trouble(
+        self, reason: str, location: Location | None = None, condition: Condition = Condition.DATA_TYPE, stage: str = "map"
+    ) -> None:
+        """Note a value that cannot be used. `reason` must carry no patient text."""
+        self.troubles.append(Trouble(reason, location, condition, stage))
+
+    # ------------------------------------------------------------------------------------------------------- whose it is
+
+    def subject(self, pid: Segment | None) -> Subject | None:
+        """Return the patient of a PID segment, None when the message does not say or names nobody that may be used."""
+        identifiers = self.identifiers(pid, 3) or self.identifiers(pid, 2) if pid else ()
+        chosen = self.tables.identities.choose(identifiers)
+        return Subject(self.tables.identities.patient(chosen), identifiers, chosen.authority) if chosen else None
+
+    def identifiers(self, segment: Segment, field: int) -> tuple[Identifier, ...]:
+        """Return the identifiers of a CX field: value, assigning authority (HD: namespace, universal id), type code."""
+        found = []
+        for n in range(1, segment.count(field) + 1):
+            value = segment.get(field, repetition=n)
+            if value:
+                authority = self.authority(segment, field, n)
+                found.append(Identifier(authority=authority, value=value, kind=segment.get(field, 5, repetition=n)))
+        return tuple(found)
+
+    def authority(self, segment: Segment, field: int, repetition: int = 1) -> str:
+        """Return the assigning authority of a CX value; the peer's or the sending facility where it names none."""
+        names = (segment.get(field, 4, 1, repetition=repetition), segment.get(field, 4, 2, repetition=repetition))
+        default = self.peer.settings.authority or self.message.header.get(4)
+        return self.tables.identities.authority(*(names if any(names) else (default,)))
+
+    def encounter_id(self, segment: Segment | None, subject: Subject, field: int = 19) -> str | None:
+        """Return the pseudonym of a visit number: PV1-19, or MRG-5.
+
+        A number that names no authority is the hospital's that numbers the patient too, so that feeds agree about the visit when
+        they agree about the patient.
+        """
+        number = segment.get(field) if segment else ""
+        if not segment or not number:
+            return None
+        names = (segment.get(field, 4, 1), segment.get(field, 4, 2))
+        identities = self.tables.identities
+        return identities.encounter(identities.authority(*names) or subject.authority, number)
+
+    # ------------------------------------------------------------------------------------------------------- when it was
+
+    def moment(self, segment: Segment | None, *fields: int) -> datetime | None:
+        """Return the instant in the first of the fields that holds one to the minute, else to the day; None for none.
+
+        Raises `ValueError` when one of them holds something that is no timestamp.
+        """
+        if segment is None:
+            return None
+        stamps = [stamp for field in fields if (stamp := parse_stamp(segment.get(field)))]
+        exact = [stamp for stamp in stamps if stamp.precision in ("hour", "minute", "second")]
+        if not stamps:
+            return None
+        if not exact:
+            self.flags["a time without the hour"] += 1
+        return self._resolve((exact or stamps)[0])
+
+    def moment_or_none(self, segment: Segment | None, *fields: int) -> datetime | None:
+        """Like `moment`, but what is no timestamp counts as absent, flagged: for times that nothing is scored by."""
+        for field in fields:
+            try:
+                if found := self.moment(segment, field):
+                    return found
+            except ValueError:
+                self.flags["something that is no timestamp in the place of one"] += 1
+        return None
+
+    def _resolve(self, stamp: Stamp) -> datetime:
+        zone = self.peer.zone or (self._sent_stamp.offset if self._sent_stamp else None) or UTC
+        moment, flag = resolve(stamp, zone, self.sent_at)
+        if flag:
+            self.flags[f"{flag} local time (daylight saving)"] += 1
+        return moment
+
+    def _stamp(self, segment: Segment, field: int) -> Stamp | None:
+        try:
+            return parse_stamp(segment.get(field))
+        except ValueError:
+            return None
+
+    def _sent(self) -> datetime:
+        stamp = self._sent_stamp
+        if stamp is None or stamp.precision not in ("minute", "second"):
+            return self.received_at
+        return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]

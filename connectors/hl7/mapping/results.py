@@ -1,0 +1,86 @@
+"""ORU^R01 as a whole: whose it is, its orders, and which of its observations are vital signs, report text or neither."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from connectors.hl7.errors import Condition, Location
+from connectors.hl7.mapping.documents import Report, publish_report
+from connectors.hl7.mapping.reading import Reading
+from connectors.hl7.mapping.vitals import Observed, is_vital, observe, publish_sets
+from connectors.hl7.message import Segment
+
+
+@dataclass(slots=True)
+class Order:
+    """An OBR with what follows it, and the PID and PV1 it stands under."""
+
+    pid: Segment | None
+    pv1: Segment | None
+    obr: Segment | None
+    body: list[Segment] = field(default_factory=list)
+
+
+def orders(segments: tuple[Segment, ...]) -> Iterator[Order]:
+    """Cut a result message into orders. OBX without OBR, OBR without ORC, several patients: all as they come."""
+    pid = pv1 = None
+    order: Order | None = None
+    for segment in segments:
+        match segment.name:
+            case "PID":
+                pid, pv1 = segment, None
+                if order:
+                    yield order
+                order = None
+            case "PV1":
+                pv1 = segment
+                if order and order.pid is pid:
+                    order.pv1 = segment
+            case "OBR":
+                if order:
+                    yield order
+                order = Order(pid, pv1, segment)
+            case "OBX" | "NTE":
+                if order is None and (segment.name == "OBX" or pid is not None):
+                    order = Order(pid, pv1, None)
+                if order:
+                    order.body.append(segment)
+    if order:
+        yield order
+
+
+def map_results(reading: Reading) -> None:
+    """Map an ORU^R01 (and its relatives of the same structure)."""
+    held_apart = False
+    for order in orders(reading.message.segments):
+        observed, report = _sort(reading, order)
+        if not observed and not report.parts and not report.statuses:
+            continue
+        subject = reading.subject(order.pid)
+        if subject is None:
+            if not held_apart:
+                where = order.pid.at(3) if order.pid else Location("PID")
+                reading.trouble("nobody to file this under", where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
+            held_apart = True
+            continue
+        encounter_id = reading.encounter_id(order.pv1, subject)
+        publish_sets(reading, subject, encounter_id, observed)
+        if report.parts or report.statuses:
+            publish_report(reading, subject, encounter_id, report, order.obr)
+
+
+def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report]:
+    observed: list[Observed] = []
+    report = Report()
+    settings = reading.peer.settings
+    for segment in order.body:
+        if segment.name == "NTE":
+            report.add_note(segment)
+        elif is_vital(reading, segment):
+            observed += observe(reading, segment, order.obr)
+        elif segment.get(2).upper() in settings.text_types:
+            report.add(reading, segment)
+        elif settings.unmapped == "dead-letter" and segment.get(2).upper() in ("NM", "SN"):
+            reading.trouble("an observation code that no table knows", segment.at(3), Condition.TABLE_VALUE_NOT_FOUND)
+        else:
+            reading.skipped["observations that are neither vital signs nor text"] += 1
+    return observed, report

@@ -1,0 +1,210 @@
+"""ORU^R01 observations to sets of vitals: LOINC, MDC and local codes; NM, SN, ST and coded values; statuses; times.
+
+One order (OBR) is a set. Where its observations lie further apart than the window, or a code comes twice, it is cut into several,
+each of what was observed together. A set's time is that of its latest observation; others keep their own.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from connectors.hl7.errors import Condition
+from connectors.hl7.mapping.codes import (
+    BLOOD_PRESSURE,
+    CODED,
+    DIASTOLIC,
+    NO_RESULT,
+    OBSERVATION_STATUS,
+    OXYGEN,
+    SYSTOLIC,
+    Conflict,
+    codings,
+    known_unit,
+    observation_code,
+    responsiveness,
+    room_air,
+    unit,
+)
+from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.message import Segment
+from connectors.hl7.settings import LocalCode
+from processors.events import Observation, VitalsEvent
+
+_NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?")
+_COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}")  # three digits after a comma could be thousands
+_TRAILING: Final = re.compile(r"([+-]?[\d.,]+)\s*([^\d\s].*)")
+_PRESSURES: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*/\s*(\d{1,3}(?:\.\d+)?)\s*(.*)")
+_CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One observation with its time and what the set needs to know of its sender."""
+
+    observation: Observation
+    at: datetime
+    device: str
+    charted: bool
+
+
+def is_vital(reading: Reading, obx: Segment) -> bool:
+    """Whether an OBX is a vital sign by its code. A contradiction in its codes is noted and counts as one (and is not used)."""
+    try:
+        return bool(observation_code(codings(obx, 3), reading.peer.settings.codes, reading.tables.codes)[0])
+    except Conflict:
+        return True
+
+
+def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observed]:
+    """Read an OBX that is a vital sign. What cannot be used is noted as trouble, what says nothing is counted."""
+    coded = codings(obx, 3)
+    try:
+        loinc, local = observation_code(coded, reading.peer.settings.codes, reading.tables.codes)
+    except Conflict as error:
+        reading.trouble(str(error), obx.at(3), Condition.TABLE_VALUE_NOT_FOUND)
+        return []
+    letter = obx.get(11).upper()
+    if letter in NO_RESULT:
+        reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
+        return []
+    status = OBSERVATION_STATUS.get(letter, "unknown")
+    try:
+        at = reading.moment(obx, 14) or reading.moment(obr, 7, 22)
+    except ValueError as error:
+        reading.trouble(f"time of a vital sign: {error}", obx.at(14))
+        return []
+    if at is None:
+        at = reading.sent_at
+        reading.flags["a vital sign without a time, read as observed when sent"] += 1
+    try:
+        values = _values(obx, loinc, local)
+    except ValueError as error:
+        reading.trouble(str(error), obx.at(5))
+        return []
+    if not values:
+        if letter in ("F", "C", ""):
+            reading.skipped["empty value (OBX-5)"] += 1
+            return []
+        codes = (SYSTOLIC, DIASTOLIC) if loinc in BLOOD_PRESSURE else (loinc,)
+        values = [(code, None, "") for code in codes]  # a status alone says much: deleted, wrong, cannot be obtained, now final
+    device = obx.get(18) or obx.get(18, 3)
+    charted = reading.peer.settings.charted
+    if charted is None:
+        charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
+    return [
+        Observed(Observation(code=code, value=value, unit=measure, status=status, observed_at=at), at, device, charted)
+        for code, value, measure in values
+    ]
+
+
+def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
+    """Cut the observations of an order into sets and add their events."""
+    for group in _sets(reading, observed):
+        at = max(one.at for one in group)
+        observations = tuple(
+            one.observation.model_copy(update={"observed_at": None}) if one.at == at else one.observation for one in group
+        )
+        reading.events.append(
+            VitalsEvent(
+                id=reading.event_id(VitalsEvent),
+                patient_id=subject.patient_id,
+                encounter_id=encounter_id,
+                observed_at=at,
+                received_at=reading.received_at,
+                observations=observations,
+                device=next((one.device for one in group if one.device), ""),
+                charted=all(one.charted for one in group),
+                processing=reading.processing,
+                origin=reading.origin,
+            )
+        )
+
+
+def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
+    groups: list[list[Observed]] = []
+    codes: set[str] = set()
+    for one in sorted(observed, key=lambda each: each.at):  # stable: message order within one time
+        if not groups or one.at - groups[-1][0].at > reading.tables.set_window or one.observation.code in codes:
+            groups.append([])
+            codes = set()
+        groups[-1].append(one)
+        codes.add(one.observation.code)
+    return groups
+
+
+Value = tuple[str, float | str | None, str]  # LOINC, value, unit
+
+
+def _values(obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
+    """Return what OBX-5 says, empty for nothing. Raises `ValueError` (with no value in it) when it cannot be used."""
+    kind = obx.get(2).upper()
+    measure = unit(codings(obx, 6)) or (local.unit if local else "")
+    if obx.count(5) > 1:
+        raise ValueError("a vital sign with several values")
+    if not obx.raw(5).strip() or obx.is_null(5):
+        return []
+    if local and local.values:
+        for word in (obx.get(5), obx.get(5, 2)):
+            if word in local.values:
+                return [(loinc, local.values[word], measure)]
+    if loinc in BLOOD_PRESSURE:
+        return _pressures(obx, kind, measure)
+    if loinc in CODED:
+        letter = responsiveness(codings(obx, 5))
+        if not letter:
+            raise ValueError("not a level of responsiveness that is known (ACVPU)")
+        return [(loinc, letter, "")]
+    if loinc in OXYGEN and room_air(codings(obx, 5)):
+        return [(loinc, "air", "")]
+    if kind == "SN":
+        return [(loinc, _structured(obx), measure)]
+    if kind in _CODED_TYPES:
+        raise ValueError("a coded value where a number is needed")
+    text = obx.get(5)
+    if obx.get(5, 2):
+        raise ValueError("a value of several components where a number is needed")
+    try:
+        return [(loinc, number(text), measure)]
+    except ValueError:
+        trailing = _TRAILING.fullmatch(text)  # `98 %`, `37.2 C`
+        if not trailing or not (stuck := known_unit(trailing[2])) or (measure and measure != stuck):
+            raise
+        return [(loinc, number(trailing[1]), stuck)]
+
+
+def number(text: str) -> float:
+    """Read a number as senders write it: HL7's NM, a decimal comma where it cannot be a thousands mark.
+
+    Raises `ValueError`, which does not quote the text.
+    """
+    text = text.strip()
+    if _COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("not a number")
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return value
+
+
+def _structured(obx: Segment) -> float:
+    """Read SN: comparator, number, separator, number. Only an exact single number is a measurement."""
+    comparator, first, separator, second = (obx.get(5, n) for n in range(1, 5))
+    if comparator not in ("", "="):
+        raise ValueError("a comparator leaves the value open")
+    if separator or second:
+        raise ValueError("a range or ratio is not one value")
+    return number(first)
+
+
+def _pressures(obx: Segment, kind: str, measure: str) -> list[Value]:
+    structured = kind == "SN" and obx.get(5, 3) == "/"
+    text = f"{obx.get(5, 2)}/{obx.get(5, 4)}" if structured else obx.get(5)
+    found = _PRESSURES.fullmatch(text)
+    if not found or (found[3] and not known_unit(found[3])):
+        raise ValueError("not a blood pressure as systolic/diastolic")
+    measure = measure or known_unit(found[3])
+    return [(SYSTOLIC, number(found[1]), measure), (DIASTOLIC, number(found[2]), measure)]

