@@ -67,6 +67,9 @@ SETTINGS: Mapping[str, str] = {
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
+_STARTED: dict[int, "subprocess.Popen[bytes]"] = {}
+"""The brokers that this process started, by pid: kept, for they outlive the object that started them, and are reaped here."""
+
 
 class LocalKafkaError(RuntimeError):
     """The local Kafka cannot be had, with the reason in plain words."""
@@ -113,7 +116,6 @@ class LocalKafka:
         self._settings = dict(settings or {})
         self._die_with_parent = die_with_parent
         self._report = report
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -140,12 +142,12 @@ class LocalKafka:
 
     def pid(self, node: Node) -> int | None:
         """The process id of a running broker. A stale pid file, or one whose number another program got, counts for nothing."""
-        if (child := self._children.get(node.id)) and child.poll() is None:
-            return child.pid  # without a look at its command line, which is empty for a moment after the start
         try:
             pid = int((self.folder(node) / "pid").read_text())
         except (FileNotFoundError, ValueError):
             return None
+        if (child := _STARTED.get(pid)) and child.poll() is None:
+            return pid  # without a look at its command line, which is empty for a moment after the start
         return pid if str(self.folder(node) / "server.properties") in _command_line(pid) else None
 
     def status(self) -> list[NodeStatus]:
@@ -166,7 +168,7 @@ class LocalKafka:
             todo = [node for node in nodes if broker in (None, node.id) and self.pid(node) is None]
             for node in todo:
                 for port in (node.port, node.controller_port):
-                    _require_free(port)
+                    _require_free(port, patience=5.0)
             self._format(jars, cluster_id, [node for node in todo if self._prepare(node, nodes)])
             for node in todo:
                 self._launch(jars, node)
@@ -213,6 +215,7 @@ class LocalKafka:
         """SIGSTOP: connections stay open and nothing answers, as a long pause or a cut cable looks."""
         for _, pid in self._running(broker):
             _signal(pid, signal.SIGSTOP)
+            _wait_frozen(pid)
 
     def thaw(self, *, broker: int | None = None) -> None:
         """SIGCONT after `freeze`."""
@@ -252,7 +255,7 @@ class LocalKafka:
         first = DEFAULT_PORT if self._wanted_port is None else self._wanted_port
         ports = [*range(first, first + 2 * count)] if first else free_ports(2 * count)
         nodes = [Node(i + 1, ports[i], ports[count + i]) for i in range(count)]
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = urlsafe_b64encode(b"v" + uuid.uuid4().bytes[1:]).decode().rstrip("=")  # must not begin with a dash
         _write(file, json.dumps({"id": cluster_id, "nodes": [asdict(node) for node in nodes]}, indent=1))
         return nodes, cluster_id
 
@@ -320,7 +323,7 @@ class LocalKafka:
                 start_new_session=True,  # Ctrl-C in the terminal is not for the broker
                 preexec_fn=_end_with_parent if self._die_with_parent and sys.platform == "linux" else None,
             )
-        self._children[node.id] = child
+        _STARTED[child.pid] = child
         _write(folder / "pid", str(child.pid))
 
     def _running(self, broker: int | None) -> list[tuple[Node, int]]:
@@ -445,6 +448,19 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def _wait_frozen(pid: int, timeout: float = 5.0) -> None:
+    """SIGSTOP reaches a busy process thread by thread: wait until the last one stands still (Linux; a moment elsewhere)."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+        try:
+            stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        except OSError:
+            return
+        if all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats):
+            return
+
+
 def _write(file: Path, text: str) -> None:
     scratch = file.with_suffix(".new")
     scratch.write_text(text)
@@ -463,15 +479,20 @@ def free_ports(count: int) -> list[int]:
     raise LocalKafkaError("no free ports between 20000 and 32000")
 
 
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise LocalKafkaError(
-                f"port {port} is taken by another program ({error.strerror}): choose another --port"
-            ) from error
+def _require_free(port: int, patience: float = 0.0) -> None:
+    """Raise when a port is taken; `patience` (s) is for a killed broker whose last threads still hold it."""
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    reason = f"port {port} is taken by another program ({error.strerror}): choose another --port"
+                    raise LocalKafkaError(reason) from error
+        time.sleep(0.05)
 
 
 def _members(port: int) -> int:
