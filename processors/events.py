@@ -340,6 +340,9 @@ class ScoreEvent(Output):
     deterioration_reason: str = ""
     rejected: tuple[Rejected, ...] = ()
     processing: ProcessingId = "production"
+    # future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
+    # (discharged, deceased or merged: never alerts), catching-up (from an outage's backlog), test-traffic
+    flags: tuple[str, ...] = ()
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]
@@ -387,6 +390,7 @@ class HeartbeatEvent(Event):
     newest_observed_at: AwareDatetime | None = None
     patients: int = 0  # watched in this partition
     active_alerts: int = 0
+    alerts_per_100_patient_days: float | None = None  # of the last 24 hours; None before an hour was watched in all
 
 
 class AuditEntry(Part):

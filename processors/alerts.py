@@ -1,0 +1,178 @@
+"""What an alert is, how grave, and how it is worded. Its life is led by `processors.desk`.
+
+The wording is for a nurse's small screen. It says what was measured and what the Royal College of Physicians' NEWS2 asks for; it
+never names a disease and never a person.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from processors.events import AlertKind, AlertState, Deterioration, News2, Parameter, Severity
+from processors.rules import MonitorRules
+
+RANK: dict[str, int] = {"": 0, "information": 1, "low-medium": 2, "medium": 3, "high": 4}
+
+# RCP 2017, chart 2 and 4: what each trigger asks for.
+_RESPONSE: dict[str, str] = {
+    "high": "Emergency threshold: RCP asks for assessment by a team with critical-care skills and continuous monitoring.",
+    "medium": "Urgent threshold: RCP asks for urgent assessment by a clinician and observations at least hourly.",
+    "low-medium": "One parameter scores 3: RCP asks for assessment by the ward's clinician and observations at least hourly.",
+    "information": "Below every NEWS2 threshold.",
+}
+_ASSISTIVE = "Supports clinical judgement; does not replace it or the bedside monitor."
+_RESPONSIVENESS = {
+    "A": "alert",
+    "C": "new confusion",
+    "V": "responds to voice",
+    "P": "responds to pain",
+    "U": "unresponsive",
+}
+NAMES: dict[str, str] = {
+    "respiratory_rate": "respirations",
+    "spo2": "SpO2",
+    "oxygen": "air or oxygen",
+    "systolic": "systolic BP",
+    "heart_rate": "pulse",
+    "consciousness": "consciousness",
+    "temperature": "temperature",
+    "diastolic": "diastolic BP",
+    "mean_arterial": "mean arterial BP",
+}
+
+
+@dataclass(slots=True)
+class Alert:
+    """An alert under way. Times are milliseconds since 1970; `told_at` and `waiting_since` are logged time."""
+
+    id: str
+    kind: AlertKind
+    severity: Severity
+    state: AlertState = "raised"
+    sequence: int = -1  # of the last step
+    route: str = "default"
+    total: int = 0  # NEWS2 as last told
+    evidence: dict[str, int] = field(default_factory=dict)  # parameter that scored -> when it was observed
+    score_id: str | None = None
+    observed: int = 0
+    received: int = 0
+    since: int = 0  # no-observations, feed-stopped, monitoring-blind: from when
+    until: int = 0  # monitoring-blind: to when
+    about: str = ""  # feed-stopped: the peer
+    text: str = ""  # deterioration: the last wording
+    waiting_since: int | None = None  # None: answered, or not the kind that climbs
+    step: int = 0  # escalation steps taken
+    calm_sets: int = 0
+    calm_since: int = 0  # observed time of the first calm set
+
+    def dump(self) -> dict[str, Any]:
+        """Return what `load` takes, without what is at its default."""
+        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS.get(name)}
+
+    @classmethod
+    def load(cls, raw: dict[str, Any]) -> "Alert":
+        """Read `dump`'s mapping."""
+        return cls(**raw)
+
+
+_DEFAULTS: dict[str, object] = {
+    one.name: ({} if one.name == "evidence" else one.default)
+    for one in fields(Alert)
+    if one.name not in ("id", "kind", "severity")
+}
+
+
+def severity_of(score: News2 | None, rules: MonitorRules) -> Severity | None:
+    """Return how grave a score is by the site's thresholds, or None: nothing that alerts."""
+    if score is None:
+        return None
+    found: Severity | None = None
+    if score.total >= rules.high_total:
+        found = "high"
+    elif score.total >= rules.medium_total:
+        found = "medium"
+    elif score.single_three and rules.single_three:
+        found = "low-medium"
+    return found if RANK[found or ""] >= RANK[rules.minimum_severity] else None
+
+
+def held_severity(score: News2, standing: Severity, rules: MonitorRules) -> Severity | None:
+    """Return the severity that still holds for an alert of severity `standing`, hysteresis included, or None.
+
+    A threshold once passed counts as left only `hysteresis` points below it. A single 3 has no such margin.
+    """
+    low = RANK[rules.minimum_severity]
+    for level, threshold in (("high", rules.high_total), ("medium", rules.medium_total)):
+        if low <= RANK[level] <= RANK[standing] and score.total >= threshold - rules.hysteresis:
+            return level  # type: ignore[return-value]
+    if low <= RANK["low-medium"] and score.single_three and rules.single_three:
+        return "low-medium"
+    return None
+
+
+def phrase(one: Parameter) -> str:
+    """Word one parameter: `respirations 26/min (3)`."""
+    value = one.value
+    if one.name == "oxygen":
+        words = "on oxygen" if value == "oxygen" else "on air"
+    elif one.name == "consciousness":
+        words = _RESPONSIVENESS[str(value)]
+    else:
+        unit = {"/min": "/min", "%": "%", "mm[Hg]": " mmHg", "Cel": " °C"}[one.unit]
+        words = f"{NAMES[one.name]} {value:.1f}{unit}" if one.name == "temperature" else f"{NAMES[one.name]} {value:.0f}{unit}"
+    return f"{words} ({one.points})"
+
+
+def news2_title(score: News2, was: int | None) -> str:
+    """One line: `NEWS2 7 (was 4): respirations 26/min (3), SpO2 91% (3), on oxygen (2)`."""
+    scored = sorted((one for one in score.parameters if one.points), key=lambda one: -one.points)
+    least = "at least " if score.at_least else ""
+    before = f" (was {was})" if was is not None and was != score.total else ""
+    listed = ", ".join(map(phrase, scored))
+    return f"NEWS2 {least}{score.total}{before}" + (f": {listed}" if listed else "")
+
+
+def news2_detail(score: News2, severity: str, *, ceiling: str = "") -> str:
+    """Say in whole sentences what was seen, what is missing or carried forward, and what RCP asks for."""
+    newest = max((one.observed_at for one in score.parameters), default=None)
+    sentences = [_RESPONSE[severity]]
+    others = [phrase(one) for one in score.parameters if not one.points]
+    if others:
+        sentences.append(f"Also: {', '.join(others)}.")
+    carried = [one for one in score.parameters if newest and one.observed_at < newest]
+    if carried:
+        listed = ", ".join(f"{NAMES[one.name]} from {one.observed_at:%H:%M} UTC" for one in carried)
+        sentences.append(f"Carried forward: {listed}.")
+    if score.missing:
+        sentences.append(f"Missing, true total may be higher: {', '.join(NAMES[name] for name in score.missing)}.")
+    if score.scale == 2:
+        sentences.append("SpO2 scale 2 by recorded decision.")
+    if ceiling:
+        sentences.append(f"Ceiling of care recorded: {ceiling}.")
+    return " ".join([*sentences, _ASSISTIVE])
+
+
+def model_title(answer: Deterioration, threshold: float) -> str:
+    """One line for an alert by the model."""
+    drivers = ", ".join(NAMES.get(one.name, one.name) for one in answer.drivers)
+    listed = f": mostly {drivers}" if drivers else ""
+    return f"Deterioration score {answer.probability:.2f} (threshold {threshold:.2f}){listed}"
+
+
+def model_detail(answer: Deterioration) -> str:
+    """Say what the model's figure is."""
+    return (
+        f"Model {answer.model.name} {answer.model.version}: probability {answer.probability:.2f} of deterioration within "
+        f"{answer.horizon_hours} hours, from the last 24 hours of vital signs. {_ASSISTIVE}"
+    )
+
+
+def hours_and_minutes(milliseconds: int) -> str:
+    """Word a span: `1 h 30 min`."""
+    minutes = max(0, milliseconds) // 60_000
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def missing_evidence(evidence: Collection[str], score: News2) -> Sequence[str]:
+    """Return what scored when the alert was told and is not known now: while there is any, nothing may resolve."""
+    return [name for name in score.missing if name in evidence]

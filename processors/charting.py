@@ -1,0 +1,353 @@
+"""From a set of vital signs as sent to what is known of the patient: the monitor's first phase.
+
+Reads the patient's context and observations and nothing of the alerts, so a whole batch can be charted before the model runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from models.tasks import Floats
+from processors import loinc, news2, vitals
+from processors.deterioration import HourlyWindow
+from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent
+from processors.history import Entry, Put
+from processors.patients import Patient, ms, when
+from processors.rules import MonitorRules
+
+_MS = timedelta(milliseconds=1)
+_UNVALIDATED = 1_000_000  # added to the rank: for one time, a validated value takes precedence over a stream's
+_PER_SOURCE = 10  # more than the preferences that the codes of one parameter have
+
+# Statuses that end an observation (FHIR observation-status; HL7 table 0085 D, W and X), and what is said of it.
+_TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be obtained"}
+_UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but nobody has validated it
+_CORRECTING = frozenset({"amended", "corrected"})
+_UNUSED = _UNVERIFIED | set(_TAKEN_BACK)
+
+Lookup = Callable[[str], Entry | None]
+
+
+@dataclass(slots=True)
+class Assessment:
+    """What one set came to. `window` is the model's input, or None with `window_reason` where it has nothing to go on."""
+
+    number: int
+    event: VitalsEvent
+    source: Source
+    patient: Patient | None  # None: test traffic, which touches nobody's record
+    repeat: bool = False  # an event id seen before: no output
+    window: Floats | None = None
+    window_reason: str = ""
+    news2: News2 | None = None  # for the score: now, or as of the set where it is history
+    news2_reason: str = ""
+    current: News2 | None = None  # now: what alerts go by
+    current_at: int = 0  # observed time of the newest value that counts
+    late: bool = False
+    held: bool = False  # waited in the backlog of an outage: may alert only when that is through
+    changed: bool = False  # it brought something new, so it counts as a set
+    heard: bool = False  # it is news of the patient, persistent or not
+    ended: str = ""  # why the patient is not watched
+    corrected: tuple[tuple[str, int], ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    flags: tuple[str, ...] = ()
+    received: int = 0
+
+    @property
+    def needs_model(self) -> bool:
+        """Tell whether there is something for the model to look at."""
+        return self.window is not None
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a set's observations did to the record."""
+
+    current: bool = False  # what is known now changed
+    fresh: bool = False  # by a value, not only by taking one back
+    newest: int | None = None  # of all readings, samples included
+    corrected: list[tuple[str, int]] = field(default_factory=list)
+
+
+class Charting:
+    """Charts sets into patients' records, by the rules."""
+
+    def __init__(self, rules: MonitorRules) -> None:
+        self._rules = rules
+        self._read = vitals.reader(rules.unitless)
+        self._ranks = {peer: place * _PER_SOURCE for place, peer in enumerate(rules.sources)}
+        self._other_rank = len(rules.sources) * _PER_SOURCE
+        self._carry = {name: getattr(rules.carry_forward, name) // _MS for name in news2.PARAMETERS}
+        self._tolerance = rules.future_tolerance // _MS
+        self._staleness = rules.staleness // _MS
+        self._samples = rules.persistence.samples
+        self._spacing = max(1, rules.persistence.spacing // _MS)
+        self._within = rules.persistence.within // _MS
+
+    def chart(self, made: Assessment, now: int | None) -> None:
+        """Take a set into its patient's record and fill in `made`. `now` is logged time (ms), None before the first tick."""
+        event, patient = made.event, made.patient
+        assert patient is not None
+        received, observed = made.received, ms(event.observed_at)
+        flags: list[str] = []
+        if observed > received + self._tolerance:
+            flags.append("future-stamp")  # a clock is wrong: the set counts as of its receipt
+            observed = received
+        if patient.context.undecided_scale:
+            flags.append("scale-2-without-decision")
+        rejected: list[Rejected] = []
+        readings = self._readings(patient, event, observed, received + self._tolerance, rejected)
+        before = patient.newest
+        taken = self._take(patient, event, readings, rejected)
+        reference = received if now is None else now
+        stale = reference - observed > self._staleness
+        made.late = stale or (not taken.current and before is not None and observed < before)
+        if event.encounter_id is not None and not made.late:
+            patient.encounter_id = event.encounter_id
+        made.changed = taken.fresh
+        made.corrected = tuple(taken.corrected)
+        made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
+        if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
+            patient.heard = taken.newest
+        if patient.newest is not None:
+            made.current_at = patient.newest
+        self._score(made, patient, readings, observed, taken.current)
+        made.ended = patient.ended
+        if made.ended and not made.late:
+            flags.append("not-watched")
+        made.flags = tuple(flags)
+        made.rejected = tuple(rejected)
+
+    def rehearse(self, made: Assessment, patient: Patient | None) -> None:
+        """Score test traffic by itself: nothing is carried forward, nothing is remembered, nothing can alert."""
+        event = made.event
+        observed = ms(event.observed_at)
+        alone = Patient(event.patient_id)
+        if patient is not None:
+            alone.context = patient.context
+        rejected: list[Rejected] = []
+        readings = self._readings(alone, event, observed, observed, rejected)
+        for at, value, rank, status, _, parameter in readings.values():
+            if status not in _TAKEN_BACK:
+                alone.history.put(parameter, at, value, rank)
+        alone.newest = alone.history.newest
+        self._score(made, alone, readings, observed, current=True)
+        made.current = None
+        made.flags = ("test-traffic",)
+        made.rejected = tuple(rejected)
+
+    # ---------------------------------------------------------------------------------------------------------- reading
+
+    def _readings(
+        self, patient: Patient, event: VitalsEvent, observed: int, limit: int, rejected: list[Rejected]
+    ) -> "_Readings":
+        """Read a set's observations, oldest first where they carry times of their own; one value per parameter and time."""
+        base = self._ranks.get(event.origin.peer, self._other_rank)
+        readings: _Readings = {}
+        older: list[_Entry] = []
+        for one in event.observations:
+            status = one.status
+            if status == "registered":
+                rejected.append(Rejected(code=one.code, reason="registered, no result yet"))
+                continue
+            at = observed
+            if one.observed_at is not None:
+                at = ms(one.observed_at)
+                if at > limit:
+                    at = observed
+            reading = self._read(one.code, one.value, one.unit)
+            if isinstance(reading, str):
+                kept = self._without_value(patient, one, at)
+                if kept is None:
+                    if reading:
+                        rejected.append(Rejected(code=one.code, reason=reading))
+                    continue
+                reading = kept
+            parameter, value, preference = reading
+            entry: _Entry = (at, value, base + preference, status, one.code, parameter)
+            if parameter in readings:
+                entry = _one_of(readings[parameter], entry, older, rejected)
+            readings[parameter] = entry
+        systolic, diastolic = readings.get("systolic"), readings.get("diastolic")
+        if systolic and diastolic and _swapped(systolic, diastolic):
+            for pressure in (systolic, diastolic):
+                rejected.append(Rejected(code=pressure[4], reason=vitals.SWAPPED))
+                del readings[pressure[5]]
+        if older:
+            older.sort(key=lambda entry: entry[0])
+            return {f"{place}": entry for place, entry in enumerate(older)} | readings
+        return readings
+
+    @staticmethod
+    def _without_value(patient: Patient, one: Observation, at: int) -> vitals.Reading | None:
+        """Make a reading of an observation without a usable value: one that is taken back, or a sample now declared final."""
+        meaning = loinc.MEANINGS.get(one.code)
+        if meaning is None:
+            return None
+        if one.status in _TAKEN_BACK:
+            return vitals.Reading(meaning.parameter, "", meaning.preference)
+        if one.value is None and one.status not in _UNVERIFIED:
+            sample = patient.history.promote(meaning.parameter, at)
+            if sample is not None:
+                return vitals.Reading(meaning.parameter, sample, meaning.preference)
+        return None
+
+    # ----------------------------------------------------------------------------------------------------------- taking
+
+    def _take(self, patient: Patient, event: VitalsEvent, readings: "_Readings", rejected: list[Rejected]) -> _Taken:
+        taken = _Taken()
+        history = patient.history
+        charted = event.charted
+        for at, value, rank, status, code, parameter in readings.values():
+            if status in _TAKEN_BACK:
+                self._take_back(patient, parameter, at, value or None, rank, taken)
+                rejected.append(Rejected(code=code, reason=_TAKEN_BACK[status]))
+                continue
+            if taken.newest is None or at > taken.newest:
+                taken.newest = at
+            if not charted or status in _UNVERIFIED:
+                rank += _UNVALIDATED
+                persistent = history.sample(
+                    parameter, at, value, rank, samples=self._samples, spacing=self._spacing, within=self._within
+                )
+                if persistent != value:
+                    rejected.append(Rejected(code=code, reason=_not_yet(value, persistent)))
+                if persistent is None:
+                    continue
+                value = persistent
+            put = history.put(parameter, at, value, rank, correcting=status in _CORRECTING)
+            if put is Put.NEW:
+                taken.current = taken.fresh = True
+                if patient.newest is None or at > patient.newest:
+                    patient.newest = at
+                if patient.hours is not None:
+                    patient.hours.put(parameter, at, value)
+            elif put is Put.CHANGED:
+                patient.hours = None
+                taken.corrected.append((parameter, at))
+                if history.entries[parameter][-1][0] == at:
+                    taken.current = taken.fresh = True
+            elif put is Put.PAST:
+                patient.hours = None
+            elif put is Put.OUTRANKED:
+                rejected.append(Rejected(code=code, reason="another value, of higher precedence, stands for this time"))
+        return taken
+
+    @staticmethod
+    def _take_back(patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken) -> None:
+        history = patient.history
+        entries = history.entries.get(parameter)
+        newest = entries[-1][0] if entries else None
+        found = history.remove(parameter, at, value, rank)
+        if found or at != newest:  # else another value outranks it for that time
+            taken.corrected.append((parameter, at))
+        if found:
+            patient.hours = None
+            patient.newest = history.newest
+            taken.current = taken.current or at == newest
+
+    # ---------------------------------------------------------------------------------------------------------- scoring
+
+    def _score(self, made: Assessment, patient: Patient, readings: "_Readings", observed: int, current: bool) -> None:
+        """Fill in NEWS2 and the window: of now, or as of the set where it changes nothing about now."""
+        history = patient.history
+        if not made.late or current:
+            made.current, reason = self.current(patient)
+            made.news2, made.news2_reason = made.current, reason
+            at = patient.newest if patient.newest is not None else observed
+        else:
+            if made.corrected:
+                made.current, _ = self.current(patient)
+            at = observed
+
+            def known(parameter: str) -> Entry | None:
+                own = readings.get(parameter)
+                if own and own[0] <= at and made.event.charted and own[3] not in _UNUSED:
+                    return own[:3]
+                return history.latest(parameter, at)
+
+            made.news2, made.news2_reason = self._news2(patient, known, at)
+        unfit = patient.context.not_applicable(at)
+        if unfit and unfit != "age unknown":
+            made.window_reason = f"the model learned from adults who were not pregnant: {unfit}"
+            return
+        if made.late and not current:
+            hours = HourlyWindow.of(history.entries, at)
+            for taken_at, value, _, status, _, parameter in readings.values():
+                if made.event.charted and status not in _UNUSED:
+                    hours.put(parameter, taken_at, value)
+        else:
+            if patient.hours is None:
+                patient.hours = HourlyWindow.of(history.entries, at)
+            hours = patient.hours
+        made.window = hours.array()
+        if made.window is None:
+            made.window_reason = "no vital sign known"
+
+    def current(self, patient: Patient) -> tuple[News2 | None, str]:
+        """Score a patient as of the newest value that counts: (NEWS2, why there is none)."""
+        if patient.newest is None:
+            return None, "no vital sign known"
+        entries = patient.history.entries
+
+        def known(parameter: str) -> Entry | None:
+            values = entries.get(parameter)
+            return values[-1] if values else None
+
+        return self._news2(patient, known, patient.newest)
+
+    def _news2(self, patient: Patient, known: Lookup, at: int) -> tuple[News2 | None, str]:
+        reason = patient.context.not_applicable(at)
+        if reason:
+            return None, reason
+        carry, scale = self._carry, patient.context.scale
+        oxygen = known("oxygen")
+        on_oxygen = None
+        if oxygen is not None and at - oxygen[0] <= carry["oxygen"]:
+            on_oxygen = oxygen[1] == "oxygen"
+        scored: list[Parameter] = []
+        missing: list[str] = []
+        for name in news2.PARAMETERS:
+            entry = known(name)
+            if entry is None or at - entry[0] > carry[name]:
+                missing.append(name)
+                continue
+            one = patient.cached(name, entry, scale, on_oxygen)
+            if one is None:
+                one = news2.parameter(name, entry[1], when(entry[0]), scale, on_oxygen)
+                patient.scored[name] = (entry, scale, on_oxygen, one)
+            scored.append(one)
+        if not scored:
+            return None, "no parameter of NEWS2 known"
+        return news2.total(scored, missing, scale), ""
+
+
+_Entry = tuple[int, float | str, int, str, str, str]  # observed, value, rank, status, code, parameter
+_Readings = dict[str, _Entry]  # by parameter; older values of a parameter that came in the same set under other keys, first
+
+
+def _one_of(first: _Entry, second: _Entry, older: list[_Entry], rejected: list[Rejected]) -> _Entry:
+    """Choose between two values of one parameter in one set: the newer; oxygen before air; the preferred code; the later one."""
+    if first[0] != second[0]:
+        early, late = sorted((first, second), key=lambda entry: entry[0])
+        older.append(early)
+        return late
+    if first[1] == second[1]:
+        return first if first[2] <= second[2] else second
+    if first[5] == "oxygen" and "" not in (first[1], second[1]):
+        return first if first[1] == "oxygen" else second
+    if second[2] > first[2]:
+        rejected.append(Rejected(code=second[4], reason="another code of the same vital sign in this set takes precedence"))
+        return first
+    return second
+
+
+def _swapped(systolic: _Entry, diastolic: _Entry) -> bool:
+    high, low = systolic[1], diastolic[1]
+    return systolic[0] == diastolic[0] and isinstance(high, float) and isinstance(low, float) and high < low
+
+
+def _not_yet(value: float | str, persistent: float | str | None) -> str:
+    if persistent is None:
+        return f"unvalidated and not persistent yet: {value}"
+    return f"unvalidated and not persistent: {value}, the middle of the last samples is {persistent}"

@@ -1,0 +1,136 @@
+"""What was observed of one patient, bounded: the last values of each parameter, and the samples that wait to prove persistent.
+
+Kept per parameter: the newest `KEPT` values and the last one of each of the last 24 clock hours, which is what NEWS2 (now and as
+of an older set), corrections and the model's window need. Times are milliseconds since 1970.
+"""
+
+from bisect import bisect_left, bisect_right
+from enum import Enum
+from statistics import mode
+
+from processors.deterioration import HOUR_MS, HOURS
+
+Entry = tuple[int, float | str, int]  # observed, value, rank (lower takes precedence)
+
+KEPT = 4  # a correction or two of the newest value still leaves what stood before
+
+
+class Put(Enum):
+    """What became of a value."""
+
+    NEW = "the newest of its parameter"
+    PAST = "older than the newest"
+    SAME = "known already: one observation, whichever feeds brought it"
+    CHANGED = "another value stood for this time and was replaced"
+    OUTRANKED = "another value stands for this time and takes precedence"
+
+
+class History:
+    """One patient's observations. `entries` are sorted by time, never empty lists."""
+
+    __slots__ = ("entries", "samples")
+
+    def __init__(self) -> None:
+        self.entries: dict[str, list[Entry]] = {}
+        self.samples: dict[str, list[Entry]] = {}
+
+    @property
+    def newest(self) -> int | None:
+        """When the newest of all values was observed."""
+        return max((entries[-1][0] for entries in self.entries.values()), default=None)
+
+    def put(self, parameter: str, at: int, value: float | str, rank: int, *, correcting: bool = False) -> Put:
+        """Take a value in. `correcting` replaces what stands for that time whatever its rank."""
+        entries = self.entries.get(parameter)
+        if entries is None:
+            self.entries[parameter] = [(at, value, rank)]
+            return Put.NEW
+        if at > entries[-1][0]:
+            entries.append((at, value, rank))
+            if len(entries) > KEPT:
+                edge = len(entries) - 1 - KEPT
+                hour = at // HOUR_MS
+                if entries[edge][0] // HOUR_MS == entries[edge + 1][0] // HOUR_MS:
+                    del entries[edge]
+                while hour - entries[0][0] // HOUR_MS >= HOURS:
+                    del entries[0]
+            return Put.NEW
+        return self._put_past(parameter, entries, (at, value, rank), correcting=correcting)
+
+    def _put_past(self, parameter: str, entries: list[Entry], entry: Entry, *, correcting: bool) -> Put:
+        at, value, rank = entry
+        place = bisect_left(entries, at, key=_time)
+        if place < len(entries) and entries[place][0] == at:
+            _, known, known_rank = entries[place]
+            if known == value:
+                entries[place] = (at, value, min(rank, known_rank))
+                return Put.SAME
+            if rank > known_rank and not correcting:
+                return Put.OUTRANKED
+            entries[place] = entry
+            return Put.CHANGED
+        entries.insert(place, entry)
+        newest_hour, recent = entries[-1][0] // HOUR_MS, len(entries) - KEPT
+        self.entries[parameter] = [
+            one
+            for index, one in enumerate(entries)
+            if index >= recent
+            or (newest_hour - one[0] // HOUR_MS < HOURS and one[0] // HOUR_MS != entries[index + 1][0] // HOUR_MS)
+        ]
+        return Put.PAST
+
+    def remove(self, parameter: str, at: int, value: float | str | None, rank: int) -> bool:
+        """Take back what was entered in error; true when it was still known.
+
+        It goes when the value is the same or not told, or when the one who takes it back has precedence.
+        """
+        found = False
+        for kept in (self.entries, self.samples):
+            entries = kept.get(parameter, [])
+            place = bisect_left(entries, at, key=_time)
+            if place < len(entries) and entries[place][0] == at:
+                _, known, known_rank = entries[place]
+                if value is None or value == known or rank <= known_rank:
+                    found = True
+                    del entries[place]
+                    if not entries:
+                        del kept[parameter]
+        return found
+
+    def latest(self, parameter: str, until: int) -> Entry | None:
+        """Return the newest value observed at `until` or before, as far as the history goes back."""
+        entries = self.entries.get(parameter)
+        if not entries:
+            return None
+        place = bisect_right(entries, until, key=_time)
+        return entries[place - 1] if place else None
+
+    def sample(
+        self, parameter: str, at: int, value: float | str, rank: int, *, samples: int, spacing: int, within: int
+    ) -> float | str | None:
+        """Take in a sample of an unvalidated stream: return the value that has proved persistent, or None so far.
+
+        One sample is kept per `spacing` (the last), `samples` of them, none older than `within`. The persistent value is the middle
+        one; of words the commonest.
+        """
+        kept = self.samples.setdefault(parameter, [])
+        place = bisect_right(kept, at, key=_time)
+        if place < len(kept):
+            return None  # out of order: says nothing about now
+        if kept and kept[-1][0] // spacing == at // spacing:
+            kept.pop()
+        kept.append((at, value, rank))
+        while len(kept) > samples or at - kept[0][0] > within:
+            del kept[0]
+        if len(kept) < samples:
+            return None
+        numbers = sorted(one[1] for one in kept if not isinstance(one[1], str))
+        return numbers[len(numbers) // 2] if numbers else mode(str(one[1]) for one in reversed(kept))
+
+    def promote(self, parameter: str, at: int) -> float | str | None:
+        """Return the sample of exactly that time: its sender has declared it final without sending it again."""
+        return next((value for when, value, _ in self.samples.get(parameter, ()) if when == at), None)
+
+
+def _time(entry: Entry) -> int:
+    return entry[0]

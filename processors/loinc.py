@@ -1,0 +1,95 @@
+"""Which observation codes are which vital sign, and how consciousness is coded.
+
+One vocabulary of parameters runs through NEWS2, the deterioration model and the alerts: the names of
+`processors.deterioration.FEATURES`. Codes are LOINC (https://loinc.org); device feeds that come through with IEEE 11073-10101
+(MDC) codes or reference ids are understood too.
+"""
+
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """What a code measures. `preference` orders codes of one parameter that give different values in one set (0 first)."""
+
+    parameter: str
+    quantity: str  # what the value is checked and converted as: the parameter, or fio2 / oxygen_flow
+    preference: int
+
+
+def _codes(parameter: str, *codes: str, quantity: str = "") -> dict[str, Meaning]:
+    return {code: Meaning(parameter, quantity or parameter, place) for place, code in enumerate(codes)}
+
+
+LOINC: dict[str, Meaning] = {
+    **_codes("respiratory_rate", "9279-1"),
+    # 59408-5 by pulse oximetry; 2708-6 is what the FHIR vital-signs profile asks for besides
+    **_codes("spo2", "59408-5", "2708-6"),
+    # systolic: any; sitting; lying; non-invasive; invasive. Not standing (8460-8): a test for postural drop, not the chart's value.
+    **_codes("systolic", "8480-6", "8459-0", "8461-6", "76534-7", "76215-3"),
+    **_codes("diastolic", "8462-4", "8453-3", "8455-8", "76535-4", "76213-8"),
+    **_codes("mean_arterial", "8478-0", "76536-2", "76214-6"),
+    # heart rate: any; palpated; by oximeter; beat to beat by ECG
+    **_codes("heart_rate", "8867-4", "8893-0", "8889-8", "76282-3"),
+    # body temperature: any; core; bladder; rectal; oral; ear; axilla
+    **_codes("temperature", "8310-5", "8329-5", "8334-5", "8332-9", "8331-1", "8333-7", "8328-7"),
+    **_codes("consciousness", "67775-7", "11454-6", "1104441000000107"),  # the last: SNOMED CT UK, ACVPU scale
+    **_codes("oxygen", "3150-6", quantity="fio2"),
+    **_codes("oxygen", "3151-8", quantity="oxygen_flow"),
+}
+
+# IEEE 11073-10101: reference id -> context-free code (partition 2, SCADA: 131072 + term code).
+_MDC: dict[str, tuple[str, int]] = {
+    "MDC_ECG_HEART_RATE": ("heart_rate", 147842),
+    "MDC_PULS_RATE": ("heart_rate", 149522),
+    "MDC_PULS_OXIM_PULS_RATE": ("heart_rate", 149530),
+    "MDC_PULS_RATE_NON_INV": ("heart_rate", 149546),
+    "MDC_PULS_OXIM_SAT_O2": ("spo2", 150456),
+    "MDC_RESP_RATE": ("respiratory_rate", 151562),
+    "MDC_TTHOR_RESP_RATE": ("respiratory_rate", 151578),
+    "MDC_CO2_RESP_RATE": ("respiratory_rate", 151594),
+    "MDC_PRESS_BLD_NONINV_SYS": ("systolic", 150021),
+    "MDC_PRESS_BLD_NONINV_DIA": ("diastolic", 150022),
+    "MDC_PRESS_BLD_NONINV_MEAN": ("mean_arterial", 150023),
+    "MDC_PRESS_BLD_ART_SYS": ("systolic", 150033),
+    "MDC_PRESS_BLD_ART_DIA": ("diastolic", 150034),
+    "MDC_PRESS_BLD_ART_MEAN": ("mean_arterial", 150035),
+    "MDC_PRESS_BLD_ART_ABP_SYS": ("systolic", 150037),
+    "MDC_PRESS_BLD_ART_ABP_DIA": ("diastolic", 150038),
+    "MDC_PRESS_BLD_ART_ABP_MEAN": ("mean_arterial", 150039),
+    "MDC_TEMP": ("temperature", 150344),
+    "MDC_TEMP_BODY": ("temperature", 150364),
+}
+
+# What a device's code stands for comes after every LOINC code of the same parameter.
+MEANINGS: dict[str, Meaning] = LOINC | {
+    key: Meaning(parameter, parameter, 9) for reference, (parameter, code) in _MDC.items() for key in (reference, str(code))
+}
+
+# Panels and groupers carry no value of their own; they are passed over without a word.
+PANELS: frozenset[str] = frozenset({"85354-9", "85353-1", "35094-2", "8716-3", "34566-0", "96607-7"})
+
+# Consciousness after ACVPU (RCP 2017). "C" is *new* confusion. Compared without case; the first column is what is kept.
+# LOINC answers to 67775-7, and LA6560-2 for confusion. SNOMED CT: UK Core's ACVPU value set; 255373000 is IHE's.
+# The Glasgow Coma Scale is not translated: RCP gives no such table.
+ACVPU: dict[str, tuple[str, ...]] = {
+    "A": ("A", "Alert", "Mentally alert", "Awake and alert", "LA9340-6", "248234008"),
+    "C": (
+        *("C", "Confused", "Confusion", "New confusion", "New onset confusion", "New-onset confusion", "Newly confused"),
+        *("Acute confusion", "LA6560-2", "130987000"),
+    ),
+    "V": ("V", "Voice", "Verbal", "Responds to voice", "Responds to verbal", "LA17108-4", "300202002", "255373000"),
+    "P": ("P", "Pain", "Painful", "Responds to pain", "LA17107-6", "450847001"),
+    "U": ("U", "Unresponsive", "LA9343-0", "422768004"),
+}
+_ANSWERS: dict[str, str] = {word.casefold(): letter for letter, words in ACVPU.items() for word in words}
+
+ROOM_AIR: frozenset[str] = frozenset({"air", "room air", "ra", "722742002"})  # the last: SNOMED CT, breathing room air
+
+
+def consciousness(answer: str) -> str | None:
+    """Return the ACVPU letter of an answer's text or code (also the first two parts of an HL7 `code^text^...`), or None."""
+    for part in answer.split("^")[:2]:
+        letter = _ANSWERS.get(" ".join(part.split()).casefold())
+        if letter:
+            return letter
+    return None

@@ -1,0 +1,451 @@
+"""The clinical heart: one deterministic state machine per partition, from vital signs to scores and alerts.
+
+State is a function of the inputs in their order, and of nothing else: no clock, no chance, no I/O. Logged time moves by `tick`
+only. So a rerun decides the same, and a monitor loaded from snapshots goes on exactly as the one that was dumped.
+
+A batch of sets is handled in two phases: `observe` all of them (charts them and builds the model's windows), run the model once
+for all windows, then `decide` all of them in the same order. Phase 1 never reads what phase 2 keeps, and phase 2 goes by what the
+assessment captured; so it does not matter how the stream is cut into batches. `patient`, `feedback`, `tick` and `dump` stand
+between batches: they refuse while a set is observed and not decided.
+
+What an outage means: the first `tick` after it (log and apply it before any other input) shows a gap in logged time. From then
+until the backlog is through, sets that were received before that tick change the record and are scored, but only the patient's
+state at the end of it may alert.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+from models.tasks import ModelIdentity
+from processors.charting import Assessment, Charting
+from processors.desk import Cause, Desk
+from processors.events import (
+    AlertEvent,
+    AlertState,
+    Deterioration,
+    Event,
+    FeedbackEvent,
+    HeartbeatEvent,
+    News2,
+    PatientEvent,
+    ScoreEvent,
+    Severity,
+    Source,
+    VitalsEvent,
+)
+from processors.identity import natural_id
+from processors.outages import Outages
+from processors.partition import Partition
+from processors.patients import Context, Patient, ms, when
+from processors.rules import MonitorRules
+
+__all__ = ["Assessment", "Monitor", "MonitorRules"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_US = timedelta(microseconds=1)
+_MS = timedelta(milliseconds=1)
+_NEVER = 1 << 62
+
+# How grave a silence is, by what was last known of the patient.
+_SILENCE: dict[str, Severity] = {"high": "medium", "medium": "low-medium", "low-medium": "low-medium"}
+
+
+def band_of(score: News2 | None) -> str:
+    """Return the key of `MonitorRules.silence` for a score."""
+    if score is None:
+        return "unscored"
+    return score.band if score.total else "zero"
+
+
+class Monitor:
+    """Watches the patients of one partition. `model` is who scores the windows: its digest is part of every score's id."""
+
+    def __init__(self, rules: MonitorRules, *, partition: int = 0, model: ModelIdentity | None = None) -> None:
+        self.rules = rules
+        self.model = model
+        self.counts: Counter[str] = Counter()  # what leaves no event: repeats, unmatched feedback, ...; since the process began
+        self._digest = model.digest if model else ""
+        self._charting = Charting(rules)
+        self._partition = Partition(partition)
+        self._desk = Desk(rules, self._partition)
+        self._outages = Outages(rules, self._partition)
+        self._patients: dict[str, Patient] = {}
+        self._dirty: set[str] = set()
+        self._observed = self._decided = 0
+        self._remembered = rules.remembered_ids
+        self._now: int | None = None  # logged time, ms
+        silence = rules.silence
+        self._silence = {
+            "zero": silence.zero // _MS,
+            "low": silence.low // _MS,
+            "low-medium": silence.low_medium // _MS,
+            "medium": silence.medium // _MS,
+            "high": silence.high // _MS,
+            "unscored": silence.unscored // _MS,
+        }
+
+    @property
+    def now(self) -> datetime | None:
+        """Logged time; None before the first tick."""
+        now = self._partition.now
+        return None if now is None else _EPOCH + now * _US
+
+    @property
+    def id(self) -> str:
+        """The pseudo patient under which the partition's own state is dumped and its own alerts are published."""
+        return self._partition.id
+
+    # ---------------------------------------------------------------------------------------------------------- phase 1
+
+    def observe(self, event: VitalsEvent, source: Source) -> Assessment:
+        """Chart one set. Decide it with `decide`, in the same order."""
+        self._observed += 1
+        patient = self._patients.get(event.patient_id)
+        made = Assessment(self._observed, event, source, patient, received=ms(event.received_at))
+        if event.processing != "production":
+            made.patient = None
+            self._charting.rehearse(made, patient)
+            return made
+        if patient is None:
+            patient = made.patient = self._admit(event.patient_id)
+        if event.id in patient.seen:
+            made.repeat = True
+            return made
+        self._remember(patient, event.id)
+        state = self._partition
+        state.hear(event.origin.peer, made.received, self.rules.feed_silence)
+        if state.woke_at is not None:
+            made.held = made.received < state.woke_at
+            state.caught_up = state.caught_up or not made.held
+        self._charting.chart(made, self._now)
+        if made.late and state.woke_at is not None:
+            state.late += 1
+        if patient.newest is not None and (state.newest is None or patient.newest > state.newest):
+            state.newest = patient.newest
+        return made
+
+    # ---------------------------------------------------------------------------------------------------------- phase 2
+
+    def decide(self, assessment: Assessment, deterioration: Deterioration | None, reason: str = "") -> list[Event]:
+        """Publish the score of one set, and what it means for the patient's alerts.
+
+        `reason` says why there is no `deterioration` although there was a window (absent, late). Nothing for a repeated event.
+
+        Raises:
+            RuntimeError: not the next set in order.
+        """
+        made = assessment
+        self._decided += 1
+        if made.number != self._decided:
+            raise RuntimeError(f"decide set {made.number}, but {self._decided} is next")
+        if made.repeat:
+            self.counts["repeats"] += 1
+            return []
+        score = self._score(made, deterioration, reason)
+        patient = made.patient
+        if patient is None or made.ended:
+            return [score]
+        cause = Cause(
+            made.event.id,
+            made.source,
+            made.received if self._now is None else self._now,
+            score.id,
+            made.current_at,
+            made.received,
+            is_set=made.changed,
+        )
+        if made.late or made.held:
+            patient.unsettled = patient.unsettled or (made.held and not made.late)
+            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
+            if made.held and not made.late:
+                self._stand(patient, made, score.id)
+            return [score, *steps]
+        steps = self._desk.heard(patient, cause) if made.heard and patient.alerts else []
+        if made.changed or made.corrected:
+            steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
+            if self.rules.model_pages and deterioration is not None and not made.news2_reason:
+                steps += self._desk.consider_model(patient, deterioration, made.current, cause)
+        self._stand(patient, made, score.id)
+        return [score, *steps] if steps else [score]
+
+    def _score(self, made: Assessment, deterioration: Deterioration | None, reason: str) -> ScoreEvent:
+        event = made.event
+        return ScoreEvent(
+            id=natural_id(event.id, "score", self._digest),
+            patient_id=event.patient_id,
+            source=made.source,
+            encounter_id=event.encounter_id,
+            observed_at=event.observed_at,
+            received_at=event.received_at,
+            late=made.late,
+            news2=made.news2,
+            news2_reason=made.news2_reason,
+            deterioration=deterioration,
+            deterioration_reason="" if deterioration is not None else made.window_reason or reason or "no model",
+            rejected=made.rejected,
+            processing=event.processing,
+            flags=made.flags + (("catching-up",) if made.held else ()),
+        )
+
+    def _stand(self, patient: Patient, made: Assessment, score_id: str) -> None:
+        """Remember what the patient's current state was last told by, for the timers."""
+        patient.score_id, patient.received = score_id, made.received
+        patient.band = band_of(made.current)
+
+    # ------------------------------------------------------------------------------------------------- between batches
+
+    def patient(self, event: PatientEvent, source: Source) -> list[Event]:
+        """Take a patient's new context: close, withdraw, re-route or re-score the alerts.
+
+        A merge withdraws the old id's alerts and stops watching it. The surviving id may live in another partition: its record
+        is its own, and what is observed next under it scores there; observations do not move.
+        """
+        self._between()
+        patient = self._patients.get(event.patient_id) or self._admit(event.patient_id)
+        if event.id in patient.seen:
+            self.counts["repeats"] += 1
+            return []
+        self._remember(patient, event.id)
+        before, was_ended = patient.context, bool(patient.ended)
+        patient.context = Context.of(event)
+        if event.encounter_id is not None:
+            patient.encounter_id = event.encounter_id
+        now = ms(event.received_at) if self._now is None else self._now
+        cause = self._cause(patient, event.id, source, now)
+        ended = patient.ended
+        if ended:
+            patient.ended_at = now
+            patient.unsettled = False
+            patient.closed.clear()
+            state: AlertState = "withdrawn" if patient.context.merged_into else "resolved"
+            return list(self._desk.close(patient, state, ended, cause))
+        patient.ended_at = None
+        return list(self._new_context(patient, before, cause, reopened=was_ended))
+
+    def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[AlertEvent]:
+        after = patient.context
+        score, _ = self._charting.current(patient)
+        steps: list[AlertEvent] = []
+        not_applicable = after.not_applicable(patient.newest) if patient.newest is not None else ""
+        if not_applicable:
+            kinds = ("news2", "deterioration")
+            steps += self._desk.close(patient, "withdrawn", f"NEWS2 does not apply: {not_applicable}", cause, kinds=kinds)
+        moved = []
+        if before.known and before.location != after.location:
+            moved.append("transferred" if before.location.ward != after.location.ward else "moved")
+        if before.ceiling != after.ceiling:
+            moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
+        if moved:
+            steps += self._desk.reroute(patient, "; ".join(moved), cause, score)
+        if self._may_alert(patient) and score is not None:
+            rescaled = before.scale != after.scale
+            if rescaled or reopened or before.not_applicable(patient.newest or 0):
+                because = f"SpO2 scale {after.scale} recorded" if rescaled else ""
+                steps += self._desk.consider(patient, score, cause, because=because)
+                patient.band = band_of(score)
+        return steps
+
+    def feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
+        """Take an answer to an alert. One that fits nothing leaves no event; it is counted under `unmatched_feedback`."""
+        self._between()
+        if not event.kind.startswith("alert-"):
+            return []  # about a finding: for the training set, not for the monitor
+        now = ms(event.received_at) if self._now is None else self._now
+        if event.patient_id == self.id:
+            own = self._outages.answer(event, now, source)
+            self._dirty.add(self.id)
+            self.counts["unmatched_feedback"] += own is None
+            return list(own or ())
+        patient = self._patients.get(event.patient_id)
+        if patient is None or event.id in patient.seen:
+            self.counts["unmatched_feedback" if patient is None else "repeats"] += 1
+            return []
+        self._remember(patient, event.id)
+        score, _ = self._charting.current(patient)
+        steps = self._desk.answer(patient, event, Cause(event.id, source, now), score)
+        if steps is None:
+            self.counts["unmatched_feedback"] += 1
+        return list(steps or ())
+
+    # ----------------------------------------------------------------------------------------------------------- timers
+
+    def tick(self, now: datetime, source: Source) -> list[Event]:
+        """Move logged time and run what is due: blindness, feeds, silence, escalation, suppression, forgetting, heartbeat.
+
+        A time that is not later than the last one does nothing.
+        """
+        self._between()
+        state = self._partition
+        micros = (now - _EPOCH) // _US
+        if state.now is not None and micros <= state.now:
+            return []
+        before = self._now
+        state.now = micros
+        self._now = micros // 1000
+        self._dirty.add(self.id)
+        out: list[Event] = []
+        asleep = state.woke_at is not None
+        out += self._outages.wake(before, self._now, source)
+        if state.woke_at is None:
+            out += self._outages.feeds(self._now, source)
+            if asleep:  # caught up: everybody's timers stood still
+                for patient in self._patients.values():
+                    patient.due = 0
+        due = sorted(patient.id for patient in self._patients.values() if patient.due <= self._now)
+        for patient_id in due:
+            out += self._examine(self._patients[patient_id], self._now, source)
+        if state.heartbeat_at is None or self._now - state.heartbeat_at >= self.rules.heartbeat // _MS:
+            out.append(self._beat(now, self._now))
+        return out
+
+    def _examine(self, patient: Patient, now: int, source: Source) -> list[Event]:
+        """Run one patient's timers and work out when to look again."""
+        state = self._partition
+        out: list[Event] = []
+        ended = patient.ended
+        if ended:
+            if patient.ended_at is None:
+                patient.ended_at = now
+                self._dirty.add(patient.id)
+            if patient.alerts:  # it ended by a set of an encounter that is over
+                out += self._desk.close(patient, "resolved", ended, self._cause(patient, "", source, now))
+            forget = patient.ended_at + self.rules.forget_after // _MS
+            if now >= forget:
+                self._forget(patient)
+            patient.due = forget
+            return out
+        if patient.ended_at is not None:
+            patient.ended_at = None
+            self._dirty.add(patient.id)
+        if state.woke_at is not None:  # what is missing may lie in the backlog
+            patient.due = 0
+            return []
+        cause = self._cause(patient, f"tick:{self._partition.number}:{now}", source, now)
+        if patient.context.encounter_status != "in-progress" and patient.heard is not None:
+            forget = patient.heard + self.rules.forget_silent // _MS
+            if now >= forget:
+                out += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
+                self._forget(patient)
+                return out
+        reconsider = patient.unsettled
+        for kind in [kind for kind, (_, until) in patient.closed.items() if until <= now]:
+            del patient.closed[kind]
+            reconsider = True
+        if reconsider:
+            self._dirty.add(patient.id)
+            out += self._reconsider(patient, cause)
+        out += self._silent(patient, cause)
+        if any((self._desk.next_escalation(alert) or _NEVER) <= now for alert in patient.alerts.values()):
+            score, _ = self._charting.current(patient)
+            out += self._desk.escalate(patient, Cause(cause.key, source, now), score)
+        if out:
+            self._dirty.add(patient.id)
+        patient.due = self._next(patient)
+        return out
+
+    def _reconsider(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
+        """Let the current state alert: the backlog is through, or a suppression has run out."""
+        patient.unsettled = False
+        steps: list[AlertEvent] = []
+        if patient.heard is not None and cause.now - patient.heard < self._silence[patient.band]:
+            steps += self._desk.heard(patient, cause)
+        if self._may_alert(patient):
+            score, _ = self._charting.current(patient)
+            steps += self._desk.consider(patient, score, cause)
+        return steps
+
+    def _silent(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
+        if patient.heard is None:
+            return []
+        limit = self._silence[patient.band]
+        if cause.now - patient.heard <= limit:
+            return []
+        return self._desk.silent(
+            patient, _SILENCE.get(patient.band, "information"), limit, Cause(cause.key, cause.source, cause.now)
+        )
+
+    def _next(self, patient: Patient) -> int:
+        """Return the logged time (ms) of this patient's next timer."""
+        times = [until for _, until in patient.closed.values()]
+        times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
+        if patient.heard is not None:
+            if "no-observations" not in patient.alerts:
+                times.append(patient.heard + self._silence[patient.band] + 1)
+            if patient.context.encounter_status != "in-progress":
+                times.append(patient.heard + self.rules.forget_silent // _MS)
+        return min(times, default=_NEVER)
+
+    def _beat(self, logged: datetime, now: int) -> HeartbeatEvent:
+        state = self._partition
+        watched = sum(not patient.ended for patient in self._patients.values())
+        if state.heartbeat_at is not None and now - state.heartbeat_at <= self.rules.blind_after // _MS:
+            state.count_patients(watched, now - state.heartbeat_at, now)
+        state.heartbeat_at = now
+        return HeartbeatEvent(
+            id=natural_id("heartbeat", "vitals", state.number, state.now or 0),
+            lane="vitals",
+            partition=state.number,
+            decided_at=logged,
+            newest_observed_at=None if state.newest is None else when(state.newest),
+            patients=watched,
+            active_alerts=len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values()),
+            alerts_per_100_patient_days=state.alerts_per_100_patient_days(),
+        )
+
+    # ------------------------------------------------------------------------------------------------------- snapshots
+
+    def dirty(self) -> set[str]:
+        """Return the patients (and `id`, for the partition) whose snapshot changed since `clean`."""
+        return set(self._dirty)
+
+    def clean(self) -> None:
+        """Start anew with `dirty`: the snapshots are safe."""
+        self._dirty.clear()
+
+    def dump(self, patient_id: str) -> bytes | None:
+        """Return one patient's whole state as JSON, or the partition's under `id`; None for one who is forgotten."""
+        self._between()
+        if patient_id == self.id:
+            return self._partition.dump()
+        patient = self._patients.get(patient_id)
+        return None if patient is None else patient.dump()
+
+    def load(self, patient_id: str, state: bytes) -> None:
+        """Take over a snapshot. Raises `Fatal` when it is none of this version."""
+        self._between()
+        if patient_id == self.id:
+            self._partition.load(state)
+            self._now = None if self._partition.now is None else self._partition.now // 1000
+        else:
+            self._patients[patient_id] = Patient.load(patient_id, state)
+
+    # ---------------------------------------------------------------------------------------------------------- within
+
+    def _between(self) -> None:
+        if self._observed != self._decided:
+            raise RuntimeError(f"{self._observed - self._decided} sets are observed and not decided")
+
+    def _admit(self, patient_id: str) -> Patient:
+        patient = self._patients[patient_id] = Patient(patient_id)
+        return patient
+
+    def _remember(self, patient: Patient, event_id: str) -> None:
+        seen = patient.seen
+        seen.append(event_id)
+        if len(seen) > self._remembered:
+            del seen[0]
+        patient.due = 0
+        self._dirty.add(patient.id)
+        self._dirty.add(self._partition.id)
+
+    def _forget(self, patient: Patient) -> None:
+        del self._patients[patient.id]
+        self._dirty.add(patient.id)
+
+    def _may_alert(self, patient: Patient) -> bool:
+        """Tell whether what is known is recent enough to alert by itself."""
+        newest = patient.newest
+        return newest is not None and self._now is not None and self._now - newest <= self.rules.staleness // _MS
+
+    def _cause(self, patient: Patient, key: str, source: Source, now: int) -> Cause:
+        return Cause(key, source, now, patient.score_id, patient.newest or 0, patient.received)

@@ -1,0 +1,105 @@
+"""Trouble that is no patient's: monitoring was blind for a while, or a feed stopped. Alerts of the partition itself.
+
+They inform; they page nobody, and they resolve nothing but themselves.
+"""
+
+from datetime import timedelta
+
+from processors.alerts import Alert, hours_and_minutes
+from processors.events import AlertEvent, AlertKind, AlertState, FeedbackEvent, Source
+from processors.identity import natural_id
+from processors.partition import Partition
+from processors.patients import when
+from processors.rules import MonitorRules
+
+_MS = timedelta(milliseconds=1)
+_BLIND: AlertKind = "monitoring-blind"
+
+
+class Outages:
+    """Watches one partition's logged time and feeds. Times are milliseconds since 1970."""
+
+    def __init__(self, rules: MonitorRules, partition: Partition) -> None:
+        self._rules = rules
+        self._partition = partition
+
+    def wake(self, before: int | None, now: int, source: Source) -> list[AlertEvent]:
+        """Notice a gap in logged time; and later, that the backlog is through. One notice tells from when to when."""
+        state = self._partition
+        steps: list[AlertEvent] = []
+        if before is not None and now - before > self._rules.blind_after // _MS:
+            if _BLIND in state.alerts:  # a second outage before the first was caught up with
+                steps.append(self._end(_BLIND, "another outage followed", now, source))
+            alert = self._open(_BLIND, _BLIND, now)
+            alert.since, alert.until = before, now
+            state.woke_at, state.caught_up, state.late = now, False, 0
+            reason = f"no logged time for {hours_and_minutes(now - before)}"
+            steps.append(self._step(alert, "raised", reason, now, source))
+        elif state.woke_at is not None and (state.caught_up or now - state.woke_at >= self._rules.catch_up // _MS):
+            state.woke_at = None
+            if _BLIND in state.alerts:
+                steps.append(self._end(_BLIND, f"caught up; {state.late} older sets went to history", now, source))
+        return steps
+
+    def feeds(self, now: int, source: Source) -> list[AlertEvent]:
+        """Say which peers stopped and which are back."""
+        state, rules = self._partition, self._rules.feed_silence
+        steps: list[AlertEvent] = []
+        for peer in sorted(state.feeds):
+            feed, key = state.feeds[peer], f"feed-stopped:{peer}"
+            stopped = now - feed.last > feed.limit(peer, rules)
+            if stopped and key not in state.alerts:
+                alert = self._open(key, "feed-stopped", now)
+                alert.since, alert.about = feed.last, peer
+                steps.append(self._step(alert, "raised", "nothing received", now, source))
+            elif not stopped and key in state.alerts:
+                steps.append(self._end(key, "receiving again", now, source))
+        return steps
+
+    def answer(self, event: FeedbackEvent, now: int, source: Source) -> list[AlertEvent] | None:
+        """Take an answer; None when it fits nothing. The alert stands until its cause ends: it is never raised anew meanwhile."""
+        state: AlertState = "acknowledged" if event.kind == "alert-acknowledged" else "declined"
+        alert = next((one for one in self._partition.alerts.values() if one.id == event.target_id), None)
+        if alert is None or alert.state == state:
+            return None
+        return [self._step(alert, state, event.reason, now, source, by=event.by)]
+
+    def _open(self, key: str, kind: AlertKind, now: int) -> Alert:
+        alert = Alert(natural_id("alert", self._partition.id, key, now), kind, "information")
+        alert.route = self._rules.default_route
+        self._partition.alerts[key] = alert
+        return alert
+
+    def _end(self, key: str, reason: str, now: int, source: Source) -> AlertEvent:
+        return self._step(self._partition.alerts.pop(key), "resolved", reason, now, source)
+
+    def _step(self, alert: Alert, state: AlertState, reason: str, now: int, source: Source, *, by: str = "") -> AlertEvent:
+        alert.state = state
+        alert.sequence += 1
+        if alert.kind == _BLIND:
+            span = f"{when(alert.since):%Y-%m-%d %H:%M} to {when(alert.until):%Y-%m-%d %H:%M} UTC"
+            title = f"Monitoring was blind for {hours_and_minutes(alert.until - alert.since)}"
+            detail = f"From {span} nothing was scored here. Older sets go to history; only current states alert."
+        else:
+            title = f"Feed {alert.about} silent for {hours_and_minutes(now - alert.since)}"
+            detail = (
+                f"Last received {when(alert.since):%Y-%m-%d %H:%M} UTC. Its patients may be unwatched; this resolves no alert."
+            )
+        return AlertEvent(
+            id=natural_id(alert.id, alert.sequence),
+            patient_id=self._partition.id,
+            source=source,
+            alert_id=alert.id,
+            sequence=alert.sequence,
+            kind=alert.kind,
+            state=state,
+            severity=alert.severity,
+            title=title,
+            detail=detail,
+            reason=reason,
+            route=alert.route,
+            observed_at=when(alert.since),
+            received_at=when(alert.since),
+            decided_at=when(now),
+            by=by,
+        )

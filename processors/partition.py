@@ -1,0 +1,129 @@
+"""What the monitor keeps for a whole partition: logged time, the feeds' clocks, wards' counts, alerts about no single patient.
+
+Times are milliseconds since 1970.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import orjson
+
+from processors.alerts import Alert
+from processors.patients import snapshot
+from processors.rules import FeedSilence
+
+_MS = timedelta(milliseconds=1)
+_HOUR = 3_600_000
+_DAY_HOURS = 24
+_PERIOD = 12 * _HOUR  # over which a feed's longest pause is remembered, twice
+_PAUSES = 3  # so many times the longest pause is not a pause any more
+
+
+@dataclass(slots=True)
+class Feed:
+    """One peer's clock, in received time. The longest pauses of this period and the one before make its own limit."""
+
+    last: int
+    began: int  # of this period
+    longest: int = 0
+    before: int = 0
+
+    def heard(self, received: int, most: int) -> None:
+        """Move the clock. A pause of an outage's length teaches no more than `most` / `_PAUSES`."""
+        pause = received - self.last
+        if pause <= 0:
+            return
+        self.last = received
+        if received - self.began >= _PERIOD:
+            self.before, self.longest = (self.longest, 0) if received - self.began < 2 * _PERIOD else (0, 0)
+            self.began = received
+        self.longest = min(max(self.longest, pause), most // _PAUSES)
+
+    def limit(self, peer: str, rules: FeedSilence) -> int:
+        """Return the silence (ms) after which this feed counts as stopped."""
+        if peer in rules.peers:
+            return rules.peers[peer] // _MS
+        learned = _PAUSES * max(self.longest, self.before)
+        return max(rules.limit // _MS, min(learned, rules.most // _MS))
+
+
+@dataclass(slots=True)
+class Hour:
+    """What happened in one hour: alerts raised, by ward, and patient time watched (ms)."""
+
+    alerts: dict[str, int] = field(default_factory=dict)
+    watched: int = 0
+
+
+@dataclass(slots=True)
+class Partition:
+    """One partition's state."""
+
+    number: int
+    now: int | None = None  # logged time in microseconds since 1970, so that it comes back exactly
+    heartbeat_at: int | None = None
+    newest: int | None = None  # observed
+    woke_at: int | None = None  # catching up after an outage that ended then
+    caught_up: bool = False  # a set that was received after waking has come by
+    late: int = 0  # sets that went to history since waking
+    feeds: dict[str, Feed] = field(default_factory=dict)
+    hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
+    alerts: dict[str, Alert] = field(default_factory=dict)  # "monitoring-blind", or "feed-stopped:" and the peer
+
+    @property
+    def id(self) -> str:
+        """The pseudo patient whose snapshot this is, and the `patient_id` of its alerts."""
+        return f"partition-{self.number}"
+
+    def hear(self, peer: str, received: int, rules: FeedSilence) -> None:
+        """Move a peer's clock."""
+        feed = self.feeds.get(peer)
+        if feed is None:
+            self.feeds[peer] = Feed(received, received)
+        elif received > feed.last:
+            feed.heard(received, rules.most // _MS)
+
+    def count_alert(self, ward: str, now: int) -> None:
+        """Count an alert as raised."""
+        hour = self.hours.setdefault(now // _HOUR, Hour())
+        hour.alerts[ward] = hour.alerts.get(ward, 0) + 1
+
+    def count_patients(self, patients: int, span: int, now: int) -> None:
+        """Count the time that patients were watched, and let go of what lies more than a day back."""
+        hour = now // _HOUR
+        self.hours.setdefault(hour, Hour()).watched += patients * span
+        for old in [one for one in self.hours if one <= hour - _DAY_HOURS]:
+            del self.hours[old]
+
+    def alerts_of(self, ward: str) -> int:
+        """Return how many alerts a ward got through this partition in the last 24 hours."""
+        return sum(hour.alerts.get(ward, 0) for hour in self.hours.values())
+
+    def alerts_per_100_patient_days(self) -> float | None:
+        """Return the last 24 hours' rate, or None before an hour was watched in all."""
+        watched = sum(hour.watched for hour in self.hours.values())
+        raised = sum(sum(hour.alerts.values()) for hour in self.hours.values())
+        return round(100 * raised * _DAY_HOURS * _HOUR / watched, 2) if watched >= _HOUR else None
+
+    def dump(self) -> bytes:
+        """Return a snapshot from which `load` goes on exactly alike."""
+        plain = ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late")
+        return orjson.dumps(
+            {
+                "v": 1,
+                **{name: getattr(self, name) for name in plain},
+                "feeds": {peer: [feed.last, feed.began, feed.longest, feed.before] for peer, feed in self.feeds.items()},
+                "hours": [[hour, one.alerts, one.watched] for hour, one in self.hours.items()],
+                "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
+            }
+        )
+
+    def load(self, state: bytes) -> None:
+        """Take over `dump`'s bytes. Raises `Fatal` for what is none."""
+        raw: dict[str, Any] = snapshot(state)
+        for name in ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late"):
+            setattr(self, name, raw[name])
+        self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
+        self.hours = {hour: Hour(wards, watched) for hour, wards, watched in raw["hours"]}
+        self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

@@ -1,0 +1,252 @@
+"""What is known of one watched patient: context, observations, and the alerts under way. Times are milliseconds since 1970.
+
+The record has two halves that never read each other while a batch is under way: what `observe` keeps (phase 1) and what `decide`
+keeps (phase 2). So it does not matter how a stream is cut into batches.
+"""
+
+from calendar import isleap
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from models.errors import Fatal
+from processors.alerts import Alert
+from processors.deterioration import HourlyWindow
+from processors.events import Location, Parameter, PatientEvent
+from processors.history import History
+from processors.news2 import Scale
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_VERSION = 1  # of the snapshots; another one is refused, not guessed at
+
+ADULT_YEARS = 16  # NEWS2 is for 16 years and older
+
+
+def ms(time: datetime) -> int:
+    """Return milliseconds since 1970 (UTC), cut off."""
+    return (time - _EPOCH) // _MILLISECOND
+
+
+def when(at: int) -> datetime:
+    """Return the UTC time of milliseconds since 1970."""
+    return _EPOCH + timedelta(milliseconds=at)
+
+
+def adult_from(birth_date: str | None) -> int | None:
+    """Return when somebody is certainly 16, from an ISO date that may lack day or month; None when unknown or not a date.
+
+    Of a partial date the latest day counts. Who was born on 29 February comes of age on 1 March where the year has no such day.
+    """
+    try:
+        numbers = [int(part) for part in (birth_date or "").split("T")[0].split("-")]
+        year, month, day = (*numbers, *(None, None))[:3] if numbers else (None, None, None)
+        if year is None or year < 1800:
+            return None
+        month_known = 12 if month is None else month
+        first = datetime(year, month_known, 1, tzinfo=UTC)
+        last = (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
+        born = datetime(year, month_known, last.day if day is None else day, tzinfo=UTC)
+    except ValueError:
+        return None
+    year = born.year + ADULT_YEARS
+    if (born.month, born.day) == (2, 29) and not isleap(year):
+        return ms(datetime(year, 3, 1, tzinfo=UTC))
+    return ms(born.replace(year=year))
+
+
+class Context:
+    """A patient's context as the monitor uses it, from the newest `PatientEvent`. Unknown is never "no"."""
+
+    __slots__ = (
+        "adult_from",
+        "ceiling",
+        "deceased",
+        "encounter_id",
+        "encounter_status",
+        "known",
+        "location",
+        "merged_into",
+        "pregnant",
+        "scale",
+        "undecided_scale",
+    )
+
+    def __init__(self) -> None:
+        self.known = False
+        self.adult_from: int | None = None
+        self.pregnant = False  # only a recorded pregnancy counts: unknown must not silence every woman, and it never fits a man
+        self.scale: Scale = 1
+        self.undecided_scale = False  # scale 2 was asked for without a recorded decision
+        self.ceiling = ""
+        self.encounter_id: str | None = None
+        self.encounter_status = "unknown"
+        self.location = Location()
+        self.deceased = False
+        self.merged_into: str | None = None
+
+    @classmethod
+    def of(cls, event: PatientEvent) -> "Context":
+        """Read an event."""
+        made = cls()
+        made.known = True
+        made.adult_from = adult_from(event.birth_date)
+        made.pregnant = event.pregnant is True
+        decided = bool((event.spo2_scale_decided_by or "").strip())
+        made.scale = 2 if event.spo2_scale == 2 and decided else 1
+        made.undecided_scale = event.spo2_scale == 2 and not decided
+        made.ceiling = (event.ceiling_of_care or "").strip()
+        made.encounter_id = event.encounter_id
+        made.encounter_status = event.encounter_status
+        made.location = event.location
+        made.deceased = event.deceased
+        made.merged_into = event.merged_into if event.merged_into != event.patient_id else None
+        return made
+
+    def not_applicable(self, at: int) -> str:
+        """Say why NEWS2 does not apply to this patient at that time; empty when it does."""
+        if self.adult_from is None:
+            return "age unknown"
+        if at < self.adult_from:
+            return "under 16 years"
+        return "pregnancy recorded" if self.pregnant else ""
+
+    def dump(self) -> list[Any]:
+        """Return what `load` takes."""
+        place = self.location
+        return [
+            *(self.known, self.adult_from, self.pregnant, self.scale, self.undecided_scale, self.ceiling, self.encounter_id),
+            *(self.encounter_status, [place.ward, place.room, place.bed], self.deceased, self.merged_into),
+        ]
+
+    @classmethod
+    def load(cls, raw: Sequence[Any]) -> "Context":
+        """Read `dump`'s list."""
+        made = cls()
+        (made.known, made.adult_from, made.pregnant, made.scale, made.undecided_scale, made.ceiling, made.encounter_id) = raw[
+            :7
+        ]
+        (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:]
+        made.location = Location(ward=ward, room=room, bed=bed)
+        return made
+
+
+class Patient:
+    """One patient's record."""
+
+    __slots__ = (
+        "alerts",
+        "band",
+        "closed",
+        "context",
+        "due",
+        "encounter_id",
+        "ended_at",
+        "heard",
+        "history",
+        "hours",
+        "id",
+        "newest",
+        "received",
+        "score_id",
+        "scored",
+        "seen",
+        "total",
+        "unsettled",
+    )
+
+    def __init__(self, patient_id: str) -> None:
+        self.id = patient_id
+        # moved by PatientEvents and ticks, which stand between batches
+        self.context = Context()
+        self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
+        self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
+        # phase 1
+        self.history = History()
+        self.seen: list[str] = []  # the newest event ids
+        self.newest: int | None = None  # of the values that count
+        self.heard: int | None = None  # of anything usable, a sample that is not persistent yet included
+        self.encounter_id: str | None = None  # of the newest set that named one
+        self.hours: HourlyWindow | None = None  # cache of the history
+        self.scored: dict[str, tuple[object, ...]] = {}  # cache: parameter -> (entry, scale, on oxygen, Parameter)
+        # phase 2
+        self.alerts: dict[str, Alert] = {}  # by kind
+        self.closed: dict[str, tuple[str, int]] = {}  # kind -> (severity, suppressed until)
+        self.total: int | None = None  # the NEWS2 that was last told
+        self.band = "unscored"
+        self.score_id: str | None = None
+        self.received: int = 0
+        self.unsettled = False  # its current state waits for the end of the catch-up
+
+    @property
+    def ended(self) -> str:
+        """Say why this patient is not watched (any more); empty when watched."""
+        context = self.context
+        if context.merged_into:
+            return f"merged into {context.merged_into}"
+        if context.deceased:
+            return "recorded as deceased"
+        if context.encounter_status in ("finished", "cancelled") and self.encounter_id in (None, context.encounter_id):
+            return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
+        return ""
+
+    def cached(self, name: str, entry: object, scale: int, on_oxygen: bool | None) -> Parameter | None:
+        """Return a parameter scored before, if nothing that it depends on changed."""
+        known = self.scored.get(name)
+        if known and known[0] is entry and known[1] == scale and known[2] is on_oxygen:
+            return known[3]  # type: ignore[return-value]
+        return None
+
+    def dump(self) -> bytes:
+        """Return a snapshot from which `load` makes a record that goes on exactly alike."""
+        return orjson.dumps(
+            {
+                "v": _VERSION,
+                "context": self.context.dump(),
+                "ended_at": self.ended_at,
+                "entries": self.history.entries,
+                "samples": self.history.samples,
+                "seen": self.seen,
+                "newest": self.newest,
+                "heard": self.heard,
+                "encounter_id": self.encounter_id,
+                "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
+                "closed": self.closed,
+                "total": self.total,
+                "band": self.band,
+                "score_id": self.score_id,
+                "received": self.received,
+                "unsettled": self.unsettled,
+            }
+        )
+
+    @classmethod
+    def load(cls, patient_id: str, state: bytes) -> "Patient":
+        """Read `dump`'s bytes. Raises `Fatal` for what is none: going on with half a state would lose alerts."""
+        made = cls(patient_id)
+        raw = snapshot(state)
+        made.context = Context.load(raw["context"])
+        made.history.entries = {name: [tuple(one) for one in entries] for name, entries in raw["entries"].items()}
+        made.history.samples = {name: [tuple(one) for one in entries] for name, entries in raw["samples"].items()}
+        made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
+        made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
+        for name in (
+            *("ended_at", "seen", "newest", "heard", "encounter_id"),
+            *("total", "band", "score_id", "received", "unsettled"),
+        ):
+            setattr(made, name, raw[name])
+        return made
+
+
+def snapshot(state: bytes) -> dict[str, Any]:
+    """Decode a snapshot. Raises `Fatal` when it is none of this version."""
+    try:
+        raw = orjson.loads(state)
+        version = raw["v"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Fatal(f"monitor: unusable snapshot ({type(error).__name__})") from error
+    if version != _VERSION:
+        raise Fatal(f"monitor: snapshot of version {version}, this is {_VERSION}", hint="drop the state topic and replay")
+    return dict(raw)

@@ -1,0 +1,212 @@
+"""Everything about monitoring and alerting that a site may decide, with its default and the reason for it.
+
+The defaults follow the Royal College of Physicians' NEWS2 (2017) where it says something, and are cautious where it does not.
+"""
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from processors.events import Severity
+
+
+def _minutes(minutes: float) -> timedelta:
+    return timedelta(minutes=minutes)
+
+
+def _hours(hours: float) -> timedelta:
+    return timedelta(hours=hours)
+
+
+class _Rules(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EscalationStep(_Rules):
+    """One link of the chain: whom to tell when nobody has answered for so long since the alert was last told."""
+
+    after: timedelta = Field(gt=timedelta())
+    route: str
+
+
+class CeilingPolicy(_Rules):
+    """Where alerts of patients with a recorded ceiling of care go, and whether they climb the chain when unanswered."""
+
+    route: str
+    escalates: bool = Field(False, description="off: a ceiling usually means that the emergency team is not to be called")
+
+
+class CarryForward(_Rules):
+    """For how long a value stands for its parameter when newer sets lack it; then the parameter counts as missing.
+
+    RCP asks for a full set at least every 6 hours while the total is 1-4, so what changes fast is carried for one such interval.
+    Temperature, consciousness and oxygen are charted less often and change by events that are charted: 12 hours, the longest
+    interval that RCP allows.
+    """
+
+    respiratory_rate: timedelta = _hours(6)
+    spo2: timedelta = _hours(6)
+    systolic: timedelta = _hours(6)
+    heart_rate: timedelta = _hours(6)
+    oxygen: timedelta = _hours(12)
+    consciousness: timedelta = _hours(12)
+    temperature: timedelta = _hours(12)
+
+
+class Silence(_Rules):
+    """How long a patient may be without any observation before that is an event of its own, by the last NEWS2.
+
+    RCP's intervals (total 0: 12 hours; 1-4: 4-6 hours; a single 3 or 5-6: 1 hour; 7 and more: continuous), each with half an hour
+    of grace for charting; "continuous" is taken as half an hour in all.
+    """
+
+    zero: timedelta = _hours(12.5)
+    low: timedelta = _hours(6.5)
+    low_medium: timedelta = _hours(1.5)
+    medium: timedelta = _hours(1.5)
+    high: timedelta = _minutes(30)
+    unscored: timedelta = Field(_hours(12.5), description="NEWS2 does not apply (a child, age unknown): the longest interval")
+
+
+class FeedSilence(_Rules):
+    """How long a peer may bring nothing to this partition before "this feed stopped" is said.
+
+    A partition sees only a share of a peer's patients, so the limit also grows to three times the longest pause that the peer made
+    lately: a ward that charts every hour is not a stopped feed. It never grows beyond `most`.
+    """
+
+    limit: timedelta = Field(_minutes(30), description="long enough for a quiet ward, short enough to matter")
+    most: timedelta = Field(_hours(6), description="whatever the pauses were, six hours without a word is worth one")
+    peers: dict[str, timedelta] = Field(default_factory=dict, description="a peer's own limit; then no pause is learned")
+
+
+class Persistence(_Rules):
+    """When a value from an unvalidated stream counts: the middle one of the last `samples`, one kept per `spacing`.
+
+    So one artefact never counts and a change that holds for two samples does. A charted, validated set counts at once.
+    """
+
+    samples: int = Field(3, ge=1, le=9, description="the middle of three: one outlier is outvoted")
+    spacing: timedelta = Field(_minutes(1), description="a probe that slips is usually put back within a minute")
+    within: timedelta = Field(
+        _minutes(15), description="older samples say nothing about now; fits monitors that send every 5 min"
+    )
+
+
+class MonitorRules(_Rules):
+    """The rules of one monitor. Durations are of observed time where they speak of sets, else of logged time."""
+
+    # what may alert ------------------------------------------------------------------------------------------------------
+    staleness: timedelta = Field(
+        _minutes(60),
+        description="a set older than this when it is processed is history: never alerts. An hour covers charting after a round; "
+        "RCP asks for a new set hourly from a total of 5, so what is older should have been superseded",
+    )
+    blind_after: timedelta = Field(
+        _minutes(10),
+        description="a gap in the lane's logged time longer than this is an outage: one notice says from when to when, and only "
+        "each patient's current state may alert once the backlog is through. Shorter gaps (a restart) change nothing",
+    )
+    catch_up: timedelta = Field(
+        _minutes(5),
+        description="how long after an outage the backlog is waited for before patients' current states alert, at most; also the "
+        "grace before silence and escalation are judged, since the missing sets and answers may lie in the backlog",
+    )
+    future_tolerance: timedelta = Field(
+        _minutes(5),
+        description="a set stamped later than it was received by more than this is flagged and used as of its receipt: a wrong "
+        "clock must not make all later sets look old",
+    )
+    minimum_severity: Literal["low-medium", "medium", "high"] = Field(
+        "low-medium", description="the mildest NEWS2 trigger that alerts; RCP: a single 3 asks for a clinician's assessment"
+    )
+    medium_total: int = Field(5, ge=1, le=20, description="RCP chart 2: urgent response")
+    high_total: int = Field(7, ge=1, le=20, description="RCP chart 2: emergency response")
+    single_three: bool = Field(True, description="RCP chart 2: a single parameter with 3 points")
+    carry_forward: CarryForward = CarryForward()
+    persistence: Persistence = Persistence()
+
+    # fatigue -------------------------------------------------------------------------------------------------------------
+    hysteresis: int = Field(
+        1, ge=0, le=5, description="points below a threshold before a severity counts as left; 5-4-5 is one alert"
+    )
+    resolve_sets: int = Field(2, ge=1, le=10, description="sets in a row below, before an alert resolves: one may be a slip")
+    resolve_after: timedelta = Field(
+        _minutes(15), description="and they must span this long: a monitor brings two sets in a minute"
+    )
+    update_rise: int = Field(
+        2, ge=1, le=20, description="points above what was last told that are worth telling at the same severity"
+    )
+    suppression: timedelta = Field(
+        _minutes(15),
+        description="after an alert resolved, no new one of the same or lower severity; if it still holds then, it is raised",
+    )
+    declined_suppression: timedelta = Field(
+        _minutes(60), description="the same after somebody declined one: RCP's next set is due within the hour"
+    )
+    ward_budget: int = Field(
+        20,
+        ge=1,
+        description="alerts a ward gets in 24 hours through one partition; beyond it those of the mildest severity go to the quiet "
+        "route, visibly, and do not escalate. Medium and high always page",
+    )
+    quiet_route: str = Field("worklist", description="where alerts beyond the budget go")
+
+    # whom to tell --------------------------------------------------------------------------------------------------------
+    default_route: str = "default"
+    ward_routes: dict[str, str] = Field(default_factory=dict, description="ward -> route")
+    ceilings: dict[str, CeilingPolicy] = Field(
+        default_factory=dict,
+        description="recorded ceiling of care -> policy; one that is not listed is shown and changes no route",
+    )
+    escalation: dict[Severity, tuple[EscalationStep, ...]] = Field(
+        default={
+            "high": (
+                EscalationStep(after=_minutes(5), route="nurse-in-charge"),
+                EscalationStep(after=_minutes(10), route="rapid-response"),
+            ),
+            "medium": (
+                EscalationStep(after=_minutes(15), route="nurse-in-charge"),
+                EscalationStep(after=_minutes(30), route="ward-doctor"),
+            ),
+            "low-medium": (EscalationStep(after=_minutes(60), route="nurse-in-charge"),),
+        },
+        description="the chain by severity; RCP: emergency at once, urgent within the hour",
+    )
+
+    # silence -------------------------------------------------------------------------------------------------------------
+    silence: Silence = Silence()
+    feed_silence: FeedSilence = FeedSilence()
+    heartbeat: timedelta = Field(_minutes(1), description="how often each partition says that it is alive")
+
+    # the model -----------------------------------------------------------------------------------------------------------
+    model_pages: bool = Field(
+        False, description="off until the site has validated the model on its own patients and turned it on"
+    )
+    model_threshold: float = Field(
+        0.5, gt=0, le=1, description="probability from which it pages; a site sets its own by validation"
+    )
+    model_severity: Severity = Field("medium", description="of an alert by the model")
+    model_hysteresis: float = Field(
+        0.2, ge=0, lt=1, description="share of the threshold to fall below before it counts as left"
+    )
+
+    # what is kept --------------------------------------------------------------------------------------------------------
+    sources: tuple[str, ...] = Field(
+        (), description="peers in order of precedence, where two give different values for one time; others follow, equal"
+    )
+    unitless: dict[str, str] = Field(
+        default={"heart_rate": "/min", "respiratory_rate": "/min"},
+        description="unit where a sender gives none: rates have only one; a temperature or a pressure without one is refused",
+    )
+    remembered_ids: int = Field(
+        16, ge=1, le=256, description="events per patient whose repeats are known by id; others by value"
+    )
+    forget_after: timedelta = Field(
+        _hours(24),
+        description="after discharge, death or merge a patient's state is dropped; late corrections come within a day",
+    )
+    forget_silent: timedelta = Field(
+        timedelta(days=14), description="the same for patients without a known encounter of whom nothing is heard"
+    )
