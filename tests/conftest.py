@@ -1,5 +1,6 @@
 """What every test may ask for: a Kafka (`kafka`, `make_topic`, `three_brokers`) and a real Qdrant server (`qdrant_server`)."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from tests import kafka as kafkas
 from tests import qdrant as qdrants
 
 CHOICE = pytest.StashKey[kafkas.Choice]()
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,16 +22,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [
         f"kafka: {config.stash[CHOICE].words}",
         f"qdrant server: {qdrant or 'none (VIGIL_TEST_QDRANT_BIN is not set); the tests against it are skipped'}",
+        f"torch: {'installed' if HAS_TORCH else 'not installed; the tests that need it are skipped (make test EXTRAS=all has them)'}",
     ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     choice = config.stash[CHOICE]
-    if choice.kind != "embedded":
-        return
     for item in items:
-        if item.get_closest_marker("real_kafka"):
+        if choice.kind == "embedded" and item.get_closest_marker("real_kafka"):
             item.add_marker(pytest.mark.skip(reason=f"needs Apache Kafka; this is {choice.words.partition(';')[0]}"))
+        if not HAS_TORCH and item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="needs torch (make test EXTRAS=all)"))
 
 
 @pytest.fixture(scope="session")
