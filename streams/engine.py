@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -21,7 +22,8 @@ from aiokafka import TopicPartition
 from faust.app.base import BootStrategy
 from mode import Service
 
-from models.errors import Fatal
+from models.batching import describe
+from models.errors import Fatal, VigilError
 from streams.intake import Intake
 from streams.kafka import faust_config
 from streams.metrics import LaneMetrics
@@ -136,7 +138,8 @@ class Engine(Service):  # type: ignore[misc]
             self.failure = error
             self.stage = "failed"
             hint = getattr(error, "hint", None)
-            log.critical("%s stops: %s%s", self.job.name, error, f" ({hint})" if hint else "")
+            what = error if isinstance(error, VigilError) else describe(error)
+            log.critical("%s stops: %s%s", self.job.name, what, f" ({hint})" if hint else "")
             await self.app.crash(error)
 
     # ------------------------------------------------------------------------------------------------- owner of partitions
@@ -154,7 +157,9 @@ class Engine(Service):  # type: ignore[misc]
     def _ended(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log.error("%s: worker of %s failed", self.job.name, task.get_name())
+            # The frames without the exception's words, which may quote the input.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s: worker of %s failed: %s\n%s", self.job.name, task.get_name(), describe(error), frames)
             self._failing = asyncio.ensure_future(self.fail(error))
 
     async def revoked(self, *, within: float) -> None:

@@ -12,12 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from processors.rules import MonitorRules
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from connectors.objects import ObjectSettings
 from connectors.qdrant.settings import QdrantSettings
 from models.errors import Permanent
+from processors.rules import MonitorRules
 
 
 class Section(BaseModel):
@@ -140,13 +141,6 @@ class VitalsStateSettings(Section):
     snapshot_seconds: float = Field(20.0, gt=0, description="how often changed patients are written; what a restart replays")
 
 
-class ObjectSettings(Section):
-    """Where pixels lie."""
-
-    url: str = Field("objects", description="a folder, file:// or s3:// URL (extra `s3`)")
-    encryption_key: SecretStr | None = Field(None, description="base64 of 32 bytes: objects are encrypted with AES-256-GCM")
-
-
 class SiteSettings(Section):
     """Who we are."""
 
@@ -195,7 +189,7 @@ class Settings(BaseSettings):
     monitor: MonitorRules = Field(default_factory=MonitorRules)
     state: VitalsStateSettings = Field(default_factory=VitalsStateSettings)
     vectors: QdrantSettings = Field(default_factory=lambda: QdrantSettings())
-    objects: ObjectSettings = Field(default_factory=ObjectSettings)
+    objects: ObjectSettings = Field(default_factory=lambda: ObjectSettings())
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     clock: ClockSettings = Field(default_factory=ClockSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)

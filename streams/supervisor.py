@@ -108,13 +108,15 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
-def lane_children(lanes: Sequence[str], workers: int, *, env: dict[str, str] | None = None, first_port: int = 0) -> list[Child]:
+def lane_children(
+    lanes: Sequence[str], workers: int, *, env: dict[str, str] | None = None, first_port: int = 0, first_slot: int = 0
+) -> list[Child]:
     """Return the processes of `workers` workers of each lane. `first_port`: health ports from there on, 0 for any."""
     children = []
     for slot in range(workers):
         for i, lane in enumerate(lanes):
             port = first_port + slot * len(lanes) + i if first_port else 0
-            own = {"VIGIL_WORKER__SLOT": str(slot), "VIGIL_WORKER__HEALTH_PORT": str(port)}
+            own = {"VIGIL_WORKER__SLOT": str(first_slot + slot), "VIGIL_WORKER__HEALTH_PORT": str(port)}
             command = [sys.executable, "-m", "streams.cli", "lane", "run", lane]
-            children.append(Child(f"{lane}-{slot}", command, {**(env or {}), **own}))
+            children.append(Child(f"{lane}-{first_slot + slot}", command, {**(env or {}), **own}))
     return children

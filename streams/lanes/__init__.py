@@ -1,32 +1,33 @@
-"""The lanes, by name."""
+"""The lanes, by name. A lane's module is imported when it is made: the vitals lane need not load what images need."""
+
+from importlib import import_module
 
 from streams.clock import clock_of
 from streams.engine import Job, MakeJob
-from streams.lane import Lane
-from streams.lanes.images import ImagesToFindings
-from streams.lanes.notes import NotesToEntities, NotesToVectors
-from streams.lanes.vitals import VitalsJob
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.partition import StatelessJob
 from streams.settings import Settings
 
 
-def _stateless(lane: type[Lane]) -> MakeJob:  # type: ignore[type-arg]
+def _stateless(module: str, lane: str) -> MakeJob:
     def make(settings: Settings, outbox: Outbox, metrics: LaneMetrics) -> Job:
-        return StatelessJob(lane(settings, metrics), outbox, settings, clock_of(settings.clock))
+        kind = getattr(import_module(module), lane)
+        return StatelessJob(kind(settings, metrics), outbox, settings, clock_of(settings.clock))
 
     return make
 
 
 def _vitals(settings: Settings, outbox: Outbox, metrics: LaneMetrics) -> Job:
+    from streams.lanes.vitals import VitalsJob
+
     return VitalsJob(settings, outbox, metrics, clock_of(settings.clock))
 
 
 # Vitals first: what is started first is ready first.
 LANES: dict[str, MakeJob] = {
-    VitalsJob.name: _vitals,
-    NotesToEntities.name: _stateless(NotesToEntities),
-    NotesToVectors.name: _stateless(NotesToVectors),
-    ImagesToFindings.name: _stateless(ImagesToFindings),
+    "vitals": _vitals,
+    "notes-entities": _stateless("streams.lanes.notes", "NotesToEntities"),
+    "notes-vectors": _stateless("streams.lanes.notes", "NotesToVectors"),
+    "images": _stateless("streams.lanes.images", "ImagesToFindings"),
 }

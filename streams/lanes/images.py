@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from connectors.qdrant.settings import CollectionSpec
 from connectors.qdrant.settings import images as images_collection
-from connectors.qdrant.store import Point as StoredPoint
 from connectors.qdrant.store import VectorStore
 from models.batching import MicroBatcher
 from models.errors import Poison
 from models.tasks import Floats, ImageTextModel, ModelIdentity
 from processors.events import ImageEvent
 from processors.findings import findings_event, pixels
-from processors.vectors import IMAGE, image_point
+from processors.vectors import image_point
 from streams.lane import Input, Lane, Outcome
 from streams.lanes.models import batcher, open_model, raise_transient
 from streams.metrics import LaneMetrics
@@ -99,7 +98,7 @@ class ImagesToFindings(Lane[ImageEvent]):
         """Put the vectors into the image collection."""
         assert self._store is not None and self._collection is not None
         points = [outcome.effect for outcome in outcomes if outcome.effect is not None]
-        await self._store.upsert(self._collection, [StoredPoint(p.id, p.vector[IMAGE], p.payload) for p in points])
+        await self._store.upsert(self._collection, points)
 
     async def close(self) -> None:
         """End the model's thread and the connections."""

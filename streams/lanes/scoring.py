@@ -5,13 +5,13 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from processors.monitor import Assessment
 
 from models.batching import MicroBatcher
 from models.errors import Poison, Transient
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
 from processors.deterioration import deterioration_of
 from processors.events import AuditEntry, Deterioration, Event, VitalsEvent
+from processors.monitor import Assessment
 from streams.lanes.models import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
@@ -41,16 +41,16 @@ class Scoring:
         """The model."""
         return self._model.identity if self._model else None
 
-    def _run(self, batches: Sequence[Floats]) -> list[tuple[Floats, dict[int, Floats]]]:
+    def _run(self, batches: Sequence[Floats]) -> list[tuple[Floats, dict[int, Sequence[float]]]]:
         return [self._score(windows) for windows in batches]
 
-    def _score(self, windows: Floats) -> tuple[Floats, dict[int, Floats]]:
+    def _score(self, windows: Floats) -> tuple[Floats, dict[int, Sequence[float]]]:
         assert self._model is not None
         scores = self._model.score(windows)
         if not np.isfinite(scores).all():
             raise Poison("the deterioration model answered with NaN", stage="model")
         of_note = np.flatnonzero(scores >= NOTEWORTHY)
-        drivers = self._model.attribute(windows[of_note]) if len(of_note) else ()
+        drivers = self._model.attribute(windows[of_note]).tolist() if len(of_note) else []
         return scores, dict(zip(of_note.tolist(), drivers, strict=True))
 
     async def score(self, assessments: Sequence[Assessment]) -> list[Scored]:
@@ -61,7 +61,7 @@ class Scoring:
         scored: list[Scored] = [(None, NOTHING)] * len(assessments)
         if not wanted:
             return scored
-        windows = np.stack([assessments[i].window for i in wanted])
+        windows = np.stack([window for i in wanted if (window := assessments[i].window) is not None])
         (result,) = await self._batcher.map([windows], deadline=self._deadline)
         if isinstance(result, Exception):
             reason = LATE if isinstance(result, Transient) else FAILED

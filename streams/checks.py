@@ -1,0 +1,93 @@
+"""The checks behind `vigil doctor`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from connectors.objects import ObjectStore
+from connectors.qdrant.store import VectorStore
+from models.errors import VigilError
+from streams import topics
+from streams.lanes.models import open_model
+from streams.settings import Settings
+
+_TASKS = ("ner", "embedding", "image-text", "deterioration")
+_LOW_DISK = 5 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding."""
+
+    verdict: Literal["ok", "warning", "wrong"]
+    what: str
+    found: str
+    mend: str = ""
+
+
+async def run_checks(settings: Settings) -> list[Check]:
+    """Run all checks; none of them changes anything."""
+    checks: list[Check] = []
+    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _qdrant, _models, _disk, _site)
+    for probe in probes:
+        try:
+            checks += await probe(settings)
+        except VigilError as error:
+            checks.append(Check("wrong", probe.__name__.strip("_"), str(error), error.hint or ""))
+    return checks
+
+
+async def _kafka(settings: Settings) -> list[Check]:
+    found = await topics.partition_counts(settings)
+    checks = [Check("ok", "kafka", f"answers at {settings.kafka.bootstrap}")]
+    wanted = {plan.name.removeprefix(settings.kafka.topic_prefix) for plan in topics.plans(settings.topics)}
+    missing = sorted(wanted - set(found))
+    if missing and not settings.kafka.embedded:
+        checks.append(Check("wrong", "topics", f"missing: {', '.join(missing)}", "run `vigil topics create`"))
+    elif not missing:
+        checks.append(Check("ok", "topics", f"all {len(wanted)} are there"))
+    meet = {name: found[name] for name in ("clinical.vitals", "clinical.patients", "clinical.feedback") if name in found}
+    if len(set(meet.values())) > 1:
+        mend = "recreate them with one number of partitions: a patient's records must meet in one lane"
+        checks.append(Check("wrong", "topics", f"topics that meet differ in partitions: {meet}", mend))
+    return checks
+
+
+async def _qdrant(settings: Settings) -> list[Check]:
+    async with VectorStore(settings.vectors) as store:
+        try:
+            return [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+        except VigilError as error:
+            mend = "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
+            return [Check("wrong", "qdrant", str(error), mend)]
+
+
+async def _models(settings: Settings) -> list[Check]:
+    checks = []
+    for task in _TASKS:
+        try:
+            model = await open_model(settings.models, task)
+        except VigilError as error:
+            checks.append(Check("wrong", f"model for {task}", str(error), error.hint or "see `models.registry`"))
+        else:
+            identity = model.identity
+            found = f"{identity.name} {identity.version}, digest {identity.digest[:12]}, files as registered"
+            checks.append(Check("ok", f"model for {task}", found))
+    return checks
+
+
+async def _disk(settings: Settings) -> list[Check]:
+    free = await asyncio.to_thread(lambda: ObjectStore(settings.objects).free_bytes())
+    if free is None:  # a remote store, whose disk is its own business
+        return []
+    verdict: Literal["ok", "wrong"] = "ok" if free > _LOW_DISK else "wrong"
+    mend = "" if verdict == "ok" else "the DICOM connector refuses images under disk pressure; make room or move objects.url"
+    return [Check(verdict, "disk", f"{free / 2**30:.1f} GiB free for objects at {settings.objects.url}", mend)]
+
+
+async def _site(settings: Settings) -> list[Check]:
+    if "demo secret" in settings.site.secret.get_secret_value():
+        mend = "set VIGIL_SITE__SECRET to a long random value, once: it keys every patient pseudonym"
+        return [Check("warning", "site secret", "still the demo's", mend)]
+    return [Check("ok", "site secret", "set")]

@@ -1,0 +1,50 @@
+"""`vigil`: the command line. Each group of commands has a module of its own; heavy imports wait until a command needs them."""
+
+import sys
+from importlib.metadata import version
+
+import typer
+from rich.console import Console
+
+from models.errors import VigilError
+
+app = typer.Typer(
+    name="vigil",
+    help="Real-time clinical AI stream processor. Assists, never diagnoses.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback with local variables would show patient text
+    add_completion=False,
+)
+errors = Console(stderr=True)
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version."""
+    print(version("vigil-stream"))
+
+
+def _register() -> None:
+    from streams.cli import doctor, run, search, settings, topics
+
+    app.add_typer(run.lanes, name="lane")
+    app.command("up")(run.up)
+    app.command("serve")(run.serve)
+    app.command("demo")(run.demo)
+    app.add_typer(topics.app, name="topics")
+    app.command("doctor")(doctor.doctor)
+    app.command("settings")(settings.show)
+    app.command("search")(search.search)
+    app.command("similar")(search.similar)
+
+
+def main() -> None:
+    """Run the command line; what is wrong is said in words, with a hint, and the exit code is 2 for a wrong request."""
+    _register()
+    try:
+        app()
+    except VigilError as error:
+        errors.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False)
+        if error.hint:
+            errors.print(f"  {error.hint}", highlight=False)
+        sys.exit(2)

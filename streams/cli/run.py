@@ -1,0 +1,101 @@
+"""Running things: one lane, all of it, the connectors, the demo."""
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.errors import Permanent
+from streams.settings import load
+
+lanes = typer.Typer(help="The lanes, each one Faust app with its own consumer group.", no_args_is_help=True)
+
+
+@lanes.command("list")
+def list_lanes() -> None:
+    """Print the lanes' names."""
+    from streams.lanes import LANES
+
+    for name in LANES:
+        print(name)
+
+
+@lanes.command("run")
+def run_lane(name: Annotated[str, typer.Argument(help="one of `vigil lane list`")]) -> None:
+    """Run one worker of one lane until SIGTERM; exits non-zero when it cannot go on."""
+    from streams.lanes import LANES
+    from streams.worker import run
+
+    if name not in LANES:
+        raise Permanent(f"there is no lane {name!r}", hint=f"lanes: {', '.join(LANES)}")
+    settings = load()
+    own = getattr(settings.lanes, name.replace("-", "_"))
+    raise typer.Exit(run(settings, name, LANES[name], own))
+
+
+def up(
+    workers: Annotated[int, typer.Option(help="worker processes of each lane on this machine", min=1)] = 1,
+    lane: Annotated[list[str] | None, typer.Option(help="only these lanes; may be repeated")] = None,
+    connectors: Annotated[bool, typer.Option(help="also run the connectors (`vigil serve`)")] = True,
+    first_port: Annotated[int, typer.Option(help="health ports from here on; 0: any free ones")] = 9101,
+    first_slot: Annotated[int, typer.Option(help="slots from here on; unique per lane and host", min=0)] = 0,
+) -> None:
+    """Run every lane as its own process, restart what fails. Workers on other machines join the same groups."""
+    import sys
+
+    from streams.lanes import LANES
+    from streams.log import setup_logging
+    from streams.supervisor import Child, Supervisor, lane_children
+
+    settings = load()
+    setup_logging("up")
+    chosen = lane or list(LANES)
+    unknown = set(chosen) - set(LANES)
+    if unknown:
+        raise Permanent(f"there are no lanes {', '.join(sorted(unknown))}", hint=f"lanes: {', '.join(LANES)}")
+    children = lane_children(chosen, workers, first_port=first_port, first_slot=first_slot)
+    if connectors:
+        children.append(Child("connectors", [sys.executable, "-m", "streams.cli", "serve"]))
+    asyncio.run(Supervisor(children, grace=settings.engine.grace + 10).run())
+
+
+def serve(
+    addresses: Annotated[Path | None, typer.Option(help="write the sockets' addresses as JSON to this file")] = None,
+) -> None:
+    """Run the connectors: HL7 v2 over MLLP, FHIR over HTTP, DICOM C-STORE."""
+    from streams.edge import serve as run_edge
+    from streams.log import setup_logging
+
+    setup_logging("connectors")
+    asyncio.run(run_edge(load(), addresses))
+
+
+def demo(
+    for_: Annotated[str, typer.Option("--for", help="how long the ward is played, e.g. 60s, 2m")] = "60s",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the summary to this file")] = None,
+    out: Annotated[Path, typer.Option(help="folder that is left to look at")] = Path("demo-out"),
+    patients: Annotated[int, typer.Option(help="patients on the ward", min=20, max=200)] = 24,
+    hours: Annotated[float, typer.Option(help="hours of ward time played", min=0.5, max=48)] = 6.0,
+    seed: Annotated[int, typer.Option(help="another seed is another day on the ward")] = 7,
+    bootstrap: Annotated[str, typer.Option(help="a Kafka to use instead of the embedded broker")] = "",
+    qdrant: Annotated[str, typer.Option(help="a Qdrant to use instead of the embedded store")] = "",
+) -> None:
+    """Play a synthetic ward through real sockets, every lane as a process, on an embedded broker and vector store."""
+    from streams.demo import DemoPlan, run
+
+    logging.captureWarnings(True)
+    plan = DemoPlan(
+        seconds=seconds(for_), out=out, patients=patients, hours=hours, seed=seed, bootstrap=bootstrap, qdrant=qdrant
+    )
+    raise typer.Exit(asyncio.run(run(plan, json_file)))
+
+
+def seconds(text: str) -> float:
+    """Read a duration: 45, 45s, 2m, 1h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
+    if not match:
+        raise Permanent(f"{text!r} is no duration", hint="write 60s, 2m or 1h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]

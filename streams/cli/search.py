@@ -1,0 +1,74 @@
+"""`vigil search`, `vigil similar`: looking things up by meaning."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streams.settings import Settings, load
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="what to look for, in words")],
+    patient: Annotated[list[str] | None, typer.Option(help="only this patient id; may be repeated")] = None,
+    type_: Annotated[list[str] | None, typer.Option("--type", help="only this note type (LOINC)")] = None,
+    since: Annotated[datetime | None, typer.Option(help="written at or after")] = None,
+    until: Annotated[datetime | None, typer.Option(help="written before")] = None,
+    images: Annotated[bool, typer.Option(help="search images instead of notes")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
+) -> None:
+    """Search notes (or images) by meaning; the passage that matched is shown."""
+    where = {
+        "patient_ids": tuple(patient or ()),
+        "types": tuple(type_ or ()),
+        "since": since.astimezone() if since else None,
+        "until": until.astimezone() if until else None,
+    }
+    hits = asyncio.run(_search(load(), text, where, images=images, limit=limit))
+    _print(hits, json_)
+
+
+def similar(
+    patient: Annotated[str, typer.Argument(help="a patient id, as `vigil search` shows it")],
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
+) -> None:
+    """Find patients whose notes resemble this patient's."""
+    hits = asyncio.run(_similar(load(), patient, limit))
+    _print(hits, json_)
+
+
+async def _search(settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int) -> list[dict[str, Any]]:
+    from streams.searching import Searcher
+
+    async with Searcher(settings) as searcher:
+        return await searcher.search(text, where=where, images=images, limit=limit)
+
+
+async def _similar(settings: Settings, patient: str, limit: int) -> list[dict[str, Any]]:
+    from streams.searching import Searcher
+
+    async with Searcher(settings) as searcher:
+        return await searcher.similar(patient, limit=limit)
+
+
+def _print(hits: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        import orjson
+
+        for hit in hits:
+            print(orjson.dumps(hit).decode())
+        return
+    if not hits:
+        print("nothing found")
+        return
+    columns = [name for name in hits[0] if name != "passage"]
+    table = Table(*columns, *(["passage"] if "passage" in hits[0] else []))
+    for hit in hits:
+        cells = [f"{hit[c]:.3f}" if isinstance(hit[c], float) else str(hit[c] or "") for c in columns]
+        table.add_row(*cells, *([hit["passage"]] if "passage" in hit else []))
+    Console().print(table)
