@@ -22,7 +22,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [
         f"kafka: {config.stash[CHOICE].words}",
         f"qdrant server: {qdrant or 'none (VIGIL_TEST_QDRANT_BIN is not set); the tests against it are skipped'}",
-        f"torch: {'installed' if HAS_TORCH else 'not installed; the tests that need it are skipped (make test EXTRAS=all has them)'}",
+        "torch: " + ("installed" if HAS_TORCH else "not installed; the tests that need it are skipped (make test EXTRAS=all)"),
     ]
 
 
