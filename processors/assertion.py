@@ -12,9 +12,8 @@ base install at thousands of notes a second.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from types import MappingProxyType
 from typing import Final
 
@@ -64,10 +63,52 @@ TESTS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Trigger:
-    words: tuple[str, ...]
-    group: Group
+class _Node:
+    """A place in the tree of phrases: which words may follow, and which groups have a phrase that ends here."""
+
+    __slots__ = ("after", "any_number", "any_word", "groups")
+
+    def __init__(self) -> None:
+        self.after: dict[str, _Node] = {}
+        self.any_word: _Node | None = None  # behind "~"
+        self.any_number: _Node | None = None  # behind "#"
+        self.groups: list[Group] = []
+
+    def insert(self, phrase: Sequence[str], group: Group) -> None:
+        """Add every spelling of a phrase; its words may be alternatives."""
+        if not phrase:
+            if group not in self.groups:
+                self.groups.append(group)
+            return
+        for word in phrase[0].split("|"):
+            self._next(word).insert(phrase[1:], group)
+
+    def _next(self, word: str) -> "_Node":
+        if not word:
+            return self
+        if word == "~":
+            self.any_word = self.any_word or _Node()
+            return self.any_word
+        if word == "#":
+            self.any_number = self.any_number or _Node()
+            return self.any_number
+        return self.after.setdefault(word, _Node())
+
+    def longest(self, words: Sequence[str], position: int) -> tuple[int, Sequence[Group]]:
+        """Return where the longest phrase that begins at a position ends, and its groups; (position, ()) for none."""
+        best: tuple[int, Sequence[Group]] = (position, self.groups)
+        if position < len(words):
+            word = words[position]
+            for node in (
+                self.after.get(word),
+                self.any_word,
+                self.any_number if self.any_number and word.isdigit() else None,
+            ):
+                if node is not None:
+                    found = node.longest(words, position + 1)
+                    if found[1] and (found[0] > best[0] or not best[1]):
+                        best = found
+        return best
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +127,10 @@ class Asserter:
         self, triggers: Sequence[Group] = TRIGGERS, section_defaults: Mapping[str, Assertion] = SECTION_DEFAULTS
     ) -> None:
         self._sections = dict(section_defaults)
-        self._by_first: dict[str, list[_Trigger]] = {}
+        self._tree = _Node()
         for group in triggers:
-            for words in {words for phrase in group.phrases for words in _spellings(phrase)}:
-                self._by_first.setdefault(words[0], []).append(_Trigger(words, group))
-        for listed in self._by_first.values():
-            listed.sort(key=lambda trigger: -len(trigger.words))
+            for phrase in group.phrases:
+                self._tree.insert(phrase.lower().split(), group)
 
     def decide(
         self,
@@ -104,7 +143,7 @@ class Asserter:
 
         `sections` as `Sectioner.split` gives them; `labels`, one per span, let a negative test stay a test that was done.
         """
-        starts = sentence_starts(text)
+        starts = sentence_starts(text) or [0]
         scopes: dict[int, list[_Scope]] = {}
         decided: list[Assertion] = []
         for position, (start, end) in enumerate(spans):
@@ -124,42 +163,42 @@ class Asserter:
         tokens = _tokens(text, start, end)
         words = [word for word, _, _ in tokens]
         found = self._find(words)
-        stopping = [(trigger.group.direction, first, last) for trigger, first, last in found if trigger.group.effect == "stop"]
-        stops = [first for direction, first, _ in stopping if direction != "backward"] + _clauses(words)
-        stop_ends = [last for direction, _, last in stopping if direction != "forward"]
+        stops = [(group, first, last) for group, first, last in found if group.effect == "stop"]
+        clauses = _clauses(words)
         scopes = []
-        for trigger, first, last in found:
-            group = trigger.group
+        for group, first, last in found:
             if group.effect in ("stop", "pseudo"):
                 continue
             own = (tokens[first][1], tokens[last - 1][2])
+            mine = [stop for stop in stops if not (stop[0].soft and group.effect == "family")]
             if group.direction == "forward":
-                limit = min((stop for stop in stops if stop >= last), default=len(tokens))
+                ends = [begin for stop, begin, _ in mine if begin >= last and stop.direction != "backward"]
+                limit = min([*ends, *(comma for comma in clauses if comma >= last)], default=len(tokens))
                 if group.reach is not None:
                     limit = min(limit, last + group.reach + 1)
                 tests = next((i for i in range(last, limit) if tokens[i][0] in PREPOSITIONS), limit)
                 scopes.append(_Scope(group, own[1], _position(tokens, limit, end), own, _position(tokens, tests, end)))
             else:
-                limit = max((stop for stop in stop_ends if stop <= first), default=0)
+                # a stop right before belongs to the trigger: "has | been excluded"
+                limit = max((after for stop, _, after in mine if after < first and stop.direction != "forward"), default=0)
                 if group.reach is not None:
                     limit = max(limit, first - group.reach - 1)
                 scopes.append(_Scope(group, tokens[limit][1] if limit else start, own[0], own, own[0]))
         return scopes
 
-    def _find(self, words: Sequence[str]) -> list[tuple[_Trigger, int, int]]:
-        """Find the triggers, (trigger, first token, token after the last); the longest at a place hides what lies inside it."""
-        found: list[tuple[_Trigger, int, int]] = []
-        position = 0
+    def _find(self, words: Sequence[str]) -> list[tuple[Group, int, int]]:
+        """Find the triggers, (group, first token, token after the last); the longest at a place hides what lies inside it."""
+        found: list[tuple[Group, int, int]] = []
+        begins, number, position = self._tree.after, self._tree.any_number, 0
         while position < len(words):
-            length = 1
-            for trigger in self._by_first.get(words[position], ()):
-                size = len(trigger.words)
-                if size < length:
-                    break
-                if size == 1 or _same(trigger.words, words[position : position + size]):
-                    found.append((trigger, position, position + size))
-                    length = size
-            position += length
+            word = words[position]
+            node = begins.get(word) or (number if word.isdigit() else None)
+            if node is None:
+                position += 1
+                continue
+            last, groups = node.longest(words, position + 1)
+            found.extend((group, position, last) for group in groups)
+            position = last if groups else position + 1
         return found
 
 
@@ -170,18 +209,6 @@ def _tokens(text: str, start: int, end: int) -> list[tuple[str, int, int]]:
         taken = {match[1] for match in shorts} | {match[1] + 2 for match in shorts}
         tokens = sorted([token for token in tokens if token[1] not in taken] + shorts, key=lambda token: token[1])
     return tokens
-
-
-def _spellings(phrase: str) -> Iterator[tuple[str, ...]]:
-    for words in product(*(word.split("|") for word in phrase.split())):
-        if spelled := tuple(word for word in words if word):
-            yield spelled
-
-
-def _same(pattern: tuple[str, ...], words: Sequence[str]) -> bool:
-    if len(words) < len(pattern):
-        return False
-    return all(p == w or p == "~" or (p == "#" and w.isdigit()) for p, w in zip(pattern, words, strict=True))
 
 
 def _clauses(words: Sequence[str]) -> list[int]:

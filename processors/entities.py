@@ -1,6 +1,7 @@
 """From a note and the spans that a model found in it to the event on `clinical.entities`."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 from models.errors import Poison
@@ -13,8 +14,13 @@ from processors.sections import Sectioner, section_at
 STAGE: Final = "entities"
 WITHDRAWN: Final = frozenset({"cancelled", "entered-in-error"})
 
-_SECTIONER: Final = Sectioner()
-_ASSERTER: Final = Asserter()
+
+@cache
+def _standard() -> tuple[Sectioner, Asserter]:
+    return (
+        Sectioner(),
+        Asserter(),
+    )  # made on first use: the tables take 0.2 s, which a command that finds no entities should not pay
 
 
 def entities_event(
@@ -23,8 +29,8 @@ def entities_event(
     spans: Sequence[Span],
     model: ModelIdentity,
     *,
-    sectioner: Sectioner = _SECTIONER,
-    asserter: Asserter = _ASSERTER,
+    sectioner: Sectioner | None = None,
+    asserter: Asserter | None = None,
 ) -> EntitiesEvent:
     """Give each span its text, section and assertion. A withdrawn note gives an event without entities, whatever the spans.
 
@@ -39,8 +45,10 @@ def entities_event(
         for span in ordered:
             if not (0 <= span.start < span.end <= len(text) and 0.0 <= span.score <= 1.0):
                 raise Poison(f"the model {model.name} gave a span outside the text or a score outside 0..1", stage="model")
-        sections = sectioner.split(text)
-        assertions = asserter.decide(text, [(span.start, span.end) for span in ordered], sections)
+        standard = _standard()
+        sections = (sectioner or standard[0]).split(text)
+        labels = [span.label for span in ordered]
+        assertions = (asserter or standard[1]).decide(text, [(span.start, span.end) for span in ordered], sections, labels)
         entities = tuple(
             Entity(
                 label=span.label,

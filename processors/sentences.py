@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 # A full stop, mark or semicolon-free end followed by blanks, or a run of line ends. Everything else is inside a sentence.
-_CANDIDATE: Final = re.compile(r"[.!?]+[\"'”’)\]]*[ \t\u00a0]+|[ \t\u00a0]*[\r\n][\s]*")
+_CANDIDATE: Final = re.compile(r"[.!?]+[\"'”’)\]]*\s+|[ \t\u00a0]*[\r\n]\s*")
 
 # "Dr. Li", "vs. placebo", "approx. 3 cm": a full stop that ends no sentence. Compared in lower case, without the stop.
 _STOPPED: Final = """
@@ -35,20 +35,22 @@ def sentence_starts(text: str) -> list[int]:
         if end >= len(text):
             break
         gap = candidate.group()
+        breaks = "\n" in gap or "\r" in gap
         if gap[0] in ".!?":
-            if _ends_sentence(text, starts[-1], begin, end):
-                starts.append(end)
+            border = _ends_sentence(text, starts[-1], begin, end) or (breaks and not text[end].islower())
         else:
-            if _line_is_border(text, line, begin, end, gap):
-                starts.append(end)
+            border = _line_is_border(text, line, begin, end, gap)
+        if border:
+            starts.append(end)
+        if breaks:
             line = end
     return starts
 
 
 def _ends_sentence(text: str, floor: int, stop: int, after: int) -> bool:
     following = text[after]
-    if following.islower():
-        return False  # "2 mg p.o. daily"
+    if following.islower() or stop == floor or text[stop - 1].isspace():
+        return False  # "2 mg p.o. daily"; "? DVT"
     if text[stop] != "." or text[stop - 1 : stop] in ".!?":
         return True
     word_start = stop

@@ -21,7 +21,8 @@ Direction = Literal["forward", "backward", "both"]  # of a stop: which scopes it
 class Group:
     """Phrases of one effect. `reach`: how many words away a mention may begin (forward) or end (backward); None: the clause.
 
-    `about_results`: says how a test came out, so it negates a condition and never the test itself.
+    `about_results`: says how a test came out, so it negates a condition and never the test itself. `soft`, of a stop: begins a new
+    clause about the same person, so it does not close a family scope ("her brother was diagnosed with ...").
     """
 
     effect: Effect
@@ -29,11 +30,20 @@ class Group:
     phrases: tuple[str, ...]
     reach: int | None = None
     about_results: bool = False
+    soft: bool = False
 
 
-def _group(effect: Effect, direction: Direction, phrases: str, reach: int | None = None, about_results: bool = False) -> Group:
+def _group(
+    effect: Effect,
+    direction: Direction,
+    phrases: str,
+    *,
+    reach: int | None = None,
+    about_results: bool = False,
+    soft: bool = False,
+) -> Group:
     listed = tuple(phrase for line in phrases.splitlines() if (phrase := line.strip()))
-    return Group(effect, direction, listed, reach, about_results)
+    return Group(effect, direction, listed, reach, about_results, soft)
 
 
 _KIN: Final = (
@@ -49,7 +59,8 @@ _HAD: Final = "|had|has|have|was|were"
 _GONE: Final = "resolved|disappeared|subsided|ceased|vanished|abated|cleared|stopped"
 _BE: Final = "is|was|were|are|been|be|being"
 _VERBS: Final = (
-    "is|was|were|are|has|had|have|remained|remains|improved|persisted|persists|continued|continues|became|increased|decreased"
+    "is|was|were|are|has|had|have|remain|remained|remains|improved|persisted|persists|continue|continued|continues|became|"
+    "increased|decreased"
 )
 _FOUND: Final = (
     "seen|found|detected|identified|observed|noted|noticed|present|evident|visible|visualized|visualised|demonstrated|appreciated|"
@@ -60,10 +71,8 @@ _FOUND: Final = (
 )
 
 # For a test, a procedure or a place these close what was opened before: "no consolidation on the chest film".
-PREPOSITIONS: Final = frozenset(
-    "on at in during by via using per from under over through within after before for of to".split()
-)  # noqa: SIM905
-
+_PREPOSITIONS: Final = "on|at|in|during|by|via|using|per|from|under|over|through|within|after|before|for|of|to"
+PREPOSITIONS: Final = frozenset(_PREPOSITIONS.split("|"))
 CLAUSE_VERBS: Final = frozenset(_VERBS.split("|"))
 
 TRIGGERS: Final[tuple[Group, ...]] = (
@@ -86,6 +95,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         free of|from
         clear of
         devoid of
+        :|- no|nil|denies|denied|never
         failed|fails|failing to reveal|show|demonstrate|identify|detect|find|disclose
         rather than
         instead of
@@ -181,7 +191,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         in case of
         in the event of
         should there be
-        should ~ develop|have|experience|get|become|notice
+        should |the|any ~ develop|have|experience|get|become|notice|occur
         return |to hospital|ed|a&e|clinic| for|with|if
         call|come|go back|the|us|| doctor|nurse|| for|if|with
         watch|monitor|monitoring|monitored|observe|observing for
@@ -264,6 +274,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
     _group("pseudo", "both", f"""
         no |significant|interval|further|clear|appreciable|major|substantial |interval change|changes
         without difficulty|incident|changing|altering
+        |commonly|often|usually|typically|frequently associated with
         not only|just|necessarily|certain|clear|cause|drain|known|shown
         not |significantly|fully|completely improve|improved|resolve|resolved|resolving|subside|subsided|relieved|relieve
         no doubt
@@ -282,7 +293,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         family at|meeting|discussion|updated|informed|aware|present
         mother|father|daughter|son|sister|brother|family {_SAYS}
         according to |the|his|her mother|father|daughter|son|family|parents
-        |his|her mother|father|parents|family |and mother|father brought
+        |his|her|the {_KIN} brought|called|found
+        lives|living|stays|living with|at |his|her|the|their {_KIN}
         non small cell
         {_PERIOD} |of history of|for
         history of # ~
@@ -305,23 +317,27 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         aside from
         other than
         besides
-        because |of
         since
-        as there|he|she|it|the|a|his|her
+        as there|he|she|it|the
         so |that|he|she|it|the
+        that he|she|it|they|the
         whereas
         while
+        despite
+        there is|was|are|were|has|have
+        ;
+        """),
+    _group("stop", "both", """
+        because |of
+        as a|his|her
         which
         who
         whose
         where
-        that he|she|it|they|the
         secondary to
         due to
         attributed to
-        despite
         as the|a cause|source|reason of|for
-        there is|was|are|were|has|have
         improvement|change|changes|response|progression|worsening|relief in|of|to|from
         respond|responded|responding to
         presenting|presents|presented|admitted|diagnosed|discharged with
@@ -338,17 +354,16 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         before
         until
         when
-        ;
-        """),
+        """, soft=True),
     # ... and these a forward scope only: in "a mass and an effusion were not seen" both are meant
     _group("stop", "forward", """
         and|, is|was|were|are|has|had|have|his|her|the|its|he|she|they|it|we|a|an|then|started|presented|remained|continued
         and|, developed|underwent|received|subsequently|therefore|thus|only|multiple|several|many
         , possible|possibly|probable|probably|likely|presumed|questionable|suspected|query|?
-        """),
+        """, soft=True),
     # ... or a backward scope only: what stands before another verb is another clause
     _group("stop", "backward", f"""
         {_VERBS}
-        , |and the|his|her|their|its|he|she|they|we|it|no
-        """),
+        , |and the|his|her|their|its|he|she|they|we|it
+        """, soft=True),
 )  # fmt: skip

@@ -80,34 +80,55 @@ class _Cutter:
 
     def cut(self) -> list[Chunk]:
         made: list[Chunk] = []
-        first, total = 0, len(self._spans)
+        first = last = 0
         while True:
-            last = total if total - first <= self._budget else self._end(first)
-            made.append(Chunk(self._spans[first][0], max(end for _, end in self._spans[first:last])))
-            if last >= total:
+            end = self._end(first, last)
+            if end <= last:  # the overlap takes all the room there is: go on without
+                first, end = last, self._end(last, last)
+            last = end
+            made.append(Chunk(self._spans[first][0], max(stop for _, stop in self._spans[first:last])))
+            if last >= len(self._spans):
                 return made
-            first = max(self._begin(first, last), first + 1)
+            first = max(self._begin(last), first + 1)
 
-    def _end(self, first: int) -> int:
-        highest, half = first + self._budget, first + self._budget // 2
-        for borders in (self._sentences, self._words):
-            found = borders[bisect_right(borders, highest) - 1]
+    def _end(self, first: int, floor: int) -> int:
+        """Find where a chunk from `first` ends: past `floor` where there is room for it, at the best border."""
+        room = self._room(first)
+        if room >= len(self._spans):
+            return len(self._spans)
+        half = max(first + (room - first) // 2, floor)
+        for borders in (self._sentences, self._words, self._whole):
+            found = borders[bisect_right(borders, room) - 1]
             if found > half:
                 return found
-        # Inside a long word. Its second half is tokenised anew when embedded and may come to more tokens than it had here, at most
-        # one per character: so take no more characters than the budget has tokens.
-        reach = self._spans[first][0] + self._budget
-        limit = max(bisect_right([end for _, end in self._spans[first:highest]], reach) + first, first + 1)
-        found = self._whole[bisect_right(self._whole, limit) - 1]
-        return found if found > first else limit
+        return max(room, first + 1)
 
-    def _begin(self, first: int, last: int) -> int:
-        lowest = max(last - self._overlap, first + 1)
+    def _room(self, first: int) -> int:
+        """Find the furthest end of a chunk from `first` that keeps it within the budget.
+
+        What is left of a word that was cut is tokenised anew when it is embedded, and may come to more tokens than it had as a
+        part of the word, at most one per character: so it is counted in characters.
+        """
+        at = bisect_left(self._words, first)
+        word = self._words[at] if at < len(self._words) else len(self._spans)
+        begin = self._spans[first][0]
+        surplus = max(0, self._spans[word - 1][1] - begin - (word - first)) if word > first else 0
+        if first + self._budget - surplus >= word:
+            return first + self._budget - surplus
+        fitting = bisect_right(self._spans, begin + self._budget, lo=first, hi=min(word, first + self._budget), key=_stop)
+        return max(fitting, first + 1)
+
+    def _begin(self, last: int) -> int:
+        """Find where the chunk after one that ends at `last` begins: a little before, where that is a border."""
         for borders in (self._sentences, self._words):
-            found = bisect_left(borders, lowest)
+            found = bisect_left(borders, last - self._overlap)
             if found < len(borders) and borders[found] <= last:
                 return borders[found]
         return last
+
+
+def _stop(span: tuple[int, int]) -> int:
+    return span[1]
 
 
 def note_points(

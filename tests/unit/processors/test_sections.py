@@ -1,0 +1,106 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.sections import HEADINGS, OTHER, Sectioner, section_at
+from processors.sentences import sentence_starts
+
+HISTORY_AND_PHYSICAL = (
+    "Chief Complaint: breathless\r\n"
+    "HPI: 71 year old, worse over two days.\r\n"
+    "Past Medical History:\r\n"
+    "COPD\r\n"
+    "FHx: asthma (mother)\r\n"
+    "O/E: wheeze throughout\r\n"
+    "Impression and Plan:\r\n"
+    "1. COPD exacerbation\r\n"
+)
+
+
+def names(text: str) -> list[str]:
+    return [section.name for section in Sectioner().split(text)]
+
+
+def at(text: str, words: str) -> str:
+    return section_at(Sectioner().split(text), text.index(words))
+
+
+def test_history_and_physical_with_crlf() -> None:
+    assert at(HISTORY_AND_PHYSICAL, "worse over") == "history-of-present-illness"
+    assert at(HISTORY_AND_PHYSICAL, "COPD\r") == "past-medical-history"
+    assert at(HISTORY_AND_PHYSICAL, "asthma") == "family-history"
+    assert at(HISTORY_AND_PHYSICAL, "wheeze") == "physical-examination"
+    assert at(HISTORY_AND_PHYSICAL, "COPD exacerbation") == "assessment-and-plan"
+
+
+def test_soap_letters_need_capitals_and_a_colon() -> None:
+    assert names("S: better\nO: afebrile\nA: resolving\nP: home") == ["", "subjective", "objective", "assessment", "plan"]
+    assert names("s: better\na\nP\nplan of the day") == [""]
+
+
+def test_radiology_report_on_one_line() -> None:
+    text = "FINDINGS: Lungs are clear. IMPRESSION: No acute disease."
+    assert at(text, "clear") == "findings"
+    assert at(text, "acute") == "impression"
+
+
+def test_unknown_capitals_end_a_section_and_organs_do_not() -> None:
+    text = "FAMILY HISTORY: stroke\nWARD ROUND: chest pain\nEXAMINATION:\nLUNGS: crackles"
+    assert at(text, "stroke") == "family-history"
+    assert at(text, "chest pain") == OTHER
+    assert at(text, "crackles") == "physical-examination"
+
+
+def test_words_in_a_sentence_are_no_header() -> None:
+    assert names("The plan: was to wait. Her history is long.\nDr Plan: called") == [""]
+
+
+def test_header_alone_on_its_line_and_text_before_the_first() -> None:
+    text = "Seen on the ward.\nALLERGIES\npenicillin"
+    assert at(text, "Seen") == ""
+    assert at(text, "penicillin") == "allergies"
+
+
+def test_a_site_brings_its_own_table() -> None:
+    sectioner = Sectioner({**HEADINGS, "nursing": ("pflegebericht",)})
+    assert [section.name for section in sectioner.split("Pflegebericht: ruhig")] == ["", "nursing"]
+
+
+@given(st.text(alphabet="aA: .\n\r\tPMHS:é漢🫀-", max_size=120))
+def test_sections_cover_the_text_without_overlap(text: str) -> None:
+    sections = Sectioner().split(text)
+    position = 0
+    for section in sections:
+        assert section.header == position or section.name == "" or text[position : section.header].strip() == ""
+        assert section.header <= section.start <= section.end
+        position = section.end
+    assert position == len(text)
+
+
+@given(st.text(max_size=200))
+def test_sentence_starts_ascend_inside_the_text(text: str) -> None:
+    starts = sentence_starts(text)
+    assert starts == sorted(set(starts))
+    assert not text or (starts[0] == 0 and starts[-1] < len(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Given 2 mg p.o. daily. Slept well.", ["Given 2 mg p.o. daily. ", "Slept well."]),
+        ("Seen by Dr. Rook. Temp. 38.2 today.", ["Seen by Dr. Rook. ", "Temp. 38.2 today."]),
+        ("no evidence of\npneumonia", ["no evidence of\npneumonia"]),
+        ("No chest pain\nCough present", ["No chest pain\n", "Cough present"]),
+        ("Plan:\r\n- fluids\r\n- bloods", ["Plan:\r\n", "- fluids\r\n", "- bloods"]),
+        ("1. Sepsis\n2. COPD", ["1. Sepsis\n", "2. COPD"]),
+        ("1. Sepsis improving. 2. COPD", ["1. Sepsis improving. ", "2. COPD"]),
+        ("Low vitamin C. He eats poorly", ["Low vitamin C. ", "He eats poorly"]),
+        ("One\n\ntwo", ["One\n\n", "two"]),
+        ("Better!  \rHome today?", ["Better!  \r", "Home today?"]),
+    ],
+)
+def test_sentences(text: str, sentences: list[str]) -> None:
+    starts = [*sentence_starts(text), len(text)]
+    assert [text[a:b] for a, b in pairwise(starts)] == sentences
