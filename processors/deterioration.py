@@ -1,6 +1,7 @@
 """The model's side of a patient: the hourly window it looks at, and its answer as an event carries it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -80,6 +81,7 @@ class HourlyWindow:
         return None if np.isnan(values).all() else values
 
 
+@lru_cache(maxsize=64)
 def reference(identity: ModelIdentity) -> ModelRef:
     """Return a model's identity as events carry it."""
     return ModelRef(name=identity.name, version=identity.version, digest=identity.digest)
@@ -87,7 +89,7 @@ def reference(identity: ModelIdentity) -> ModelRef:
 
 def deterioration_of(
     probability: float,
-    drivers: Sequence[float],
+    drivers: Sequence[float] | None,
     identity: ModelIdentity | ModelRef,
     horizon_hours: int,
     *,
@@ -95,9 +97,12 @@ def deterioration_of(
 ) -> Deterioration:
     """Put the model's answer into words: rounded to 4 decimals, so that a figure is the same wherever it is computed.
 
-    `drivers` are the signed effects in the order of `FEATURES` (or empty); the `most` strongest that are not 0 are kept.
+    `drivers` are the signed effects in the order of `FEATURES` (None: not asked for); the `most` strongest that are not 0 are kept.
     """
-    named = [Driver(name=name, effect=round(float(effect), 4)) for name, effect in zip(FEATURES, drivers, strict=False)]
+    named = [
+        Driver(name=name, effect=round(float(effect), 4))
+        for name, effect in zip(FEATURES, () if drivers is None else drivers, strict=False)
+    ]
     strongest = sorted((one for one in named if one.effect), key=lambda one: -abs(one.effect))[:most]
     return Deterioration(
         probability=round(float(probability), 4),

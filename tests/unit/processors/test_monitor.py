@@ -1,0 +1,908 @@
+"""The monitor, scenario by scenario: what clinical safety asks for, each as a story on one ward."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from models.errors import Fatal
+from models.tasks import ModelIdentity
+from processors.deterioration import deterioration_of
+from processors.events import AlertEvent, HeartbeatEvent, News2, ScoreEvent
+from processors.monitor import Monitor, MonitorRules
+from processors.rules import CeilingPolicy, FeedSilence
+from tests.bedside import ILL, PATIENT, SOURCE, START, WELL, Ward, alerts, answer, at, context, observation, steps, vitals
+
+IDENTITY = ModelIdentity("lstm", "1", "d" * 64)
+
+
+def only(found: list[AlertEvent]) -> AlertEvent:
+    assert len(found) == 1, steps(found)
+    return found[0]
+
+
+def of(found: list[AlertEvent], kind: str = "news2") -> list[AlertEvent]:
+    return [one for one in found if one.kind == kind]
+
+
+def total(score: ScoreEvent) -> int:
+    assert score.news2 is not None, score.news2_reason
+    return score.news2.total
+
+
+# ------------------------------------------------------------------------------------------------------------ a whole life
+
+
+def test_an_alerts_whole_life() -> None:
+    ward = Ward()
+    _, none = ward.chart(0, {**WELL, "hr": 112, "temp": 38.5, "sbp": 108})  # 2 + 1 + 1
+    assert none == []
+    score, found = ward.chart(60, ILL)
+    raised = only(found)
+    assert (raised.kind, raised.state, raised.severity, raised.sequence) == ("news2", "raised", "high", 0)
+    assert raised.title == "NEWS2 8 (was 4): respirations 26/min (3), SpO2 91% (3), on oxygen (2)"
+    assert "RCP asks" in raised.detail
+    assert "diagnos" not in (raised.title + raised.detail).casefold()
+    assert raised.reason == "total reached 8"
+    assert raised.score_id == score.id
+    assert raised.news2 == score.news2
+    assert (raised.observed_at, raised.received_at, raised.decided_at) == (at(60), at(60), at(60))
+    assert (raised.location.ward, raised.encounter_id, raised.route) == ("A", "e1", "default")
+
+    climbed = of(ward.wait(71))
+    assert [(one.state, one.route, one.decided_at) for one in climbed] == [
+        ("escalated", "nurse-in-charge", at(65)),
+        ("escalated", "rapid-response", at(70)),
+    ]
+    answered = only(alerts(ward.say(answer(raised.alert_id, 72, reason="on my way"))))
+    assert (answered.state, answered.by, answered.reason, answered.title) == ("acknowledged", "nurse-7", "on my way", raised.title.replace(" (was 4)", ""))
+    assert ward.wait(89) == []
+
+    _, found = ward.chart(90, {**ILL, "hr": 131})  # 11: marked rise, somebody must answer anew
+    worse = only(found)
+    assert (worse.state, worse.severity, worse.reason) == ("updated", "high", "3 points more than last told")
+    assert only(ward.wait(95)).state == "escalated"
+    assert only(alerts(ward.say(answer(raised.alert_id, 96)))).state == "acknowledged"
+
+    assert ward.chart(120, {**WELL, "flow": 2})[1] == []  # 2: calm, but once is not enough
+    _, found = ward.chart(150, {**WELL, "flow": 2})
+    resolved = only(found)
+    assert (resolved.state, resolved.reason, resolved.title) == ("resolved", "below the threshold for 2 sets", "NEWS2 2: on oxygen (2)")
+    life = [raised, *climbed, answered, worse, resolved]
+    assert {one.alert_id for one in life} == {raised.alert_id}
+    assert resolved.sequence == 7
+    assert len({one.id for one in life}) == len(life)
+
+
+def test_ids_are_the_same_on_every_run() -> None:
+    def run() -> list[Any]:
+        ward = Ward()
+        out: list[Any] = []
+        for minute in range(0, 200, 20):
+            score, found = ward.chart(minute, ILL if minute < 100 else WELL, id=f"same-{minute}")
+            out += [score, *found, *ward.wait(minute + 19)]
+        return out
+
+    assert run() == run()
+
+
+def test_a_repeated_event_leaves_no_output() -> None:
+    ward = Ward()
+    event = vitals(0, ILL)
+    assert len(ward.say(event)) == 2
+    assert ward.say(event) == []
+    assert ward.monitor.counts["repeats"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- thresholds
+
+
+@pytest.mark.parametrize(
+    ("values", "severity"),
+    [
+        (WELL, None),
+        ({**WELL, "flow": 2, "hr": 111}, None),  # 4
+        ({**WELL, "rr": 25}, "low-medium"),  # a single 3
+        ({**WELL, "acvpu": "C"}, "low-medium"),
+        ({**WELL, "flow": 2, "hr": 111, "temp": 38.5}, "medium"),  # 5
+        ({**WELL, "flow": 2, "hr": 111, "temp": 39.1}, "medium"),  # 6
+        ({**WELL, "flow": 2, "hr": 111, "temp": 39.1, "sbp": 105}, "high"),  # 7
+    ],
+)
+def test_what_alerts(values: dict[str, Any], severity: str | None) -> None:
+    _, found = Ward().chart(0, values)
+    assert [one.severity for one in found] == ([severity] if severity else [])
+
+
+def test_a_site_may_leave_single_threes_to_the_ward() -> None:
+    ward = Ward(MonitorRules(minimum_severity="medium"))
+    assert ward.chart(0, {**WELL, "rr": 25})[1] == []
+    assert only(ward.chart(60, ILL)[1]).severity == "high"
+
+
+def test_a_partial_set_says_at_least_and_what_is_missing() -> None:
+    score, found = Ward().chart(0, {"hr": 135, "rr": 26})
+    assert score.news2 is not None
+    assert (score.news2.total, score.news2.at_least) == (6, True)
+    assert only(found).title == "NEWS2 at least 6: respirations 26/min (3), pulse 135/min (3)"
+    assert "Missing, true total may be higher: SpO2, air or oxygen, systolic BP, consciousness, temperature." in only(found).detail
+
+
+def test_values_are_carried_forward_each_for_its_time() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    score, _ = ward.chart(5 * 60, {"hr": 115})
+    assert (total(score), score.news2 and score.news2.missing) == (2, ())
+    score, found = ward.chart(6 * 60 + 1, {"hr": 115})
+    assert score.news2 is not None
+    assert score.news2.missing == ("respiratory_rate", "spo2", "systolic")
+    score, _ = ward.chart(12 * 60 + 1, {"hr": 115})
+    assert score.news2 is not None
+    assert score.news2.missing == ("respiratory_rate", "spo2", "oxygen", "systolic", "consciousness", "temperature")
+    assert found == []
+
+
+def test_the_detail_names_what_is_carried_forward() -> None:
+    ward = Ward()
+    ward.chart(0, {"temp": 38.5, "flow": 2})
+    _, found = ward.chart(45, {"hr": 115})
+    assert "Carried forward: on" not in only(found).detail
+    assert "Carried forward: air or oxygen from 08:00 UTC, temperature from 08:00 UTC." in only(found).detail
+
+
+# ----------------------------------------------------------------------------------------------------------- eligibility
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        ({"birth_date": None}, "age unknown"),
+        ({"birth_date": "not a date"}, "age unknown"),
+        ({"birth_date": "2010-11-24"}, "under 16 years"),
+        ({"birth_date": "2010-11-23"}, ""),
+        ({"birth_date": "2010"}, "under 16 years"),  # may be born on the last day of the year
+        ({"birth_date": "2009"}, ""),
+        ({"birth_date": "2010-11"}, "under 16 years"),
+        ({"pregnant": True}, "pregnancy recorded"),
+        ({"pregnant": None}, ""),  # unknown silences nobody
+        ({"pregnant": False}, ""),
+    ],
+)
+def test_news2_is_for_adults_who_are_not_pregnant(known: dict[str, Any], reason: str) -> None:
+    score, found = Ward(**known).chart(0, ILL)
+    assert score.news2_reason == reason
+    assert (score.news2 is None) == bool(reason)
+    assert len(found) == (0 if reason else 1)
+
+
+def test_nothing_known_of_the_patient_no_alert_and_the_reason_published() -> None:
+    score, found = Ward(admit=False).chart(0, ILL)
+    assert (score.news2, score.news2_reason, found) == (None, "age unknown", [])
+
+
+def test_the_sixteenth_birthday_counts_at_the_observed_date() -> None:
+    ward = Ward(birth_date="2010-11-24")  # START is the day before
+    assert ward.chart(0, ILL)[0].news2_reason == "under 16 years"
+    assert ward.chart(16 * 60 - 1, ILL)[0].news2_reason == "under 16 years"
+    assert only(ward.chart(16 * 60, ILL)[1]).state == "raised"
+
+
+def test_age_learned_later_lets_the_current_state_alert() -> None:
+    ward = Ward(birth_date=None)
+    assert ward.chart(0, ILL)[1] == []
+    assert steps(ward.say(context(1))) == [("news2", "raised", "high")]
+
+
+def test_pregnancy_recorded_later_withdraws() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    gone = only(alerts(ward.say(context(1, pregnant=True))))
+    assert (gone.state, gone.reason) == ("withdrawn", "NEWS2 does not apply: pregnancy recorded")
+
+
+# -------------------------------------------------------------------------------------------------------- SpO2, oxygen
+
+
+def test_scale_2_only_by_a_recorded_decision() -> None:
+    low = {**WELL, "spo2": 90}
+    assert total(Ward().chart(0, low)[0]) == 3
+    score, _ = Ward(spo2_scale=2).chart(0, low)
+    assert (total(score), score.flags) == (3, ("scale-2-without-decision",))
+    score, found = Ward(spo2_scale=2, spo2_scale_decided_by="dr-1").chart(0, low)
+    assert (total(score), found, score.flags) == (0, [], ())
+    assert score.news2 is not None
+    assert score.news2.scale == 2
+
+
+def test_a_scale_recorded_later_rescores_at_once() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, {**WELL, "spo2": 90})[1])
+    changed = only(alerts(ward.say(context(1, spo2_scale=2, spo2_scale_decided_by="dr-1"))))
+    assert (changed.alert_id, changed.state, changed.reason) == (raised.alert_id, "resolved", "SpO2 scale 2 recorded")
+
+
+@pytest.mark.parametrize(
+    ("oxygen", "points"),
+    [({"flow": 2}, 2), ({"flow": 0}, 0), ({"fio2": 21}, 0), ({"fio2": 28}, 2), ({"fio2": 21, "flow": 2}, 2), ({"flow": 0, "fio2": 40}, 2)],
+)
+def test_on_oxygen_if_either_says_so(oxygen: dict[str, Any], points: int) -> None:
+    values = {name: value for name, value in WELL.items() if name != "flow"} | oxygen
+    assert total(Ward().chart(0, values)[0]) == points
+
+
+# -------------------------------------------------------------------------------------------------- what cannot be used
+
+
+def test_unusable_values_are_refused_with_reasons_and_the_rest_is_used() -> None:
+    observations = [
+        observation("hr", 135),
+        observation("rr", 900),
+        observation("temp", 98.6),
+        observation("spo2", 60),  # extreme, and kept
+        observation("sbp", 90, unit="furlong"),
+        observation("acvpu", "grumpy"),
+    ]
+    score, found = Ward().chart(0, observations=observations)
+    assert total(score) == 6
+    assert "SpO2 60% (3)" in only(found).title
+    assert [one.code for one in score.rejected] == ["9279-1", "8310-5", "8480-6", "67775-7"]
+    assert all(one.reason for one in score.rejected)
+
+
+def test_swapped_pressures_are_both_refused() -> None:
+    score, found = Ward().chart(0, {**WELL, "sbp": 70, "dbp": 120})
+    assert {one.code for one in score.rejected} == {"8480-6", "8462-4"}
+    assert score.news2 is not None
+    assert score.news2.missing == ("systolic",)
+    assert found == []
+
+
+def test_a_set_of_garbage_still_gives_one_score() -> None:
+    score, found = Ward().chart(0, observations=[observation("hr", None), observation("rr", "x")])
+    assert (score.news2, score.news2_reason, len(score.rejected), found) == (None, "no vital sign known", 2, [])
+
+
+# ----------------------------------------------------------------------------------------- late, duplicate, out of order
+
+
+def test_an_older_set_is_history() -> None:
+    ward = Ward()
+    ward.chart(60, WELL)
+    score, found = ward.chart(30, ILL, received=61)
+    assert (score.late, total(score), found) == (True, 8, [])
+    score, found = ward.chart(62, {"hr": 71})
+    assert (score.late, total(score), found) == (False, 0, [])
+
+
+def test_an_older_set_that_knows_a_parameter_best_is_current() -> None:
+    """A monitor's pulse a minute after the nurse's round must not make the round history."""
+    ward = Ward()
+    ward.chart(60, {"hr": 80})
+    score, found = ward.chart(58, {**ILL, "hr": 70}, received=62)
+    assert (score.late, total(score)) == (False, 8)
+    assert only(found).severity == "high"
+
+
+def test_a_late_set_is_scored_as_of_its_own_time() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    ward.chart(60, {"hr": 135, "rr": 26})
+    score, _ = ward.chart(30, {"hr": 100}, received=61)
+    assert (score.late, total(score)) == (True, 1)
+
+
+def test_too_old_to_alert() -> None:
+    ward = Ward()
+    score, found = ward.chart(0, ILL, received=61)
+    assert (score.late, total(score), found) == (True, 8, [])
+    score, found = Ward().chart(0, ILL, received=60)
+    assert (score.late, len(found)) == (False, 1)
+
+
+def test_the_same_observation_through_two_feeds_is_one() -> None:
+    ward = Ward()
+    assert only(ward.chart(0, ILL, peer="gateway")[1]).state == "raised"
+    score, found = ward.chart(0, ILL, peer="ehr", received=1)
+    assert (score.late, total(score), found) == (False, 8, [])
+    ward.chart(10, WELL, peer="gateway")
+    assert ward.chart(10, WELL, peer="ehr", received=11)[1] == []  # one calm set, not two
+    assert ward.chart(26, WELL, peer="gateway")[1] != []
+
+
+def test_precedence_where_two_feeds_differ() -> None:
+    rules = MonitorRules(sources=("ehr", "gateway"))
+    ward = Ward(rules)
+    ward.chart(0, {**WELL, "rr": 16}, peer="ehr")
+    score, found = ward.chart(0, {**WELL, "rr": 30}, peer="gateway", received=1)
+    assert (total(score), found) == (0, [])
+    assert [one.code for one in score.rejected] == ["9279-1"]
+    ward = Ward(rules)
+    ward.chart(0, {**WELL, "rr": 30}, peer="gateway")
+    score, found = ward.chart(0, {**WELL, "rr": 16}, peer="ehr", received=1)
+    assert total(score) == 0
+    assert only(found).state == "withdrawn"  # what it rested on was replaced
+
+
+def test_a_future_stamp_is_flagged_and_does_not_make_later_sets_old() -> None:
+    ward = Ward()
+    score, found = ward.chart(65, ILL, received=5)  # a zone wrong by an hour
+    assert (score.flags, score.late, len(found)) == (("future-stamp",), False, 1)
+    assert found[0].observed_at == at(5)
+    score, _ = ward.chart(10, WELL)
+    assert (score.late, total(score), score.flags) == (False, 0, ())
+
+
+# ------------------------------------------------------------------------------------------------------------ corrections
+
+
+@pytest.mark.parametrize("status", ["corrected", "amended"])
+def test_a_corrected_value_withdraws_a_wrong_alert(status: str) -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, {**WELL, "rr": 61})[1])
+    gone = only(ward.chart(0, observations=[observation("rr", 16, status=status)], received=5)[1])
+    assert (gone.alert_id, gone.state, gone.reason) == (raised.alert_id, "withdrawn", "corrected or taken back: respirations")
+
+
+@pytest.mark.parametrize("status", ["entered-in-error", "cancelled"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_value_taken_back_withdraws(status: str, told: bool) -> None:
+    ward = Ward()
+    ward.chart(-60, WELL, received=-59)
+    only(ward.chart(0, {**WELL, "rr": 61})[1])
+    score, found = ward.chart(0, observations=[observation("rr", 61 if told else None, status=status)], received=5)
+    assert only(found).state == "withdrawn"
+    assert total(score) == 0  # the respirations of an hour before stand again
+
+
+def test_a_whole_set_of_the_wrong_patient_is_taken_back_hours_later() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    _, found = ward.chart(0, ILL, status="entered-in-error", received=180)
+    assert only(found).state == "withdrawn"
+    assert [one for one in ward.wait(200) if one.kind == "news2"] == []
+
+
+def test_a_correction_that_leaves_an_alert_leaves_it_as_grave_as_the_rest() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)  # respirations 3, SpO2 3, oxygen 2
+    changed = only(ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=5)[1])
+    assert (changed.state, changed.severity, changed.news2 and changed.news2.total) == ("updated", "medium", 5)
+
+
+def test_a_correction_upwards_raises() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert steps(ward.chart(0, observations=[observation("rr", 26, status="corrected")], received=5)[1]) == [("news2", "raised", "low-medium")]
+
+
+def test_correcting_something_else_does_not_withdraw() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 26})
+    assert ward.chart(0, observations=[observation("temp", 37.0, status="corrected")], received=5)[1] == []
+
+
+def test_preliminary_is_no_charted_value_until_final() -> None:
+    ward = Ward()
+    score, found = ward.chart(0, ILL, status="preliminary")
+    assert (score.news2, found) == (None, [])
+    assert "not persistent yet" in score.rejected[0].reason
+    finals = [observation(name, None) for name in ILL]  # HL7 U: final now, values not sent again
+    score, found = ward.chart(0, observations=finals, received=3)
+    assert total(score) == 8
+    assert only(found).state == "raised"
+
+
+def test_registered_is_no_result() -> None:
+    score, found = Ward().chart(0, ILL, status="registered")
+    assert (score.news2, found, len(score.rejected)) == (None, [], 7)
+
+
+# ----------------------------------------------------------------------------------------------- unvalidated streams
+
+
+def test_a_stream_needs_persistence_and_an_outlier_is_told_but_not_counted() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    spo2 = {1: 97, 2: 96, 3: 97, 4: 60, 5: 97, 6: 97}
+    for minute, value in spo2.items():
+        score, found = ward.chart(minute, {"spo2": value}, charted=False)
+        assert found == []
+        if value == 60:
+            assert score.rejected[0].reason == "unvalidated and not persistent: 60.0, the middle of the last samples is 96.0"
+    found = [one for minute in (7, 8) for one in ward.chart(minute, {"spo2": 85}, charted=False)[1]]
+    assert only(found).title == "NEWS2 3 (was 0): SpO2 85% (3)"
+
+
+def test_samples_within_a_minute_count_as_one() -> None:
+    ward = Ward()
+    for second in range(50):
+        assert ward.chart(second / 60, {"spo2": 70}, charted=False)[1] == []
+
+
+def test_a_stream_of_a_sample_in_five_minutes_persists_too() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert [len(ward.chart(minute, {"spo2": 85}, charted=False)[1]) for minute in (1, 6, 11)] == [0, 0, 1]
+
+
+# --------------------------------------------------------------------------------------------------------- fatigue
+
+
+def test_hysteresis_and_no_flapping() -> None:
+    ward = Ward()
+    five = {**WELL, "flow": 2, "hr": 111, "temp": 38.5}
+    four = {**WELL, "flow": 2, "hr": 111}
+    found = [one for i in range(12) for one in ward.chart(60 * i, five if i % 2 == 0 else four)[1]]
+    assert steps(found) == [("news2", "raised", "medium")]
+
+
+def test_resolving_takes_sets_and_time() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    assert [ward.chart(minute, WELL)[1] for minute in (1, 2, 3, 15)] == [[], [], [], []]
+    assert only(ward.chart(16, WELL)[1]).state == "resolved"
+
+
+def test_one_bad_set_between_calm_ones_starts_the_count_anew() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    assert [len(of(ward.chart(60 * i, values)[1])) for i, values in enumerate([WELL, ILL, WELL, WELL], start=1)] == [0, 0, 0, 1]
+
+
+def test_severity_sinks_in_steps() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)  # 8
+    five = {**WELL, "flow": 2, "hr": 111, "temp": 38.5}
+    found = [one for i in (1, 2, 3) for one in of(ward.chart(60 * i, five)[1])]
+    assert [(one.state, one.severity) for one in found] == [("updated", "medium")]
+    assert "below the threshold" in found[0].reason
+
+
+def test_missing_data_never_resolves() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 26})
+    no_rr = {name: value for name, value in WELL.items() if name != "rr"}
+    for hour in range(7, 20):  # the respirations are carried no longer, and nobody counted them again
+        score, found = ward.chart(60 * hour, no_rr)
+        assert score.news2 is not None
+        assert (score.news2.total, score.news2.missing, of(found)) == (0, ("respiratory_rate",), [])
+    assert of(ward.chart(60 * 20, WELL)[1]) == []
+    assert only(of(ward.chart(60 * 21, WELL)[1])).state == "resolved"
+
+
+def test_suppression_after_resolving_holds_the_same_back_but_not_the_graver() -> None:
+    rules = MonitorRules(suppression=timedelta(minutes=30))
+    three = {**WELL, "rr": 26}
+
+    def resolved() -> Ward:
+        ward = Ward(rules)
+        ward.chart(0, three)
+        ward.chart(10, WELL)
+        assert only(ward.chart(30, WELL)[1]).state == "resolved"
+        return ward
+
+    ward = resolved()
+    assert ward.chart(40, three)[1] == []
+    again = only(ward.wait(61))  # it still holds when the window ends
+    assert (again.state, again.decided_at, again.sequence) == ("raised", at(60), 0)
+    ward = resolved()
+    assert ward.chart(40, three)[1] == []
+    assert ward.chart(50, WELL)[1] == []
+    assert ward.wait(70) == []
+    ward = resolved()
+    assert only(ward.chart(40, ILL)[1]).state == "raised"
+
+
+def test_declined_ends_and_keeps_quiet_for_an_hour_unless_graver() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, {**WELL, "rr": 26})[1])
+    declined = only(alerts(ward.say(answer(raised.alert_id, 1, "alert-declined", reason="chronic"))))
+    assert (declined.state, declined.by, declined.reason) == ("declined", "nurse-7", "chronic")
+    assert ward.chart(20, {**WELL, "rr": 26})[1] == []
+    again = only(ward.chart(30, ILL)[1])
+    assert again.alert_id != raised.alert_id
+    ward = Ward()
+    raised = only(ward.chart(0, {**WELL, "rr": 26})[1])
+    ward.say(answer(raised.alert_id, 1, "alert-declined"))
+    ward.chart(50, {**WELL, "rr": 26})
+    assert steps(of(ward.wait(61))) == [("news2", "raised", "low-medium")]
+
+
+def test_beyond_the_wards_budget_the_mildest_go_to_the_quiet_route_visibly() -> None:
+    ward = Ward(MonitorRules(ward_budget=2))
+    for number in range(4):
+        ward.say(context(patient=f"p{number}"))
+    found = [ward.chart(number, {**WELL, "rr": 26}, patient=f"p{number}")[1][0] for number in range(3)]
+    assert [one.route for one in found] == ["default", "default", "worklist"]
+    assert "budget" in found[2].detail
+    assert only(ward.chart(5, ILL, patient="p3")[1]).route == "default"  # a grave one always pages
+    quiet = found[2].alert_id
+    assert not [one for one in ward.wait(70) if one.alert_id == quiet]
+    ward.sleep(79)
+    for minute in range(80, 24 * 60 + 80, 5):
+        ward.sleep(minute)
+    ward.say(context(24 * 60, patient="p9"))
+    assert only(ward.chart(24 * 60 + 80, {**WELL, "rr": 26}, patient="p9")[1]).route == "default"
+
+
+def test_the_heartbeat_tells_alerts_per_100_patient_days() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    beats = [event for minute in range(1, 121) for event in ward.monitor.tick(at(minute), SOURCE) if isinstance(event, HeartbeatEvent)]
+    assert len(beats) == 120
+    assert beats[-1].patients == 1
+    assert beats[-1].active_alerts == 3  # the NEWS2 alert, nothing heard since, and the feed stopped
+    assert beats[-1].newest_observed_at == START
+    assert beats[-1].alerts_per_100_patient_days == pytest.approx(100 / (2 / 24), rel=0.02)
+    assert len({beat.id for beat in beats}) == 120
+
+
+# --------------------------------------------------------------------------------------------------- people and feedback
+
+
+def test_unknown_feedback_is_counted_and_leaves_nothing() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    assert ward.say(answer("no such alert", 1)) == []
+    assert ward.say(answer(raised.alert_id, 1, patient="nobody")) == []
+    assert ward.monitor.counts["unmatched_feedback"] == 2
+    acknowledged = answer(raised.alert_id, 2)
+    assert len(ward.say(acknowledged)) == 1
+    assert ward.say(acknowledged) == []
+    assert ward.monitor.counts["repeats"] == 1
+    assert ward.say(answer(raised.alert_id, 3)) == []  # a second nurse: known already
+    assert ward.monitor.counts["unmatched_feedback"] == 3
+    assert ward.say(answer(raised.alert_id, 3, "finding-confirmed")) == []
+    assert ward.monitor.counts["unmatched_feedback"] == 3
+
+
+# -------------------------------------------------------------------------------------------------------------- context
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "reason"),
+    [
+        ({"encounter_status": "finished"}, "resolved", "discharged"),
+        ({"encounter_status": "cancelled"}, "resolved", "encounter cancelled"),
+        ({"deceased": True}, "resolved", "recorded as deceased"),
+        ({"merged_into": "patient-b"}, "withdrawn", "merged into patient-b"),
+    ],
+)
+def test_what_ends_the_watch(change: dict[str, Any], state: str, reason: str) -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    closed = only(alerts(ward.say(context(1, **change))))
+    assert (closed.state, closed.reason) == (state, reason)
+    score, found = ward.chart(2, {**ILL, "hr": 140})
+    assert (total(score), score.flags, found) == (11, ("not-watched",), [])
+    assert [one for one in ward.wait(60 * 12) if one.kind != "feed-stopped"] == []
+
+
+def test_another_encounter_than_the_finished_one_is_watched() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    assert only(ward.chart(2, ILL, encounter="e2")[1]).state == "raised"
+
+
+def test_a_cancelled_discharge_brings_the_alert_back() -> None:
+    ward = Ward()
+    first = only(ward.chart(0, ILL)[1])
+    ward.say(context(1, encounter_status="finished"))
+    again = only(alerts(ward.say(context(2))))
+    assert again.state == "raised"
+    assert again.alert_id != first.alert_id
+
+
+def test_transfer_re_routes() -> None:
+    ward = Ward(MonitorRules(ward_routes={"A": "phones-a", "B": "phones-b"}))
+    raised = only(ward.chart(0, ILL)[1])
+    moved = only(alerts(ward.say(context(1, ward="B"))))
+    assert (raised.route, moved.route, moved.state, moved.reason, moved.location.ward) == ("phones-a", "phones-b", "updated", "transferred", "B")
+    assert only(ward.wait(6)).route == "nurse-in-charge"
+
+
+def test_a_ceiling_of_care_re_routes_visibly_and_does_not_call_the_emergency_team() -> None:
+    ward = Ward(MonitorRules(ceilings={"comfort care": CeilingPolicy(route="palliative-team")}))
+    ward.chart(0, ILL)
+    moved = only(alerts(ward.say(context(1, ceiling_of_care="comfort care"))))
+    assert (moved.route, moved.reason) == ("palliative-team", "ceiling of care recorded: comfort care")
+    assert "Ceiling of care recorded: comfort care." in moved.detail
+    assert [one for one in ward.wait(28) if one.kind == "news2"] == []
+    lifted = only(alerts(ward.say(context(29))))
+    assert (lifted.route, lifted.reason) == ("default", "ceiling of care lifted")
+
+
+def test_a_ceiling_that_no_policy_names_is_shown_and_routes_nothing() -> None:
+    _, found = Ward(ceiling_of_care="ward based").chart(0, ILL)
+    assert (only(found).route, "Ceiling of care recorded: ward based." in only(found).detail) == ("default", True)
+
+
+def test_test_traffic_is_scored_alone_and_touches_nobody() -> None:
+    ward = Ward()
+    score, found = ward.chart(0, ILL, processing="training")
+    assert (total(score), score.processing, score.flags, found) == (8, "training", ("test-traffic",), [])
+    score, found = ward.chart(1, {"hr": 70})
+    assert score.news2 is not None
+    assert (score.news2.total, len(score.news2.missing), found) == (0, 6, [])
+    assert ward.say(vitals(1, ILL, processing="debugging", patient="stranger"))[0].flags == ("test-traffic",)  # type: ignore[attr-defined]
+    assert ward.monitor.dump("stranger") is None
+
+
+def test_the_forgotten_are_tombstoned() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.say(context(1, encounter_status="finished"))
+    ward.monitor.clean()
+    ward.wait(24 * 60 - 1)
+    assert ward.monitor.dump(PATIENT) is not None
+    ward.wait(24 * 60 + 1)
+    assert PATIENT in ward.monitor.dirty()
+    assert ward.monitor.dump(PATIENT) is None
+
+
+def test_those_without_encounter_of_whom_nothing_is_heard_are_forgotten_and_say_so() -> None:
+    ward = Ward(encounter_status="unknown")
+    ward.chart(0, ILL)
+    for day in range(1, 15):
+        last = [one for hour in range(0, 24 * 60, 5) for one in ward.sleep(day * 24 * 60 + hour)]
+    assert steps(last[-2:]) == [("news2", "withdrawn", "high"), ("no-observations", "withdrawn", "medium")]
+    assert ward.monitor.dump(PATIENT) is None
+
+
+# --------------------------------------------------------------------------------------------------------------- silence
+
+
+@pytest.mark.parametrize(
+    ("values", "minutes", "severity"),
+    [
+        (WELL, 12.5 * 60, "information"),
+        ({**WELL, "hr": 100}, 6.5 * 60, "information"),
+        ({**WELL, "rr": 26}, 90, "low-medium"),
+        ({**WELL, "flow": 2, "hr": 111, "temp": 38.5}, 90, "low-medium"),
+        (ILL, 30, "medium"),
+    ],
+)
+def test_no_observations_for_this_patient(values: dict[str, Any], minutes: int, severity: str) -> None:
+    ward = Ward()
+    ward.chart(0, values)
+    silent = [one for one in ward.wait(minutes) if one.kind == "no-observations"]
+    assert silent == []
+    silent = [one for one in ward.wait(minutes + 1) if one.kind == "no-observations"]
+    assert [(one.state, one.severity) for one in silent] == [("raised", severity)]
+    assert silent[0].title.startswith("No observations for ")
+    ended = [one for one in ward.chart(minutes + 2, values)[1] if one.kind == "no-observations"]
+    assert [(one.state, one.reason) for one in ended] == [("resolved", "observations resumed")]
+
+
+def test_silence_resolves_no_alert_and_a_late_set_ends_no_silence() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    said = ward.wait(24 * 60)
+    assert {one.state for one in said if one.alert_id == raised.alert_id} == {"escalated"}
+    assert [one.state for one in said if one.kind == "no-observations"] == ["raised"]
+    assert ward.chart(24 * 60 - 120, {"hr": 70}, received=24 * 60)[1] == []
+
+
+def test_a_feed_that_stopped_and_came_back() -> None:
+    ward = Ward()
+    for minute in range(0, 60, 5):
+        ward.chart(minute, WELL, peer="gateway")
+    assert [one for one in ward.wait(85) if one.kind == "feed-stopped"] == []
+    stopped = only([one for one in ward.wait(86) if one.kind == "feed-stopped"])
+    assert (stopped.state, stopped.severity, stopped.patient_id) == ("raised", "information", ward.monitor.id)
+    assert "gateway" in stopped.title
+    ward.chart(90, WELL, peer="gateway")
+    back = only([one for one in ward.wait(91) if one.kind == "feed-stopped"])
+    assert (back.alert_id, back.state, back.reason) == (stopped.alert_id, "resolved", "receiving again")
+
+
+def test_a_feed_that_charts_hourly_is_learned() -> None:
+    ward = Ward()
+    said = []
+    for hour in range(12):
+        said += ward.wait(60 * hour)
+        ward.chart(60 * hour, WELL)
+    feeds = [one for one in said if one.kind == "feed-stopped"]
+    assert len([one for one in feeds if one.state == "raised"]) == 1  # only before the pauses were known
+
+
+def test_a_peers_own_limit() -> None:
+    ward = Ward(MonitorRules(feed_silence=FeedSilence(peers={"ehr": timedelta(hours=3)})))
+    ward.chart(0, WELL)
+    assert [one for one in ward.wait(180) if one.kind == "feed-stopped"] == []
+    assert steps([one for one in ward.wait(181) if one.kind == "feed-stopped"]) == [("feed-stopped", "raised", "information")]
+
+
+def test_an_answer_to_the_partitions_own_alert() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+    said = ward.say(answer(stopped.alert_id, 32, patient=ward.monitor.id))
+    assert steps(said) == [("feed-stopped", "acknowledged", "information")]
+    assert ward.say(answer("no such", 32, patient=ward.monitor.id)) == []
+    assert [one for one in ward.wait(60) if one.kind == "feed-stopped"] == []
+
+
+# -------------------------------------------------------------------------------------------------------------- catch-up
+
+
+def test_after_an_outage_only_the_current_state_alerts_and_one_notice_tells_from_when_to_when() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    ward.wait(5)
+    blind = only(ward.sleep(65))
+    assert (blind.kind, blind.state, blind.severity, blind.patient_id) == ("monitoring-blind", "raised", "information", ward.monitor.id)
+    assert "2026-11-23 08:05 to 2026-11-23 09:05 UTC" in blind.detail
+    # the backlog: he was very ill for a while, and is better since
+    said: list[Any] = []
+    for minute, values in [(10, WELL), (20, ILL), (40, {**ILL, "hr": 140}), (60, {**WELL, "flow": 2, "hr": 111, "temp": 38.5})]:
+        score, *rest = ward.say(vitals(minute, values))
+        said += rest
+        assert score.flags == ("catching-up",)  # type: ignore[attr-defined]
+        assert not score.late  # type: ignore[attr-defined]
+    assert said == []
+    ward.say(vitals(66, {**WELL, "flow": 2, "hr": 111, "temp": 38.5}, patient="other"))  # live again
+    settled = ward.wait(66)
+    assert steps(settled) == [("monitoring-blind", "resolved", "information"), ("news2", "raised", "medium")]
+    assert settled[1].observed_at == at(60)
+    assert settled[0].reason == "caught up; 0 older sets went to history"
+
+
+def test_what_is_too_old_after_an_outage_does_not_alert_and_is_counted() -> None:
+    ward = Ward()
+    ward.wait(1)
+    ward.sleep(300)
+    score, *rest = ward.say(vitals(20, ILL))
+    assert (score.late, rest) == (True, [])  # type: ignore[attr-defined]
+    end = ward.wait(306)
+    assert [one.reason for one in end if one.kind == "monitoring-blind"] == ["caught up; 1 older sets went to history"]
+    assert [one for one in end if one.kind == "news2"] == []
+
+
+def test_an_alert_from_before_the_outage_is_not_resolved_by_the_backlog_but_by_what_it_comes_to() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    ward.say(answer(raised.alert_id, 1))
+    ward.sleep(120)
+    for minute in (30, 60, 90, 100):
+        assert len(ward.say(vitals(minute, WELL))) == 1
+    assert [one for one in ward.wait(126) if one.kind == "news2"] == []  # calm is counted in live sets
+    assert ward.chart(130, WELL)[1] == []
+    assert steps(ward.chart(150, WELL)[1]) == [("news2", "resolved", "high")]
+
+
+def test_a_short_gap_is_no_outage() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert ward.sleep(10) == []
+    assert len(ward.say(vitals(5, ILL))) == 2
+
+
+def test_escalation_and_silence_wait_for_the_backlog() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    assert steps(ward.sleep(60)) == [("monitoring-blind", "raised", "information")]
+    assert ward.wait(64) == []
+    ward.say(answer(raised.alert_id, 2))  # it lay in the backlog
+    later = ward.wait(66)
+    assert [one.kind for one in later if one.state == "escalated"] == []
+    assert [one.kind for one in later if one.state == "raised"] == ["feed-stopped", "no-observations"]
+
+
+def test_a_correction_in_the_backlog_withdraws_at_once() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 61})
+    ward.sleep(60)
+    said = ward.say(vitals(0, observations=[observation("rr", 16, status="corrected")], received=2))
+    assert steps(said) == [("news2", "withdrawn", "low-medium")]
+
+
+def test_time_does_not_run_backwards() -> None:
+    ward = Ward()
+    ward.wait(10)
+    assert ward.monitor.tick(at(5), SOURCE) == []
+    assert ward.monitor.now == at(10)
+
+
+# ------------------------------------------------------------------------------------------------------------- the model
+
+
+def deteriorating(probability: float) -> Any:
+    return deterioration_of(probability, [0.2, -0.1, 0.3] + [0.0] * 6, IDENTITY, 24)
+
+
+def test_the_model_does_not_page_by_itself() -> None:
+    ward = Ward()
+    said = ward.say(vitals(0, WELL), deteriorating(0.99))
+    assert len(said) == 1
+    score = said[0]
+    assert isinstance(score, ScoreEvent)
+    assert score.deterioration is not None
+    assert (score.deterioration.probability, [one.name for one in score.deterioration.drivers]) == (0.99, ["spo2", "heart_rate", "respiratory_rate"])
+    assert total(score) == 0
+
+
+def test_where_the_site_turned_it_on_it_pages_and_resolves() -> None:
+    ward = Ward(MonitorRules(model_pages=True, model_threshold=0.3))
+    raised = only(alerts(ward.say(vitals(0, WELL), deteriorating(0.31))))
+    assert (raised.kind, raised.severity) == ("deterioration", "medium")
+    assert raised.title == "Deterioration score 0.31 (threshold 0.30): mostly SpO2, pulse, respirations"
+    assert "within 24 hours" in raised.detail
+    ward.monitor.tick(at(1), SOURCE)
+    assert ward.say(vitals(1, {"hr": 71}), deteriorating(0.25))[1:] == []  # within its hysteresis
+    ward.say(vitals(2, {"hr": 72}), deteriorating(0.1))
+    assert steps(ward.say(vitals(20, {"hr": 70}), deteriorating(0.1))) == [("deterioration", "resolved", "medium")]
+    assert steps(Ward(MonitorRules(model_pages=True), birth_date=None).say(vitals(0, WELL), deteriorating(0.9))) == []
+
+
+def test_without_the_model_the_score_says_so() -> None:
+    score, _ = Ward().chart(0, WELL)
+    assert (score.deterioration, score.deterioration_reason) == (None, "no model in this test")
+    score, _ = Ward(birth_date="2020-01-01").chart(0, WELL)
+    assert "adults" in score.deterioration_reason
+
+
+def test_the_models_digest_is_part_of_the_scores_id() -> None:
+    event = vitals(0, WELL)
+    ids = set()
+    for model in (None, IDENTITY):
+        monitor = Monitor(MonitorRules(), model=model)
+        ids.add(monitor.decide(monitor.observe(event, SOURCE), None)[0].id)
+    assert len(ids) == 2
+
+
+# -------------------------------------------------------------------------------------------------------- the contract
+
+
+def test_order_is_kept_or_refused() -> None:
+    monitor = Monitor(MonitorRules())
+    first, second = (monitor.observe(vitals(minute, WELL), SOURCE) for minute in (0, 1))
+    for between in (
+        lambda: monitor.tick(at(1), SOURCE),
+        lambda: monitor.patient(context(), SOURCE),
+        lambda: monitor.feedback(answer("x", 1), SOURCE),
+        lambda: monitor.dump(PATIENT),
+    ):
+        with pytest.raises(RuntimeError, match="2 sets are observed and not decided"):
+            between()
+    with pytest.raises(RuntimeError, match="decide set 2"):
+        monitor.decide(second, None)
+    monitor = Monitor(MonitorRules())
+    first = monitor.observe(vitals(0, WELL), SOURCE)
+    assert len(monitor.decide(first, None)) == 1
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b'{"v":99}', b"\xff"])
+def test_half_a_snapshot_is_refused(state: bytes) -> None:
+    with pytest.raises(Fatal):
+        Monitor(MonitorRules()).load(PATIENT, state)
+    with pytest.raises(Fatal):
+        Monitor(MonitorRules()).load("partition-0", state)
+
+
+def test_a_typical_snapshot_is_small() -> None:
+    ward = Ward()
+    for hour in range(48):
+        ward.chart(60 * hour, {**WELL, "dbp": 70, "hr": 70 + hour % 5}, id=f"{hour:036d}")
+    hourly = ward.monitor.dump(PATIENT)
+    ward = Ward()
+    for hour in range(0, 48, 4):
+        ward.chart(60 * hour, {**WELL, "dbp": 70}, id=f"{hour:036d}")
+    four_hourly = ward.monitor.dump(PATIENT)
+    assert hourly is not None
+    assert four_hourly is not None
+    assert len(four_hourly) < 2500, len(four_hourly)
+    assert len(hourly) < 6500, len(hourly)
+
+
+def test_no_names_no_identifiers_in_the_wording() -> None:
+    ward = Ward(identifiers=({"authority": "H", "value": "MRN-4711", "kind": "MR"},))
+    for one in [*ward.chart(0, ILL)[1], *ward.wait(120)]:
+        assert "4711" not in one.model_dump_json()
+
+
+def test_news2_models_are_whole() -> None:
+    score, found = Ward().chart(0, ILL)
+    for one in (score, *found):
+        assert type(one).model_validate_json(one.model_dump_json()) == one
+    assert isinstance(score.news2, News2)
