@@ -59,6 +59,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._swept = False
 
     def size(self, path: str) -> int | None:
         """See `Place`."""
@@ -109,7 +110,7 @@ class Folder:
 
     def _prepare(self) -> None:
         incoming, marker = self._root / _INCOMING, self._root / MARKER
-        if marker.exists() and incoming.exists():
+        if self._swept and marker.exists() and incoming.exists():
             return
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         incoming.mkdir(exist_ok=True, mode=0o700)
@@ -117,9 +118,11 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - draft.stat().st_mtime > _ABANDONED_SECONDS:
                     draft.unlink()
-        _write_synced(marker, b"Vigil's object store: files are named by the SHA-256 of their content.\n")
+        if not marker.exists():
+            _write_synced(marker, b"Vigil's object store: files are named by the SHA-256 of their content.\n")
         _sync_folder(self._root)
         _sync_folder(self._root.absolute().parent)
+        self._swept = True
 
     @contextlib.contextmanager
     def _trouble(self, doing: str) -> Iterator[None]:
