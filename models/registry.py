@@ -254,7 +254,10 @@ def _loader(entry: ModelEntry) -> Callable[..., Any]:
 def _read(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]], dict[str, str]]:
     document = _document(path)
     entries: list[tuple[ModelEntry, Path]] = []
-    for raw in document.get("model", []):
+    models = document.get("model", [])
+    if not isinstance(models, list):
+        raise Fatal(f"registry {path}: models are described as [[model]] tables")
+    for raw in models:
         try:
             entry = ModelEntry.model_validate(raw)
         except ValidationError as error:
@@ -322,7 +325,7 @@ def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
     Training and evaluation write versions, thresholds and figures so, by code. Only the head's comments are kept.
     """
     document = _document(path) if path.is_file() else {}
-    raw = entry.model_dump(mode="json", exclude_defaults=True)
+    raw = entry.model_dump(exclude_defaults=True)
     models = document.setdefault("model", [])
     for index, old in enumerate(models):
         if (old.get("task"), old.get("name")) == (entry.task, entry.name):
@@ -402,6 +405,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.write(f"sealed {entry.name} {entry.version} {entry.digest}\n")
             return 0
         registry = Registry.load(None if chosen.registry == PACKAGED else chosen.registry)
+        if unknown := set(chosen.names) - {entry.name for entry in registry.entries()}:
+            raise Permanent(f"unknown model {', '.join(sorted(unknown))}")
         for entry in registry.entries():
             if not chosen.names or entry.name in chosen.names:
                 registry.weights(entry.task, entry.name)

@@ -1,0 +1,240 @@
+"""The registry: what it refuses, and in which words; what a site lays over it; what sealing writes."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import Fatal, Permanent
+from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, _document, main, record, seal
+from models.tasks import TextEmbedder, TokenClassifier
+from tests import tiny_models as tiny
+
+pytest.importorskip("onnx", reason="tiny graphs are written by onnx (extra: train)")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site's registry file with a tiny token classifier in a folder beside it."""
+    tiny.classifier_folder(tmp_path / "tiny")
+    return tiny.toml_of(tiny.entry_of(tmp_path / "tiny", location="tiny"), tmp_path / "site.toml")
+
+
+def test_a_sites_model_opens_by_name_and_serves_by_its_line(site: Path) -> None:
+    registry = Registry.load(site)
+    assert registry.champion("ner") == "tiny"
+    model = registry.open("ner")
+    assert isinstance(model, TokenClassifier)
+    assert model.identity == registry.entry("ner", "tiny").identity
+    assert [(s.label, s.start, s.end) for s in model.find(["Fever, aspirin."])[0]] == [("symptom", 0, 5), ("medication", 7, 14)]
+
+
+def test_the_packaged_models_stay_reachable_under_a_sites_file(site: Path) -> None:
+    registry = Registry.load(site)
+    assert isinstance(registry.open("embedding"), TextEmbedder)
+
+
+def test_every_packaged_entry_is_sealed_and_has_a_loader() -> None:
+    registry = Registry.load()
+    assert registry.entries()
+    for entry in registry.entries():
+        assert registry.weights(entry.task, entry.name).identity.digest == entry.digest
+        assert entry.runtime in LOADERS
+
+
+def test_the_digest_covers_every_file_and_no_order() -> None:
+    a, b = "a" * 64, "b" * 64
+    base = tiny_entry(files={"model.onnx": a, "tokenizer.json": b})
+    assert base.digest == tiny_entry(files={"tokenizer.json": b, "model.onnx": a}).digest
+    assert base.digest == hashlib.sha256(f"model.onnx {a}\ntokenizer.json {b}\n".encode()).hexdigest()
+    assert base.digest != tiny_entry(files={"model.onnx": b, "tokenizer.json": a}).digest
+
+
+def test_a_changed_byte_is_fatal_and_says_file_expected_and_found(site: Path) -> None:
+    file = site.parent / "tiny" / "model.onnx"
+    expected = hashlib.sha256(file.read_bytes()).hexdigest()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(Fatal) as caught:
+        Registry.load(site).open("ner")
+    for part in (str(file), expected, hashlib.sha256(content).hexdigest()):
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_is_fatal_with_a_hint(site: Path) -> None:
+    (site.parent / "tiny" / "tokenizer.json").unlink()
+    with pytest.raises(Fatal, match=r"tokenizer\.json") as caught:
+        Registry.load(site).open("ner")
+    assert caught.value.hint
+
+
+def test_an_unsealed_file_is_refused(site: Path) -> None:
+    text = site.read_text()
+    for digest in Registry.load(site).entry("ner", "tiny").files.values():
+        text = text.replace(digest, "")
+    site.write_text(text)
+    with pytest.raises(Fatal, match="unsealed"):
+        Registry.load(site).open("ner")
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "says"),
+    [("ner", "nobody", "unknown model"), ("embedding", "tiny", "of the task 'ner'"), ("speech", None, "no model serves")],
+)
+def test_what_is_asked_wrongly_is_permanent(site: Path, task: str, name: str | None, says: str) -> None:
+    with pytest.raises(Permanent, match=says):
+        Registry.load(site).open(task, name=name)
+
+
+def test_a_runtime_that_does_not_fill_the_task_is_fatal(tmp_path: Path) -> None:
+    folder = tiny.classifier_folder(tmp_path / "tiny")
+    path = tiny.toml_of(tiny.entry_of(folder, task="embedding", name="posing"), tmp_path / "site.toml")
+    with pytest.raises(Fatal, match="does not fill in the task 'embedding'"):
+        Registry.load(path).open("embedding", name="posing")
+
+
+def test_expect_checks_a_task_of_the_sites_own(tmp_path: Path) -> None:
+    folder = tiny.classifier_folder(tmp_path / "tiny")
+    path = tiny.toml_of(tiny.entry_of(folder, task="drug-finder"), tmp_path / "site.toml")
+    assert Registry.load(path).open("drug-finder", expect=TokenClassifier).find([""]) == [[]]
+    with pytest.raises(Fatal, match="does not fill in"):
+        Registry.load(path).open("drug-finder", expect=TextEmbedder)
+
+
+def test_unknown_runtimes_and_extras_that_are_not_installed_are_permanent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.classifier_folder(tmp_path / "tiny")
+    path = tiny.toml_of(tiny.entry_of(folder, runtime="abacus"), tmp_path / "site.toml")
+    with pytest.raises(Permanent, match="unknown runtime 'abacus'"):
+        Registry.load(path).open("ner")
+    monkeypatch.setitem(LOADERS, "abacus", "models.runtimes.no_such_module:load")
+    with pytest.raises(Permanent, match="cannot be imported") as caught:
+        Registry.load(path).open("ner")
+    assert "train" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[model]\n", "not TOML"),
+        ('[[model]]\nname = "x"\n', "model 'x': task"),
+        ("[tasks.ner]\n", "champion"),
+        ('[tasks]\nner = "x"\n', "champion"),
+        ("model = 3\n", "model"),
+        ('model = ["x"]\n', "model '?'"),
+        ("tasks = 3\n", "champion"),
+    ],
+)
+def test_a_file_that_is_no_registry_is_fatal(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    with pytest.raises(Fatal) as caught:
+        Registry.load(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_registry_file_that_is_absent_is_fatal(tmp_path: Path) -> None:
+    with pytest.raises(Fatal, match="missing"):
+        Registry.load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["../weights.onnx", "/etc/passwd", ""])
+def test_a_file_name_cannot_leave_the_models_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="not a file name"):
+        tiny_entry(files={name: "a" * 64})
+
+
+def test_a_location_that_would_be_fetched_is_refused(tmp_path: Path) -> None:
+    path = tiny.toml_of(tiny_entry(files={"m": ""}, location="hf://somebody/model"), tmp_path / "site.toml")
+    with pytest.raises(Fatal, match="not a folder"):
+        Registry.load(path)
+
+
+def test_loaders_open_only_files_that_were_hashed(site: Path) -> None:
+    (site.parent / "tiny" / "extra.bin").write_bytes(b"x")
+    with pytest.raises(Fatal, match=r"lists no file 'extra\.bin'"):
+        Registry.load(site).weights("ner", "tiny").path("extra.bin")
+
+
+def test_sealing_takes_up_a_meant_change_and_keeps_the_rest(site: Path) -> None:
+    site.write_text("# a head\n# of two lines\n" + site.read_text())
+    before = Registry.load(site).entry("ner", "tiny")
+    (site.parent / "tiny" / "tokenizer.json").write_text((site.parent / "tiny" / "tokenizer.json").read_text() + "\n")
+    assert [entry.name for entry in seal(site)] == ["tiny"]
+    assert seal(site) == []
+    after = Registry.load(site).entry("ner", "tiny")
+    assert after.digest != before.digest
+    assert after == before.model_copy(update={"files": after.files})
+    assert site.read_text().startswith("# a head\n# of two lines\n")
+    assert Registry.load(site).open("ner").identity.digest == after.digest
+
+
+def test_the_command_seals_and_verifies_with_an_exit_code(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "tiny", "--registry", str(site)]) == 0
+    (site.parent / "tiny" / "model.onnx").write_bytes(b"other")
+    assert main(["verify", "--registry", str(site)]) == 1
+    assert "differs" in capsys.readouterr().err
+    assert main(["seal", "--registry", str(site)]) == 0
+    assert main(["verify", "tiny", "--registry", str(site)]) == 0
+    assert main(["verify", "typo", "--registry", str(site)]) == 1
+
+
+def test_recording_replaces_an_entry_of_the_same_name_and_adds_others(site: Path) -> None:
+    old = Registry.load(site).entry("ner", "tiny")
+    record(old.model_copy(update={"version": "2", "quality": {"f1": 0.5}}), site)
+    record(old.model_copy(update={"name": "second"}), site)
+    registry = Registry.load(site)
+    assert registry.entry("ner", "tiny").version == "2"
+    assert registry.entry("ner", "tiny").quality == {"f1": 0.5}
+    assert registry.champion("ner") == "tiny"
+    assert registry.entry("ner", "second").version == "1"
+
+
+def test_a_champion_that_nobody_described_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('[tasks.ner]\nchampion = "typo"\n')
+    with pytest.raises(Permanent, match="unknown model 'typo'"):
+        Registry.load(path).open("ner")
+
+
+_plain = st.one_of(st.text(max_size=20), st.booleans(), st.integers(-(2**40), 2**40), st.floats(allow_nan=False, width=32))
+_nested = st.recursive(
+    _plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=8
+)
+
+
+@given(preprocessing=st.dictionaries(st.text(max_size=8), _nested, max_size=4), licence=st.text(max_size=30))
+def test_whatever_an_entry_holds_comes_back_from_the_file(
+    tmp_path_factory: pytest.TempPathFactory, preprocessing: dict[str, Any], licence: str
+) -> None:
+    path = tmp_path_factory.mktemp("registry") / "site.toml"
+    entry = tiny_entry(files={"m": "a" * 64}, preprocessing=preprocessing, licence=licence)
+    record(entry, path)
+    assert ModelEntry.model_validate(_document(path)["model"][0]) == entry
+
+
+def test_loading_the_registry_imports_no_torch() -> None:
+    code = "import sys; from models.registry import Registry; Registry.load(); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGED.parents[1])
+    assert found.stdout.strip() == "False"
+
+
+def tiny_entry(**changes: Any) -> ModelEntry:
+    values: dict[str, Any] = {
+        "task": "ner",
+        "name": "tiny",
+        "version": "1",
+        "runtime": "onnx-token-classifier",
+        "location": "tiny",
+        "files": {},
+        "licence": "Apache-2.0",
+    }
+    return ModelEntry.model_validate(values | changes)
