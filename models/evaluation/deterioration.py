@@ -1,0 +1,303 @@
+"""How good a deterioration model is: ranking, calibration, alerts and lead time, beside the scores a ward knows.
+
+The rules for what the sets lack were written down before any figure was looked at, and are the same for every baseline:
+
+    - A baseline sees the same 24-hour window as the model. A parameter's value is the last one in it.
+    - A parameter that the window does not hold counts 0 points: for the baseline's arithmetic alone, never on a ward.
+    - Consciousness not recorded counts as alert, oxygen not recorded as air (the model reads them so too).
+    - NEWS2: Royal College of Physicians 2017, SpO2 scale 1, rounded half up before banding.
+    - qSOFA: Singer et al., JAMA 2016: one point each for respiration >= 22, systolic <= 100, not alert.
+    - Logistic: per feature the last, mean, lowest and highest value and the hours since measured, standardised; learned from
+      the same hours of the same patients as the model, both sets, an intercept for each.
+
+An hour is positive by the set's own label (cinc2019: SepsisLabel; physionet2012: in-hospital death, judged once at hour 48).
+Patients the model learned from, or was calibrated on, are left out. Intervals are 95%, bootstrapped by patient.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.evaluation.measures import Array, Bootstrap, Metric, calibration, calibration_error
+from models.runtimes.deterioration import FEATURES, VITALS
+from models.tasks import DeteriorationModel, Floats
+from models.training.vital_sets import Stays
+
+# NEWS2 bands: (upper bound of the band, points), lowest first; the last holds for everything above.
+_BANDS: dict[str, tuple[tuple[float, int], ...]] = {
+    "respiratory_rate": ((8, 3), (11, 1), (20, 0), (24, 2), (math.inf, 3)),
+    "spo2": ((91, 3), (93, 2), (95, 1), (math.inf, 0)),
+    "systolic": ((90, 3), (100, 2), (110, 1), (219, 0), (math.inf, 3)),
+    "heart_rate": ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (math.inf, 3)),
+    "temperature": ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (math.inf, 2)),
+    "oxygen": ((0, 0), (math.inf, 2)),
+    "consciousness": ((0, 0), (math.inf, 3)),
+}
+_REFRACTORY_HOURS = 6  # an alert raised stands so long: a score still high within them is no new alert
+_LEAD_HOURS = 24  # an alert counts for an onset at most so many hours later
+_ONSET_AFTER_FIRST_LABEL = 6  # cinc2019 labels from 6 hours before onset
+
+
+@dataclass(frozen=True, slots=True)
+class SetFigures:
+    """One set's figures, and what plots are drawn from."""
+
+    name: str
+    patients: int
+    positive_patients: int
+    hours: int
+    prevalence: float
+    metrics: tuple[Metric, ...]
+    reliability: tuple[tuple[float, float, int], ...]  # mean score, observed rate, hours
+    scores: dict[str, Floats] = field(repr=False)
+    labels: Floats = field(repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the set's part of the JSON report."""
+        return {
+            "set": self.name,
+            "patients": self.patients,
+            "positive_patients": self.positive_patients,
+            "hours": self.hours,
+            "prevalence": self.prevalence,
+            "metrics": [metric.as_json() for metric in self.metrics],
+            "reliability": [list(point) for point in self.reliability],
+        }
+
+
+def last_values(windows: Floats) -> Floats:
+    """Return the last known value of each feature: [n, f], NaN where the window holds none."""
+    hours = windows.shape[1]
+    index = np.where(np.isnan(windows), -1, np.arange(hours)[None, :, None]).max(axis=1)
+    found: Floats = np.take_along_axis(windows, np.maximum(index, 0)[:, None], axis=1)[:, 0]
+    return found
+
+
+def news2(windows: Floats) -> Floats:
+    """Aggregate NEWS2 points of the last values: [n] (see the module's rules for what is missing)."""
+    last = last_values(windows).astype(np.float64)
+    points = np.zeros(len(last))
+    for name, bands in _BANDS.items():
+        unit = 10 if name == "temperature" else 1
+        value = np.floor(last[:, FEATURES.index(name)] * unit + 0.5) / unit
+        upper, given = np.array([bound for bound, _ in bands]), np.array([score for _, score in bands])
+        known = np.isfinite(value)
+        points[known] += given[np.searchsorted(upper, value[known], side="left")]
+    return points.astype(np.float32)
+
+
+def qsofa(windows: Floats) -> Floats:
+    """QSOFA points of the last values: [n]."""
+    last = last_values(windows)
+    respiratory, systolic, consciousness = (FEATURES.index(name) for name in ("respiratory_rate", "systolic", "consciousness"))
+    with np.errstate(invalid="ignore"):
+        points = (last[:, respiratory] >= 22).astype(np.float32) + (last[:, systolic] <= 100) + (last[:, consciousness] >= 1)
+    return points.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """The logistic model on the same windows, kept beside the weights as the figure to beat."""
+
+    mean: Array
+    scale: Array
+    weights: Array  # [columns + 1], the intercept last
+
+    def __call__(self, windows: Floats) -> Floats:
+        """Score windows: [n] probabilities."""
+        design = (summary(windows) - self.mean) / self.scale
+        design = np.where(np.isnan(design), 0.0, design)
+        log_odds: Array = design @ self.weights[:-1] + self.weights[-1]
+        return (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        raw = {name: np.round(getattr(self, name), 6).tolist() for name in ("mean", "scale", "weights")}
+        path.write_text(json.dumps(raw) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Logistic":
+        """Read `save`'s file."""
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return cls(*(np.array(raw[name], np.float64) for name in ("mean", "scale", "weights")))
+
+
+def summary(windows: Floats) -> Array:
+    """Per feature: last, mean, lowest, highest value of the window, NaN where none; hours since measured: [n, columns]."""
+    seen = ~np.isnan(windows)
+    count = seen.sum(axis=1)
+    filled = np.where(seen, windows, 0.0).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(count > 0, filled.sum(axis=1) / np.maximum(count, 1), np.nan)
+    lowest = np.where(count > 0, np.where(seen, windows, np.inf).min(axis=1), np.nan)
+    highest = np.where(count > 0, np.where(seen, windows, -np.inf).max(axis=1), np.nan)
+    hours = windows.shape[1]
+    since = hours - 1 - np.where(seen, np.arange(hours)[None, :, None], -1).max(axis=1)
+    yes_no = np.nan_to_num(last_values(windows)[:, VITALS:], nan=0.0)
+    vital = slice(0, VITALS)
+    return np.concatenate(
+        [last_values(windows)[:, vital], mean[:, vital], lowest[:, vital], highest[:, vital], since[:, vital], yes_no], axis=1
+    ).astype(np.float64)
+
+
+def fit_logistic(parts: list[tuple[Array, Floats, float]], *, ridge: float = 30.0) -> Logistic:
+    """Fit on (columns of `summary`, labels, weight of a row) per set, an intercept for each; the first set's is kept.
+
+    Newton's method on the ridge-penalised likelihood; deterministic.
+    """
+    columns = np.concatenate([part for part, _, _ in parts])
+    labels = np.concatenate([target for _, target, _ in parts]).astype(np.float64)
+    weight = np.concatenate([np.full(len(target), each) for _, target, each in parts])
+    mean, scale = np.nanmean(columns, axis=0), np.nanstd(columns, axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    design = np.nan_to_num((columns - mean) / scale, nan=0.0)
+    which = np.concatenate([np.full(len(target), at) for at, (_, target, _) in enumerate(parts)])
+    design = np.concatenate([design, (which[:, None] == np.arange(len(parts))).astype(np.float64)], axis=1)
+    penalty = np.full(design.shape[1], ridge)
+    penalty[-len(parts) :] = 1e-6
+    weights = np.zeros(design.shape[1])
+    for _ in range(25):
+        chance = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (weight * (chance - labels)) + penalty * weights
+        curvature = (design * (weight * chance * (1 - chance))[:, None]).T @ design + np.diag(penalty)
+        move = np.linalg.solve(curvature, gradient)
+        weights -= move
+        if np.abs(move).max() < 1e-6:
+            break
+    return Logistic(mean, scale, np.append(weights[: columns.shape[1]], weights[columns.shape[1]]))
+
+
+def evaluate(
+    model: DeteriorationModel, stays: Stays, *, logistic: Logistic | None = None, rounds: int = 1000, seed: int = 0
+) -> SetFigures:
+    """Score every judged hour of `stays` and measure. The stays must be new to the model (`vital_sets.unseen`)."""
+    rows = stays.scored_rows()
+    kinds: dict[str, Any] = {"model": model.score, "NEWS2": news2, "qSOFA": qsofa}
+    if logistic is not None:
+        kinds["logistic"] = logistic
+    parts: dict[str, list[Floats]] = {kind: [] for kind in kinds}
+    for windows in stays.batches(rows, model.hours):
+        for kind, score in kinds.items():
+            parts[kind].append(score(windows))
+    scores = {kind: np.concatenate(found) for kind, found in parts.items()}
+    labels, groups = stays.labels[rows], stays.stay_of[rows]
+    bootstrap = Bootstrap(groups, rounds=rounds, seed=seed)
+    metrics = [*bootstrap.ranking(labels, scores).values()]
+    if stays.hourly:
+        metrics += _calibration_metrics(bootstrap, labels, scores["model"])
+        metrics += _alert_metrics(bootstrap, labels, scores, groups)
+    positive = len(np.unique(groups[labels > 0]))
+    return SetFigures(
+        stays.name,
+        len(stays.ids),
+        positive,
+        len(rows),
+        float(labels.mean()),
+        tuple(metrics),
+        tuple(calibration(labels, scores["model"])),
+        scores,
+        labels,
+    )
+
+
+def _calibration_metrics(bootstrap: Bootstrap, labels: Floats, scores: Floats) -> list[Metric]:
+    target, chance = labels.astype(np.float64), scores.astype(np.float64)
+    squared = (chance - target) ** 2
+
+    def ratio(weights: Array) -> float:
+        expected = float((weights * chance).sum())
+        return float((weights * target).sum()) / expected if expected > 0 else float("nan")
+
+    def brier(weights: Array) -> float:
+        return float((weights * squared).sum() / weights.sum())
+
+    def skill(weights: Array) -> float:
+        rate = float((weights * target).sum() / weights.sum())
+        return 1 - brier(weights) / (rate * (1 - rate)) if 0 < rate < 1 else float("nan")
+
+    error = calibration_error(labels, scores)
+    return [
+        bootstrap.metric("observed / expected", ratio),
+        bootstrap.metric("Brier score", brier),
+        bootstrap.metric("Brier skill (over the base rate)", skill),
+        Metric("expected calibration error", error, float("nan"), float("nan"), bootstrap.count),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Alerts:
+    """What one threshold would have done, per patient."""
+
+    raised: Array  # alerts
+    days: Array  # patient-days before the first positive hour's end
+    septic: Array  # 1.0 for patients with an onset in the record
+    caught: Array  # 1.0 where an alert came within `_LEAD_HOURS` before the onset
+    lead: Array  # hours from the first such alert to the onset, 0 where none
+
+
+def _alerts(labels: Floats, groups: NDArray[np.int64], high: NDArray[np.bool_]) -> _Alerts:
+    count = int(groups.max()) + 1
+    found = _Alerts(*(np.zeros(count) for _ in range(5)))
+    edges = np.searchsorted(groups, np.arange(count + 1))
+    for patient in range(count):
+        at = slice(edges[patient], edges[patient + 1])
+        positive = np.flatnonzero(labels[at] > 0)
+        onset = positive[0] + _ONSET_AFTER_FIRST_LABEL if len(positive) else math.inf
+        raised: list[int] = []
+        for hour in np.flatnonzero(high[at]).tolist():
+            if hour < onset and (not raised or hour >= raised[-1] + _REFRACTORY_HOURS):
+                raised.append(hour)
+        found.days[patient] = min(edges[patient + 1] - edges[patient], onset) / 24
+        found.raised[patient] = len(raised)
+        if len(positive):
+            found.septic[patient] = 1
+            lead = max((onset - hour for hour in raised if onset - hour <= _LEAD_HOURS), default=0)
+            found.caught[patient], found.lead[patient] = float(lead > 0), lead
+    return found
+
+
+def _alert_metrics(bootstrap: Bootstrap, labels: Floats, scores: dict[str, Floats], groups: NDArray[np.int64]) -> list[Metric]:
+    """Alerts per patient-day and lead time at thresholds that catch as many onsets as NEWS2 >= 5 and >= 7 do."""
+    patients = Bootstrap(np.arange(bootstrap.count), rounds=1000, seed=1)
+    metrics: list[Metric] = []
+    for points in (5, 7):
+        news = _alerts(labels, groups, scores["NEWS2"] >= points)
+        ours = _matching(labels, groups, scores["model"], news)
+        name = f"at the sensitivity of NEWS2 >= {points}"
+        for what, measure in (("onsets caught", _caught), ("alerts per patient-day", _per_day), ("lead time (h)", _lead)):
+            other = patients.metric("NEWS2", lambda w, measure=measure, news=news: measure(news, w))  # type: ignore[misc]
+            mine = patients.metric(what, lambda w, measure=measure, ours=ours: measure(ours, w))  # type: ignore[misc]
+            metrics.append(Metric(f"{what}, {name}", mine.value, mine.low, mine.high, mine.n, {"NEWS2": other}))
+    return metrics
+
+
+def _caught(alerts: _Alerts, weights: Array) -> float:
+    return float((weights * alerts.caught).sum() / max(1e-9, (weights * alerts.septic).sum()))
+
+
+def _per_day(alerts: _Alerts, weights: Array) -> float:
+    return float((weights * alerts.raised).sum() / max(1e-9, (weights * alerts.days).sum()))
+
+
+def _lead(alerts: _Alerts, weights: Array) -> float:
+    return float((weights * alerts.lead).sum() / max(1e-9, (weights * alerts.caught).sum()))
+
+
+def _matching(labels: Floats, groups: NDArray[np.int64], scores: Floats, news: _Alerts) -> _Alerts:
+    """Find the highest threshold of the model at which it catches no fewer onsets than NEWS2 does."""
+    candidates = np.quantile(scores, np.linspace(0, 0.9995, 200))
+    low, high = 0, len(candidates) - 1
+    found = _alerts(labels, groups, scores >= candidates[0])
+    while low < high:
+        middle = (low + high + 1) // 2
+        tried = _alerts(labels, groups, scores >= candidates[middle])
+        if tried.caught.sum() >= news.caught.sum():
+            low, found = middle, tried
+        else:
+            high = middle - 1
+    return found

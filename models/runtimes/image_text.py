@@ -1,0 +1,171 @@
+"""Frontal chest X-rays and texts in one space: an image tower in ONNX Runtime, and a projection on top of the text embedder.
+
+The text side is the text embedder that ships anyway (by its name in the registry) and a matrix: no second copy of its weights.
+`prepare` is the whole of the preprocessing, the same code in training and serving; it needs numpy and Pillow only.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import Fatal, Poison
+from models.registry import Registry, Weights
+from models.runtimes.onnx import Session
+from models.tasks import Floats, ModelIdentity, TextEmbedder
+
+BATCH = 8  # images per run: more gains nothing on a CPU and costs memory
+_SMALLEST = 32  # pixels a side; below it there is nothing to see
+_LONGEST = 20_000  # pixels a side; above it no X-ray
+_MIDDLE, _HALF = 127.0, 128.0  # the scaling that the ImageNet weights learned with
+
+
+def prepare(image: NDArray[np.uint8], size: int) -> Floats:
+    """Turn one 8-bit greyscale [h, w] or RGB [h, w, 3] image into [1, size, size] float32, about -1 to 1.
+
+    Colour becomes luminance (ITU-R 601); the whole image is kept: shrunk or grown to fit, centred, black around it.
+
+    Raises:
+        Poison: not such an image.
+    """
+    grey = image.ndim == 2
+    if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
+        raise Poison(f"image of type {image.dtype} and shape {image.shape}, expected 8-bit [h, w] or [h, w, 3]", stage="model")
+    height, width = image.shape[:2]
+    if min(height, width) < _SMALLEST or max(height, width) > _LONGEST:
+        raise Poison(f"image of {width} x {height} pixels cannot be judged", stage="model")
+    picture = Image.fromarray(np.ascontiguousarray(image)).convert("L")
+    scale = size / max(height, width)
+    fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if picture.size != fitted:
+        picture = picture.resize(fitted, Image.Resampling.BICUBIC)
+    canvas = np.zeros((size, size), np.float32)
+    left, top = (size - fitted[0]) // 2, (size - fitted[1]) // 2
+    canvas[top : top + fitted[1], left : left + fitted[0]] = np.asarray(picture, np.float32)
+    prepared: Floats = ((canvas - _MIDDLE) / _HALF)[None].astype(np.float32)
+    return prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What a label is asked by, and how its likeness becomes a score.
+
+    `classify` is softmax over labels of `scale` x cosine(image, mean prompt) + offset; scale and offsets are fitted on
+    images that training did not see.
+    """
+
+    texts: Mapping[str, tuple[str, ...]]  # label -> wordings
+    scale: float
+    offsets: Mapping[str, float] = field(default_factory=dict)  # label -> offset; 0 where none is given
+
+    @classmethod
+    def from_registry(cls, raw: Mapping[str, Any], labels: Sequence[str]) -> "Prompts":
+        """Read `[model.preprocessing]`. Raises `Fatal` where a label has no prompt or the scale is no positive number."""
+        try:
+            texts = {label: tuple(str(text) for text in raw["prompts"][label]) for label in labels}
+            offsets = {str(label): float(value) for label, value in raw.get("offsets", {}).items()}
+            scale = float(raw["scale"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Fatal(
+                f"image-text model: prompts, scale or offsets are unusable: {error}",
+                hint="[model.preprocessing] needs scale = number and prompts = { label = [wordings] } for every label",
+            ) from error
+        if not labels or not all(texts.values()) or not scale > 0:
+            raise Fatal("image-text model: a label without a prompt, or a scale that is not positive")
+        return cls(texts, scale, offsets)
+
+
+class ImageTower(Protocol):
+    """The part of `models.runtimes.onnx.Session` used here."""
+
+    def run(self, output: str, feeds: Mapping[str, NDArray[Any]]) -> Floats:
+        """Run the graph."""
+        ...
+
+
+class OnnxImageText:
+    """`ImageTextModel` on ONNX Runtime. The graph takes `image` [n, 1, size, size] and gives `embedding` [n, d], unit length."""
+
+    def __init__(
+        self,
+        tower: ImageTower,
+        text: TextEmbedder,
+        projection: Floats,
+        prompts: Prompts,
+        identity: ModelIdentity,
+        *,
+        size: int,
+    ) -> None:
+        """Take the towers; `projection` [text dimensions, d] maps the embedder's vectors into the common space."""
+        if projection.ndim != 2 or projection.shape[0] != text.dimensions:
+            raise Fatal(f"{identity.name}: projection of shape {projection.shape} on text of {text.dimensions} dimensions")
+        self._tower, self._text, self._projection, self._prompts, self._identity = tower, text, projection, prompts, identity
+        self._size = size
+        self.dimensions: int = projection.shape[1]
+        self.labels = tuple(prompts.texts)
+        self._label_vectors = np.stack([_unit(self.embed_texts(texts).mean(axis=0)) for texts in prompts.texts.values()])
+        self._offsets = np.array([prompts.offsets.get(label, 0.0) for label in self.labels], np.float32)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and digest."""
+        return self._identity
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
+        """Embed 8-bit greyscale [h, w] or RGB [h, w, 3] images of any size: [len(images), dimensions], unit length.
+
+        Raises:
+            Poison: an image is not such an image, or the tower answered with NaN.
+        """
+        found = np.empty((len(images), self.dimensions), np.float32)
+        for at in range(0, len(images), BATCH):
+            prepared = np.stack([prepare(image, self._size) for image in images[at : at + BATCH]])
+            found[at : at + len(prepared)] = self._tower.run("embedding", {"image": prepared})
+        return found
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embed texts: [len(texts), dimensions], unit length. A text over the embedder's limit raises `Poison`."""
+        if not texts:
+            return np.empty((0, self.dimensions), np.float32)
+        return _unit(self._text.embed(texts) @ self._projection)
+
+    def classify(self, embeddings: Floats) -> Floats:
+        """Return scores by the label prompts, [n, len(labels)], each row summing to 1."""
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.dimensions:
+            raise Poison(f"{self._identity.name}: embeddings of shape {embeddings.shape}", stage="model")
+        logits = self._prompts.scale * (embeddings @ self._label_vectors.T) + self._offsets
+        logits -= logits.max(axis=1, keepdims=True)
+        raised = np.exp(logits)
+        scores: Floats = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+        return scores
+
+
+def _unit(rows: Floats) -> Floats:
+    unit: Floats = (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit
+
+
+def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:
+    """Open a verified model (the registry's loader for `onnx-image-text`): `model.onnx`, `text_projection.npy`.
+
+    `[model.preprocessing]` gives size, text_tower (an embedding model of the registry), prompts, scale and offsets.
+
+    Raises:
+        Fatal: files or settings do not make such a model.
+    """
+    entry = weights.entry
+    raw = entry.preprocessing
+    tower = Session(weights, "model.onnx", threads=threads, device=str(raw.get("device", "cpu")))
+    tower.require(inputs=["image"], outputs=["embedding"])
+    try:
+        projection = np.load(io.BytesIO(weights.path("text_projection.npy").read_bytes()), allow_pickle=False)
+        size, name = int(raw["size"]), str(raw["text_tower"])
+    except (KeyError, ValueError) as error:
+        raise Fatal(f"model {entry.name} {entry.version}: size, text_tower or text_projection.npy is unusable") from error
+    text = Registry.load().open("embedding", name=name, threads=threads)
+    prompts = Prompts.from_registry(raw, entry.labels)
+    return OnnxImageText(tower, text, projection.astype(np.float32), prompts, weights.identity, size=size)
