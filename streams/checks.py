@@ -10,7 +10,7 @@ from connectors.qdrant.store import VectorStore
 from models.errors import VigilError
 from streams import topics
 from streams.lanes.models import open_model
-from streams.settings import Settings
+from streams.settings import DEMO_SECRET, Settings
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
 _LOW_DISK = 5 * 2**30
@@ -87,7 +87,7 @@ async def _disk(settings: Settings) -> list[Check]:
 
 
 async def _site(settings: Settings) -> list[Check]:
-    if "demo secret" in settings.site.secret.get_secret_value():
-        mend = "set VIGIL_SITE__SECRET to a long random value, once: it keys every patient pseudonym"
+    if settings.identity.site_secret.get_secret_value() == DEMO_SECRET:
+        mend = "set VIGIL_IDENTITY__SITE_SECRET to a long random value, once: it keys every patient pseudonym"
         return [Check("warning", "site secret", "still the demo's", mend)]
     return [Check("ok", "site secret", "set")]

@@ -29,6 +29,7 @@ class Reader:
             auto_offset_reset="none",
             isolation_level=self._isolation,
             max_partition_fetch_bytes=4 * 1024 * 1024,
+            fetch_max_wait_ms=20 if self._kafka.embedded else 500,  # the embedded broker answers an empty fetch only then
         )
         try:
             await consumer.start()

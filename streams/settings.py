@@ -15,6 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from connectors.dicom.settings import DicomSettings
+from connectors.hl7.settings import MllpSettings
+from connectors.identity import IdentitySettings
 from connectors.objects import ObjectSettings
 from connectors.qdrant.settings import QdrantSettings
 from models.errors import Permanent
@@ -145,8 +148,19 @@ class SiteSettings(Section):
     """Who we are."""
 
     name: str = Field("site", description="stands in CloudEvents `source`")
-    secret: SecretStr = Field(
-        SecretStr("change-me: demo secret"), description="keys the patient pseudonyms; set it once, keep it, guard it"
+
+
+DEMO_SECRET = "change-me: the demo's secret"  # noqa: S105 - public on purpose
+"""Lets everything start out of the box; `vigil doctor` warns of it."""
+
+
+class ConnectorSettings(Section):
+    """The edges: what listens, and how."""
+
+    mllp: MllpSettings = Field(default_factory=lambda: MllpSettings(), description="HL7 v2 over MLLP")
+    dicom: DicomSettings = Field(default_factory=lambda: DicomSettings(), description="DICOM C-STORE")
+    enabled: tuple[Literal["mllp", "fhir", "dicom"], ...] = Field(
+        ("mllp", "fhir", "dicom"), description="what `vigil serve` runs"
     )
 
 
@@ -189,6 +203,8 @@ class Settings(BaseSettings):
     monitor: MonitorRules = Field(default_factory=MonitorRules)
     state: VitalsStateSettings = Field(default_factory=VitalsStateSettings)
     vectors: QdrantSettings = Field(default_factory=lambda: QdrantSettings())
+    identity: IdentitySettings = Field(default_factory=lambda: IdentitySettings(site_secret=SecretStr(DEMO_SECRET)))
+    connectors: ConnectorSettings = Field(default_factory=ConnectorSettings)
     objects: ObjectSettings = Field(default_factory=lambda: ObjectSettings())
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     clock: ClockSettings = Field(default_factory=ClockSettings)

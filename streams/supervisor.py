@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 log = logging.getLogger("vigil.supervisor")
 
@@ -26,6 +27,7 @@ class Child:
     name: str
     command: Sequence[str]
     env: dict[str, str] = field(default_factory=dict)
+    log: Path | None = None  # where its output goes; else where ours does
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
     wait: float = _FIRST
@@ -39,10 +41,9 @@ class Child:
 class Supervisor:
     """Keeps children running until told to stop."""
 
-    def __init__(self, children: Sequence[Child], *, grace: float = 20.0, output: int | None = None) -> None:
+    def __init__(self, children: Sequence[Child], *, grace: float = 20.0) -> None:
         self.children = list(children)
         self._grace = grace
-        self._output = output
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,14 +64,15 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
-            child.process = await asyncio.create_subprocess_exec(
-                *child.command,
-                env={**os.environ, **child.env},
-                stderr=self._output,
-                stdout=self._output,
-                start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
+            with child.log.open("ab") if child.log else contextlib.nullcontext() as output:
+                child.process = await asyncio.create_subprocess_exec(
+                    *child.command,
+                    env={**os.environ, **child.env},
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
             code = await child.process.wait()
             if self._stopping.is_set():
                 return

@@ -10,7 +10,7 @@ picture of a name is still a picture of a name (CONFORMANCE.md says so, and `Bur
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
 
+from connectors.dicom.settings import FramePolicy
 from models.errors import Poison
 
 Pixels = NDArray[np.uint8]
-FramePolicy = Literal["first", "middle"]
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")  # PS3.3 C.7.6.3, C.7.6.24, C.7.6.25
 GREY = ("MONOCHROME1", "MONOCHROME2")

@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from connectors.dicom.pixels import FramePolicy
 from processors.events import ProcessingId
+
+FramePolicy = Literal["first", "middle"]
 
 
 class Section(BaseModel):
@@ -70,6 +71,7 @@ class DicomSettings(Section):
     associations: int = Field(
         25, ge=1, description="open associations; one more is rejected as transient (local limit exceeded)"
     )
+    connections: int = Field(2000, ge=1, description="open connections; silent ones are cheap and closed after `acse_timeout`")
     decoders: int = Field(2, ge=1, description="objects decoded at once: bounds memory, about 30 bytes a sample each")
     min_free_bytes: int = Field(2 * 2**30, ge=0, description="below this on the object store's disk associations are rejected")
 

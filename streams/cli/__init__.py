@@ -25,7 +25,7 @@ def show_version() -> None:
 
 
 def _register() -> None:
-    from streams.cli import doctor, run, search, settings, topics
+    from streams.cli import doctor, run, schemas, search, settings, topics
 
     app.add_typer(run.lanes, name="lane")
     app.command("up")(run.up)
@@ -34,6 +34,7 @@ def _register() -> None:
     app.add_typer(topics.app, name="topics")
     app.command("doctor")(doctor.doctor)
     app.command("settings")(settings.show)
+    app.command("schemas")(schemas.schemas)
     app.command("search")(search.search)
     app.command("similar")(search.similar)
 

@@ -1,0 +1,149 @@
+"""The stage of the demo: broker, vector store, every lane and the connectors, each a process, in a folder that stays."""
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from connectors.qdrant.embedded import EmbeddedQdrant
+from models.errors import Fatal
+from processors.events import TOPICS
+from streams import topics
+from streams.broker import EmbeddedBroker
+from streams.journal import TOPIC as JOURNAL
+from streams.lanes import LANES
+from streams.settings import Settings
+from streams.supervisor import Child, Supervisor, lane_children
+from streams.worker import free_port
+
+PARTITIONS = 2  # on two cores; a site has more
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """What is played. `seconds` of real time for `hours` of the ward's."""
+
+    seconds: float = 60.0
+    out: Path = Path("demo-out")
+    patients: int = 24
+    hours: float = 6.0
+    seed: int = 7
+    bootstrap: str = ""
+    qdrant: str = ""
+
+    @property
+    def speed(self) -> float:
+        """Seconds of the ward's clock per real second."""
+        return self.hours * 3600 / self.seconds
+
+
+@dataclass
+class Stage:
+    """Everything that runs; `env` is what an operator would export to look at it with `vigil` from another terminal."""
+
+    plan: DemoPlan
+    broker: EmbeddedBroker | None = None
+    store: EmbeddedQdrant | None = None
+    supervisor: Supervisor | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    async def build(self, epoch: datetime) -> None:
+        """Start broker and store, write the folder; the ward's clock begins with the lanes."""
+        out = self.plan.out
+        for part in ("logs", "objects", "qdrant"):
+            shutil.rmtree(out / part, ignore_errors=True)
+            (out / part).mkdir(parents=True)
+        names = (*TOPICS, JOURNAL)
+        if not self.plan.bootstrap:
+            self.broker = EmbeddedBroker(dict.fromkeys(names, PARTITIONS))
+        if not self.plan.qdrant:
+            self.store = EmbeddedQdrant(out / "qdrant", log=out / "logs" / "vectors.log", sync=False)
+        bootstrap = await asyncio.to_thread(self.broker.start) if self.broker else self.plan.bootstrap
+        url = await asyncio.to_thread(self.store.start) if self.store else self.plan.qdrant
+        self.env = {
+            "VIGIL_KAFKA__BOOTSTRAP": bootstrap,
+            "VIGIL_KAFKA__EMBEDDED": str(self.broker is not None).lower(),
+            "VIGIL_KAFKA__TOPIC_PREFIX": "" if self.broker else f"demo-{epoch:%Y%m%d%H%M%S}.",
+            "VIGIL_TOPICS__PARTITIONS": str(PARTITIONS),
+            "VIGIL_TOPICS__REPLICATION": "1",
+            "VIGIL_VECTORS__URL": url,
+            "VIGIL_OBJECTS__URL": str((out / "objects").absolute()),
+            "VIGIL_SITE__NAME": "demo-ward",
+            "VIGIL_CLOCK__EPOCH": epoch.isoformat(),
+            "VIGIL_CLOCK__STARTED": datetime.now(UTC).isoformat(),
+            "VIGIL_CLOCK__SPEED": str(self.plan.speed),
+            # The ward's clock runs hundreds of times faster, and its timers must keep up with it.
+            "VIGIL_STATE__TICK_SECONDS": "0.1",
+            "VIGIL_STATE__SNAPSHOT_SECONDS": "5",
+            "VIGIL_ENGINE__COMMIT_EVERY": "0.1",
+            "VIGIL_CONNECTORS__MLLP__PORT": "0",
+            "VIGIL_CONNECTORS__DICOM__PORT": "0",
+            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
+            "VIGIL_CONNECTORS__FHIR__PORT": "0",
+            "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "100000000",
+        }
+        (out / "environment").write_text("".join(f"export {name}='{value}'\n" for name, value in self.env.items()))
+        if not self.broker:
+            await topics.create(self.settings())
+
+    def settings(self) -> Settings:
+        """Return the settings that the processes see."""
+        sections: dict[str, dict[str, object]] = {}
+        for name, value in self.env.items():
+            path = name.removeprefix("VIGIL_").lower().split("__")
+            place = sections
+            for part in path[:-1]:
+                place = place.setdefault(part, {})  # type: ignore[assignment]
+            place[path[-1]] = value  # type: ignore[assignment]
+        return Settings(**sections)  # type: ignore[arg-type]
+
+    async def raise_curtain(self, within: float = 90.0) -> None:
+        """Start lanes and connectors and wait until all are ready. Raises `Fatal` that names whoever is not."""
+        logs, ports = self.plan.out / "logs", {}
+        children = []
+        for child in lane_children(list(LANES), 1, env=self.env):
+            ports[child.name] = free_port()
+            child.env["VIGIL_WORKER__HEALTH_PORT"] = str(ports[child.name])
+            child.log = logs / f"{child.name}.log"
+            children.append(child)
+        file = self.plan.out / "addresses.json"
+        file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "streams.cli", "serve", "--addresses", str(file)]
+        children.append(Child("connectors", command, dict(self.env), log=logs / "connectors.log"))
+        self.supervisor = Supervisor(children)
+        await self.supervisor.start()
+        deadline = asyncio.get_running_loop().time() + within
+        waiting = {name: f"http://127.0.0.1:{port}/ready" for name, port in ports.items()}
+        while waiting or not file.exists():
+            if asyncio.get_running_loop().time() > deadline:
+                late = [*waiting, *([] if file.exists() else ["connectors"])]
+                raise Fatal(f"not ready within {within:.0f} s: {', '.join(late)}", hint=f"their logs are in {logs}")
+            for name, url in list(waiting.items()):
+                if await asyncio.to_thread(_answers, url):
+                    del waiting[name]
+            await asyncio.sleep(0.1)
+        self.addresses = {name: (host, port) for name, (host, port) in json.loads(file.read_text()).items()}
+
+    async def strike(self) -> None:
+        """Stop everything, in order: connectors and lanes, then the store and the broker under them."""
+        if self.supervisor:
+            await self.supervisor.stop()
+        if self.store:
+            await asyncio.to_thread(self.store.stop)
+        if self.broker:
+            await asyncio.to_thread(self.broker.stop)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=2) as answer:  # noqa: S310 - our own health page
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False

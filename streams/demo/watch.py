@@ -1,0 +1,162 @@
+"""Watches the topics as any Kafka client could, accounts for every input, measures latencies, keeps what the view shows."""
+
+import asyncio
+from base64 import b64decode
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from processors.events import TOPICS
+from streams.demo.play import Sent
+from streams.kafka import aiokafka_config
+from streams.settings import Settings
+
+# Which lanes must account for an input on a topic.
+LANES_OF = {
+    "clinical.notes": ("notes-entities", "notes-vectors"),
+    "clinical.images": ("images",),
+    "clinical.vitals": ("vitals",),
+}
+_ONCE = ("clinical.entities", "clinical.findings", "clinical.scores")
+
+
+@dataclass
+class Account:
+    """What was seen on the topics."""
+
+    per_topic: Counter[str] = field(default_factory=Counter)
+    inputs: dict[str, dict[str, tuple[float, str]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )  # topic -> id -> (ms, origin)
+    done: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # lane -> input ids
+    latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # lane -> ms
+    origins: set[str] = field(default_factory=set)  # digests and message ids that reached a topic
+    dead: Counter[str] = field(default_factory=Counter)
+    alerts: Counter[str] = field(default_factory=Counter)
+    ids: Counter[str] = field(default_factory=Counter)
+    raised: Counter[str] = field(default_factory=Counter)
+    recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=8))
+
+    def take(self, topic: str, record: Any) -> None:
+        """Account for one record."""
+        self.per_topic[topic] += 1
+        body = orjson.loads(record.value)
+        origin = body.get("origin")
+        if origin:
+            self.origins |= {origin["digest"], origin["message_id"]}
+        if topic in LANES_OF:
+            self.inputs[topic].setdefault(body["id"], record.timestamp)
+        elif topic in _ONCE:
+            self.ids[body["id"]] += 1
+        elif topic == "clinical.audit" and body["action"] == "predict":
+            self._audit(body, record.timestamp)
+        elif topic == "clinical.dead-letters":
+            self.dead[body["stage"]] += 1
+            self._dead(body)
+        elif topic == "clinical.alerts" and "alert_id" in body:
+            self.alerts[body["state"]] += 1
+            self.raised[body["alert_id"]] += body["state"] == "raised"
+            self.recent.append(body)
+
+    def _audit(self, body: dict[str, Any], at: float) -> None:
+        lane = body["agent"].partition("@")[0]
+        topic = body["subject"].rpartition("/")[0]
+        for entry in body["entries"]:
+            if entry["input_id"] in self.done[lane]:
+                continue
+            self.done[lane].add(entry["input_id"])
+            known = self.inputs[topic].get(entry["input_id"])
+            if known is not None:
+                self.latencies[lane].append(at - known)
+
+    def _dead(self, body: dict[str, Any]) -> None:
+        # A lane's letter holds the input: its id is accounted for.
+        if body["lane"] in {lane for lanes in LANES_OF.values() for lane in lanes} and body["original_value"]:
+            try:
+                original = orjson.loads(b64decode(body["original_value"]))
+                self.done[body["lane"]].add(original["id"])
+            except (orjson.JSONDecodeError, KeyError):
+                pass
+
+    def missing(self) -> list[tuple[str, str]]:
+        """Return (lane, input id) of what is on an input topic and not accounted for by a lane."""
+        return [
+            (lane, one)
+            for topic, lanes in LANES_OF.items()
+            for lane in lanes
+            for one in self.inputs[topic].keys() - self.done[lane]
+        ]
+
+    def duplicated(self) -> int:
+        """Count outputs written more than once, and alerts raised more than once."""
+        return sum(n - 1 for n in self.ids.values() if n > 1) + sum(n - 1 for n in self.raised.values() if n > 1)
+
+    def percentile(self, lane: str, share: float) -> float | None:
+        """Return a lane's latency: from the input's record to the audit record of its outputs, in ms."""
+        values = sorted(self.latencies[lane])
+        return values[min(len(values) - 1, int(share * len(values)))] if values else None
+
+
+def unaccounted(sent: Iterable[Sent], account: Account, quiet: set[str]) -> list[Sent]:
+    """Return what was accepted at a socket and is on no topic, but for what the connector counts as ignored (`quiet`)."""
+    return [one for one in sent if one.accepted and one.key not in account.origins and one.key not in quiet]
+
+
+class Watcher:
+    """Follows all topics from their beginning. Use as an async context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.account = Account()
+        self._consumer: AIOKafkaConsumer = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Watcher":
+        kafka = self._settings.kafka
+        self._consumer = AIOKafkaConsumer(
+            **aiokafka_config(kafka),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=20 if kafka.embedded else 100,
+        )
+        await self._consumer.start()
+        partitions = []
+        for topic in TOPICS:
+            name = kafka.topic_prefix + topic
+            await self._consumer._client.add_topic(name)
+            partitions += [TopicPartition(name, p) for p in sorted(self._consumer.partitions_for_topic(name) or ())]
+        self._consumer.assign(partitions)
+        await self._consumer.seek_to_beginning()
+        self._task = asyncio.create_task(self._follow(), name="watcher")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._consumer.stop()
+
+    async def _follow(self) -> None:
+        prefix = self._settings.kafka.topic_prefix
+        while True:
+            found = await self._consumer.getmany(timeout_ms=100, max_records=2000)
+            for tp, records in found.items():
+                for record in records:
+                    self.account.take(tp.topic.removeprefix(prefix), record)
+
+    async def settle(self, within: float) -> bool:
+        """Wait until every input is accounted for and nothing more comes; False if that takes longer than `within` seconds."""
+        loop = asyncio.get_running_loop()
+        end, last, since = loop.time() + within, -1, loop.time()
+        while loop.time() < end:
+            inputs = sum(self.account.per_topic[topic] for topic in LANES_OF)
+            if inputs != last:
+                last, since = inputs, loop.time()
+            if loop.time() - since > 1.0 and not self.account.missing():
+                return True
+            await asyncio.sleep(0.1)
+        return not self.account.missing()

@@ -1,0 +1,111 @@
+"""The published contract: a JSON Schema and an example for each event, and an AsyncAPI 3 document, made from the code.
+
+`vigil schemas --out infra/schemas` writes them; a test fails when what lies there differs from what the code says.
+AsyncAPI 3.0: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from processors.events import EVENTS, TOPICS, Event
+from processors.examples import EXAMPLES
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# What each topic holds and who writes it, for a reader of the document.
+_CHANNELS = {
+    "clinical.notes": "clinical notes, written by the connectors",
+    "clinical.images": "images' metadata and references to their pixels, written by the connectors",
+    "clinical.vitals": "sets of observations, written by the connectors",
+    "clinical.patients": "patients' context, compacted, written by the connectors",
+    "clinical.entities": "entities of a note, written by the lane notes-entities",
+    "clinical.findings": "findings of an image, written by the lane images",
+    "clinical.scores": "NEWS2 and deterioration score after a set of vitals, written by the lane vitals",
+    "clinical.alerts": "an alert's life, and heartbeats, written by the lane vitals",
+    "clinical.feedback": "what people answered, written by receivers of alerts",
+    "clinical.audit": "who did what, written by every lane",
+    "clinical.dead-letters": "what could not be processed, whole, written by lanes and connectors",
+}
+
+
+def schema(kind: type[Event]) -> dict[str, Any]:
+    """Return an event's JSON Schema; readers are to tolerate fields that it does not name."""
+    body = kind.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    return {"$schema": _DIALECT, "$id": f"urn:vigil:{kind.type}", **body}
+
+
+def asyncapi() -> dict[str, Any]:
+    """Return the AsyncAPI document of all topics."""
+    messages = {kind.type: _message(kind) for kind in EVENTS}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Vigil",
+            "version": version("vigil-stream"),
+            "description": "Events of a real-time clinical AI stream processor. Assists, never diagnoses.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {topic: _channel(topic) for topic in TOPICS},
+        "operations": {f"read-{topic}": {"action": "receive", "channel": {"$ref": f"#/channels/{topic}"}} for topic in TOPICS},
+        "components": {"messages": messages},
+    }
+
+
+def _channel(topic: str) -> dict[str, Any]:
+    kinds = [kind.type for kind in EVENTS if kind.topic == topic]
+    return {
+        "address": topic,
+        "description": _CHANNELS[topic],
+        "messages": {kind: {"$ref": f"#/components/messages/{kind}"} for kind in kinds},
+    }
+
+
+def _message(kind: type[Event]) -> dict[str, Any]:
+    return {
+        "name": kind.type,
+        "summary": (kind.__doc__ or "").split("\n")[0],
+        "contentType": "application/json",
+        "headers": {
+            "type": "object",
+            "description": "CloudEvents 1.0, Kafka binding (binary), and W3C trace context",
+            "required": ["ce_specversion", "ce_type", "ce_source", "ce_id", "content-type"],
+            "properties": {
+                "ce_specversion": {"type": "string", "const": "1.0"},
+                "ce_type": {"type": "string", "const": kind.type},
+                "ce_source": {"type": "string", "format": "uri-reference"},
+                "ce_id": {"type": "string"},
+                "ce_time": {"type": "string", "format": "date-time"},
+                "content-type": {"type": "string", "const": "application/json"},
+                "traceparent": {"type": "string"},
+            },
+        },
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": {"$ref": f"{kind.type}.schema.json"},
+        },
+    }
+
+
+def files() -> dict[str, bytes]:
+    """Return every published file by name."""
+    published = {f"{kind.type}.schema.json": _dump(schema(kind)) for kind in EVENTS}
+    published |= {f"examples/{event.type}.json": _dump(orjson.loads(event.model_dump_json())) for event in EXAMPLES}
+    return {**published, "asyncapi.json": _dump(asyncapi())}
+
+
+def write(folder: Path) -> list[str]:
+    """Write the files; returns the names of those that changed."""
+    changed = []
+    for name, content in files().items():
+        file = folder / name
+        if not file.exists() or file.read_bytes() != content:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            changed.append(name)
+    return changed
+
+
+def _dump(body: Any) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
