@@ -12,6 +12,7 @@ accepted (CE, CR) has no application acknowledgement, unless the sender wants no
 | UNCONFIRMED | Kafka did not confirm in time                             | none and close; AR, AE by setting | CE |
 """
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -50,7 +51,8 @@ class Header:
     trigger: str = ""
     control_id: str = ""
     processing: str = "P"
-    version: str = "2.5"
+    version: str = ""
+    message_type: str = ""  # MSH-9
     accept: str = ""  # MSH-15
     application: str = ""  # MSH-16
     charset: str = ""  # MSH-18
@@ -69,7 +71,8 @@ class Header:
             trigger=msh.get(9, 2),
             control_id=msh.raw(10),
             processing=msh.get(11) or "P",
-            version=msh.get(12) or "2.5",
+            version=msh.raw(12),
+            message_type=msh.raw(9),
             accept=accept if accept in CONDITIONS else "AL",
             application=application if application in CONDITIONS else "AL",
             charset=msh.raw(18),
@@ -82,9 +85,9 @@ class Header:
         """Read what can be read of a header that is no header: the control id, if there is anything like one."""
         text = raw[:4096].lstrip().decode("latin-1")
         fields = text.splitlines()[0].split(text[3]) if text.startswith("MSH") and len(text) > 3 else []
-        control_id = fields[9] if len(fields) > 9 else ""
+        kind, control_id, version = (fields[n] if len(fields) > n else "" for n in (8, 9, 11))
         safe = "".join(c for c in control_id if c.isascii() and (c.isalnum() or c in "-_.:/ "))[:199]
-        return cls(control_id=safe)
+        return cls(control_id=safe, message_type=kind[:60], version=version[:60])
 
 
 def answers(
@@ -141,7 +144,7 @@ def _message(
     version = _version(header.version)
     kind = marks.component.join(part for part in ("ACK", header.trigger, "ACK" if version >= (2, 4) else "") if part)
     msh = [f"MSH{marks.field}{marks.encoding}", *sender, *header.sender, stamp, "", kind if marks.component else "ACK", own_id]
-    msh += [header.processing, header.version, "", ""]
+    msh += [header.processing, header.version or "2.5", "", ""]
     msh += ["NE", "NE"] if header.enhanced and code.startswith("A") else ["", ""]  # nobody acknowledges an acknowledgement
     msh += ["", header.charset]
     msa = ["MSA", code, header.control_id]
@@ -193,11 +196,8 @@ def _words(condition: Condition) -> str:
 
 
 def _version(text: str) -> tuple[int, int]:
-    parts = text.split(".")
-    try:
-        return int(parts[0]), int(parts[1])
-    except (ValueError, IndexError):
-        return 2, 5
+    found = re.match(r"(\d)\.(\d)", text)
+    return (int(found[1]), int(found[2])) if found else (2, 5)
 
 
 def _escape(text: str, marks: Delimiters) -> str:

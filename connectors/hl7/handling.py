@@ -21,12 +21,13 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Final, Literal
 
+from connectors.contexts import Contexts, MemoryContexts
 from connectors.deadletters import dead_letter
 from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
 from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, map_document
-from connectors.hl7.mapping.patients import TRIGGERS, Contexts, MemoryContexts, map_patients
+from connectors.hl7.mapping.patients import TRIGGERS, map_patients
 from connectors.hl7.mapping.reading import Reading, Tables
 from connectors.hl7.mapping.results import map_results
 from connectors.hl7.message import Message, parse
@@ -88,7 +89,7 @@ class Hl7Mapper:
     def __init__(self, settings: MllpSettings, identities: Identities, contexts: Contexts | None = None) -> None:
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._facility = settings.facility
-        self._tables = Tables(identities, settings.codes, timedelta(seconds=settings.set_seconds))
+        self._tables = Tables(identities, settings.codes, settings.context_codes, timedelta(seconds=settings.set_seconds))
 
     def handle(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:
         """Parse, map and decide. Never raises for what a message contains: what nobody foresaw becomes a dead letter."""
@@ -172,8 +173,10 @@ class _Case:
         assert self.reading is not None
         reading = self.reading
         if kind == "ORU" and (trigger in RESULTS or not trigger):
-            map_results(reading)
+            map_results(reading, self.mapper.contexts)
         elif kind == "MDM" and trigger in RELATIONS:
+            if not message_has(reading.message, "TXA", "OBX"):
+                raise Unreadable("an MDM message without TXA and OBX", Location("TXA"))
             self._map_document(reading, trigger)
         elif kind == "MDM" and trigger in WITHOUT_CONTENT:
             reading.skipped["a notice without the document's text"] += 1
@@ -252,7 +255,6 @@ class _Case:
         instead = acknowledgement.unconfirmed(
             header, self.peer.settings.unconfirmed, identity=identity, at=at, facility=facility
         )
-        msh = self.message.header if self.message else None
         return Outcome(
             verdict=verdict,
             code="" if silent else answers[0][0] if answers else acknowledgement.expected_code(header, grade),
@@ -260,13 +262,18 @@ class _Case:
             events=tuple(events),
             answers=() if silent else answers,
             unconfirmed=() if silent else instead,
-            message_type=msh.raw(9) if msh else "",
-            version=msh.raw(12) if msh else "",
-            control_id=msh.raw(10) if msh else header.control_id,
+            message_type=header.message_type,
+            version=header.version,
+            control_id=header.control_id,
             digest=self.digest,
             key=identity[:-1],
             promise=not header.enhanced or (header.accept, header.application) not in (("NE", "NE"), ("", "NE"), ("NE", "")),
         )
+
+
+def message_has(message: Message, *names: str) -> bool:
+    """Whether a message has a segment of one of the names."""
+    return any(segment.name in names for segment in message.segments)
 
 
 def message_type(message: Message) -> tuple[str, str]:

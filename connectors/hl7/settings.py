@@ -26,6 +26,15 @@ class LocalCode(Section):
     )
 
 
+class ContextCode(Section):
+    """An observation code that says something lasting about a patient."""
+
+    fact: Literal["pregnant", "spo2_scale", "ceiling_of_care"] = Field(description="the field of the patient's context")
+    values: dict[str, bool | int | str | None] = Field(
+        default_factory=dict, description="coded value as sent -> value; empty: the text as sent (`1` or `2` for the scale)"
+    )
+
+
 class Hl7Peer(Section):
     """One sender and what is particular about it."""
 
@@ -97,6 +106,10 @@ class MllpSettings(Section):
         description="the allow list, by name; the name stands in events. Default: this machine only",
     )
     codes: dict[str, LocalCode] = Field(default_factory=dict, description="local codes of all peers")
+    context_codes: dict[str, ContextCode] = Field(
+        default_factory=dict,
+        description="codes (`CODE` or `CODE^SYSTEM`) that set a patient's SpO2 scale, ceiling of care, pregnancy",
+    )
     facility: str = Field("VIGIL", description="MSH-3 and MSH-4 of answers to a message that names no receiver")
 
     message_bytes: int = Field(16 * 2**20, ge=1024, description="largest message; reports with embedded PDFs reach a few MiB")

@@ -19,7 +19,8 @@ Precision = Literal["year", "month", "day", "hour", "minute", "second"]
 SKEW: Final = timedelta(minutes=5)
 _DTM: Final = re.compile(
     r"(?P<year>\d{4})(?:(?P<month>\d\d)(?:(?P<day>\d\d)(?:(?P<hour>\d\d)(?:(?P<minute>\d\d)(?:(?P<second>\d\d)"
-    r"(?:\.?(?P<fraction>\d{1,9}))?)?)?)?)?)?(?P<offset>[+-]\d{4})?"
+    r"(?:\.?(?P<fraction>\d{1,9}))?)?)?)?)?)?(?P<offset>[+-]\d{4})?",
+    re.ASCII,
 )
 _ISO: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")  # not HL7, and sent all the same
 

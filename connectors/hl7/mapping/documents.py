@@ -38,6 +38,7 @@ RELATIONS: Final[dict[str, Relation]] = {
     "T10": "replacement",
     "T11": "cancel",
 }
+TEXT_TYPES: Final = frozenset({"TX", "FT", "ST", "ED", "RP", ""})
 WITHOUT_CONTENT: Final = frozenset({"T01", "T03", "T05", "T07", "T09"})  # notices; the text comes with the even numbers
 _COMPLETION: Final[dict[str, Status]] = {  # table 0271; the others are stages before
     "AU": "final",
@@ -76,6 +77,9 @@ class Report:
         self.first = self.first or obx
         self.statuses.append(letter)
         kind = obx.get(2).upper()
+        if kind not in TEXT_TYPES:
+            reading.skipped["observations of a document that are not text"] += 1
+            return
         if kind == "RP":
             reading.trouble("a reference to a document elsewhere is not fetched", obx.at(5), Condition.DATA_TYPE)
             return

@@ -47,15 +47,15 @@ def _data(obx: Segment) -> bytes:
 def _plain(data: bytes, codec: str) -> str:
     if len(data) > TEXT_BYTES:
         raise ValueError("embedded text is too large")
-    for name in ("utf-8-sig", codec, "cp1252"):
+    for name in ("utf-8-sig", codec, "cp1252", "latin-1"):  # the last takes anything
         try:
             text = data.decode(name)
         except (UnicodeDecodeError, LookupError):
             continue
-        if "\x00" in text or sum(c < " " and c not in "\t\n\r\f" for c in text) > len(text) // 20:
-            raise ValueError("embedded data is not text")
-        return text
-    return data.decode("latin-1")
+        break
+    if "\x00" in text or sum(c < " " and c not in "\t\n\r\f" for c in text) > len(text) // 20:
+        raise ValueError("embedded data is not text")
+    return text
 
 
 class _Tags(HTMLParser):

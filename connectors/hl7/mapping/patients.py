@@ -1,16 +1,10 @@
-"""ADT to patient context, and the contexts that make a partial message into a whole one.
+"""ADT to patient contexts. How a partial message becomes a whole context stands in `connectors.contexts`; what ADT adds:
 
-`clinical.patients` is compacted: the newest record of a patient replaces the one before, so each must be whole. An ADT message is
-a snapshot of what the registration system knows (PID, PV1) and knows nothing of what a clinician decided elsewhere (SpO2 scale,
-ceiling of care). The rule:
-
-1. What a message says replaces what was known; HL7's null (`""`) deletes it.
-2. What it does not say is kept from the context as last published (`Contexts`).
-3. A message older than the context (EVN-2, else MSH-7) fills only what is unknown: a late or repeated admission does not undo a
-   discharge.
-4. An admission with another visit number begins a new stay: place, pregnancy and ceiling of care of the old one are not carried
+1. A message takes effect when it was recorded (EVN-2, else MSH-7), not when its event occurred (EVN-6), which in a cancel or a
+   late entry lies before what it corrects. HL7's null (`""`) deletes a value.
+2. An admission with another visit number begins a new stay: place, pregnancy and ceiling of care of the old one are not carried
    over (the SpO2 scale is: it was decided for the patient).
-5. A1x cancels undo by their own snapshot: PV1 of an A12 holds the location before the transfer, A13 means in the house again.
+3. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
 
 Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an identifier, which is what a `patient_id` is made
 from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
@@ -18,13 +12,14 @@ read as a merge into the first of the two, unlinks (A37) take it back. Moves of 
 one context and enters the other.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from connectors.contexts import Contexts, facts_of, is_late, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
+from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
@@ -64,37 +59,6 @@ ADMISSIONS: Final = frozenset({"A01", "A04", "A05"})
 _PREGNANT: Final = "B6"  # table 0009, ambulatory status (PV1-15)
 
 
-class Contexts(Protocol):
-    """The patients' contexts as last published, from the topic or a copy of it. A look-up never waits."""
-
-    def get(self, patient_id: str) -> PatientEvent | None:
-        """Return the context of a patient, None when nothing is known."""
-        ...
-
-    def remember(self, context: PatientEvent) -> None:
-        """Take over a context that was published or is about to be."""
-        ...
-
-
-class MemoryContexts:
-    """The contexts of the patients heard of most recently. Forgets the oldest above `limit`."""
-
-    def __init__(self, limit: int = 200_000) -> None:
-        self._limit = limit
-        self._known: OrderedDict[str, PatientEvent] = OrderedDict()
-
-    def get(self, patient_id: str) -> PatientEvent | None:
-        """Return the context of a patient, None when nothing is known."""
-        return self._known.get(patient_id)
-
-    def remember(self, context: PatientEvent) -> None:
-        """Take over a context."""
-        self._known[context.patient_id] = context
-        self._known.move_to_end(context.patient_id)
-        while len(self._known) > self._limit:
-            self._known.popitem(last=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
     """A PID with the PV1 and MRG that belong to it."""
@@ -125,6 +89,8 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
                 _move(book, group, subject)
             else:
                 book.write(subject.patient_id, _said(reading, group, subject, trigger, book.get(subject.patient_id)))
+                if group is groups[-1]:
+                    _facts(book, subject)
     book.close()
 
 
@@ -142,7 +108,7 @@ def _groups(segments: tuple[Segment, ...]) -> Iterator[Group]:
 
 def _effective(reading: Reading) -> datetime:
     event = reading.message.first("EVN")
-    return reading.moment_or_none(event, 6, 2) or reading.sent_at
+    return reading.moment_or_none(event, 2) or reading.sent_at
 
 
 class Book:
@@ -158,24 +124,35 @@ class Book:
         """Return the context as this message has it so far."""
         return self._written.get(patient_id) or self._contexts.get(patient_id)
 
-    def write(self, patient_id: str, said: dict[str, Any]) -> None:
-        """Apply what the message says to what is known."""
+    def write(self, patient_id: str, said: Mapping[str, Any], *, fact: bool = False) -> None:
+        """Apply what the message says to what is known. A single `fact` says nothing of how new the rest of the context is."""
         known = self.get(patient_id)
-        late = known is not None and known.effective_at > self._at and patient_id not in self._written
-        fields = known.model_dump(exclude={"id", "origin"}) if known else {}
-        for name, value in said.items():
-            if not late or fields.get(name) in (None, "", (), "unknown"):
-                fields[name] = value
+        late = not fact and is_late(known, self._at) and patient_id not in self._written
         if late:
             self.reading.flags["older than what is known of the patient: fills only what is missing"] += 1
-        fields |= {"patient_id": patient_id, "received_at": self.reading.received_at}
-        fields["effective_at"] = known.effective_at if known and late else self._at
-        self._written[patient_id] = PatientEvent(id="unset", origin=self.reading.origin, **fields)
+        self._written[patient_id] = whole(
+            known,
+            said,
+            id="unset",
+            patient_id=patient_id,
+            at=known.effective_at if fact and known else self._at,
+            received_at=self.reading.received_at,
+            origin=self.reading.origin,
+            late=late,
+        )
 
-    def close(self) -> None:
-        """Add the events, in the order in which the patients were first written."""
-        for context in self._written.values():
-            self.reading.events.append(context.model_copy(update={"id": self.reading.event_id(PatientEvent)}))
+    def close(self, *, first: bool = False) -> None:
+        """Add the events, in the order in which the patients were first written; `first`: before what is there already."""
+        place = 0 if first else len(self.reading.events)
+        self.reading.events[place:place] = [
+            context.model_copy(update={"id": self.reading.event_id(PatientEvent)}) for context in self._written.values()
+        ]
+
+
+def _facts(book: Book, subject: Subject) -> None:
+    for obx in book.reading.message.all("OBX"):
+        if meaning := fact_of(book.reading, obx):
+            book.write(subject.patient_id, read_fact(book.reading, obx, meaning), fact=True)
 
 
 # ------------------------------------------------------------------------------------------------ what a snapshot says
@@ -227,10 +204,7 @@ def _date(reading: Reading, pid: Segment) -> str | None:
         return None
     if stamp is None:
         return None
-    if stamp.precision in ("year", "month"):
-        reading.flags["a date of birth without the day counts as unknown"] += 1
-        return None
-    return stamp.local.date().isoformat()
+    return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
 
 
 # --------------------------------------------------------------------------------------------- merges, moves and links
@@ -254,42 +228,37 @@ def _merge(book: Book, group: Group, subject: Subject) -> None:
     prior = _prior(reading, group)
     if prior is None or prior.patient_id == subject.patient_id:
         return
-    old = book.get(prior.patient_id)
-    said = _said(reading, group, subject) | {"merged_into": None}
-    if old is not None:
-        known = book.get(subject.patient_id)
-        inherited = old.model_dump(
-            exclude={"id", "origin", "patient_id", "identifiers", "merged_into", "effective_at", "received_at"}
-        )
-        blank: dict[str, Any] = known.model_dump() if known else {}
-        if not blank.get("encounter_id"):  # the stay goes over as one: number, status and place
-            said = {name: inherited[name] for name in ("encounter_id", "encounter_status", "location")} | said
-        for name in ("birth_date", "pregnant", "ceiling_of_care"):
-            if blank.get(name) is None:
-                said.setdefault(name, inherited[name])
-        if old.spo2_scale_decided_by and not blank.get("spo2_scale_decided_by"):
-            said |= {"spo2_scale": old.spo2_scale, "spo2_scale_decided_by": old.spo2_scale_decided_by}
-    book.write(subject.patient_id, said)
+    said = {"merged_into": None} | _said(reading, group, subject)
+    book.write(subject.patient_id, _inherited(book.get(subject.patient_id), book.get(prior.patient_id)) | said)
     book.write(prior.patient_id, {"identifiers": prior.identifiers, "merged_into": subject.patient_id})
+
+
+def _inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:
+    """Return what the surviving record takes over because it does not know it. The stay goes over as one."""
+    if prior is None:
+        return {}
+    own, others = facts_of(survivor), facts_of(prior)
+    names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
+    if not own.get("encounter_id"):
+        names += ["encounter_id", "encounter_status", "location"]
+    if not own.get("spo2_scale_decided_by"):
+        names += ["spo2_scale", "spo2_scale_decided_by"]
+    return {name: others[name] for name in names}
 
 
 def _move(book: Book, group: Group, subject: Subject) -> None:
     """Move the visit or account that MRG names from its patient to PID's."""
     reading = book.reading
-    prior = _prior(reading, group)
-    if prior is None:
-        return
     said = _said(reading, group, subject)
-    moved = reading.encounter_id(group.mrg, prior, 5)
-    old = book.get(prior.patient_id)
-    if moved and "encounter_id" not in said:
-        said["encounter_id"] = moved
-    if old is not None and old.encounter_id in (moved, said.get("encounter_id")) and old.encounter_id:
-        said = {"encounter_status": old.encounter_status, "location": old.location} | said
-        book.write(
-            prior.patient_id,
-            {"encounter_id": None, "encounter_status": "unknown", "location": Place()},
-        )
+    if prior := _prior(reading, group):
+        moved = reading.encounter_id(group.mrg, prior, 5) or said.get("encounter_id")
+        old = book.get(prior.patient_id)
+        if moved:
+            said.setdefault("encounter_id", moved)
+        if old is not None and old.encounter_id and old.encounter_id == moved:
+            said = {"encounter_status": old.encounter_status, "location": old.location} | said
+            gone = {"encounter_id": None, "encounter_status": "unknown", "location": Place()}
+            book.write(prior.patient_id, gone)
     book.write(subject.patient_id, said)
 
 

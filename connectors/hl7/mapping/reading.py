@@ -4,17 +4,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Final
 
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
-from connectors.hl7.settings import LocalCode, Peer
+from connectors.hl7.settings import ContextCode, LocalCode, Peer
 from connectors.hl7.times import Stamp, parse_stamp, resolve
 from connectors.identity import Identities
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
 
-E = TypeVar("E", bound=Event)
+_COARSE: Final = ("year", "month", "day")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Tables:
 
     identities: Identities
     codes: Mapping[str, LocalCode]
+    context_codes: Mapping[str, ContextCode]
     set_window: timedelta
 
 
@@ -122,26 +123,28 @@ class Reading:
 
     # ------------------------------------------------------------------------------------------------------- when it was
 
-    def moment(self, segment: Segment | None, *fields: int) -> datetime | None:
-        """Return the instant in the first of the fields that holds one to the minute, else to the day; None for none.
+    def moment(self, *places: tuple[Segment | None, int]) -> datetime | None:
+        """Return the instant in the first of the places that holds one; None for none.
 
-        Raises `ValueError` when one of them holds something that is no timestamp.
+        A day without the hour gives way to a later place with the time of that same day. Raises `ValueError` when a place holds
+        something that is no timestamp.
         """
-        if segment is None:
-            return None
-        stamps = [stamp for field in fields if (stamp := parse_stamp(segment.get(field)))]
-        exact = [stamp for stamp in stamps if stamp.precision in ("hour", "minute", "second")]
+        stamps = [stamp for segment, field in places if segment and (stamp := parse_stamp(segment.get(field)))]
         if not stamps:
             return None
-        if not exact:
+        first = stamps[0]
+        if first.precision in _COARSE:
+            exact = (other for other in stamps if other.precision not in _COARSE and other.local.date() == first.local.date())
+            first = next(exact, first)
+        if first.precision in _COARSE:
             self.flags["a time without the hour"] += 1
-        return self._resolve((exact or stamps)[0])
+        return self._resolve(first)
 
     def moment_or_none(self, segment: Segment | None, *fields: int) -> datetime | None:
         """Like `moment`, but what is no timestamp counts as absent, flagged: for times that nothing is scored by."""
         for field in fields:
             try:
-                if found := self.moment(segment, field):
+                if found := self.moment((segment, field)):
                     return found
             except ValueError:
                 self.flags["something that is no timestamp in the place of one"] += 1

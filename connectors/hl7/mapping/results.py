@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from connectors.hl7.errors import Condition, Location
+from connectors.contexts import Contexts
+from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.documents import Report, publish_report
+from connectors.hl7.mapping.facts import fact_of, read_fact
+from connectors.hl7.mapping.patients import Book
 from connectors.hl7.mapping.reading import Reading
 from connectors.hl7.mapping.vitals import Observed, is_vital, observe, publish_sets
 from connectors.hl7.message import Segment
@@ -48,12 +52,15 @@ def orders(segments: tuple[Segment, ...]) -> Iterator[Order]:
         yield order
 
 
-def map_results(reading: Reading) -> None:
-    """Map an ORU^R01 (and its relatives of the same structure)."""
+def map_results(reading: Reading, contexts: Contexts) -> None:
+    """Map an ORU^R01 (and its relatives of the same structure). Raises `Unreadable` when it has no results to speak of."""
+    if not any(segment.name in ("OBR", "OBX") for segment in reading.message.segments):
+        raise Unreadable("a result message without OBR and OBX", Location("OBR"))
+    book = Book(reading, contexts, reading.sent_at)
     held_apart = False
     for order in orders(reading.message.segments):
-        observed, report = _sort(reading, order)
-        if not observed and not report.parts and not report.statuses:
+        observed, report, facts = _sort(reading, order)
+        if not observed and not facts and not report.parts and not report.statuses:
             continue
         subject = reading.subject(order.pid)
         if subject is None:
@@ -63,18 +70,24 @@ def map_results(reading: Reading) -> None:
             held_apart = True
             continue
         encounter_id = reading.encounter_id(order.pv1, subject)
+        for fact in facts:
+            book.write(subject.patient_id, fact, fact=True)
         publish_sets(reading, subject, encounter_id, observed)
         if report.parts or report.statuses:
             publish_report(reading, subject, encounter_id, report, order.obr)
+    book.close(first=True)
 
 
-def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report]:
+def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[dict[str, Any]]]:
     observed: list[Observed] = []
+    facts: list[dict[str, Any]] = []
     report = Report()
     settings = reading.peer.settings
     for segment in order.body:
         if segment.name == "NTE":
             report.add_note(segment)
+        elif meaning := fact_of(reading, segment):
+            facts += [fact] if (fact := read_fact(reading, segment, meaning)) else []
         elif is_vital(reading, segment):
             observed += observe(reading, segment, order.obr)
         elif segment.get(2).upper() in settings.text_types:
@@ -83,4 +96,4 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report]:
             reading.trouble("an observation code that no table knows", segment.at(3), Condition.TABLE_VALUE_NOT_FOUND)
         else:
             reading.skipped["observations that are neither vital signs nor text"] += 1
-    return observed, report
+    return observed, report, facts

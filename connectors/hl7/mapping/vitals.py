@@ -32,8 +32,8 @@ from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors.events import Observation, VitalsEvent
 
-_NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?")
-_COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}")  # three digits after a comma could be thousands
+_NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
+_COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", re.ASCII)  # three digits after a comma could be thousands
 _TRAILING: Final = re.compile(r"([+-]?[\d.,]+)\s*([^\d\s].*)")
 _PRESSURES: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*/\s*(\d{1,3}(?:\.\d+)?)\s*(.*)")
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
@@ -71,7 +71,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         return []
     status = OBSERVATION_STATUS.get(letter, "unknown")
     try:
-        at = reading.moment(obx, 14) or reading.moment(obr, 7, 22)
+        at = reading.moment((obx, 14), (obr, 7), (obr, 22))
     except ValueError as error:
         reading.trouble(f"time of a vital sign: {error}", obx.at(14))
         return []

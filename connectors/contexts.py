@@ -1,0 +1,97 @@
+"""Whole patient contexts from partial messages, without a database.
+
+`clinical.patients` is compacted: the newest record of a patient replaces the one before, so each record must be whole. A sender's
+message is not: registration knows nothing of what a clinician decided elsewhere (SpO2 scale, ceiling of care), and an update need
+not repeat the place. The rule, for every connector:
+
+1. What a message says replaces what was known.
+2. What it does not say is kept from the context as last published.
+3. A message older than that context fills only what is unknown: a late or repeated admission does not undo a discharge.
+
+"As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
+up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
+miss the other's last word; what was missed comes back with the sender's next snapshot.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from processors.events import Origin, PatientEvent
+
+_OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
+FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
+
+
+class Contexts(Protocol):
+    """The patients' contexts as last published. A look-up never waits; it may come from any thread."""
+
+    def get(self, patient_id: str) -> PatientEvent | None:
+        """Return the context of a patient, None when nothing is known."""
+        ...
+
+    def remember(self, context: PatientEvent) -> None:
+        """Take over a context that was published, or is about to be."""
+        ...
+
+
+class MemoryContexts:
+    """The contexts of the patients heard of most recently, at most `limit` (about 2 KB each); forgets the oldest above that."""
+
+    def __init__(self, limit: int = 200_000) -> None:
+        self._limit = limit
+        self._known: OrderedDict[str, PatientEvent] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, patient_id: str) -> PatientEvent | None:
+        """Return the context of a patient, None when nothing is known."""
+        return self._known.get(patient_id)
+
+    def remember(self, context: PatientEvent) -> None:
+        """Take over a context, unless a newer one is known: the topic's echo comes after what this process wrote itself."""
+        known = self._known.get(context.patient_id)
+        if known is None or (known.effective_at, known.received_at) <= (context.effective_at, context.received_at):
+            self._known[context.patient_id] = context
+            self._known.move_to_end(context.patient_id)
+            if len(self._known) > self._limit:
+                self._known.popitem(last=False)
+
+
+def facts_of(context: PatientEvent | None) -> dict[str, Any]:
+    """Return what a context says, by field name; empty for None."""
+    return {name: getattr(context, name) for name in FACTS} if context else {}
+
+
+def is_late(known: PatientEvent | None, at: datetime) -> bool:
+    """Whether a message that took effect then is older than what is known."""
+    return known is not None and known.effective_at > at
+
+
+def whole(
+    known: PatientEvent | None,
+    said: Mapping[str, Any],
+    *,
+    id: str,
+    patient_id: str,
+    at: datetime,
+    received_at: datetime,
+    origin: Origin,
+    late: bool | None = None,
+) -> PatientEvent:
+    """Return the context after a message: `said` (fields of `PatientEvent`) over what is `known`, by the rule above.
+
+    `at` is when it took effect; `late` overrides the comparison with `known`.
+    """
+    if late is None:
+        late = is_late(known, at)
+    facts = facts_of(known)
+    for name, value in said.items():
+        if not late or facts.get(name) == PatientEvent.model_fields[name].default:
+            facts[name] = value
+    effective_at = known.effective_at if known and late else at
+    return PatientEvent(
+        id=id, patient_id=patient_id, effective_at=effective_at, received_at=received_at, origin=origin, **facts
+    )

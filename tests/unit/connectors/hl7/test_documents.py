@@ -1,0 +1,276 @@
+import io
+from base64 import b64encode
+
+import pytest
+from pypdf import PdfWriter
+from pypdf.generic import DictionaryObject, NameObject, StreamObject
+
+from connectors.hl7.handling import Outcome
+from processors.events import DeadLetterEvent, NoteEvent
+from tests.hl7_messages import PID, PULSE, PV1, message, obx, reader, vitals
+
+LOINC = "http://loinc.org"
+
+
+def notes(outcome: Outcome) -> list[NoteEvent]:
+    return [event for event in outcome.events if isinstance(event, NoteEvent)]
+
+
+def txa(
+    number: str = "DOC1^EPIC", parent: str = "", completion: str = "LA", kind: str = "DS", authored: str = "20260302090000+0000"
+) -> str:
+    return f"TXA|1|{kind}|TX|20260302093000+0000||{authored}||||||{number}|{parent}||||{completion}"
+
+
+def line(value: str, n: int = 1, kind: str = "TX", code: str = "18842-5^Discharge summary^LN", status: str = "F") -> str:
+    return f"OBX|{n}|{kind}|{code}||{value}||||||{status}"
+
+
+def mdm(trigger: str, *segments: str, **header: str) -> bytes:
+    return message("EVN|" + trigger, PID, PV1, *segments, kind=f"MDM^{trigger}^MDM_T02", **header)
+
+
+def note(raw: bytes, **peer: object) -> NoteEvent:
+    outcome = reader(**peer)(raw)
+    (event,) = notes(outcome)
+    assert outcome.verdict == "accepted"
+    return event
+
+
+def test_a_document() -> None:
+    event = note(mdm("T02", txa(), line("First line\\.br\\second~third"), line("fourth", 2)))
+    assert event.text == "First line\nsecond\nthird\nfourth"
+    assert (event.status, event.relation, event.replaces) == ("final", "original", None)
+    assert (event.note_type.system, event.note_type.code, event.note_type.display) == (LOINC, "18842-5", "Discharge summary")
+    assert event.authored_at.isoformat() == "2026-03-02T09:00:00+00:00"
+    assert event.encounter_id
+    assert "DOC1" not in event.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "relation"),
+    [("T02", "original"), ("T04", "original"), ("T06", "addendum"), ("T08", "edit"), ("T10", "replacement")],
+)
+def test_versions_of_a_document(trigger: str, relation: str) -> None:
+    original = note(mdm("T02", txa("D1"), line("text")))
+    later = note(
+        mdm(trigger, txa("D2" if trigger in ("T06", "T10") else "D1", "D1" if trigger in ("T06", "T10") else ""), line("more"))
+    )
+    assert later.relation == relation
+    if trigger in ("T06", "T10"):
+        assert later.replaces == original.note_id
+        assert later.note_id != original.note_id
+    else:
+        assert later.note_id == original.note_id
+        assert later.replaces is None
+    assert later.id != original.id
+
+
+def test_cancel() -> None:
+    original, gone = note(mdm("T02", txa(), line("text"))), note(mdm("T11", txa(completion="AU")))
+    assert (gone.note_id, gone.status, gone.relation, gone.text) == (original.note_id, "cancelled", "cancel", "")
+
+
+def test_cancel_without_number_is_kept() -> None:
+    outcome = reader()(mdm("T11", txa(number="")))
+    assert (outcome.verdict, notes(outcome)) == ("dead-letter", [])
+
+
+@pytest.mark.parametrize(
+    ("letters", "status"),
+    [("AU", "final"), ("LA", "final"), ("", "final"), ("IP", "preliminary"), ("PA", "preliminary"), ("DI", "preliminary")],
+)
+def test_completion_status(letters: str, status: str) -> None:
+    assert note(mdm("T02", txa(completion=letters), line("x"))).status == status
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "expected"),
+    [
+        ("PR", "", (LOINC, "11506-3")),
+        ("34117-2^H and P^LN", "", (LOINC, "34117-2")),
+        ("ZZ^Ours^L", "", ("", "ZZ")),
+        ("", "", ("", "unknown")),
+        ("ZZ^Ours^L", "11504-8^Op note^LN", (LOINC, "11504-8")),
+    ],
+)  # fmt: skip
+def test_document_types(kind: str, code: str, expected: tuple[str, str]) -> None:
+    event = note(mdm("T02", txa(kind=kind), line("x", code=code)))
+    assert (event.note_type.system, event.note_type.code) == expected
+
+
+@pytest.mark.parametrize("trigger", ["T01", "T03", "T05", "T07", "T09"])
+def test_notices_without_text_are_ignored(trigger: str) -> None:
+    outcome = reader()(mdm(trigger, txa()))
+    assert (outcome.verdict, outcome.code, outcome.reason) == ("ignored", "AA", "1 x a notice without the document's text")
+
+
+def test_a_document_without_text_is_kept() -> None:
+    outcome = reader()(mdm("T02", txa(), "OBX|1|NM|x||5||||||F"))
+    assert (outcome.verdict, outcome.code) == ("dead-letter", "AA")
+
+
+def test_a_document_of_nobody_is_held_apart() -> None:
+    outcome = reader()(message("PID|1", txa(), line("x"), kind="MDM^T02"))
+    (letter,) = outcome.events
+    assert isinstance(letter, DeadLetterEvent)
+    assert letter.stage == "identify"
+
+
+def test_a_reference_is_not_fetched() -> None:
+    outcome = reader()(mdm("T02", txa(), line("file://x^^PDF", kind="RP")))
+    assert (outcome.verdict, outcome.reason) == ("dead-letter", "OBX-5: a reference to a document elsewhere is not fetched")
+
+
+def test_type_in_the_structure_alone() -> None:
+    assert len(notes(reader()(message(PID, txa(), line("x"), kind="^MDM_T02")))) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ ORU reports
+
+OBR = "OBR|1|P7^CPOE|F8^RAD|36643-5^Chest X-ray^LN|||20260302080000+0000" + "|" * 15 + "20260302084500+0000" + "|||{status}"
+
+
+def report(*lines: str, status: str = "F", obr: str = OBR) -> bytes:
+    return vitals(*lines, obr=obr.format(status=status))
+
+
+def test_a_report_over_many_observations() -> None:
+    event = note(
+        report(
+            line("Lungs clear.", code="GDT^Findings^L"),
+            line("", 2, code="GDT^Findings^L"),
+            line("Heart normal.", 3, code="GDT^Findings^L"),
+        )
+    )
+    assert event.text == "Lungs clear.\n\nHeart normal."
+    assert (event.note_type.code, event.status, event.relation) == ("36643-5", "final", "original")
+    assert event.authored_at.isoformat() == "2026-03-02T08:45:00+00:00"
+
+
+def test_sections_get_their_headings() -> None:
+    event = note(report(line("Clear.", code="F^FINDINGS^L"), line("Normal.", 2, "FT", code="I^IMPRESSION^L")))
+    assert event.text == "FINDINGS:\nClear.\n\nIMPRESSION:\nNormal."
+
+
+@pytest.mark.parametrize(
+    ("order", "result", "status", "relation"),
+    [
+        ("F", "F", "final", "original"),
+        ("C", "F", "corrected", "edit"),
+        ("P", "F", "preliminary", "original"),
+        ("", "C", "corrected", "edit"),
+        ("", "P", "preliminary", "original"),
+        ("X", "F", "cancelled", "original"),
+        ("F", "W", "entered-in-error", "original"),
+        ("", "D", "entered-in-error", "original"),
+    ],
+)
+def test_status_of_a_report(order: str, result: str, status: str, relation: str) -> None:
+    event = note(report(line("Lungs clear.", status=result), status=order))
+    assert (event.status, event.relation) == (status, relation)
+    if status == "entered-in-error":
+        assert event.text == ""
+
+
+def test_versions_of_a_report_share_their_note_id() -> None:
+    first, corrected = note(report(line("a"), status="P")), note(report(line("b"), status="C"))
+    assert first.note_id == corrected.note_id
+    other = note(report(line("a"), obr=OBR.replace("F8", "F9")))
+    assert other.note_id != first.note_id
+
+
+def test_report_without_numbers_has_an_id_of_its_own() -> None:
+    outcome = reader()(report(line("a"), obr="OBR|1"))
+    assert len(notes(outcome)) == 1
+    assert "without order number" in outcome.reason
+
+
+def test_comments_are_part_of_the_report() -> None:
+    event = note(report(line("Clear."), "NTE|1||Compared with last year.~No change."))
+    assert event.text == "Clear.\nCompared with last year.\nNo change."
+
+
+def test_comment_on_a_vital_sign_is_a_note() -> None:
+    outcome = reader()(vitals(PULSE, "NTE|1||Patient restless."))
+    assert [type(event).__name__ for event in outcome.events] == ["VitalsEvent", "NoteEvent"]
+    assert notes(outcome)[0].text == "Patient restless."
+
+
+def test_short_coded_results_are_no_report_unless_the_peer_says_so() -> None:
+    raw = report(obx("CULT^Culture^L", "No growth", kind="ST"))
+    assert reader()(raw).verdict == "ignored"
+    assert note(raw, text_types=["TX", "ST"]).text == "No growth"
+
+
+def test_vitals_and_text_in_one_order() -> None:
+    outcome = reader()(report(PULSE, line("Walked to ward.", 2)))
+    assert [type(event).__name__ for event in outcome.events] == ["VitalsEvent", "NoteEvent"]
+
+
+# --------------------------------------------------------------------------------------------------------- embedded data
+
+
+def embedded(data: bytes, kind: str = "TEXT", subtype: str = "PLAIN", encoding: str = "Base64", content: str = "") -> bytes:
+    return mdm("T02", txa(), line(f"^{kind}^{subtype}^{encoding}^{content or b64encode(data).decode()}", kind="ED"))
+
+
+HTML = b"""<html><head><title>x</title></head><body><p>One &amp; two</p><p>three</p><script>no()</script></body></html>"""
+CDA = b"""<?xml version='1.0'?><ClinicalDocument><text><paragraph>Chest pain</paragraph></text></ClinicalDocument>"""
+
+
+def pdf(text: str) -> bytes:
+    writer = PdfWriter()
+    page = writer.add_blank_page(300, 300)
+    stream = StreamObject()
+    stream.set_data(f"BT /F1 12 Tf 20 200 Td ({text}) Tj ET".encode() if text else b"")
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): DictionaryObject({NameObject("/F1"): font})})
+    page[NameObject("/Contents")] = writer._add_object(stream)
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (embedded("Müller: no change\r\nstable".encode()), "Müller: no change\nstable"),
+        (embedded("Müller".encode("cp1252")), "Müller"),
+        (embedded(b"", encoding="A", content="plain words"), "plain words"),
+        (embedded(b"", encoding="Hex", content="48656c6c6f"), "Hello"),
+        (embedded(HTML, "text", "html"), "One & two\nthree"),
+        (embedded(CDA, "text", "x-hl7-cda-level-one"), "Chest pain"),
+        (embedded(rb"{\rtf1\ansi Stable \b today\b0.\par Home.}", "application", "rtf"), "Stable today.\nHome."),
+        (embedded(rb"{\rtf1\ansi Undeclared.}", "application", "octet-stream"), "Undeclared."),
+        (embedded(pdf("No acute findings"), "application", "pdf"), "No acute findings"),
+        (embedded(pdf("Undeclared pdf"), "", ""), "Undeclared pdf"),
+    ],
+    ids=["utf-8", "cp1252", "plain", "hex", "html", "cda", "rtf", "rtf undeclared", "pdf", "pdf undeclared"],
+)  # fmt: skip
+def test_text_of_embedded_data(raw: bytes, text: str) -> None:
+    assert note(raw).text == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (embedded(b"", content="!!notbase64"), "embedded data is not base64"),
+        (embedded(b"", encoding="Hex", content="xyz"), "embedded data is not hex"),
+        (embedded(b"x", encoding="uuencode"), "embedded data in an unknown encoding"),
+        (embedded(bytes(range(256)) * 4, "image", "jpeg"), "embedded data is not text"),
+        (embedded(b"%PDF-1.4 broken", "application", "pdf"), "embedded PDF that cannot be read"),
+        (embedded(pdf(""), "application", "pdf"), "embedded data without text"),
+        (embedded(b" \n "), "embedded data without text"),
+        (mdm("T02", txa(), line("^TEXT^PLAIN^Base64^", kind="ED")), "embedded data is empty"),
+    ],
+)  # fmt: skip
+def test_embedded_data_without_usable_text_is_kept_with_the_reason(raw: bytes, reason: str) -> None:
+    outcome = reader()(raw)
+    assert (outcome.verdict, outcome.code, outcome.reason) == ("dead-letter", "AA", f"OBX-5: {reason}")

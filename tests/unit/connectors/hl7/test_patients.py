@@ -1,0 +1,313 @@
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.contexts import MemoryContexts
+from connectors.hl7.handling import Hl7Mapper, Outcome
+from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
+from processors.events import DeadLetterEvent, PatientEvent
+from tests.edge import identities
+from tests.hl7_messages import NOW, PULSE, message, vitals
+
+SETTINGS = MllpSettings.model_validate(
+    {
+        "context_codes": {
+            "SCALE": {"fact": "spo2_scale"},
+            "DNAR^L": {"fact": "ceiling_of_care", "values": {"WARD": "ward-based care", "FULL": None}},
+        }
+    }
+)
+
+
+class Ward:
+    """A mapper with its contexts: each message is published before the next."""
+
+    def __init__(self) -> None:
+        self.contexts = MemoryContexts()
+        self.mapper = Hl7Mapper(SETTINGS, identities(), self.contexts)
+        self.peer = Peer("adt", Hl7Peer())
+        self.outcome: Outcome | None = None
+
+    def take(self, raw: bytes) -> list[PatientEvent]:
+        self.outcome = self.mapper.handle(raw, self.peer, NOW)
+        for context in self.outcome.contexts:
+            self.contexts.remember(context)
+        return [*self.outcome.contexts]
+
+
+def pid(number: str = "4711", birth: str = "19500321", deceased: str = "", died: str = "") -> str:
+    return f"PID|1||{number}^^^HOSP^MR~999^^^SSA^SS||DOE^JANE||{birth}|F" + "|" * 20 + f"|{died}|{deceased}"
+
+
+def pv1(ward: str = "W1", room: str = "R2", bed: str = "B3", visit: str = "V77", ambulatory: str = "") -> str:
+    return f"PV1|1|I|{ward}^{room}^{bed}" + "|" * 12 + ambulatory + "|" * 4 + visit
+
+
+def adt(trigger: str, *segments: str, at: str = "202603020900", **header: str) -> bytes:
+    return message(f"EVN|{trigger}|{at}", *segments, kind=f"ADT^{trigger}", **header)
+
+
+def mrg(number: str = "", visit: str = "") -> str:
+    return f"MRG|{number}{'^^^HOSP^MR' if number else ''}||||{visit}"
+
+
+def test_admission() -> None:
+    (event,) = Ward().take(adt("A01", pid(), pv1()))
+    assert [(one.authority, one.value, one.kind) for one in event.identifiers] == [("HOSP", "4711", "MR"), ("SSA", "999", "SS")]
+    assert (event.birth_date, event.deceased, event.pregnant, event.spo2_scale) == ("1950-03-21", False, None, 1)
+    assert (event.encounter_status, event.location.ward, event.location.room, event.location.bed) == (
+        "in-progress",
+        "W1",
+        "R2",
+        "B3",
+    )
+    assert (event.effective_at, event.received_at) == (datetime(2026, 3, 2, 9, tzinfo=UTC), NOW)
+    assert event.encounter_id
+    assert event.patient_id == identities().patient(event.identifiers[0])
+
+
+@pytest.mark.parametrize(
+    ("trigger", "status"),
+    [
+        ("A01", "in-progress"), ("A02", "in-progress"), ("A03", "finished"), ("A04", "in-progress"), ("A05", "planned"),
+        ("A11", "cancelled"), ("A12", "in-progress"), ("A13", "in-progress"), ("A38", "cancelled"), ("A08", "unknown"),
+    ],
+)  # fmt: skip
+def test_encounter_status(trigger: str, status: str) -> None:
+    (event,) = Ward().take(adt(trigger, pid(), pv1()))
+    assert event.encounter_status == status
+
+
+def test_a_stay() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), pv1()))
+    (moved,) = ward.take(adt("A02", pid(), pv1("W2", "", ""), at="202603021000"))
+    assert (moved.location.ward, moved.location.bed, moved.encounter_status) == ("W2", "", "in-progress")
+    (updated,) = ward.take(adt("A08", pid(birth="19500322"), at="202603021100"))
+    assert (updated.location.ward, updated.birth_date, updated.encounter_status) == ("W2", "1950-03-22", "in-progress")
+    assert updated.encounter_id == moved.encounter_id
+    (back,) = ward.take(adt("A12", pid(), pv1(), at="202603021130"))
+    assert back.location.ward == "W1"
+    (gone,) = ward.take(adt("A03", pid(), pv1(), at="202603021200"))
+    assert gone.encounter_status == "finished"
+    (late_update,) = ward.take(adt("A08", pid(), pv1(), at="202603021300"))
+    assert late_update.encounter_status == "finished"
+    (again,) = ward.take(adt("A13", pid(), pv1(), at="202603021400"))
+    assert again.encounter_status == "in-progress"
+
+
+def test_a_late_message_fills_only_what_is_unknown() -> None:
+    ward = Ward()
+    ward.take(adt("A03", pid(birth=""), pv1("W9"), at="202603021200"))
+    (event,) = ward.take(adt("A01", pid(), pv1("W1"), at="202603020900"))
+    assert (event.encounter_status, event.location.ward, event.birth_date) == ("finished", "W9", "1950-03-21")
+    assert event.effective_at == datetime(2026, 3, 2, 12, tzinfo=UTC)
+    assert ward.outcome is not None
+    assert "older than what is known" in ward.outcome.reason
+
+
+def test_a_cancel_counts_by_when_it_was_recorded_not_by_what_it_cancels() -> None:
+    ward = Ward()
+    ward.take(adt("A03", pid(), pv1(), at="202603021200"))
+    (event,) = ward.take(message("EVN|A13|202603021230||||202603021000", pid(), pv1(), kind="ADT^A13"))
+    assert event.encounter_status == "in-progress"
+
+
+def test_what_a_clinician_decided_survives_registration_updates() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), pv1()))
+    scale = "OBX|1|ST|SCALE^SpO2 scale^L||2||||||F|||||DR7^HOUSE"
+    ceiling = "OBX|2|CWE|DNAR^Ceiling^L||WARD^Ward-based^L||||||F"
+    (event, *_) = ward.take(vitals(scale, ceiling, PULSE, pid=pid()))
+    assert (event.spo2_scale, event.ceiling_of_care) == (2, "ward-based care")
+    assert event.spo2_scale_decided_by
+    assert "DR7" not in event.model_dump_json()
+    (updated,) = ward.take(adt("A08", pid(), pv1("W5"), at="202603021100"))
+    assert (updated.spo2_scale, updated.spo2_scale_decided_by) == (2, event.spo2_scale_decided_by)
+    assert (updated.ceiling_of_care, updated.location.ward) == ("ward-based care", "W5")
+    (lifted,) = ward.take(vitals(ceiling.replace("WARD^Ward-based", "FULL^Full"), pid=pid()))
+    assert lifted.ceiling_of_care is None
+    (wrong,) = ward.take(vitals(scale.replace("||||||F", "||||||W"), pid=pid()))
+    assert (wrong.spo2_scale, wrong.spo2_scale_decided_by) == (1, None)
+
+
+def test_a_fact_does_not_make_older_registration_late() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), pv1(), at="202603020900"))
+    ward.take(vitals("OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F", pid=pid(), sent="20260302120000+0000"))
+    (moved,) = ward.take(adt("A02", pid(), pv1("W2"), at="202603021000"))
+    assert (moved.location.ward, moved.pregnant) == ("W2", True)
+
+
+def test_a_scale_that_nobody_is_named_for_is_not_taken() -> None:
+    ward = Ward()
+    assert ward.take(vitals("OBX|1|ST|SCALE^SpO2 scale^L||2||||||F", pid=pid())) == []
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "OBX-16: an SpO2 scale that nobody is named for (OBX-16)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "pregnant"),
+    [
+        ("LA15173-0^Pregnant^LN", True),
+        ("LA26683-5^Not pregnant^LN", False),
+        ("LA4489-6^Unknown^LN", None),
+        ("77386006^P^SCT", True),
+    ],
+)
+def test_pregnancy_by_observation(answer: str, pregnant: bool | None) -> None:
+    (event,) = Ward().take(adt("A08", pid(), pv1(), f"OBX|1|CWE|82810-3^Pregnancy status^LN||{answer}||||||F"))
+    assert event.pregnant is pregnant
+
+
+def test_pregnancy_by_ambulatory_status_ends_with_the_stay() -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", pid(), pv1(ambulatory="A1~B6")))
+    assert event.pregnant is True
+    (kept,) = ward.take(adt("A08", pid(), pv1(), at="202603021000"))
+    assert kept.pregnant is True
+    (next_stay,) = ward.take(adt("A01", pid(), pv1(visit="V99"), at="202703021000"))
+    assert next_stay.pregnant is None
+
+
+@pytest.mark.parametrize(
+    ("segment", "deceased"), [(pid(deceased="Y"), True), (pid(died="202603020100"), True), (pid(deceased="N"), False)]
+)
+def test_death(segment: str, deceased: bool) -> None:
+    (event,) = Ward().take(adt("A08", segment, pv1()))
+    assert event.deceased is deceased
+
+
+@pytest.mark.parametrize(
+    ("sent", "known"),
+    [("19500321", "1950-03-21"), ("195003211200", "1950-03-21"), ("195003", "1950-03"), ("1950", "1950"), ("", None)],
+)
+def test_birth_date_as_far_as_it_is_known(sent: str, known: str | None) -> None:
+    (event,) = Ward().take(adt("A08", pid(birth=sent)))
+    assert event.birth_date == known
+
+
+def test_null_deletes_and_nonsense_is_kept_apart() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), pv1()))
+    (event,) = ward.take(adt("A08", pid(birth="31.02.1950"), at="202603021000"))
+    assert event.birth_date == "1950-03-21"
+    assert ward.outcome is not None
+    assert isinstance(ward.outcome.events[-1], DeadLetterEvent)
+    assert "31.02" not in ward.outcome.reason
+    (event,) = ward.take(adt("A08", pid(birth='""'), at="202603021100"))
+    assert event.birth_date is None
+
+
+# ----------------------------------------------------------------------------------------------- merges, moves and links
+
+
+@pytest.mark.parametrize("trigger", ["A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"])
+def test_merge(trigger: str) -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", pid("1"), pv1("W7", visit="V1", ambulatory="B6")))
+    (new,) = ward.take(adt("A28", pid("2", birth=""), at="202603020930"))
+    survivor, prior = ward.take(adt(trigger, pid("2", birth=""), mrg("1"), at="202603021000"))
+    assert (survivor.patient_id, survivor.merged_into) == (new.patient_id, None)
+    assert (prior.patient_id, prior.merged_into) == (old.patient_id, new.patient_id)
+    assert (survivor.encounter_id, survivor.encounter_status, survivor.location) == (
+        old.encounter_id,
+        "in-progress",
+        old.location,
+    )
+    assert (survivor.birth_date, survivor.pregnant) == ("1950-03-21", True)
+
+
+def test_merge_keeps_what_the_survivor_knows_itself() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid("1"), pv1("W7", visit="V1")))
+    (new,) = ward.take(adt("A01", pid("2", birth="19600101"), pv1("W8", visit="V2")))
+    survivor, _ = ward.take(adt("A40", pid("2", birth=""), mrg("1"), at="202603021000"))
+    assert (survivor.encounter_id, survivor.location.ward, survivor.birth_date) == (new.encounter_id, "W8", "1960-01-01")
+
+
+def test_several_merges_in_one_message() -> None:
+    found = Ward().take(adt("A40", pid("2"), mrg("1"), pid("2"), mrg("3")))
+    assert len(found) == 3
+    assert [one.merged_into for one in found] == [None, found[0].patient_id, found[0].patient_id]
+    assert len({one.id for one in found}) == 3
+
+
+def test_a_merged_record_stays_merged_when_its_old_number_is_updated() -> None:
+    ward = Ward()
+    survivor, _ = ward.take(adt("A40", pid("2"), mrg("1")))
+    (event,) = ward.take(adt("A08", pid("1"), pv1(), at="202603021000"))
+    assert event.merged_into == survivor.patient_id
+
+
+def test_merge_of_a_record_with_itself_is_nothing() -> None:
+    assert Ward().take(adt("A40", pid("1"), mrg("1"))) == []
+
+
+def test_merge_that_does_not_say_with_whom() -> None:
+    ward = Ward()
+    assert ward.take(adt("A40", pid("1"))) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.code, ward.outcome.reason) == ("AE", "MRG: a merge or move without MRG")
+    assert ward.take(adt("A40", pid("1"), mrg())) == []
+    assert (ward.outcome.verdict, ward.outcome.code) == ("dead-letter", "AA")
+
+
+@pytest.mark.parametrize("trigger", ["A44", "A45"])
+def test_a_visit_moves_to_another_patient(trigger: str) -> None:
+    ward = Ward()
+    (wrong,) = ward.take(adt("A01", pid("1"), pv1("W7", visit="V1")))
+    left, right = ward.take(adt(trigger, pid("2"), mrg("1", "V1"), at="202603021000"))
+    assert (left.patient_id, left.encounter_id, left.location.ward, left.merged_into) == (wrong.patient_id, None, "", None)
+    assert (right.encounter_id, right.location.ward, right.encounter_status) == (wrong.encounter_id, "W7", "in-progress")
+
+
+def test_link_and_unlink() -> None:
+    ward = Ward()
+    first, second = ward.take(adt("A24", pid("1"), pid("2")))
+    assert (first.merged_into, second.merged_into) == (None, first.patient_id)
+    _, apart = ward.take(adt("A37", pid("1"), pid("2"), at="202603021000"))
+    assert (apart.patient_id, apart.merged_into) == (second.patient_id, None)
+
+
+def test_bed_swap_is_two_snapshots() -> None:
+    found = Ward().take(adt("A17", pid("1"), pv1("W1"), pid("2"), pv1("W2", visit="V2")))
+    assert [one.location.ward for one in found] == ["W1", "W2"]
+
+
+def test_no_identifier_that_may_be_used_is_held_apart() -> None:
+    ward = Ward()
+    assert ward.take(adt("A01", "PID|1||||DOE", pv1())) == []
+    assert ward.outcome is not None
+    (letter,) = ward.outcome.events
+    assert isinstance(letter, DeadLetterEvent)
+    assert letter.stage == "identify"
+
+
+def test_older_messages_with_the_number_in_pid_2() -> None:
+    (event,) = Ward().take(adt("A01", "PID||4711^^^HOSP", pv1(), version="2.2"))
+    assert event.identifiers[0].value == "4711"
+
+
+@given(order=st.permutations(["A01", "A02", "A08", "A03"]))
+def test_whatever_the_order_of_arrival_the_discharge_stands(order: list[str]) -> None:
+    hours = {"A01": "08", "A02": "09", "A08": "10", "A03": "11"}
+    ward = Ward()
+    for trigger in order:
+        (event,) = ward.take(adt(trigger, pid(), pv1(), at=f"20260302{hours[trigger]}00"))
+    assert (event.encounter_status, event.effective_at) == ("finished", datetime(2026, 3, 2, 11, tzinfo=UTC))
+
+
+def test_memory_of_contexts_is_bounded_and_not_turned_back_by_an_echo() -> None:
+    ward = Ward()
+    (first,) = ward.take(adt("A01", pid(), pv1("W1")))
+    (second,) = ward.take(adt("A02", pid(), pv1("W2"), at="202603021000"))
+    ward.contexts.remember(first)
+    assert ward.contexts.get(first.patient_id) == second
+    small = MemoryContexts(limit=2)
+    for number in "123":
+        small.remember(first.model_copy(update={"patient_id": number}))
+    assert len(small) == 2
+    assert small.get("1") is None

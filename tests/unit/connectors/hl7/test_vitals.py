@@ -1,0 +1,404 @@
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.hl7.handling import Outcome
+from connectors.hl7.mapping.codes import MDC_BY_CODE, MDC_BY_NAME, OBSERVATION_STATUS, VITAL_SIGNS, known_unit
+from connectors.hl7.mapping.vitals import number
+from processors import loinc
+from processors.events import DeadLetterEvent, Observation, VitalsEvent
+from processors.vitals import Reading, read
+from tests.hl7_messages import NOW, PID, PULSE, message, obx, reader, vitals
+
+AT = datetime(2026, 3, 2, 9, 55, tzinfo=UTC)
+
+
+def sets(outcome: Outcome) -> list[VitalsEvent]:
+    return [event for event in outcome.events if isinstance(event, VitalsEvent)]
+
+
+def letters(outcome: Outcome) -> list[DeadLetterEvent]:
+    return [event for event in outcome.events if isinstance(event, DeadLetterEvent)]
+
+
+def one(*lines: str, **peer: object) -> Observation:
+    outcome = reader(**peer)(vitals(*lines))
+    (event,) = sets(outcome)
+    (observation,) = event.observations
+    assert not letters(outcome), outcome.reason
+    return observation
+
+
+def trouble(*lines: str, **peer: object) -> str:
+    outcome = reader(**peer)(vitals(*lines))
+    assert sets(outcome) == []
+    (letter,) = letters(outcome)
+    return letter.message
+
+
+def test_a_set_of_vitals() -> None:
+    outcome = reader()(
+        vitals(
+            PULSE,
+            obx("9279-1^Respiratory rate^LN", "16", "/min", number=2),
+            obx("59408-5^SpO2^LN", "97", "%", number=3),
+            obx("8310-5^Temp^LN", "98.6", "degF", number=4),
+            obx("67775-7^Responsiveness^LN", "LA9340-6^Alert^LN", kind="CWE", number=5),
+        )
+    )
+    (event,) = sets(outcome)
+    assert [(o.code, o.value, o.unit, o.status) for o in event.observations] == [
+        ("8867-4", 80.0, "/min", "final"),
+        ("9279-1", 16.0, "/min", "final"),
+        ("59408-5", 97.0, "%", "final"),
+        ("8310-5", 98.6, "[degF]", "final"),
+        ("67775-7", "A", "", "final"),
+    ]
+    assert (event.observed_at, event.received_at, event.charted, event.processing) == (AT, NOW, True, "production")
+    assert event.encounter_id
+    assert "V77" not in event.model_dump_json()
+    assert "4711" not in event.model_dump_json()
+    assert (event.origin.peer, event.origin.message_id, event.origin.message_type) == ("bedside", "M1", "ORU^R01^ORU_R01")
+
+
+def test_a_resend_has_the_same_ids_and_another_message_has_others() -> None:
+    read_one = reader()
+    ids = [event.id for event in read_one(vitals(PULSE)).events]
+    assert [event.id for event in read_one(vitals(PULSE)).events] == ids
+    assert [event.id for event in read_one(vitals(PULSE, control_id="M2")).events] != ids
+    assert [event.id for event in read_one(vitals(PULSE.replace("80", "81"))).events] != ids
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("8867-4^Heart rate^LN", "8867-4"),
+        ("8867-4^Heart rate", "8867-4"),  # the system left out
+        ("8867-4^Heart rate^2.16.840.1.113883.6.1", "8867-4"),
+        ("HR^Pulse^L^8867-4^Heart rate^LN", "8867-4"),  # LOINC as the alternate
+        ("147842^MDC_ECG_HEART_RATE^MDC", "8867-4"),
+        ("147842^^MDC", "8867-4"),
+        ("^MDC_ECG_HEART_RATE^MDC", "8867-4"),
+        ("149530^MDC_PULS_OXIM_PULS_RATE^MDC", "8889-8"),
+        ("150456^MDC_PULS_OXIM_SAT_O2^MDC", "59408-5"),
+        ("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "76534-7"),
+    ],
+)
+def test_codes(code: str, expected: str) -> None:
+    assert one(obx(code, "80", "/min")).code == expected
+
+
+def test_device_codes_lead_to_what_the_lane_can_score_and_agree_with_its_own_table() -> None:
+    assert {*MDC_BY_NAME.values(), *MDC_BY_CODE.values()} <= VITAL_SIGNS
+    for name, code in MDC_BY_NAME.items():
+        if name in loinc.MEANINGS:
+            assert loinc.MEANINGS[name].parameter == loinc.LOINC[code].parameter, name
+
+
+def test_code_and_reference_id_that_disagree() -> None:
+    assert trouble(obx("150456^MDC_ECG_HEART_RATE^MDC", "80", "/min")) == (
+        "OBX-3: MDC code and reference id name different observations"
+    )
+
+
+def test_local_codes() -> None:
+    codes = {"HR": {"loinc": "8867-4", "unit": "/min"}, "O2^99ICU": {"loinc": "3151-8", "unit": "L/min", "values": {"RA": 0}}}
+    assert one(obx("HR^Pulse^L", "80"), codes=codes) == Observation(code="8867-4", value=80.0, unit="/min")
+    assert one(obx("O2^Oxygen^99ICU", "RA^Room air^99ICU", kind="CWE"), codes=codes).value == 0
+    assert one(obx("O2^Oxygen^99ICU", "2", "lpm"), codes=codes) == Observation(code="3151-8", value=2.0, unit="L/min")
+
+
+def test_skin_temperature_is_not_body_temperature() -> None:
+    outcome = reader()(vitals(obx("150388^MDC_TEMP_SKIN^MDC", "33", "268192^MDC_DIM_DEGC^MDC")))
+    assert (outcome.verdict, outcome.reason) == ("ignored", "1 x observations that are neither vital signs nor text")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "unit", "expected"),
+    [
+        ("NM", "37.2", "Cel", (37.2, "Cel")),
+        ("NM", " 37.2 ", "Cel", (37.2, "Cel")),
+        ("NM", "37,2", "Cel", (37.2, "Cel")),
+        ("NM", "+37", "Cel", (37.0, "Cel")),
+        ("ST", "37.2", "Cel", (37.2, "Cel")),
+        ("ST", "37.2 C", "", (37.2, "Cel")),
+        ("ST", "98.6°F", "", (98.6, "[degF]")),
+        ("", "37.2", "Cel", (37.2, "Cel")),
+        ("SN", "^37.2", "Cel", (37.2, "Cel")),
+        ("SN", "=^37.2", "Cel", (37.2, "Cel")),
+        ("TX", "37.2", "Cel", (37.2, "Cel")),
+    ],
+)
+def test_values(kind: str, value: str, unit: str, expected: tuple[float, str]) -> None:
+    observation = one(obx("8310-5^T^LN", value, unit, kind=kind))
+    assert (observation.value, observation.unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        ("NM", "hot", "not a number"),
+        ("NM", "37.2.1", "not a number"),
+        ("NM", "1,200", "not a number"),
+        ("NM", "1e999", "not a number"),
+        ("NM", "NaN", "not a number"),
+        ("NM", "inf", "not a number"),
+        ("NM", "３７", "not a number"),
+        ("NM", "37~38", "a vital sign with several values"),
+        ("NM", "37^38", "a value of several components where a number is needed"),
+        ("SN", ">^40", "a comparator leaves the value open"),
+        ("SN", "^36^-^38", "a range or ratio is not one value"),
+        ("CWE", "H^High", "a coded value where a number is needed"),
+        ("ST", "37 parsecs", "not a number"),
+    ],
+)
+def test_values_that_cannot_be_used(kind: str, value: str, reason: str) -> None:
+    assert trouble(obx("8310-5^T^LN", value, "Cel", kind=kind)) == f"OBX-5: {reason}"
+
+
+def test_the_rest_of_the_message_is_used_and_the_dead_letter_holds_the_original() -> None:
+    raw = vitals(PULSE, obx("8310-5^T^LN", "hot", "Cel", number=2), obx("9279-1^RR^LN", "quick", number=3))
+    outcome = reader()(raw)
+    assert [o.code for event in sets(outcome) for o in event.observations] == ["8867-4"]
+    (letter,) = letters(outcome)
+    assert letter.stage == "map"
+    assert letter.message == "OBX[2]-5: not a number; OBX[3]-5: not a number"
+    assert letter.original_value is not None
+    assert b64decode(letter.original_value) == raw
+
+
+@pytest.mark.parametrize("letter", [*OBSERVATION_STATUS])
+def test_status(letter: str) -> None:
+    assert one(obx("8867-4^HR^LN", "80", "/min", status=letter)).status == OBSERVATION_STATUS[letter]
+
+
+def test_the_statuses_that_matter_most() -> None:
+    assert {k: OBSERVATION_STATUS[k] for k in "FPRCDWXU"} == {
+        "F": "final", "P": "preliminary", "R": "preliminary", "C": "corrected", "D": "entered-in-error",
+        "W": "entered-in-error", "X": "cancelled", "U": "final",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("letter", "status"), [("D", "entered-in-error"), ("W", "entered-in-error"), ("X", "cancelled"), ("U", "final")]
+)
+def test_a_status_without_a_value_is_passed_on(letter: str, status: str) -> None:
+    observation = one(obx("8867-4^HR^LN", "", "/min", status=letter))
+    assert (observation.value, observation.status) == (None, status)
+
+
+@pytest.mark.parametrize("value", ["", '""', "  "])
+def test_an_empty_final_value_says_nothing(value: str) -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", value, "/min")))
+    assert (outcome.verdict, outcome.reason) == ("ignored", "1 x empty value (OBX-5)")
+
+
+def test_order_detail_is_no_result() -> None:
+    assert reader()(vitals(obx("8867-4^HR^LN", "80", status="O"))).verdict == "ignored"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (obx("85354-9^BP^LN", "120/80", "mm[Hg]", kind="ST"), [("8480-6", 120.0), ("8462-4", 80.0)]),
+        (obx("85354-9^BP^LN", "120 / 80 mmHg", kind="ST"), [("8480-6", 120.0), ("8462-4", 80.0)]),
+        (obx("55284-4^BP^LN", "^120^/^80", "mm[Hg]", kind="SN"), [("8480-6", 120.0), ("8462-4", 80.0)]),
+        (obx("85354-9^BP^LN", "", kind="ST", status="W"), [("8480-6", None), ("8462-4", None)]),
+    ],
+)
+def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float | None]]) -> None:
+    (event,) = sets(reader()(vitals(line)))
+    assert [(o.code, o.value) for o in event.observations] == expected
+    if expected[0][1]:
+        assert {o.unit for o in event.observations} == {"mm[Hg]"}
+
+
+@pytest.mark.parametrize(
+    ("value", "letter"),
+    [
+        ("LA9340-6^Alert^LN", "A"),
+        ("LA6560-2^Confused^LN", "C"),
+        ("300202002^Responds to voice^SCT", "V"),
+        ("P", "P"),
+        ("X^Unresponsive^L", "U"),
+    ],
+)
+def test_responsiveness(value: str, letter: str) -> None:
+    assert one(obx("67775-7^ACVPU^LN", value, kind="CWE")).value == letter
+
+
+def test_unknown_responsiveness_is_not_assumed() -> None:
+    assert trouble(obx("67775-7^ACVPU^LN", "sleepy", kind="ST")).startswith("OBX-5: not a level of responsiveness")
+
+
+def test_room_air_as_a_coded_value() -> None:
+    assert one(obx("3151-8^O2 flow^LN", "722742002^Breathing room air^SCT", kind="CWE")).value == "air"
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("/min^^UCUM", "/min"),
+        ("{beats}/min^^UCUM", "/min"),
+        ("264864^MDC_DIM_BEAT_PER_MIN^MDC", "/min"),
+        ("bpm", "/min"),
+        ("BPM^beats per minute", "/min"),
+        ("beats/min^^ISO", "/min"),
+        ("", ""),
+        ("furlongs", "furlongs"),  # passed on: the lane refuses it with its reason
+        ("x^^UCUM", "x"),
+    ],
+)
+def test_units(unit: str, expected: str) -> None:
+    assert one(obx("8867-4^HR^LN", "80", unit)).unit == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "ucum"),
+    [
+        *(("MM HG", "mm[Hg]"), ("mmHg", "mm[Hg]"), ("kPa", "kPa"), ("degF", "[degF]"), ("CEL", "Cel"), ("percent", "%")),
+        *(("lpm", "L/min"), ("mL/min", "mL/min"), ("266016", "mm[Hg]"), ("MDC_DIM_FAHR", "[degF]"), ("K", "K"), ("m/s", "")),
+    ],
+)
+def test_unit_spellings(sent: str, ucum: str) -> None:
+    assert known_unit(sent) == ucum
+
+
+def test_what_is_mapped_can_be_read_by_the_lane() -> None:
+    outcome = reader()(
+        vitals(
+            obx("150456^MDC_PULS_OXIM_SAT_O2^MDC", "97", "262688^MDC_DIM_PERCENT^MDC"),
+            obx("8310-5^T^LN", "98.6", "degF"),
+            obx("67775-7^L^LN", "LA17108-4^V^LN", kind="CWE"),
+            obx("3150-6^FiO2^LN", "21", "%"),
+            obx("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "16", "265987^MDC_DIM_KILO_PASCAL^MDC"),
+        )
+    )
+    (event,) = sets(outcome)
+    readings = [read(o.code, o.value, o.unit, unitless={}) for o in event.observations]
+    assert all(isinstance(reading, Reading) for reading in readings), readings
+    assert [reading.parameter for reading in readings if isinstance(reading, Reading)] == [
+        "spo2", "temperature", "consciousness", "oxygen", "systolic",
+    ]  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------------- times
+
+
+def test_observation_time_comes_before_the_orders() -> None:
+    (event,) = sets(reader()(vitals(PULSE, obx("9279-1^RR^LN", "16", "/min", at="20260302095700+0000"))))
+    assert event.observed_at == AT + timedelta(minutes=2)
+    assert [o.observed_at for o in event.observations] == [AT, None]
+
+
+def test_far_apart_or_repeated_observations_are_sets_of_their_own() -> None:
+    outcome = reader()(
+        vitals(
+            obx("8867-4^HR^LN", "82", "/min", at="202603021005+0000"),
+            obx("8867-4^HR^LN", "80", "/min", at="202603020955+0000"),
+            obx("9279-1^RR^LN", "16", "/min", at="202603020956+0000"),
+            obx("8867-4^HR^LN", "81", "/min", at="202603020957+0000"),
+        )
+    )
+    found = [[(o.code, o.value) for o in event.observations] for event in sets(outcome)]
+    assert found == [[("8867-4", 80.0), ("9279-1", 16.0)], [("8867-4", 81.0)], [("8867-4", 82.0)]]
+    assert len({event.id for event in sets(outcome)}) == 3
+
+
+def test_zone_of_the_peer_and_offset_of_the_message() -> None:
+    raw = vitals(obx("8867-4^HR^LN", "80", "/min", at="20260302115500"), obr="OBR|1")
+    assert sets(reader(zone="Europe/Berlin")(raw))[0].observed_at == datetime(2026, 3, 2, 10, 55, tzinfo=UTC)
+    assert sets(reader()(raw))[0].observed_at == datetime(2026, 3, 2, 11, 55, tzinfo=UTC)
+    west = vitals(obx("8867-4^HR^LN", "80", "/min", at="20260302115500"), obr="OBR|1", sent="20260302120000-0500")
+    assert sets(reader()(west))[0].observed_at == datetime(2026, 3, 2, 16, 55, tzinfo=UTC)
+
+
+def test_ambiguous_local_time_is_flagged() -> None:
+    raw = vitals(obx("8867-4^HR^LN", "80", "/min", at="202610250230"), obr="OBR|1", sent="20261025003100+0000")
+    outcome = reader(zone="Europe/Berlin")(raw)
+    assert sets(outcome)[0].observed_at == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    assert "ambiguous local time" in outcome.reason
+
+
+def test_a_time_that_is_none_is_not_replaced_by_a_guess() -> None:
+    assert trouble(obx("8867-4^HR^LN", "80", "/min", at="yesterday")) == "OBX-14: time of a vital sign: not an HL7 timestamp"
+
+
+def test_a_day_alone_gives_way_to_the_orders_time() -> None:
+    (event,) = sets(reader()(vitals(obx("8867-4^HR^LN", "80", "/min", at="20260302"))))
+    assert event.observed_at == AT
+    (event,) = sets(reader()(vitals(obx("8867-4^HR^LN", "80", "/min", at="20260301"))))
+    assert event.observed_at == datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def test_without_any_time_the_message_was_sent_then() -> None:
+    outcome = reader()(vitals(PULSE, obr="OBR|1"))
+    assert sets(outcome)[0].observed_at == NOW
+    assert "without a time" in outcome.reason
+
+
+# ------------------------------------------------------------------------------------------------------------- whose it is
+
+
+def test_device_data_without_a_patient_is_held_apart() -> None:
+    for pid in ("PID|1", "PID|1||^^^HOSP", ""):
+        outcome = reader()(vitals(PULSE, pid=pid))
+        assert sets(outcome) == []
+        (letter,) = letters(outcome)
+        assert (letter.stage, outcome.verdict, outcome.code) == ("identify", "dead-letter", "AA")
+
+
+def test_several_patients_in_one_message() -> None:
+    raw = message(PID, "OBR|1", PULSE, "PID|2||4712^^^HOSP^MR", "OBR|1", PULSE)
+    first, second = sets(reader()(raw))
+    assert first.patient_id != second.patient_id
+
+
+def test_encounter_comes_from_its_own_patient_group() -> None:
+    raw = message(PID, "PV1|1|I" + "|" * 17 + "V1", "OBR|1", PULSE, "PID|2||4712^^^HOSP^MR", "OBR|1", PULSE)
+    first, second = sets(reader()(raw))
+    assert first.encounter_id is not None
+    assert second.encounter_id is None
+
+
+@pytest.mark.parametrize(
+    ("letter", "processing"), [("P", "production"), ("T", "training"), ("D", "debugging"), ("", "production")]
+)
+def test_processing_id(letter: str, processing: str) -> None:
+    (event,) = sets(reader()(vitals(PULSE, processing=letter)))
+    assert event.processing == processing
+    (strict,) = sets(reader(empty_processing="training")(vitals(PULSE, processing="")))
+    assert strict.processing == "training"
+
+
+def test_what_is_not_charted() -> None:
+    device = obx(
+        "147842^MDC_ECG_HEART_RATE^MDC", "80", "264864^MDC_DIM_BEAT_PER_MIN^MDC", status="R", device="MON7^^00A0^EUI-64"
+    )
+    (event,) = sets(reader()(vitals(device)))
+    assert (event.charted, event.device) == (False, "MON7")
+    assert sets(reader(charted=True)(vitals(device)))[0].charted
+    assert not sets(reader(charted=False)(vitals(PULSE)))[0].charted
+
+
+def test_unmapped_observations_are_counted_or_kept() -> None:
+    glucose = obx("GLU^Glucose^L", "5.5", "mmol/L", number=2)
+    assert reader()(vitals(PULSE, glucose)).reason == "1 x observations that are neither vital signs nor text"
+    (letter,) = letters(reader(unmapped="dead-letter")(vitals(PULSE, glucose)))
+    assert letter.message == "OBX[2]-3: an observation code that no table knows"
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_number_or_a_value_error_that_does_not_quote_it(text: str) -> None:
+    try:
+        assert abs(number(text)) < float("inf")
+    except ValueError as error:
+        assert str(error) in ("not a number", "not a finite number")
+
+
+@given(st.decimals(min_value=-1000, max_value=10000, allow_nan=False, places=2))
+def test_numbers_are_read_exactly(value: object) -> None:
+    assert number(str(value)) == float(str(value))
