@@ -86,10 +86,8 @@ async def _summary(stage: Stage, watcher: Watcher, player: Player, settled: bool
     quiet = {one.key for one in player.sent if one.quiet}
     nowhere = unaccounted(player.sent, account, quiet)
     accepted = sum(one.accepted for one in player.sent)
-    lanes_missing = {
-        account.inputs[topic][one][1] for lane, one in account.missing() for topic in LANES_OF if one in account.inputs[topic]
-    }
-    lost = len(nowhere) + len(lanes_missing)
+    unfinished = {one for _, one in account.missing()}
+    lost = len(nowhere) + len(unfinished)
     async with VectorStore(stage.settings().vectors) as store:
         vectors = {name: await _points(store, name) for name in COLLECTIONS}
     return {

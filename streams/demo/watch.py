@@ -29,9 +29,7 @@ class Account:
     """What was seen on the topics."""
 
     per_topic: Counter[str] = field(default_factory=Counter)
-    inputs: dict[str, dict[str, tuple[float, str]]] = field(
-        default_factory=lambda: defaultdict(dict)
-    )  # topic -> id -> (ms, origin)
+    inputs: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))  # topic -> id -> ms since 1970
     done: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # lane -> input ids
     latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # lane -> ms
     origins: set[str] = field(default_factory=set)  # digests and message ids that reached a topic
