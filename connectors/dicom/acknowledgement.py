@@ -32,8 +32,9 @@ STATUSES: dict[int, tuple[Verdict, str]] = {
     TOO_DEEP: ("refused", "data set is nested or inflates beyond the limits"),
 }
 
-# Association rejection (PS3.8 Table 9-21): result 2 transient, source 3 presentation provider, reason 1 temporary congestion
-CONGESTED: Final = (0x02, 0x03, 0x01)
+# Association rejection (PS3.8 Table 9-21): result 2 transient, source 3 presentation-related provider
+CONGESTED: Final = (0x02, 0x03, 0x01)  # temporary congestion
+LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)  # local limit exceeded
 
 
 def status_of(error: BaseException) -> int:

@@ -1,0 +1,246 @@
+"""The DICOM Storage SCP: C-ECHO and C-STORE, a positive answer only for what the object store and Kafka have confirmed.
+
+pynetdicom runs one thread per association beside the event loop. There an object is read, decoded and rendered; storing and
+publishing happen on the loop, and the thread waits for them a bounded time. A sender waits for each answer before it sends on,
+so a slow store or broker is felt at the socket and nothing piles up here.
+"""
+
+import asyncio
+import logging
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from datetime import datetime
+from inspect import isawaitable, iscoroutinefunction
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol, Self
+
+from pydicom.dataset import Dataset
+from pynetdicom import _config as pynetdicom_config
+from pynetdicom import evt
+
+from connectors.dicom.acknowledgement import CONGESTED, LIMIT_EXCEEDED, OUT_OF_RESOURCES, SUCCESS, status_of
+from connectors.dicom.mapping import Command, Context, Outcome, handle
+from connectors.dicom.settings import DicomSettings
+from connectors.dicom.transport import BoundedHandler, BoundedServer, Intake, application_entity, server_context
+from connectors.identity import Identities
+from connectors.publisher import Publisher
+from models.errors import Fatal, VigilError
+from processors.events import ObjectReference
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED = 100_000  # instance UIDs kept to notice one that comes back with other content: about 20 MB
+_POLL = 0.02  # seconds between looks at who connected: the delay of a new association, against 50 wake-ups a second
+_COMMENT = 64  # characters that (0000,0902) Error Comment holds
+
+
+class ObjectStore(Protocol):
+    """Where the bytes go. `put` may be a coroutine or block; content addressed, so putting twice is putting once."""
+
+    def put(self, data: bytes, media_type: str, suffix: str) -> ObjectReference | Awaitable[ObjectReference]:
+        """Store and return the reference once it is durable. Raises `Transient` when the store cannot confirm."""
+        ...
+
+
+Observer = Callable[[Outcome, int, float], None]  # outcome, the status that was sent, seconds
+
+
+def disk_pressure(path: Path, min_free_bytes: int) -> Callable[[], bool]:
+    """Return a check that is true while the disk under `path` (or its nearest existing parent) is nearly full."""
+
+    def full() -> bool:
+        place = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+        return shutil.disk_usage(place).free < min_free_bytes
+
+    return full
+
+
+class DicomServer:
+    """The Storage SCP beside an event loop. Use as an async context manager, or `start` and `stop`."""
+
+    def __init__(
+        self,
+        settings: DicomSettings,
+        *,
+        publisher: Publisher,
+        store: ObjectStore,
+        identities: Identities,
+        now: Callable[[], datetime],
+        under_pressure: Callable[[], bool] = lambda: False,
+        observe: Observer = lambda outcome, status, seconds: None,
+    ) -> None:
+        """`now` gives aware times; `under_pressure` says that the store's disk is nearly full (see `disk_pressure`);
+        `observe` is called from the association's thread after each answer (for metrics).
+        """
+        self.settings = settings
+        self._publisher = publisher
+        self._store = store
+        self._identities = identities
+        self._now = now
+        self._under_pressure = under_pressure
+        self._observe = observe
+        self._decoders = threading.BoundedSemaphore(settings.decoders)
+        self._seen: OrderedDict[str, str] = OrderedDict()
+        self._seen_lock = threading.Lock()
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._server.server_address[1])
+
+    async def start(self) -> None:
+        """Listen. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
+        self._loop = asyncio.get_running_loop()
+        # pynetdicom logs what it receives, down to attribute values: that is patient data
+        pynetdicom_config.LOG_HANDLER_LEVEL = "none"
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+        settings = self.settings
+        try:
+            context = server_context(settings.tls) if settings.tls else None
+            self._server = application_entity(settings).make_server(
+                (settings.host, settings.port),
+                ssl_context=context,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._on_requested),
+                    (evt.EVT_C_STORE, self._on_store),
+                    *Intake(settings.largest_object).handlers(),
+                ],
+                server_class=BoundedServer,
+                request_handler=BoundedHandler,
+            )
+        except (OSError, ValueError) as error:
+            raise Fatal(f"DICOM cannot listen on {settings.host}:{settings.port}: {error}") from error
+        self._server.connections = settings.connections
+        self._server.threads = 2 * settings.associations + 10  # those that negotiate, beside those that stand
+        self._server.silence = settings.acse_timeout
+        self._server.idle_timeout = settings.network_timeout
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="dicom-accept", daemon=True)
+        self._thread.start()
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Accept no more, let objects under way be answered for `grace` seconds, then abort what is left."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        await asyncio.to_thread(server.shutdown)
+        deadline = monotonic() + grace
+        for association in server.active_associations:
+            await asyncio.to_thread(association.join, max(0.0, deadline - monotonic()))
+            if association.is_alive():
+                await asyncio.to_thread(association.abort)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # ------------------------------------------------------------------------------------------ on the associations' threads
+
+    def _on_requested(self, event: Any) -> None:
+        """Refuse for the moment, before any object is sent: disk nearly full, or too many associations (PS3.8 9.3.4)."""
+        try:
+            full = self._under_pressure()
+        except OSError:
+            full = True
+        open_now = sum(one.is_established for one in event.assoc._server.active_associations)
+        reason = CONGESTED if full else LIMIT_EXCEEDED if open_now >= self.settings.associations else None
+        if reason is not None:
+            logger.warning("DICOM: association rejected, %s", "the disk is nearly full" if full else f"{open_now} are open")
+            event.assoc.acse.send_reject(*reason)
+            event.assoc.kill()
+
+    def _on_store(self, event: Any) -> Dataset:
+        started = monotonic()
+        outcome = Outcome("refused", OUT_OF_RESOURCES, "not yet handled")
+        status = OUT_OF_RESOURCES
+        try:
+            request = event.request
+            command = Command(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
+            context = Context(
+                self.settings, self._identities, self.settings.peer(event.assoc.requestor.ae_title or ""), self._now()
+            )
+            with self._decoders:
+                outcome = handle(event.encoded_dataset(), context, command=command)
+            self._notice_reuse(outcome)
+            status = outcome.status if outcome.verdict == "refused" else self._confirmed(outcome)
+        except BaseException as error:  # whatever leaves here becomes C211, which senders take as final
+            status = status_of(error)
+            _log_failure(error)
+        self._answered(outcome, status, monotonic() - started)
+        return _response(status, outcome)
+
+    def _confirmed(self, outcome: Outcome) -> int:
+        loop, patience = self._loop, self.settings.confirm_timeout
+        assert loop is not None
+        future: Future[None] = asyncio.run_coroutine_threadsafe(self._confirm(outcome), loop)
+        try:
+            future.result(timeout=patience + 1)  # one more second: the loop's own limit answers first, unless the loop is stuck
+        except BaseException:
+            future.cancel()
+            raise
+        return outcome.status
+
+    def _notice_reuse(self, outcome: Outcome) -> None:
+        """Warn when an instance UID returns with other content: both are kept, and somebody should know."""
+        subject = outcome.subject
+        if not subject.instance_uid or outcome.verdict == "refused":
+            return
+        with self._seen_lock:
+            before = self._seen.pop(subject.instance_uid, subject.digest)
+            self._seen[subject.instance_uid] = subject.digest
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        if before != subject.digest:
+            logger.warning("DICOM: an instance UID came again with other content (digest %s), both are kept", subject.digest)
+
+    def _answered(self, outcome: Outcome, status: int, seconds: float) -> None:
+        if status != SUCCESS or outcome.verdict == "dead-letter":
+            logger.warning("DICOM: %s with %04X: %s", outcome.verdict, status, outcome.reason or "not confirmed")
+        try:
+            self._observe(outcome, status, seconds)
+        except Exception:
+            logger.exception("DICOM: the observer failed")
+
+    # ----------------------------------------------------------------------------------------------------- on the event loop
+
+    async def _confirm(self, outcome: Outcome) -> None:
+        """Store, then publish; returns once both are durable. Raises `TimeoutError`, `Transient` or what the two raise."""
+        patience = self.settings.confirm_timeout
+        async with asyncio.timeout(patience):
+            started = monotonic()
+            references = [await self._put(one.data, one.media_type, one.suffix) for one in outcome.objects]
+            events = outcome.events(references)
+            if events:
+                await self._publisher.publish(events, timeout=max(0.1, patience - (monotonic() - started)))
+
+    async def _put(self, data: bytes, media_type: str, suffix: str) -> ObjectReference:
+        if iscoroutinefunction(self._store.put):
+            reference: ObjectReference = await self._store.put(data, media_type, suffix)
+            return reference
+        stored = await asyncio.to_thread(self._store.put, data, media_type, suffix)
+        return await stored if isawaitable(stored) else stored
+
+
+def _response(status: int, outcome: Outcome) -> Dataset:
+    answer = Dataset()
+    answer.Status = status
+    if status != SUCCESS:
+        reason = outcome.reason if outcome.status == status else "not confirmed, send again"
+        answer.ErrorComment = reason[:_COMMENT]
+    return answer
+
+
+def _log_failure(error: BaseException) -> None:
+    if isinstance(error, VigilError | TimeoutError):
+        logger.warning("DICOM: not confirmed (%s)", type(error).__name__)
+    else:
+        logger.error("DICOM: unforeseen %s while storing", type(error).__name__)  # its words may quote the object

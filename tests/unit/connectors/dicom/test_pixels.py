@@ -1,0 +1,213 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from connectors.dicom import pixels
+from models.errors import Poison
+from tests.dicom_objects import fill, make
+
+
+def picture(dataset, frame=0):
+    return pixels.render(dataset, pixels.decode(dataset, frame), frame)
+
+
+RAMP = np.arange(0, 4096, dtype=np.uint16).reshape(64, 64)
+
+
+def test_a_linear_window_is_the_standards_formula():
+    # PS3.3 C.11.2.1.2.1 gives c=2048, w=4096: below 0 black, 4095 white, ((x - 2047.5) / 4095 + 0.5) between
+    shown = picture(make(RAMP, WindowCenter=2048, WindowWidth=4096))
+    assert shown[0, 0] == 0
+    assert shown[-1, -1] == 255
+    expected = np.round(((RAMP - 2047.5) / 4095 + 0.5) * 255)
+    assert np.array_equal(shown, expected)
+
+
+def test_a_window_works_on_rescaled_values():
+    # CT: stored 0..4095, rescale -1024; lung window -600/1500 shows -1350..150 HU
+    shown = picture(make(RAMP, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=-600, WindowWidth=1500))
+    hounsfield = RAMP.astype(int) - 1024
+    assert (shown[hounsfield < -1351] == 0).all()
+    assert (shown[hounsfield > 151] == 255).all()
+    assert 120 <= shown.flat[1024 - 600] <= 135
+
+
+def test_monochrome1_is_inverted_after_the_window():
+    straight = picture(make(RAMP, WindowCenter=1000, WindowWidth=500))
+    inverted = picture(make(RAMP, WindowCenter=1000, WindowWidth=500, PhotometricInterpretation="MONOCHROME1"))
+    assert np.array_equal(inverted, 255 - straight)
+
+
+def test_the_presentation_lut_shape_decides_over_the_photometric_interpretation():
+    plain = picture(make(RAMP, WindowCenter=1000, WindowWidth=500))
+    shaped = picture(make(RAMP, WindowCenter=1000, WindowWidth=500, PresentationLUTShape="INVERSE"))
+    assert np.array_equal(shaped, 255 - plain)
+
+
+def test_signed_values_keep_their_sign():
+    signed = np.linspace(-1000, 1000, 64 * 64).astype(np.int16).reshape(64, 64)
+    shown = picture(make(signed, WindowCenter=0, WindowWidth=2000))
+    assert shown[0, 0] == 0
+    assert shown[-1, -1] >= 254
+    assert abs(int(shown[32, 0]) - 127) <= 2
+
+
+def test_without_a_window_the_values_are_spread_by_percentiles():
+    values = np.full((100, 100), 1000, np.uint16) + np.arange(100, dtype=np.uint16)
+    values[0, 0] = 65535  # one burnt pixel must not make the rest black
+    shown = picture(make(values))
+    assert shown[:, 50].mean() == pytest.approx(127, abs=3)
+    assert shown[0, 0] == 255
+
+
+def test_a_window_beside_all_values_is_not_believed():
+    shown = picture(make(RAMP, WindowCenter=60000, WindowWidth=10))
+    assert shown.min() == 0
+    assert shown.max() == 255
+
+
+def test_padding_is_black_and_does_not_count():
+    values = RAMP.copy()
+    values[:, :8] = 63000
+    shown = picture(make(values, PixelPaddingValue=63000, PhotometricInterpretation="MONOCHROME1"))
+    assert (shown[:, :8] == 0).all()
+    assert shown[0, 8:].mean() > 250  # lowest value, inverted: white
+
+
+def test_a_voi_lut_is_looked_up():
+    dataset = make(np.array([[0, 1], [2, 3]], dtype=np.uint16))
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4, 0, 8])
+    item.add_new("LUTData", "US", [255, 10, 20, 0])
+    dataset.VOILUTSequence = Sequence([item])
+    assert picture(dataset).tolist() == [[255, 10], [20, 0]]
+
+
+@pytest.mark.parametrize(
+    ("function", "centre", "width", "value", "expected"),
+    [
+        ("LINEAR_EXACT", 100, 100, 50, 0.0),
+        ("LINEAR_EXACT", 100, 100, 100, 0.5),
+        ("LINEAR_EXACT", 100, 100, 150, 1.0),
+        ("SIGMOID", 100, 100, 100, 0.5),
+        ("SIGMOID", 100, 100, 150, 1 / (1 + np.exp(-2))),
+        ("LINEAR", 100, 1, 100, 1.0),
+        ("LINEAR", 100, 1, 99, 0.0),
+        ("LINEAR_EXACT", 100, 0, 99, 0.0),
+        ("SIGMOID", 0, 0, 5000, 1.0),
+    ],
+)
+def test_window_functions(function, centre, width, value, expected):
+    result = pixels.WINDOW_FUNCTIONS[function](np.array([float(value)]), centre, width)
+    assert result[0] == pytest.approx(expected)
+
+
+def test_eight_bit_grey_without_a_window_stays_as_it_is():
+    values = np.arange(16, dtype=np.uint8).reshape(4, 4) * 10
+    assert np.array_equal(picture(make(values)), values)
+
+
+def test_rgb_stays_and_ybr_becomes_rgb():
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[..., 0] = 200
+    assert np.array_equal(picture(make(rgb)), rgb)
+    ybr = make(np.broadcast_to(np.array([76, 85, 255], np.uint8), (4, 4, 3)).copy())  # red in YBR_FULL (PS3.3 C.7.6.3.1.2)
+    ybr.PhotometricInterpretation = "YBR_FULL"
+    red = picture(ybr)[0, 0]
+    assert red[0] >= 253
+    assert red[1] <= 2
+    assert red[2] <= 2
+
+
+def test_a_palette_becomes_rgb():
+    dataset = make(np.array([[0, 1], [1, 0]], np.uint8))
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour, values in (("Red", [0, 65535]), ("Green", [0, 32768]), ("Blue", [65535, 0])):
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [2, 0, 16])
+        dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", np.array(values, "<u2").tobytes())
+    shown = picture(dataset)
+    assert shown[0, 0].tolist() == [0, 0, 255]
+    assert shown[0, 1].tolist() == [255, 128, 0]
+
+
+def test_sixteen_bit_colour_becomes_eight():
+    values = np.zeros((2, 2, 3), np.uint16)
+    values[..., 1] = 65535
+    assert picture(make(values))[0, 0].tolist() == [0, 255, 0]
+
+
+def test_multi_frame_attributes_come_from_the_functional_groups():
+    stack = np.stack([RAMP, RAMP])
+    dataset = make(RAMP)
+    dataset.NumberOfFrames = 2
+    dataset.PixelData = stack.tobytes()
+    shared, first, second = Dataset(), Dataset(), Dataset()
+    rescale = Dataset()
+    rescale.RescaleSlope, rescale.RescaleIntercept = 1, -1024
+    shared.PixelValueTransformationSequence = Sequence([rescale])
+    for group, centre in ((first, 0), (second, 500)):
+        window = Dataset()
+        window.WindowCenter, window.WindowWidth = centre, 100
+        group.FrameVOILUTSequence = Sequence([window])
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    dataset.PerFrameFunctionalGroupsSequence = Sequence([first, second])
+    hounsfield = RAMP.astype(int) - 1024
+    for frame, centre in ((0, 0), (1, 500)):
+        shown = picture(dataset, frame)
+        assert (shown[hounsfield < centre - 60] == 0).all()
+        assert (shown[hounsfield > centre + 60] == 255).all()
+
+
+def test_frame_policy():
+    dataset = make(NumberOfFrames=9)
+    assert pixels.frame_number(dataset, "first") == 0
+    assert pixels.frame_number(dataset, "middle") == 4
+    assert pixels.frame_number(make(), "middle") == 0
+
+
+def test_float_pixels_with_nan():
+    dataset = make()
+    values = np.linspace(0, 1, 64 * 48).astype(np.float32).reshape(64, 48)
+    values[0, 0] = np.nan
+    dataset.FloatPixelData = values.tobytes()
+    del dataset.PixelData
+    dataset.BitsAllocated = 32
+    del dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+    shown = picture(dataset)
+    assert shown.dtype == np.uint8
+    assert shown[0, 0] == 0
+    assert shown[-1, -1] == 255
+
+
+@pytest.mark.parametrize("rows", [0, 60000])
+def test_a_frame_beyond_the_limit_is_refused_before_decoding(rows):
+    with pytest.raises(Poison, match="outside"):
+        pixels.check_size(make(Rows=rows, Columns=60000), 100_000_000)
+
+
+def test_a_truncated_frame_is_poison_and_quotes_nothing():
+    dataset = make(PatientName="Secret^Name")
+    dataset.PixelData = dataset.PixelData[:100]
+    with pytest.raises(Poison, match=r"cannot decode pixels \(ValueError\)") as caught:
+        pixels.decode(dataset, 0)
+    assert caught.value.stage == "decode"
+    assert "Secret" not in str(caught.value)
+
+
+def test_the_png_is_lossless_and_holds_nothing_else():
+    shown = picture(make(RAMP, WindowCenter=2048, WindowWidth=4096))
+    data = pixels.to_png(shown)
+    opened = Image.open(BytesIO(data))
+    assert opened.info == {}
+    assert np.array_equal(np.asarray(opened), shown)
+
+
+def test_one_constant_value_does_not_divide_by_zero():
+    assert picture(make(np.full((4, 4), 7, np.uint16))).max() == 0
+    dataset = make()
+    fill(dataset, np.full((3, 3), 200, np.uint8))
+    assert (picture(dataset) == 200).all()
