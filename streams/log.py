@@ -3,6 +3,11 @@
 import logging
 import sys
 import time
+import traceback
+from typing import Any
+
+from models.batching import describe
+from models.errors import VigilError
 
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-8s {name} %(message)s"
 
@@ -32,10 +37,24 @@ class Limit(logging.Filter):
         return True
 
 
+class SafeFormatter(logging.Formatter):
+    """Writes an exception as its kind and its frames, without its words: they may quote patient text.
+
+    Vigil's own errors keep their words, which are written to be read, and need no frames.
+    """
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Return the exception's lines."""
+        _, error, trace = ei
+        if isinstance(error, VigilError):
+            return f"{type(error).__name__}: {error}"
+        return "".join(traceback.format_tb(trace)) + describe(error) if error is not None else ""
+
+
 def setup_logging(name: str, level: int = logging.INFO) -> None:
     """Log `vigil` at `level` and third parties from WARNING on, rate-limited."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT.format(name=name), "%H:%M:%S"))
+    handler.setFormatter(SafeFormatter(_FORMAT.format(name=name), "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
@@ -48,5 +67,8 @@ def setup_logging(name: str, level: int = logging.INFO) -> None:
         logger.handlers = [quiet]
         logger.propagate = False
         logger.setLevel(logging.WARNING)
+    # A crash is said once, by the engine; mode says it three times, with a traceback whose words may quote patient text.
+    for crash in ("mode", "streams"):
+        logging.getLogger(crash).setLevel(logging.CRITICAL + 1)
     # Said on every rebalance and of no use to a reader: the intake says how many partitions it got.
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)
