@@ -276,10 +276,12 @@ class Charting:
             for taken_at, value, _, status, _, parameter in readings.values():
                 if made.event.charted and status not in _UNUSED:
                     hours.put(parameter, taken_at, value)
-        else:
+        elif patient.newest is not None:
             if patient.hours is None:
-                patient.hours = HourlyWindow.of(history.entries, at)
+                patient.hours = HourlyWindow.of(history.entries, patient.newest)
             hours = patient.hours
+        else:
+            hours = HourlyWindow()
         made.window = hours.array()
         if made.window is None:
             made.window_reason = "no vital sign known"

@@ -308,6 +308,7 @@ class Monitor:
                 patient.ended_at = now
                 self._dirty.add(patient.id)
             if patient.alerts:  # it ended by a set of an encounter that is over
+                self._dirty.add(patient.id)
                 out += self._desk.close(patient, "resolved", ended, self._cause(patient, "", source, now))
             forget = patient.ended_at + self.rules.forget_after // _MS
             if now >= forget:

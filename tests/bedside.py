@@ -45,7 +45,9 @@ def at(minutes: float) -> datetime:
     return START + timedelta(minutes=minutes)
 
 
-def observation(name: str, value: Any, *, status: str = "final", unit: str | None = None, when: datetime | None = None) -> Observation:
+def observation(
+    name: str, value: Any, *, status: str = "final", unit: str | None = None, when: datetime | None = None
+) -> Observation:
     code, usual = CODES[name]
     return Observation(code=code, value=value, unit=usual if unit is None else unit, status=status, observed_at=when)  # type: ignore[arg-type]
 
@@ -91,7 +93,9 @@ def context(minutes: float = 0, *, patient: str = PATIENT, id: str = "", ward: s
     )
 
 
-def answer(alert: str, minutes: float, kind: str = "alert-acknowledged", *, patient: str = PATIENT, reason: str = "") -> FeedbackEvent:
+def answer(
+    alert: str, minutes: float, kind: str = "alert-acknowledged", *, patient: str = PATIENT, reason: str = ""
+) -> FeedbackEvent:
     return FeedbackEvent(
         id=f"answer-{next(_serial)}",
         patient_id=patient,

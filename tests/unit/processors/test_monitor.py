@@ -55,7 +55,12 @@ def test_an_alerts_whole_life() -> None:
         ("escalated", "rapid-response", at(70)),
     ]
     answered = only(alerts(ward.say(answer(raised.alert_id, 72, reason="on my way"))))
-    assert (answered.state, answered.by, answered.reason, answered.title) == ("acknowledged", "nurse-7", "on my way", raised.title.replace(" (was 4)", ""))
+    assert (answered.state, answered.by, answered.reason, answered.title) == (
+        "acknowledged",
+        "nurse-7",
+        "on my way",
+        raised.title.replace(" (was 4)", ""),
+    )
     assert ward.wait(89) == []
 
     _, found = ward.chart(90, {**ILL, "hr": 131})  # 11: marked rise, somebody must answer anew
@@ -67,7 +72,11 @@ def test_an_alerts_whole_life() -> None:
     assert ward.chart(120, {**WELL, "flow": 2})[1] == []  # 2: calm, but once is not enough
     _, found = ward.chart(150, {**WELL, "flow": 2})
     resolved = only(found)
-    assert (resolved.state, resolved.reason, resolved.title) == ("resolved", "below the threshold for 2 sets", "NEWS2 2: on oxygen (2)")
+    assert (resolved.state, resolved.reason, resolved.title) == (
+        "resolved",
+        "below the threshold for 2 sets",
+        "NEWS2 2: on oxygen (2)",
+    )
     life = [raised, *climbed, answered, worse, resolved]
     assert {one.alert_id for one in life} == {raised.alert_id}
     assert resolved.sequence == 7
@@ -125,7 +134,9 @@ def test_a_partial_set_says_at_least_and_what_is_missing() -> None:
     assert score.news2 is not None
     assert (score.news2.total, score.news2.at_least) == (6, True)
     assert only(found).title == "NEWS2 at least 6: respirations 26/min (3), pulse 135/min (3)"
-    assert "Missing, true total may be higher: SpO2, air or oxygen, systolic BP, consciousness, temperature." in only(found).detail
+    assert (
+        "Missing, true total may be higher: SpO2, air or oxygen, systolic BP, consciousness, temperature." in only(found).detail
+    )
 
 
 def test_values_are_carried_forward_each_for_its_time() -> None:
@@ -223,7 +234,14 @@ def test_a_scale_recorded_later_rescores_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("oxygen", "points"),
-    [({"flow": 2}, 2), ({"flow": 0}, 0), ({"fio2": 21}, 0), ({"fio2": 28}, 2), ({"fio2": 21, "flow": 2}, 2), ({"flow": 0, "fio2": 40}, 2)],
+    [
+        ({"flow": 2}, 2),
+        ({"flow": 0}, 0),
+        ({"fio2": 21}, 0),
+        ({"fio2": 28}, 2),
+        ({"fio2": 21, "flow": 2}, 2),
+        ({"flow": 0, "fio2": 40}, 2),
+    ],
 )
 def test_on_oxygen_if_either_says_so(oxygen: dict[str, Any], points: int) -> None:
     values = {name: value for name, value in WELL.items() if name != "flow"} | oxygen
@@ -372,7 +390,9 @@ def test_a_correction_that_leaves_an_alert_leaves_it_as_grave_as_the_rest() -> N
 def test_a_correction_upwards_raises() -> None:
     ward = Ward()
     ward.chart(0, WELL)
-    assert steps(ward.chart(0, observations=[observation("rr", 26, status="corrected")], received=5)[1]) == [("news2", "raised", "low-medium")]
+    assert steps(ward.chart(0, observations=[observation("rr", 26, status="corrected")], received=5)[1]) == [
+        ("news2", "raised", "low-medium")
+    ]
 
 
 def test_correcting_something_else_does_not_withdraw() -> None:
@@ -528,7 +548,12 @@ def test_beyond_the_wards_budget_the_mildest_go_to_the_quiet_route_visibly() -> 
 def test_the_heartbeat_tells_alerts_per_100_patient_days() -> None:
     ward = Ward()
     ward.chart(0, ILL)
-    beats = [event for minute in range(1, 121) for event in ward.monitor.tick(at(minute), SOURCE) if isinstance(event, HeartbeatEvent)]
+    beats = [
+        event
+        for minute in range(1, 121)
+        for event in ward.monitor.tick(at(minute), SOURCE)
+        if isinstance(event, HeartbeatEvent)
+    ]
     assert len(beats) == 120
     assert beats[-1].patients == 1
     assert beats[-1].active_alerts == 3  # the NEWS2 alert, nothing heard since, and the feed stopped
@@ -597,7 +622,13 @@ def test_transfer_re_routes() -> None:
     ward = Ward(MonitorRules(ward_routes={"A": "phones-a", "B": "phones-b"}))
     raised = only(ward.chart(0, ILL)[1])
     moved = only(alerts(ward.say(context(1, ward="B"))))
-    assert (raised.route, moved.route, moved.state, moved.reason, moved.location.ward) == ("phones-a", "phones-b", "updated", "transferred", "B")
+    assert (raised.route, moved.route, moved.state, moved.reason, moved.location.ward) == (
+        "phones-a",
+        "phones-b",
+        "updated",
+        "transferred",
+        "B",
+    )
     assert only(ward.wait(6)).route == "nurse-in-charge"
 
 
@@ -731,7 +762,12 @@ def test_after_an_outage_only_the_current_state_alerts_and_one_notice_tells_from
     ward.chart(0, WELL)
     ward.wait(5)
     blind = only(ward.sleep(65))
-    assert (blind.kind, blind.state, blind.severity, blind.patient_id) == ("monitoring-blind", "raised", "information", ward.monitor.id)
+    assert (blind.kind, blind.state, blind.severity, blind.patient_id) == (
+        "monitoring-blind",
+        "raised",
+        "information",
+        ward.monitor.id,
+    )
     assert "2026-11-23 08:05 to 2026-11-23 09:05 UTC" in blind.detail
     # the backlog: he was very ill for a while, and is better since
     said: list[Any] = []
@@ -818,7 +854,10 @@ def test_the_model_does_not_page_by_itself() -> None:
     score = said[0]
     assert isinstance(score, ScoreEvent)
     assert score.deterioration is not None
-    assert (score.deterioration.probability, [one.name for one in score.deterioration.drivers]) == (0.99, ["spo2", "heart_rate", "respiratory_rate"])
+    assert (score.deterioration.probability, [one.name for one in score.deterioration.drivers]) == (
+        0.99,
+        ["spo2", "heart_rate", "respiratory_rate"],
+    )
     assert total(score) == 0
 
 

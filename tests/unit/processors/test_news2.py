@@ -64,7 +64,13 @@ def ours(row: str, value: Decimal) -> int:
     return news2.points(name, float(value), scale, oxygen)[1]
 
 
-RANGES = {"respiratory_rate": (0, 60), "spo2": (50, 100), "systolic": (40, 260), "heart_rate": (20, 200), "temperature": (30, 43)}
+RANGES = {
+    "respiratory_rate": (0, 60),
+    "spo2": (50, 100),
+    "systolic": (40, 260),
+    "heart_rate": (20, 200),
+    "temperature": (30, 43),
+}
 
 
 @pytest.mark.parametrize("row", list(ROWS))

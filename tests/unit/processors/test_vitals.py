@@ -22,17 +22,25 @@ def value(code: str, number: Any, unit: str) -> Any:
 @pytest.mark.parametrize(
     ("code", "sent", "unit", "expected"),
     [
-        ("8310-5", 98.6, "[degF]", 37.0), ("8310-5", 98.6, "F", 37.0), ("8310-5", 98.6, "DEGF", 37.0), ("8310-5", 37, "CEL", 37.0),
-        ("8310-5", 310.15, "K", 37.0), ("8310-5", 37.5, "°C", 37.5), ("8310-5", 37.5, "MDC_DIM_DEGC", 37.5), ("8310-5", 98.6, "266560", 37.0),
-        ("8867-4", 70, "bpm", 70), ("8867-4", 70, "{beats}/min", 70), ("8867-4", 70, "{Beats}/min", 70), ("8867-4", 70, "beats/minute", 70),
-        ("8867-4", 1.5, "Hz", 90), ("8867-4", 70, "MDC_DIM_BEAT_PER_MIN", 70), ("8867-4", 70, "264864", 70), ("8867-4", 70, "", 70),
-        ("9279-1", 16, "{breaths}/min", 16), ("9279-1", 16, "br/min", 16), ("9279-1", 16, "MDC_DIM_RESP_PER_MIN", 16), ("9279-1", 16, "", 16),
-        ("59408-5", 97, "%", 97), ("59408-5", 0.97, "1", 97), ("59408-5", 0.07, "{fraction}", 7), ("2708-6", 97, "%{saturation}", 97),
+        ("8310-5", 98.6, "[degF]", 37.0), ("8310-5", 98.6, "F", 37.0), ("8310-5", 98.6, "DEGF", 37.0),
+        ("8310-5", 37, "CEL", 37.0),
+        ("8310-5", 310.15, "K", 37.0), ("8310-5", 37.5, "°C", 37.5), ("8310-5", 37.5, "MDC_DIM_DEGC", 37.5),
+        ("8310-5", 98.6, "266560", 37.0),
+        ("8867-4", 70, "bpm", 70), ("8867-4", 70, "{beats}/min", 70), ("8867-4", 70, "{Beats}/min", 70),
+        ("8867-4", 70, "beats/minute", 70),
+        ("8867-4", 1.5, "Hz", 90), ("8867-4", 70, "MDC_DIM_BEAT_PER_MIN", 70), ("8867-4", 70, "264864", 70),
+        ("8867-4", 70, "", 70),
+        ("9279-1", 16, "{breaths}/min", 16), ("9279-1", 16, "br/min", 16),
+        ("9279-1", 16, "MDC_DIM_RESP_PER_MIN", 16), ("9279-1", 16, "", 16),
+        ("59408-5", 97, "%", 97), ("59408-5", 0.97, "1", 97), ("59408-5", 0.07, "{fraction}", 7),
+        ("2708-6", 97, "%{saturation}", 97),
         ("59408-5", 97, "MDC_DIM_PERCENT", 97), ("59408-5", 97, " % ", 97),
-        ("8480-6", 120, "mmHg", 120), ("8480-6", 120, "MM[HG]", 120), ("8480-6", 120, "mm Hg", 120), ("8480-6", 120, "266016", 120),
+        ("8480-6", 120, "mmHg", 120), ("8480-6", 120, "MM[HG]", 120), ("8480-6", 120, "mm Hg", 120),
+        ("8480-6", 120, "266016", 120),
         ("3150-6", 21, "%", "air"), ("3150-6", 0.21, "1", "air"), ("3150-6", 20.9, "%", "air"), ("3150-6", 22, "%", "oxygen"),
         ("3150-6", 0.4, "{fraction}", "oxygen"), ("3150-6", 100, "%", "oxygen"), ("3150-6", "room air", "", "air"),
-        ("3151-8", 0, "L/min", "air"), ("3151-8", 0.5, "L/min", "oxygen"), ("3151-8", 500, "mL/min", "oxygen"), ("3151-8", 2, "lpm", "oxygen"),
+        ("3151-8", 0, "L/min", "air"), ("3151-8", 0.5, "L/min", "oxygen"), ("3151-8", 500, "mL/min", "oxygen"),
+        ("3151-8", 2, "lpm", "oxygen"),
         ("149530", 71, "264864", 71), ("MDC_PULS_OXIM_SAT_O2", 98, "262688", 98),
     ],
 )  # fmt: skip
@@ -55,9 +63,12 @@ def test_kilopascal_by_ucums_definition() -> None:
         ("8867-4", 400, "/min", "impossible"), ("3150-6", 0.4, "%", "impossible"), ("3150-6", 110, "%", "impossible"),
         ("8310-5", 37, "", "no unit"), ("8480-6", 120, "", "no unit"), ("8310-5", 37, "mm[Hg]", "unknown unit"),
         ("8867-4", 70, "furlong", "unknown unit"), ("8480-6", 120, "cm[H2O]", "unknown unit"),
-        ("8867-4", math.nan, "/min", "not a finite"), ("8867-4", math.inf, "/min", "not a finite"), ("8867-4", -math.inf, "", "not a finite"),
-        ("8867-4", "70", "/min", "not a number"), ("8310-5", "hot", "Cel", "not a number"), ("8867-4", None, "/min", "no value"),
-        ("67775-7", "sleepy", "", "ACVPU"), ("67775-7", 15.0, "", "ACVPU"), ("29463-7", 80, "kg", "not a vital sign"), ("", 1, "", "not a vital"),
+        ("8867-4", math.nan, "/min", "not a finite"), ("8867-4", math.inf, "/min", "not a finite"),
+        ("8867-4", -math.inf, "", "not a finite"),
+        ("8867-4", "70", "/min", "not a number"), ("8310-5", "hot", "Cel", "not a number"),
+        ("8867-4", None, "/min", "no value"),
+        ("67775-7", "sleepy", "", "ACVPU"), ("67775-7", 15.0, "", "ACVPU"),
+        ("29463-7", 80, "kg", "not a vital sign"), ("", 1, "", "not a vital"),
     ],
 )  # fmt: skip
 def test_refused_with_the_reason(code: str, sent: Any, unit: str, why: str) -> None:
@@ -78,7 +89,8 @@ def test_the_extreme_but_possible_is_never_refused(code: str, sent: float, unit:
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [("A", "A"), ("alert", "A"), ("LA9340-6", "A"), ("248234008", "A"), ("C", "C"), ("New  Confusion", "C"), ("LA6560-2", "C"),
-     ("130987000", "C"), ("V", "V"), ("Responds to voice", "V"), ("LA17108-4", "V"), ("300202002", "V"), ("p", "P"), ("LA17107-6", "P"),
+     ("130987000", "C"), ("V", "V"), ("Responds to voice", "V"), ("LA17108-4", "V"), ("300202002", "V"), ("p", "P"),
+     ("LA17107-6", "P"),
      ("450847001", "P"), ("U", "U"), ("Unresponsive", "U"), ("LA9343-0", "U"), ("422768004", "U"), ("LA9340-6^Alert^LN", "A"),
      ("X1^Unresponsive^LOCAL", "U")],
 )  # fmt: skip
@@ -96,7 +108,11 @@ def test_every_code_means_a_parameter_that_the_model_or_news2_knows() -> None:
     assert {limits.unit for limits in vitals.LIMITS.values()} == set(ucum.UNITS)
 
 
-@given(st.sampled_from(list(loinc.MEANINGS)), st.floats() | st.text() | st.none(), st.sampled_from(["", "%", "/min", "Cel", "kPa", "1"]) | st.text())
+@given(
+    st.sampled_from(list(loinc.MEANINGS)),
+    st.floats() | st.text() | st.none(),
+    st.sampled_from(["", "%", "/min", "Cel", "kPa", "1"]) | st.text(),
+)
 def test_anything_is_read_or_refused(code: str, sent: Any, unit: str) -> None:
     reading = READ(code, sent, unit)
     if isinstance(reading, Reading):
