@@ -5,6 +5,7 @@ Pure arithmetic on numpy arrays, shared by serving, training and evaluation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,8 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _forbidden(tags: Sequence[str]) -> Floats:
+@cache
+def _forbidden(tags: tuple[str, ...]) -> Floats:
     """Cost [from, to] of a step: I-x only after B-x or I-x."""
     cost = np.zeros((len(tags), len(tags)), dtype=np.float32)
     for j, to in enumerate(tags):
@@ -107,7 +109,7 @@ def _forbidden(tags: Sequence[str]) -> Floats:
 
 
 def _viterbi(scores: Floats, tags: Sequence[str]) -> list[int]:
-    steps = _forbidden(tags)
+    steps = _forbidden(tuple(tags))
     start = np.array([-1e4 if tag[:2] == "I-" else 0.0 for tag in tags], dtype=np.float32)
     best = scores[0] + start
     back = np.zeros(scores.shape, dtype=np.int64)

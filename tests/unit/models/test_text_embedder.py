@@ -1,5 +1,6 @@
 """Embeddings: unit length, order kept, nothing cut, the published weights' own vectors."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,15 @@ def test_a_text_over_the_limit_is_refused_not_cut(tmp_path: Path) -> None:
     assert caught.value.stage == "model"
 
 
+@cache
+def shipped_model() -> TextEmbedder:
+    return Registry.load().open("embedding")
+
+
 @given(st.text(max_size=60))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_offsets_lie_in_the_text_and_count_what_embed_counts(text: str) -> None:
-    model = SHIPPED.open("embedding")
-    offsets = model.offsets(text)
+    offsets = shipped_model().offsets(text)
     assert all(0 <= a <= b <= len(text) for a, b in offsets)
     assert offsets == sorted(offsets)
 
@@ -81,12 +86,10 @@ def test_a_token_classifiers_graph_is_no_embedder(tmp_path: Path) -> None:
 
 # --- the model that ships ---
 
-SHIPPED = Registry.load()
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shipped() -> TextEmbedder:
-    return SHIPPED.open("embedding")
+    return shipped_model()
 
 
 def test_meaning_is_near_meaning(shipped: TextEmbedder) -> None:
