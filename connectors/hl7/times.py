@@ -12,6 +12,7 @@ never occurred is read with the offset from before the jump. Both are flagged.
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
 from typing import Final, Literal
 
 Precision = Literal["year", "month", "day", "hour", "minute", "second"]
@@ -34,6 +35,7 @@ class Stamp:
     offset: timezone | None
 
 
+@lru_cache(maxsize=4096)
 def parse_stamp(text: str) -> Stamp | None:
     """Read a timestamp; None for an empty one. Raises `ValueError` (without the value) when it is none."""
     text = text.strip()

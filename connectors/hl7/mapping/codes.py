@@ -6,6 +6,7 @@ as IHE PCD-01 sends them in OBX-3 (`150456^MDC_PULS_OXIM_SAT_O2^MDC`) and OBX-6.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from connectors.hl7.message import Segment
@@ -84,42 +85,50 @@ def coding_system(name: str) -> str:
 Coded = tuple[str, str, str]  # identifier, text, coding system
 
 
-def codings(segment: Segment, field: int) -> list[Coded]:
+def codings(segment: Segment, field: int) -> tuple[Coded, ...]:
     """Return the coded values of a CE or CWE field, primary first: components 1-3, alternate 4-6, second alternate 10-12."""
+    return _codings(segment.components(field))
+
+
+@lru_cache(maxsize=8192)
+def _codings(parts: tuple[str, ...]) -> tuple[Coded, ...]:
     found = []
-    for first in (1, 4, 10):
-        code, text, system = (segment.get(field, first + n) for n in range(3))
+    for first in (0, 3, 9):
+        code, text, system = (*parts[first : first + 3], "", "", "")[:3]
         if code or text:
             found.append((code, text, coding_system(system)))
-    return found
+    return tuple(found)
 
 
 class Conflict(ValueError):
     """The codings of one observation mean different things."""
 
 
-def observation_code(coded: Iterable[Coded], *tables: Mapping[str, LocalCode]) -> tuple[str, LocalCode | None]:
+def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode]) -> tuple[str, LocalCode | None]:
     """Return the LOINC code of an observation and the local entry that named it; "" when no coding is a vital sign.
 
     The sender's own table wins, then LOINC, then MDC. Raises `Conflict` when an MDC code and its reference id disagree.
     """
-    coded = [*coded]
-    for code, _, system in coded:
-        for table in tables:
-            for key in (f"{code}^{system}", code):
-                if code and key in table:
-                    return table[key].loinc, table[key]
+    for table in tables:
+        for code, _, system in coded if table else ():
+            if code and (local := table.get(f"{code}^{system}") or table.get(code)):
+                return local.loinc, local
+    return _standard_code(coded), None
+
+
+@lru_cache(maxsize=8192)
+def _standard_code(coded: tuple[Coded, ...]) -> str:
     for code, text, system in coded:
         if code in VITAL_SIGNS or code in BLOOD_PRESSURE:
             if system in ("LN", ""):
-                return code, None
+                return code
         elif system == "MDC" or text.startswith("MDC_"):
             by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")
             if by_code and by_name and by_code != by_name:
                 raise Conflict("MDC code and reference id name different observations")
             if by_code or by_name:
-                return by_code or by_name, None
-    return "", None
+                return by_code or by_name
+    return ""
 
 
 # ----------------------------------------------------------------------------------------------------------------- units
@@ -141,9 +150,9 @@ _UCUM: Final = _spellings()
 _ANNOTATION: Final = re.compile(r"\{[^{}]*\}")
 
 
-def unit(coded: Iterable[Coded]) -> str:
+@lru_cache(maxsize=8192)
+def unit(coded: tuple[Coded, ...]) -> str:
     """Return the UCUM code of OBX-6, or the sender's text as it is when no table knows it: the lane says what it makes of it."""
-    coded = [*coded]
     for code, text, system in coded:
         for name in (code, text):
             if found := known_unit(name):

@@ -136,7 +136,7 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
     text = "" if status == "entered-in-error" else report.text()
     if not text.strip() and status not in ("entered-in-error", "cancelled"):
         return
-    service = codings(obr, 4) if obr else []
+    service = codings(obr, 4) if obr else ()
     number = (obr.get(3) or obr.get(2)) if obr else ""
     if number and obr:
         scope = obr.get(3, 2) or obr.get(2, 2) or reading.message.header.raw(4)

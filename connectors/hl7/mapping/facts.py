@@ -34,10 +34,11 @@ _NOTHING: Final[Mapping[str, dict[str, Any]]] = {
 
 def fact_of(reading: Reading, obx: Segment) -> ContextCode | None:
     """Return what lasting fact an OBX is about, None for the ordinary."""
+    site = reading.tables.context_codes
     for code, _, system in codings(obx, 3):
-        for table in (reading.tables.context_codes, STANDARD):
-            if found := table.get(f"{code}^{system}") or table.get(code):
-                return found
+        found = (site.get(f"{code}^{system}") or site.get(code) if site else None) or STANDARD.get(code)
+        if found:
+            return found
     return None
 
 

@@ -30,7 +30,7 @@ from connectors.hl7.mapping.codes import (
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
-from processors.events import Observation, VitalsEvent
+from processors.events import Observation, ObservationStatus, VitalsEvent
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 _COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", re.ASCII)  # three digits after a comma could be thousands
@@ -43,7 +43,10 @@ _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
 class Observed:
     """One observation with its time and what the set needs to know of its sender."""
 
-    observation: Observation
+    code: str
+    value: float | str | None
+    unit: str
+    status: ObservationStatus
     at: datetime
     device: str
     charted: bool
@@ -93,10 +96,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     charted = reading.peer.settings.charted
     if charted is None:
         charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
-    return [
-        Observed(Observation(code=code, value=value, unit=measure, status=status, observed_at=at), at, device, charted)
-        for code, value, measure in values
-    ]
+    return [Observed(code, value, measure, status, at, device, charted) for code, value, measure in values]
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
@@ -104,7 +104,14 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
     for group in _sets(reading, observed):
         at = max(one.at for one in group)
         observations = tuple(
-            one.observation.model_copy(update={"observed_at": None}) if one.at == at else one.observation for one in group
+            Observation(
+                code=one.code,
+                value=one.value,
+                unit=one.unit,
+                status=one.status,
+                observed_at=None if one.at == at else one.at,
+            )
+            for one in group
         )
         reading.events.append(
             VitalsEvent(
@@ -126,11 +133,11 @@ def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
     groups: list[list[Observed]] = []
     codes: set[str] = set()
     for one in sorted(observed, key=lambda each: each.at):  # stable: message order within one time
-        if not groups or one.at - groups[-1][0].at > reading.tables.set_window or one.observation.code in codes:
+        if not groups or one.at - groups[-1][0].at > reading.tables.set_window or one.code in codes:
             groups.append([])
             codes = set()
         groups[-1].append(one)
-        codes.add(one.observation.code)
+        codes.add(one.code)
     return groups
 
 

@@ -1,0 +1,173 @@
+"""What holds for every message: an outcome, no patient data in its words, the same for the same; fuzzed."""
+
+import logging
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from connectors.contexts import MemoryContexts
+from connectors.hl7.handling import Hl7Mapper, Outcome
+from connectors.hl7.mapping import patients, results
+from connectors.hl7.message import parse
+from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
+from processors.events import DeadLetterEvent, VitalsEvent
+from tests.edge import identities
+from tests.hl7_messages import NOW, PID, PULSE, PV1, message, obx, reader, vitals
+
+SECRET = "Zq7SECRET"
+
+SEGMENTS = [
+    PID,
+    PV1,
+    "PID|1",
+    "MRG|1^^^HOSP||||V1",
+    "EVN|A08|20260302",
+    "OBR|1|P1|F1|VS^Vitals^L|||20260302095500",
+    PULSE,
+    obx("85354-9^BP^LN", "120/80", "mmHg", kind="ST"),
+    obx("67775-7^ACVPU^LN", "LA9340-6^Alert^LN", kind="CWE"),
+    obx("150456^MDC_PULS_OXIM_SAT_O2^MDC", "97", "262688^MDC_DIM_PERCENT^MDC", status="R", at="202603020950+0100"),
+    obx("82810-3^Pregnancy^LN", "LA15173-0^Pregnant^LN", kind="CWE"),
+    "OBX|9|TX|18842-5^DS^LN||Text\\.br\\more~and more||||||F",
+    "OBX|9|ED|18842-5^DS^LN||^TEXT^PLAIN^Base64^SGVsbG8=||||||F",
+    "OBX|9|ED|18842-5^DS^LN||^application^pdf^Base64^JVBERi0xLjQKMSAwIG9iago8PD4+CmVuZG9iago=||||||C",
+    "OBX|9|ED|18842-5^DS^LN||^application^rtf^Base64^e1xydGYxIEhlbGxvfQ==||||||D",
+    "NTE|1||A comment",
+    "TXA|1|DS|TX|20260302|||||||DOC|PARENT||||LA",
+    "ZZZ|whatever",
+]
+KINDS = (
+    ["ORU^R01"]
+    + [f"MDM^T{n}" for n in ("02", "06", "10", "11")]
+    + [f"ADT^A{n}" for n in ("01", "03", "08", "17", "24", "40", "45")]
+)
+VALUES = ["", '""', "x", "~", "^^^", "&", "\\F\\", "\\X00\\", "1e309", "-", "9" * 40, "20260230"]
+VALUES += ["\x0b", "é", SECRET, "W", "\\", "a^b~c&d"]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A message of the types that are mapped, with fields replaced by trouble."""
+    start = draw(st.sampled_from([[PID], [PID, PV1], [PID, "MRG|1^^^HOSP"], [PID, "TXA|1|DS|TX|20260302|||||||DOC"], []]))
+    chosen = start + draw(st.lists(st.sampled_from(SEGMENTS), max_size=7))
+    lines = []
+    for segment in chosen:
+        fields = segment.split("|")
+        for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
+            place = draw(st.integers(1, 30))
+            fields += [""] * (place + 1 - len(fields))
+            fields[place] = draw(st.one_of(st.sampled_from(VALUES), st.text("0123456789.^~&\\|+-ABXr\r\n ", max_size=12)))
+        lines.append("|".join(fields))
+    kind = draw(st.sampled_from(KINDS))
+    accept = draw(st.sampled_from(["", "AL", "NE", "ER", "SU", "??"]))
+    return message(
+        *lines, kind=kind, accept=accept, sent=draw(st.sampled_from(["20260302100000+0000", "", "20260302", "soon"]))
+    )
+
+
+def check(outcome: Outcome) -> None:
+    assert outcome.verdict in ("accepted", "refused", "ignored", "dead-letter")
+    assert (outcome.verdict in ("accepted", "dead-letter")) == bool(outcome.events)
+    assert outcome.code in ("AA", "AE", "AR", "CA", "CE", "CR", "")
+    assert (outcome.verdict == "refused") == (outcome.code in ("AE", "AR", "CE", "CR"))
+    assert SECRET not in outcome.reason
+    for event in outcome.events:
+        if isinstance(event, DeadLetterEvent):
+            assert SECRET not in event.message
+            assert event.original_value
+    assert len({(type(event), event.id) for event in outcome.events}) == len(outcome.events)
+    for _, raw in (*outcome.answers, *outcome.unconfirmed):
+        msa = parse(raw).first("MSA")
+        assert msa is not None
+        assert msa.get(2) == outcome.control_id
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=200, deadline=None)
+@given(raw=mutated())
+def test_any_message_has_an_outcome_that_is_complete_and_repeats(raw: bytes) -> None:
+    outcome = reader(zone="Europe/Berlin")(raw)
+    check(outcome)
+    assert "mapping failed" not in outcome.reason
+    assert reader(zone="Europe/Berlin")(raw) == outcome
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=100, deadline=None)
+@given(raws=st.lists(mutated(), max_size=5))
+def test_contexts_grow_from_whatever_comes(raws: list[bytes]) -> None:
+    contexts = MemoryContexts()
+    read = reader(contexts)
+    for raw in raws:
+        outcome = read(raw)
+        check(outcome)
+        assert "mapping failed" not in outcome.reason
+        for context in outcome.contexts:
+            contexts.remember(context)
+
+
+@settings(deadline=None)
+@given(noise=st.binary(max_size=200), at=st.integers(0, 400), length=st.integers(0, 50))
+def test_bytes_overwritten_anywhere(noise: bytes, at: int, length: int) -> None:
+    raw = vitals(PULSE, "OBX|2|TX|x||text||||||F")
+    outcome = reader()(raw[:at] + noise + raw[at + length :])
+    assert outcome.code or not outcome.answers
+    assert "mapping failed" not in outcome.reason
+
+
+def test_what_nobody_foresaw_becomes_a_dead_letter_and_its_words_stay_out_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError(SECRET)
+
+    monkeypatch.setattr(results, "orders", broken)
+    monkeypatch.setattr(patients, "_groups", broken)
+    with caplog.at_level(logging.DEBUG):
+        for raw in (vitals(PULSE), message(PID, kind="ADT^A01")):
+            outcome = reader()(raw)
+            assert (outcome.verdict, outcome.code, outcome.reason) == ("dead-letter", "AA", "the mapping failed with KeyError")
+            (letter,) = outcome.events
+            assert isinstance(letter, DeadLetterEvent)
+            assert letter.message == "the mapping failed with KeyError"
+    assert "KeyError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_reasons_are_listed_up_to_a_bound() -> None:
+    lines = [obx("8867-4^HR^LN", "bad", number=n) for n in range(1, 30)]
+    outcome = reader()(vitals(*lines))
+    assert outcome.reason.endswith("and 21 more")
+    assert len(outcome.reason) < 600
+
+
+def test_trigger_from_evn_where_msh_9_leaves_it_out() -> None:
+    outcome = reader()(message("EVN|A01|202603020900", PID, PV1, kind="ADT"))
+    assert [type(event).__name__ for event in outcome.events] == ["PatientEvent"]
+    assert [type(event) for event in reader()(vitals(PULSE, kind="ORU")).events] == [VitalsEvent]
+
+
+def test_identifier_order_of_the_site() -> None:
+    pid = "PID|1||111^^^A^MR~222^^^B&1.2.3&ISO^PI~333^^^C^SS"
+    made = {}
+    for order in (("A", "B"), ("B", "A"), ("1.2.3",), ("D",)):
+        mapper = Hl7Mapper(MllpSettings(), identities(*order))
+        events = mapper.handle(vitals(PULSE, pid=pid), Peer("p", Hl7Peer()), NOW).events
+        made[order] = events[0].patient_id if isinstance(events[0], VitalsEvent) else "held apart"
+    assert made["A", "B"] != made["B", "A"]
+    assert made["D",] == "held apart"
+    aliased = Hl7Mapper(MllpSettings(), identities("B", **{"1.2.3": "B"}))
+    by_oid = aliased.handle(vitals(PULSE, pid="PID|1||222^^^&1.2.3&ISO"), Peer("p", Hl7Peer()), NOW).events[0]
+    assert isinstance(by_oid, VitalsEvent)
+    assert by_oid.patient_id == made["B", "A"]
+
+
+def test_an_identifier_without_authority_is_the_peers_or_the_facilitys() -> None:
+    def patient(**peer: object) -> str:
+        (event,) = reader(**peer)(vitals(PULSE, pid="PID|1||4711")).events
+        assert isinstance(event, VitalsEvent)
+        return event.patient_id
+
+    (named,) = reader()(vitals(PULSE)).events  # 4711^^^HOSP
+    assert isinstance(named, VitalsEvent)
+    assert patient(authority="HOSP") == named.patient_id
+    assert patient() != named.patient_id
