@@ -97,6 +97,9 @@ class MicroBatcher(Generic[I, O]):
         finally:
             self._abandon(entries)
         results: list[O | VigilError] = [_outcome(entry.done, self.name) for entry in entries]
+        for result in results:
+            if isinstance(result, Fatal):
+                raise result
         return results + [_late(self.name)] * (len(items) - len(results))
 
     async def _wait_for_room(self, until: float | None) -> None:
@@ -185,11 +188,7 @@ def _outcome(done: "asyncio.Future[Any]", name: str) -> Any:
     if done.cancelled() or not done.done():
         return _late(name)
     error = done.exception()
-    if error is None:
-        return done.result()
-    if isinstance(error, Fatal) or not isinstance(error, VigilError):
-        raise error
-    return error
+    return done.result() if error is None else error
 
 
 def _late(name: str) -> Transient:

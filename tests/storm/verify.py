@@ -1,0 +1,188 @@
+"""The verifier: knows what the senders were told, reads topics, group offsets and Qdrant, and uses nothing of Vigil's code."""
+
+import json
+from base64 import b64decode
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from qdrant_client import QdrantClient
+
+
+@dataclass
+class Reckoning:
+    """What the verifier found; `wrong` holds a line for everything that breaks the promise."""
+
+    accepted: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    repeats: dict[str, int] = field(default_factory=dict)  # records beyond the first of an id: allowed, counted
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def blame(self, text: str, items: Any) -> None:
+        """Note what is wrong, if anything is."""
+        items = list(items)
+        if items:
+            self.wrong.append(f"{text}: {len(items)}, e.g. {items[:3]}")
+
+
+class Ledger:
+    """Reads a cluster's topics."""
+
+    def __init__(self, bootstrap: str, prefix: str) -> None:
+        self._bootstrap, self._prefix = bootstrap, prefix
+
+    def read(self, topic: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Yield (partition, offset, body) of every record."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": "storm-verifier",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+            }
+        )
+        try:
+            name = self._prefix + topic
+            partitions = consumer.list_topics(name, timeout=30).topics[name].partitions
+            left = {}
+            for number in partitions:
+                low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=30)
+                if high > low:
+                    left[number] = high
+            consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in left])
+            while left:
+                for message in consumer.consume(5000, timeout=1.0):
+                    if message.error():
+                        raise RuntimeError(str(message.error()))
+                    yield message.partition(), message.offset(), json.loads(message.value())
+                    if message.offset() + 1 >= left.get(message.partition(), 0):
+                        left.pop(message.partition(), None)
+        finally:
+            consumer.close()
+
+    def behind(self, group: str, topic: str) -> int:
+        """Return how many records lie between the group's commit and the end."""
+        consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": self._prefix + group})
+        try:
+            name = self._prefix + topic
+            numbers = consumer.list_topics(name, timeout=30).topics[name].partitions
+            found = consumer.committed([TopicPartition(name, n) for n in numbers], timeout=30)
+            behind = 0
+            for one in found:
+                _, high = consumer.get_watermark_offsets(TopicPartition(name, one.partition), timeout=30)
+                behind += high - max(one.offset, 0)
+            return behind
+        finally:
+            consumer.close()
+
+
+GROUPS = {
+    "vigil.notes-entities": ("clinical.notes",),
+    "vigil.notes-vectors": ("clinical.notes",),
+    "vigil.images": ("clinical.images",),
+    "vigil.vitals": ("clinical.vitals", "clinical.patients"),
+}
+AUDITED = (
+    ("notes-entities", "clinical.notes"),
+    ("notes-vectors", "clinical.notes"),
+    ("images", "clinical.images"),
+    ("vitals", "clinical.vitals"),
+)
+OUTPUT_OF = {
+    "clinical.notes": ("clinical.entities", "notes-entities"),
+    "clinical.images": ("clinical.findings", "images"),
+    "clinical.vitals": ("clinical.scores", "vitals"),
+}
+
+
+def reckon(bootstrap: str, prefix: str, qdrant_url: str, accepted: Mapping[str, set[str]]) -> Reckoning:
+    """Hold what came out against what was accepted (topic -> event ids)."""
+    ledger, found = Ledger(bootstrap, prefix), Reckoning()
+    found.accepted = {topic: len(ids) for topic, ids in accepted.items()}
+    dead: dict[str, set[str]] = defaultdict(set)
+    for _, _, letter in ledger.read("clinical.dead-letters"):
+        dead[letter["lane"]].add(json.loads(b64decode(letter["original_value"])).get("id", "?"))
+    found.dead_letters = {lane: len(ids) for lane, ids in dead.items()}
+    for topic, ids in accepted.items():
+        _outputs(ledger, found, topic, ids, dead)
+    _alerts(ledger, found)
+    _audit(ledger, found, accepted)
+    _vectors(QdrantClient(url=qdrant_url), found, accepted, dead)
+    for group, topics in GROUPS.items():
+        for topic in topics:
+            behind = ledger.behind(group, topic)
+            if behind:
+                found.wrong.append(f"{group} is {behind} records behind on {topic}")
+    return found
+
+
+def _outputs(ledger: Ledger, found: Reckoning, topic: str, ids: set[str], dead: Mapping[str, set[str]]) -> None:
+    output, lane = OUTPUT_OF[topic]
+    of_input: dict[str, set[str]] = defaultdict(set)
+    said: dict[str, set[str]] = defaultdict(set)
+    records = 0
+    for _, _, body in ledger.read(output):
+        records += 1
+        of_input[body["source"]["event_id"]].add(body["id"])
+        said[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
+    found.outputs[output] = len(said)
+    found.repeats[output] = records - len(said)
+    have = set(of_input)
+    found.blame(f"{topic}: accepted, and neither output nor dead letter", ids - have - dead.get(lane, set()))
+    found.blame(f"{topic}: both output and dead letter", have & dead.get(lane, set()))
+    found.blame(f"{topic}: outputs of what was never accepted", have - ids)
+    found.blame(f"{output}: inputs with several logical outputs", [i for i, outs in of_input.items() if len(outs) > 1])
+    found.blame(f"{output}: a repeat says something else", [i for i, texts in said.items() if len(texts) > 1])
+
+
+def _alerts(ledger: Ledger, found: Reckoning) -> None:
+    raised: dict[str, set[str]] = defaultdict(set)
+    steps: dict[tuple[str, int], set[str]] = defaultdict(set)
+    records: Counter[str] = Counter()
+    for _, _, body in ledger.read("clinical.alerts"):
+        if "alert_id" not in body:
+            continue
+        records[body["id"]] += 1
+        steps[body["alert_id"], body["sequence"]].add(body["id"])
+        if body["state"] == "raised":
+            raised[body["alert_id"]].add(body["id"])
+    found.outputs["alerts raised"] = len(raised)
+    found.repeats["clinical.alerts"] = sum(n - 1 for n in records.values())
+    found.blame("alerts raised more than once", [a for a, ids in raised.items() if len(ids) > 1])
+    found.blame("alerts with two different steps of one number", [s for s, ids in steps.items() if len(ids) > 1])
+
+
+def _audit(ledger: Ledger, found: Reckoning, accepted: Mapping[str, set[str]]) -> None:
+    audited: dict[str, set[str]] = defaultdict(set)
+    for _, _, body in ledger.read("clinical.audit"):
+        if body["action"] == "predict":
+            audited[body["agent"].partition("@")[0]] |= {entry["input_id"] for entry in body["entries"]}
+    lanes = {
+        "notes-entities": "clinical.notes",
+        "notes-vectors": "clinical.notes",
+        "images": "clinical.images",
+        "vitals": "clinical.vitals",
+    }
+    for lane, topic in lanes.items():
+        if topic in accepted:
+            found.blame(f"{lane}: predictions without an audit entry", accepted[topic] - audited[lane])
+
+
+def _vectors(client: QdrantClient, found: Reckoning, accepted: Mapping[str, set[str]], dead: Mapping[str, set[str]]) -> None:
+    for collection, topic, lane in (("notes", "clinical.notes", "notes-vectors"), ("images", "clinical.images", "images")):
+        if topic not in accepted:
+            continue
+        versions: set[str] = set()
+        points, offset = 0, None
+        while True:
+            page, offset = client.scroll(collection, limit=5000, offset=offset, with_payload=["version"], with_vectors=False)
+            points += len(page)
+            versions |= {point.payload["version"] for point in page}
+            if offset is None:
+                break
+        found.outputs[f"points in {collection}"] = points
+        found.blame(f"{collection}: accepted, and no vector", accepted[topic] - versions - dead.get(lane, set()))
+        found.blame(f"{collection}: vectors of what was never accepted", versions - accepted[topic])
