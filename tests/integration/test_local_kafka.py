@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -193,11 +193,3 @@ def test_three_brokers_outlive_one(three_brokers: LocalKafka) -> None:
     assert [one.pid for one in three_brokers.status()] == [None] * 3
     three_brokers.start()
     assert values(broker, topic) == [b"a", b"b", b"c"]
-
-
-def test_topics_of_a_test_are_its_own(make_topic: Callable[..., str], kafka: Kafka) -> None:
-    first, second = make_topic(partitions=2), make_topic("in", partitions=1)
-    assert first != second
-    assert first.startswith("test-topics-of-a-test-are-its-own.")
-    write(kafka, first, b"x")
-    assert (values(kafka, first), values(kafka, second)) == ([b"x"], [])
