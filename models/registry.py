@@ -300,7 +300,7 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
     Raises `Fatal` where a file that an entry names is missing.
     """
     document = _document(path)
-    base = WEIGHTS if path == PACKAGED else path.parent
+    base = _base(path)
     changed: list[ModelEntry] = []
     for raw in document.get("model", []):
         entry = ModelEntry.model_validate(raw)
@@ -319,6 +319,11 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
     return changed
 
 
+def location(folder: Path, path: Path = PACKAGED) -> str:
+    """Say where a folder lies as an entry of the registry file `path` says it: by its name where it lies beside its like."""
+    return folder.name if folder.parent in (_base(path), _base(path).resolve()) else str(folder.resolve())
+
+
 def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
     """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it.
 
@@ -335,6 +340,10 @@ def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
         models.append(raw)
     document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
     _write(path, document)
+
+
+def _base(path: Path) -> Path:
+    return WEIGHTS if path == PACKAGED else path.parent
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from models.errors import Permanent
 from models.export import Feeds, Parity, parity, run, seconds_per_item, to_int8, to_onnx
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, record, sha256_of
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, location, record, sha256_of
 from models.runtimes.text_embedder import LIMIT, mean_pooled
 from models.runtimes.token_classifier import load_tokenizer
 from models.training.ner import default_start
@@ -80,7 +80,7 @@ def export(out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry:
         name=NAME,
         version="2.0.0",
         runtime="onnx-text-embedder",
-        location="minilm",
+        location=location(folder, registry),
         files={name: sha256_of(folder / name) for name in ("model.onnx", "tokenizer.json")},
         licence="Apache-2.0",
         trained_on=("over 1 billion sentence pairs of the web and of papers (see the publisher's card)",),

@@ -1,5 +1,6 @@
 """From a training run to the files that ship: ONNX, INT8, thresholds, figures, registry entry and card, all by code."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from models.errors import Permanent
 from models.evaluation.ner import NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
 from models.export import to_int8, to_onnx
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, record, sha256_of
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
 from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier
 from models.tasks import Span
 from models.training.ner import HEADS, Corpus, build, corpora, default_start, evaluate
@@ -64,7 +65,7 @@ def export(
         (folder / "tokenizer.json").write_bytes(tokenizer)
         to_int8(full, folder / "model.onnx", reduce_range=True)
         before = {name: evaluate(c, opened(full.parent, version)) for name, c in sets.items()}
-    entry = _entry(folder, version, serve, sets)
+    entry = _entry(folder, version, serve, sets).model_copy(update={"location": location(folder, registry)})
     model = OnnxTokenClassifier(Weights(entry, folder), threads=1)
     after = {name: evaluate(c, model) for name, c in sets.items()}
     for name, figures in after.items():
@@ -110,7 +111,8 @@ def choose_thresholds(documents: Sequence[Document], predictions: Sequence[Seque
     precise = shared is not None and recalled >= RECALL_KEPT * sum(counts.get(label, 0) for label in PRECISE)
     if precise and shared is not None:
         chosen |= {label: shared for label in PRECISE if label in rows}
-    return {label: round(value, 3) for label, value in chosen.items()}, _PRECISE_HOW if precise else _F1_HOW
+    # rounded down: a threshold rounded up would leave out the very span that it was read from
+    return {label: math.floor(value * 1000) / 1000 for label, value in chosen.items()}, _PRECISE_HOW if precise else _F1_HOW
 
 
 def _lowest_for_precision(rows: Sequence[tuple[float, bool]], sought: float) -> float | None:

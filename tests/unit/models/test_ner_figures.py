@@ -1,0 +1,133 @@
+"""The readers of annotated text and the strict figures, against cases worked out by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.errors import Permanent
+from models.evaluation.ner import strict
+from models.evaluation.ner_corpora import Document, Gold, read_iob, read_maccrobat, sentences_of
+from models.tasks import Span
+
+IOB = """Aspirin	B-Chemical
+-	I-Chemical
+like	I-Chemical
+for	O
+chest	B-Disease
+pain	I-Disease
+
+No	O
+cough	I-Disease
+
+"""
+
+
+def test_iob_becomes_characters_of_the_joined_text(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text(IOB)
+    one, two = read_iob(tmp_path / "x.tsv")
+    assert one.text == "Aspirin - like for chest pain"
+    assert [(g.label, one.text[g.start : g.end]) for g in one.gold] == [
+        ("Chemical", "Aspirin - like"),
+        ("Disease", "chest pain"),
+    ]
+    assert [two.text[g.start : g.end] for g in two.gold] == ["cough"]  # an I that follows nothing begins
+    (joined,) = read_iob(tmp_path / "x.tsv", sentences=2)
+    assert [joined.text[g.start : g.end] for g in joined.gold] == ["Aspirin - like", "chest pain", "cough"]
+
+
+def test_neighbouring_entities_stay_two(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text("a\tB-Disease\nb\tB-Disease\nc\tI-Chemical\n")
+    (document,) = read_iob(tmp_path / "x.tsv")
+    assert [(g.label, document.text[g.start : g.end]) for g in document.gold] == [
+        ("Disease", "a"),
+        ("Disease", "b"),
+        ("Chemical", "c"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["word", "word\tX-Disease", "word\t"])
+def test_lines_that_are_no_iob_are_told_by_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.tsv").write_text(f"a\tO\n{line}\n")
+    with pytest.raises(Permanent, match=r"x\.tsv:2"):
+        read_iob(tmp_path / "x.tsv")
+
+
+def report(*entities: tuple[str, list[list[int]]], text: str = "severe chest pain on exertion\nthen hypertension") -> str:
+    return json.dumps({"id": "1", "text": text, "entities": [{"label": label, "spans": spans} for label, spans in entities]})
+
+
+def test_case_reports_are_mapped_and_overlaps_settled(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(
+        report(
+            ("Sign_symptom", [[7, 17]]),
+            ("Sign_symptom", [[13, 17]]),  # within the longer one
+            ("Biological_structure", [[7, 12]]),
+            ("Severity", [[0, 6]]),  # a type that we do not have
+            ("History", [[35, 47]]),
+            ("Medication", [[0, 6], [18, 20]]),  # in pieces
+        )
+    )
+    (document,) = read_maccrobat(path)
+    assert document.gold == (Gold("symptom", 7, 17),)
+    assert document.unjudged == ((0, 20), (35, 47))
+    first, second = sentences_of(document)
+    assert (first.text, first.gold, first.unjudged) == ("severe chest pain on exertion", (Gold("symptom", 7, 17),), ((0, 20),))
+    assert (second.text, second.gold, second.unjudged) == ("then hypertension", (), ((5, 17),))
+
+
+@pytest.mark.parametrize("line", ["{", '{"id": "1"}', "[]", report(("Medication", []))])
+def test_lines_that_are_no_case_report_are_told_by_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(report() + "\n" + line + "\n")
+    with pytest.raises(Permanent, match=r"train\.jsonl:2"):
+        read_maccrobat(path)
+
+
+DOCUMENTS = [
+    Document("a", "fever and cough", (Gold("symptom", 0, 5), Gold("symptom", 10, 15)), ((6, 9),)),
+    Document("b", "aspirin", (Gold("medication", 0, 7),)),
+]
+SAID = [
+    [Span("symptom", 0, 5, 0.9), Span("symptom", 10, 14, 0.9), Span("condition", 6, 9, 0.9)],
+    [Span("medication", 0, 7, 0.9), Span("medication", 0, 7, 0.8)],
+]
+
+
+def test_only_the_exact_span_and_type_count() -> None:
+    figures = strict(DOCUMENTS, SAID)
+    assert (figures.micro.hits, figures.micro.predicted, figures.micro.n) == (2, 4, 3)  # the doubled span counts once
+    assert figures.micro.precision == pytest.approx(1 / 2)
+    assert figures.micro.recall == pytest.approx(2 / 3)
+    assert figures.micro.f1 == pytest.approx(4 / 7)
+    assert figures.by_label["symptom"].f1 == pytest.approx(1 / 2)
+    assert figures.low <= figures.micro.f1 <= figures.high
+
+
+def test_unjudged_stretches_can_be_left_out() -> None:
+    assert strict(DOCUMENTS, SAID, skip_unjudged=True).micro.predicted == 3
+
+
+def test_labels_are_renamed_and_chosen() -> None:
+    said = {"symptom": "Disease", "condition": "Disease"}
+    gold = {"symptom": "Disease"}
+    assert strict(DOCUMENTS, SAID, predicted_as=said, gold_as=gold).micro.hits == 1
+    assert strict(DOCUMENTS, SAID, only=["medication"]).micro.f1 == 1.0
+
+
+def test_nothing_said_and_nothing_there_is_nought_not_an_error() -> None:
+    empty = strict([Document("a", "x", ())], [[]])
+    assert (empty.micro.f1, empty.micro.precision, empty.micro.recall) == (0.0, 0.0, 0.0)
+    assert strict([], []).micro.n == 0
+
+
+def test_predictions_must_match_documents() -> None:
+    with pytest.raises(ValueError, match="as many"):
+        strict(DOCUMENTS, [[]])
+
+
+def test_the_interval_is_wider_for_fewer_documents() -> None:
+    few = strict(DOCUMENTS * 3, SAID * 3)
+    many = strict(DOCUMENTS * 100, SAID * 100)
+    assert many.high - many.low < few.high - few.low

@@ -1,0 +1,145 @@
+"""Training, export and card, end to end on a network of a few thousand weights and text written here."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import Permanent
+from models.evaluation.ner_corpora import Document, Gold
+from models.tasks import Span
+from models.training.ner import HEADS, WIDTH, Recipe, _rate, corpora, train
+from models.training.ner_export import choose_thresholds
+from tests import tiny_models as tiny
+
+DRUGS, SIGNS = ("aspirin",), ("fever", "cough", "pain")
+
+
+def test_heads_lie_side_by_side_in_the_columns() -> None:
+    at = 0
+    for head in HEADS:
+        assert head.first == at
+        assert head.problem() is None
+        at += len(head.tags)
+    assert at == WIDTH
+
+
+def test_a_folder_without_corpora_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Permanent, match="no entity corpus"):
+        corpora(tmp_path)
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    recipe = Recipe(learning_rate=1.0, warm_up=0.1)
+    assert [round(_rate(recipe, p), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == [0.01, 0.5, 1.0, 0.5, 0.02]
+
+
+def ranked(*rows: tuple[str, float, bool]) -> tuple[list[Document], list[list[Span]]]:
+    """One document with predictions of given label, score and truth."""
+    spans = [Span(label, 10 * i, 10 * i + 5, score) for i, (label, score, _) in enumerate(rows)]
+    gold = [Gold(label, 10 * i, 10 * i + 5 + (not hit)) for i, (label, _, hit) in enumerate(rows)]
+    return [Document("a", "x" * 10 * (len(rows) + 1), tuple(gold))], [spans]
+
+
+def test_thresholds_reach_the_precision_sought_for_the_labels_that_matter() -> None:
+    rows = (
+        [("symptom", 0.9 - 0.01 * i, True) for i in range(17)]
+        + [("condition", 0.5, False)] * 3
+        + [("condition", 0.4, False)] * 9
+    )
+    thresholds, how = choose_thresholds(*ranked(*rows, ("test", 0.2, True)))
+    assert thresholds["symptom"] == thresholds["condition"] == 0.5  # 17 of 20 are right
+    assert thresholds["test"] == pytest.approx(0.2, abs=0.0011)
+    assert "precision 0.85" in how
+
+
+def test_thresholds_do_not_give_up_recall_for_precision() -> None:
+    rows = [("symptom", 0.99, True), *[("symptom", 0.5 - 0.01 * i, bool(i % 2)) for i in range(20)]]
+    thresholds, how = choose_thresholds(*ranked(*rows))
+    assert thresholds["symptom"] < 0.5
+    assert "was not sought" in how
+
+
+def sentence(rng: random.Random) -> list[tuple[str, str]]:
+    words = [(rng.choice("abcde"), "O") for _ in range(rng.randint(1, 4))]
+    words += [(rng.choice(DRUGS), "Chemical"), ("mild", "O"), (rng.choice(SIGNS), "Disease"), (".", "O")]
+    return words
+
+
+def write_corpora(folder: Path) -> Path:
+    rng = random.Random(1)
+    for name, kinds in (("BC5CDR-IOB", {"Chemical", "Disease"}), ("NCBI-disease-IOB", {"Disease"})):
+        (folder / name).mkdir(parents=True)
+        for part, count in (("train.tsv", 60), ("devel.tsv", 16)):
+            lines = ["\n".join(f"{w}\t{'B-' + k if k in kinds else 'O'}" for w, k in sentence(rng)) for _ in range(count)]
+            (folder / name / part).write_text("\n\n".join(lines) + "\n")
+    (folder / "maccrobat").mkdir()
+    documents = []
+    for index in range(20):
+        text, entities = "", []
+        for _ in range(4):
+            for word, kind in sentence(rng):
+                if kind != "O":
+                    label = {"Chemical": "Medication", "Disease": "Sign_symptom"}[kind]
+                    entities.append({"label": label, "spans": [[len(text), len(text) + len(word)]]})
+                text += word + " "
+            text = text.rstrip() + "\n"
+        documents.append(json.dumps({"id": f"{index:02}", "text": text, "entities": entities}))
+    (folder / "maccrobat" / "train.jsonl").write_text("\n".join(documents) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two thin layers over the tiny vocabulary, in the hub's own format."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tiny.TOKENS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(str(folder))
+    tiny.tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.torch
+def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -> None:
+    from models.registry import Registry
+    from models.training.ner_export import export
+
+    data = write_corpora(tmp_path / "data")
+    recipe = Recipe(learning_rate=5e-3, tokens_per_step=256)
+    report = train(data, tmp_path / "run", seed=3, epochs=6, recipe=recipe, start=start)
+    assert len(report.history) == 6
+    assert report.history[-1]["loss"] < report.history[0]["loss"]
+    assert report.figures["BC5CDR-IOB"].micro.f1 > 0.9
+    entry, measured = export(
+        tmp_path / "run", data, version="0.0.1", out=tmp_path / "ner", registry=tmp_path / "site.toml", start=start
+    )
+    model = Registry.load(tmp_path / "site.toml").open("ner", name="clinical-ner")
+    text = "a b aspirin mild cough ."
+    assert {(s.label, text[s.start : s.end]) for s in model.find([text])[0]} == {
+        ("medication", "aspirin"),
+        ("symptom", "cough"),
+    }
+    assert measured.own_head["maccrobat"].micro.f1 > 0.9
+    card = (tmp_path / "ner" / "card.md").read_text()
+    assert entry.files["model.onnx"] in card
+    assert f"**{measured.own_head['NCBI-disease-IOB'].micro.f1:.3f}**" in card
+    assert entry.quality["bc5cdr_f1"] == round(measured.own_head["BC5CDR-IOB"].micro.f1, 4)
+
+
+@pytest.mark.torch
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path, start: Path) -> None:
+    import torch
+
+    data = write_corpora(tmp_path / "data")
+    states = []
+    for name in ("one", "two"):
+        train(data, tmp_path / name, seed=5, epochs=1, start=start)
+        states.append(torch.load(tmp_path / name / "model.pt", weights_only=True))
+    assert all(np.array_equal(states[0][key].numpy(), states[1][key].numpy()) for key in states[0])
