@@ -35,6 +35,20 @@ def test_our_services_settings_are_understood(name: str, monkeypatch: pytest.Mon
     )  # no default that all sites share
 
 
+def test_every_connector_can_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for key, value in OURS["connectors"]["environment"].items():
+        monkeypatch.setenv(key, value)
+    connectors = load().connectors
+    sections = {name: getattr(connectors, name) for name in connectors.enabled if hasattr(connectors, name)}
+    hosts = {name: own.host for name, own in sections.items()}
+    assert hosts == dict.fromkeys(sections, "0.0.0.0"), (
+        "inside the container; set VIGIL_CONNECTORS__<NAME>__HOST in the compose file"
+    )
+    published = {port.rpartition(":")[2] for port in OURS["connectors"]["ports"]}
+    assert {str(own.port) for own in sections.values()} <= published
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_our_services_commands_are_understood(name: str) -> None:
     words = [word for word in OURS[name]["command"] if not word.startswith("$")]
