@@ -10,6 +10,7 @@ depend on its neighbours, and on a CPU it gains nothing (measured: 129 notes/s s
 
 import itertools
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -104,8 +105,8 @@ class WindowedTagger:
         found: list[Span] = []
         for head in self._heads:
             new = self._spoken(head, logits, text, encoding.offsets, firsts, lasts)
-            found += [span for span in new if all(span.end <= s.start or s.end <= span.start for s in found)]
-        return sorted(found, key=lambda span: span.start)
+            found = sorted([*found, *clear_of(new, found)], key=lambda span: span.start)
+        return found
 
     def _spoken(
         self,
@@ -149,6 +150,17 @@ def windows(tokens: int, room: int, overlap: int) -> list[tuple[int, int, int, i
     starts = [round(index * (tokens - room) / (count - 1)) for index in range(count)]
     cuts = [0, *((left + room + right) // 2 for left, right in itertools.pairwise(starts)), tokens]
     return [(start, start + room, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
+
+
+def clear_of(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
+    """Return the spans that overlap none of `taken`, which are sorted and lie apart."""
+    ends = [span.end for span in taken]
+    kept: list[Span] = []
+    for span in spans:
+        after = bisect_right(ends, span.start)  # the first taken one that ends behind this one's start
+        if after == len(taken) or taken[after].start >= span.end:
+            kept.append(span)
+    return kept
 
 
 def words_of(encoding: Encoding) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.errors import Fatal, Poison
 from models.registry import Registry
 from models.runtimes.tagging import Head
-from models.runtimes.token_classifier import WindowedTagger, load, windows
+from models.runtimes.token_classifier import WindowedTagger, clear_of, load, windows
 from models.tasks import ModelIdentity, Span, TokenClassifier
 from tests import tiny_models as tiny
 
@@ -133,6 +133,20 @@ def test_heads_speak_in_order_of_precedence_and_never_over_each_other() -> None:
     assert texts_of(text, model.find([text])[0]) == [("medication", "fever"), ("drug", "aspirin")]
     assert texts_of(text, model.speaking(second).find([text])[0]) == [("medication", "fever"), ("symptom", "aspirin")]
     assert model.labels == ("drug", "symptom", "medication")
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6)), max_size=12).map(
+    lambda rows: [Span("x", start, start + length, 1.0) for start, length in sorted(rows)]
+)
+
+
+@given(SPANS, SPANS)
+def test_what_overlaps_nothing_is_kept(spans: list[Span], others: list[Span]) -> None:
+    taken: list[Span] = []
+    for span in others:
+        if not taken or taken[-1].end <= span.start:
+            taken.append(span)
+    assert clear_of(spans, taken) == [s for s in spans if all(s.end <= t.start or t.end <= s.start for t in taken)]
 
 
 def test_cost_grows_with_the_text() -> None:
