@@ -85,10 +85,10 @@ COURSES: Final[Mapping[str, Course]] = {
 
 # sign: mean and spread over people, noise, how much noise stays from set to set
 _BASE: Final = {
-    "heart_rate": (76.0, 8.0, 3.0),
+    "heart_rate": (76.0, 6.0, 3.0),
     "respiratory_rate": (15.5, 1.2, 0.9),
     "spo2": (97.0, 0.8, 0.6),
-    "systolic": (126.0, 11.0, 4.5),
+    "systolic": (128.0, 6.0, 4.0),
     "temperature": (36.7, 0.15, 0.12),
 }
 _STAYS: Final = 0.7

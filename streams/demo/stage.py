@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.journal import TOPIC as JOURNAL
 from streams.lanes import LANES
-from streams.settings import Settings
+from streams.settings import Settings, load
 from streams.supervisor import Child, Supervisor, lane_children
 from streams.worker import free_port
 
@@ -95,14 +96,8 @@ class Stage:
 
     def settings(self) -> Settings:
         """Return the settings that the processes see."""
-        sections: dict[str, dict[str, object]] = {}
-        for name, value in self.env.items():
-            path = name.removeprefix("VIGIL_").lower().split("__")
-            place = sections
-            for part in path[:-1]:
-                place = place.setdefault(part, {})  # type: ignore[assignment]
-            place[path[-1]] = value  # type: ignore[assignment]
-        return Settings(**sections)  # type: ignore[arg-type]
+        os.environ.update(self.env)
+        return load()
 
     async def raise_curtain(self, within: float = 90.0) -> None:
         """Start lanes and connectors and wait until all are ready. Raises `Fatal` that names whoever is not."""

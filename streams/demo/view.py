@@ -31,7 +31,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Print a line of progress."""
-        self.console.print(f"[{time.monotonic() - self._began:5.1f} s] {text}", highlight=False, markup=False)
+        self.console.print(f"[{time.monotonic() - self._began:5.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._live:
