@@ -3,9 +3,10 @@
 Reads the patient's context and observations and nothing of the alerts, so a whole batch can be charted before the model runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from models.tasks import Floats
 from processors import loinc, news2, vitals
@@ -16,6 +17,7 @@ from processors.patients import Patient, ms, when
 from processors.rules import MonitorRules
 
 _MS = timedelta(milliseconds=1)
+_EPOCH = when(0)
 _UNVALIDATED = 1_000_000  # added to the rank: for one time, a validated value takes precedence over a stream's
 _PER_SOURCE = 10  # more than the preferences that the codes of one parameter have
 
@@ -24,8 +26,6 @@ _TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be o
 _UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but nobody has validated it
 _CORRECTING = frozenset({"amended", "corrected"})
 _UNUSED = _UNVERIFIED | set(_TAKEN_BACK)
-
-Lookup = Callable[[str], Entry | None]
 
 
 @dataclass(slots=True)
@@ -44,6 +44,7 @@ class Assessment:
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
+    outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
     changed: bool = False  # it brought something new, so it counts as a set
     heard: bool = False  # it is news of the patient, persistent or not
@@ -111,6 +112,7 @@ class Charting:
             patient.heard = taken.newest
         if patient.newest is not None:
             made.current_at = patient.newest
+        made.outdated = patient.newest is None or reference - patient.newest > self._staleness
         self._score(made, patient, readings, observed, taken.current)
         made.ended = patient.ended
         if made.ended and not made.late:
@@ -196,11 +198,12 @@ class Charting:
 
     def _take(self, patient: Patient, event: VitalsEvent, readings: "_Readings", rejected: list[Rejected]) -> _Taken:
         taken = _Taken()
-        history = patient.history
+        history, hours = patient.history, patient.hours
         charted = event.charted
         for at, value, rank, status, code, parameter in readings.values():
             if status in _TAKEN_BACK:
-                self._take_back(patient, parameter, at, value or None, rank, taken)
+                if self._take_back(patient, parameter, at, value or None, rank, taken):
+                    patient.hours = hours = None
                 rejected.append(Rejected(code=code, reason=_TAKEN_BACK[status]))
                 continue
             if taken.newest is None or at > taken.newest:
@@ -220,21 +223,21 @@ class Charting:
                 taken.current = taken.fresh = True
                 if patient.newest is None or at > patient.newest:
                     patient.newest = at
-                if patient.hours is not None:
-                    patient.hours.put(parameter, at, value)
+                if hours is not None and not hours.put(parameter, at, value):
+                    patient.hours = hours = None
             elif put is Put.CHANGED:
-                patient.hours = None
+                patient.hours = hours = None
                 taken.corrected.append((parameter, at))
                 if history.entries[parameter][-1][0] == at:
                     taken.current = taken.fresh = True
             elif put is Put.PAST:
-                patient.hours = None
+                patient.hours = hours = None
             elif put is Put.OUTRANKED:
                 rejected.append(Rejected(code=code, reason="another value, of higher precedence, stands for this time"))
         return taken
 
     @staticmethod
-    def _take_back(patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken) -> None:
+    def _take_back(patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken) -> bool:
         history = patient.history
         entries = history.entries.get(parameter)
         newest = entries[-1][0] if entries else None
@@ -242,9 +245,9 @@ class Charting:
         if found or at != newest:  # else another value outranks it for that time
             taken.corrected.append((parameter, at))
         if found:
-            patient.hours = None
             patient.newest = history.newest
             taken.current = taken.current or at == newest
+        return found
 
     # ---------------------------------------------------------------------------------------------------------- scoring
 
@@ -260,12 +263,12 @@ class Charting:
                 made.current, _ = self.current(patient)
             at = observed
 
-            def known(parameter: str) -> Entry | None:
-                own = readings.get(parameter)
-                if own and own[0] <= at and made.event.charted and own[3] not in _UNUSED:
-                    return own[:3]
-                return history.latest(parameter, at)
-
+            known = {name: entry for name in history.entries if (entry := history.latest(name, at)) is not None}
+            for own in readings.values():  # it may be too old to be kept in the history
+                if own[0] <= at and made.event.charted and own[3] not in _UNUSED:
+                    best = known.get(own[5])
+                    if best is None or best[0] < own[0]:
+                        known[own[5]] = own[:3]
             made.news2, made.news2_reason = self._news2(patient, known, at)
         unfit = patient.context.not_applicable(at)
         if unfit and unfit != "age unknown":
@@ -273,7 +276,7 @@ class Charting:
             return
         if made.late and not current:
             hours = HourlyWindow.of(history.entries, at)
-            for taken_at, value, _, status, _, parameter in readings.values():
+            for taken_at, value, _, status, _, parameter in readings.values():  # it may be too old to be kept in the history
                 if made.event.charted and status not in _UNUSED:
                     hours.put(parameter, taken_at, value)
         elif patient.newest is not None:
@@ -290,38 +293,47 @@ class Charting:
         """Score a patient as of the newest value that counts: (NEWS2, why there is none)."""
         if patient.newest is None:
             return None, "no vital sign known"
-        entries = patient.history.entries
-
-        def known(parameter: str) -> Entry | None:
-            values = entries.get(parameter)
-            return values[-1] if values else None
-
+        known = {name: values[-1] for name, values in patient.history.entries.items()}
         return self._news2(patient, known, patient.newest)
 
-    def _news2(self, patient: Patient, known: Lookup, at: int) -> tuple[News2 | None, str]:
+    def _news2(self, patient: Patient, known: Mapping[str, Entry], at: int) -> tuple[News2 | None, str]:
         reason = patient.context.not_applicable(at)
         if reason:
             return None, reason
-        carry, scale = self._carry, patient.context.scale
-        oxygen = known("oxygen")
+        carry, scale, cache = self._carry, patient.context.scale, patient.scored
+        oxygen = known.get("oxygen")
         on_oxygen = None
         if oxygen is not None and at - oxygen[0] <= carry["oxygen"]:
             on_oxygen = oxygen[1] == "oxygen"
-        scored: list[Parameter] = []
+        parameters: list[Parameter | dict[str, Any]] = []
+        scored: list[int] = []
         missing: list[str] = []
+        fresh: list[tuple[int, str, Entry]] = []
+        observed_at, observed = 0, _EPOCH
         for name in news2.PARAMETERS:
-            entry = known(name)
+            entry = known.get(name)
             if entry is None or at - entry[0] > carry[name]:
                 missing.append(name)
                 continue
-            one = patient.cached(name, entry, scale, on_oxygen)
-            if one is None:
-                one = news2.parameter(name, entry[1], when(entry[0]), scale, on_oxygen)
-                patient.scored[name] = (entry, scale, on_oxygen, one)
-            scored.append(one)
+            before = cache.get(name)
+            if before is not None and before[0] is entry and before[1] == scale and before[2] is on_oxygen:
+                parameters.append(before[3])
+                scored.append(before[3].points)
+                continue
+            if entry[0] != observed_at:
+                observed_at, observed = entry[0], when(entry[0])
+            value, points = news2.points(name, entry[1], scale, on_oxygen)
+            fresh.append((len(scored), name, entry))
+            scored.append(points)
+            parameters.append(
+                {"name": name, "value": value, "unit": news2.UNITS[name], "points": points, "observed_at": observed}
+            )
         if not scored:
             return None, "no parameter of NEWS2 known"
-        return news2.total(scored, missing, scale), ""
+        made = news2.total(parameters, scored, missing, scale)
+        for place, name, entry in fresh:
+            cache[name] = (entry, scale, on_oxygen, made.parameters[place])
+        return made, ""
 
 
 _Entry = tuple[int, float | str, int, str, str, str]  # observed, value, rank, status, code, parameter

@@ -26,7 +26,7 @@ _MS = timedelta(milliseconds=1)
 Corrections = Collection[tuple[str, int]]  # (parameter, when observed) of values that were replaced or taken back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cause:
     """What a step follows from. `key` makes a new alert's id; `now` is logged time (ms); the rest describes the newest set."""
 

@@ -15,6 +15,9 @@ HOUR_MS = 3_600_000
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
 _SYSTOLIC, _DIASTOLIC, _MEAN = (_COLUMN[name] for name in ("systolic", "diastolic", "mean_arterial"))
 
+_NAN = float("nan")
+
+Row = list[float]
 Entries = Iterable[tuple[int, float | str, int]]  # (observed, ms since 1970; value; rank, not used here), oldest first
 
 
@@ -29,56 +32,73 @@ class HourlyWindow:
     """The last `HOURS` clock hours of one patient, [HOURS, len(FEATURES)], the last value of each hour, newest hour last.
 
     A cache over a patient's history: `put` keeps it up in order, `of` builds it anew; both give the same array. Hours are those
-    of UTC; the last row is the hour of the newest observation and usually not over yet.
+    of UTC; the last row is the hour of the newest observation and usually not over yet. Where the mean arterial pressure was not
+    measured it is (systolic + 2 * diastolic) / 3 of the same hour.
     """
 
-    __slots__ = ("_hour", "_values")
+    __slots__ = ("_hour", "_past", "_row")
 
     def __init__(self) -> None:
-        self._values = np.full((HOURS, len(FEATURES)), np.nan, np.float32)
-        self._hour = -1  # hours since 1970 of the last row; -1: empty
+        self._past = np.full((HOURS, len(FEATURES)), np.nan, np.float32)  # its last row is filled in by `array`
+        self._row: Row = [_NAN] * len(FEATURES)  # the newest hour, as measured
+        self._hour = -1  # hours since 1970 of the newest row; -1: empty
 
     @classmethod
     def of(cls, entries: Mapping[str, Entries], until: int) -> "HourlyWindow":
         """Build it from a history of each parameter, leaving out what was observed after `until` (ms)."""
         window = cls()
-        window._hour = until // HOUR_MS
+        last = until // HOUR_MS
+        rows: dict[int, Row] = {}
         for name, values in entries.items():
             column = _COLUMN[name]
             for at, value, _ in values:
-                row = HOURS - 1 - (window._hour - at // HOUR_MS)
-                if at <= until and row >= 0:
-                    window._values[row, column] = number(value)
+                hour = at // HOUR_MS
+                if at <= until and last - hour < HOURS:
+                    if hour not in rows:
+                        rows[hour] = [_NAN] * len(FEATURES)
+                    rows[hour][column] = number(value)
+        if rows:
+            window._hour = last
+            window._row = rows.pop(last, window._row)
+            for hour, row in rows.items():
+                window._past[HOURS - 1 - (last - hour)] = _derived(row)
         return window
 
-    def put(self, parameter: str, at: int, value: float | str) -> None:
-        """Add the newest value of a parameter."""
+    def put(self, parameter: str, at: int, value: float | str) -> bool:
+        """Add the newest value of a parameter; false: it belongs to an hour that is closed, and `of` must build anew."""
         hour = at // HOUR_MS
-        if hour > self._hour:
+        if hour != self._hour:
+            if hour < self._hour:
+                return False
             self._advance(hour)
-        row = HOURS - 1 - (self._hour - hour)
-        if row >= 0:
-            self._values[row, _COLUMN[parameter]] = number(value)
+        self._row[_COLUMN[parameter]] = number(value)
+        return True
 
     def _advance(self, hour: int) -> None:
         by = hour - self._hour
         if self._hour < 0 or by >= HOURS:
-            self._values.fill(np.nan)
+            self._past.fill(np.nan)
         else:
-            self._values[:-by] = self._values[by:]
-            self._values[-by:] = np.nan
+            self._past[-1] = _derived(self._row)
+            self._past[:-by] = self._past[by:]
+            self._past[-by:] = np.nan
+        self._row = [_NAN] * len(FEATURES)
         self._hour = hour
 
     def array(self) -> Floats | None:
-        """Return a copy for the model, NaN where not measured, or None when nothing at all is known.
+        """Return a copy for the model, NaN where not measured, or None when nothing at all is known."""
+        if self._hour < 0:
+            return None
+        values = self._past.copy()
+        values[-1] = _derived(self._row)
+        return values
 
-        Where the mean arterial pressure was not measured it is (systolic + 2 * diastolic) / 3 of the same hour.
-        """
-        values = self._values.copy()
-        mean = values[:, _MEAN]
-        derived = (values[:, _SYSTOLIC] + 2 * values[:, _DIASTOLIC]) / 3
-        np.copyto(mean, derived, where=np.isnan(mean))
-        return None if np.isnan(values).all() else values
+
+def _derived(row: Row) -> Row:
+    """Return an hour's row with the mean arterial pressure, if it was not measured and can be had from the others."""
+    if row[_MEAN] == row[_MEAN] or row[_SYSTOLIC] != row[_SYSTOLIC]:
+        return row
+    return [*row[:_MEAN], (row[_SYSTOLIC] + 2 * row[_DIASTOLIC]) / 3, *row[_MEAN + 1 :]]
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
 """What was observed of one patient, bounded: the last values of each parameter, and the samples that wait to prove persistent.
 
-Kept per parameter: the newest `KEPT` values and the last one of each of the last 24 clock hours, which is what NEWS2 (now and as
-of an older set), corrections and the model's window need. Times are milliseconds since 1970.
+Kept per parameter, at least: the newest `KEPT` values and the last one of each of the last 24 clock hours, which is what
+NEWS2 (now and as of an older set), corrections and the model's window need. Times are milliseconds since 1970.
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,6 +13,8 @@ from processors.deterioration import HOUR_MS, HOURS
 Entry = tuple[int, float | str, int]  # observed, value, rank (lower takes precedence)
 
 KEPT = 4  # a correction or two of the newest value still leaves what stood before
+_WINDOW = HOURS * HOUR_MS
+_MOST = 32  # values of a parameter before the superfluous are let go of, all at once: rarely, since this is a hot path
 
 
 class Put(Enum):
@@ -47,13 +49,10 @@ class History:
             return Put.NEW
         if at > entries[-1][0]:
             entries.append((at, value, rank))
-            if len(entries) > KEPT:
-                edge = len(entries) - 1 - KEPT
-                hour = at // HOUR_MS
-                if entries[edge][0] // HOUR_MS == entries[edge + 1][0] // HOUR_MS:
-                    del entries[edge]
-                while hour - entries[0][0] // HOUR_MS >= HOURS:
-                    del entries[0]
+            if at - entries[0][0] >= _WINDOW:
+                del entries[0]
+            if len(entries) > _MOST:
+                self.entries[parameter] = _thinned(entries)
             return Put.NEW
         return self._put_past(parameter, entries, (at, value, rank), correcting=correcting)
 
@@ -70,13 +69,8 @@ class History:
             entries[place] = entry
             return Put.CHANGED
         entries.insert(place, entry)
-        newest_hour, recent = entries[-1][0] // HOUR_MS, len(entries) - KEPT
-        self.entries[parameter] = [
-            one
-            for index, one in enumerate(entries)
-            if index >= recent
-            or (newest_hour - one[0] // HOUR_MS < HOURS and one[0] // HOUR_MS != entries[index + 1][0] // HOUR_MS)
-        ]
+        if len(entries) > _MOST:
+            self.entries[parameter] = _thinned(entries)
         return Put.PAST
 
     def remove(self, parameter: str, at: int, value: float | str | None, rank: int) -> bool:
@@ -130,6 +124,16 @@ class History:
     def promote(self, parameter: str, at: int) -> float | str | None:
         """Return the sample of exactly that time: its sender has declared it final without sending it again."""
         return next((value for when, value, _ in self.samples.get(parameter, ()) if when == at), None)
+
+
+def _thinned(entries: list[Entry]) -> list[Entry]:
+    newest, recent = entries[-1][0] // HOUR_MS, len(entries) - KEPT
+    hours = [one[0] // HOUR_MS for one in entries]
+    return [
+        one
+        for place, one in enumerate(entries)
+        if place >= recent or (newest - hours[place] < HOURS and hours[place] != hours[place + 1])
+    ]
 
 
 def _time(entry: Entry) -> int:

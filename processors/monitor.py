@@ -154,10 +154,10 @@ class Monitor:
             made.received,
             is_set=made.changed,
         )
-        if made.late or made.held:
-            patient.unsettled = patient.unsettled or (made.held and not made.late)
+        if made.late or made.held or made.outdated:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
-            if made.held and not made.late:
+            if not made.late:
+                patient.unsettled = patient.unsettled or made.held
                 self._stand(patient, made, score.id)
             return [score, *steps]
         steps = self._desk.heard(patient, cause) if made.heard and patient.alerts else []
@@ -432,9 +432,9 @@ class Monitor:
 
     def _remember(self, patient: Patient, event_id: str) -> None:
         seen = patient.seen
-        seen.append(event_id)
+        seen[event_id] = None
         if len(seen) > self._remembered:
-            del seen[0]
+            del seen[next(iter(seen))]
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)

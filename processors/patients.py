@@ -15,7 +15,7 @@ from models.errors import Fatal
 from processors.alerts import Alert
 from processors.deterioration import HourlyWindow
 from processors.events import Location, Parameter, PatientEvent
-from processors.history import History
+from processors.history import Entry, History
 from processors.news2 import Scale
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -165,12 +165,12 @@ class Patient:
         self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
         # phase 1
         self.history = History()
-        self.seen: list[str] = []  # the newest event ids
+        self.seen: dict[str, None] = {}  # the newest event ids, oldest first
         self.newest: int | None = None  # of the values that count
         self.heard: int | None = None  # of anything usable, a sample that is not persistent yet included
         self.encounter_id: str | None = None  # of the newest set that named one
         self.hours: HourlyWindow | None = None  # cache of the history
-        self.scored: dict[str, tuple[object, ...]] = {}  # cache: parameter -> (entry, scale, on oxygen, Parameter)
+        self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what
         # phase 2
         self.alerts: dict[str, Alert] = {}  # by kind
         self.closed: dict[str, tuple[str, int]] = {}  # kind -> (severity, suppressed until)
@@ -192,13 +192,6 @@ class Patient:
             return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
         return ""
 
-    def cached(self, name: str, entry: object, scale: int, on_oxygen: bool | None) -> Parameter | None:
-        """Return a parameter scored before, if nothing that it depends on changed."""
-        known = self.scored.get(name)
-        if known and known[0] is entry and known[1] == scale and known[2] is on_oxygen:
-            return known[3]  # type: ignore[return-value]
-        return None
-
     def dump(self) -> bytes:
         """Return a snapshot from which `load` makes a record that goes on exactly alike."""
         return orjson.dumps(
@@ -208,7 +201,7 @@ class Patient:
                 "ended_at": self.ended_at,
                 "entries": self.history.entries,
                 "samples": self.history.samples,
-                "seen": self.seen,
+                "seen": list(self.seen),
                 "newest": self.newest,
                 "heard": self.heard,
                 "encounter_id": self.encounter_id,
@@ -232,8 +225,9 @@ class Patient:
         made.history.samples = {name: [tuple(one) for one in entries] for name, entries in raw["samples"].items()}
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
+        made.seen = dict.fromkeys(raw["seen"])
         for name in (
-            *("ended_at", "seen", "newest", "heard", "encounter_id"),
+            *("ended_at", "newest", "heard", "encounter_id"),
             *("total", "band", "score_id", "received", "unsettled"),
         ):
             setattr(made, name, raw[name])
