@@ -130,6 +130,8 @@ class MllpServer:
         self.count(peer.name, "connected")
         try:
             await connection.run()
+        except asyncio.CancelledError:
+            pass  # by `stop`, whose patience is over; before 3.12 asyncio's own callback would log it as an error
         finally:
             del self._connections[connection]
 

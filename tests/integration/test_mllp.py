@@ -92,7 +92,7 @@ class Peer:
 
     async def answer(self) -> tuple[str, str]:
         """The next answer: MSA-1 and MSA-2."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self.frames:
                 data = await self.reader.read(65536)
                 if not data:
@@ -129,7 +129,7 @@ def of(n: int, patient: int = 0, **header: str) -> bytes:
     return vitals(PULSE, pid=PATIENTS[patient], control_id=f"M{n}", **header)
 
 
-async def until(condition: Any, seconds: float = 5) -> None:
+async def until(condition: Any, seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  what is waited for has no event of its own
             await asyncio.sleep(0.005)
