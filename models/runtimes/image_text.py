@@ -99,14 +99,19 @@ class OnnxImageText:
         identity: ModelIdentity,
         *,
         size: int,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        """Take the towers; `projection` [text dimensions, d] maps the embedder's vectors into the common space."""
+        """Take the towers; `projection` [text dimensions, d] maps the embedder's vectors into the common space.
+
+        `thresholds` is the lowest score per label that counts as found; 0.5 where none is given.
+        """
         if projection.ndim != 2 or projection.shape[0] != text.dimensions:
             raise Fatal(f"{identity.name}: projection of shape {projection.shape} on text of {text.dimensions} dimensions")
         self._tower, self._text, self._projection, self._prompts, self._identity = tower, text, projection, prompts, identity
         self._size = size
         self.dimensions: int = projection.shape[1]
         self.labels = tuple(prompts.texts)
+        self.thresholds: Mapping[str, float] = dict.fromkeys(self.labels, 0.5) | dict(thresholds or {})
         self._label_vectors = np.stack([_unit(self.embed_texts(texts).mean(axis=0)) for texts in prompts.texts.values()])
         self._offsets = np.array([prompts.offsets.get(label, 0.0) for label in self.labels], np.float32)
 
@@ -168,4 +173,5 @@ def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:
         raise Fatal(f"model {entry.name} {entry.version}: size, text_tower or text_projection.npy is unusable") from error
     text = Registry.load().open("embedding", name=name, threads=threads)
     prompts = Prompts.from_registry(raw, entry.labels)
-    return OnnxImageText(tower, text, projection.astype(np.float32), prompts, weights.identity, size=size)
+    matrix = projection.astype(np.float32)
+    return OnnxImageText(tower, text, matrix, prompts, weights.identity, size=size, thresholds=entry.thresholds)

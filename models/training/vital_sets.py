@@ -113,6 +113,16 @@ def part(ids: Sequence[str], *, salt: str = "vigil-2026") -> NDArray[np.float64]
     return np.array([zlib.crc32(f"{salt}:{one}".encode()) / 2**32 for one in ids])
 
 
+def checksums(ids: Sequence[str]) -> NDArray[np.uint32]:
+    """CRC-32 of each id: what is kept beside the weights to know again whom the model learned from."""
+    return np.array([zlib.crc32(one.encode()) for one in ids], np.uint32)
+
+
+def unseen(stays: Stays, learned: NDArray[np.uint32]) -> Stays:
+    """Leave out the stays that training or calibration saw."""
+    return stays.take(~np.isin(checksums([f"{stays.name}:{one}" for one in stays.ids]), learned))
+
+
 def read(folder: Path) -> list[Stays]:
     """Read every known set in `folder` (or in the folders directly below it).
 

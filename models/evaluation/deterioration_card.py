@@ -1,0 +1,83 @@
+"""The card of a deterioration model: written from its evaluation, so that no figure in it is typed."""
+
+from collections.abc import Mapping, Sequence
+
+from models.evaluation import deterioration
+from models.evaluation.deterioration import SetFigures
+from models.evaluation.measures import Metric
+from models.registry import ModelEntry
+from models.runtimes.deterioration import UNITS
+from models.tasks import DeteriorationModel
+
+_WHAT = """\
+An LSTM over the last {hours} hours of vital signs, scored anew at every hour or set of observations. It answers with the
+calibrated probability that sepsis sets in within {horizon} hours (or has set in), by the label of the set it learned from, as
+a general sign of deterioration. Each score comes with what drove it: the score less the score had that vital sign not been
+taken.
+
+**What it is not.** It is assistive: it points at change and diagnoses nothing. It is not validated at your site, learned from
+intensive care and not from general wards, and learned "sepsis" as a rule over records names it (antibiotics and cultures with
+a rise in SOFA), not as a clinician's judgement. It alerts nobody until a site has validated it and turned that on; NEWS2 does.
+Not for children, pregnancy, or end-of-life care."""
+
+_INPUTS = """\
+{features}, hourly, newest last; NaN where not measured. How long ago a vital sign was measured is an input too. Oxygen and
+consciousness count as air and alert where not recorded: the sets record them for the sicker patients, a ward for all."""
+
+_LEARNED = """\
+- cinc2019 (PhysioNet/Computing in Cardiology Challenge 2019, training set A, one hospital in the USA, intensive care),
+  CC BY 4.0. Label of an hour: the set's SepsisLabel, which is 1 from 6 hours before the onset of sepsis (Sepsis-3: suspicion
+  of infection with a SOFA rise of 2 or more) to the end of the record.
+- physionet2012 set a (PhysioNet/Computing in Cardiology Challenge 2012, MIMIC-II intensive care, first 48 hours), ODC-BY 1.0.
+  A second task: in-hospital death. It teaches what the first set lacks (consciousness) or rarely has (oxygen).
+- Targets are softened: trees, cross-fitted by patient, learn the same labels first, and the network learns their log-odds
+  beside the labels (`models/training/deterioration.py`).
+- Split by patient, by a checksum of the id: 25% of cinc2019 never seen (the figures below), 10% for calibration, the rest
+  learned from. physionet2012 set b was never seen; its death label was not what the output is calibrated to."""
+
+
+def write(
+    entry: ModelEntry, model: DeteriorationModel, figures: Sequence[SetFigures], *, rows_per_second: Mapping[int, float]
+) -> str:
+    """Return the card as Markdown."""
+    parts = [
+        f"# {entry.name} {entry.version}",
+        "Written by `python -m models.evaluation.deterioration`; do not edit.",
+        _WHAT.format(hours=model.hours, horizon=model.horizon_hours),
+        f"Licence of the weights: {entry.licence}. Digest: `{model.identity.digest}`.",
+        "## Inputs",
+        _INPUTS.format(features=", ".join(f"{name} ({unit})" for name, unit in UNITS.items())),
+        "## Learned from",
+        _LEARNED,
+    ]
+    for each in figures:
+        parts += [f"## Measured on {each.name}", _set(each)]
+    rules = (deterioration.__doc__ or "").split("\n\n")
+    parts += ["## Rules fixed before looking", "\n".join(line.strip() for line in rules[2].splitlines())]
+    speed = ", ".join(f"{rate:,.0f} windows/s in calls of {rows}" for rows, rate in rows_per_second.items())
+    parts += ["## Speed", f"One thread of the machine that wrote this card: {speed}."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _set(each: SetFigures) -> str:
+    lines = [
+        f"{each.patients:,} patients ({each.positive_patients:,} positive), {each.hours:,} scored hours, "
+        f"{100 * each.prevalence:.1f}% positive. 95% intervals, bootstrapped by patient.",
+        "",
+        "| | model | " + " | ".join(each.metrics[0].baselines) + " |",
+        "|---" * (2 + len(each.metrics[0].baselines)) + "|",
+    ]
+    for metric in each.metrics[:2]:
+        lines.append(f"| {metric.name} | {metric} | " + " | ".join(str(other) for other in metric.baselines.values()) + " |")
+        gains = [str(other.baselines["difference"]) for other in metric.baselines.values()]
+        lines.append(f"| model less baseline, paired | | {' | '.join(gains)} |")
+    if rest := each.metrics[2:]:
+        lines += ["", "| | model | NEWS2 |", "|---|---|---|"]
+        lines += [f"| {metric.name} | {_plain(metric)} | {metric.baselines.get('NEWS2', '')} |" for metric in rest]
+        lines += ["", "| mean score | observed rate | hours |", "|---|---|---|"]
+        lines += [f"| {mean:.4f} | {rate:.4f} | {hours:,} |" for mean, rate, hours in each.reliability]
+    return "\n".join(lines)
+
+
+def _plain(metric: Metric) -> str:
+    return f"{metric.value:.4f}" if metric.low != metric.low else str(metric)
