@@ -9,7 +9,7 @@ PYTHON ?= python3
 EXTRAS ?= dev
 ARGS ?=
 BIN := .venv/bin
-TYPED_SCRIPTS := infra/kafka/kafka.py infra/environment.py
+TYPED_SCRIPTS := infra/kafka/kafka.py infra/kafka/jars.py infra/kafka/host.py infra/environment.py
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check kafka-start kafka-stop kafka-status
@@ -31,7 +31,7 @@ check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(TYPED_SCRIPTS)
+	$(BIN)/mypy --explicit-package-bases $(TYPED_SCRIPTS)
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
 
 kafka-start:

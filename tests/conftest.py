@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from infra.kafka.kafka import LocalKafka, why_not
+from infra.kafka.jars import why_not
+from infra.kafka.kafka import LocalKafka
 from tests import kafka as kafkas
 from tests import qdrant as qdrants
 

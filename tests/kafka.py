@@ -21,7 +21,9 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.kafka.kafka import SETTINGS, LocalKafka, why_not
+from infra.kafka.host import free_ports
+from infra.kafka.jars import why_not
+from infra.kafka.kafka import SETTINGS, LocalKafka
 from streams.broker import CLIENT_SETTINGS, EmbeddedBroker
 
 Kind = Literal["given", "docker", "local", "embedded"]
@@ -252,8 +254,6 @@ def _docker_kafka() -> Iterator[str]:
     """Apache's own image, which takes its settings from KAFKA_*; the port is the same inside and out, as it is advertised."""
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.waiting_utils import wait_for_logs
-
-    from infra.kafka.kafka import free_ports
 
     port = free_ports(1)[0]
     settings = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from infra.kafka.kafka import free_ports
+from infra.kafka.host import free_ports
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,34 @@ broker for patients' data.
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import json
-import os
-import random
-import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+
+if not __package__:  # run as a script: its neighbours are found from the project's folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from infra.kafka.host import (
+    LocalKafkaError,
+    command_line,
+    end_with_parent,
+    free_ports,
+    members,
+    require_free,
+    rss_mb_of,
+    send,
+    wait_frozen,
+    write,
+)
+from infra.kafka.jars import fetch_jars, java
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_DATA = HERE / "data"
@@ -65,14 +74,8 @@ SETTINGS: Mapping[str, str] = {
     "background.threads": "4",
 }
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
 _STARTED: dict[int, "subprocess.Popen[bytes]"] = {}
 """The brokers that this process started, by pid: kept, for they outlive the object that started them, and are reaped here."""
-
-
-class LocalKafkaError(RuntimeError):
-    """The local Kafka cannot be had, with the reason in plain words."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +151,14 @@ class LocalKafka:
             return None
         if (child := _STARTED.get(pid)) and child.poll() is None:
             return pid  # without a look at its command line, which is empty for a moment after the start
-        return pid if str(self.folder(node) / "server.properties") in _command_line(pid) else None
+        return pid if str(self.folder(node) / "server.properties") in command_line(pid) else None
 
     def status(self) -> list[NodeStatus]:
         """Tell of every broker whether it runs and answers, and its resident memory in MB."""
         told = []
         for node in self.nodes:
             pid = self.pid(node)
-            told.append(NodeStatus(node, pid, pid is not None and _members(node.port) > 0, _rss_mb(pid) if pid else None))
+            told.append(NodeStatus(node, pid, pid is not None and members(node.port) > 0, rss_mb_of(pid) if pid else None))
         return told
 
     # -- start and stop ------------------------------------------------------------------------------------------------
@@ -168,7 +171,7 @@ class LocalKafka:
             todo = [node for node in nodes if broker in (None, node.id) and self.pid(node) is None]
             for node in todo:
                 for port in (node.port, node.controller_port):
-                    _require_free(port, patience=5.0)
+                    require_free(port, patience=5.0)
             self._format(jars, cluster_id, [node for node in todo if self._prepare(node, nodes)])
             for node in todo:
                 self._launch(jars, node)
@@ -182,7 +185,7 @@ class LocalKafka:
         if not running:
             raise LocalKafkaError(f"no Kafka runs in {self.data}")
         for node in self.nodes:
-            while node.id in running and _members(node.port) < len(running):
+            while node.id in running and members(node.port) < len(running):
                 if self.pid(node) is None:
                     raise LocalKafkaError(f"broker {node.id} ended while starting; the end of its log:\n{self._log_tail(node)}")
                 if time.monotonic() > deadline:
@@ -195,8 +198,8 @@ class LocalKafka:
         """Stop all brokers (or one) in good order. One that does not end in time is killed: its next start recovers the log."""
         with self._alone():
             for _, pid in self._running(broker):
-                _signal(pid, signal.SIGCONT)  # a frozen one could not hear the next
-                _signal(pid, signal.SIGTERM)
+                send(pid, signal.SIGCONT)  # a frozen one could not hear the next
+                send(pid, signal.SIGTERM)
             # Brokers that stop together lose the controllers' majority; the last one would wait five minutes for it.
             if not self._gone(broker, timeout if broker or len(self.nodes) == 1 else min(timeout, 8.0)):
                 self._kill(broker)
@@ -214,13 +217,13 @@ class LocalKafka:
     def freeze(self, *, broker: int | None = None) -> None:
         """SIGSTOP: connections stay open and nothing answers, as a long pause or a cut cable looks."""
         for _, pid in self._running(broker):
-            _signal(pid, signal.SIGSTOP)
-            _wait_frozen(pid)
+            send(pid, signal.SIGSTOP)
+            wait_frozen(pid)
 
     def thaw(self, *, broker: int | None = None) -> None:
         """SIGCONT after `freeze`."""
         for _, pid in self._running(broker):
-            _signal(pid, signal.SIGCONT)
+            send(pid, signal.SIGCONT)
 
     def __enter__(self) -> "LocalKafka":
         self.start()
@@ -256,7 +259,7 @@ class LocalKafka:
         ports = [*range(first, first + 2 * count)] if first else free_ports(2 * count)
         nodes = [Node(i + 1, ports[i], ports[count + i]) for i in range(count)]
         cluster_id = urlsafe_b64encode(b"v" + uuid.uuid4().bytes[1:]).decode().rstrip("=")  # must not begin with a dash
-        _write(file, json.dumps({"id": cluster_id, "nodes": [asdict(node) for node in nodes]}, indent=1))
+        write(file, json.dumps({"id": cluster_id, "nodes": [asdict(node) for node in nodes]}, indent=1))
         return nodes, cluster_id
 
     def _prepare(self, node: Node, nodes: list[Node]) -> bool:
@@ -284,11 +287,11 @@ class LocalKafka:
             **SETTINGS,
             **self._settings,
         }
-        _write(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in chosen.items()))
+        write(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in chosen.items()))
         return not (folder / "data" / "meta.properties").exists()
 
     def _format(self, jars: Path, cluster_id: str, nodes: list[Node]) -> None:
-        command = [*_java(jars, 128), "kafka.tools.StorageTool", "format", "--ignore-formatted", "--cluster-id", cluster_id]
+        command = [*java(jars, 128), "kafka.tools.StorageTool", "format", "--ignore-formatted", "--cluster-id", cluster_id]
         running = {
             node.id: subprocess.Popen(
                 [*command, "--config", str(self.folder(node) / "server.properties")],
@@ -306,7 +309,7 @@ class LocalKafka:
     def _launch(self, jars: Path, node: Node) -> None:
         folder = self.folder(node)
         command = [
-            *_java(jars, HEAP_MB),
+            *java(jars, HEAP_MB),
             # kept small, and an out-of-memory broker ends instead of limping
             *("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError", "-XX:MaxDirectMemorySize=128m"),
             f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}",
@@ -321,10 +324,10 @@ class LocalKafka:
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 start_new_session=True,  # Ctrl-C in the terminal is not for the broker
-                preexec_fn=_end_with_parent if self._die_with_parent and sys.platform == "linux" else None,
+                preexec_fn=end_with_parent if self._die_with_parent and sys.platform == "linux" else None,
             )
         _STARTED[child.pid] = child
-        _write(folder / "pid", str(child.pid))
+        write(folder / "pid", str(child.pid))
 
     def _running(self, broker: int | None) -> list[tuple[Node, int]]:
         return [(node, pid) for node in self.nodes if broker in (None, node.id) and (pid := self.pid(node))]
@@ -339,7 +342,7 @@ class LocalKafka:
 
     def _kill(self, broker: int | None) -> None:
         for _, pid in self._running(broker):
-            _signal(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
         if not self._gone(broker, 10.0):
             raise LocalKafkaError("a broker outlived SIGKILL for 10 s")
 
@@ -349,165 +352,6 @@ class LocalKafka:
             with contextlib.suppress(FileNotFoundError):
                 told += (self.folder(node) / name).read_text(errors="replace").splitlines()[-lines:]
         return "\n".join(told) or "(empty)"
-
-
-# -- jars and Java -----------------------------------------------------------------------------------------------------
-
-
-def jars_folder() -> Path:
-    """Where the jars are, or will be."""
-    if chosen := os.environ.get("VIGIL_KAFKA_JARS"):
-        return Path(chosen)
-    version = ElementTree.parse(HERE / "pom.xml").findtext(".//{*}kafka.version")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vigil" / f"kafka-{version}"
-
-
-def why_not() -> str | None:
-    """Say why no local Kafka can be had here, or None when it can."""
-    if not _java_binary():
-        return "no Java (17 or newer) on the path or in JAVA_HOME"
-    if not any(jars_folder().glob("kafka_2*.jar")) and not shutil.which("mvn"):
-        return "Kafka's jars are not there yet, and no Maven (mvn) to fetch them"
-    return None
-
-
-def fetch_jars(report: Callable[[str], None]) -> Path:
-    """Return the folder with Kafka's jars, fetched by Maven if they are not there yet."""
-    if reason := why_not():
-        raise LocalKafkaError(reason)
-    folder = jars_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here instead of downloading too
-        if not any(folder.glob("kafka_2*.jar")):
-            report(f"fetching Kafka's jars by Maven into {folder} (about 54 MB, once)")
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                _maven(Path(scratch) / "jars", report)
-                if folder.exists():
-                    shutil.rmtree(folder)  # without the broker's jar: left by an interrupted copy
-                (Path(scratch) / "jars").rename(folder)
-    return folder
-
-
-def _maven(into: Path, report: Callable[[str], None]) -> None:
-    command = ["mvn", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    process = subprocess.Popen(
-        [*command, f"-DoutputDirectory={into}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    said, fetched = [], 0
-    for line in process.stdout:
-        said.append(line)
-        fetched += "Downloaded from" in line and ".jar" in line
-        if fetched and fetched % 20 == 0 and ".jar" in line and "Downloaded" in line:
-            report(f"  {fetched} files")
-    if process.wait():
-        raise LocalKafkaError("Maven could not fetch Kafka's jars:\n" + "".join(said[-15:]))
-
-
-def _java_binary() -> str | None:
-    home = os.environ.get("JAVA_HOME")
-    return shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-
-
-def _java(jars: Path, heap_mb: int) -> list[str]:
-    return [str(_java_binary()), f"-Xmx{heap_mb}m", f"-Xms{min(heap_mb, 128)}m", "-Djava.awt.headless=true", "-cp", f"{jars}/*"]
-
-
-# -- processes, files, ports -------------------------------------------------------------------------------------------
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _command_line(pid: int) -> str:
-    """The command line of a live process; empty for one that is dead or not yet reaped."""
-    if Path("/proc/self/cmdline").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-        except OSError:
-            return ""
-    return subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
-
-
-def _rss_mb(pid: int) -> int | None:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS")), None)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _wait_frozen(pid: int, timeout: float = 5.0) -> None:
-    """SIGSTOP reaches a busy process thread by thread: wait until the last one stands still (Linux; a moment elsewhere)."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        time.sleep(0.01)
-        try:
-            stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-        except OSError:
-            return
-        if all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats):
-            return
-
-
-def _write(file: Path, text: str) -> None:
-    scratch = file.with_suffix(".new")
-    scratch.write_text(text)
-    scratch.replace(file)
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports below the range that outgoing connections use: a client that retries a dead broker must not get its port."""
-    found: list[int] = []
-    for port in random.sample(range(20_000, 32_000), 1_000):
-        with contextlib.suppress(LocalKafkaError):
-            _require_free(port)
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise LocalKafkaError("no free ports between 20000 and 32000")
-
-
-def _require_free(port: int, patience: float = 0.0) -> None:
-    """Raise when a port is taken; `patience` (s) is for a killed broker whose last threads still hold it."""
-    deadline = time.monotonic() + patience
-    while True:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    reason = f"port {port} is taken by another program ({error.strerror}): choose another --port"
-                    raise LocalKafkaError(reason) from error
-        time.sleep(0.05)
-
-
-def _members(port: int) -> int:
-    """How many brokers the one at this port knows as alive; 0 when it does not answer. (Kafka's Metadata request, version 4.)"""
-    client = b"vigil"
-    header = struct.pack(">hhih", 3, 4, 1, len(client)) + client
-    request = header + struct.pack(">i?", 0, False)  # no topics, and none created
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2.0) as peer:
-            peer.sendall(struct.pack(">i", len(request)) + request)
-            with peer.makefile("rb") as answer:
-                start = answer.read(16)  # size, correlation id, throttle time, number of brokers
-        return int(struct.unpack(">iiii", start)[3])
-    except (OSError, struct.error):
-        return 0
 
 
 # -- command line ------------------------------------------------------------------------------------------------------

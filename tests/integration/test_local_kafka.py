@@ -15,7 +15,9 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 
 from infra.kafka import kafka as script
-from infra.kafka.kafka import LocalKafka, LocalKafkaError, why_not
+from infra.kafka.host import LocalKafkaError
+from infra.kafka.jars import why_not
+from infra.kafka.kafka import LocalKafka
 from tests.kafka import Kafka, local_kafka
 
 pytestmark = [
