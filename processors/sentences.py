@@ -8,8 +8,8 @@ the text as given; no character is changed, so that CRLF, tabs and any Unicode k
 import re
 from typing import Final
 
-# A full stop, mark or semicolon-free end followed by blanks, or a run of line ends. Everything else is inside a sentence.
-_CANDIDATE: Final = re.compile(r"[.!?]+[\"'”’)\]]*\s+|[ \t\u00a0]*[\r\n]\s*")
+# A stop with what may stand behind it (quotes, a citation's number) and blanks, or a run of line ends.
+_CANDIDATE: Final = re.compile(r"(?:[.!?]+[\"'”’)\]]*|(?<=[a-z)])\.\d{1,2}(?:[,–-]\d{1,2})*)\s+|[ \t\u00a0]*[\r\n]\s*")
 
 # "Dr. Li", "vs. placebo", "approx. 3 cm": a full stop that ends no sentence. Compared in lower case, without the stop.
 _STOPPED: Final = """

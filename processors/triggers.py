@@ -127,7 +127,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         absent
         discontinued|stopped|stop|withheld
         discontinuation|withdrawal|cessation of
-        """, reach=3),
+        """, reach=2),
     # "negative blood cultures": the word right behind
     _group("negated", "forward", """
         negative
@@ -142,6 +142,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         {_BE} no longer
         {_BE}| ruled out
         |which|that|all|both {_BE} |also|all|both|completely|subsequently excluded
+        excluded on|by|with|clinically|radiologically
         |which|that|all|both {_BE} |also|all|both|completely|subsequently ruled out
         {_BE}| absent
         {_BE}| unlikely|improbable
@@ -172,18 +173,21 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         history includes|included
         h/o
         hx of
-        previous|previously|prior|past|remote|former|formerly|healed
+        background |history of
         status post
         s/p
         known case of
         in the past
         """),
+    _group("historical", "forward", """
+        previous|previously|prior|past|remote|former|formerly|healed
+        """, reach=3),
     _group("historical", "backward", """
         in the |distant|remote past
         in|during |his|her|early childhood|infancy|adolescence
         as a child|teenager
-        # years|year|months ago|earlier|previously|before
-        |several|many|some|few|two|three|four|five|six|seven|eight|nine|ten years|year|months ago|earlier|previously|before
+        # years|year ago|earlier|previously|before
+        |several|many|some|few|two|three|four|five|six|seven|eight|nine|ten years|year ago|earlier|previously|before
         """),
     # ------------------------------------------------------------------------------------------------ hypothetical
     _group("hypothetical", "forward", """
@@ -277,7 +281,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         |commonly|often|usually|typically|frequently associated with
         not only|just|necessarily|certain|clear|cause|drain|known|shown
         not |significantly|fully|completely improve|improved|resolve|resolved|resolving|subside|subsided|relieved|relieve
-        no doubt
+        no |longer |any doubt
         gram |- negative
         rh negative
         if possible|needed|required|necessary|tolerated|indicated|appropriate
@@ -291,13 +295,17 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         history , physical
         per|by |his|her|the mother|father|family|daughter|son|wife|husband
         family at|meeting|discussion|updated|informed|aware|present
-        mother|father|daughter|son|sister|brother|family {_SAYS}
+        {_KIN}|family |have|has|had|also {_SAYS}
         according to |the|his|her mother|father|daughter|son|family|parents
         |his|her|the {_KIN} brought|called|found
         lives|living|stays|living with|at |his|her|the|their {_KIN}
         non small cell
         {_PERIOD} |of history of|for
         history of # ~
+        presents|presented|presenting with |a|an history of
+        since|from|started|began|beginning|onset |about|approximately|almost #|one|two|three|several ~ ago|earlier|before
+        first cousin|cousins marriage|marriages|parents
+        cousin|cousins marriage|marriages
         # year|years|month|months|week|weeks|day|days old
         most likely due
         in the past #|24|few|two|three|several ~
@@ -340,7 +348,10 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         as the|a cause|source|reason of|for
         improvement|change|changes|response|progression|worsening|relief in|of|to|from
         respond|responded|responding to
-        presenting|presents|presented|admitted|diagnosed|discharged with
+        presenting|presents|presented |to|at|in|with
+        |is|was admitted|referred|transferred |to|with
+        diagnosed|discharged with
+        in the setting|context|presence of
         found|noted|seen|thought|considered|shown to have|be
         developed|develops|developing
         complains|complained of
