@@ -66,7 +66,8 @@ def measure(folder: Path, *, rounds: int = 1000) -> list[Metric]:
 def measure_sentences() -> list[Metric]:
     """Measure on the project's own sentences: accuracy over all five assertions, and F1 of each.
 
-    What was wrong in them was mended, so this guards against regressions and forecasts nothing; the file says what was right at first.
+    What was wrong in them was mended, so this guards against regressions and forecasts nothing; the file says how many were right
+    at first.
     """
     wanted, found = [], []
     sectioner, asserter = Sectioner(), Asserter()
