@@ -201,14 +201,15 @@ class Charting:
         history, hours = patient.history, patient.hours
         charted = event.charted
         for at, value, rank, status, code, parameter in readings.values():
-            if status in _TAKEN_BACK:
+            final = status == "final"  # nearly all are: spares the look-ups
+            if not final and status in _TAKEN_BACK:
                 if self._take_back(patient, parameter, at, value or None, rank, taken):
                     patient.hours = hours = None
                 rejected.append(Rejected(code=code, reason=_TAKEN_BACK[status]))
                 continue
             if taken.newest is None or at > taken.newest:
                 taken.newest = at
-            if not charted or status in _UNVERIFIED:
+            if not charted or (not final and status in _UNVERIFIED):
                 rank += _UNVALIDATED
                 persistent = history.sample(
                     parameter, at, value, rank, samples=self._samples, spacing=self._spacing, within=self._within
@@ -218,7 +219,7 @@ class Charting:
                 if persistent is None:
                     continue
                 value = persistent
-            put = history.put(parameter, at, value, rank, correcting=status in _CORRECTING)
+            put = history.put(parameter, at, value, rank, correcting=not final and status in _CORRECTING)
             if put is Put.NEW:
                 taken.current = taken.fresh = True
                 if patient.newest is None or at > patient.newest:
