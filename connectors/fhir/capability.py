@@ -1,0 +1,62 @@
+"""The CapabilityStatement (https://hl7.org/fhir/R4/capabilitystatement.html) at [base]/metadata: what is taken, as a resource."""
+
+from datetime import datetime
+from typing import Any, Final
+
+SUPPORTED: Final[dict[str, str]] = {  # resource type -> what becomes of it
+    "Observation": "vital signs become sets of vitals; pregnancy and configured codes go into the context",
+    "DocumentReference": "documents with inline content (text, HTML, CDA, RTF, PDF) or content in a Binary of the same Bundle",
+    "DiagnosticReport": "reports with a presented form or a conclusion",
+    "Patient": "identifiers, birth date, deceased, links (replaced-by, replaces)",
+    "Encounter": "the stay: visit number, status, ward, room, bed",
+    "Communication": "text payloads become notes; about an alert of ours (identifier system urn:vigil:alert) feedback",
+}
+INTERACTIONS: Final = ("create", "update")
+
+
+def capability_statement(*, url: str, date: datetime, software_version: str) -> dict[str, Any]:
+    """Return the CapabilityStatement of an instance whose base is `url`."""
+    return {
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": date.isoformat(),
+        "kind": "instance",
+        "software": {"name": "Vigil", "version": software_version},
+        "implementation": {"description": "Vigil, clinical event stream: takes data in, serves none", "url": url},
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "json"],
+        "rest": [
+            {
+                "mode": "server",
+                "documentation": "A positive answer means stored (Kafka, all in-sync replicas). XML is refused with 415. Structure "
+                "is validated (R4B models, whose supported types equal R4's), terminology and profiles are not. "
+                "Nothing can be read back.",
+                "security": {
+                    "cors": False,
+                    "description": "bearer token where configured; TLS and mutual TLS where configured",
+                },
+                "resource": [
+                    {
+                        "type": name,
+                        "documentation": words,
+                        "interaction": [{"code": code} for code in INTERACTIONS],
+                        "versioning": "no-version",
+                        "readHistory": False,
+                        "updateCreate": True,
+                        "conditionalCreate": False,
+                        "conditionalUpdate": False,
+                        "conditionalDelete": "not-supported",
+                        "referencePolicy": ["logical", "literal", "local"],
+                    }
+                    for name, words in SUPPORTED.items()
+                ],
+                "interaction": [{"code": "transaction"}, {"code": "batch"}],
+                "operation": [
+                    {
+                        "name": "process-message",
+                        "definition": "http://hl7.org/fhir/OperationDefinition/MessageHeader-process-message",
+                    }
+                ],
+            }
+        ],
+    }

@@ -1,0 +1,429 @@
+"""From the body of one request to everything that follows from it: events, answer, and why. Pure: nothing is sent or stored.
+
+The server calls `handle`, publishes `Outcome.events`, and only then sends `Outcome.answer`; `vigil check-feed` calls it and shows
+the outcome.
+
+| request | becomes |
+|---|---|
+| a supported type, by POST or PUT | its events |
+| another type by itself | 404 |
+| Bundle `batch` | each entry by itself: one that is refused does not stop the others |
+| Bundle `transaction` | all entries or none |
+| Bundle `message` to $process-message | all entries after the MessageHeader or none |
+| Bundle `history`, `searchset`, `collection` at the hook | all entries that can be used |
+| any other Bundle | 422 |
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import orjson
+
+from connectors.contexts import Contexts, MemoryContexts
+from connectors.deadletters import dead_letter
+from connectors.fhir.acknowledgement import (
+    BAD_REQUEST,
+    CREATED,
+    MEDIA_TYPE,
+    NOT_FOUND,
+    OK,
+    TOO_LARGE,
+    UNPROCESSABLE,
+    Answer,
+    Issue,
+    Verdict,
+    operation_outcome,
+)
+from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.mapping.documents import map_communication, map_document, map_report
+from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
+from connectors.fhir.mapping.patients import Book, Encounters, map_encounter, map_patient
+from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, objects, text
+from connectors.fhir.settings import FhirSettings
+from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
+from connectors.identity import Identities
+from processors.events import Event, PatientEvent
+
+log = logging.getLogger(__name__)
+
+Door = Literal["create", "update", "bundle", "message", "hook", "any"]
+_REASONS_SHOWN: Final = 8
+_WITHOUT_REQUEST: Final = frozenset({"message", "history", "searchset", "collection"})
+_HOOK_BUNDLES: Final = frozenset({"history", "searchset", "collection", "transaction", "batch"})
+# order of mapping inside one request: what others refer to first
+_ORDER: Final = {"Patient": 0, "Encounter": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """By which door a body came in, and what the URL said of it. `any` (files): what it is decides."""
+
+    door: Door = "any"
+    kind: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request leads to. `events` must be confirmed before `answer` is sent.
+
+    `reason` says in words without patient text what was noted; `encounters` is to be remembered once the events are confirmed.
+    """
+
+    verdict: Verdict
+    answer: Answer
+    issues: tuple[Issue, ...] = ()
+    events: tuple[Event, ...] = ()
+    resource_type: str = ""
+    encounters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> int:
+        """The HTTP status."""
+        return self.answer.status
+
+    @cached_property
+    def reason(self) -> str:
+        """The issues in words."""
+        shown = [str(issue) for issue in self.issues[:_REASONS_SHOWN]]
+        more = [f"and {len(self.issues) - _REASONS_SHOWN} more"] if len(self.issues) > _REASONS_SHOWN else []
+        return "; ".join((*shown, *more))
+
+    @cached_property
+    def contexts(self) -> tuple[PatientEvent, ...]:
+        """The patient contexts among the events."""
+        return tuple(event for event in self.events if isinstance(event, PatientEvent))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One resource of a request, and what was found."""
+
+    resource: Json
+    place: str = ""  # in the Bundle; empty for a resource by itself
+    method: str = "POST"
+    url: str = ""
+    issues: list[Issue] = field(default_factory=list)
+    reading: Reading | None = None
+    status: int = OK
+
+    @property
+    def refused(self) -> bool:
+        """Whether something stands against accepting it."""
+        return any(issue.is_error for issue in self.issues)
+
+    def say(self, *issues: Issue) -> None:
+        """Add issues, with their place in the Bundle."""
+        self.issues += [issue.within(f"{self.place}.resource") if self.place else issue for issue in issues]
+
+
+class FhirMapper:
+    """Reads requests for one site. `contexts` is asked for what is known of a patient; `learn` is called after the confirmation."""
+
+    def __init__(self, settings: FhirSettings, identities: Identities, contexts: Contexts | None = None) -> None:
+        self.settings = settings
+        self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
+        self._encounters = _Bounded()
+        self._site = Site(settings, identities, self.contexts, self._encounters)
+
+    def sender(self, name: str, received_at: Any) -> Sender:
+        """Return the sender of a peer's name."""
+        return Sender(name, self.settings.peers[name], received_at)
+
+    def learn(self, outcome: Outcome) -> None:
+        """Remember what a confirmed outcome says about patients and stays."""
+        for context in outcome.contexts:
+            self.contexts.remember(context)
+        self._encounters.update(outcome.encounters)
+
+    def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
+        """Parse, validate, map and decide. Never raises for what a body contains."""
+        try:
+            resource = parse(body, deepest=self.settings.deepest)
+        except Unreadable as error:
+            return _refused(BAD_REQUEST, (error.issue,))
+        kind = kind_of(resource)
+        try:
+            if kind == "Bundle" and (request.door in ("bundle", "message", "hook", "any")):
+                return self._bundle(resource, sender, request)
+            return self._single(resource, sender, request)
+        except Exception as error:  # whatever a body does to us, its sender gets an answer and keeps what it has
+            log.error("mapping failed: %s (type %s, peer %s)", *_fault(error), kind if is_known(kind) else "?", sender.name)
+            return _refused(
+                BAD_REQUEST, (Issue("error", "exception", f"the mapping failed with {type(error).__name__}"),), kind
+            )
+
+    # ------------------------------------------------------------------------------------------------------- one resource
+
+    def _single(self, resource: Json, sender: Sender, request: Request) -> Outcome:
+        kind = kind_of(resource)
+        entry = Entry(resource, method="PUT" if request.door == "update" else "POST")
+        if refusal := _contradiction(resource, request):
+            return _refused(BAD_REQUEST, (refusal,), kind)
+        entry.say(*validate(resource))
+        if entry.refused:
+            return _refused(BAD_REQUEST, tuple(entry.issues), kind)
+        if kind not in SUPPORTED:
+            issue = Issue("error", "not-supported", "this resource type is not taken; see the CapabilityStatement", kind)
+            verdict: Verdict = "ignored" if is_known(kind) else "refused"
+            return replace(_refused(NOT_FOUND, (issue,), kind), verdict=verdict)
+        events, learnt = self._map([entry], sender)
+        self._grade(entry)
+        if entry.status == UNPROCESSABLE:
+            return replace(_refused(UNPROCESSABLE, tuple(entry.issues), kind), verdict="ignored")
+        location = (("Location", f"{self.settings.path}/{_location(entry)}"),) if entry.status == CREATED else ()
+        answer = Answer(entry.status, operation_outcome(entry.issues), location)
+        return Outcome(_verdict(events, [entry]), answer, tuple(entry.issues), tuple(events), kind, learnt)
+
+    # ------------------------------------------------------------------------------------------------------------ Bundles
+
+    def _bundle(self, bundle: Json, sender: Sender, request: Request) -> Outcome:
+        kind = text(bundle.get("type"))
+        if issues := self._envelope(bundle):
+            return _refused(BAD_REQUEST, issues, "Bundle")
+        entries = [*_entries(bundle)]
+        for entry in entries:
+            if entry.resource:
+                entry.say(*validate(entry.resource))
+        taken = {"message": {"message"}, "hook": _HOOK_BUNDLES, "any": {"batch", "transaction", "message"}}
+        if kind not in taken.get(request.door, {"batch", "transaction"}):
+            return self._no_such_bundle(entries, kind, request)
+        for entry in entries:
+            if kind not in _WITHOUT_REQUEST:
+                entry.issues += _request_issues(entry)
+        if kind == "message":
+            entries, refusal = _message(entries)
+            if refusal:
+                return _refused(BAD_REQUEST, (refusal,), "Bundle")
+        if kind != "batch" and any(entry.refused for entry in entries):
+            return _refused(BAD_REQUEST, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+        usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
+        events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries])
+        for entry in entries:
+            self._grade(entry)
+        if kind in ("transaction", "message") and any(entry.refused for entry in entries):
+            return _refused(UNPROCESSABLE, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+        issues = tuple(issue for entry in entries for issue in entry.issues)
+        answer = self._bundle_answer(bundle, kind, entries)
+        return Outcome(_verdict(events, entries), answer, issues, tuple(events), "Bundle", learnt)
+
+    def _envelope(self, bundle: Json) -> tuple[Issue, ...]:
+        given = bundle.get("entry") or []
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            return (Issue("error", "structure", "not a list of entries", "Bundle.entry"),)
+        if len(given) > self.settings.most_entries:
+            return (Issue("error", "too-costly", f"more than {self.settings.most_entries} entries", "Bundle.entry"),)
+        # the entries' resources are validated one by one, so that one bad entry of a batch stands alone
+        bare = {**bundle, "entry": [{n: v for n, v in one.items() if n != "resource"} | _STAND_IN for one in given]}
+        if not given:
+            del bare["entry"]
+        return tuple(validate(bare))
+
+    def _no_such_bundle(self, entries: list[Entry], kind: str, request: Request) -> Outcome:
+        if bad := [issue for entry in entries for issue in entry.issues if issue.is_error]:
+            return _refused(BAD_REQUEST, tuple(bad), "Bundle")
+        door = "$process-message" if kind == "message" else "nothing here"
+        issue = Issue("error", "not-supported", f"a Bundle of this type is taken by {door}", "Bundle.type")
+        return replace(_refused(UNPROCESSABLE, (issue,), "Bundle"), verdict="ignored" if request.door == "any" else "refused")
+
+    def _bundle_answer(self, bundle: Json, kind: str, entries: list[Entry]) -> Answer:
+        if kind == "message":
+            return Answer(OK, _message_response(bundle, entries))
+        if kind not in ("batch", "transaction"):
+            return Answer(OK, operation_outcome([issue for entry in entries for issue in entry.issues]))
+        answered = []
+        for entry in entries:
+            response: dict[str, Any] = {"status": _status_line(entry.status)}
+            if entry.reading and entry.status in (OK, CREATED):
+                response["location"] = _location(entry)
+            if entry.issues:
+                response["outcome"] = operation_outcome(entry.issues)
+            answered.append({"response": response})
+        body: dict[str, Any] = {"resourceType": "Bundle", "type": f"{kind}-response"}
+        return Answer(OK, body | ({"entry": answered} if answered else {}))
+
+    # ------------------------------------------------------------------------------------------------------------ mapping
+
+    def _map(
+        self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = ()
+    ) -> tuple[list[Event], dict[str, str]]:
+        """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
+        index, book, learnt = Index(given), Book(self.contexts), Encounters()
+        observed: list[Observed] = []
+        entries = [*entries]
+        for entry in sorted(entries, key=lambda one: _ORDER.get(kind_of(one.resource), 2)):
+            entry.reading = reading = Reading(entry.resource, sender, self._site, index)
+            match reading.kind:
+                case "Patient":
+                    map_patient(reading, book)
+                case "Encounter":
+                    map_encounter(reading, book, learnt)
+                case "DocumentReference":
+                    map_document(reading)
+                case "DiagnosticReport":
+                    map_report(reading)
+                case "Communication":
+                    map_communication(reading)
+                case _:
+                    for found in map_observation(reading):
+                        if isinstance(found, Fact):
+                            book.write(reading, found.subject.patient_id, found.said)
+                        else:
+                            observed.append(found)
+        events: list[Event] = [*book.events(), *vitals_events(observed)]
+        for entry in entries:
+            assert entry.reading is not None
+            events += entry.reading.events
+            events += _letters(entry.reading)
+            entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
+        return events, dict(learnt)
+
+    def _grade(self, entry: Entry) -> None:
+        """Set the entry's status by what was found."""
+        kind = kind_of(entry.resource)
+        if entry.refused:
+            entry.status = BAD_REQUEST
+        elif entry.resource and kind not in SUPPORTED:
+            if self.settings.not_for_us == "refuse" or not is_known(kind):
+                entry.say(Issue("error", "not-supported", "this resource type is not taken", kind))
+                entry.status = NOT_FOUND
+            else:
+                entry.say(Issue("information", "not-supported", "this resource type is not used", kind))
+        elif entry.reading is not None:
+            unused = not entry.reading.troubles and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
+            if unused and self.settings.not_for_us == "refuse":
+                entry.say(Issue("error", "business-rule", "nothing in it is for Vigil", kind))
+                entry.status = UNPROCESSABLE
+            else:
+                entry.status = CREATED if entry.method == "POST" and not unused else OK
+
+    def too_large(self, outcome: Outcome) -> Outcome:
+        """Refuse what no broker will take: it stays with its sender."""
+        issue = Issue("error", "too-long", "larger than what the broker takes as one event")
+        return _refused(TOO_LARGE, (issue,), outcome.resource_type)
+
+
+# ----------------------------------------------------------------------------------------------------------------- details
+
+_STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
+
+
+class _Bounded(dict[str, str]):
+    """Remembers a bounded number of stays, forgetting the oldest: a bare reference to one of these is then its own number."""
+
+    limit = 200_000
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(*args, **kwargs)
+        for key in [*self][: max(0, len(self) - self.limit)]:
+            del self[key]
+
+
+def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
+    return Outcome("refused", Answer(status, operation_outcome(issues)), issues, resource_type=kind)
+
+
+def _contradiction(resource: Json, request: Request) -> Issue | None:
+    kind = kind_of(resource)
+    if request.kind and kind != request.kind:
+        return Issue("error", "invalid", "the resource is not of the type in the URL", "resourceType")
+    if request.door == "update" and resource.get("id") != request.id:
+        return Issue("error", "invalid", "the resource's id is not the id in the URL", f"{kind}.id")
+    return None
+
+
+def _entries(bundle: Json) -> Iterable[Entry]:
+    for n, one in enumerate(bundle.get("entry") or []):
+        given, asked = one.get("resource"), one.get("request")
+        asked = asked if isinstance(asked, dict) else {}
+        yield Entry(
+            resource=given if isinstance(given, dict) else {},
+            place=f"Bundle.entry[{n}]",
+            method=text(asked.get("method")) or "POST",
+            url=text(one.get("fullUrl")),
+        )
+
+
+def _request_issues(entry: Entry) -> list[Issue]:
+    if entry.method not in ("POST", "PUT"):
+        words = "only POST and PUT are taken: nothing can be read, changed in part or deleted here"
+        return [Issue("error", "not-supported", words, f"{entry.place}.request.method")]
+    if not entry.resource:
+        return [Issue("error", "required", "an entry without a resource", f"{entry.place}.resource")]
+    return []
+
+
+def _message(entries: list[Entry]) -> tuple[list[Entry], Issue | None]:
+    if not entries or kind_of(entries[0].resource) != "MessageHeader":
+        return [], Issue("error", "required", "a message begins with a MessageHeader", "Bundle.entry[0].resource")
+    return entries[1:], next((issue for issue in entries[0].issues if issue.is_error), None)
+
+
+def _message_response(bundle: Json, entries: list[Entry]) -> dict[str, Any]:
+    """Return the response message: https://hl7.org/fhir/R4/messageheader.html#response ."""
+    header = next(objects(next(iter(bundle["entry"]), {}), "resource"), {})
+    event: dict[str, Any] = {name: header[name] for name in ("eventCoding", "eventUri") if name in header}
+    response: dict[str, Any] = {"identifier": text(header.get("id")) or "unknown", "code": "ok"}
+    issues = [issue for entry in entries for issue in entry.issues]
+    answer: dict[str, Any] = {
+        "resourceType": "MessageHeader",
+        **event,
+        "source": {"endpoint": "urn:vigil"},
+        "response": response,
+    }
+    found = [{"resource": answer}]
+    if issues:
+        found.append({"resource": operation_outcome(issues)})
+    return {"resourceType": "Bundle", "type": "message", "entry": found}
+
+
+def _letters(reading: Reading) -> list[Event]:
+    patient = next((event.patient_id for event in reading.events if hasattr(event, "patient_id")), None)
+    letters: list[Event] = []
+    for stage in dict.fromkeys(stage for stage, _ in reading.troubles):
+        words = [str(issue) for at, issue in reading.troubles if at == stage]
+        more = [f"and {len(words) - _REASONS_SHOWN} more"] if len(words) > _REASONS_SHOWN else []
+        letters.append(
+            dead_letter(
+                orjson.dumps(reading.resource),
+                connector="fhir",
+                stage=stage,
+                message="; ".join((*words[:_REASONS_SHOWN], *more)),
+                failed_at=reading.sender.received_at,
+                media_type=MEDIA_TYPE,
+                key=patient,
+                identity=reading.identity,
+            )
+        )
+    return letters
+
+
+def _verdict(events: Sequence[Event], entries: Sequence[Entry]) -> Verdict:
+    letters = sum(event.topic == "clinical.dead-letters" for event in events)
+    if len(events) > letters:
+        return "accepted"
+    if letters:
+        return "dead-letter"
+    return "refused" if entries and all(entry.refused for entry in entries) else "ignored"
+
+
+def _location(entry: Entry) -> str:
+    assert entry.reading is not None
+    return f"{entry.reading.kind}/{entry.reading.logical_id}"
+
+
+def _status_line(status: int) -> str:
+    words = {OK: "OK", CREATED: "Created", BAD_REQUEST: "Bad Request", NOT_FOUND: "Not Found"}
+    return f"{status} {words.get(status, 'Unprocessable Entity')}"
+
+
+def _fault(error: BaseException) -> tuple[str]:
+    """Return an error's class and line: never its message, which may quote the patient's data."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace else "nowhere"
+    return (f"{type(error).__name__} at {place}",)

@@ -1,0 +1,316 @@
+"""DocumentReference, DiagnosticReport and Communication to notes (and a Communication about an alert of ours to feedback).
+
+`note_id` stays over a document's versions: it derives from masterIdentifier, else the first identifier, else the resource's id.
+
+| | status | relation |
+|---|---|---|
+| DocumentReference | status, docStatus | relatesTo: replaces, appends; else original, edit where docStatus is amended |
+| DiagnosticReport | status | original; edit where the status says that it was changed |
+| Communication | status | original |
+"""
+
+import binascii
+from base64 import b64decode
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from connectors import texts
+from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
+from connectors.fhir.structure import Json, kind_of
+from processors.events import Coding, FeedbackEvent, NoteEvent
+from processors.identity import natural_id
+
+Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
+Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]
+
+LOINC: Final = "http://loinc.org"
+ALERT_SYSTEM: Final = "urn:vigil:alert"  # identifier system of our alerts, as we send them out
+_DOCUMENT: Final[dict[str, Status]] = {  # DocumentReference.docStatus (composition-status)
+    "preliminary": "preliminary",
+    "final": "final",
+    "amended": "amended",
+    "entered-in-error": "entered-in-error",
+    "": "final",
+}
+_REPORT: Final[dict[str, Status]] = {  # DiagnosticReport.status (diagnostic-report-status)
+    "registered": "preliminary",
+    "partial": "preliminary",
+    "preliminary": "preliminary",
+    "final": "final",
+    "amended": "amended",
+    "corrected": "corrected",
+    "appended": "amended",
+    "cancelled": "cancelled",
+    "entered-in-error": "entered-in-error",
+    "unknown": "preliminary",
+}
+_RELATIONS: Final[dict[str, Relation]] = {"replaces": "replacement", "transforms": "replacement", "appends": "addendum"}
+_VOID: Final = frozenset({"cancelled", "entered-in-error"})
+
+
+def map_document(reading: Reading) -> None:
+    """Map a DocumentReference."""
+    resource = reading.resource
+    status = _DOCUMENT.get(text(resource.get("docStatus")), "preliminary")
+    relation: Relation = "edit" if status == "amended" else "original"
+    replaces = None
+    for one in objects(resource, "relatesTo"):
+        if found := _RELATIONS.get(text(one.get("code"))):
+            relation, replaces = found, _target_id(reading, one.get("target"))
+    if resource.get("status") == "entered-in-error":
+        status = "entered-in-error"
+    elif resource.get("status") == "superseded":  # by another document, which says so itself
+        status, relation = "cancelled", "cancel"
+    attachments = [(f"content[{n}].attachment", one.get("attachment")) for n, one in enumerate(objects(resource, "content"))]
+    context = resource.get("context")
+    stays = objects(context, "encounter") if isinstance(context, dict) else iter(())
+    creations = [one.get("creation") for _, one in attachments if isinstance(one, dict)]
+    _publish(
+        reading,
+        status=status,
+        relation=relation,
+        replaces=replaces,
+        kind=resource.get("type") or resource.get("category"),
+        text="" if status in _VOID else _whole(reading, attachments),
+        times=(resource.get("date"), *creations),
+        encounter=next(stays, None),
+    )
+
+
+def map_report(reading: Reading) -> None:
+    """Map a DiagnosticReport: its presented forms, else its conclusion."""
+    resource = reading.resource
+    status = _REPORT.get(text(resource.get("status")), "preliminary")
+    attachments = [(f"presentedForm[{n}]", one) for n, one in enumerate(objects(resource, "presentedForm"))]
+    words = _whole(reading, attachments) or text(resource.get("conclusion"))
+    if not words and status not in _VOID:
+        if not reading.troubles:
+            reading.note("", "a report without text (presentedForm, conclusion): not used")
+        return
+    period = resource.get("effectivePeriod")
+    spans = [period.get("end"), period.get("start")] if isinstance(period, dict) else []
+    _publish(
+        reading,
+        status=status,
+        relation="edit" if status in ("amended", "corrected") else "original",
+        replaces=None,
+        kind=resource.get("code"),
+        text="" if status in _VOID else words,
+        times=(resource.get("issued"), resource.get("effectiveDateTime"), *spans),
+        encounter=resource.get("encounter"),
+    )
+
+
+def map_communication(reading: Reading) -> None:
+    """Map a Communication: what people answered to an alert of ours, or a text that was sent about a patient."""
+    resource = reading.resource
+    if alert := _alert_id(resource):
+        _feedback(reading, alert)
+        return
+    words = "\n".join(filter(None, (text(one.get("contentString")) for one in objects(resource, "payload"))))
+    attachments = [
+        (f"payload[{n}].contentAttachment", one.get("contentAttachment"))
+        for n, one in enumerate(objects(resource, "payload"))
+        if "contentAttachment" in one
+    ]
+    words = "\n\n".join(filter(None, (words, _whole(reading, attachments))))
+    status: Status = {"completed": "final", "entered-in-error": "entered-in-error", "not-done": "cancelled"}.get(  # type: ignore[assignment]
+        text(resource.get("status")), "preliminary"
+    )
+    if not words and status not in _VOID:
+        if not reading.troubles:
+            reading.note("payload", "a communication without text: not used")
+        return
+    _publish(
+        reading,
+        status=status,
+        relation="original",
+        replaces=None,
+        kind=next(objects(resource, "category"), None) or {"text": "Communication"},
+        text="" if status in _VOID else words,
+        times=(resource.get("sent"), resource.get("received")),
+        encounter=resource.get("encounter"),
+    )
+
+
+def _publish(
+    reading: Reading,
+    *,
+    status: Status,
+    relation: Relation,
+    replaces: str | None,
+    kind: Any,
+    text: str,
+    times: tuple[object, ...],
+    encounter: Any,
+) -> None:
+    if not text.strip() and status not in _VOID:
+        if not reading.troubles:
+            reading.trouble("content", "a document without text", code="required")
+        return
+    subject = reading.subject()
+    if subject is None:
+        return
+    reading.events.append(
+        NoteEvent(
+            id=reading.event_id(NoteEvent),
+            patient_id=subject.patient_id,
+            encounter_id=reading.encounter(encounter, subject),
+            note_id=_note_id(reading, reading.resource),
+            status=status,
+            relation=relation,
+            replaces=replaces,
+            note_type=_kind(kind),
+            text=text,
+            authored_at=_authored(reading, times),
+            received_at=reading.sender.received_at,
+            processing=reading.processing,
+            origin=reading.origin,
+        )
+    )
+
+
+def _authored(reading: Reading, times: tuple[object, ...]) -> datetime:
+    found = reading.moment(*times)
+    return found[0] if found else reading.last_updated or reading.sender.received_at
+
+
+def _kind(concept: Any) -> Coding:
+    """Return the document's type: the first LOINC code, else the sender's own first, else its text."""
+    concept = concept[0] if isinstance(concept, list) and concept else concept
+    coded = codings(concept)
+    code, words, system = next((one for one in coded if one[2] == "LN"), coded[0] if coded else ("unknown", "", ""))
+    return Coding(system=LOINC if system == "LN" else "", code=code or words, display=words if code else "")
+
+
+# ------------------------------------------------------------------------------------------------------------------- ids
+
+
+def _note_id(reading: Reading, resource: Json) -> str:
+    """Return the `note_id`: keyed, because a document number is a record number too. The HL7 v2 connector derives it alike."""
+    for one in objects(resource, "masterIdentifier", "identifier"):
+        if value := text(one.get("value")):
+            return _keyed(reading, text(one.get("system")), value)
+    own = text(resource.get("id")) or (reading.logical_id if resource is reading.resource else "")
+    return _keyed(reading, reading.sender.base, f"{kind_of(resource)}/{own}")
+
+
+def _keyed(reading: Reading, scope: str, number: str) -> str:
+    identities = reading.site.identities
+    return natural_id("note", identities.pseudonym("document", identities.authority(scope), number))
+
+
+def _target_id(reading: Reading, reference: Any) -> str | None:
+    """Return the `note_id` of the document that a Reference means."""
+    if not isinstance(reference, dict):
+        return None
+    for one in objects(reference, "identifier"):
+        if value := text(one.get("value")):
+            return _keyed(reading, text(one.get("system")), value)
+    literal = text(reference.get("reference"))
+    if target := reading.index.find(literal, reading.resource):
+        return _note_id(reading, target)
+    own = reading.logical_identifier(literal, "DocumentReference")
+    return _keyed(reading, own.authority, f"DocumentReference/{own.value}") if own else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- content
+
+
+def _whole(reading: Reading, attachments: list[tuple[str, Any]]) -> str:
+    """Return the text of all attachments; of several forms of the same document (text and PDF) the first that has text."""
+    found: list[str] = []
+    failed: list[tuple[str, str]] = []
+    for place, attachment in attachments:
+        if not isinstance(attachment, dict):
+            continue
+        try:
+            words = _attached(reading, attachment)
+        except ValueError as error:
+            failed.append((place, str(error)))
+            continue
+        if words not in found:
+            found.append(words)
+    if not found:
+        for place, reason in failed:
+            reading.trouble(place, reason)
+    else:
+        for place, reason in failed:
+            reading.note(place, f"{reason}; another form of the document was used")
+    return found[0] if found else ""
+
+
+def _attached(reading: Reading, attachment: Json) -> str:
+    """Return the text of an Attachment. Raises `ValueError` with the reason, not the content, when there is none."""
+    data, kind = text(attachment.get("data")), text(attachment.get("contentType"))
+    if not data and (url := text(attachment.get("url"))):
+        binary = reading.index.find(url, reading.resource)
+        if kind_of(binary or {}) != "Binary":
+            raise ValueError("a document elsewhere (url) is not fetched")
+        assert binary is not None
+        data, kind = text(binary.get("data")), kind or text(binary.get("contentType"))
+    if not data:
+        raise ValueError("an attachment without data")
+    try:
+        content = b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("attachment data is not base64") from None
+    return texts.text_of(content, kind, _charset(kind))
+
+
+def _charset(kind: str) -> str:
+    for parameter in kind.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip(' "') or "utf-8"
+    return "utf-8"
+
+
+# --------------------------------------------------------------------------------------------------------------- feedback
+
+
+def _alert_id(resource: Json) -> str:
+    for reference in objects(resource, "inResponseTo", "basedOn", "about"):
+        for one in objects(reference, "identifier"):
+            if text(one.get("system")) == ALERT_SYSTEM:
+                return text(one.get("value"))
+    return ""
+
+
+def _feedback(reading: Reading, alert: str) -> None:
+    """A completed Communication acknowledges, one that was not done declines; its sender must be named."""
+    resource = reading.resource
+    status = text(resource.get("status"))
+    if status not in ("completed", "not-done"):
+        reading.note("status", "an answer that is not given yet: not used")
+        return
+    who = _sender(reading)
+    if not who:
+        reading.trouble("sender", "an answer to an alert that nobody is named for", code="required")
+        return
+    subject: Subject | None = reading.subject()
+    if subject is None:
+        return
+    given = reading.moment(resource.get("sent"), resource.get("received"))
+    reasons = [one for one in codings(resource.get("statusReason")) if any(one)]
+    reading.events.append(
+        FeedbackEvent(
+            id=reading.event_id(FeedbackEvent),
+            patient_id=subject.patient_id,
+            kind="alert-acknowledged" if status == "completed" else "alert-declined",
+            target_id=alert,
+            by=who,
+            reason=reasons[0][1] or reasons[0][0] if reasons else "",
+            given_at=given[0] if given else reading.sender.received_at,
+            received_at=reading.sender.received_at,
+            origin=reading.origin,
+        )
+    )
+
+
+def _sender(reading: Reading) -> str:
+    sender = reading.resource.get("sender")
+    if not isinstance(sender, dict):
+        return ""
+    named = next((text(one.get("value")) for one in objects(sender, "identifier")), "")
+    return named or text(sender.get("reference"))

@@ -1,0 +1,320 @@
+"""Observation to sets of vitals, and to lasting facts about the patient.
+
+| element | becomes |
+|---|---|
+| code, component.code | LOINC by the site's tables, LOINC or MDC codings (the tables of the HL7 v2 connector) |
+| value[x] | quantity without comparator, integer, decimal as string; coded responsiveness and room air |
+| dataAbsentReason, no value | nothing (a status that retracts goes on without a value) |
+| status | the same word |
+| effectiveDateTime, Instant, Period (end), Timing (first) | observed_at; else issued, else lastUpdated, else received |
+| bodySite, method, referenceRange, note, hasMember, derivedFrom | not used |
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, get_args
+
+from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
+from connectors.fhir.structure import Json
+from connectors.hl7.mapping.codes import (
+    BLOOD_PRESSURE,
+    CODED,
+    OXYGEN,
+    Coded,
+    Conflict,
+    observation_code,
+    responsiveness,
+    room_air,
+    unit,
+)
+from connectors.hl7.mapping.facts import STANDARD
+from connectors.hl7.mapping.vitals import number
+from connectors.hl7.settings import ContextCode, LocalCode
+from processors import loinc
+from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
+from processors.identity import content_hash, natural_id
+
+_RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
+_COUNTS: Final = frozenset({"final", "amended", "corrected"})
+_NOTHING: Final[dict[str, dict[str, Any]]] = {
+    "pregnant": {"pregnant": None},
+    "spo2_scale": {"spo2_scale": 1, "spo2_scale_decided_by": None},
+    "ceiling_of_care": {"ceiling_of_care": None},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One observation with all that decides to which set it belongs."""
+
+    reading: Reading
+    observation: Observation
+    at: datetime
+    subject: Subject
+    encounter_id: str | None
+    device: str
+    charted: bool
+    processing: ProcessingId
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What an Observation says lastingly about a patient."""
+
+    reading: Reading
+    subject: Subject
+    said: dict[str, Any]
+
+
+def map_observation(reading: Reading) -> list[Observed | Fact]:
+    """Read an Observation. What cannot be used is noted as trouble, what is no vital sign as a note."""
+    resource = reading.resource
+    if (meaning := _fact_of(reading, codings(resource.get("code")))) is not None:
+        subject = reading.subject()
+        said = _fact(reading, meaning) if subject else None
+        return [Fact(reading, subject, said)] if subject and said else []
+    parts = [("", resource), *((f"component[{n}]", one) for n, one in enumerate(objects(resource, "component")))]
+    values = [found for place, part in parts for found in _part(reading, place, part)]
+    if not values:
+        if not reading.troubles and not reading.notes:
+            _note_unmapped(reading)
+        return []
+    subject = reading.subject()
+    if subject is None:
+        return []
+    at = _when(reading)
+    status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
+    return [
+        Observed(
+            reading,
+            Observation(code=code, value=value, unit=measure, status=status),
+            at,
+            subject,
+            reading.encounter(resource.get("encounter"), subject),
+            _device(resource),
+            _charted(reading, status),
+            reading.processing,
+        )
+        for code, value, measure in values
+    ]
+
+
+def vitals_events(observed: list[Observed]) -> list[VitalsEvent]:
+    """Make sets: what one request says of one patient at one time, by one device, is one set; a code that comes twice is two."""
+    sets: dict[tuple[Any, ...], list[Observed]] = {}
+    for one in observed:
+        key = (one.subject.patient_id, one.encounter_id, one.at, one.device, one.charted, one.processing)
+        copy = 0
+        while any(one.observation.code == other.observation.code for other in sets.get((*key, copy), ())):
+            copy += 1
+        sets.setdefault((*key, copy), []).append(one)
+    return [_event(members) for members in sets.values()]
+
+
+def _event(members: list[Observed]) -> VitalsEvent:
+    first = members[0]
+    readings = list(dict.fromkeys(one.reading for one in members))
+    if len(readings) == 1:
+        id, origin = readings[0].event_id(VitalsEvent), readings[0].origin
+    else:  # several resources, one set: what identifies it is all of them
+        digest = content_hash("".join(one.digest for one in readings).encode())
+        id = natural_id(*(part for one in readings for part in one.identity), VitalsEvent.type, first.observation.code)
+        origin = Origin(protocol="fhir", peer=first.reading.sender.name, message_type="Bundle", digest=digest)
+    return VitalsEvent(
+        id=id,
+        patient_id=first.subject.patient_id,
+        encounter_id=first.encounter_id,
+        observed_at=first.at,
+        received_at=first.reading.sender.received_at,
+        observations=tuple(one.observation for one in members),
+        device=first.device,
+        charted=first.charted,
+        processing=first.processing,
+        origin=origin,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- values
+
+Value = tuple[str, float | str | None, str]  # LOINC, value, unit
+
+
+def _part(reading: Reading, place: str, part: Json) -> list[Value]:
+    """Return the value of the Observation itself or of a component, if its code is a vital sign."""
+    below = f"{place}." if place else ""
+    try:
+        code, local = observation_code(codings(part.get("code")), reading.sender.peer.codes, reading.site.settings.codes)
+    except Conflict as error:
+        reading.trouble(f"{below}code", str(error), code="code-invalid")
+        return []
+    if not code:
+        return []
+    name, value = next(((name, value) for name, value in part.items() if name.startswith("value")), ("", None))
+    if not name:
+        return _without_value(reading, place, part, code)
+    try:
+        if code in BLOOD_PRESSURE:
+            raise ValueError("a panel carries no value of its own")
+        return [_value(code, local, name, value)]
+    except ValueError as error:
+        reading.trouble(f"{below}{name}", str(error))
+        return []
+
+
+def _without_value(reading: Reading, place: str, part: Json, code: str) -> list[Value]:
+    if code in BLOOD_PRESSURE or code in loinc.PANELS:
+        return []
+    if reading.resource.get("status") in _RETRACTS:
+        return [(code, None, "")]  # what it retracts is found by patient, code and time
+    why = next((word for word, *_ in codings(part.get("dataAbsentReason")) if word), "")
+    reading.note(place, f"no value ({why})" if why in _ABSENT else "no value")
+    return []
+
+
+_ABSENT: Final = frozenset(  # http://hl7.org/fhir/R4/valueset-data-absent-reason.html
+    {
+        "unknown", "asked-unknown", "temp-unknown", "not-asked", "asked-declined", "masked", "not-applicable", "unsupported",
+        "as-text", "error", "not-a-number", "negative-infinity", "positive-infinity", "not-performed", "not-permitted",
+    }
+)  # fmt: skip
+
+
+def _value(code: str, local: LocalCode | None, name: str, value: Any) -> Value:
+    """Read value[x]. Raises `ValueError` (with no value in it) when it cannot be used."""
+    measure = local.unit if local else ""
+    coded = codings(value) if name == "valueCodeableConcept" else (("", text(value), ""),) if name == "valueString" else ()
+    if local and local.values:
+        for word in (word for one in coded for word in one[:2]):
+            if word in local.values:
+                return code, local.values[word], measure
+    if code in CODED:
+        letter = responsiveness(coded)
+        if not letter:
+            raise ValueError("not a level of responsiveness that is known (ACVPU)")
+        return code, letter, ""
+    if code in OXYGEN and room_air(coded):
+        return code, "air", ""
+    if name == "valueQuantity" and isinstance(value, dict):
+        if text(value.get("comparator")):
+            raise ValueError("a comparator leaves the value open")
+        return code, _number(value.get("value")), _unit(value) or measure
+    if name in ("valueInteger", "valueString"):
+        return code, _number(value), measure
+    raise ValueError("not a kind of value that a vital sign has")
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("not a number")
+    return number(value if isinstance(value, str) else repr(value))
+
+
+def _unit(quantity: Json) -> str:
+    code, words = text(quantity.get("code")), text(quantity.get("unit"))
+    system = "UCUM" if text(quantity.get("system")) == "http://unitsofmeasure.org" else ""
+    return unit(((code, words, system),)) if code or words else ""
+
+
+# ----------------------------------------------------------------------------------------------------- when, who, by what
+
+
+def _when(reading: Reading) -> datetime:
+    resource = reading.resource
+    period, timing = resource.get("effectivePeriod"), resource.get("effectiveTiming")
+    spans = [period.get("end"), period.get("start")] if isinstance(period, dict) else []
+    events = timing.get("event") if isinstance(timing, dict) else None
+    firsts = events[:1] if isinstance(events, list) else []
+    effective = (resource.get("effectiveDateTime"), resource.get("effectiveInstant"), *spans, *firsts)
+    if found := reading.moment(*effective):
+        if not found[1]:
+            reading.note("effective", "a date without a time of day, read as the start of that day")
+        return found[0]
+    reading.note("effective", "no time, read as observed when issued or received")
+    issued = reading.moment(resource.get("issued"))
+    return issued[0] if issued else reading.last_updated or reading.sender.received_at
+
+
+def _device(resource: Json) -> str:
+    device = resource.get("device")
+    if not isinstance(device, dict):
+        return ""
+    named = next((text(one.get("value")) for one in objects(device, "identifier")), "")
+    return named or text(device.get("reference")) or text(device.get("display"))
+
+
+def _charted(reading: Reading, status: str) -> bool:
+    if reading.sender.peer.charted is not None:
+        return reading.sender.peer.charted
+    return status != "preliminary" and not any(system == "MDC" for _, _, system in codings(reading.resource.get("code")))
+
+
+# ----------------------------------------------------------------------------------------------------------------- facts
+
+
+def _fact_of(reading: Reading, coded: tuple[Coded, ...]) -> ContextCode | None:
+    for code, _, system in coded:
+        for table in (reading.site.settings.context_codes, STANDARD):
+            if code and (found := table.get(f"{code}^{system}") or table.get(code)):
+                return found
+    return None
+
+
+def _fact(reading: Reading, meaning: ContextCode) -> dict[str, Any] | None:
+    resource = reading.resource
+    status = resource.get("status")
+    if status == "entered-in-error":
+        return dict(_NOTHING[meaning.fact])
+    if status not in _COUNTS:
+        reading.note("status", "a fact about the patient that is not final")
+        return None
+    value = _said(resource, meaning)
+    if value is _UNKNOWN:
+        reading.trouble("value", "a value that the settings do not name", code="code-invalid")
+        return None
+    if meaning.fact == "spo2_scale":
+        return _scale(reading, value)
+    if meaning.fact == "pregnant":
+        return {"pregnant": value if isinstance(value, bool) else None}
+    return {"ceiling_of_care": None if value is None else str(value)}
+
+
+_UNKNOWN: Final = object()
+
+
+def _said(resource: Json, meaning: ContextCode) -> Any:
+    words = [word for code, display, _ in codings(resource.get("valueCodeableConcept")) for word in (code, display) if word]
+    for name in ("valueString", "valueInteger"):
+        if name in resource:
+            words.append(str(resource[name]))
+    if isinstance(resource.get("valueBoolean"), bool) and not words:
+        return resource["valueBoolean"]
+    for word in words:
+        if word in meaning.values:
+            return meaning.values[word]
+    return words[0] if words and not meaning.values else _UNKNOWN
+
+
+def _scale(reading: Reading, value: Any) -> dict[str, Any] | None:
+    """The SpO2 scale counts only as somebody's recorded decision: `performer` must name who."""
+    if str(value) not in ("1", "2"):
+        reading.trouble("value", "not an SpO2 scale")
+        return None
+    for performer in objects(reading.resource, "performer"):
+        for one in objects(performer, "identifier"):
+            if text(one.get("value")):
+                return _decided(reading, value, text(one.get("system")), text(one.get("value")))
+        if literal := text(performer.get("reference")):
+            return _decided(reading, value, reading.sender.base, literal)
+    reading.trouble("performer", "an SpO2 scale that nobody is named for", code="required")
+    return None
+
+
+def _decided(reading: Reading, value: Any, scope: str, who: str) -> dict[str, Any]:
+    return {"spo2_scale": int(value), "spo2_scale_decided_by": reading.site.identities.pseudonym("staff", scope, who)}
+
+
+def _note_unmapped(reading: Reading) -> None:
+    if reading.site.settings.unmapped == "dead-letter":
+        reading.trouble("code", "no vital sign that is known", code="not-supported")
+    else:
+        reading.note("code", "no vital sign: not used")

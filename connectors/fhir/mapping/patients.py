@@ -1,0 +1,182 @@
+"""Patient and Encounter to patient contexts. How a partial message becomes a whole context stands in `connectors.contexts`.
+
+1. A Patient takes effect when its server last wrote it (meta.lastUpdated), else when it was received; an Encounter likewise.
+2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
+   id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
+3. `link` replaced-by merges this record into another, `replaces` the other into this one.
+4. A stay that is over, planned or cancelled does not displace another one that is in progress.
+5. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from connectors.contexts import Contexts, is_late, whole
+from connectors.fhir.mapping.reading import LOGICAL, Reading, codings, objects, text
+from connectors.fhir.structure import Json
+from processors.events import Location, PatientEvent
+from processors.identity import natural_id
+
+ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valueset-encounter-status.html
+    "planned": "planned",
+    "arrived": "in-progress",
+    "triaged": "in-progress",
+    "in-progress": "in-progress",
+    "onleave": "in-progress",
+    "finished": "finished",
+    "cancelled": "cancelled",
+    "entered-in-error": "cancelled",
+    "unknown": "unknown",
+}
+_PLACES: Final[Mapping[str, str]] = {"wa": "ward", "ro": "room", "bd": "bed"}  # location-physical-type; others are the ward
+_FOLLOWED: Final = 8  # aliases and merges followed before one is taken for a circle
+
+
+class Book:
+    """The contexts that one request writes, one event per patient however many resources speak of it."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._contexts = contexts
+        self._written: dict[str, PatientEvent] = {}
+        self._sources: dict[str, list[str]] = {}
+
+    def get(self, patient_id: str) -> PatientEvent | None:
+        """Return the context as this request has it so far."""
+        return self._written.get(patient_id) or self._contexts.get(patient_id)
+
+    def write(self, reading: Reading, patient_id: str, said: Mapping[str, Any], *, at: datetime | None = None) -> None:
+        """Apply what a resource says. Without `at` it is a single fact, which says nothing of how new the rest is."""
+        known = self.get(patient_id)
+        fact = at is None
+        when = at or (known.effective_at if known else reading.sender.received_at)
+        late = not fact and is_late(known, when) and patient_id not in self._written
+        if late:
+            reading.note("", "older than what is known of the patient: fills only what is missing")
+        self._sources.setdefault(patient_id, []).extend(reading.identity)
+        self._written[patient_id] = whole(
+            known,
+            said,
+            id="unset",
+            patient_id=patient_id,
+            at=max(when, known.effective_at) if known and patient_id in self._written else when,
+            received_at=reading.sender.received_at,
+            origin=reading.origin,
+            late=late,
+        )
+
+    def events(self) -> list[PatientEvent]:
+        """Return the contexts as events, their ids from all that spoke."""
+        return [
+            context.model_copy(update={"id": natural_id(*self._sources[patient], PatientEvent.type, patient)})
+            for patient, context in self._written.items()
+        ]
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """The patients written about."""
+        return frozenset(self._written)
+
+
+class Encounters(dict[str, str]):
+    """What literal Encounter references mean: `authority US id` -> pseudonym, learnt from Encounter resources."""
+
+
+def map_patient(reading: Reading, book: Book) -> None:
+    """Map a Patient."""
+    resource = reading.resource
+    identifiers = reading.person_identifiers(resource)
+    chosen = reading.site.identities.choose([one for one in identifiers if one.kind != LOGICAL] or identifiers)
+    if chosen is None:
+        reading.trouble("identifier", "no identifier that names the patient", code="required", stage="identify")
+        return
+    patient = reading.site.identities.patient(chosen)
+    at = reading.last_updated or reading.sender.received_at
+    book.write(reading, patient, {"identifiers": identifiers} | _person(reading), at=at)
+    for one in identifiers:
+        alias = reading.site.identities.patient(one)
+        if one.kind == LOGICAL and alias != patient:
+            book.write(reading, alias, {"identifiers": (one,), "merged_into": patient}, at=at)
+    for n, link in enumerate(objects(resource, "link")):
+        _link(reading, book, n, link, patient, at)
+
+
+def _link(reading: Reading, book: Book, n: int, link: Json, patient: str, at: datetime) -> None:
+    kind, reference = text(link.get("type")), link.get("other")
+    if kind not in ("replaced-by", "replaces") or not isinstance(reference, dict):
+        return
+    other = reading.patient(reference)
+    if other is None:
+        reading.trouble(f"link[{n}].other", "names no patient that is known", code="not-found", stage="identify")
+        return
+    survivor, prior = (other.patient_id, patient) if kind == "replaced-by" else (patient, other.patient_id)
+    if survivor != prior and not _circular(book, survivor, prior):
+        book.write(reading, prior, {"merged_into": survivor}, at=at)
+
+
+def _circular(book: Book, survivor: str, prior: str) -> bool:
+    current: str | None = survivor
+    for _ in range(_FOLLOWED):
+        known = book.get(current) if current else None
+        current = known.merged_into if known else None
+        if current == prior:
+            return True
+    return False
+
+
+def _person(reading: Reading) -> dict[str, Any]:
+    resource, said = reading.resource, dict[str, Any]()
+    if birth := text(resource.get("birthDate")):
+        said["birth_date"] = birth
+    if isinstance(resource.get("deceasedBoolean"), bool):
+        said["deceased"] = resource["deceasedBoolean"]
+    elif resource.get("deceasedDateTime"):
+        said["deceased"] = True
+    return said
+
+
+def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
+    """Map an Encounter."""
+    resource = reading.resource
+    subject = reading.subject()
+    if subject is None:
+        return
+    stay = reading.encounter_of(resource, subject)
+    if own := text(resource.get("id")):
+        learnt[f"{reading.sender.base}\x1f{own}"] = stay or ""
+    status = ENCOUNTER_STATUS.get(text(resource.get("status")), "unknown")
+    known = book.get(subject.patient_id)
+    another = known is not None and known.encounter_id is not None and known.encounter_id != stay
+    if another and known is not None and known.encounter_status == "in-progress" and status != "in-progress":
+        reading.note("", "another stay is in progress: not used")
+        return
+    said: dict[str, Any] = {"encounter_id": stay, "encounter_status": status}
+    if another:
+        said |= {"location": Location(), "pregnant": None, "ceiling_of_care": None}
+    if place := _place(reading, resource):
+        said["location"] = place
+    elif status == "cancelled":
+        said["location"] = Location()
+    book.write(reading, subject.patient_id, said, at=reading.last_updated or reading.sender.received_at)
+
+
+def _place(reading: Reading, resource: Json) -> Location | None:
+    """Return where the patient lies: the active locations, else the last that is not over."""
+    given = [one for one in objects(resource, "location") if one.get("status") in (None, "active", "reserved", "completed")]
+    active = [one for one in given if one.get("status") == "active"] or [
+        one for one in given if not isinstance(one.get("period"), dict) or not one["period"].get("end")
+    ]
+    found: dict[str, str] = {}
+    for one in active or given[-1:]:
+        reference = one.get("location")
+        if not isinstance(reference, dict):
+            continue
+        target = reading.index.find(text(reference.get("reference")), resource) or {}
+        words = text(reference.get("display")) or text(target.get("name"))
+        words = words or next((text(each.get("value")) for each in objects(reference, "identifier")), "")
+        words = words or text(reference.get("reference"))
+        kinds = [code for code, _, _ in (*codings(one.get("physicalType")), *codings(target.get("physicalType")))]
+        name = next((_PLACES[code] for code in kinds if code in _PLACES), "ward")
+        if words:
+            found[name] = words
+    return Location(**found) if found else None

@@ -1,0 +1,296 @@
+"""One resource while it is being mapped: what the mappers share, and what they find."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from connectors.contexts import Contexts
+from connectors.fhir.acknowledgement import Issue
+from connectors.fhir.mapping.times import moment
+from connectors.fhir.settings import FhirPeer, FhirSettings
+from connectors.fhir.structure import Json, canonical, kind_of
+from connectors.hl7.mapping.codes import Coded
+from connectors.identity import Identities
+from processors.events import Event, Identifier, Origin, ProcessingId
+from processors.identity import content_hash, natural_id
+
+# Coding systems by the names that the HL7 v2 code tables use, so that one set of tables serves both
+SYSTEMS: Final[Mapping[str, str]] = {
+    "http://loinc.org": "LN",
+    "urn:oid:2.16.840.1.113883.6.1": "LN",
+    "urn:iso:std:iso:11073:10101": "MDC",
+    "urn:oid:2.16.840.1.113883.6.24": "MDC",
+    "http://snomed.info/sct": "SCT",
+    "urn:oid:2.16.840.1.113883.6.96": "SCT",
+    "http://unitsofmeasure.org": "UCUM",
+}
+LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
+_TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The patient that a resource is about."""
+
+    patient_id: str
+    authority: str = ""  # of the identifier that was chosen; empty where the patient was known by a reference
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every mapping needs and no resource changes. `encounters`: what a literal Encounter reference means, as far as known."""
+
+    settings: FhirSettings
+    identities: Identities
+    contexts: Contexts
+    encounters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent, by the name and settings of the peer, and when it was received."""
+
+    name: str
+    peer: FhirPeer
+    received_at: datetime
+
+    @property
+    def base(self) -> str:
+        """What scopes the ids of its resources."""
+        return self.peer.base.rstrip("/") or self.name
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone of a date without a time."""
+        return ZoneInfo(self.peer.zone)
+
+
+class Index:
+    """What the references inside one request point at: entries by fullUrl and by Type/id."""
+
+    def __init__(self, resources: Iterable[tuple[str, Json]] = ()) -> None:
+        self._by_url: dict[str, Json] = {}
+        for url, resource in resources:
+            if url:
+                self._by_url.setdefault(url, resource)
+            if isinstance(resource.get("id"), str):
+                self._by_url.setdefault(f"{kind_of(resource)}/{resource['id']}", resource)
+
+    def find(self, reference: str, owner: Json) -> Json | None:
+        """Return the resource that a reference means: contained in its owner (`#id`), or an entry."""
+        if reference.startswith("#"):
+            return next((one for one in objects(owner, "contained") if one.get("id") == reference[1:]), None)
+        if found := self._by_url.get(reference):
+            return found
+        tail = "/".join(reference.split("/_history/")[0].split("/")[-2:])
+        return self._by_url.get(tail)
+
+
+class Reading:
+    """A resource, its sender, and what has been found in it so far.
+
+    `troubles` are values that cannot be used (they become a dead letter), `notes` say what is not for Vigil.
+    """
+
+    def __init__(self, resource: Json, sender: Sender, site: Site, index: Index) -> None:
+        self.resource = resource
+        self.kind = kind_of(resource)
+        self.sender = sender
+        self.site = site
+        self.index = index
+        self.digest = content_hash(canonical(resource))
+        self.events: list[Event] = []
+        self.troubles: list[tuple[str, Issue]] = []  # stage, issue
+        self.notes: list[Issue] = []
+        self._positions: dict[str, int] = {}
+
+    # ----------------------------------------------------------------------------------------------------------- what it is
+
+    @cached_property
+    def logical_id(self) -> str:
+        """Return what names the resource over its versions: its id, else its first identifier, else its content."""
+        if name := text(self.resource.get("id")):
+            return name
+        for one in objects(self.resource, "masterIdentifier", "identifier"):
+            if value := text(one.get("value")):
+                return natural_id("fhir", self.sender.name, self.kind, text(one.get("system")), value)
+        return natural_id("fhir", self.sender.name, self.kind, self.digest)
+
+    @cached_property
+    def identity(self) -> tuple[str, ...]:
+        """Return what identifies this version: sender, type, id, version *and* content.
+
+        The content counts because a client's versionId is no promise: servers are told to ignore it on update (R4 3.1.0.4.1), so
+        two different contents may come under one. Better twice than lost.
+        """
+        meta = self.resource.get("meta")
+        version = text(meta.get("versionId")) if isinstance(meta, dict) else ""
+        return ("fhir", self.sender.name, self.kind, self.logical_id, version, self.digest)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Return where the events come from."""
+        name, version = self.identity[3:5]
+        return Origin(
+            protocol="fhir",
+            peer=self.sender.name,
+            message_id=f"{name}/{version}" if version else name,
+            message_type=self.kind,
+            digest=self.digest,
+        )
+
+    @cached_property
+    def processing(self) -> ProcessingId:
+        """Return whether it is test data: by the peer's setting, or by the tag HTEST."""
+        meta = self.resource.get("meta")
+        if isinstance(meta, dict) and any(one.get("code") == _TEST for one in objects(meta, "security", "tag")):
+            return "training"
+        return self.sender.peer.processing
+
+    def event_id(self, kind: type[Event]) -> str:
+        """Return the id of the next event of a kind."""
+        position = self._positions[kind.type] = self._positions.get(kind.type, -1) + 1
+        return natural_id(*self.identity, kind.type, position)
+
+    # ------------------------------------------------------------------------------------------------------- what was found
+
+    def trouble(self, place: str, reason: str, *, code: str = "value", stage: str = "map") -> None:
+        """Note a value that cannot be used. `reason` must carry no patient text; `place` is the path below the resource."""
+        self.troubles.append((stage, Issue("warning", code, reason, f"{self.kind}.{place}" if place else self.kind)))
+
+    def note(self, place: str, reason: str) -> None:
+        """Note what is not for Vigil."""
+        self.notes.append(Issue("information", "informational", reason, f"{self.kind}.{place}" if place else self.kind))
+
+    # --------------------------------------------------------------------------------------------------------- whose it is
+
+    def subject(self, name: str = "subject") -> Subject | None:
+        """Return the patient that an element refers to; None, and noted as trouble, when it names nobody that may be used."""
+        reference = self.resource.get(name)
+        found = self.patient(reference) if isinstance(reference, dict) else None
+        if found is None:
+            self.trouble(name, "names no patient that is known: held apart, not guessed", code="not-found", stage="identify")
+        return found
+
+    def patient(self, reference: Json) -> Subject | None:
+        """Return whom a Reference means.
+
+        By its identifier, or those of the Patient that it points at inside the request; else by its literal URL, whose patient is
+        known by an earlier Patient resource (an alias among the contexts); else the URL itself is the identifier, scoped by server.
+        """
+        identities = self.site.identities
+        literal = text(reference.get("reference"))
+        target = self.index.find(literal, self.resource) if literal else None
+        candidates = [*self.identifiers(objects(reference, "identifier")), *(self.person_identifiers(target) if target else ())]
+        if chosen := identities.choose([one for one in candidates if one.kind != LOGICAL]):
+            return Subject(identities.patient(chosen), chosen.authority)
+        own = self.logical_identifier(literal, "Patient") if literal and target is None else None
+        if own is not None and (known := self.site.contexts.get(identities.patient(own))) and known.merged_into:
+            return Subject(known.merged_into)
+        chosen = identities.choose([*candidates, *([own] if own else [])])
+        return Subject(identities.patient(chosen), chosen.authority) if chosen else None
+
+    def person_identifiers(self, resource: Json) -> tuple[Identifier, ...]:
+        """Return the identifiers of a Patient resource, its own id on its server last."""
+        if kind_of(resource) != "Patient":
+            return ()
+        found = self.identifiers(objects(resource, "identifier"))
+        own = text(resource.get("id"))
+        return (*found, Identifier(authority=self.sender.base, value=own, kind=LOGICAL)) if own else found
+
+    def identifiers(self, given: Iterable[Json]) -> tuple[Identifier, ...]:
+        """Return Identifier elements as identifiers; old ones (`use` old) are left out."""
+        found = []
+        for one in given:
+            value = text(one.get("value"))
+            if value and one.get("use") != "old":
+                kind = next((code for code, _, _ in codings(one.get("type")) if code), "")
+                found.append(Identifier(authority=self._authority(one), value=value, kind=kind))
+        return tuple(found)
+
+    def _authority(self, identifier: Json) -> str:
+        assigner = identifier.get("assigner")
+        named = text(assigner.get("display")) if isinstance(assigner, dict) else ""
+        default = self.sender.peer.authority or self.sender.base
+        return self.site.identities.authority(text(identifier.get("system")), named, default)
+
+    def logical_identifier(self, literal: str, kind: str) -> Identifier | None:
+        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's."""
+        if literal.startswith(("#", "urn:")):
+            return Identifier(authority=self.sender.base, value=literal, kind=LOGICAL) if literal.startswith("urn:") else None
+        parts = literal.split("/_history/")[0].rstrip("/").split("/")
+        if len(parts) < 2 or parts[-2] != kind or not parts[-1]:
+            return None
+        base = "/".join(parts[:-2])
+        return Identifier(authority=base or self.sender.base, value=parts[-1], kind=LOGICAL)
+
+    def encounter(self, reference: Any, subject: Subject) -> str | None:
+        """Return the pseudonym of the stay that a Reference means, None where it means none."""
+        if not isinstance(reference, dict):
+            return None
+        literal = text(reference.get("reference"))
+        target = self.index.find(literal, self.resource) if literal else None
+        if kind_of(target or {}) == "Encounter":
+            assert target is not None
+            return self.encounter_of(target, subject)
+        for one in self.identifiers(objects(reference, "identifier")):
+            return self._encounter_id(one, subject)
+        own = self.logical_identifier(literal, "Encounter")
+        if own is None:
+            return None
+        return self.site.encounters.get(f"{own.authority}\x1f{own.value}") or self._encounter_id(own, subject)
+
+    def encounter_of(self, resource: Json, subject: Subject) -> str | None:
+        """Return the pseudonym of an Encounter resource: by its visit number, else by its id."""
+        named = self.identifiers(objects(resource, "identifier"))
+        visit = next((one for one in named if one.kind == "VN"), named[0] if named else None)
+        own = text(resource.get("id"))
+        if visit is None and own:
+            visit = Identifier(authority=self.sender.base, value=own, kind=LOGICAL)
+        return self._encounter_id(visit, subject) if visit else None
+
+    def _encounter_id(self, visit: Identifier, subject: Subject) -> str:
+        return self.site.identities.encounter(visit.authority or subject.authority, visit.value)
+
+    # --------------------------------------------------------------------------------------------------------- when it was
+
+    def moment(self, *values: object) -> tuple[datetime, bool] | None:
+        """Return the first of the values that is a time, and whether it has a time of day."""
+        return next((found for value in values if (found := moment(value, self.sender.zone))), None)
+
+    @property
+    def last_updated(self) -> datetime | None:
+        """When its server last wrote it."""
+        meta = self.resource.get("meta")
+        found = moment(meta.get("lastUpdated"), self.sender.zone) if isinstance(meta, dict) else None
+        return found[0] if found else None
+
+
+def text(value: Any) -> str:
+    """Return a string element stripped; anything else as empty."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def objects(owner: Json, *names: str) -> Iterator[Json]:
+    """Yield the objects of some elements, whether they repeat or not."""
+    for name in names:
+        value = owner.get(name)
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, dict):
+                yield one
+
+
+def codings(concept: Any) -> tuple[Coded, ...]:
+    """Return a CodeableConcept as (code, text, system) like an HL7 v2 coded value; its text alone last."""
+    if not isinstance(concept, dict):
+        return ()
+    found = [
+        (text(one.get("code")), text(one.get("display")), SYSTEMS.get(text(one.get("system")), text(one.get("system")).upper()))
+        for one in objects(concept, "coding")
+    ]
+    if words := text(concept.get("text")):
+        found.append(("", words, ""))
+    return tuple(found)

@@ -1,0 +1,318 @@
+"""The FHIR R4 endpoint: create, update, batch, transaction, $process-message, and a place for rest-hook subscriptions.
+
+A positive answer only for what Kafka has confirmed. Requests are read within limits of size and time, mapped off the event loop
+where they are long, published, and then answered; of those that are too many at once the surplus is asked to come again.
+
+Starlette without FastAPI around it: nothing here is declared by types, and FastAPI's telemetry puts URLs, which may hold record
+numbers, into traces.
+"""
+
+import asyncio
+import hmac
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from time import monotonic
+from typing import Self
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connectors.contexts import Contexts
+from connectors.fhir import acknowledgement
+from connectors.fhir.acknowledgement import (
+    MEDIA_TYPE,
+    NOT_ALLOWED,
+    NOT_FOUND,
+    OK,
+    TIMED_OUT,
+    TOO_LARGE,
+    UNAUTHORIZED,
+    UNAVAILABLE,
+    UNPROCESSABLE,
+    UNSUPPORTED_MEDIA_TYPE,
+    Answer,
+    refusal,
+    unconfirmed,
+)
+from connectors.fhir.capability import capability_statement
+from connectors.fhir.handling import Door, FhirMapper, Outcome
+from connectors.fhir.handling import Request as Asked
+from connectors.fhir.settings import FhirSettings
+from connectors.fhir.transport import QuietServer, server_of
+from connectors.identity import Identities
+from connectors.publisher import Publisher
+from models.errors import Fatal, Poison, Transient
+
+log = logging.getLogger(__name__)
+
+_GUARD = 2.0  # seconds that a publisher may take above the timeout which it was given
+_LONG = 32 * 1024  # bytes; longer bodies are mapped in a thread, so that others do not wait the milliseconds it takes
+_JSON_TYPES = frozenset({"application/fhir+json", "application/json", "text/json", "application/json+fhir"})
+_XML_TYPES = frozenset({"application/fhir+xml", "application/xml", "text/xml", "application/xml+fhir"})
+
+Observer = Callable[[str, Outcome, Answer, float], None]  # peer, outcome, the answer that was given, seconds
+
+
+class _Refusal(Exception):
+    """A request that ends before it is mapped."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class FhirServer:
+    """The endpoint on this event loop. Use as an async context manager, or `start` and `stop`."""
+
+    def __init__(
+        self,
+        settings: FhirSettings,
+        *,
+        publisher: Publisher,
+        identities: Identities,
+        now: Callable[[], datetime],
+        contexts: Contexts | None = None,
+        pinged: Callable[[str], Awaitable[None]] | None = None,
+        observe: Observer = lambda peer, outcome, answer, seconds: None,
+    ) -> None:
+        """Prepare; nothing listens yet.
+
+        `now` gives aware times; `contexts` is what is known of patients. `pinged` is awaited for a rest-hook notification without
+        payload, with the peer's name, and must have fetched and published what is new when it returns; without it such
+        notifications are refused, since accepting them would lose what they announce. `observe` is called after each answer.
+        """
+        self.settings = settings
+        self.mapper = FhirMapper(settings, identities, contexts)
+        self._publisher = publisher
+        self._now = now
+        self._pinged = pinged
+        self._observe = observe
+        self._in_flight = 0
+        self._buffered = 0
+        self._patients = asyncio.Lock()  # whole contexts are written one after the other
+        self._generation = 0
+        self._tokens = {name: peer.token.get_secret_value() for name, peer in settings.peers.items() if peer.token}
+        self._server: QuietServer | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.port = settings.port
+        self.app = self._app()
+
+    # ------------------------------------------------------------------------------------------------------------ running
+
+    async def start(self) -> tuple[str, int]:
+        """Listen, and return the address. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
+        settings = self.settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._server = server_of(self.app, settings)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((settings.host, settings.port))
+        except (OSError, ValueError) as error:
+            listening.close()
+            raise Fatal(f"FHIR cannot listen on {settings.host}:{settings.port}: {error}") from error
+        self.port = int(listening.getsockname()[1])
+        self._running = asyncio.create_task(self._server.serve(sockets=[listening]))
+        while not self._server.started and not self._running.done():  # noqa: ASYNC110  uvicorn offers no event
+            await asyncio.sleep(0.005)
+        if self._running.done():
+            await self._running
+        return settings.host, self.port
+
+    async def stop(self) -> None:
+        """Accept no more; requests under way are answered first, for a few seconds."""
+        if self._server is not None and self._running is not None:
+            self._server.should_exit = True
+            await self._running
+            self._server = self._running = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # ------------------------------------------------------------------------------------------------------------- routes
+
+    def _app(self) -> Starlette:
+        base, hook = self.settings.path, self.settings.hook
+
+        async def metadata(request: Request) -> Response:
+            url = str(request.base_url).rstrip("/") + base
+            return _response(Answer(OK, capability_statement(url=url, date=self._now(), software_version=_version())))
+
+        def door(name: Door) -> Callable[[Request], Awaitable[Response]]:
+            async def endpoint(request: Request) -> Response:
+                parts = request.path_params
+                try:
+                    answer = await self._answer(request, Asked(name, parts.get("kind", ""), parts.get("id", "")))
+                except Exception as error:  # further out it would be logged with its words, which may quote the request
+                    log.error("FHIR: unforeseen %s while answering", type(error).__name__)
+                    answer = unconfirmed(self.settings.retry_after)
+                return _response(answer)
+
+            return endpoint
+
+        return Starlette(
+            routes=[
+                Route(f"{base}/metadata", metadata, methods=["GET"]),
+                Route(f"{base}/$process-message", door("message"), methods=["POST"]),
+                Route(base or "/", door("bundle"), methods=["POST"]),
+                Route(f"{base}/", door("bundle"), methods=["POST"]),
+                Route(f"{base}/{{kind}}", door("create"), methods=["POST"]),
+                Route(f"{base}/{{kind}}/{{id}}", door("update"), methods=["PUT"]),
+                Route(hook, door("hook"), methods=["POST", "PUT"]),
+                Route(f"{hook}/{{kind}}/{{id}}", door("hook"), methods=["PUT"]),
+            ],
+            exception_handlers={HTTPException: _no_route},
+        )
+
+    async def _answer(self, request: Request, asked: Asked) -> Answer:
+        if self._in_flight >= self.settings.in_flight:
+            return refusal(UNAVAILABLE, "throttled", "too many requests at once", retry_after=self.settings.retry_after)
+        self._in_flight += 1
+        held = [0]
+        try:
+            peer = self._peer(request)
+            _check_types(request)
+            body = await self._body(request, held)
+            return await self._handled(body, peer, asked)
+        except _Refusal as error:
+            return error.answer
+        finally:
+            self._in_flight -= 1
+            self._buffered -= held[0]
+
+    def _peer(self, request: Request) -> str:
+        """Return the name of the peer that a request comes from, by its bearer token."""
+        if not self._tokens:
+            return next(iter(self.settings.peers))
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        found = ""
+        for name, token in self._tokens.items():  # all of them, so that time does not tell which one was nearly right
+            if hmac.compare_digest(shown.strip().encode(), token.encode()) and scheme.lower() == "bearer":
+                found = name
+        if not found:
+            raise _Refusal(refusal(UNAUTHORIZED, "login", "a bearer token that is known here is needed"))
+        return found
+
+    async def _body(self, request: Request, held: list[int]) -> bytes:
+        settings, body = self.settings, bytearray()
+        too_long = refusal(TOO_LARGE, "too-long", f"longer than {settings.largest_body} bytes")
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > settings.largest_body:
+            raise _Refusal(too_long)
+        try:
+            async with asyncio.timeout(settings.body_timeout):
+                async for chunk in request.stream():
+                    body += chunk
+                    held[0] += len(chunk)
+                    self._buffered += len(chunk)
+                    if len(body) > settings.largest_body:
+                        raise _Refusal(too_long)
+                    if self._buffered > settings.buffered_bytes:
+                        raise _Refusal(unconfirmed(settings.retry_after))
+        except TimeoutError:
+            raise _Refusal(refusal(TIMED_OUT, "timeout", "the request was not complete in time")) from None
+        except ClientDisconnect:
+            raise _Refusal(refusal(TIMED_OUT, "timeout", "the request ended early")) from None
+        return bytes(body)
+
+    # ----------------------------------------------------------------------------------------------- mapping and publishing
+
+    async def _handled(self, body: bytes, peer: str, asked: Asked) -> Answer:
+        started = monotonic()
+        if asked.door == "hook" and not body.strip():
+            return await self._ping(peer)
+        outcome = await self._map(body, peer, asked)
+        try:
+            if outcome.contexts:
+                outcome = await self._write_contexts(outcome, body, peer, asked)
+            elif outcome.events:
+                await self._confirm(outcome)
+            answer = outcome.answer
+        except Poison:
+            outcome = self.mapper.too_large(outcome)
+            answer = outcome.answer
+        except Exception as error:  # an unforeseen failure is not a confirmation either
+            known = isinstance(error, (Transient, TimeoutError))
+            log.log(logging.WARNING if known else logging.ERROR, "FHIR: not confirmed (%s)", type(error).__name__)
+            answer = unconfirmed(self.settings.retry_after)
+        if outcome.verdict in ("refused", "dead-letter"):
+            log.warning("FHIR: %s with %d, peer %s: %s", outcome.verdict, answer.status, peer, outcome.reason)
+        self._observe(peer, outcome, answer, monotonic() - started)
+        return answer
+
+    async def _map(self, body: bytes, peer: str, asked: Asked) -> Outcome:
+        sender = self.mapper.sender(peer, self._now())
+        if len(body) > _LONG:
+            return await asyncio.to_thread(self.mapper.handle, body, sender, asked)
+        return self.mapper.handle(body, sender, asked)
+
+    async def _write_contexts(self, outcome: Outcome, body: bytes, peer: str, asked: Asked) -> Outcome:
+        """Publish whole contexts one request after the other, each made from what the one before has published."""
+        generation = self._generation
+        async with self._patients:
+            if self._generation != generation:
+                outcome = await self._map(body, peer, asked)
+            await self._confirm(outcome)
+            self._generation += 1
+            self.mapper.learn(outcome)
+        return outcome
+
+    async def _confirm(self, outcome: Outcome) -> None:
+        patience = self.settings.confirm_timeout
+        async with asyncio.timeout(patience + _GUARD):
+            await self._publisher.publish(outcome.events, timeout=patience)
+
+    async def _ping(self, peer: str) -> Answer:
+        if self._pinged is None:
+            words = "a notification without the resource announces what nobody here fetches: set Subscription.channel.payload"
+            return refusal(UNPROCESSABLE, "not-supported", words)
+        try:
+            await self._pinged(peer)
+        except Exception as error:
+            log.warning("FHIR: fetching after a notification failed (%s)", type(error).__name__)
+            return unconfirmed(self.settings.retry_after)
+        return Answer(OK, acknowledgement.operation_outcome(()))
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else UNAVAILABLE
+    words = {NOT_FOUND: "there is nothing here", NOT_ALLOWED: "this interaction is not supported"}
+    return _response(refusal(status, "not-supported", words.get(status, "refused")))
+
+
+def _check_types(request: Request) -> None:
+    """Refuse what is not JSON by its content type, and what is compressed (a small body may be a huge one)."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in _XML_TYPES:
+        raise _Refusal(refusal(UNSUPPORTED_MEDIA_TYPE, "not-supported", f"XML is not taken; send {MEDIA_TYPE}"))
+    if kind and kind not in _JSON_TYPES:
+        raise _Refusal(refusal(UNSUPPORTED_MEDIA_TYPE, "not-supported", f"not a content type that is taken; send {MEDIA_TYPE}"))
+    if request.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        raise _Refusal(refusal(UNSUPPORTED_MEDIA_TYPE, "not-supported", "compressed bodies are not taken"))
+
+
+def _response(answer: Answer) -> Response:
+    return Response(
+        orjson.dumps(answer.body),
+        status_code=answer.status,
+        headers=dict(answer.headers) | {"Cache-Control": "no-store"},
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("vigil-stream")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,112 @@
+"""Settings of the FHIR connector, each with its default and the reason for it."""
+
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from connectors.hl7.settings import ContextCode, LocalCode
+from processors.events import ProcessingId
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are refused, so that a typing error is seen at start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FhirPeer(Section):
+    """One sender and what is particular about it."""
+
+    token: SecretStr | None = Field(None, description="its bearer token; with several senders each needs one")
+    base: str = Field(
+        "", description="the server's base URL: scopes its resource ids, so `Patient/7` of two servers are two; else its name"
+    )
+    authority: str = Field("", description="assigning authority of identifiers that name no system; empty: `base`")
+    zone: str = Field("UTC", description="IANA zone of times that are only a date; FHIR times of day carry their offset")
+    codes: dict[str, LocalCode] = Field(
+        default_factory=dict, description="its local codes: `CODE` or `CODE^SYSTEM-URI` of Observation.code; first looked up"
+    )
+    processing: ProcessingId = Field("production", description="a test system's data never alerts: `training` or `debugging`")
+    charted: bool | None = Field(
+        None, description="are its vitals validated by staff? unset: no for device data (MDC codes) and `preliminary`"
+    )
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        ZoneInfo(zone)
+        return zone
+
+
+class FhirTls(Section):
+    """Transport security."""
+
+    certificate_file: Path = Field(description="PEM certificate chain of this server")
+    key_file: Path = Field(description="PEM key of this server")
+    ca_file: Path | None = Field(
+        None, description="PEM authorities of the senders; given: every sender must show a certificate"
+    )
+
+
+class FhirSettings(Section):
+    """The FHIR R4 endpoint."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 once tokens or TLS are set")
+    port: int = Field(8090, ge=0, le=65535, description="0: any free one")
+    path: str = Field("/fhir", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="base of the RESTful interface")
+    hook: str = Field("/hook", pattern=r"^(/[A-Za-z0-9._~-]+)+$", description="where rest-hook subscriptions are delivered")
+    tls: FhirTls | None = Field(None, description="unset: plain HTTP, only behind a proxy or inside a protected network")
+    peers: dict[str, FhirPeer] = Field(
+        default_factory=lambda: {"fhir": FhirPeer.model_validate({})},
+        description="senders by name, told apart by their tokens; the name stands in events. Default: one, without a token",
+    )
+    codes: dict[str, LocalCode] = Field(default_factory=dict, description="local observation codes of all peers")
+    context_codes: dict[str, ContextCode] = Field(
+        default_factory=dict, description="observation codes that set a patient's SpO2 scale, ceiling of care, pregnancy"
+    )
+    not_for_us: Literal["accept", "refuse"] = Field(
+        "accept",
+        description="what is mapped in no way (a laboratory value, a Claim in a transaction): `accept` answers 200 with a note, so "
+        "that a feed of everything flows; `refuse` answers 422. A type posted alone that is not supported is always 404",
+    )
+    unmapped: Literal["ignore", "dead-letter"] = Field(
+        "ignore", description="an Observation whose code is no vital sign: counted, or kept as a dead letter"
+    )
+
+    largest_body: int = Field(
+        16 * 2**20, ge=1024, description="bytes of a request; documents with embedded PDFs reach a few MiB"
+    )
+    deepest: int = Field(50, ge=10, description="levels of nesting; the deepest real resource has about 20")
+    most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
+    connections: int = Field(2048, ge=1, description="open connections; one more is closed")
+    in_flight: int = Field(64, ge=1, description="requests being read or answered; one more is told 503, try again")
+    buffered_bytes: int = Field(256 * 2**20, ge=2**20, description="bodies being read, all together; above it 503, try again")
+    confirm_timeout: float = Field(
+        15.0, gt=0, description="seconds for Kafka to confirm; then 503. Below the usual client's 30 s"
+    )
+    header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
+    body_timeout: float = Field(30.0, gt=0, description="seconds until a request's body is complete, else 408")
+    idle_timeout: float = Field(
+        65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
+    )
+    retry_after: int = Field(5, ge=1, description="seconds that a 503 asks the sender to wait")
+
+    @model_validator(mode="after")
+    def _tokens(self) -> "FhirSettings":
+        tokens = [peer.token.get_secret_value() for peer in self.peers.values() if peer.token]
+        if not self.peers:
+            raise ValueError("fhir.peers must name at least one sender")
+        if len(set(tokens)) != len(tokens):
+            raise ValueError("two fhir.peers have the same token: they could not be told apart")
+        if any(len(token) < 16 for token in tokens):
+            raise ValueError("a token needs at least 16 characters; a good one: openssl rand -hex 32")
+        if len(self.peers) > 1 and len(tokens) < len(self.peers):
+            raise ValueError("with several fhir.peers each needs a token: they could not be told apart")
+        return self
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether senders must show a bearer token."""
+        return any(peer.token for peer in self.peers.values())

@@ -1,0 +1,136 @@
+"""Is it JSON, is it FHIR: parsing and structural validation, every complaint with its place.
+
+`fhir.resources` 8.3 has models of R4B, not of R4. R4B (4.3.0) changed medication definition, evidence and subscription resources;
+the types that Vigil maps are the same in both. The models check names, types, cardinality, regular expressions and choice types;
+not terminology, invariants or profiles. A type that R4B does not know is not validated.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+from pydantic import ValidationError
+
+from connectors.fhir.acknowledgement import Issue
+
+Json = dict[str, Any]
+
+_TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_SHOWN: Final = 20  # issues of one resource that are told; a resource of another standard has hundreds
+_CODES: Final[Mapping[str, tuple[str, str]]] = {  # pydantic's kind of error -> issue code, words
+    "missing": ("required", "a required element is missing"),
+    "model_field_validation.missing": ("required", "a required element is missing"),
+    "extra_forbidden": ("structure", "no such element here"),
+    "model_validation_format": ("structure", "more or fewer of the choices than allowed"),
+    "recursion_loop": ("too-long", "nested too deeply"),
+}
+
+
+class Unreadable(ValueError):
+    """What was sent is not readable as FHIR JSON at all; `issue` says why."""
+
+    def __init__(self, issue: Issue) -> None:
+        super().__init__(issue.diagnostics)
+        self.issue = issue
+
+
+def parse(body: bytes, *, deepest: int) -> Json:
+    """Parse one resource. Raises `Unreadable`: no JSON (RFC 8259, UTF-8), no object, no resourceType, nested too deeply."""
+    if body.lstrip()[:1] == b"<":
+        raise Unreadable(Issue("fatal", "not-supported", "this is XML; send application/fhir+json"))
+    try:
+        found = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))  # RFC 8259: a parser may ignore a byte order mark
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise Unreadable(Issue("fatal", "structure", f"not JSON: {place}")) from None
+    if not isinstance(found, dict):
+        raise Unreadable(Issue("fatal", "structure", "not a JSON object"))
+    if too_deep(found, deepest):
+        raise Unreadable(Issue("fatal", "too-long", f"nested more than {deepest} levels deep"))
+    if not _TYPE.fullmatch(kind_of(found)):
+        raise Unreadable(Issue("fatal", "structure", "no resourceType", "resourceType"))
+    return found
+
+
+def too_deep(found: Any, deepest: int) -> bool:
+    """Tell whether a JSON value is nested deeper than that; without recursion, which is what it guards."""
+    level = [found]
+    for _ in range(deepest):
+        level = [
+            child
+            for value in level
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def kind_of(resource: Json) -> str:
+    """Return the resourceType, empty where there is none."""
+    kind = resource.get("resourceType")
+    return kind if isinstance(kind, str) else ""
+
+
+def validate(resource: Json) -> list[Issue]:
+    """Return what is wrong with a resource's structure; empty for nothing."""
+    kind = kind_of(resource)
+    model = _model(kind)
+    if model is None:
+        return []
+    try:
+        model.model_validate(resource)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        issues = list(dict.fromkeys(_issue(kind, one["type"], one["loc"]) for one in found))
+        more = [Issue("error", "structure", f"and {len(issues) - _SHOWN} more")] if len(issues) > _SHOWN else []
+        return issues[:_SHOWN] + more
+    except RecursionError:
+        return [Issue("error", "too-long", "nested too deeply", kind)]
+    except Exception as error:  # the models' own validators raise other things for some malformed values
+        return [Issue("error", "structure", f"not readable as {kind} ({type(error).__name__})", kind)]
+    return []
+
+
+@lru_cache(maxsize=256)
+def _model(kind: str) -> Any:
+    from fhir.resources.R4B import get_fhir_model_class  # on first use: 0.3 s
+    from fhir.resources.R4B.resource import Resource
+
+    try:
+        model = get_fhir_model_class(kind)
+    except (KeyError, ValueError, AttributeError):
+        return None
+    return model if isinstance(model, type) and issubclass(model, Resource) else None
+
+
+def is_known(kind: str) -> bool:
+    """Tell whether it is a resource type at all."""
+    return _model(kind) is not None
+
+
+def _issue(kind: str, error: str, place: tuple[int | str, ...]) -> Issue:
+    code, words = _CODES.get(error, ("value", "not a value of the element's type"))
+    return Issue("error", code, words, expression(kind, place))
+
+
+def expression(kind: str, place: tuple[int | str, ...]) -> str:
+    """Return the FHIRPath of a place in a resource; a name that is no element's name is left out, since it may be anything."""
+    path = kind
+    for step in place:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif _NAME.fullmatch(step):
+            path += f".{step}"
+        else:
+            break
+    return path
+
+
+def canonical(resource: Json) -> bytes:
+    """Return the content in one form, whatever the order of names and the white space, without `meta`, which servers write anew."""
+    return orjson.dumps({name: value for name, value in resource.items() if name != "meta"}, option=orjson.OPT_SORT_KEYS)
