@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any, Final
 from uuid import UUID
 
+import numpy as np
 import qdrant_edge as edge
 
 from connectors.qdrant.refusals import bad_body, invalid, unsupported, wrong_input
@@ -197,7 +198,8 @@ def _match(value: object) -> Any:
     build, fits = _MATCHES[name]
     if not fits(wanted):
         raise bad_body(f"match: `{name}` does not take such a value")
-    return _build(build, wanted)
+    # The engine's binding takes Python's True for the integer 1, which no boolean equals; numpy's it takes for what it is.
+    return _build(build, np.bool_(wanted) if isinstance(wanted, bool) else wanted)
 
 
 def _scalar(value: object) -> bool:

@@ -101,12 +101,13 @@ async def similar_patients(
 ) -> list[PatientHit]:
     """Find the `limit` other patients with a note nearest to what this patient's notes say on the whole (their mean vector).
 
-    `where` narrows both whose notes are compared and which of the patient's own count. Raises `Permanent` for a patient without
-    notes in the store.
+    `where` narrows which notes count, the patient's own and the others', and with `patient_ids` who the others are. Raises
+    `Permanent` for a patient without notes in the store.
     """
     chosen = _of_model(where, embedder)
+    own = replace(chosen, patient_ids=(patient_id,), not_patient_ids=())
     total, number = np.zeros(collection.dimensions, dtype=np.float64), 0
-    async for point in store.scan(collection, replace(chosen, patient_ids=(patient_id,)), payloads=False):
+    async for point in store.scan(collection, own, payloads=False):
         total += point.vector
         number += 1
     length = float(np.linalg.norm(total))

@@ -9,7 +9,7 @@
 | a write is refused for what is in it (400, 413, 422) | `Poison`, stage "store" |
 | a read is refused for what is asked | `Permanent` |
 
-Qdrant's own words may quote a payload, so for writes they are matched and never passed on.
+Qdrant's own words may quote a payload, so for writes they are matched and never passed on, nor is their exception chained.
 """
 
 import re
@@ -43,34 +43,32 @@ _HTTP_OF_GRPC: Final = {
 def raise_for(error: BaseException, *, url: str, doing: str, writing: bool) -> NoReturn:
     """Raise what `error`, one of `TROUBLES`, asks of the caller. `doing` says in words what was under way, without PHI."""
     if isinstance(error, UnexpectedResponse):
-        _raise_for_status(error.status_code or 503, error.content.decode(errors="replace"), error, url, doing, writing)
-    if isinstance(error, grpc.RpcError):
-        code = error.code() if isinstance(error, grpc.Call) else None
-        text = (error.details() or "") if isinstance(error, grpc.Call) else ""
-        _raise_for_status(_HTTP_OF_GRPC.get(code, 503), text, error, url, doing, writing)
+        _raise_for_status(error.status_code or 503, error.content.decode(errors="replace"), url, doing, writing)
+    if isinstance(error, grpc.aio.AioRpcError):
+        _raise_for_status(_HTTP_OF_GRPC.get(error.code(), 503), error.details() or "", url, doing, writing)
     raise Transient(f"{doing}: {_plainly(error)} (vector store at {url})", hint="is the vector store up?") from error
 
 
-def _raise_for_status(status: int, text: str, error: BaseException, url: str, doing: str, writing: bool) -> NoReturn:
+def _raise_for_status(status: int, text: str, url: str, doing: str, writing: bool) -> NoReturn:
     if wrong := _WRONG_VECTOR.search(text):
         lengths = (
             f": it holds vectors of {wrong[1]} numbers, the model gives {wrong[2]}" if wrong[1] else ": it has no such vector"
         )
-        raise Fatal(f"{doing}: the wrong collection for this model{lengths} (vector store at {url})") from error
+        raise Fatal(f"{doing}: the wrong collection for this model{lengths} (vector store at {url})") from None
     if status == 404 and _MISSING.search(text):
         hint = "a lane makes its collections when it starts; was the vector store emptied, or is this the wrong one?"
-        raise Transient(f"{doing}: the collection does not exist (vector store at {url})", hint=hint) from error
+        raise Transient(f"{doing}: the collection does not exist (vector store at {url})", hint=hint) from None
     if status in (408, 429) or (status >= 500 and status != 501):
-        raise Transient(f"{doing}: the vector store at {url} answered {status}, which passes") from error
+        raise Transient(f"{doing}: the vector store at {url} answered {status}, which passes") from None
     if status in (401, 403):
         raise Fatal(
             f"{doing}: the vector store at {url} refused the API key ({status})", hint="set `vectors.api_key`"
-        ) from error
+        ) from None
     if status == 501:
-        raise Fatal(f"{doing}: the vector store at {url} cannot do this: {text[:300]}") from error
+        raise Fatal(f"{doing}: the vector store at {url} cannot do this: {text[:300]}") from None
     if writing:
-        raise Poison(f"{doing}: the vector store at {url} refused the points ({status})", stage="store") from error
-    raise Permanent(f"{doing}: the vector store at {url} refused the request ({status}): {text[:300]}") from error
+        raise Poison(f"{doing}: the vector store at {url} refused the points ({status})", stage="store") from None
+    raise Permanent(f"{doing}: the vector store at {url} refused the request ({status}): {text[:300]}") from None
 
 
 def _plainly(error: BaseException) -> str:
