@@ -51,6 +51,7 @@ class Alert:
     state: AlertState = "raised"
     sequence: int = -1  # of the last step
     route: str = "default"
+    quiet: bool = False  # beyond the ward's budget: on the quiet route, and nobody is waited for
     total: int = 0  # NEWS2 as last told
     evidence: dict[str, int] = field(default_factory=dict)  # parameter that scored -> when it was observed
     score_id: str | None = None
@@ -165,6 +166,11 @@ def model_detail(answer: Deterioration) -> str:
         f"Model {answer.model.name} {answer.model.version}: probability {answer.probability:.2f} of deterioration within "
         f"{answer.horizon_hours} hours, from the last 24 hours of vital signs. {_ASSISTIVE}"
     )
+
+
+def resting_detail() -> str:
+    """Say what an alert by the model is where its figure is not at hand."""
+    return f"By the deterioration model. {_ASSISTIVE}"
 
 
 def hours_and_minutes(milliseconds: int) -> str:

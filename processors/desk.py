@@ -134,7 +134,7 @@ class Desk:
         alert.severity = severity
         self._rest_on(alert, score)
         if graver or alert.waiting_since is not None:
-            self._await(patient, alert, cause.now)
+            self._place(patient, alert, cause.now)
         return self.step(patient, alert, "updated", reason, cause, score=score, was=was)
 
     @staticmethod
@@ -205,11 +205,7 @@ class Desk:
         """Tell the alerts' new place or policy; those that wait for an answer wait anew, there."""
         steps = []
         for alert in self.standing(patient):
-            alert.route, climbs, _ = self._route(patient, alert.severity)
-            if alert.waiting_since is not None:
-                self._await(patient, alert, cause.now)
-            if not climbs:
-                alert.waiting_since = None
+            self._place(patient, alert, cause.now if alert.waiting_since is not None else None)
             steps.append(self.step(patient, alert, "updated", reason, cause, score=score))
         return steps
 
@@ -269,29 +265,28 @@ class Desk:
         patient.closed.pop(kind, None)
         patient.alerts[kind] = alert
         ward = patient.context.location.ward
-        alert.route, _, within = self._route(patient, severity)
-        if kind in ("news2", "deterioration"):
-            if within:
-                self._await(patient, alert, cause.now)
+        pages = kind in ("news2", "deterioration")
+        alert.quiet = pages and self.partition.alerts_of(ward) >= self._rules.ward_budget
+        self._place(patient, alert, cause.now if pages else None)
+        if pages:
             self.partition.count_alert(ward, cause.now)
         return alert
 
-    def _route(self, patient: Patient, severity: Severity) -> tuple[str, bool, bool]:
-        """Return (route, climbs when unanswered, within the ward's budget or above it in gravity)."""
+    def _place(self, patient: Patient, alert: Alert, waiting: int | None) -> None:
+        """Route an alert by the patient's ceiling of care, the budget, the ward; and wait for an answer since `waiting`."""
         rules, context = self._rules, patient.context
-        policy = rules.ceilings.get(context.ceiling) if context.ceiling else None
-        if policy is not None:
-            return policy.route, policy.escalates, True
-        ward = context.location.ward
-        if RANK[severity] <= RANK["low-medium"] and self.partition.alerts_of(ward) >= rules.ward_budget:
-            return rules.quiet_route, False, False
-        return rules.ward_routes.get(ward, rules.default_route), True, True
-
-    def _await(self, patient: Patient, alert: Alert, now: int) -> None:
-        """Wait for an answer from now on, from the first place in the chain."""
-        alert.route, climbs, _ = self._route(patient, alert.severity)
         alert.step = 0
-        alert.waiting_since = now if climbs else None
+        alert.waiting_since = waiting
+        policy = rules.ceilings.get(context.ceiling) if context.ceiling else None
+        alert.quiet = alert.quiet and policy is None and RANK[alert.severity] <= RANK["low-medium"]
+        if policy is not None:
+            alert.route = policy.route
+            if not policy.escalates:
+                alert.waiting_since = None
+        elif alert.quiet:
+            alert.route, alert.waiting_since = rules.quiet_route, None
+        else:
+            alert.route = rules.ward_routes.get(context.location.ward, rules.default_route)
 
     def _end(
         self,
@@ -331,13 +326,13 @@ class Desk:
             title = alerts.news2_title(score, was) if score else f"NEWS2 {alert.total}"
             detail = alerts.news2_detail(score, alert.severity, ceiling=context.ceiling) if score else ""
         elif alert.kind == "deterioration":
-            title = alert.text
+            title, detail = alert.text, detail or alerts.resting_detail()
         else:
             title = f"No observations for {alerts.hours_and_minutes(cause.now - alert.since)}"
             detail = (
                 f"Last heard {when(alert.since):%Y-%m-%d %H:%M} UTC; expected within {alerts.hours_and_minutes(alert.until)}."
             )
-        if alert.kind != "no-observations" and alert.route == self._rules.quiet_route:
+        if alert.quiet:
             detail = f"{detail} Sent to the quiet route: the ward's budget of alerts is used up.".strip()
         return AlertEvent(
             id=natural_id(alert.id, alert.sequence),
