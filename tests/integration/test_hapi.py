@@ -34,12 +34,11 @@ def jars() -> Path:
 
 @pytest.mark.timeout(400)
 async def test_hapi_sends_and_understands_the_answers(jars: Path, tmp_path: Path) -> None:
-    note = message(
-        PID, PV1, "TXA|1|DS|TX|20260302093000||||||||D1|||||AU", "OBX|1|TX|18842-5^DS^LN||Grüße.||||||F", kind="MDM^T02^MDM_T02"
-    )
+    txa, text = "TXA|1|DS|TX|20260302093000||||||||D1|||||AU", "OBX|1|TX|18842-5^DS^LN||Grüße.||||||F"
+    note = message(PID, PV1, txa, text, kind="MDM^T02^MDM_T02", control_id="H2", version="2.5", charset="UNICODE UTF-8")
     sent = [
         vitals(PULSE, obx("59408-5^SpO2^LN", "97", "%", number=2), control_id="H1", version="2.5"),
-        note.replace(b"|M1|", b"|H2|").replace(b"|2.6|", b"|2.5|").replace(b"|||||\r", b"||||||UNICODE UTF-8\r", 1),
+        note,
         message("EVN|A01|202603020900", PID, PV1, kind="ADT^A01^ADT_A01", control_id="H3", version="2.5"),
         vitals(PULSE, obx("8310-5^T^LN", "warm", "Cel", number=2, kind="ST"), control_id="H4", version="2.5"),
         message("SCH|1", kind="SIU^S12^SIU_S12", control_id="H5", version="2.5"),
@@ -54,7 +53,8 @@ async def test_hapi_sends_and_understands_the_answers(jars: Path, tmp_path: Path
     _, port = await server.start()
     try:
         process = await asyncio.create_subprocess_exec(
-            *("java", "-Xmx256m", "-cp", f"{jars}/*", str(HERE / "Send.java"), str(port), *map(str, files)),
+            *("java", "-Xmx256m", "-Dca.uhn.hl7v2.llp.charset=UTF-8", "-cp", f"{jars}/*"),
+            *(str(HERE / "Send.java"), str(port), *map(str, files)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
