@@ -10,10 +10,9 @@ import logging
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime
-from inspect import isawaitable, iscoroutinefunction
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, Self
@@ -39,9 +38,9 @@ _COMMENT = 64  # characters that (0000,0902) Error Comment holds
 
 
 class ObjectStore(Protocol):
-    """Where the bytes go. `put` may be a coroutine or block; content addressed, so putting twice is putting once."""
+    """Where the bytes go (`connectors.objects.ObjectStore`); content addressed, so putting twice is putting once."""
 
-    def put(self, data: bytes, media_type: str, suffix: str) -> ObjectReference | Awaitable[ObjectReference]:
+    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
         """Store and return the reference once it is durable. Raises `Transient` when the store cannot confirm."""
         ...
 
@@ -95,8 +94,8 @@ class DicomServer:
         """The port that is listened on."""
         return int(self._server.server_address[1])
 
-    async def start(self) -> None:
-        """Listen. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
+    async def start(self) -> tuple[str, int]:
+        """Listen, and return the address. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
         self._loop = asyncio.get_running_loop()
         # pynetdicom logs what it receives, down to attribute values: that is patient data
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"
@@ -123,6 +122,7 @@ class DicomServer:
         self._server.idle_timeout = settings.network_timeout
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="dicom-accept", daemon=True)
         self._thread.start()
+        return settings.host, self.port
 
     async def stop(self, grace: float = 5.0) -> None:
         """Accept no more, let objects under way be answered for `grace` seconds, then abort what is left."""
@@ -217,17 +217,10 @@ class DicomServer:
         patience = self.settings.confirm_timeout
         async with asyncio.timeout(patience):
             started = monotonic()
-            references = [await self._put(one.data, one.media_type, one.suffix) for one in outcome.objects]
+            references = [await self._store.put(one.data, one.media_type, one.suffix) for one in outcome.objects]
             events = outcome.events(references)
             if events:
                 await self._publisher.publish(events, timeout=max(0.1, patience - (monotonic() - started)))
-
-    async def _put(self, data: bytes, media_type: str, suffix: str) -> ObjectReference:
-        if iscoroutinefunction(self._store.put):
-            reference: ObjectReference = await self._store.put(data, media_type, suffix)
-            return reference
-        stored = await asyncio.to_thread(self._store.put, data, media_type, suffix)
-        return await stored if isawaitable(stored) else stored
 
 
 def _response(status: int, outcome: Outcome) -> Dataset:

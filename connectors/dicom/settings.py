@@ -64,7 +64,11 @@ class DicomSettings(Section):
         "accept", description="what to do where (0028,0301) says YES: text in the pixels is not removed, see CONFORMANCE.md"
     )
 
-    largest_object: int = Field(512 * 2**20, ge=1, description="bytes; a longer object is cut off (aborted) while it arrives")
+    largest_object: int = Field(
+        256 * 2**20,
+        ge=1,
+        description="bytes; a longer object is cut off (aborted) on arrival. Not above `objects.largest_bytes`",
+    )
     largest_frame: int = Field(
         100_000_000, ge=1, description="samples of one frame: a mammogram has 25 million, a bomb has more"
     )

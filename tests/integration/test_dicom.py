@@ -25,6 +25,8 @@ from connectors.dicom import acknowledgement as ack
 from connectors.dicom.mapping import Context, handle
 from connectors.dicom.server import DicomServer, disk_pressure
 from connectors.dicom.settings import DicomPeer, DicomSettings, DicomTls
+from connectors.objects import ObjectStore
+from connectors.objects.settings import ObjectSettings
 from models.errors import Fatal, Transient
 from processors.events import DeadLetterEvent, ImageEvent
 from tests.dicom_objects import encode, make
@@ -135,13 +137,13 @@ async def test_a_stuck_event_loop_is_answered_too():
         assert answers == [[ack.OUT_OF_RESOURCES]]
 
 
-async def test_a_store_that_blocks_is_served_by_a_thread():
-    class Blocking(MemoryStore):
-        def put(self, data, media_type, suffix):  # not a coroutine
-            return asyncio.run(MemoryStore.put(self, data, media_type, suffix))
-
-    async with site(store=Blocking()) as running:
-        assert await running.send(make()) == [0]
+async def test_the_real_object_store(tmp_path):
+    store = ObjectStore(ObjectSettings(url=str(tmp_path / "objects")))
+    async with site(store=store) as running:
+        assert await running.send(make(PatientName="Geheim^Gerda")) == [0]
+        data = await store.get(running.publisher.events[0].pixels)
+        assert data.startswith(b"\x89PNG")
+        assert b"Geheim" not in data
 
 
 async def test_what_cannot_be_decoded_is_accepted_and_dead_lettered():
