@@ -8,7 +8,7 @@ Layouts, as their publishers give them:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,8 @@ MACCROBAT_TYPES: Final[Mapping[str, str]] = {
 # Where the annotators' guide puts text under a heading that says nothing of its kind: "hypertension" in a history is a
 # `History`, a tumour mentioned again is a `Coreference`. Teaching "no entity" there would be teaching an error.
 MACCROBAT_UNJUDGED: Final = frozenset({"History", "Family_history", "Coreference", "Other_entity", "Other_event"})
+# Sentences of an IOB file read together: about an abstract, of which these files lost the borders.
+SENTENCES_TOGETHER: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,35 @@ def _case_report(raw: Mapping[str, Any]) -> Document:
     return Document(str(raw["id"]), text, tuple(sorted(chosen, key=lambda g: g.start)), tuple(sorted(unjudged)))
 
 
-def labels_of(documents: list[Document]) -> frozenset[str]:
+def split_by_document(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Split case reports into what is learned from and dev, always alike: every fifth document, sorted by id, is dev."""
+    ordered = sorted(documents, key=lambda document: document.id)
+    return [d for i, d in enumerate(ordered) if i % 5], ordered[::5]
+
+
+def read_folder(data: Path) -> dict[str, list[Document]]:
+    """Read what may be measured on in a folder and the folders in it: file name, as seen from `data` -> documents.
+
+    Every `*.tsv` (IOB) and `*.jsonl` (case reports) that is not named train; of a `train.jsonl` with no other file beside
+    it, the dev part of `split_by_document`. Raises `Permanent` where there is nothing, or a file is not what it should be.
+    """
+    found: dict[str, list[Document]] = {}
+    for path in sorted([*data.rglob("*.tsv"), *data.rglob("*.jsonl")]):
+        name = path.relative_to(data).as_posix()
+        if path.suffix == ".tsv" and path.stem != "train":
+            found[name] = read_iob(path, sentences=SENTENCES_TOGETHER)
+        elif path.suffix == ".jsonl":
+            documents = read_maccrobat(path)
+            if path.stem != "train":
+                found[name] = documents
+            elif len(list(path.parent.glob("*.jsonl"))) == 1:
+                found[f"{name} (every fifth document)"] = split_by_document(documents)[1]
+    if not any(found.values()):
+        raise Permanent(f"no annotated text in {data}", hint="*.tsv with IOB columns and *.jsonl case reports are read")
+    return {name: documents for name, documents in found.items() if documents}
+
+
+def labels_of(documents: Sequence[Document]) -> frozenset[str]:
     """Return every gold label that occurs."""
     return frozenset(gold.label for document in documents for gold in document.gold)
 

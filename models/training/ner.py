@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.ner import NerFigures, strict
-from models.evaluation.ner_corpora import Document, read_iob, read_maccrobat, sentences_of
+from models.evaluation.ner_corpora import (
+    SENTENCES_TOGETHER,
+    Document,
+    read_iob,
+    read_maccrobat,
+    sentences_of,
+    split_by_document,
+)
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import OVERLAP, WINDOW, WindowedTagger, load_tokenizer, words_of
 from models.tasks import Floats, ModelIdentity
@@ -30,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLINICAL_TYPES: Final = ("condition", "symptom", "medication", "dose", "procedure", "test", "lab_value", "anatomy")
-DEV_SENTENCES: Final = 8  # read together: abstracts, of which these files lost the borders, are about as long
 IGNORED: Final = -100  # torch's own "no loss here"
 
 
@@ -101,7 +107,7 @@ def corpora(data: Path) -> list[Corpus]:
         if (data / folder / "train.tsv").is_file():
             seen = {document.text for document in read_iob(data / folder / "devel.tsv")}
             train = [d for d in read_iob(data / folder / "train.tsv") if d.text not in seen]
-            dev = read_iob(data / folder / "devel.tsv", sentences=DEV_SENTENCES)
+            dev = read_iob(data / folder / "devel.tsv", sentences=SENTENCES_TOGETHER)
             found.append(Corpus(folder, head, tuple(train), tuple(dev)))
     if (data / "maccrobat" / "train.jsonl").is_file():
         train, dev = split_by_document(read_maccrobat(data / "maccrobat" / "train.jsonl"))
@@ -109,12 +115,6 @@ def corpora(data: Path) -> list[Corpus]:
     if not found:
         raise Permanent(f"no entity corpus in {data}", hint="folders BC5CDR-IOB, NCBI-disease-IOB or maccrobat are read")
     return found
-
-
-def split_by_document(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """Split into train and dev: every fifth document, sorted by id, is dev."""
-    ordered = sorted(documents, key=lambda document: document.id)
-    return [d for i, d in enumerate(ordered) if i % 5], ordered[::5]
 
 
 def train(

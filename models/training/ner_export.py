@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.errors import Permanent
-from models.evaluation.ner import NerFigures, Score, strict
+from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
 from models.export import to_int8, to_onnx
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
@@ -19,14 +19,9 @@ from models.tasks import Span
 from models.training.ner import HEADS, Corpus, build, corpora, default_start, evaluate
 
 NAME: Final = "clinical-ner"
-PRECISE: Final = ("condition", "symptom", "medication")  # what alerts and search lean on: precision before recall
 PRECISION_SOUGHT: Final = 0.85
 RECALL_KEPT: Final = 0.4  # a precision that is bought with less recall than this is not worth shipping
 LARGEST_LOSS: Final = 0.01  # of any corpus's micro F1, INT8 to fp32: above it the export is refused
-
-# What the published labels are called in the sets that do not know the difference.
-AS_CHEMICAL_DISEASE: Final = {"condition": "Disease", "symptom": "Disease", "medication": "Chemical"}
-AS_DISEASE: Final = {"condition": "Disease", "symptom": "Disease"}
 
 
 @dataclass(frozen=True, slots=True)
