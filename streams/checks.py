@@ -9,7 +9,7 @@ from connectors.objects import ObjectStore
 from connectors.qdrant.store import VectorStore
 from models.errors import VigilError
 from streams import topics
-from streams.lanes.models import open_model
+from streams.inference import open_model
 from streams.settings import DEMO_SECRET, Settings
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")

@@ -14,21 +14,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
-from processors.monitor import Monitor
 
 from models.errors import Poison, VigilError
 from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
+from processors.monitor import Monitor
 from streams.audit import prediction_audit
 from streams.clock import Clock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
 from streams.journal import TOPIC, Entry, Journal, Memory, Moment, stretch
-from streams.lanes.scoring import Scoring
 from streams.ledger import Slice
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.partition import Abandoned, Steps
 from streams.reader import Reader
+from streams.scoring import Scoring
 from streams.settings import Settings
 from streams.wire import Message, decode, iso, traceparent_of
 

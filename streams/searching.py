@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from connectors.qdrant.search import search_images, search_notes, similar_patients
 from connectors.qdrant.store import VectorStore, Where
-from streams.lanes.models import open_model
+from streams.inference import open_model
 from streams.settings import Settings
 
 

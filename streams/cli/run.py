@@ -84,7 +84,8 @@ def demo(
     qdrant: Annotated[str, typer.Option(help="a Qdrant to use instead of the embedded store")] = "",
 ) -> None:
     """Play a synthetic ward through real sockets, every lane as a process, on an embedded broker and vector store."""
-    from streams.demo import DemoPlan, run
+    from streams.demo.run import run
+    from streams.demo.stage import DemoPlan
 
     logging.captureWarnings(True)
     plan = DemoPlan(

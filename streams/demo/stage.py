@@ -17,6 +17,7 @@ from models.errors import Fatal
 from processors.events import TOPICS
 from streams import topics
 from streams.broker import EmbeddedBroker
+from streams.demo import ward
 from streams.journal import TOPIC as JOURNAL
 from streams.lanes import LANES
 from streams.settings import Settings, load
@@ -89,6 +90,7 @@ class Stage:
             "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
             "VIGIL_CONNECTORS__FHIR__PORT": "0",
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "100000000",
+            **ward.SETTINGS,
         }
         (out / "environment").write_text("".join(f"export {name}='{value}'\n" for name, value in self.env.items()))
         if not self.broker:

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-from connectors.objects import ObjectStore
 from numpy.typing import NDArray
 
+from connectors.objects import ObjectStore
 from connectors.qdrant.settings import CollectionSpec
 from connectors.qdrant.settings import images as images_collection
 from connectors.qdrant.store import VectorStore
@@ -16,8 +16,8 @@ from models.tasks import Floats, ImageTextModel, ModelIdentity
 from processors.events import ImageEvent
 from processors.findings import findings_event, pixels
 from processors.vectors import image_point
+from streams.inference import batcher, open_model, raise_transient
 from streams.lane import Input, Lane, Outcome
-from streams.lanes.models import batcher, open_model, raise_transient
 from streams.metrics import LaneMetrics
 from streams.settings import LaneSettings, Settings
 

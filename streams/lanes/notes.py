@@ -10,9 +10,9 @@ from models.batching import MicroBatcher
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.entities import WITHDRAWN, entities_event
 from processors.events import NoteEvent
-from processors.vectors import Chunk, Point, chunks, note_points
+from processors.vectors import Chunk, Point, chunks, note_points, owners
+from streams.inference import batcher, is_error, open_model, raise_transient
 from streams.lane import Input, Lane, Outcome
-from streams.lanes.models import batcher, is_error, open_model, raise_transient
 from streams.metrics import LaneMetrics
 from streams.settings import LaneSettings, Settings
 
@@ -134,10 +134,10 @@ class NotesToVectors(Lane[NoteEvent]):
     async def store(self, inputs: Sequence[Input[NoteEvent]], outcomes: Sequence[Outcome]) -> None:
         """Replace each note's points: new ones first, then what an older version left. The newest version of a batch wins."""
         assert self._store is not None
-        newest: dict[str, list[Point]] = {}
+        newest: dict[str, Sequence[Point]] = {}
         for one, outcome in zip(inputs, outcomes, strict=True):
             if outcome.effect is not None:
-                newest[one.event.note_id] = outcome.effect
+                newest |= owners(one.event, outcome.effect)
         await self._store.replace_all(NOTES, owner_field="note_id", owners=newest)
 
     async def close(self) -> None:

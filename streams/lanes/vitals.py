@@ -5,19 +5,19 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from aiokafka import TopicPartition
-from processors.monitor import Monitor
 
 from models.errors import Fatal, Permanent
 from processors.events import FeedbackEvent, PatientEvent, VitalsEvent
+from processors.monitor import Monitor
 from streams.clock import Clock
+from streams.inference import open_model
 from streams.intake import Intake
 from streams.journal import TOPIC as JOURNAL
-from streams.lanes.models import open_model
-from streams.lanes.scoring import Scoring
 from streams.metrics import LaneMetrics
 from streams.monitoring import MonitorWorker
 from streams.outbox import Outbox
 from streams.partition import Worker
+from streams.scoring import Scoring
 from streams.settings import Settings
 
 log = logging.getLogger("vigil.vitals")

@@ -12,7 +12,7 @@ from models.tasks import DeteriorationModel, Floats, ModelIdentity
 from processors.deterioration import deterioration_of
 from processors.events import AuditEntry, Deterioration, Event, VitalsEvent
 from processors.monitor import Assessment
-from streams.lanes.models import batcher
+from streams.inference import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
 
