@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from io import BytesIO
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydicom import config as pydicom_config
 from pydicom import dcmread
@@ -271,10 +271,7 @@ def _moment(day: str, clock: str, zone: tzinfo) -> datetime | None:
 def _zone(dataset: Dataset, context: Context) -> tzinfo:
     if zone := _offset(text(dataset, "TimezoneOffsetFromUTC")):
         return zone
-    try:
-        return ZoneInfo(context.peer.zone or context.settings.zone)
-    except (ZoneInfoNotFoundError, ValueError):
-        return UTC
+    return ZoneInfo(context.peer.zone or context.settings.zone)
 
 
 def _offset(value: str) -> tzinfo | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from processors.events import ProcessingId
 
@@ -28,6 +28,11 @@ class DicomPeer(Section):
     processing: ProcessingId = Field(
         "production", description="a test modality's images never alert: `training` or `debugging`"
     )
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        return known_zone(zone) if zone else zone
 
 
 class DicomTls(Section):
@@ -90,6 +95,11 @@ class DicomSettings(Section):
     largest_pdu: int = Field(
         131_072, ge=4096, description="bytes of one PDU that we announce: fewer reads than the usual 16 KiB"
     )
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        return known_zone(zone)
 
     def peer(self, ae_title: str) -> DicomPeer:
         """Return the peer of a calling AE title; one without settings of its own gets the defaults."""

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from typing import Literal
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.hl7.settings import ContextCode, LocalCode
+from connectors.zones import known_zone
 from processors.events import ProcessingId
 
 
@@ -36,8 +36,7 @@ class FhirPeer(Section):
     @field_validator("zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
-        ZoneInfo(zone)
-        return zone
+        return known_zone(zone)
 
 
 class FhirTls(Section):

@@ -202,12 +202,18 @@ def test_deep_nesting_is_refused_or_read_never_a_crash():
         ({"ContentDate": "2026.01.05", "ContentTime": "10:11:12"}, "UTC", "2026-01-05T10:11:12+00:00"),
         ({"TimezoneOffsetFromUTC": "-0500"}, "Europe/Berlin", "2026-01-02T08:04:05+00:00"),
         ({"StudyDate": "20261399"}, "UTC", NOW.isoformat()),
-        ({"StudyDate": None}, "No/Such", NOW.isoformat()),
+        ({"StudyDate": None}, "UTC", NOW.isoformat()),
         ({"StudyTime": "235960"}, "UTC", "2026-01-02T23:59:59+00:00"),
     ],
 )
 def test_times(attributes, zone, expected):
     assert acquired_at(make(**attributes), context(zone=zone)).isoformat() == expected
+
+
+def test_a_zone_that_is_none_is_refused_at_start():
+    for wrong in ({"zone": "No/Such"}, {"peers": [{"ae_title": "X", "zone": "../etc"}]}):
+        with pytest.raises(ValueError, match="no time zone"):
+            DicomSettings(**wrong)
 
 
 def test_test_modalities_are_marked():

@@ -1,0 +1,12 @@
+"""Time zones in settings: an IANA name, checked when the settings are read and not when the first message comes."""
+
+from zoneinfo import ZoneInfo
+
+
+def known_zone(name: str) -> str:
+    """Return the name. Raises `ValueError` for no zone: what zoneinfo raises is a `KeyError` or an `OSError`, which pydantic lets pass."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"no time zone of that name: {name!r}") from None
+    return name

@@ -1,0 +1,448 @@
+from base64 import b64decode
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+from pydantic import SecretStr
+
+from connectors.contexts import MemoryContexts
+from connectors.fhir.handling import FhirMapper, Request
+from connectors.fhir.settings import FhirPeer, FhirSettings
+from connectors.hl7.settings import ContextCode, LocalCode
+from processors.events import DeadLetterEvent, FeedbackEvent, Identifier, NoteEvent, PatientEvent, VitalsEvent
+from tests.edge import identities
+from tests.fhir_resources import (
+    MRN,
+    attachment,
+    bundle,
+    concept,
+    document,
+    encounter,
+    observation,
+    patient,
+    pressure,
+    quantity,
+)
+
+ANY = Request()
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+IDS = identities()
+P1 = IDS.patient(Identifier(authority=MRN, value="P1"))
+
+
+def mapper(contexts=None, ids=IDS, peer=None, **changes):
+    peers = {"peers": {"ehr": peer}} if peer else {}
+    return FhirMapper(FhirSettings(**peers, **changes), ids, contexts)
+
+
+def handle(resource, using=None, name=None, request=ANY):
+    using = using or mapper()
+    name = name or next(iter(using.settings.peers))
+    return using.handle(orjson.dumps(resource), using.sender(name, NOW), request)
+
+
+def only(outcome, kind):
+    found = [event for event in outcome.events if isinstance(event, kind)]
+    assert len(found) == 1, outcome.events
+    return found[0]
+
+
+def letters(outcome):
+    return [event for event in outcome.events if isinstance(event, DeadLetterEvent)]
+
+
+# ---------------------------------------------------------------------------------------------------------- Observation
+
+
+def test_a_vital_sign_becomes_a_set():
+    outcome = handle(observation(valueQuantity=quantity(72.5, "{beats}/min", unit="bpm")))
+    assert (outcome.verdict, outcome.code) == ("accepted", 201)
+    event = only(outcome, VitalsEvent)
+    assert event.patient_id == P1
+    assert event.observed_at == datetime(2026, 11, 23, 9, tzinfo=UTC)
+    assert event.received_at == NOW
+    assert event.charted
+    assert [(one.code, one.value, one.unit, one.status) for one in event.observations] == [("8867-4", 72.5, "/min", "final")]
+    assert event.origin.protocol == "fhir"
+    assert "P1" not in event.model_dump_json()
+
+
+def test_blood_pressure_comes_as_components():
+    event = only(handle(pressure(118, 76)), VitalsEvent)
+    assert [(one.code, one.value, one.unit) for one in event.observations] == [
+        ("8480-6", 118, "mm[Hg]"),
+        ("8462-4", 76, "mm[Hg]"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "status", ["registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown"]
+)
+def test_every_status_is_kept(status):
+    event = only(handle(observation(status=status)), VitalsEvent)
+    assert event.observations[0].status == status
+    assert event.charted == (status != "preliminary")
+
+
+def test_a_retraction_needs_no_value_and_an_absent_value_is_none():
+    retracted = only(handle(observation(status="entered-in-error", valueQuantity=None)), VitalsEvent)
+    assert retracted.observations[0].value is None
+    absent = handle(observation(valueQuantity=None, dataAbsentReason=concept("not-performed")))
+    assert (absent.verdict, absent.code, absent.events) == ("ignored", 201, ())
+    assert "no value (not-performed)" in absent.reason
+
+
+@pytest.mark.parametrize(
+    ("element", "value"),
+    [
+        ({"valueQuantity": quantity(60, comparator="<")}, None),
+        ({"valueQuantity": {"unit": "/min"}}, None),
+        ({"valueQuantity": None, "valueString": "fast"}, None),
+        ({"valueQuantity": None, "valueString": "72"}, 72),
+        ({"valueQuantity": None, "valueInteger": 72}, 72),
+        ({"valueQuantity": None, "valueBoolean": True}, None),
+        ({"valueQuantity": None, "valueRange": {"low": {"value": 1}}}, None),
+        ({"valueQuantity": None, "valueCodeableConcept": concept("x")}, None),
+    ],
+)
+def test_values_that_can_and_cannot_be_used(element, value):
+    outcome = handle(observation(**element))
+    assert outcome.code == 201
+    if value is None:
+        (letter,) = letters(outcome)
+        assert outcome.verdict == "dead-letter"
+        assert letter.stage == "map"
+        assert letter.message.startswith("Observation.value")
+        assert orjson.loads(b64decode(letter.original_value))["resourceType"] == "Observation"
+        assert outcome.answer.body["issue"][0]["severity"] == "warning"
+    else:
+        assert only(outcome, VitalsEvent).observations[0].value == value
+
+
+def test_a_bad_component_does_not_take_the_good_one_with_it():
+    resource = pressure()
+    resource["component"][1]["valueQuantity"]["comparator"] = ">"
+    outcome = handle(resource)
+    assert outcome.verdict == "accepted"
+    assert [one.code for one in only(outcome, VitalsEvent).observations] == ["8480-6"]
+    assert "Observation.component[1].valueQuantity" in letters(outcome)[0].message
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "expected"),
+    [
+        ("67775-7", concept("LA9340-6"), "A"),
+        ("67775-7", concept("300202002", "http://snomed.info/sct"), "V"),
+        ("67775-7", {"text": "Unresponsive"}, "U"),
+        ("3151-8", {"text": "room air"}, "air"),
+    ],
+)
+def test_coded_values(code, value, expected):
+    event = only(handle(observation(code, valueQuantity=None, valueCodeableConcept=value)), VitalsEvent)
+    assert event.observations[0].value == expected
+
+
+def test_device_codes_are_understood_and_not_charted():
+    resource = observation(code=concept("150456", "urn:iso:std:iso:11073:10101", "MDC_PULS_OXIM_SAT_O2"))
+    resource["valueQuantity"] = quantity(97, "%")
+    resource["device"] = {"identifier": {"value": "MON-12"}, "display": "Monitor"}
+    event = only(handle(resource), VitalsEvent)
+    assert event.observations[0].code == "59408-5"
+    assert not event.charted
+    assert event.device == "MON-12"
+
+
+def test_local_codes_by_peer():
+    peer = FhirPeer(codes={"HF^HTTP://LAB.EXAMPLE": LocalCode(loinc="8867-4", unit="/min")})
+    resource = observation(code=concept("HF", "http://lab.example"), valueQuantity=None, valueInteger=80)
+    event = only(handle(resource, mapper(peer=peer)), VitalsEvent)
+    assert (event.observations[0].code, event.observations[0].unit) == ("8867-4", "/min")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"effectiveDateTime": None, "effectiveInstant": "2026-11-23T08:00:00.5Z"}, "2026-11-23T08:00:00.500000+00:00"),
+        (
+            {"effectiveDateTime": None, "effectivePeriod": {"start": "2026-11-23T08:00:00Z", "end": "2026-11-23T09:00:00Z"}},
+            "2026-11-23T09:00:00+00:00",
+        ),
+        ({"effectiveDateTime": None, "effectiveTiming": {"event": ["2026-11-23T07:00:00Z"]}}, "2026-11-23T07:00:00+00:00"),
+        ({"effectiveDateTime": "2026-11-23"}, "2026-11-22T23:00:00+00:00"),
+        ({"effectiveDateTime": None, "issued": "2026-11-23T06:00:00Z"}, "2026-11-23T06:00:00+00:00"),
+        ({"effectiveDateTime": None, "meta": {"lastUpdated": "2026-11-23T05:00:00Z"}}, "2026-11-23T05:00:00+00:00"),
+        ({"effectiveDateTime": None}, NOW.isoformat()),
+        ({"effectiveDateTime": "2026-11-23T10:00:60Z"}, "2026-11-23T10:00:59+00:00"),
+    ],
+)
+def test_times(change, expected):
+    outcome = handle(observation(**change), mapper(peer=FhirPeer(zone="Europe/Berlin")))
+    assert only(outcome, VitalsEvent).observed_at.isoformat() == expected
+
+
+def test_what_is_no_vital_sign_is_noted_or_kept_or_refused_by_setting():
+    glucose = observation("2339-0", 90, "mg/dL")
+    outcome = handle(glucose)
+    assert (outcome.verdict, outcome.code, outcome.events) == ("ignored", 200, ())
+    assert outcome.answer.body["issue"][0]["severity"] == "information"
+    assert handle(glucose, mapper(unmapped="dead-letter")).verdict == "dead-letter"
+    assert handle(glucose, mapper(not_for_us="refuse")).code == 422
+
+
+def test_test_data_is_marked():
+    tag = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}
+    assert only(handle(observation(meta={"security": [tag]})), VitalsEvent).processing == "training"
+    assert only(handle(observation(), mapper(peer=FhirPeer(processing="debugging"))), VitalsEvent).processing == "debugging"
+
+
+# ------------------------------------------------------------------------------------------------- identity of a message
+
+
+def test_a_resend_has_the_same_ids_and_another_version_others():
+    resource = observation(id="o1", meta={"versionId": "1", "lastUpdated": "2026-11-23T10:00:00Z"})
+    first = only(handle(resource), VitalsEvent)
+    later = resource | {"meta": {"versionId": "1", "lastUpdated": "2026-11-23T11:00:00Z"}}
+    assert only(handle(later), VitalsEvent).id == first.id
+    assert only(handle(resource | {"meta": {"versionId": "2"}}), VitalsEvent).id != first.id
+    changed = resource | {"valueQuantity": quantity(73)}  # the same version, another content: never taken for a resend
+    assert only(handle(changed), VitalsEvent).id != first.id
+    two = FhirSettings(
+        peers={"a": FhirPeer(token=SecretStr("a" * 16)), "b": FhirPeer(token=SecretStr("b" * 16))},
+    )
+    using = FhirMapper(two, IDS)
+    assert only(handle(resource, using, "a"), VitalsEvent).id != only(handle(resource, using, "b"), VitalsEvent).id
+
+
+def test_the_location_of_a_create_is_stable():
+    one, other = handle(observation()), handle(observation())
+    assert one.answer.headers == other.answer.headers
+    named = handle(observation(id="o1"))
+    assert dict(named.answer.headers)["Location"] == "/fhir/Observation/o1"
+
+
+# ------------------------------------------------------------------------------------------------------------- patients
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [None, {"display": "Petra Probe"}, {"reference": "Group/7"}, {"reference": "#nobody"}, {"identifier": {"value": " "}}],
+)
+def test_no_patient_is_held_apart_not_guessed(subject):
+    outcome = handle(observation(subject=subject))
+    assert (outcome.verdict, outcome.code) == ("dead-letter", 201)
+    (letter,) = letters(outcome)
+    assert letter.stage == "identify"
+    assert "Petra" not in letter.message
+
+
+def test_a_contained_patient_and_one_of_the_bundle_name_the_patient():
+    contained = observation(subject={"reference": "#p"}, contained=[patient(id="p")])
+    assert only(handle(contained), VitalsEvent).patient_id == P1
+    made = bundle(patient(), observation(subject={"reference": "urn:uuid:0b"}))
+    made["entry"][0]["fullUrl"] = "urn:uuid:0b"
+    assert only(handle(made), VitalsEvent).patient_id == P1
+
+
+def test_a_bare_reference_is_understood_once_its_patient_is_known():
+    contexts = MemoryContexts()
+    using = mapper(contexts)
+    bare = observation(subject={"reference": "Patient/7"})
+    before = only(handle(bare, using), VitalsEvent).patient_id
+    made = handle(patient(id="7"), using)
+    using.learn(made)
+    alias = next(event for event in made.events if event.merged_into)
+    assert alias.patient_id == before  # what came before can be moved
+    assert alias.merged_into == P1
+    assert only(handle(bare, using), VitalsEvent).patient_id == P1
+    absolute = observation(subject={"reference": "https://ehr.example/fhir/Patient/7"})  # the same id on another server
+    assert only(handle(absolute, using), VitalsEvent).patient_id not in (P1, before)
+
+
+def test_with_listed_authorities_a_bare_reference_is_not_trusted():
+    using = mapper(ids=identities(MRN))
+    assert handle(observation(subject={"reference": "Patient/7"}), using).verdict == "dead-letter"
+    using.learn(handle(patient(id="7"), using))
+    assert handle(observation(subject={"reference": "Patient/7"}), using).verdict == "accepted"
+
+
+def test_a_patient_context():
+    event = only(handle(patient(deceasedDateTime="2026-11-20")), PatientEvent)
+    assert event.patient_id == P1
+    assert event.birth_date == "1950-02-03"
+    assert event.deceased
+    assert event.identifiers == (Identifier(authority=MRN, value="P1", kind="MR"),)
+    assert "Probe" not in event.model_dump_json()
+
+
+def test_patient_and_encounter_make_one_whole_context():
+    made = bundle(
+        patient(),
+        encounter(location=[{"location": {"display": "7 North"}, "status": "active"}]),
+        observation("82810-3", valueQuantity=None, valueCodeableConcept=concept("LA15173-0")),
+    )
+    event = only(handle(made), PatientEvent)
+    assert (event.birth_date, event.encounter_status, event.location.ward, event.pregnant) == (
+        "1950-02-03",
+        "in-progress",
+        "7 North",
+        True,
+    )
+    assert event.encounter_id == IDS.encounter("https://hospital.example/visit", "V1")
+
+
+def test_contexts_grow_over_requests_and_late_ones_fill_gaps_only():
+    contexts = MemoryContexts()
+    using = mapper(contexts)
+    using.learn(handle(patient(meta={"lastUpdated": "2026-11-23T10:00:00Z"}), using))
+    made = handle(encounter(meta={"lastUpdated": "2026-11-23T11:00:00Z"}), using)
+    assert only(made, PatientEvent).birth_date == "1950-02-03"
+    using.learn(made)
+    old = handle(patient(birthDate="1900-01-01", meta={"lastUpdated": "2026-11-01T00:00:00Z"}), using)
+    assert only(old, PatientEvent).birth_date == "1950-02-03"
+
+
+def test_a_stay_that_is_over_does_not_displace_one_in_progress():
+    contexts = MemoryContexts()
+    using = mapper(contexts)
+    using.learn(handle(encounter(), using))
+    old = encounter(status="finished", identifier=[{"system": "https://hospital.example/visit", "value": "V0"}])
+    assert handle(old, using).events == ()
+    finished = handle(encounter(status="finished"), using)
+    assert only(finished, PatientEvent).encounter_status == "finished"
+
+
+def test_places():
+    kinds = "http://terminology.hl7.org/CodeSystem/location-physical-type"
+    location = [
+        {"location": {"display": "7 North"}, "physicalType": concept("wa", kinds), "status": "active"},
+        {"location": {"display": "712"}, "physicalType": concept("ro", kinds), "status": "active"},
+        {"location": {"display": "B"}, "physicalType": concept("bd", kinds), "status": "active"},
+        {"location": {"display": "Emergency"}, "status": "completed"},
+    ]
+    found = only(handle(encounter(location=location)), PatientEvent).location
+    assert (found.ward, found.room, found.bed) == ("7 North", "712", "B")
+
+
+def test_a_bare_encounter_reference_means_its_visit_once_known():
+    using = mapper()
+    visit = IDS.encounter("https://hospital.example/visit", "V1")
+    bare = observation(encounter={"reference": "Encounter/e1"})
+    assert only(handle(bare, using), VitalsEvent).encounter_id != visit
+    using.learn(handle(encounter(id="e1"), using))
+    assert only(handle(bare, using), VitalsEvent).encounter_id == visit
+
+
+def test_links_merge_and_never_in_a_circle():
+    using = mapper()
+    other = [{"system": MRN, "value": "P2"}]
+    link = [{"other": {"identifier": {"system": MRN, "value": "P1"}}, "type": "replaced-by"}]
+    merged = handle(patient(identifier=other, link=link), using)
+    using.learn(merged)
+    assert only(merged, PatientEvent).merged_into == P1
+    back = [{"other": {"identifier": other[0]}, "type": "replaced-by"}]
+    assert only(handle(patient(link=back), using), PatientEvent).merged_into is None
+    replaces = handle(patient(link=[{"other": {"identifier": {"system": MRN, "value": "P3"}}, "type": "replaces"}]))
+    assert {event.merged_into for event in replaces.events} == {None, P1}
+
+
+def test_site_codes_set_scale_and_ceiling():
+    codes = {
+        "SCALE": ContextCode(fact="spo2_scale", values={"two": 2}),
+        "CEILING": ContextCode(fact="ceiling_of_care"),
+    }
+    using = mapper(context_codes=codes)
+    scale = observation(code=concept("SCALE", "urn:x"), valueQuantity=None, valueString="two")
+    assert handle(scale, using).verdict == "dead-letter"  # nobody is named for it
+    decided = only(handle(scale | {"performer": [{"reference": "Practitioner/3"}]}, using), PatientEvent)
+    assert decided.spo2_scale == 2
+    assert decided.spo2_scale_decided_by
+    ceiling = observation(code=concept("CEILING", "urn:x"), valueQuantity=None, valueString="ward-based care")
+    assert only(handle(ceiling, using), PatientEvent).ceiling_of_care == "ward-based care"
+
+
+# ------------------------------------------------------------------------------------------------------------ documents
+
+
+def test_a_document_becomes_a_note():
+    event = only(handle(document("Zürich: stable", "text/plain; charset=utf-8")), NoteEvent)
+    assert event.text == "Zürich: stable"
+    assert (event.note_type.system, event.note_type.code) == ("http://loinc.org", "11506-3")
+    assert event.authored_at == datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
+    assert (event.status, event.relation, event.patient_id) == ("final", "original", P1)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "text"),
+    [
+        ("<p>One</p><p>two &amp; three</p>", "text/html", "One\ntwo & three"),
+        ("Müller".encode("latin-1"), "text/plain;charset=iso-8859-1", "Müller"),
+        (rb"{\rtf1\ansi Stable.}", "application/rtf", "Stable."),
+    ],
+)
+def test_formats(content, kind, text):
+    assert only(handle(document(content, kind)), NoteEvent).text == text
+
+
+def test_versions_of_a_document_share_the_note_id():
+    first = only(handle(document()), NoteEvent)
+    amended = only(handle(document("Chest pain since one.", docStatus="amended")), NoteEvent)
+    assert amended.note_id == first.note_id
+    assert amended.id != first.id
+    assert (amended.status, amended.relation) == ("amended", "edit")
+    void = only(handle(document(status="entered-in-error")), NoteEvent)
+    assert (void.note_id, void.status, void.text) == (first.note_id, "entered-in-error", "")
+    relates = [{"code": "replaces", "target": {"identifier": {"system": "https://hospital.example/document", "value": "D1"}}}]
+    successor = only(handle(document(identifier=[{"value": "D2"}], relatesTo=relates)), NoteEvent)
+    assert (successor.relation, successor.replaces) == ("replacement", first.note_id)
+    assert successor.note_id != first.note_id
+    assert "D1" not in first.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([{"attachment": {"contentType": "text/plain", "url": "https://elsewhere.example/1"}}], "is not fetched"),
+        ([{"attachment": {"contentType": "text/plain"}}], "without data"),
+        ([{"attachment": attachment(bytes(range(256)), "image/png")}], "not text"),
+    ],
+)
+def test_a_document_without_usable_text_is_kept_with_the_reason(content, reason):
+    outcome = handle(document(content=content))
+    assert outcome.verdict == "dead-letter"
+    assert reason in letters(outcome)[0].message
+
+
+def test_a_binary_of_the_bundle_is_its_content():
+    binary = {"resourceType": "Binary", "id": "b1"} | attachment("From the binary.")
+    made = bundle(document(content=[{"attachment": {"url": "Binary/b1"}}]), binary)
+    assert only(handle(made), NoteEvent).text == "From the binary."
+
+
+def test_a_report_by_presented_form_or_conclusion():
+    report = {
+        "resourceType": "DiagnosticReport",
+        "status": "final",
+        "code": concept("24627-2", display="CT Chest"),
+        "subject": {"identifier": {"system": MRN, "value": "P1"}},
+        "issued": "2026-11-23T09:00:00Z",
+    }
+    assert only(handle(report | {"conclusion": "No embolus."}), NoteEvent).text == "No embolus."
+    assert only(handle(report | {"presentedForm": [attachment("Full text.")], "conclusion": "short"}), NoteEvent).text == (
+        "Full text."
+    )
+    assert handle(report).verdict == "ignored"
+
+
+def test_a_communication_is_a_note_or_the_answer_to_an_alert():
+    said = {
+        "resourceType": "Communication",
+        "status": "completed",
+        "subject": {"identifier": {"system": MRN, "value": "P1"}},
+        "sent": "2026-11-23T09:00:00Z",
+        "payload": [{"contentString": "Please review."}],
+    }
+    assert only(handle(said), NoteEvent).text == "Please review."
+    about = {"inResponseTo": [{"identifier": {"system": "urn:vigil:alert", "value": "a-1"}}]}
+    assert handle(said | about).verdict == "dead-letter"  # nobody is named for it
+    answer = only(handle(said | about | {"sender": {"identifier": {"value": "nurse-7"}}}), FeedbackEvent)
+    assert (answer.kind, answer.target_id, answer.by) == ("alert-acknowledged", "a-1", "nurse-7")

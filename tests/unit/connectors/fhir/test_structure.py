@@ -1,0 +1,87 @@
+import pytest
+
+from connectors.fhir.structure import Unreadable, canonical, expression, is_known, parse, too_deep, validate
+from tests.fhir_resources import observation
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'"Patient"', "not a JSON object"),
+        (b'{"resourceType": 7}', "no resourceType"),
+        (b'{"resourceType": "../x"}', "no resourceType"),
+        (b' <Patient xmlns="http://hl7.org/fhir"/>', "XML"),
+        (b'{"resourceType": "Patient", "a": NaN}', "not JSON: line 1 column"),
+        (b'{"resourceType": "Patient", "a": "\xff"}', "not JSON"),
+        (b'{"resourceType": "Patient", // comment\n}', "not JSON"),
+        (b'{"resourceType": "Patient", "x": ' + b"[" * 60 + b"]" * 60 + b"}", "nested more than 50"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_no_fhir_json(body, words):
+    with pytest.raises(Unreadable, match=words):
+        parse(body, deepest=50)
+
+
+def test_a_byte_order_mark_is_ignored():
+    assert parse(b'\xef\xbb\xbf{"resourceType": "Patient"}', deepest=50) == {"resourceType": "Patient"}
+
+
+def test_depth_counts_levels():
+    assert not too_deep({"a": {"b": [1]}}, 3)
+    assert too_deep({"a": {"b": [[1]]}}, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "code"),
+    [
+        ({"status": None}, "Observation.status", "required"),
+        ({"code": None}, "Observation.code", "required"),
+        ({"code": {"coding": {"code": "x"}}}, "Observation.code.coding", "value"),
+        ({"effectiveDateTime": "2026-13-01"}, "Observation.effectiveDateTime", "value"),
+        ({"effectiveDateTime": "10:00"}, "Observation.effectiveDateTime", "value"),
+        ({"valueString": "too"}, "Observation", "value"),
+        ({"valueQuantity": {"value": "much"}}, "Observation.valueQuantity.value", "value"),
+        ({"component": [{"valueInteger": 1}]}, "Observation.component[0].code", "required"),
+        ({"colour": "red"}, "Observation.colour", "structure"),
+        ({"id": "a b"}, "Observation.id", "value"),
+    ],
+)
+def test_issues_name_their_place(change, where, code):
+    issues = validate(observation(**change))
+    assert [(issue.expression, issue.code) for issue in issues] == [(where, code)]
+    assert all(issue.severity == "error" for issue in issues)
+
+
+def test_a_valid_resource_has_no_issues():
+    assert validate(observation()) == []
+
+
+def test_issues_quote_neither_values_nor_names_that_are_no_elements():
+    issues = validate(observation(**{"Petra Probe": 1, "status": ["Petra"], "note": "Petra"}))
+    assert issues
+    assert not any("Petra" in str(issue) for issue in issues)
+    assert expression("Patient", ("name", 0, "a b", "c")) == "Patient.name[0]"
+
+
+def test_hundreds_of_issues_are_cut():
+    issues = validate({"resourceType": "Patient"} | {f"x{n}": 1 for n in range(500)})
+    assert len(issues) == 21
+    assert "480 more" in issues[-1].diagnostics
+
+
+def test_types():
+    assert is_known("Patient")
+    assert is_known("Questionnaire")
+    assert not is_known("HumanName")  # a model, and no resource
+    assert not is_known("Foo")
+    assert not is_known("Code")
+
+
+def test_canonical_content_ignores_order_and_meta():
+    one = {"resourceType": "Patient", "id": "1", "meta": {"lastUpdated": "a"}, "active": True}
+    other = {"active": True, "id": "1", "resourceType": "Patient"}
+    assert canonical(one) == canonical(other)
+    assert canonical(one) != canonical(other | {"active": False})
