@@ -4,7 +4,7 @@ from zoneinfo import ZoneInfo
 
 
 def known_zone(name: str) -> str:
-    """Return the name. Raises `ValueError` for no zone: what zoneinfo raises is a `KeyError` or an `OSError`, which pydantic lets pass."""
+    """Return the name. Raises `ValueError` for no zone; zoneinfo's own `KeyError` and `OSError` would pass through pydantic."""
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):

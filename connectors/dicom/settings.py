@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from connectors.zones import known_zone
 from processors.events import ProcessingId
 
 FramePolicy = Literal["first", "middle"]
