@@ -12,6 +12,7 @@ import orjson
 
 from connectors.contexts import MemoryContexts
 from connectors.dicom.server import DicomServer, disk_pressure
+from connectors.fhir.server import FhirServer
 from connectors.hl7.handling import Hl7Mapper
 from connectors.hl7.server import MllpServer
 from connectors.identity import Identities
@@ -88,7 +89,11 @@ class Edge:
         return own.host, server.port
 
     async def _fhir(self, publisher: KafkaPublisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
-        raise NotImplementedError
+        own = self._settings.connectors.fhir
+        server = FhirServer(own, publisher=publisher, identities=identities, now=self._clock, contexts=contexts)
+        address = await server.start()
+        self._stack.push_async_callback(server.stop)
+        return address
 
 
 async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from connectors.dicom.settings import DicomSettings
+from connectors.fhir.settings import FhirSettings
 from connectors.hl7.settings import MllpSettings
 from connectors.identity import IdentitySettings
 from connectors.objects import ObjectSettings
@@ -158,6 +159,7 @@ class ConnectorSettings(Section):
     """The edges: what listens, and how."""
 
     mllp: MllpSettings = Field(default_factory=lambda: MllpSettings(), description="HL7 v2 over MLLP")
+    fhir: FhirSettings = Field(default_factory=lambda: FhirSettings(), description="FHIR R4 over HTTP")
     dicom: DicomSettings = Field(default_factory=lambda: DicomSettings(), description="DICOM C-STORE")
     enabled: tuple[Literal["mllp", "fhir", "dicom"], ...] = Field(
         ("mllp", "fhir", "dicom"), description="what `vigil serve` runs"
@@ -194,21 +196,21 @@ class Settings(BaseSettings):
         env_prefix="VIGIL_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
     )
 
-    site: SiteSettings = Field(default_factory=SiteSettings)
-    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
-    topics: TopicSettings = Field(default_factory=TopicSettings)
-    engine: EngineSettings = Field(default_factory=EngineSettings)
-    lanes: LanesSettings = Field(default_factory=LanesSettings)
-    models: ModelSettings = Field(default_factory=ModelSettings)
-    monitor: MonitorRules = Field(default_factory=MonitorRules)
-    state: VitalsStateSettings = Field(default_factory=VitalsStateSettings)
-    vectors: QdrantSettings = Field(default_factory=lambda: QdrantSettings())
-    identity: IdentitySettings = Field(default_factory=lambda: IdentitySettings(site_secret=SecretStr(DEMO_SECRET)))
-    connectors: ConnectorSettings = Field(default_factory=ConnectorSettings)
-    objects: ObjectSettings = Field(default_factory=lambda: ObjectSettings())
-    worker: WorkerSettings = Field(default_factory=WorkerSettings)
-    clock: ClockSettings = Field(default_factory=ClockSettings)
-    tracing: TracingSettings = Field(default_factory=TracingSettings)
+    site: SiteSettings = SiteSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    engine: EngineSettings = EngineSettings()
+    lanes: LanesSettings = LanesSettings()
+    models: ModelSettings = ModelSettings()
+    monitor: MonitorRules = MonitorRules()
+    state: VitalsStateSettings = VitalsStateSettings()
+    vectors: QdrantSettings = QdrantSettings()
+    identity: IdentitySettings = IdentitySettings(site_secret=SecretStr(DEMO_SECRET))
+    connectors: ConnectorSettings = ConnectorSettings()
+    objects: ObjectSettings = ObjectSettings()
+    worker: WorkerSettings = WorkerSettings()
+    clock: ClockSettings = ClockSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -119,6 +119,10 @@ class Stage:
         deadline = asyncio.get_running_loop().time() + within
         waiting = {name: f"http://127.0.0.1:{port}/ready" for name, port in ports.items()}
         while waiting or not file.exists():
+            failed = next((child for child in children if child.restarts > 1), None)
+            if failed is not None and failed.log is not None:
+                last = failed.log.read_text(errors="replace").strip().rsplit("\n", 1)[-1]
+                raise Fatal(f"{failed.name} does not start: {last}", hint=f"its log is {failed.log}")
             if asyncio.get_running_loop().time() > deadline:
                 late = [*waiting, *([] if file.exists() else ["connectors"])]
                 raise Fatal(f"not ready within {within:.0f} s: {', '.join(late)}", hint=f"their logs are in {logs}")
