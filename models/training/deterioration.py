@@ -4,8 +4,8 @@
     physionet2012 a   per stay: in-hospital death, at random hours                                    -> a second task
 
 The second task teaches the same network what the first set never shows (consciousness) or rarely (oxygen): its log-odds are
-an affine function of the score's, learned beside it. What ships is the first task's output, calibrated on patients that
-training did not see.
+an affine function of the score's, learned beside it. Both learn a teacher's log-odds beside the labels
+(`deterioration_teacher`). What ships is the first task's output, calibrated on patients that training did not see.
 """
 
 import math
@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import Permanent
+from models.evaluation.deterioration import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats
+from models.training.deterioration_teacher import soft_targets
 from models.training.vital_sets import Stays, part, read
 
 HORIZON_HOURS = 6
@@ -31,17 +34,20 @@ CALIBRATE = 0.35
 class Recipe:
     """Everything that shapes the weights besides data and seed."""
 
-    hidden: int = 48
-    steps: int = 3000
+    hidden: int = 32
+    steps: int = 2500
     batch: int = 512
-    positives: float = 0.25  # share of positive windows in a batch: the intercept is put right by calibration
-    second_task: float = 0.3  # its weight in the loss
+    positives: float = 0.1  # share of positive windows in a batch
+    soft: float = 0.5  # weight of the squared distance to the teacher's log-odds
+    hard: float = 0.3  # weight of the labels themselves
+    second_task: float = 0.3
     second_batch: int = 128
     feature_dropout: float = 0.15  # chance that a feature is hidden from a window: what `attribute` relies on
+    thinned: float = 0.25  # share of windows cut to a set of observations every 2 to 12 hours, as wards chart
     dropout: float = 0.3
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    average: float = 0.998  # exponential average of the weights, which is what ships
+    average: float = 0.995  # exponential average of the weights, which is what ships
 
 
 @dataclass(slots=True)
@@ -72,18 +78,31 @@ def split(stays: Stays) -> tuple[Stays, Stays, Stays]:
 
 
 def train(data: Path, out: Path, *, seed: int = 20261123, recipe: Recipe | None = None, threads: int = 1) -> Report:
-    """Train on the sets in `data` and write `out/model.onnx`.
+    """Train on the sets in `data`; write `model.onnx`, `scaling.json`, whom it learned from, and the logistic baselines.
 
     Raises:
-        Permanent: `data` has neither layout.
+        Permanent: `data` has neither layout, or lacks cinc2019.
     """
-    recipe = recipe or Recipe()
     sets = {stays.name: stays for stays in read(data)}
+    if "cinc2019" not in sets:
+        raise Permanent("training needs cinc2019 (hourly.csv.gz)")
     first, held, _ = split(sets["cinc2019"])
     second = sets.get("physionet2012-a")
-    network, report = fit(first, held, second, seed=seed, recipe=recipe, threads=threads)
+    network, report = fit(first, held, second, seed=seed, recipe=recipe or Recipe(), threads=threads)
     export(network, scaling_of(first), out, calibration=report.calibration)
+    learned = [stays for stays in (first, held, second) if stays is not None]
+    np.save(out / "learned.npy", np.sort(np.concatenate([stays.checksums() for stays in learned])))
+    baseline(first).save(out / "logistic-hourly.json")
+    if second is not None:
+        baseline(second).save(out / "logistic-outcome.json")
     return report
+
+
+def baseline(stays: Stays) -> Logistic:
+    """Fit the logistic model that the network is measured against, on the judged hours of `stays`."""
+    rows = stays.scored_rows()
+    columns = [summary(windows) for windows in stays.batches(rows)]
+    return fit_logistic(np.concatenate(columns), stays.labels[rows])
 
 
 def fit(first: Stays, held: Stays, second: Stays | None, *, seed: int, recipe: Recipe, threads: int = 1) -> tuple[Any, Report]:
@@ -92,69 +111,86 @@ def fit(first: Stays, held: Stays, second: Stays | None, *, seed: int, recipe: R
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    random = np.random.default_rng(seed)
-    scaling = scaling_of(first)
-    network = build(recipe)
+    scaling, network = scaling_of(first), build(recipe)
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)
     )
-    second_affine = torch.nn.Parameter(torch.tensor([0.0, -1.8]))  # log slope, intercept
-    optimiser = torch.optim.AdamW(
-        [*network.parameters(), second_affine], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    affine = torch.nn.Parameter(torch.tensor([0.0, 0.0]))  # the second task's log slope and intercept
+    optimiser = torch.optim.AdamW([*network.parameters(), affine], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
     report = Report(recipe, seed, {"learn": len(first.ids), "calibrate": len(held.ids)})
+    random = np.random.default_rng(seed)
+    draws = [_Draw(first, soft_targets(first, seed=seed), recipe, random, recipe.batch, recipe.positives)]
     if second is not None:
         report.patients["second"] = len(second.ids)
-    draw = _Draw(first, recipe, random)
+        draws.append(_Draw(second, soft_targets(second, seed=seed), recipe, random, recipe.second_batch, None))
     for step in range(recipe.steps):
         network.train()
-        windows, labels = draw.batch()
-        windows, labels = draw.augment(windows), labels
-        size = len(labels)
-        if second is not None:
-            rows = random.integers(0, len(second.labels), recipe.second_batch)
-            windows = np.concatenate([windows, draw.augment(second.windows(rows))])
-            labels = np.concatenate([labels, second.labels[rows]])
+        batches = [draw.batch() for draw in draws]
+        windows = np.concatenate([batch[0] for batch in batches])
         logits = network(torch.from_numpy(encode(windows, scaling)))
-        target = torch.from_numpy(labels)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits[:size], target[:size])
+        loss = _loss(logits[: recipe.batch], batches[0], draws[0].shift, recipe)
         if second is not None:
-            other = second_affine[0].exp() * logits[size:] + second_affine[1]
-            loss = loss + recipe.second_task * torch.nn.functional.binary_cross_entropy_with_logits(other, target[size:])
+            other = affine[0].exp() * logits[recipe.batch :] + affine[1]
+            loss = loss + recipe.second_task * _loss(other, batches[1], 0.0, recipe)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         averaged.update_parameters(network)
-        if (step + 1) % max(1, recipe.steps // 6) == 0:
-            report.losses.append(
-                (step + 1, float(loss.detach()), auroc(held.labels, logits_of(averaged.module, scaling, held)))
-            )
+        if (step + 1) % max(1, recipe.steps // 5) == 0:
+            reached = auroc(held.labels, logits_of(averaged.module, scaling, held))
+            report.losses.append((step + 1, float(loss.detach()), reached))
     best = averaged.module.eval()
     report.calibration = platt(logits_of(best, scaling, held), held.labels)
     return best, report
 
 
+Batch = tuple[Floats, Floats, Floats]  # windows, labels, the teacher's log-odds
+
+
+def _loss(logits: Any, batch: Batch, shift: float, recipe: Recipe) -> Any:
+    """Squared distance to the teacher, and cross-entropy; `shift` undoes the batch's surplus of positives."""
+    import torch
+    from torch.nn import functional
+
+    _, labels, soft = (torch.from_numpy(part_) for part_ in batch)
+    return recipe.soft * functional.mse_loss(logits, soft) + recipe.hard * functional.binary_cross_entropy_with_logits(
+        logits + shift, labels
+    )
+
+
 class _Draw:
-    """Batches with a fixed share of positive hours, every patient's hours alike likely."""
+    """Batches of augmented windows, with a fixed share of positive hours or (None) hours as they come."""
 
-    def __init__(self, stays: Stays, recipe: Recipe, random: np.random.Generator) -> None:
-        self._stays, self._recipe, self._random = stays, recipe, random
+    def __init__(
+        self, stays: Stays, soft: Floats, recipe: Recipe, random: np.random.Generator, size: int, positives: float | None
+    ) -> None:
+        self._stays, self._soft, self._recipe, self._random = stays, soft, recipe, random
+        share = float(stays.labels.mean())
+        self._count = 0 if positives is None else round(size * positives)
         self._positive = np.flatnonzero(stays.labels > 0)
-        self._negative = np.flatnonzero(stays.labels == 0)
+        self._others = np.arange(len(stays.labels)) if positives is None else np.flatnonzero(stays.labels == 0)
+        self._size = size
+        self.shift = 0.0 if positives is None else math.log(positives / (1 - positives) * (1 - share) / share)
 
-    def batch(self) -> tuple[Floats, Floats]:
-        count = round(self._recipe.batch * self._recipe.positives)
-        rows = np.concatenate(
-            [self._random.choice(self._positive, count), self._random.choice(self._negative, self._recipe.batch - count)]
-        )
-        return self._stays.windows(rows), self._stays.labels[rows]
+    def batch(self) -> Batch:
+        chosen = [
+            self._random.choice(self._positive, self._count),
+            self._random.choice(self._others, self._size - self._count),
+        ]
+        rows = np.concatenate(chosen)
+        return self._augment(self._stays.windows(rows)), self._stays.labels[rows], self._soft[rows]
 
-    def augment(self, windows: Floats) -> Floats:
-        hidden = self._random.random((len(windows), 1, windows.shape[2])) < self._recipe.feature_dropout
-        return np.where(hidden, np.float32(np.nan), windows)
+    def _augment(self, windows: Floats) -> Floats:
+        count, hours, width = windows.shape
+        hidden = self._random.random((count, 1, width)) < self._recipe.feature_dropout
+        every = self._random.choice([2, 4, 6, 8, 12], (count, 1))
+        off = (np.arange(hours)[None] + self._random.integers(0, 12, (count, 1))) % every != 0
+        thinned = off & (self._random.random((count, 1)) < self._recipe.thinned)
+        found: Floats = np.where(hidden | thinned[:, :, None], np.float32(np.nan), windows)
+        return found
 
 
 def build(recipe: Recipe) -> Any:

@@ -4,7 +4,8 @@ Two layouts: `labels.csv` with columns file, label and (optionally) nih_patient;
 """
 
 import csv
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def read(folder: Path) -> list[LabelledImage]:
             hint=f"expected labels.csv (file, label, nih_patient), or a folder per class: {', '.join(sorted(LABELS))}",
         )
     return found
+
+
+def checksums(images: Sequence[LabelledImage]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of each image's patient: kept beside the weights, to know again whom the model learned from."""
+    return np.array([zlib.crc32(f"image:{image.patient}".encode()) for image in images], np.uint32)
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:

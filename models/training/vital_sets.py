@@ -12,7 +12,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,39 @@ _PHYSIONET_PARAMETERS = {
     "GCS": "consciousness",
 }
 _PHYSIONET_HOURS = 48
+_CINC_NOT_CONTEXT = {"patient", "hour", "SepsisLabel", *_CINC_COLUMNS.values()} - {"FiO2"}
+_PHYSIONET_CONTEXT = (
+    "Age",
+    "Gender",
+    "ICUType",
+    "Weight",
+    "Urine",
+    "GCS",
+    "FiO2",
+    "MechVent",
+    "pH",
+    "PaCO2",
+    "PaO2",
+    "HCT",
+    "K",
+    "Platelets",
+    "Creatinine",
+    "BUN",
+    "HCO3",
+    "Mg",
+    "Na",
+    "Glucose",
+    "WBC",
+    "SaO2",
+    "Lactate",
+    "Bilirubin",
+    "AST",
+    "ALT",
+    "ALP",
+    "Albumin",
+    "TroponinT",
+    "TroponinI",
+)
 _ROOM_AIR = 0.21  # inspired fraction; above it (0.22 allows for rounding) the patient is on oxygen
 
 
@@ -75,6 +108,9 @@ class Stays:
     values: Floats  # [hours, len(FEATURES)]
     labels: Floats  # [hours]
     hourly: bool  # False: one outcome per stay, repeated on its hours; then only the last hour is scored
+    context: (
+        Floats  # [hours, columns]: whatever else the set knows by then, last values carried; for teachers, never for the model
+    )
 
     @property
     def stay_of(self) -> NDArray[np.int64]:
@@ -87,7 +123,13 @@ class Stays:
         rows = np.repeat(chosen, lengths)
         starts = np.concatenate([[0], np.cumsum(lengths[chosen])])
         ids = tuple(one for one, keep in zip(self.ids, chosen, strict=True) if keep)
-        return Stays(self.name, ids, starts, self.values[rows], self.labels[rows], self.hourly)
+        return replace(
+            self, ids=ids, starts=starts, values=self.values[rows], labels=self.labels[rows], context=self.context[rows]
+        )
+
+    def checksums(self) -> NDArray[np.uint32]:
+        """Return the CRC-32 of each patient: kept beside the weights, to know again whom the model learned from."""
+        return np.array([zlib.crc32(f"{self.name}:{one}".encode()) for one in self.ids], np.uint32)
 
     def scored_rows(self) -> NDArray[np.int64]:
         """Return the hours at which the model is judged: every hour, or the last of each stay."""
@@ -113,14 +155,9 @@ def part(ids: Sequence[str], *, salt: str = "vigil-2026") -> NDArray[np.float64]
     return np.array([zlib.crc32(f"{salt}:{one}".encode()) / 2**32 for one in ids])
 
 
-def checksums(ids: Sequence[str]) -> NDArray[np.uint32]:
-    """CRC-32 of each id: what is kept beside the weights to know again whom the model learned from."""
-    return np.array([zlib.crc32(one.encode()) for one in ids], np.uint32)
-
-
 def unseen(stays: Stays, learned: NDArray[np.uint32]) -> Stays:
     """Leave out the stays that training or calibration saw."""
-    return stays.take(~np.isin(checksums([f"{stays.name}:{one}" for one in stays.ids]), learned))
+    return stays.take(~np.isin(stays.checksums(), learned))
 
 
 def read(folder: Path) -> list[Stays]:
@@ -149,23 +186,27 @@ def read_cinc2019(path: Path) -> Stays:
     ids: list[str] = []
     starts: list[int] = []
     rows: list[list[float]] = []
+    known: list[list[float]] = []
     labels: list[float] = []
     with gzip.open(path, "rt", newline="") as file:
         reader = csv.reader(file)
         header = next(reader)
         columns = [header.index(_CINC_COLUMNS[name]) if name in _CINC_COLUMNS else -1 for name in FEATURES]
+        others = [at for at, name in enumerate(header) if name not in _CINC_NOT_CONTEXT]
         patient, label = header.index("patient"), header.index("SepsisLabel")
         for row in reader:
             if not ids or row[patient] != ids[-1]:
                 ids.append(row[patient])
                 starts.append(len(rows))
             rows.append([float(row[at]) if at >= 0 and row[at] else np.nan for at in columns])
+            known.append([float(row[at]) if row[at] else np.nan for at in others])
             labels.append(float(row[label]))
     values = np.array(rows, np.float32)
     oxygen = FEATURES.index("oxygen")
     values[:, oxygen] = _on_oxygen(values[:, oxygen])
     edges = np.array([*starts, len(rows)], np.int64)
-    return Stays("cinc2019", tuple(ids), edges, _plausible(values), np.array(labels, np.float32), hourly=True)
+    context = _carried(np.array(known, np.float32), edges)
+    return Stays("cinc2019", tuple(ids), edges, _plausible(values), np.array(labels, np.float32), hourly=True, context=context)
 
 
 def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
@@ -180,14 +221,19 @@ def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
     place = {one: at for at, one in enumerate(ids)}
     column = {code: FEATURES.index(name) for code, name in _PHYSIONET_PARAMETERS.items()}
     values = np.full((len(ids), _PHYSIONET_HOURS, len(FEATURES)), np.nan, np.float32)
+    others = {code: at for at, code in enumerate(_PHYSIONET_CONTEXT)}
+    context = np.full((len(ids), _PHYSIONET_HOURS, len(others)), np.nan, np.float32)
     with gzip.open(measurements, "rt", newline="") as file:
         reader = csv.reader(file)
         next(reader)
         for record, minute, code, text in reader:
-            at, hour = column.get(code), int(minute) // 60
-            if at is None or hour >= _PHYSIONET_HOURS or record not in place:
+            at, hour, value = column.get(code), int(minute) // 60, float(text)
+            if hour >= _PHYSIONET_HOURS or record not in place:
                 continue
-            value = float(text)
+            if code in others and value >= 0:  # -1 stands for unknown
+                context[place[record], hour, others[code]] = value
+            if at is None:
+                continue
             if code == "GCS":
                 value = float(value < 15)
             elif code == "FiO2":
@@ -197,7 +243,8 @@ def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
     starts = np.arange(len(ids) + 1, dtype=np.int64) * _PHYSIONET_HOURS
     flat = _plausible(values.reshape(-1, len(FEATURES)))
     name = f"physionet2012-{measurements.name.removeprefix('set-').removesuffix('.csv.gz')}"
-    return Stays(name, ids, starts, flat, labels, hourly=False)
+    known = _carried(context.reshape(-1, len(others)), starts)
+    return Stays(name, ids, starts, flat, labels, hourly=False, context=known)
 
 
 def _on_oxygen(fraction: Floats) -> Floats:
@@ -205,6 +252,15 @@ def _on_oxygen(fraction: Floats) -> Floats:
     percent = np.where(fraction > 1.0, fraction / 100, fraction)  # some rows hold percent
     known = (percent >= _ROOM_AIR - 0.01) & (percent <= 1.0)
     return np.where(known, (percent > _ROOM_AIR + 0.01).astype(np.float32), np.float32(np.nan)).astype(np.float32)
+
+
+def _carried(values: Floats, starts: NDArray[np.int64]) -> Floats:
+    """Carry the last values forward within each stay."""
+    hours = np.arange(len(values))[:, None]
+    first = np.repeat(starts[:-1], np.diff(starts))[:, None]
+    last = np.maximum.accumulate(np.where(np.isnan(values), -1, hours), axis=0)
+    found: Floats = np.where(last >= first, np.take_along_axis(values, np.maximum(last, 0), axis=0), np.float32(np.nan))
+    return found
 
 
 def _plausible(values: Floats) -> Floats:
