@@ -1,6 +1,6 @@
 """What was observed of one patient, bounded: the last values of each parameter, and the samples that wait to prove persistent.
 
-Kept per parameter, at least: the newest `KEPT` values and the last one of each of the last 24 clock hours, which is what
+Kept per parameter: the newest value, and of the last 24 hours at least the newest `KEPT` and the last one of each clock hour: what
 NEWS2 (now and as of an older set), corrections and the model's window need. Times are milliseconds since 1970.
 """
 

@@ -42,7 +42,7 @@ def adult_from(birth_date: str | None) -> int | None:
     """
     try:
         numbers = [int(part) for part in (birth_date or "").split("T")[0].split("-")]
-        year, month, day = (*numbers, *(None, None))[:3] if numbers else (None, None, None)
+        year, month, day = (*numbers, None, None)[:3] if len(numbers) <= 3 else (None, None, None)
         if year is None or year < 1800:
             return None
         month_known = 12 if month is None else month

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -203,7 +204,7 @@ def plain(events: list[Event]) -> list[str]:
     return [f"{type(event).__name__} {event.model_dump_json()}" for event in events]
 
 
-QUICK = settings(max_examples=100, deadline=None)
+QUICK = settings(max_examples=40, deadline=None)
 SEEDS, LENGTHS, PLACES = st.integers(0, 10**9), st.integers(4, 70), st.sets(st.integers(0, 70))
 
 
@@ -223,6 +224,14 @@ def test_a_monitor_loaded_from_snapshots_goes_on_bit_for_bit(seed: int, length: 
     uninterrupted = Driver().run(inputs)
     interrupted = Driver(crash=lambda place: place in crashes).run(inputs)
     assert plain(interrupted) == plain(uninterrupted)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_largest_batches_and_a_crash_after_every_input(seed: int) -> None:
+    inputs = stream(seed, 120)
+    uninterrupted = plain(Driver().run(inputs))
+    assert plain(Driver(cut=lambda _: False).run(inputs)) == uninterrupted
+    assert plain(Driver(crash=lambda _: True).run(inputs)) == uninterrupted
 
 
 @QUICK
