@@ -12,6 +12,7 @@
 Qdrant's own words may quote a payload, so for writes they are matched and never passed on, nor is their exception chained.
 """
 
+import json
 import re
 from typing import Final, NoReturn
 
@@ -22,7 +23,10 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from models.errors import Fatal, Permanent, Poison, Transient
 
-TROUBLES: Final = (ResponseHandlingException, UnexpectedResponse, QdrantException, grpc.RpcError, TimeoutError)
+TROUBLES: Final = (
+    *(ResponseHandlingException, UnexpectedResponse, QdrantException, grpc.RpcError, TimeoutError),
+    *(json.JSONDecodeError, UnicodeDecodeError, AssertionError),  # how the client takes an answer that is not Qdrant's
+)
 """What a call of qdrant-client raises when the store or the way to it is in trouble."""
 
 _WRONG_VECTOR: Final = re.compile(r"Vector dimension error: expected dim: (\d+), got (\d+)|Not existing vector name error")
@@ -46,7 +50,7 @@ def raise_for(error: BaseException, *, url: str, doing: str, writing: bool) -> N
         _raise_for_status(error.status_code or 503, error.content.decode(errors="replace"), url, doing, writing)
     if isinstance(error, grpc.aio.AioRpcError):
         _raise_for_status(_HTTP_OF_GRPC.get(error.code(), 503), error.details() or "", url, doing, writing)
-    raise Transient(f"{doing}: {_plainly(error)} (vector store at {url})", hint="is the vector store up?") from error
+    raise Transient(f"{doing}: {_plainly(error)} (vector store at {url})", hint="is the vector store up?") from None
 
 
 def _raise_for_status(status: int, text: str, url: str, doing: str, writing: bool) -> NoReturn:
