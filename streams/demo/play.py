@@ -9,9 +9,11 @@ from io import BytesIO
 from typing import Any
 
 import httpx
+import orjson
 from pydicom import dcmread
 from pynetdicom import AE
 
+from connectors.fhir.structure import canonical
 from connectors.hl7.sender import MllpSender
 from models.errors import VigilError
 from processors.identity import content_hash
@@ -23,11 +25,11 @@ log = logging.getLogger("vigil.demo")
 
 @dataclass(slots=True)
 class Sent:
-    """What was sent and what was answered. `key`: how its events name it (digest, or SOP Instance UID)."""
+    """What was sent and what was answered. `keys`: how its events may name it (digests, or SOP Instance UID)."""
 
     channel: str
     what: str
-    key: str
+    keys: frozenset[str]
     accepted: bool
     answer: str
     quiet: bool = False  # the connector is meant to count it as ignored: accepted, and no event comes of it
@@ -57,9 +59,9 @@ class Player:
         opened: dict[str, Callable[[], Any]] = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom}
         async with opened[name]() as send:
             while (message := await queue.get()) is not None:
-                accepted, answer, key = await send(message)
+                accepted, answer, *keys = await send(message)
                 self.answers[f"{name} {answer}"] += 1
-                self.sent.append(Sent(name, message.what, key, accepted, answer, message.expect == "ignored"))
+                self.sent.append(Sent(name, message.what, frozenset(keys), accepted, answer, message.expect == "ignored"))
 
     def _mllp(self) -> "_Mllp":
         return _Mllp(*self.addresses["mllp"])
@@ -71,7 +73,7 @@ class Player:
         return _Dicom(*self.addresses["dicom"])
 
 
-Send = Callable[[Sendable], Awaitable[tuple[bool, str, str]]]
+Send = Callable[[Sendable], Awaitable[tuple[bool, str, *tuple[str, ...]]]]
 
 
 class _Mllp:
@@ -104,11 +106,23 @@ class _Fhir:
     async def __aexit__(self, *exc: object) -> None:
         await self._client.aclose()
 
-    async def _send(self, message: Sendable) -> tuple[bool, str, str]:
+    async def _send(self, message: Sendable) -> tuple[bool, str, *tuple[str, ...]]:
         answer = await self._client.post(
             message.path, content=message.payload, headers={"Content-Type": "application/fhir+json"}
         )
-        return answer.is_success, str(answer.status_code), content_hash(message.payload)
+        return answer.is_success, str(answer.status_code), *_digests(message.payload)
+
+
+def _digests(payload: bytes) -> list[str]:
+    """Return by which digests events may name a resource, a Bundle's resources, or the set that its observations make."""
+    try:
+        body = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return []
+    if body.get("resourceType") != "Bundle":
+        return [content_hash(canonical(body))]
+    each = [content_hash(canonical(entry["resource"])) for entry in body.get("entry", ())]
+    return [*each, content_hash("".join(each).encode())]
 
 
 class _Dicom:

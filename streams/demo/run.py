@@ -81,8 +81,7 @@ async def _shown(view: View, watcher: Watcher, player: Player, now: Any, start: 
 
 async def _summary(stage: Stage, watcher: Watcher, player: Player, settled: bool, seconds: float) -> dict[str, Any]:
     account = watcher.account
-    quiet = {one.key for one in player.sent if one.quiet}
-    nowhere = unaccounted(player.sent, account, quiet)
+    nowhere = unaccounted(player.sent, account)
     accepted = sum(one.accepted for one in player.sent)
     unfinished = {one for _, one in account.missing()}
     lost = len(nowhere) + len(unfinished)
@@ -95,7 +94,7 @@ async def _summary(stage: Stage, watcher: Watcher, player: Player, settled: bool
         "duplicated": account.duplicated(),
         "dead_lettered": sum(account.dead.values()),
         "refused": sum(not one.accepted for one in player.sent),
-        "ignored": len(quiet),
+        "ignored": sum(one.quiet for one in player.sent),
         "settled": settled,
         "answers": dict(sorted(player.answers.items())),
         "outputs": dict(sorted(account.per_topic.items())),

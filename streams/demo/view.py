@@ -72,14 +72,16 @@ class View:
 
     def end(self, summary: dict[str, Any]) -> None:
         """Print the summary."""
-        say = self.console.print
+        def say(*what: Any) -> None:
+            self.console.print(*what, highlight=False, soft_wrap=True)
+
         say()
         say(
             f"accepted {summary['accepted']}, accounted for {summary['accounted']}, lost {summary['lost']}, "
             f"duplicated {summary['duplicated']}, dead letters {summary['dead_lettered']}, refused {summary['refused']}, "
             f"ignored {summary['ignored']}"
         )
-        table = Table("lane", "inputs", "p50 ms", "p99 ms", title="from the input on its topic to its outputs on theirs")
+        table = Table("lane", "inputs", "p50 ms", "p99 ms", title="input on its topic -> outputs on theirs", title_justify="left")
         for lane in _LANES:
             row = summary["latency_ms"][lane]
             table.add_row(lane, str(row["n"]), _number(row["p50"]), _number(row["p99"]))
@@ -87,7 +89,7 @@ class View:
         say("alerts: " + (", ".join(f"{state} {count}" for state, count in summary["alerts"].items()) or "none"))
         say("vectors: " + ", ".join(f"{name} {count}" for name, count in summary["vectors"].items()))
         out = self._plan.out
-        say(f"left to look at: {out}/summary.json, {out}/logs, {out}/objects, {out}/qdrant", highlight=False)
+        say(f"left to look at: {out}/summary.json, {out}/logs, {out}/objects, {out}/qdrant")
         if summary["lost"]:
             say(f"[bold red]LOST: {summary['unaccounted']}")
 

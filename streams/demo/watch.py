@@ -1,6 +1,7 @@
 """Watches the topics as any Kafka client could, accounts for every input, measures latencies, keeps what the view shows."""
 
 import asyncio
+import re
 from base64 import b64decode
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
@@ -10,7 +11,9 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from processors.events import TOPICS
+from connectors.objects import ObjectStore
+from processors.events import TOPICS, ObjectReference
+from processors.identity import content_hash
 from streams.demo.play import Sent
 from streams.kafka import aiokafka_config
 from streams.settings import Settings
@@ -21,6 +24,7 @@ LANES_OF = {
     "clinical.images": ("images",),
     "clinical.vitals": ("vitals",),
 }
+_UID = re.compile(rb"[0-9]+(?:\.[0-9]+){2,}")  # what names a DICOM object, wherever in its bytes it stands
 _ONCE = ("clinical.entities", "clinical.findings", "clinical.scores")
 
 
@@ -37,6 +41,7 @@ class Account:
     alerts: Counter[str] = field(default_factory=Counter)
     ids: Counter[str] = field(default_factory=Counter)
     raised: Counter[str] = field(default_factory=Counter)
+    objects: ObjectStore | None = None
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=8))
 
     def take(self, topic: str, record: Any) -> None:
@@ -72,13 +77,17 @@ class Account:
                 self.latencies[lane].append(at - known)
 
     def _dead(self, body: dict[str, Any]) -> None:
-        # A lane's letter holds the input: its id is accounted for.
-        if body["lane"] in {lane for lanes in LANES_OF.values() for lane in lanes} and body["original_value"]:
-            try:
-                original = orjson.loads(b64decode(body["original_value"]))
-                self.done[body["lane"]].add(original["id"])
-            except (orjson.JSONDecodeError, KeyError):
-                pass
+        original = b64decode(body["original_value"] or "")
+        self.origins.add(content_hash(original))
+        try:
+            letter = orjson.loads(original)
+        except orjson.JSONDecodeError:
+            return
+        if "sha256" in letter and self.objects is not None:  # an object that is too large for a letter: kept in the store
+            held = self.objects.get_now(ObjectReference.model_validate(letter))
+            self.origins |= {uid.decode() for uid in _UID.findall(held)}
+        if body["lane"] in self.done or any(body["lane"] in lanes for lanes in LANES_OF.values()):
+            self.done[body["lane"]].add(letter.get("id", ""))  # a lane's letter holds the input
 
     def missing(self) -> list[tuple[str, str]]:
         """Return (lane, input id) of what is on an input topic and not accounted for by a lane."""
@@ -99,9 +108,9 @@ class Account:
         return values[min(len(values) - 1, int(share * len(values)))] if values else None
 
 
-def unaccounted(sent: Iterable[Sent], account: Account, quiet: set[str]) -> list[Sent]:
-    """Return what was accepted at a socket and is on no topic, but for what the connector counts as ignored (`quiet`)."""
-    return [one for one in sent if one.accepted and one.key not in account.origins and one.key not in quiet]
+def unaccounted(sent: Iterable[Sent], account: Account) -> list[Sent]:
+    """Return what was accepted at a socket and is on no topic, but for what the connector counts as ignored."""
+    return [one for one in sent if one.accepted and not one.quiet and not one.keys & account.origins]
 
 
 class Watcher:
@@ -109,7 +118,7 @@ class Watcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.account = Account()
+        self.account = Account(objects=ObjectStore(settings.objects))
         self._consumer: AIOKafkaConsumer = None
         self._task: asyncio.Task[None] | None = None
 
