@@ -1,0 +1,222 @@
+"""From the rows of a file to sets of vitals. Pure: a row in, what it says out.
+
+A row whose patient or time cannot be read, and a value that is no number, is not dropped but counted and kept as a dead letter: the
+row as it stood, with the reason.
+"""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TextIO
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from connectors.deadletters import dead_letter
+from connectors.hl7.mapping.vitals import number
+from connectors.identity import Identities
+from connectors.vitals.settings import FileMapping
+from models.errors import Permanent
+from processors.events import DeadLetterEvent, Event, Identifier, Observation, Origin, PatientEvent, VitalsEvent
+from processors.identity import content_hash, natural_id
+
+JSON_LINES: Final = frozenset({".jsonl", ".ndjson"})
+_PER: Final[dict[str, float]] = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
+_LINE_BYTES: Final = 1 << 20  # of one row; a file without line ends is no table
+
+Row = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Reading:
+    """One set: what the rows of one patient at one time say."""
+
+    patient: str
+    at: datetime
+    encounter: str = ""
+    device: str = ""
+    values: list[tuple[str, float | str, str]] = field(default_factory=list)  # LOINC, value, unit
+    age: float | None = None
+    troubles: list[tuple[str, Row]] = field(default_factory=list)  # reason, the row
+
+    @property
+    def key(self) -> tuple[datetime, str, str, str]:
+        """What makes rows of a long file one set."""
+        return self.at, self.patient, self.encounter, self.device
+
+
+class Unusable(ValueError):
+    """A row that says nothing that can be filed; the reason quotes no value."""
+
+
+def rows(path: Path, mapping: FileMapping) -> Iterator[Row]:
+    """Yield the rows of a CSV, TSV or JSON lines file, plain or gzip. Raises `Permanent` when it is no such file."""
+    suffixes = [one.lower() for one in path.suffixes]
+    try:
+        with _opened(path, packed=".gz" in suffixes) as file:
+            if JSON_LINES & set(suffixes):
+                yield from _json_lines(file)
+            else:
+                yield from _table(file, mapping, "\t" if ".tsv" in suffixes else ",")
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise Permanent(f"{path.name} cannot be read as a table ({type(error).__name__})") from error
+
+
+def _opened(path: Path, *, packed: bool) -> TextIO:
+    binary = gzip.open(path, "rb") if packed else path.open("rb")  # noqa: SIM115  the wrapper closes it
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+
+
+def _table(file: TextIO, mapping: FileMapping, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(_LINE_BYTES)
+    reader = csv.DictReader(file, delimiter=mapping.delimiter or delimiter, restkey="", restval="")
+    wanted = {mapping.patient, mapping.time} | ({mapping.parameter, mapping.value} if mapping.layout == "long" else set())
+    absent = sorted(wanted - set(reader.fieldnames or ()))
+    if absent:
+        raise Permanent(f"the file has no column {', '.join(map(repr, absent))}", hint="the mapping names the columns")
+    yield from reader
+
+
+def _json_lines(file: TextIO) -> Iterator[Row]:
+    while line := file.readline(_LINE_BYTES):
+        if not line.strip():
+            continue
+        try:
+            found = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            found = None
+        yield found if isinstance(found, dict) else {}
+
+
+class RowMapper:
+    """Reads the rows of one file."""
+
+    def __init__(self, mapping: FileMapping, identities: Identities, *, name: str) -> None:
+        """`name` stands for the file in events and their ids where the mapping has no name of its own."""
+        self.mapping = mapping
+        self.name = mapping.name or name
+        self._identities = identities
+        self._zone = ZoneInfo(mapping.zone)
+        self._authority = identities.authority(mapping.authority, self.name)
+
+    def read(self, row: Row) -> Reading:
+        """Read one row. Raises `Unusable` where patient or time is missing."""
+        mapping = self.mapping
+        patient = self._text(row, mapping.patient)
+        if not patient:
+            raise Unusable("no patient")
+        found = Reading(patient, self._time(row), self._text(row, mapping.encounter), self._text(row, mapping.device))
+        if mapping.layout == "long":
+            self._cell(found, row, self._text(row, mapping.parameter), mapping.value)
+        else:
+            for column in (*mapping.columns, *((mapping.age,) if mapping.age else ())):
+                self._cell(found, row, column, column)
+        return found
+
+    def _cell(self, found: Reading, row: Row, name: str, column: str) -> None:
+        text = self._text(row, column)
+        if text in self.mapping.missing:
+            return
+        try:
+            if name == self.mapping.age:
+                found.age = number(text)
+            elif meaning := self.mapping.columns.get(name):
+                value = meaning.values[text] if text in meaning.values else number(text)
+                found.values.append((meaning.code, value, meaning.unit))
+        except ValueError:
+            found.troubles.append((f"column {column!r}: not a number", row))
+
+    def _text(self, row: Row, column: str) -> str:
+        value = row.get(column) if column else None
+        if value is None or isinstance(value, (list, dict, bool)):
+            return ""
+        return value.strip() if isinstance(value, str) else repr(value)
+
+    def _time(self, row: Row) -> datetime:
+        text = self._text(row, self.mapping.time)
+        try:
+            if self.mapping.time_in == "timestamp":
+                at = datetime.fromisoformat(text)
+                return at if at.tzinfo else at.replace(tzinfo=self._zone)
+            return self.mapping.epoch + timedelta(seconds=number(text) * _PER[self.mapping.time_in])
+        except (ValueError, OverflowError):
+            raise Unusable("no time") from None
+
+    # ------------------------------------------------------------------------------------------------------------- events
+
+    def events(self, reading: Reading, *, shift: timedelta, received_at: datetime) -> list[Event]:
+        """Return what a set becomes: the patient's context where it says the age, the vitals, its dead letters."""
+        at, made = reading.at + shift, list[Event]()
+        patient = Identifier(authority=self._authority, value=reading.patient)
+        person = self._identities.patient(patient)
+        says = ("age", reading.age, *reading.values, reading.encounter, reading.device)
+        identity = ("file", self.name, person, at.isoformat(), content_hash(repr(says).encode()))
+        origin = Origin(protocol="file", peer=self.name, message_type=self.mapping.layout, digest=identity[-1])
+        stay = self._identities.encounter(self._authority, reading.encounter) if reading.encounter else None
+        if reading.age is not None and 0 <= reading.age < 150:
+            made.append(
+                PatientEvent(
+                    id=natural_id(*identity, PatientEvent.type),
+                    patient_id=person,
+                    identifiers=(patient,),
+                    birth_date=str(at.year - int(reading.age)),  # as much as an age tells
+                    encounter_id=stay,
+                    effective_at=at,
+                    received_at=received_at,
+                    origin=origin,
+                )
+            )
+        if reading.values:
+            made.append(
+                VitalsEvent(
+                    id=natural_id(*identity, VitalsEvent.type),
+                    patient_id=person,
+                    encounter_id=stay,
+                    observed_at=at,
+                    received_at=received_at,
+                    observations=tuple(Observation(code=code, value=value, unit=unit) for code, value, unit in reading.values),
+                    device=reading.device,
+                    charted=self.mapping.charted,
+                    processing=self.mapping.processing,
+                    origin=origin,
+                )
+            )
+        made += (self.letter(reason, row, received_at, person) for reason, row in reading.troubles)
+        return made
+
+    def letter(self, reason: str, row: Row, failed_at: datetime, person: str | None = None) -> DeadLetterEvent:
+        """Return the dead letter of a row that cannot be used."""
+        return dead_letter(
+            orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS),
+            connector="vitals",
+            stage="map",
+            message=reason,
+            failed_at=failed_at,
+            media_type="application/json",
+            key=person,
+            identity=(self.name,),
+        )
+
+
+def joined(readings: Iterable[Reading]) -> Iterator[Reading]:
+    """Join consecutive readings of one patient and time into one set; a code that comes twice begins another."""
+    current: Reading | None = None
+    for one in readings:
+        if (
+            current is not None
+            and current.key == one.key
+            and not {code for code, *_ in current.values} & {code for code, *_ in one.values}
+        ):
+            current.values += one.values
+            current.troubles += one.troubles
+            current.age = one.age if one.age is not None else current.age
+        else:
+            if current is not None:
+                yield current
+            current = one
+    if current is not None:
+        yield current

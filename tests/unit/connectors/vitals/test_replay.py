@@ -1,0 +1,246 @@
+import gzip
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.vitals.acknowledgement import Bookmark
+from connectors.vitals.server import FileReplay, replay
+from connectors.vitals.settings import Column, FileMapping, ReplaySettings, packaged
+from models.errors import Permanent, Transient
+from processors.events import DeadLetterEvent, Identifier, PatientEvent, VitalsEvent
+from tests.edge import RecordingPublisher, identities
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+IDS = identities()
+WIDE = FileMapping(
+    name="trial",
+    patient="id",
+    time="at",
+    age="age",
+    columns={
+        "hr": Column(code="8867-4", unit="/min"),
+        "o2": Column(code="3151-8", unit="L/min", values={"RA": 0}),
+    },
+)
+LONG = FileMapping(
+    layout="long", patient="id", time="minute", time_in="minutes", parameter="what", value="value",
+    columns={"HR": Column(code="8867-4", unit="/min"), "RR": Column(code="9279-1", unit="/min")},
+)  # fmt: skip
+
+
+class Clock:
+    """Time that passes only by waiting."""
+
+    def __init__(self):
+        self.at = NOW
+        self.waits = []
+
+    def __call__(self):
+        return self.at
+
+    async def sleep(self, seconds):
+        self.waits.append(seconds)
+        self.at += timedelta(seconds=seconds)
+
+
+def source(path, mapping=WIDE, clock=None, **changes):
+    own = {name: changes.pop(name) for name in ("skip", "shift") if name in changes}
+    clock = clock or Clock()
+    return FileReplay(path, mapping, ReplaySettings(**changes), identities=IDS, now=clock, sleep=clock.sleep, **own)
+
+
+async def played(path, mapping=WIDE, **changes):
+    return [event async for _, event in source(path, mapping, **changes)]
+
+
+CSV = """id,at,hr,o2,age
+P1,2026-01-01T10:00:00Z,72,RA,70
+P2,2026-01-01T09:00:00Z,80,2,
+P1,2026-01-01T11:00:00+00:00,NA,,
+"""
+
+
+async def test_a_wide_table(tmp_path):
+    (tmp_path / "ward.csv").write_text(CSV)
+    events = await played(tmp_path / "ward.csv")
+    assert [type(event) for event in events] == [VitalsEvent, PatientEvent, VitalsEvent]
+    first, person, second = events
+    assert first.observed_at == datetime(2026, 1, 1, 9, tzinfo=UTC)  # all patients at once, in order of time
+    assert [(one.code, one.value, one.unit) for one in second.observations] == [
+        ("8867-4", 72, "/min"),
+        ("3151-8", 0, "L/min"),
+    ]
+    assert person.birth_date == "1956"
+    assert second.patient_id == person.patient_id == IDS.patient(Identifier(authority="trial", value="P1"))
+    assert second.processing == "training"
+    assert "P1" not in second.model_dump_json()
+
+
+async def test_formats_say_the_same(tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    (tmp_path / "a.tsv").write_text("\ufeff" + CSV.replace(",", "\t"))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(CSV.replace("\n", "\r\n").encode()))
+    lines = [dict(zip(CSV.split("\n")[0].split(","), row.split(","), strict=True)) for row in CSV.strip().split("\n")[1:]]
+    lines[0]["hr"] = 72  # JSON numbers too
+    (tmp_path / "a.jsonl").write_bytes(b"\n\n".join(orjson.dumps(line) for line in lines))
+    expected = await played(tmp_path / "a.csv")
+    for name in ("a.tsv", "a.csv.gz", "a.jsonl"):
+        assert await played(tmp_path / name) == expected
+
+
+async def test_a_long_table_is_joined_into_sets(tmp_path):
+    rows = "id,minute,what,value\nP1,0,HR,70\nP2,0,HR,90\nP1,0,RR,16\nP1,0,HR,71\nP1,1.5,Weight,80\nP1,2,RR,18\n"
+    (tmp_path / "long.csv").write_text(rows)
+    events = await played(tmp_path / "long.csv", LONG)
+    assert [[(one.code, one.value) for one in event.observations] for event in events] == [
+        [("8867-4", 70), ("9279-1", 16)],
+        [("8867-4", 71)],
+        [("8867-4", 90)],
+        [("9279-1", 18)],
+    ]
+    assert events[-1].observed_at == datetime(2000, 1, 1, 0, 2, tzinfo=UTC)
+    assert events[0].origin.peer == "long.csv"
+
+
+async def test_what_cannot_be_used_is_kept(tmp_path):
+    (tmp_path / "bad.csv").write_text(CSV + "P3,2026-01-01T10:00:00Z,fast,1\n,2026-01-01T10:00:00Z,70\nP4,yesterday,70\n")
+    (tmp_path / "only-bad.csv").write_text("id,at,hr\nP4,yesterday,70\n")
+    reader = source(tmp_path / "bad.csv")
+    events = [event async for _, event in reader]
+    letters = [event for event in events if isinstance(event, DeadLetterEvent)]
+    assert sorted(letter.message for letter in letters) == ["column 'hr': not a number", "no patient", "no time"]
+    assert reader.troubles.total() == 3
+    assert orjson.loads(b64decode(letters[0].original_value))
+    assert sum(isinstance(event, VitalsEvent) for event in events) == 3  # P3's oxygen is used
+    assert [type(event) for event in await played(tmp_path / "only-bad.csv")] == [DeadLetterEvent]
+
+
+async def test_ids_are_the_same_each_time_and_differ_between_sets(tmp_path):
+    (tmp_path / "ward.csv").write_text(CSV)
+    first, again = await played(tmp_path / "ward.csv"), await played(tmp_path / "ward.csv", order="file")
+    assert {event.id for event in first} == {event.id for event in again}
+    assert len({event.id for event in first}) == 3
+
+
+async def test_the_pace_and_times_from_now(tmp_path):
+    (tmp_path / "ward.csv").write_text(CSV)
+    clock = Clock()
+    events = await played(tmp_path / "ward.csv", clock=clock, speed=60, times="from-now")
+    assert clock.waits == [60.0]  # an hour of the file in a minute
+    assert [event.observed_at for event in events if isinstance(event, VitalsEvent)] == [NOW, NOW + timedelta(hours=1)]
+    assert events[-1].received_at == NOW + timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a,b\n1,2\n", "no column 'at', 'id'"),
+        ("id,at,hr\n" + "P1,never,7\n" * 300, "does not fit"),
+        ("id,at,pulse\n" + "P1,2026-01-01,7\n" * 300, "does not fit"),
+        ("id,at\n" + "x" * 3_000_000, "cannot be read"),
+        (b"\xff\xfe\x00\x01" * 100, "cannot be read"),
+    ],
+)
+async def test_a_file_that_does_not_fit_stops_with_the_reason(tmp_path, content, words):
+    path = tmp_path / "wrong.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Permanent, match=words):
+        await replay(source(path), RecordingPublisher())
+    with pytest.raises(Permanent, match="cannot be read"):
+        await played(tmp_path / "absent.csv")
+
+
+async def test_publishing_until_it_is_confirmed(tmp_path):
+    (tmp_path / "ward.csv").write_text(CSV)
+
+    class Shaky(RecordingPublisher):
+        failures = 2
+
+        async def publish(self, events, *, timeout=None):
+            if self.failures:
+                self.failures -= 1
+                raise Transient("broker down")
+            await super().publish(events, timeout=timeout)
+
+    publisher, seen = Shaky(), []
+    done = await replay(source(tmp_path / "ward.csv", batch=2, retry_after=0.01), publisher, progress=seen.append)
+    assert (done.sets, done.total, done.events, done.vitals, done.repeated) == (2, 2, 3, 2, 2)
+    assert [call for call in publisher.calls if len(call) > 2] == []
+    assert seen[-1] == done
+
+
+async def test_going_on_behind_the_bookmark(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("id,minute,what,value\n" + "".join(f"P{n % 3},{n},HR,{60 + n}\n" for n in range(50)))
+    bookmark = Bookmark(tmp_path / "mark")
+    assert bookmark.load(path) is None
+    whole = RecordingPublisher()
+    await replay(source(path, LONG, times="from-now"), whole)
+
+    class Ends(RecordingPublisher):
+        async def publish(self, events, *, timeout=None):
+            if len(self.calls) == 4:
+                raise KeyboardInterrupt
+            await super().publish(events, timeout=timeout)
+
+    first = Ends()
+    with pytest.raises(KeyboardInterrupt):
+        await replay(source(path, LONG, times="from-now", batch=5), first, bookmark=bookmark)
+    mark = bookmark.load(path)
+    assert 0 < mark.sets < 50
+    second = RecordingPublisher()
+    shift = timedelta(seconds=mark.shift)
+    clock = Clock()
+    clock.at += timedelta(hours=3)  # later: but the file's times stay where they were moved to
+    await replay(source(path, LONG, clock=clock, skip=mark.sets, shift=shift), second, bookmark=bookmark)
+    assert {event.id for event in first.events + second.events} == {event.id for event in whole.events}
+    assert bookmark.load(path).sets == 50
+    path.write_text("other")
+    with pytest.raises(Permanent, match="another file"):
+        bookmark.load(path)
+    (tmp_path / "mark").write_text("{")
+    with pytest.raises(Permanent, match="cannot be read"):
+        bookmark.load(path)
+
+
+def test_mappings():
+    assert {"cinc2019", "mimic3_demo", "physionet2012"} <= set(packaged())
+    for name in packaged():
+        assert FileMapping.load(name).name == name
+    with pytest.raises(Permanent, match="no mapping named"):
+        FileMapping.load("nonsense")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "patient = 1",
+        "][",
+        'patient="p"\ntime="t"\n[columns]\nx={code="2339-0"}',
+        'layout="long"\npatient="p"\ntime="t"\n[columns]',
+    ],
+)
+def test_a_mapping_that_is_wrong_says_so(tmp_path, text):
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(Permanent, match=r"the mapping m\.toml"):
+        FileMapping.load(tmp_path / "m.toml")
+
+
+CELL = st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12) | st.sampled_from(
+    ["1e400", "-0", "2026-01-01T00:00:00Z", "99,5", "nan"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"id": CELL, "at": CELL, "hr": CELL, "o2": CELL, "age": CELL}), max_size=8))
+async def test_any_table_is_played_and_nothing_dropped_in_silence(tmp_path_factory, table):
+    path = tmp_path_factory.mktemp("any") / "any.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps(row) for row in table))
+    events = await played(path)
+    letters = sum(isinstance(event, DeadLetterEvent) for event in events)
+    assert letters >= sum(not row["id"].strip() or "2026" not in row["at"] for row in table)
+    assert all(event.observed_at.tzinfo for event in events if isinstance(event, VitalsEvent))
