@@ -1,19 +1,20 @@
 """The text of an embedded document, whatever feed brought it: plain text, HTML, CDA, RTF, PDF (a scanned page has none)."""
 
-import io
-import logging
+import re
 from collections.abc import Callable
-from html.parser import HTMLParser
+from html import escape, unescape
 from typing import Final
 
+from connectors.pdf import text_of_pdf
+
 TEXT_BYTES: Final = 8 * 2**20  # a report's text is far below; what is above is no text
-PAGES: Final = 200
-CHARACTERS: Final = 2_000_000
 
 _BLOCKS: Final = frozenset(
     {"p", "br", "div", "tr", "li", "table", "section", "title", "paragraph", "item", "h1", "h2", "h3", "h4"}
 )
 _SILENT: Final = frozenset({"script", "style", "head"})
+_UNREADABLE: Final = "embedded data that cannot be read"
+_TAG: Final = re.compile(r"([/!?]?)([a-z][a-z0-9:._-]{0,40})")
 
 
 def text_of(data: bytes, kind: str, codec: str = "utf-8") -> str:
@@ -23,7 +24,13 @@ def text_of(data: bytes, kind: str, codec: str = "utf-8") -> str:
     """
     names = kind.lower()
     reader = next((read for word, read in _READERS if word in names), None) or _sniff(data)
-    text = reader(data, codec).replace("\r\n", "\n").replace("\r", "\n").strip("\x00\ufeff \n")
+    try:
+        text = reader(data, codec)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("embedded") else _UNREADABLE) from None
+    except Exception:  # a reader of foreign data may fail in any way; its message may quote the document
+        raise ValueError(_UNREADABLE) from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\x00\ufeff \n")
     if not text.strip():
         raise ValueError("embedded data without text")
     return text
@@ -43,66 +50,55 @@ def _plain(data: bytes, codec: str) -> str:
     return text
 
 
-class _Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._silent = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._silent += tag in _SILENT
-        if tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._silent = max(0, self._silent - (tag in _SILENT))
-        if tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.parts.append(data)
-
-
 def _markup(data: bytes, codec: str) -> str:
-    tags = _Tags()
-    tags.feed(_plain(data, codec))
-    tags.close()
-    lines = (" ".join(line.split()) for line in "".join(tags.parts).splitlines())
+    """Take the tags off. Own code, in linear time: Python's parser raises on `<![x`, and takes the square of a hostile length."""
+    source = _plain(data, codec)
+    lower = source.lower()
+    parts: list[str] = []
+    at = 0
+    while (start := source.find("<", at)) >= 0:
+        parts.append(source[at:start])
+        at = _after_tag(source, lower, start, parts)
+    parts.append(source[at:])
+    lines = (" ".join(line.split()) for line in unescape("".join(parts)).splitlines())
     return "\n".join(line for line in lines if line)
+
+
+def _after_tag(source: str, lower: str, start: int, parts: list[str]) -> int:
+    """Return where the text goes on after what begins at a `<`; what the tag means to the text is added to the parts."""
+    if source.startswith("<!--", start):
+        return _past(source, "-->", start + 4)
+    if source.startswith("<![CDATA[", start):
+        end = _past(source, "]]>", start + 9)
+        parts.append(escape(source[start + 9 : end].removesuffix("]]>")))
+        return end
+    tag = _TAG.match(lower, start + 1)
+    if not tag:
+        parts.append("<")  # `BP < 90` is text
+        return start + 1
+    end = _past(source, ">", tag.end())
+    name = tag[2].rpartition(":")[2]
+    if name in _BLOCKS:
+        parts.append("\n")
+    if name in _SILENT and not tag[1]:
+        closing = lower.find(f"</{name}", end)
+        return len(source) if closing < 0 else closing
+    return end
+
+
+def _past(text: str, mark: str, start: int) -> int:
+    found = text.find(mark, start)
+    return len(text) if found < 0 else found + len(mark)
 
 
 def _rtf(data: bytes, codec: str) -> str:
     from striprtf.striprtf import rtf_to_text
 
-    try:
-        return str(rtf_to_text(_plain(data, codec), errors="replace"))
-    except Exception:  # a converter of foreign data may fail in any way; its message may quote the document
-        raise ValueError("embedded RTF that cannot be read") from None
+    return str(rtf_to_text(_plain(data, codec), errors="replace"))
 
 
 def _pdf(data: bytes, codec: str) -> str:
-    from pypdf import PdfReader  # on first use: 0.2 s
-
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it quotes what it stumbles over
-    try:
-        reader = PdfReader(io.BytesIO(data), strict=False)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise ValueError("embedded PDF is encrypted")
-        if len(reader.pages) > PAGES:
-            raise ValueError("embedded PDF has too many pages")
-        text = ""
-        for page in reader.pages:
-            text += page.extract_text() + "\n"
-            if len(text) > CHARACTERS:
-                raise ValueError("embedded PDF is too long")
-    except ValueError as error:
-        if str(error).startswith("embedded PDF"):
-            raise
-        raise ValueError("embedded PDF that cannot be read") from None
-    except Exception:  # a parser of foreign data may fail in any way; its message may quote the document
-        raise ValueError("embedded PDF that cannot be read") from None
-    return text
+    return text_of_pdf(data)
 
 
 Reader = Callable[[bytes, str], str]

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 64 * 1024
 SMALL: Final = 64 * 1024  # a connection may always hold this much
-OFF_LOOP: Final = 128 * 1024  # larger messages are mapped in a thread: decoding a PDF must not hold up the others
+OFF_LOOP: Final = 128 * 1024  # larger messages, and embedded documents, are mapped in a thread: the others must not wait
 CLOSE_SECONDS: Final = 2.0  # for a TLS peer to say goodbye
 
 Observer = Callable[[Peer, Outcome, float], None]
@@ -260,7 +260,7 @@ class _Connection:
             await self._put(known, None, len(raw))
             return
         at = server.clock()
-        if len(raw) > OFF_LOOP:
+        if len(raw) > OFF_LOOP or raw[3:4] + b"ED" + raw[3:4] in raw:
             outcome = await asyncio.to_thread(server.mapper.handle, raw, self.peer, at)
         else:
             outcome = server.mapper.handle(raw, self.peer, at)

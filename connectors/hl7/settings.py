@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
 
+from connectors.zones import known_zone
 from processors.events import ProcessingId
 
 
@@ -71,14 +72,15 @@ class Hl7Peer(Section):
     @field_validator("zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
-        if zone:
-            ZoneInfo(zone)
-        return zone
+        return known_zone(zone) if zone else zone
 
     @field_validator("charset")
     @classmethod
     def _known_codec(cls, charset: str) -> str:
-        b"".decode(charset)
+        try:
+            b"".decode(charset)
+        except LookupError:
+            raise ValueError(f"no character set of that name: {charset!r}") from None
         return charset
 
 

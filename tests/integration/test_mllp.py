@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -536,6 +537,20 @@ async def test_a_large_message_does_not_hold_up_the_others() -> None:
         await small.send(frame(of(2, 1)))
         assert await small.answer() == ("AA", "M2")
         assert await big.answer() == ("AA", "M1")
+
+
+async def test_reading_an_embedded_pdf_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = threading.Event()
+    monkeypatch.setattr("connectors.texts.text_of_pdf", lambda data: "found" if reading.wait(20) else "")
+    publisher = Gate()
+    async with serving(publisher) as server:
+        slow, quick = await Peer.to(server), await Peer.to(server)
+        document = "OBX|1|ED|18842-5^DS^LN||^application^pdf^Base64^JVBERi0xLjQ=||||||F"
+        await slow.send(frame(vitals(document, control_id="M1")))
+        await quick.send(frame(of(2, 1)))
+        assert await quick.answer() == ("AA", "M2")
+        reading.set()
+        assert await slow.answer() == ("AA", "M1")
 
 
 async def test_no_patient_data_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -76,6 +76,8 @@ class Report:
             return
         self.first = self.first or obx
         self.statuses.append(letter)
+        if letter in RETRACTED:
+            return
         kind = obx.get(2).upper()
         if kind not in TEXT_TYPES:
             reading.skipped["observations of a document that are not text"] += 1

@@ -173,6 +173,11 @@ def test_status_of_a_report(order: str, result: str, status: str, relation: str)
         assert event.text == ""
 
 
+def test_a_part_that_was_wrong_is_left_out() -> None:
+    event = note(report(line("Lungs clear.", status="C"), line("Of somebody else.", 2, status="W"), status="C"))
+    assert (event.text, event.status) == ("Lungs clear.", "corrected")
+
+
 def test_versions_of_a_report_share_their_note_id() -> None:
     first, corrected = note(report(line("a"), status="P")), note(report(line("b"), status="C"))
     assert first.note_id == corrected.note_id

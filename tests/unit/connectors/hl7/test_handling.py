@@ -31,7 +31,7 @@ SEGMENTS = [
     obx("82810-3^Pregnancy^LN", "LA15173-0^Pregnant^LN", kind="CWE"),
     "OBX|9|TX|18842-5^DS^LN||Text\\.br\\more~and more||||||F",
     "OBX|9|ED|18842-5^DS^LN||^TEXT^PLAIN^Base64^SGVsbG8=||||||F",
-    "OBX|9|ED|18842-5^DS^LN||^application^pdf^Base64^JVBERi0xLjQKMSAwIG9iago8PD4+CmVuZG9iago=||||||C",
+    "OBX|9|ED|18842-5^DS^LN||^text^html^Base64^PHA+T25lPC9wPjwhW3g=||||||C",
     "OBX|9|ED|18842-5^DS^LN||^application^rtf^Base64^e1xydGYxIEhlbGxvfQ==||||||D",
     "NTE|1||A comment",
     "TXA|1|DS|TX|20260302|||||||DOC|PARENT||||LA",
