@@ -32,6 +32,7 @@ from connectors.fhir.acknowledgement import (
     OK,
     TOO_LARGE,
     UNPROCESSABLE,
+    UNSUPPORTED_MEDIA_TYPE,
     Answer,
     Issue,
     Verdict,
@@ -144,7 +145,7 @@ class FhirMapper:
         try:
             resource = parse(body, deepest=self.settings.deepest)
         except Unreadable as error:
-            return _refused(BAD_REQUEST, (error.issue,))
+            return _refused(UNSUPPORTED_MEDIA_TYPE if error.issue.code == "not-supported" else BAD_REQUEST, (error.issue,))
         kind = kind_of(resource)
         try:
             if kind == "Bundle" and (request.door in ("bundle", "message", "hook", "any")):
