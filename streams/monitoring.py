@@ -30,6 +30,7 @@ from streams.partition import Abandoned, Steps
 from streams.reader import Reader
 from streams.scoring import Scoring
 from streams.settings import Settings
+from streams.tracing import Tracing
 from streams.wire import Message, decode, iso, traceparent_of
 
 log = logging.getLogger("vigil.vitals")
@@ -80,6 +81,7 @@ class MonitorWorker:
         scoring: Scoring,
         new_monitor: Callable[[int], Monitor],
         agent: str,
+        tracing: Tracing,
     ) -> None:
         self.number = number
         self.steps = Steps(f"vitals[{number}]", settings.engine, metrics)
@@ -90,6 +92,7 @@ class MonitorWorker:
         self._clock = clock
         self._scoring = scoring
         self._agent = agent
+        self._tracing = tracing
         self._monitor = new_monitor(number)
         self._journal = Journal(outbox, number)
         self._vitals = _Queue()
@@ -233,6 +236,7 @@ class MonitorWorker:
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
         assessments, dead = [], []
+        traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         for record in records:
             try:
                 event = decode(VitalsEvent, record)
@@ -247,14 +251,15 @@ class MonitorWorker:
         now = self._clock()
         for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
             events = self._monitor.decide(assessment, deterioration, reason)
-            traceparent = traceparent_of(record)
-            messages += [self._encode(out, traceparent) for out in events]
+            messages += [self._encode(out, traces[id(record)].header) for out in events]
             said += events
             entries.append(self._scoring.audit_entry(event, record, events))
         if entries:
             messages.append(self._audit(entries, records, now))
         self._at = records[-1].offset + 1
         await self._write(messages, dead)
+        for work in traces.values():
+            work.end()
         for piece in complete:
             piece.settle()
         self._metrics.consumed.inc(len(records))

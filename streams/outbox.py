@@ -7,7 +7,7 @@ that fails is an error of the caller's, never a log line.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -50,6 +50,9 @@ class Outbox:
         # Dead letters carry the original as base64 (4/3) and more around it.
         self._largest = 2 * settings.topics.largest_message_bytes
         self._producer: AIOKafkaProducer = None
+        self._spent: AIOKafkaProducer = None
+        self._renewing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._partition_counts: dict[str, int] = {}
         self._hashes: dict[bytes, int] = {}
         self.source = source
@@ -57,6 +60,9 @@ class Outbox:
 
     async def start(self) -> None:
         """Connect; raises `Transient` when no broker answers."""
+        self._producer = await self._new_producer()
+
+    async def _new_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **aiokafka_config(self._settings.kafka),
             acks="all",
@@ -71,15 +77,30 @@ class Outbox:
         except (KafkaError, OSError) as error:
             await producer.stop()
             raise Transient(f"no broker answers at {self._settings.kafka.bootstrap} ({type(error).__name__})") from error
-        self._producer = producer
+        return producer
 
     async def stop(self) -> None:
         """Disconnect. Nothing is flushed here: every `send` has waited for its own confirmations."""
         if self._producer is not None:
-            try:
-                await asyncio.wait_for(self._producer.stop(), 10)
-            except (TimeoutError, KafkaError):
-                log.warning("the producer did not close in time; what it held was not confirmed and will be made again")
+            await _close(self._producer, 10)
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def _current(self) -> AIOKafkaProducer:
+        """Return the producer, a new one when a batch of the last one failed.
+
+        A batch that failed has used up sequence numbers that the broker never saw: whatever the same idempotent producer writes
+        to that partition afterwards is refused as out of order, for ever (aiokafka 0.14, `MessageAccumulator._pop_batch`).
+        """
+        async with self._renewing:
+            if self._spent is self._producer:
+                old, self._producer = self._producer, await self._new_producer()
+                # What others have in flight on the old one may still be confirmed, or fails and is written again.
+                task = asyncio.create_task(_close(old, self._settings.engine.request_timeout), name="retiring producer")
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+            return self._producer
 
     def encode(self, event: Event, *, time: bytes = b"", traceparent: bytes | None = None) -> Message:
         """Return the record of an event with this outbox's CloudEvents source."""
@@ -104,6 +125,7 @@ class Outbox:
         self.sent += len(messages)
 
     async def _send(self, messages: Sequence[Message]) -> None:
+        producer = await self._current()
         by_partition: dict[tuple[str, int], list[Message]] = defaultdict(list)
         for message in messages:
             if len(message.value or b"") > self._largest:
@@ -113,22 +135,21 @@ class Outbox:
             if partition is None:
                 partition = partition_of(message.key, await self.partitions(topic), self._hashes)
             by_partition[topic, partition].append(message)
-        producer = self._producer
-        confirmations: list[Any] = []
-        for (topic, partition), group in by_partition.items():
-            batch = producer.create_batch()
-            for message in group:
-                # None: the batch is full. The first record of a batch is always taken, however large.
-                if batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
+        confirmations: list[asyncio.Future[Any]] = []
+        results: list[Any] = []
+        try:
+            for (topic, partition), group in by_partition.items():
+                for batch in _batches(producer, group):
                     confirmations.append(await producer.send_batch(batch, topic, partition=partition))
-                    batch = producer.create_batch()
-                    batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers)
-            confirmations.append(await producer.send_batch(batch, topic, partition=partition))
-        # All are awaited even when one fails, so that none is left behind as an unread exception.
-        results = await asyncio.gather(*confirmations, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        except (KafkaError, OSError, TimeoutError) as error:
+            results.append(error)
+        # All are awaited even when one fails, so that none is still on its way when the caller writes them again.
+        results += await asyncio.gather(*confirmations, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            self._spent = producer
+            # One that is too large fails its successors by its gap in the sequence: it is the cause.
+            raise next((error for error in errors if isinstance(error, _TOO_LARGE)), errors[0])
 
     async def append(self, message: Message) -> int:
         """Write one record and return the offset that it got. Raises as `send`."""
@@ -137,9 +158,14 @@ class Outbox:
             partition = message.partition
             if partition is None:
                 partition = partition_of(message.key, await self.partitions(topic), self._hashes)
-            written = await self._producer.send_and_wait(
-                topic, key=message.key, value=message.value, headers=message.headers, partition=partition
-            )
+            producer = await self._current()
+            try:
+                written = await producer.send_and_wait(
+                    topic, key=message.key, value=message.value, headers=message.headers, partition=partition
+                )
+            except KafkaError:
+                self._spent = producer
+                raise
         except _TOO_LARGE as error:
             raise Poison(f"a record is too large for {message.topic} ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
@@ -156,6 +182,24 @@ class Outbox:
         if count is None:
             count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
         return count
+
+
+def _batches(producer: AIOKafkaProducer, messages: Sequence[Message]) -> Iterator[Any]:
+    batch = producer.create_batch()
+    for message in messages:
+        # None: the batch is full. The first record of a batch is always taken, however large.
+        if batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
+            yield batch
+            batch = producer.create_batch()
+            batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers)
+    yield batch
+
+
+async def _close(producer: AIOKafkaProducer, within: float) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), within)
+    except (TimeoutError, KafkaError):
+        log.warning("a producer did not close in time; what it held was not confirmed and will be made again")
 
 
 def partition_of(key: bytes | None, partitions: int, hashes: dict[bytes, int] | None = None) -> int:

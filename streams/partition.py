@@ -27,7 +27,8 @@ from streams.ledger import Slice
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.settings import EngineSettings, Settings
-from streams.wire import Message, iso, traceparent_of
+from streams.tracing import Tracing, Work
+from streams.wire import Message, iso
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -107,7 +108,14 @@ class PartitionWorker(Generic[E]):
     """Works on one partition of a stateless lane."""
 
     def __init__(
-        self, lane: Lane[E], partition: TopicPartition, outbox: Outbox, engine: EngineSettings, clock: Clock, agent: str
+        self,
+        lane: Lane[E],
+        partition: TopicPartition,
+        outbox: Outbox,
+        engine: EngineSettings,
+        clock: Clock,
+        agent: str,
+        tracing: Tracing,
     ) -> None:
         self.lane = lane
         self.partition = partition
@@ -115,6 +123,8 @@ class PartitionWorker(Generic[E]):
         self._outbox = outbox
         self._clock = clock
         self._agent = agent
+        self._tracing = tracing
+        self._traces: dict[int, Work] = {}  # of the batch in hand, by the record's identity
         self._waiting: deque[Slice] = deque()
         self._arrived = asyncio.Event()
 
@@ -163,6 +173,7 @@ class PartitionWorker(Generic[E]):
     async def _work(self, records: Sequence[Any]) -> None:
         inputs: list[Input[E]] = []
         dead: list[tuple[Any, BaseException]] = []
+        self._traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         for record in records:
             try:
                 inputs.append(self.lane.decode(record))
@@ -172,6 +183,8 @@ class PartitionWorker(Generic[E]):
         outcomes = await self._store(inputs, outcomes)
         dead += [(i.record, o.error) for i, o in zip(inputs, outcomes, strict=True) if o.error is not None]
         await self._write(inputs, outcomes, dead)
+        for work in self._traces.values():
+            work.end()
         now = time.time()
         self.lane.metrics.batch.observe(len(records))
         for record in records:
@@ -252,7 +265,7 @@ class PartitionWorker(Generic[E]):
             if outcome.error is not None:
                 entries.append(self._entry(one, "", "dead-letter"))
                 continue
-            traceparent = traceparent_of(one.record)
+            traceparent = self._traces[id(one.record)].header
             for event in outcome.events:
                 messages.append(self._outbox.encode(event, time=time_header, traceparent=traceparent))
             entries.append(self._entry(one, outcome.events[0].id if outcome.events else one.event.id, outcome.word))
@@ -286,7 +299,7 @@ class PartitionWorker(Generic[E]):
         log.warning(
             "%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, letter.message
         )
-        return self._outbox.encode(letter, time=iso(now), traceparent=traceparent_of(record))
+        return self._outbox.encode(letter, time=iso(now), traceparent=self._traces[id(record)].header)
 
 
 class StatelessJob:
@@ -298,6 +311,7 @@ class StatelessJob:
         self._outbox = outbox
         self._settings = settings
         self._clock = clock
+        self._tracing = Tracing(settings.tracing, lane.name)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -315,15 +329,15 @@ class StatelessJob:
 
     async def close(self) -> None:
         """Close the lane."""
+        self._tracing.stop()
         await self.lane.close()
 
     def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
         """Return a worker for each partition."""
         worker = self._settings.worker
         agent = f"{self.name}@{worker.host}-{worker.slot}"
-        return {
-            tp: PartitionWorker(self.lane, tp, self._outbox, self._settings.engine, self._clock, agent) for tp in partitions
-        }
+        own = (self._outbox, self._settings.engine, self._clock, agent, self._tracing)
+        return {tp: PartitionWorker(self.lane, tp, *own) for tp in partitions}
 
 
 def _poison(error: Exception, *, stage: str = "process") -> VigilError:

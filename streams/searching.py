@@ -1,4 +1,4 @@
-"""What `vigil search` and `vigil similar` ask: the models and the vector store put together, the access audited by the caller."""
+"""What `vigil search` and `vigil similar` ask: models and vector store put together, each access audited before it is shown."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -6,37 +6,81 @@ from typing import Any, Self
 
 from connectors.qdrant.search import search_images, search_notes, similar_patients
 from connectors.qdrant.store import VectorStore, Where
+from models.tasks import ModelIdentity
+from processors.events import AuditEntry, AuditEvent, ModelRef
+from processors.identity import content_hash, natural_id
+from streams.clock import Clock, real_clock
 from streams.inference import open_model
+from streams.outbox import Outbox
 from streams.settings import Settings
+from streams.wire import iso
 
 
 class Searcher:
-    """Opens what a search needs, once. Use as an async context manager."""
+    """Opens what a search needs, once. Use as an async context manager.
 
-    def __init__(self, settings: Settings) -> None:
+    With an outbox, what was found is returned only once its audit record is confirmed: an access that cannot be accounted for is
+    no access. `user` is who asked, as the site's directory knows them.
+    """
+
+    def __init__(self, settings: Settings, *, outbox: Outbox | None = None, user: str = "", clock: Clock = real_clock) -> None:
         self._settings = settings
         self._store = VectorStore(settings.vectors)
         self._models: dict[str, Any] = {}
+        self._outbox = outbox
+        self._user = user
+        self._clock = clock
 
     async def __aenter__(self) -> Self:
+        if self._outbox is not None:
+            await self._outbox.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._store.close()
+        if self._outbox is not None:
+            await self._outbox.stop()
 
     async def search(self, text: str, *, where: dict[str, Any], images: bool = False, limit: int = 10) -> list[dict[str, Any]]:
         """Return the nearest notes with the passage that matched, or the nearest images, best first."""
         chosen = Where(**where)
+        task = "image-text" if images else "embedding"
+        model = await self._model(task)
         if images:
-            found: Any = await search_images(self._store, await self._model("image-text"), text, where=chosen, limit=limit)
+            found: Any = await search_images(self._store, model, text, where=chosen, limit=limit)
         else:
-            found = await search_notes(self._store, await self._model("embedding"), text, where=chosen, limit=limit)
+            found = await search_notes(self._store, model, text, where=chosen, limit=limit)
+        await self._audit("images" if images else "notes", text, [hit.patient_id for hit in found], model.identity)
         return [_plain(hit) for hit in found]
 
     async def similar(self, patient: str, *, limit: int = 10) -> list[dict[str, Any]]:
         """Return the patients whose notes resemble this one's, best first."""
-        found = await similar_patients(self._store, await self._model("embedding"), patient, limit=limit)
+        model = await self._model("embedding")
+        found = await similar_patients(self._store, model, patient, limit=limit)
+        await self._audit("similar", patient, [patient, *(hit.patient_id for hit in found)], model.identity)
         return [{"patient_id": hit.patient_id, "score": hit.score, **_evidence(hit)} for hit in found]
+
+    async def _audit(self, subject: str, asked: str, patients: list[str], model: ModelIdentity) -> None:
+        if self._outbox is None:
+            return
+        # What was asked may name a patient: its digest proves what it was, and tells nobody.
+        digest = content_hash(asked.encode())
+        at = self._clock()
+        request = natural_id("access", self._user, digest, at.isoformat())
+        entries = tuple(
+            AuditEntry(event_id=request, input_digest=digest, outcome="shown", patient_id=patient)
+            for patient in dict.fromkeys(patients)
+        )
+        event = AuditEvent(
+            id=request,
+            action="access",
+            agent=self._user,
+            subject=f"search/{subject}",
+            model=ModelRef(name=model.name, version=model.version, digest=model.digest),
+            entries=entries,
+            recorded_at=at,
+        )
+        await self._outbox.send([self._outbox.encode(event, time=iso(at))])
 
     async def _model(self, task: str) -> Any:
         if task not in self._models:

@@ -1,14 +1,18 @@
 """`vigil search`, `vigil similar`: looking things up by meaning."""
 
 import asyncio
+import getpass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from streams.settings import Settings, load
+
+if TYPE_CHECKING:
+    from streams.searching import Searcher
 
 
 def search(
@@ -43,17 +47,21 @@ def similar(
 
 
 async def _search(settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int) -> list[dict[str, Any]]:
-    from streams.searching import Searcher
-
-    async with Searcher(settings) as searcher:
+    async with _searcher(settings) as searcher:
         return await searcher.search(text, where=where, images=images, limit=limit)
 
 
 async def _similar(settings: Settings, patient: str, limit: int) -> list[dict[str, Any]]:
+    async with _searcher(settings) as searcher:
+        return await searcher.similar(patient, limit=limit)
+
+
+def _searcher(settings: Settings) -> "Searcher":
+    from streams.outbox import Outbox
     from streams.searching import Searcher
 
-    async with Searcher(settings) as searcher:
-        return await searcher.similar(patient, limit=limit)
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
+    return Searcher(settings, outbox=outbox, user=getpass.getuser())
 
 
 def _print(hits: list[dict[str, Any]], as_json: bool) -> None:

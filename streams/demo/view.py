@@ -72,6 +72,7 @@ class View:
 
     def end(self, summary: dict[str, Any]) -> None:
         """Print the summary."""
+
         def say(*what: Any) -> None:
             self.console.print(*what, highlight=False, soft_wrap=True)
 
@@ -81,7 +82,9 @@ class View:
             f"duplicated {summary['duplicated']}, dead letters {summary['dead_lettered']}, refused {summary['refused']}, "
             f"ignored {summary['ignored']}"
         )
-        table = Table("lane", "inputs", "p50 ms", "p99 ms", title="input on its topic -> outputs on theirs", title_justify="left")
+        table = Table(
+            "lane", "inputs", "p50 ms", "p99 ms", title="input on its topic -> outputs on theirs", title_justify="left"
+        )
         for lane in _LANES:
             row = summary["latency_ms"][lane]
             table.add_row(lane, str(row["n"]), _number(row["p50"]), _number(row["p99"]))

@@ -19,6 +19,7 @@ from streams.outbox import Outbox
 from streams.partition import Worker
 from streams.scoring import Scoring
 from streams.settings import Settings
+from streams.tracing import Tracing
 
 log = logging.getLogger("vigil.vitals")
 
@@ -33,6 +34,7 @@ class VitalsJob:
         self._outbox = outbox
         self._metrics = metrics
         self._clock = clock
+        self._tracing = Tracing(settings.tracing, self.name)
         self._scoring: Scoring | None = None
 
     @property
@@ -63,6 +65,7 @@ class VitalsJob:
 
     async def close(self) -> None:
         """End the model's thread."""
+        self._tracing.stop()
         if self._scoring:
             await self._scoring.stop()
 
@@ -87,6 +90,7 @@ class VitalsJob:
                 scoring=self._scoring,
                 new_monitor=self._new_monitor,
                 agent=f"{self.name}@{host.host}-{host.slot}",
+                tracing=self._tracing,
             )
             workers.update(dict.fromkeys(meeting, worker))
         return workers
