@@ -82,7 +82,10 @@ class Outbox:
     async def stop(self) -> None:
         """Disconnect. Nothing is flushed here: every `send` has waited for its own confirmations."""
         if self._producer is not None:
-            await _close(self._producer, 10)
+            try:
+                await asyncio.wait_for(self._producer.stop(), 10)
+            except (TimeoutError, KafkaError):
+                log.warning("the producer did not close in time; what it held was not confirmed and will be made again")
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -97,7 +100,7 @@ class Outbox:
             if self._spent is self._producer:
                 old, self._producer = self._producer, await self._new_producer()
                 # What others have in flight on the old one may still be confirmed, or fails and is written again.
-                task = asyncio.create_task(_close(old, self._settings.engine.request_timeout), name="retiring producer")
+                task = asyncio.create_task(old.stop(), name="retiring producer")
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
             return self._producer
@@ -193,13 +196,6 @@ def _batches(producer: AIOKafkaProducer, messages: Sequence[Message]) -> Iterato
             batch = producer.create_batch()
             batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers)
     yield batch
-
-
-async def _close(producer: AIOKafkaProducer, within: float) -> None:
-    try:
-        await asyncio.wait_for(producer.stop(), within)
-    except (TimeoutError, KafkaError):
-        log.warning("a producer did not close in time; what it held was not confirmed and will be made again")
 
 
 def partition_of(key: bytes | None, partitions: int, hashes: dict[bytes, int] | None = None) -> int:
