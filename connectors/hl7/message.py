@@ -140,10 +140,15 @@ def read_delimiters(text: str) -> Delimiters:
     Fewer than four encoding characters leave the rest unused. `^~\\&`, the backslash escaped once too often by a careless writer,
     is read as `^~\&`. Raises `Unreadable` for delimiters that cannot separate (letters, blanks, the same one twice).
     """
-    field = text[3]
+    return _read_delimiters(text[3:20])
+
+
+@lru_cache(maxsize=256)
+def _read_delimiters(start: str) -> Delimiters:
+    field = start[0]
     if field.isalnum() or field.isspace():
         raise Unreadable("MSH-1 is not a field separator", Location("MSH", 1, 1))
-    encoding = _TERMINATOR.split(text[4:20], maxsplit=1)[0].split(field, maxsplit=1)[0]
+    encoding = _TERMINATOR.split(start[1:], maxsplit=1)[0].split(field, maxsplit=1)[0]
     if len(encoding) == 5 and encoding[2] == encoding[3] == "\\":
         encoding = encoding[:3] + encoding[4]
     if any(mark.isalnum() or mark.isspace() for mark in encoding) or len(set(field + encoding)) <= len(encoding):

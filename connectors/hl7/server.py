@@ -25,7 +25,7 @@ from connectors.hl7.framing import Framer, Oversize, frame
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.publishing import Publishing, Unconfirmed
 from connectors.hl7.settings import MllpSettings, Peer
-from connectors.hl7.transport import certificate_names, server_context
+from connectors.hl7.transport import certificate_names, keep_alive, server_context
 from connectors.publisher import Publisher
 from processors.identity import content_hash
 
@@ -123,6 +123,7 @@ class MllpServer:
             log.warning("connection from %s: %s", address, what)
             writer.transport.abort()
             return
+        keep_alive(writer)
         connection = _Connection(self, peer, reader, writer)
         task = asyncio.current_task()
         assert task is not None

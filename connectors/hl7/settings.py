@@ -78,7 +78,7 @@ class Hl7Peer(Section):
     @classmethod
     def _known_codec(cls, charset: str) -> str:
         try:
-            b"".decode(charset)
+            b"a".decode(charset)  # an empty one would not even look the name up
         except LookupError:
             raise ValueError(f"no character set of that name: {charset!r}") from None
         return charset

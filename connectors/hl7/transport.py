@@ -1,6 +1,7 @@
 """TLS for MLLP (IHE ATNA): contexts for server and sender, and the names in a peer's certificate."""
 
 import asyncio
+import socket
 import ssl
 
 from connectors.hl7.settings import Hl7Tls
@@ -23,6 +24,15 @@ def server_context(tls: Hl7Tls) -> ssl.SSLContext:
     if tls.ca_file:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Have the kernel find out within two minutes that a silent peer is gone: an unplugged monitor says no goodbye."""
+    endpoint = writer.get_extra_info("socket")
+    endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            endpoint.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def certificate_names(writer: asyncio.StreamWriter) -> tuple[str, ...]:

@@ -1,0 +1,76 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from connectors.identity import Identities, IdentitySettings
+from processors.events import Identifier
+
+
+def identities(*authorities: str, secret: str = "tests: not a secret", only_listed: bool = True, **aliases: str) -> Identities:
+    return Identities(
+        IdentitySettings(site_secret=SecretStr(secret), authorities=authorities, only_listed=only_listed, aliases=aliases)
+    )
+
+
+def one(authority: str, value: str, kind: str = "") -> Identifier:
+    return Identifier(authority=authority, value=value, kind=kind)
+
+
+A, B, SSN = one("A", "1", "PI"), one("B", "2", "MR"), one("SSA", "3", "SS")
+
+
+@pytest.mark.parametrize(
+    ("order", "given_", "chosen"),
+    [
+        ((), [A, B], B),  # without an order: MR before PI
+        ((), [SSN, A], A),
+        ((), [SSN], None),  # a social security number is no index of this hospital
+        ((), [one("X", "9")], one("X", "9")),
+        ((), [], None),
+        ((), [one("A", " ")], None),
+        (("A", "B"), [B, A], A),
+        (("B", "A"), [B, A], B),
+        (("a",), [A], A),  # without case
+        (("C",), [A, B], None),
+        (("SSA",), [A, SSN], SSN),  # the site may say so
+    ],
+)
+def test_which_identifier_counts(order: tuple[str, ...], given_: list[Identifier], chosen: Identifier | None) -> None:
+    assert identities(*order).choose(given_) == chosen
+
+
+def test_others_where_the_site_allows_them() -> None:
+    assert identities("C", only_listed=False).choose([A, B]) == B
+
+
+def test_authorities_by_their_other_names() -> None:
+    made = identities("HOSP", **{"1.2.3": "HOSP", "http://hospital.example/mrn": "HOSP"})
+    assert made.authority("", "1.2.3") == "HOSP"
+    assert made.authority("urn:oid:1.2.3") == "HOSP"
+    assert made.authority("http://hospital.example/mrn") == "HOSP"
+    assert made.authority("WARD", "9.9") == "WARD"
+    assert made.authority("", " ") == ""
+
+
+def test_pseudonyms() -> None:
+    made = identities()
+    assert made.patient(A) == made.patient(one("a ", "1", "other"))
+    assert made.patient(A) != made.patient(one("A", "2"))
+    assert made.patient(A) != identities(secret="another secret, as long").patient(A)
+    assert len({made.patient(A), made.encounter("A", "1"), made.pseudonym("document", "A", "1")}) == 3
+    assert made.encounter("A", "1") == identities().encounter("A", "1")
+
+
+def test_a_short_secret_is_refused_and_no_secret_is_shown() -> None:
+    with pytest.raises(ValidationError) as caught:
+        IdentitySettings(site_secret=SecretStr("too short"))
+    assert "too short" not in str(caught.value)
+    assert "tests: not" not in repr(IdentitySettings(site_secret=SecretStr("tests: not a secret")))
+
+
+@given(st.text(min_size=1).filter(str.strip), st.text())
+def test_a_pseudonym_shows_nothing_of_the_number(value: str, authority: str) -> None:
+    made = identities().patient(one(authority, value))
+    assert len(made) == 32
+    assert len(value) < 4 or value not in made
