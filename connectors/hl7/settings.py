@@ -67,6 +67,9 @@ class Hl7Peer(Section):
     empty_processing: ProcessingId = Field(
         "production", description="an empty MSH-11: production, since a missed alert is the worse error"
     )
+    test_contexts: bool = Field(
+        False, description="take patients' contexts from test traffic too: only where its patients exist nowhere else"
+    )
     connections: int = Field(1024, ge=1, description="open connections of this peer; one more is refused")
 
     @field_validator("zone")

@@ -143,6 +143,10 @@ class Book:
 
     def close(self, *, first: bool = False) -> None:
         """Add the events, in the order in which the patients were first written; `first`: before what is there already."""
+        if self.reading.processing != "production" and not self.reading.peer.settings.test_contexts:
+            if self._written:  # a discharge for training must not end the watch over a patient
+                self.reading.skipped["test traffic (MSH-11) does not change patients' contexts"] += 1
+            return
         place = 0 if first else len(self.reading.events)
         self.reading.events[place:place] = [
             context.model_copy(update={"id": self.reading.event_id(PatientEvent)}) for context in self._written.values()

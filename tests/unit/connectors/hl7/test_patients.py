@@ -286,6 +286,18 @@ def test_no_identifier_that_may_be_used_is_held_apart() -> None:
     assert letter.stage == "identify"
 
 
+@pytest.mark.parametrize("letter", ["T", "D"])
+def test_test_traffic_does_not_change_contexts_unless_the_peer_is_a_test_system(letter: str) -> None:
+    ward = Ward()
+    raw = adt("A03", pid(), pv1(), processing=letter)
+    assert ward.take(raw) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.verdict, ward.outcome.code) == ("ignored", "AA")
+    assert ward.outcome.reason == "1 x test traffic (MSH-11) does not change patients' contexts"
+    ward.peer = Peer("test-system", Hl7Peer(test_contexts=True))
+    assert [one.encounter_status for one in ward.take(raw)] == ["finished"]
+
+
 def test_older_messages_with_the_number_in_pid_2() -> None:
     (event,) = Ward().take(adt("A01", "PID||4711^^^HOSP", pv1(), version="2.2"))
     assert event.identifiers[0].value == "4711"
