@@ -64,6 +64,7 @@ class EmbeddedQdrant:
         if self._child is not None:
             return self.url
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="vigil-") as folder:
             address = Path(folder) / "address"
             command = [
