@@ -5,8 +5,11 @@ NEWS2 (now and as of an older set), corrections and the model's window need. Tim
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from enum import Enum
+from itertools import accumulate
 from statistics import mode
+from typing import Any
 
 from processors.deterioration import HOUR_MS, HOURS
 
@@ -124,6 +127,22 @@ class History:
     def promote(self, parameter: str, at: int) -> float | str | None:
         """Return the sample of exactly that time: its sender has declared it final without sending it again."""
         return next((value for when, value, _ in self.samples.get(parameter, ()) if when == at), None)
+
+
+def packed(entries: Sequence[Entry]) -> list[Any]:
+    """Return entries as a snapshot holds them: [times, each after the one before; values; ranks, or the one rank of all]."""
+    times = [entry[0] for entry in entries]
+    ranks = [entry[2] for entry in entries]
+    steps = [at - before for before, at in zip([0, *times], times, strict=False)]
+    return [steps, [entry[1] for entry in entries], ranks[0] if len(set(ranks)) == 1 else ranks]
+
+
+def unpacked(raw: Sequence[Any]) -> list[Entry]:
+    """Return the entries that `packed` packed."""
+    steps, values, ranks = raw
+    if isinstance(ranks, int):
+        ranks = [ranks] * len(values)
+    return list(zip(accumulate(steps), values, ranks, strict=True))
 
 
 def _thinned(entries: list[Entry]) -> list[Entry]:

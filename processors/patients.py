@@ -15,7 +15,7 @@ from models.errors import Fatal
 from processors.alerts import Alert
 from processors.deterioration import HourlyWindow
 from processors.events import Location, Parameter, PatientEvent
-from processors.history import Entry, History
+from processors.history import Entry, History, packed, unpacked
 from processors.news2 import Scale
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -199,8 +199,8 @@ class Patient:
                 "v": _VERSION,
                 "context": self.context.dump(),
                 "ended_at": self.ended_at,
-                "entries": self.history.entries,
-                "samples": self.history.samples,
+                "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
+                "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "seen": list(self.seen),
                 "newest": self.newest,
                 "heard": self.heard,
@@ -221,8 +221,8 @@ class Patient:
         made = cls(patient_id)
         raw = snapshot(state)
         made.context = Context.load(raw["context"])
-        made.history.entries = {name: [tuple(one) for one in entries] for name, entries in raw["entries"].items()}
-        made.history.samples = {name: [tuple(one) for one in entries] for name, entries in raw["samples"].items()}
+        made.history.entries = {name: unpacked(entries) for name, entries in raw["entries"].items()}
+        made.history.samples = {name: unpacked(entries) for name, entries in raw["samples"].items()}
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])
