@@ -14,10 +14,12 @@ import orjson
 from connectors.qdrant.store import VectorStore
 from streams.clock import clock_of
 from streams.demo.play import Player
+from streams.demo.staff import Staff
 from streams.demo.stage import DemoPlan, Stage
 from streams.demo.view import View
 from streams.demo.ward import ward
 from streams.demo.watch import LANES_OF, Watcher, unaccounted
+from streams.outbox import Outbox
 
 COLLECTIONS = ("notes", "images")
 _LANES = tuple(dict.fromkeys(lane for lanes in LANES_OF.values() for lane in lanes))
@@ -41,6 +43,10 @@ async def run(plan: DemoPlan, json_file: Path | None = None) -> int:
             player = Player(dict(stage.addresses))
             now = clock_of(settings.clock)
             start = now()
+            outbox = Outbox(settings, source="/vigil/demo-ward/staff")
+            await outbox.start()
+            staff = Staff(outbox, now, plan.seed)
+            watcher.account.told = staff.see
             messages = ward(seed=plan.seed, hours=plan.hours, patients=plan.patients, epoch=start)
             async with _shown(view, watcher, player, now, start):
                 playing = asyncio.create_task(player.play(messages, now, start))
@@ -52,6 +58,8 @@ async def run(plan: DemoPlan, json_file: Path | None = None) -> int:
                 await asyncio.gather(playing, return_exceptions=interrupted.done())
                 interrupted.cancel()
                 settled = await watcher.settle(within=60.0)
+            await staff.leave()
+            await outbox.stop()
             summary = await _summary(stage, watcher, player, settled, time.monotonic() - began)
     finally:
         view.say("stopping")

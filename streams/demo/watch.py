@@ -4,7 +4,7 @@ import asyncio
 import re
 from base64 import b64decode
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class Account:
     ids: Counter[str] = field(default_factory=Counter)
     raised: Counter[str] = field(default_factory=Counter)
     objects: ObjectStore | None = None
+    told: Callable[[dict[str, Any]], None] | None = None  # is told of each alert
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=8))
 
     def take(self, topic: str, record: Any) -> None:
@@ -64,6 +65,8 @@ class Account:
             self.alerts[body["state"]] += 1
             self.raised[body["alert_id"]] += body["state"] == "raised"
             self.recent.append(body)
+            if self.told is not None:
+                self.told(body)
 
     def _audit(self, body: dict[str, Any], at: float) -> None:
         lane = body["agent"].partition("@")[0]
