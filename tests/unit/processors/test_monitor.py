@@ -661,6 +661,14 @@ def test_a_late_set_of_the_encounter_that_is_over_does_not_end_the_watch() -> No
     assert of(ward.wait(8))[0].state == "escalated"
 
 
+def test_within_a_batch_each_set_is_judged_by_the_encounter_of_its_moment() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    sets = [vitals(2, ILL), vitals(3, ILL, encounter="e2")]
+    made = [ward.monitor.observe(event, SOURCE) for event in sets]
+    assert [len(ward.monitor.decide(one, None)) for one in made] == [1, 2]
+
+
 def test_a_cancelled_discharge_brings_the_alert_back() -> None:
     ward = Ward()
     first = only(ward.chart(0, ILL)[1])
@@ -755,6 +763,13 @@ def test_no_observations_for_this_patient(values: dict[str, Any], minutes: int, 
     assert silent[0].title.startswith("No observations for ")
     ended = [one for one in ward.chart(minutes + 2, values)[1] if one.kind == "no-observations"]
     assert [(one.state, one.reason) for one in ended] == [("resolved", "observations resumed")]
+
+
+def test_a_late_set_does_not_change_how_soon_silence_is_noticed() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.chart(-30, WELL, received=10)
+    assert steps(of(ward.wait(31), "no-observations")) == [("no-observations", "raised", "medium")]
 
 
 def test_silence_resolves_no_alert_and_a_late_set_ends_no_silence() -> None:
