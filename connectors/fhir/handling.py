@@ -11,6 +11,7 @@ the outcome.
 | Bundle `transaction` | all entries or none |
 | Bundle `message` to $process-message | all entries after the MessageHeader or none |
 | Bundle `history`, `searchset`, `collection` at the hook | all entries that can be used |
+| a notification (see `subscriptions`) | the resources behind its status |
 | any other Bundle | 422 |
 """
 
@@ -38,13 +39,15 @@ from connectors.fhir.acknowledgement import (
     Verdict,
     operation_outcome,
 )
+from connectors.fhir.bundles import STAND_IN, Entry, announced, answer_of, entries_of, location_of, message_of, request_issues
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, Encounters, map_encounter, map_patient
-from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, objects, text
+from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, text
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
+from connectors.fhir.subscriptions import Status, status_of
 from connectors.identity import Identities
 from processors.events import Event, PatientEvent
 
@@ -52,7 +55,8 @@ log = logging.getLogger(__name__)
 
 Door = Literal["create", "update", "bundle", "message", "hook", "any"]
 _REASONS_SHOWN: Final = 8
-_WITHOUT_REQUEST: Final = frozenset({"message", "history", "searchset", "collection"})
+NOTIFICATIONS: Final = frozenset({"history", "subscription-notification"})  # Bundle types of R4 and R4B, and of R5
+_WITHOUT_REQUEST: Final = frozenset({"message", "searchset", "collection"}) | NOTIFICATIONS
 _HOOK_BUNDLES: Final = frozenset({"history", "searchset", "collection", "transaction", "batch"})
 # order of mapping inside one request: what others refer to first
 _ORDER: Final = {"Patient": 0, "Encounter": 1}
@@ -80,6 +84,8 @@ class Outcome:
     events: tuple[Event, ...] = ()
     resource_type: str = ""
     encounters: dict[str, str] = field(default_factory=dict)
+    notification: Status | None = None
+    announced: tuple[str, ...] = ()  # what a notification names and does not carry
 
     @property
     def code(self) -> int:
@@ -97,28 +103,6 @@ class Outcome:
     def contexts(self) -> tuple[PatientEvent, ...]:
         """The patient contexts among the events."""
         return tuple(event for event in self.events if isinstance(event, PatientEvent))
-
-
-@dataclass(slots=True)
-class Entry:
-    """One resource of a request, and what was found."""
-
-    resource: Json
-    place: str = ""  # in the Bundle; empty for a resource by itself
-    method: str = "POST"
-    url: str = ""
-    issues: list[Issue] = field(default_factory=list)
-    reading: Reading | None = None
-    status: int = OK
-
-    @property
-    def refused(self) -> bool:
-        """Whether something stands against accepting it."""
-        return any(issue.is_error for issue in self.issues)
-
-    def say(self, *issues: Issue) -> None:
-        """Add issues, with their place in the Bundle."""
-        self.issues += [issue.within(f"{self.place}.resource") if self.place else issue for issue in issues]
 
 
 class FhirMapper:
@@ -175,7 +159,7 @@ class FhirMapper:
         self._grade(entry)
         if entry.status == UNPROCESSABLE:
             return replace(_refused(UNPROCESSABLE, tuple(entry.issues), kind), verdict="ignored")
-        location = (("Location", f"{self.settings.path}/{_location(entry)}"),) if entry.status == CREATED else ()
+        location = (("Location", f"{self.settings.path}/{location_of(entry)}"),) if entry.status == CREATED else ()
         answer = Answer(entry.status, operation_outcome(entry.issues), location)
         return Outcome(_verdict(events, [entry]), answer, tuple(entry.issues), tuple(events), kind, learnt)
 
@@ -185,18 +169,23 @@ class FhirMapper:
         kind = text(bundle.get("type"))
         if issues := self._envelope(bundle):
             return _refused(BAD_REQUEST, issues, "Bundle")
-        entries = [*_entries(bundle)]
+        entries = [*entries_of(bundle)]
+        notification = (
+            status_of(bundle) if request.door in ("hook", "any") and kind in ("history", "subscription-notification") else None
+        )
+        if notification:
+            entries = [entry for entry in entries[1:] if notification.carries_events]
         for entry in entries:
             if entry.resource:
                 entry.say(*validate(entry.resource))
         taken = {"message": {"message"}, "hook": _HOOK_BUNDLES, "any": {"batch", "transaction", "message"}}
-        if kind not in taken.get(request.door, {"batch", "transaction"}):
+        if notification is None and kind not in taken.get(request.door, {"batch", "transaction"}):
             return self._no_such_bundle(entries, kind, request)
         for entry in entries:
             if kind not in _WITHOUT_REQUEST:
-                entry.issues += _request_issues(entry)
+                entry.issues += request_issues(entry)
         if kind == "message":
-            entries, refusal = _message(entries)
+            entries, refusal = message_of(entries)
             if refusal:
                 return _refused(BAD_REQUEST, (refusal,), "Bundle")
         if kind != "batch" and any(entry.refused for entry in entries):
@@ -208,8 +197,11 @@ class FhirMapper:
         if kind in ("transaction", "message") and any(entry.refused for entry in entries):
             return _refused(UNPROCESSABLE, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
         issues = tuple(issue for entry in entries for issue in entry.issues)
-        answer = self._bundle_answer(bundle, kind, entries)
-        return Outcome(_verdict(events, entries), answer, issues, tuple(events), "Bundle", learnt)
+        answer = answer_of(bundle, kind, entries)
+        outcome = Outcome(_verdict(events, entries), answer, issues, tuple(events), "Bundle", learnt)
+        return (
+            replace(outcome, notification=notification, announced=announced(notification, entries)) if notification else outcome
+        )
 
     def _envelope(self, bundle: Json) -> tuple[Issue, ...]:
         given = bundle.get("entry") or []
@@ -218,7 +210,7 @@ class FhirMapper:
         if len(given) > self.settings.most_entries:
             return (Issue("error", "too-costly", f"more than {self.settings.most_entries} entries", "Bundle.entry"),)
         # the entries' resources are validated one by one, so that one bad entry of a batch stands alone
-        bare = {**bundle, "entry": [{n: v for n, v in one.items() if n != "resource"} | _STAND_IN for one in given]}
+        bare = {**bundle, "entry": [{n: v for n, v in one.items() if n != "resource"} | STAND_IN for one in given]}
         if not given:
             del bare["entry"]
         return tuple(validate(bare))
@@ -229,22 +221,6 @@ class FhirMapper:
         door = "$process-message" if kind == "message" else "nothing here"
         issue = Issue("error", "not-supported", f"a Bundle of this type is taken by {door}", "Bundle.type")
         return replace(_refused(UNPROCESSABLE, (issue,), "Bundle"), verdict="ignored" if request.door == "any" else "refused")
-
-    def _bundle_answer(self, bundle: Json, kind: str, entries: list[Entry]) -> Answer:
-        if kind == "message":
-            return Answer(OK, _message_response(bundle, entries))
-        if kind not in ("batch", "transaction"):
-            return Answer(OK, operation_outcome([issue for entry in entries for issue in entry.issues]))
-        answered = []
-        for entry in entries:
-            response: dict[str, Any] = {"status": _status_line(entry.status)}
-            if entry.reading and entry.status in (OK, CREATED):
-                response["location"] = _location(entry)
-            if entry.issues:
-                response["outcome"] = operation_outcome(entry.issues)
-            answered.append({"response": response})
-        body: dict[str, Any] = {"resourceType": "Bundle", "type": f"{kind}-response"}
-        return Answer(OK, body | ({"entry": answered} if answered else {}))
 
     # ------------------------------------------------------------------------------------------------------------ mapping
 
@@ -309,8 +285,6 @@ class FhirMapper:
 
 # ----------------------------------------------------------------------------------------------------------------- details
 
-_STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
-
 
 class _Bounded(dict[str, str]):
     """Remembers a bounded number of stays, forgetting the oldest: a bare reference to one of these is then its own number."""
@@ -334,51 +308,6 @@ def _contradiction(resource: Json, request: Request) -> Issue | None:
     if request.door == "update" and resource.get("id") != request.id:
         return Issue("error", "invalid", "the resource's id is not the id in the URL", f"{kind}.id")
     return None
-
-
-def _entries(bundle: Json) -> Iterable[Entry]:
-    for n, one in enumerate(bundle.get("entry") or []):
-        given, asked = one.get("resource"), one.get("request")
-        asked = asked if isinstance(asked, dict) else {}
-        yield Entry(
-            resource=given if isinstance(given, dict) else {},
-            place=f"Bundle.entry[{n}]",
-            method=text(asked.get("method")) or "POST",
-            url=text(one.get("fullUrl")),
-        )
-
-
-def _request_issues(entry: Entry) -> list[Issue]:
-    if entry.method not in ("POST", "PUT"):
-        words = "only POST and PUT are taken: nothing can be read, changed in part or deleted here"
-        return [Issue("error", "not-supported", words, f"{entry.place}.request.method")]
-    if not entry.resource:
-        return [Issue("error", "required", "an entry without a resource", f"{entry.place}.resource")]
-    return []
-
-
-def _message(entries: list[Entry]) -> tuple[list[Entry], Issue | None]:
-    if not entries or kind_of(entries[0].resource) != "MessageHeader":
-        return [], Issue("error", "required", "a message begins with a MessageHeader", "Bundle.entry[0].resource")
-    return entries[1:], next((issue for issue in entries[0].issues if issue.is_error), None)
-
-
-def _message_response(bundle: Json, entries: list[Entry]) -> dict[str, Any]:
-    """Return the response message: https://hl7.org/fhir/R4/messageheader.html#response ."""
-    header = next(objects(next(iter(bundle["entry"]), {}), "resource"), {})
-    event: dict[str, Any] = {name: header[name] for name in ("eventCoding", "eventUri") if name in header}
-    response: dict[str, Any] = {"identifier": text(header.get("id")) or "unknown", "code": "ok"}
-    issues = [issue for entry in entries for issue in entry.issues]
-    answer: dict[str, Any] = {
-        "resourceType": "MessageHeader",
-        **event,
-        "source": {"endpoint": "urn:vigil"},
-        "response": response,
-    }
-    found = [{"resource": answer}]
-    if issues:
-        found.append({"resource": operation_outcome(issues)})
-    return {"resourceType": "Bundle", "type": "message", "entry": found}
 
 
 def _letters(reading: Reading) -> list[Event]:
@@ -409,16 +338,6 @@ def _verdict(events: Sequence[Event], entries: Sequence[Entry]) -> Verdict:
     if letters:
         return "dead-letter"
     return "refused" if entries and all(entry.refused for entry in entries) else "ignored"
-
-
-def _location(entry: Entry) -> str:
-    assert entry.reading is not None
-    return f"{entry.reading.kind}/{entry.reading.logical_id}"
-
-
-def _status_line(status: int) -> str:
-    words = {OK: "OK", CREATED: "Created", BAD_REQUEST: "Bad Request", NOT_FOUND: "Not Found"}
-    return f"{status} {words.get(status, 'Unprocessable Entity')}"
 
 
 def _fault(error: BaseException) -> tuple[str]:

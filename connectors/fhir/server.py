@@ -1,7 +1,7 @@
 """The FHIR R4 endpoint: create, update, batch, transaction, $process-message, and a place for rest-hook subscriptions.
 
-A positive answer only for what Kafka has confirmed. Requests are read within limits of size and time, mapped off the event loop
-where they are long, published, and then answered; of those that are too many at once the surplus is asked to come again.
+A positive answer only for what Kafka has confirmed. Requests are read within limits of size and time, published (`publishing`), and
+then answered; of those that are too many at once the surplus is asked to come again.
 
 Starlette without FastAPI around it: nothing here is declared by types, and FastAPI's telemetry puts URLs, which may hold record
 numbers, into traces.
@@ -44,16 +44,16 @@ from connectors.fhir.acknowledgement import (
 from connectors.fhir.capability import capability_statement
 from connectors.fhir.handling import Door, FhirMapper, Outcome
 from connectors.fhir.handling import Request as Asked
+from connectors.fhir.publishing import Publishing
 from connectors.fhir.settings import FhirSettings
+from connectors.fhir.subscriptions import Counts, Fetcher
 from connectors.fhir.transport import QuietServer, server_of
 from connectors.identity import Identities
 from connectors.publisher import Publisher
-from models.errors import Fatal, Poison, Transient
+from models.errors import Fatal, Transient
 
 log = logging.getLogger(__name__)
 
-_GUARD = 2.0  # seconds that a publisher may take above the timeout which it was given
-_LONG = 32 * 1024  # bytes; longer bodies are mapped in a thread, so that others do not wait the milliseconds it takes
 _JSON_TYPES = frozenset({"application/fhir+json", "application/json", "text/json", "application/json+fhir"})
 _XML_TYPES = frozenset({"application/fhir+xml", "application/xml", "text/xml", "application/xml+fhir"})
 
@@ -79,25 +79,24 @@ class FhirServer:
         identities: Identities,
         now: Callable[[], datetime],
         contexts: Contexts | None = None,
-        pinged: Callable[[str], Awaitable[None]] | None = None,
+        fetcher: Fetcher | None = None,
         observe: Observer = lambda peer, outcome, answer, seconds: None,
     ) -> None:
         """Prepare; nothing listens yet.
 
-        `now` gives aware times; `contexts` is what is known of patients. `pinged` is awaited for a rest-hook notification without
-        payload, with the peer's name, and must have fetched and published what is new when it returns; without it such
-        notifications are refused, since accepting them would lose what they announce. `observe` is called after each answer.
+        `now` gives aware times; `contexts` is what is known of patients. `fetcher` fetches what notifications only announce;
+        without it such notifications are refused, since accepting them would lose what they announce. `observe` is called
+        after each answer that is not a 503.
         """
         self.settings = settings
         self.mapper = FhirMapper(settings, identities, contexts)
-        self._publisher = publisher
+        self.counts = Counts()
+        self._publishing = Publishing(self.mapper, publisher, now=now, seconds=settings.confirm_timeout)
         self._now = now
-        self._pinged = pinged
+        self._fetcher = fetcher
         self._observe = observe
         self._in_flight = 0
         self._buffered = 0
-        self._patients = asyncio.Lock()  # whole contexts are written one after the other
-        self._generation = 0
         self._tokens = {name: peer.token.get_secret_value() for name, peer in settings.peers.items() if peer.token}
         self._server: QuietServer | None = None
         self._running: asyncio.Task[None] | None = None
@@ -226,61 +225,47 @@ class FhirServer:
             raise _Refusal(refusal(TIMED_OUT, "timeout", "the request ended early")) from None
         return bytes(body)
 
-    # ----------------------------------------------------------------------------------------------- mapping and publishing
+    # ------------------------------------------------------------------------------------------------- taking and fetching
 
     async def _handled(self, body: bytes, peer: str, asked: Asked) -> Answer:
         started = monotonic()
         if asked.door == "hook" and not body.strip():
-            return await self._ping(peer)
-        outcome = await self._map(body, peer, asked)
+            return await self._fetched(lambda fetcher: fetcher.latest(peer))
         try:
-            if outcome.contexts:
-                outcome = await self._write_contexts(outcome, body, peer, asked)
-            elif outcome.events:
-                await self._confirm(outcome)
-            answer = outcome.answer
-        except Poison:
-            outcome = self.mapper.too_large(outcome)
-            answer = outcome.answer
-        except Exception as error:  # an unforeseen failure is not a confirmation either
-            known = isinstance(error, (Transient, TimeoutError))
-            log.log(logging.WARNING if known else logging.ERROR, "FHIR: not confirmed (%s)", type(error).__name__)
-            answer = unconfirmed(self.settings.retry_after)
+            outcome = await self._publishing.take(body, peer, asked)
+            answer = await self._notified(outcome, peer) if outcome.notification else outcome.answer
+        except Transient as error:
+            log.warning("FHIR: not confirmed, peer %s (%s)", peer, error)
+            return unconfirmed(self.settings.retry_after)
         if outcome.verdict in ("refused", "dead-letter"):
             log.warning("FHIR: %s with %d, peer %s: %s", outcome.verdict, answer.status, peer, outcome.reason)
         self._observe(peer, outcome, answer, monotonic() - started)
         return answer
 
-    async def _map(self, body: bytes, peer: str, asked: Asked) -> Outcome:
-        sender = self.mapper.sender(peer, self._now())
-        if len(body) > _LONG:
-            return await asyncio.to_thread(self.mapper.handle, body, sender, asked)
-        return self.mapper.handle(body, sender, asked)
+    async def _notified(self, outcome: Outcome, peer: str) -> Answer:
+        """Answer a notification: what it names and does not carry is fetched first, and so is what was lost before it."""
+        status, answer = outcome.notification, outcome.answer
+        assert status is not None
+        if outcome.announced:
+            answer = await self._fetched(lambda fetcher: fetcher.resources(peer, outcome.announced))
+        if (gap := self.counts.gap(peer, status)) and answer.status == OK:
+            self.counts.gaps += 1
+            log.warning("FHIR: notifications %d to %d of a subscription of peer %s were lost", *gap, peer)
+            if self._fetcher is not None:  # without one the loss stands in the log and the count: refusing would lose more
+                answer = await self._fetched(lambda fetcher: fetcher.missed(peer, status.subscription, *gap))
+        if answer.status == OK:
+            self.counts.confirmed(peer, status)
+        return answer
 
-    async def _write_contexts(self, outcome: Outcome, body: bytes, peer: str, asked: Asked) -> Outcome:
-        """Publish whole contexts one request after the other, each made from what the one before has published."""
-        generation = self._generation
-        async with self._patients:
-            if self._generation != generation:
-                outcome = await self._map(body, peer, asked)
-            await self._confirm(outcome)
-            self._generation += 1
-            self.mapper.learn(outcome)
-        return outcome
-
-    async def _confirm(self, outcome: Outcome) -> None:
-        patience = self.settings.confirm_timeout
-        async with asyncio.timeout(patience + _GUARD):
-            await self._publisher.publish(outcome.events, timeout=patience)
-
-    async def _ping(self, peer: str) -> Answer:
-        if self._pinged is None:
-            words = "a notification without the resource announces what nobody here fetches: set Subscription.channel.payload"
+    async def _fetched(self, work: Callable[[Fetcher], Awaitable[None]]) -> Answer:
+        if self._fetcher is None:
+            words = "a notification without the resource announces what nobody here fetches: let it carry the resource"
             return refusal(UNPROCESSABLE, "not-supported", words)
         try:
-            await self._pinged(peer)
+            async with asyncio.timeout(self.settings.confirm_timeout):
+                await work(self._fetcher)
         except Exception as error:
-            log.warning("FHIR: fetching after a notification failed (%s)", type(error).__name__)
+            log.warning("FHIR: fetching what a notification announced failed (%s)", type(error).__name__)
             return unconfirmed(self.settings.retry_after)
         return Answer(OK, acknowledgement.operation_outcome(()))
 

@@ -1,0 +1,122 @@
+"""The parts of a Bundle: its entries on the way in, the Bundle that answers on the way out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, Answer, Issue, operation_outcome
+from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.mapping.reading import Reading, objects, text
+from connectors.fhir.structure import Json, kind_of
+from connectors.fhir.subscriptions import Status
+
+STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
+
+
+@dataclass(slots=True)
+class Entry:
+    """One resource of a request, and what was found."""
+
+    resource: Json
+    place: str = ""  # in the Bundle; empty for a resource by itself
+    method: str = "POST"
+    url: str = ""
+    issues: list[Issue] = field(default_factory=list)
+    reading: Reading | None = None
+    status: int = OK
+
+    @property
+    def refused(self) -> bool:
+        """Whether something stands against accepting it."""
+        return any(issue.is_error for issue in self.issues)
+
+    def say(self, *issues: Issue) -> None:
+        """Add issues, with their place in the Bundle."""
+        self.issues += [issue.within(f"{self.place}.resource") if self.place else issue for issue in issues]
+
+
+def entries_of(bundle: Json) -> Iterable[Entry]:
+    """Return the entries of a Bundle whose envelope is right."""
+    for n, one in enumerate(bundle.get("entry") or []):
+        given, asked = one.get("resource"), one.get("request")
+        asked = asked if isinstance(asked, dict) else {}
+        yield Entry(
+            resource=given if isinstance(given, dict) else {},
+            place=f"Bundle.entry[{n}]",
+            method=text(asked.get("method")) or "POST",
+            url=text(one.get("fullUrl")),
+        )
+
+
+def request_issues(entry: Entry) -> list[Issue]:
+    """Return what stands against doing what an entry of a batch or transaction asks."""
+    if entry.method not in ("POST", "PUT"):
+        words = "only POST and PUT are taken: nothing can be read, changed in part or deleted here"
+        return [Issue("error", "not-supported", words, f"{entry.place}.request.method")]
+    if not entry.resource:
+        return [Issue("error", "required", "an entry without a resource", f"{entry.place}.resource")]
+    return []
+
+
+def announced(notification: Status, entries: list[Entry]) -> tuple[str, ...]:
+    """Return the references that a notification names without carrying the resource."""
+    if not notification.carries_events:
+        return ()
+    carried = {f"{kind_of(entry.resource)}/{text(entry.resource.get('id'))}" for entry in entries if entry.resource}
+    named = [*(entry.url for entry in entries if not entry.resource and entry.url), *notification.focus]
+    missing = [one for one in dict.fromkeys(named) if "/".join(one.split("/_history/")[0].split("/")[-2:]) not in carried]
+    return tuple(one for one in missing if one.rstrip("/").split("/")[-2:-1] and one.rstrip("/").split("/")[-2] in SUPPORTED)
+
+
+def message_of(entries: list[Entry]) -> tuple[list[Entry], Issue | None]:
+    """Return the entries behind a MessageHeader, or why it is no message."""
+    if not entries or kind_of(entries[0].resource) != "MessageHeader":
+        return [], Issue("error", "required", "a message begins with a MessageHeader", "Bundle.entry[0].resource")
+    return entries[1:], next((issue for issue in entries[0].issues if issue.is_error), None)
+
+
+def answer_of(bundle: Json, kind: str, entries: list[Entry]) -> Answer:
+    """Return the answer to a Bundle: the response Bundle of its type, or an OperationOutcome."""
+    if kind == "message":
+        return Answer(OK, message_response(bundle, entries))
+    if kind not in ("batch", "transaction"):
+        return Answer(OK, operation_outcome([issue for entry in entries for issue in entry.issues]))
+    answered = []
+    for entry in entries:
+        response: dict[str, Any] = {"status": _status_line(entry.status)}
+        if entry.reading and entry.status in (OK, CREATED):
+            response["location"] = location_of(entry)
+        if entry.issues:
+            response["outcome"] = operation_outcome(entry.issues)
+        answered.append({"response": response})
+    body: dict[str, Any] = {"resourceType": "Bundle", "type": f"{kind}-response"}
+    return Answer(OK, body | ({"entry": answered} if answered else {}))
+
+
+def message_response(bundle: Json, entries: list[Entry]) -> dict[str, Any]:
+    """Return the response message: https://hl7.org/fhir/R4/messageheader.html#response ."""
+    header = next(objects(next(iter(bundle["entry"]), {}), "resource"), {})
+    event: dict[str, Any] = {name: header[name] for name in ("eventCoding", "eventUri") if name in header}
+    response: dict[str, Any] = {"identifier": text(header.get("id")) or "unknown", "code": "ok"}
+    issues = [issue for entry in entries for issue in entry.issues]
+    answer: dict[str, Any] = {
+        "resourceType": "MessageHeader",
+        **event,
+        "source": {"endpoint": "urn:vigil"},
+        "response": response,
+    }
+    found = [{"resource": answer}]
+    if issues:
+        found.append({"resource": operation_outcome(issues)})
+    return {"resourceType": "Bundle", "type": "message", "entry": found}
+
+
+def location_of(entry: Entry) -> str:
+    """Return where a resource would be: its type and id."""
+    assert entry.reading is not None
+    return f"{entry.reading.kind}/{entry.reading.logical_id}"
+
+
+def _status_line(status: int) -> str:
+    words = {OK: "OK", CREATED: "Created", BAD_REQUEST: "Bad Request", NOT_FOUND: "Not Found"}
+    return f"{status} {words.get(status, 'Unprocessable Entity')}"

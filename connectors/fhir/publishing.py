@@ -1,0 +1,75 @@
+"""What lies between a body and its answer, for the endpoint and the puller alike: mapping, publishing, remembering.
+
+1. A long body is mapped in a thread, so that others do not wait the milliseconds it takes.
+2. `publish` returned: confirmed. What the body says about patients and stays is remembered from then on, not before.
+3. Whole contexts are published one body after the other, each made from what the one before has published.
+4. `publish` failed or took too long: `Unconfirmed`. The events may be stored or not; the resend decides, under the same ids.
+5. `Poison`: no broker will ever take an event of it (too large). Refused; it stays with its sender.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from connectors.fhir.handling import FhirMapper, Outcome, Request
+from connectors.publisher import Publisher
+from models.errors import Poison, Transient
+
+log = logging.getLogger(__name__)
+
+_GUARD: Final = 2.0  # seconds that a publisher may take above the timeout which it was given
+_LONG: Final = 32 * 1024  # bytes
+
+
+class Unconfirmed(Transient):
+    """Whether the body is stored is not known, or known not to be."""
+
+
+class Publishing:
+    """Takes bodies in, from whatever door."""
+
+    def __init__(self, mapper: FhirMapper, publisher: Publisher, *, now: Callable[[], datetime], seconds: float) -> None:
+        """`now` gives aware times; `seconds` is how long a confirmation may take."""
+        self.mapper = mapper
+        self._publisher = publisher
+        self._now = now
+        self._seconds = seconds
+        self._contexts = asyncio.Lock()
+        self._generation = 0
+
+    async def take(self, body: bytes, peer: str, asked: Request) -> Outcome:
+        """Map and publish, and return the outcome to answer by. Raises `Unconfirmed`."""
+        generation = self._generation
+        outcome = await self._map(body, peer, asked)
+        try:
+            if outcome.contexts:
+                async with self._contexts:
+                    if self._generation != generation:
+                        outcome = await self._map(body, peer, asked)
+                    await self._confirm(outcome)
+                    self._generation += 1
+                    self.mapper.learn(outcome)
+            elif outcome.events:
+                await self._confirm(outcome)
+        except Poison:
+            return self.mapper.too_large(outcome)
+        return outcome
+
+    async def _map(self, body: bytes, peer: str, asked: Request) -> Outcome:
+        sender = self.mapper.sender(peer, self._now())
+        if len(body) > _LONG:
+            return await asyncio.to_thread(self.mapper.handle, body, sender, asked)
+        return self.mapper.handle(body, sender, asked)
+
+    async def _confirm(self, outcome: Outcome) -> None:
+        try:
+            async with asyncio.timeout(self._seconds + _GUARD):
+                await self._publisher.publish(outcome.events, timeout=self._seconds)
+        except Poison:
+            raise
+        except Exception as error:  # an unforeseen failure is not a confirmation either
+            if not isinstance(error, (Transient, TimeoutError)):
+                log.error("FHIR: publishing failed with %s", type(error).__name__)
+            raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None

@@ -1,0 +1,375 @@
+"""Fetches from a FHIR server what it does not push: pages by `_lastUpdated`, Bulk Data exports, missed notifications.
+
+Everything goes through the same mapping as what is pushed, and a `Bookmark` moves on only after Kafka has confirmed: a stop
+repeats at most the last page, under the same ids. A server that is busy or down (408, 429, 5xx, no answer) is asked again, with
+`Retry-After` or back-off, for as long as it takes; one that refuses (401, 403, 404, ...) ends the pull with its reason.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import orjson
+
+from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.handling import Outcome, Request
+from connectors.fhir.mapping.reading import objects, text
+from connectors.fhir.publishing import Publishing
+from connectors.fhir.structure import Json, kind_of
+from models.errors import Permanent, Transient
+
+log = logging.getLogger(__name__)
+
+ORDER: Final = ("Patient", "Encounter", "Observation", "DiagnosticReport", "DocumentReference", "Communication")
+PAGE: Final = 200  # resources of one page, and of one publish
+_BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LONGEST_WAIT: Final = 60.0  # seconds between two tries
+_OVERLAP: Final = timedelta(seconds=5)  # a server may show a resource a little after its stamp; repeats have the same ids
+_TYPE: Final = "application/fhir+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """How far a pull is."""
+
+    pages: int = 0
+    resources: int = 0
+    events: int = 0
+    refused: int = 0  # resources that were not accepted; each is logged with its reason
+    kind: str = ""
+    newest: str = ""  # lastUpdated
+
+
+class Bookmark:
+    """Where to go on: a small JSON file, written whole and replaced."""
+
+    def __init__(self, path: Path | None) -> None:
+        """None: remembered only while the process runs."""
+        self._path = path
+        try:
+            self._known: dict[str, Any] = json.loads(path.read_bytes()) if path else {}
+        except FileNotFoundError:
+            self._known = {}
+        except (OSError, ValueError) as error:
+            raise Permanent("the bookmark cannot be read", hint="delete it to begin anew") from error
+
+    def get(self, name: str) -> Any:
+        """Return what was saved under a name, None for nothing."""
+        return self._known.get(name)
+
+    def set(self, name: str, value: Any) -> None:
+        """Save."""
+        self._known[name] = value
+        if self._path:
+            part = self._path.with_name(self._path.name + ".part")
+            part.write_text(json.dumps(self._known))
+            part.replace(self._path)
+
+
+class Puller:
+    """Fetches from one server, as one peer. It is a `subscriptions.Fetcher` too, for notifications that only announce."""
+
+    def __init__(
+        self,
+        base: str,
+        peer: str,
+        client: httpx.AsyncClient,
+        publishing: Publishing,
+        *,
+        now: Callable[[], datetime],
+        bookmark: Bookmark | None = None,
+        sleep: Callable[[float], Any] = asyncio.sleep,
+        progress: Callable[[Pulled], None] = lambda pulled: None,
+    ) -> None:
+        """`base` is the server's base URL, `client` brings what it needs to be let in (token, certificates, time-outs)."""
+        self.base = base.rstrip("/")
+        self.peer = peer
+        self.done = Pulled()
+        self._client = client
+        self._publishing = publishing
+        self._now = now
+        self._bookmark = bookmark or Bookmark(None)
+        self._sleep = sleep
+        self._progress = progress
+
+    # -------------------------------------------------------------------------------------------------- by `_lastUpdated`
+
+    async def pull(self, since: datetime | None = None, kinds: tuple[str, ...] = ORDER) -> Pulled:
+        """Fetch all that changed since the bookmark, else `since`, else ever; one type after the other, oldest first."""
+        for kind in kinds:
+            mark = self._bookmark.get(kind)
+            begin = datetime.fromisoformat(mark) - _OVERLAP if mark else since
+            first = f"{self.base}/{kind}?_sort=_lastUpdated&_count={PAGE}"
+            if begin is not None:
+                first += f"&_lastUpdated=ge{begin.astimezone(UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}"
+            await self._pages(kind, first)
+        return self.done
+
+    async def _pages(self, kind: str, first: str) -> None:
+        url, newest, sorted_so_far = first, "", True
+        while url:
+            page = await self._get(url)
+            stamps = [_updated(one) for one in _resources(page)]
+            await self._take([one for one in _resources(page) if kind_of(one) == kind], kind)
+            # a server that does not sort is trusted only at its end: else a stop half-way would skip what is older
+            sorted_so_far = sorted_so_far and [newest, *stamps] == sorted([newest, *stamps])
+            newest = max([newest, *stamps])
+            url = self._next(page)
+            if newest and (sorted_so_far or not url):
+                self._bookmark.set(kind, newest)
+
+    async def follow(self, every: float, since: datetime | None = None, kinds: tuple[str, ...] = ORDER) -> None:
+        """Pull for ever, every so many seconds: what a plain R4 subscription needs beside it, since it may lose notices."""
+        while True:
+            await self.pull(since, kinds)
+            await self._sleep(every)
+
+    # ----------------------------------------------------------------------------------------------------------- bulk data
+
+    async def export(self, since: datetime | None = None, kinds: tuple[str, ...] = ORDER, group: str = "") -> Pulled:
+        """Fetch a Bulk Data export (https://hl7.org/fhir/uv/bulkdata/): ask, wait, read the NDJSON files.
+
+        Resumable by file and line. Raises `Permanent` when the server refuses or the export failed there.
+        """
+        status = self._bookmark.get("export")
+        if not status:
+            status = await self._kick_off(since, kinds, group)
+            self._bookmark.set("export", status)
+        manifest = await self._until_ready(status)
+        files = [one for one in objects(manifest, "output") if text(one.get("type")) in SUPPORTED]
+        for one in sorted(files, key=lambda each: _rank(text(each.get("type")))):
+            await self.ndjson_url(text(one.get("url")), needs_token=manifest.get("requiresAccessToken") is not False)
+        for one in objects(manifest, "error"):
+            log.warning("FHIR: the export of %s has a file of errors (%s)", self.peer, text(one.get("type")))
+        self._bookmark.set("export", None)
+        return self.done
+
+    async def ndjson_url(self, url: str, *, needs_token: bool = True) -> Pulled:
+        """Fetch one NDJSON file, from the line where it was left."""
+        name, wait = f"file {urlsplit(url).path}", 0.5
+        headers = {"Accept": "application/fhir+ndjson"} | ({} if needs_token else {"Authorization": ""})
+        while True:
+            try:
+                async with self._client.stream("GET", url, headers=headers) as answer:
+                    if answer.status_code == httpx.codes.OK:
+                        await self._lines(answer.aiter_lines(), name, int(self._bookmark.get(name) or 0))
+                        return self.done
+                    if answer.status_code not in _BUSY:
+                        raise _failure(answer)
+            except httpx.TransportError as error:
+                log.warning("FHIR: a file of %s broke off (%s), going on where it was", self.peer, type(error).__name__)
+            await self._sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def ndjson_file(self, path: Path) -> Pulled:
+        """Read one NDJSON file from disk, from the line where it was left."""
+
+        async def lines() -> AsyncIterator[str]:
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    yield line
+
+        name = f"file {path.name}"
+        await self._lines(lines(), name, int(self._bookmark.get(name) or 0))
+        return self.done
+
+    async def _lines(self, lines: AsyncIterator[str], name: str, skip: int) -> None:
+        count, waiting = 0, list[Json]()
+        async for line in lines:
+            count += 1
+            if count <= skip or not line.strip():
+                continue
+            try:
+                found = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                found = None
+            if isinstance(found, dict):
+                waiting.append(found)
+            else:
+                self.done = replace(self.done, refused=self.done.refused + 1)
+                log.warning("FHIR: line %d of an export is no JSON object", count)
+            if len(waiting) >= PAGE:
+                await self._take(waiting, kind_of(waiting[0]))
+                self._bookmark.set(name, count)
+                waiting = []
+        if waiting:
+            await self._take(waiting, kind_of(waiting[0]))
+        self._bookmark.set(name, count)
+
+    async def _kick_off(self, since: datetime | None, kinds: tuple[str, ...], group: str) -> str:
+        url = f"{self.base}/Group/{group}/$export" if group else f"{self.base}/$export"
+        asked = {"_type": ",".join(kinds), "_outputFormat": "application/fhir+ndjson"}
+        if since:
+            asked["_since"] = since.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        answer = await self._request(url, params=asked, headers={"Accept": _TYPE, "Prefer": "respond-async"})
+        if answer.status_code != httpx.codes.ACCEPTED or not answer.headers.get("content-location"):
+            raise _failure(answer)
+        return urljoin(url, answer.headers["content-location"])
+
+    async def _until_ready(self, status: str) -> Json:
+        while True:
+            answer = await self._request(status, headers={"Accept": "application/json"})
+            if answer.status_code == httpx.codes.ACCEPTED:
+                await self._sleep(_retry_after(answer, 5.0))
+            elif answer.status_code == httpx.codes.OK:
+                return _json(answer)
+            else:
+                self._bookmark.set("export", None)  # asked anew next time
+                raise _failure(answer)
+
+    # -------------------------------------------------------------------------------------------- what notifications announce
+
+    async def latest(self, peer: str) -> None:
+        """Fetch what has changed since the last time; from ten minutes ago when nothing is known."""
+        await self.pull(self._now() - timedelta(minutes=10))
+
+    async def missed(self, peer: str, subscription: str, first: int, last: int) -> None:
+        """Fetch events by number (`Subscription/$events`); a server without that operation is asked for what has changed."""
+        url = f"{self._absolute(subscription)}/$events"
+        asked = {"eventsSinceNumber": str(first), "eventsUntilNumber": str(last), "content": "full-resource"}
+        answer = await self._request(url, params=asked, headers={"Accept": _TYPE})
+        if answer.status_code != httpx.codes.OK:
+            log.warning("FHIR: %s has no $events (%d), fetching what has changed", self.peer, answer.status_code)
+            await self.latest(peer)
+            return
+        outcome = await self._publishing.take(answer.content, self.peer, Request("hook"))
+        if outcome.announced:
+            await self.resources(peer, outcome.announced)
+
+    async def resources(self, peer: str, references: tuple[str, ...]) -> None:
+        """Fetch resources one by one."""
+        for reference in references:
+            url = self._absolute(reference)
+            answer = await self._request(url, headers={"Accept": _TYPE})
+            if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+                log.warning("FHIR: %s announced a resource that is gone", self.peer)
+                continue
+            page = _json(answer)
+            await self._take([page], kind_of(page))
+
+    # ------------------------------------------------------------------------------------------------------------- details
+
+    async def _take(self, resources: list[Json], kind: str) -> None:
+        """Publish resources together; what cannot be taken is counted and logged, and does not stop the others."""
+        if not resources:
+            return
+        # a batch stands entry by entry, so one bad resource of a page leaves the others alone
+        entries = [{"resource": one, "request": {"method": "POST", "url": kind_of(one) or "x"}} for one in resources]
+        body = orjson.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries})
+        outcome = await self._confirmed(body)
+        refused = sum(1 for issue in outcome.issues if issue.is_error)
+        if refused:
+            log.warning("FHIR: not taken from %s: %s", self.peer, outcome.reason)
+        newest = max((_updated(one) for one in resources), default="")
+        self.done = replace(
+            self.done,
+            pages=self.done.pages + 1,
+            resources=self.done.resources + len(resources),
+            events=self.done.events + len(outcome.events),
+            refused=self.done.refused + refused,
+            kind=kind,
+            newest=newest or self.done.newest,
+        )
+        self._progress(self.done)
+
+    async def _confirmed(self, body: bytes) -> Outcome:
+        wait = 0.5
+        while True:
+            try:
+                return await self._publishing.take(body, self.peer, Request("bundle"))
+            except Transient as error:
+                log.warning("FHIR: a page of %s is not confirmed (%s), sending it again", self.peer, error)
+                await self._sleep(wait * random.uniform(0.5, 1))
+                wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _get(self, url: str) -> Json:
+        return _json(await self._request(url, headers={"Accept": _TYPE}))
+
+    async def _request(self, url: str, **more: Any) -> httpx.Response:
+        """Ask until the server answers with something else than "busy"."""
+        wait = 0.5
+        while True:
+            try:
+                answer = await self._client.get(url, **more)
+                if answer.status_code not in _BUSY:
+                    return answer
+                pause, words = _retry_after(answer, wait), str(answer.status_code)
+            except httpx.TransportError as error:
+                pause, words = wait, type(error).__name__
+            log.warning("FHIR: %s is busy or away (%s), asking again in %.1f s", self.peer, words, pause)
+            await self._sleep(pause * random.uniform(0.75, 1.25))
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _next(self, page: Json) -> str:
+        link = next((text(one.get("url")) for one in objects(page, "link") if one.get("relation") == "next"), "")
+        if not link:
+            return ""
+        url = urljoin(self.base + "/", link)
+        if urlsplit(url)[:2] != urlsplit(self.base)[:2]:
+            raise Permanent(f"{self.base} pages on to another host", hint="its own base URL is wrong, or something is between")
+        return url
+
+    def _absolute(self, reference: str) -> str:
+        """Return a reference as a URL of this server; the credentials go nowhere else."""
+        if "://" not in reference:
+            return f"{self.base}/{reference.lstrip('/')}"
+        if urlsplit(reference)[:2] != urlsplit(self.base)[:2]:
+            raise Permanent("a notification refers to another host")
+        return reference
+
+
+def _json(answer: httpx.Response) -> Json:
+    """Return the body of an answer. Raises `Permanent` for another status than 200, and for what is no JSON object."""
+    if answer.status_code != httpx.codes.OK:
+        raise _failure(answer)
+    try:
+        found = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise Permanent(f"{_place(str(answer.url))} answered with something that is no JSON object")
+    return found
+
+
+def _resources(page: Json) -> list[Json]:
+    return [one for entry in objects(page, "entry") for one in objects(entry, "resource")]
+
+
+def _updated(resource: Json) -> str:
+    """Return lastUpdated in UTC, comparable as text; empty where it is absent or no time."""
+    meta = resource.get("meta")
+    try:
+        return (
+            datetime.fromisoformat(text(meta.get("lastUpdated"))).astimezone(UTC).isoformat() if isinstance(meta, dict) else ""
+        )
+    except ValueError:
+        return ""
+
+
+def _rank(kind: str) -> int:
+    return ORDER.index(kind) if kind in ORDER else len(ORDER)
+
+
+def _retry_after(answer: httpx.Response, otherwise: float) -> float:
+    given = answer.headers.get("retry-after", "")
+    return min(float(given), _LONGEST_WAIT) if given.isdigit() else otherwise
+
+
+def _failure(answer: httpx.Response) -> Permanent:
+    hints = {401: "the token or certificate is not accepted", 403: "the scope does not allow it", 404: "is the base URL right?"}
+    return Permanent(f"{_place(str(answer.url))} answered {answer.status_code}", hint=hints.get(answer.status_code))
+
+
+def _place(url: str) -> str:
+    """Return a URL without its query and without the id in it, which may be a record number."""
+    parts = urlsplit(url)
+    kept = [step for step in parts.path.split("/") if step in SUPPORTED or not any(letter.isdigit() for letter in step)]
+    return f"{parts.scheme}://{parts.netloc}{'/'.join(kept)}"

@@ -1,0 +1,251 @@
+"""The puller against a small FHIR server of the tests, over real sockets: pages, Bulk Data, notifications that only announce."""
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import orjson
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from connectors.fhir.handling import FhirMapper
+from connectors.fhir.publishing import Publishing
+from connectors.fhir.pull import Bookmark, Puller
+from connectors.fhir.server import FhirServer
+from connectors.fhir.settings import FhirPeer, FhirSettings
+from connectors.fhir.transport import QuietServer
+from models.errors import Permanent, Transient
+from tests.edge import RecordingPublisher, identities
+from tests.fhir_resources import observation
+from tests.unit.connectors.fhir.test_subscriptions import history, parameters
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+START = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+class Ehr:
+    """A FHIR server that holds observations, one a minute, in pages of five; it can be busy, unsorted, or break off."""
+
+    def __init__(self, count=23):
+        self.resources = [
+            observation(id=f"o{n}", value=60 + n, meta={"versionId": "1", "lastUpdated": self.stamp(n)}) for n in range(count)
+        ]
+        self.asked: list[str] = []
+        self.busy = 0
+        self.descending = False
+        self.break_off_after = 0
+        self.polls = 2
+        self.url = ""
+
+    @staticmethod
+    def stamp(n):
+        return (START + timedelta(minutes=n)).isoformat().replace("+00:00", "Z")
+
+    async def search(self, request):
+        self.asked.append(str(request.url.query))
+        if self.busy:
+            self.busy -= 1
+            return Response(status_code=503, headers={"Retry-After": "0"})
+        if request.headers.get("authorization") != "Bearer secret":
+            return JSONResponse({"resourceType": "OperationOutcome"}, status_code=401)
+        found = self.resources if request.path_params["kind"] == "Observation" else []
+        since = request.query_params.get("_lastUpdated", "ge").removeprefix("ge")
+        if since:
+            limit = datetime.fromisoformat(since)
+            found = [one for one in found if datetime.fromisoformat(one["meta"]["lastUpdated"]) >= limit]
+        found = found[::-1] if self.descending else found
+        begin = int(request.query_params.get("page", "0"))
+        page = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": one} for one in found[begin : begin + 5]]}
+        if begin + 5 < len(found):
+            page["link"] = [{"relation": "next", "url": f"{self.url}/Observation?page={begin + 5}&_lastUpdated=ge{since}"}]
+        return JSONResponse(page)
+
+    async def read(self, request):
+        found = [one for one in self.resources if one["id"] == request.path_params["id"]]
+        return JSONResponse(found[0]) if found else Response(status_code=404)
+
+    async def events(self, request):
+        first, last = (int(request.query_params[f"events{word}Number"]) for word in ("Since", "Until"))
+        missed = [self.resources[n] for n in range(first, last + 1)]
+        return JSONResponse(history(parameters("query-event", last, *range(first, last + 1)), *missed))
+
+    async def kick_off(self, request):
+        assert request.headers["prefer"] == "respond-async"
+        self.asked.append("export")
+        return Response(status_code=202, headers={"Content-Location": f"{self.url}/status"})
+
+    async def status(self, request):
+        if self.polls:
+            self.polls -= 1
+            return Response(status_code=202, headers={"Retry-After": "0"})
+        output = [{"type": "Observation", "url": f"{self.url}/files/1"}, {"type": "Claim", "url": f"{self.url}/files/9"}]
+        return JSONResponse({"transactionTime": self.stamp(99), "requiresAccessToken": True, "output": output, "error": []})
+
+    async def file(self, request):
+        lines = [orjson.dumps(one) + b"\n" for one in self.resources]
+        if self.break_off_after:
+            lines, self.break_off_after = [*lines[: self.break_off_after], b"not json\n"], 0
+        return Response(b"".join(lines), media_type="application/fhir+ndjson")
+
+
+@asynccontextmanager
+async def running(ehr):
+    app = Starlette(
+        routes=[
+            Route("/fhir/$export", ehr.kick_off),
+            Route("/fhir/status", ehr.status),
+            Route("/fhir/files/{n}", ehr.file),
+            Route("/fhir/Subscription/{id}/$events", ehr.events),
+            Route("/fhir/{kind}", ehr.search),
+            Route("/fhir/{kind}/{id}", ehr.read),
+        ]
+    )
+    listening = socket.create_server(("127.0.0.1", 0))
+    ehr.url = f"http://127.0.0.1:{listening.getsockname()[1]}/fhir"
+    server = QuietServer(uvicorn.Config(app, lifespan="off", log_config=None, loop="none"))
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield ehr
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def no_wait(seconds):
+    await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def pulling(ehr, publisher=None, bookmark=None, token="secret", publishing=None):
+    publisher = publisher or RecordingPublisher()
+    publishing = publishing or Publishing(FhirMapper(FhirSettings(), identities()), publisher, now=lambda: NOW, seconds=5)
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
+        puller = Puller(ehr.url, "fhir", client, publishing, now=lambda: NOW, bookmark=bookmark, sleep=no_wait)
+        puller.publisher = publisher
+        yield puller
+
+
+async def test_pages_are_pulled_and_the_next_time_only_what_is_new(tmp_path):
+    async with running(Ehr()) as ehr:
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+            done = await puller.pull()
+            assert (done.pages, done.resources, done.events, done.refused) == (5, 23, 23, 0)
+            assert len({event.id for event in puller.publisher.events}) == 23
+        ehr.resources.append(observation(id="new", meta={"lastUpdated": ehr.stamp(30)}))
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+            done = await puller.pull()
+            assert done.resources == 2  # the new one, and the last one again: under its old id
+        assert any("_lastUpdated=ge2026-11-01T00:21:55.000Z" in asked.replace("%3A", ":") for asked in ehr.asked)
+
+
+async def test_a_stop_half_way_repeats_and_skips_nothing(tmp_path):
+    class Ends(RecordingPublisher):
+        async def publish(self, events, *, timeout=None):
+            if len(self.calls) == 2:
+                raise KeyboardInterrupt
+            await super().publish(events, timeout=timeout)
+
+    for descending in (False, True):
+        async with running(Ehr()) as ehr:
+            ehr.descending = descending  # a server that does not sort as it is asked
+            mark = tmp_path / f"mark{descending}"
+            first, second = Ends(), RecordingPublisher()
+            async with pulling(ehr, first, Bookmark(mark)) as puller:
+                with pytest.raises(KeyboardInterrupt):
+                    await puller.pull()
+            async with pulling(ehr, second, Bookmark(mark)) as puller:
+                await puller.pull()
+            assert len({event.id for event in first.events + second.events}) == 23
+
+
+async def test_a_busy_server_and_a_broker_that_is_away_are_waited_for():
+    class Shaky(RecordingPublisher):
+        failures = 3
+
+        async def publish(self, events, *, timeout=None):
+            if self.failures:
+                self.failures -= 1
+                raise Transient("broker down")
+            await super().publish(events, timeout=timeout)
+
+    async with running(Ehr()) as ehr, pulling(ehr, Shaky()) as puller:
+        ehr.busy = 4
+        assert (await puller.pull()).events == 23
+
+
+async def test_a_server_that_refuses_ends_the_pull_with_its_reason():
+    async with running(Ehr()) as ehr, pulling(ehr, token="wrong") as puller:
+        with pytest.raises(Permanent, match="answered 401") as caught:
+            await puller.pull()
+        assert "token" in caught.value.hint
+
+
+async def test_a_bad_resource_of_a_page_leaves_the_others_alone():
+    async with running(Ehr()) as ehr, pulling(ehr) as puller:
+        del ehr.resources[7]["status"]
+        done = await puller.pull()
+        assert (done.events, done.refused) == (22, 1)
+
+
+async def test_pages_and_references_to_another_host_are_not_followed():
+    async with running(Ehr()) as ehr, pulling(ehr) as puller:
+        ehr.url = "http://127.0.0.1:1/fhir"
+        with pytest.raises(Permanent, match="another host"):
+            await puller.pull()
+        with pytest.raises(Permanent, match="another host"):
+            await puller.resources("fhir", ("https://elsewhere.example/fhir/Observation/o1",))
+
+
+async def test_bulk_data_goes_on_where_it_broke_off(tmp_path):
+    async with running(Ehr(count=450)) as ehr:
+        ehr.break_off_after = 300
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+            first = await puller.export()
+            assert (first.resources, first.refused) == (300, 1)
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as again:
+            second = await again.export()
+            assert second.resources == 149  # behind line 301
+        assert ehr.asked.count("export") == 2
+
+
+async def test_a_local_file(tmp_path):
+    path = tmp_path / "Observation.ndjson"
+    path.write_bytes(b"\n".join(orjson.dumps(observation(id=f"o{n}", value=n)) for n in range(5)))
+    async with running(Ehr()) as ehr, pulling(ehr) as puller:
+        assert (await puller.ndjson_file(path)).events == 5
+
+
+async def test_notifications_that_only_announce():
+    settings = FhirSettings(port=0, confirm_timeout=1, peers={"fhir": FhirPeer()})
+    publisher = RecordingPublisher()
+    async with running(Ehr()) as ehr:
+        server = FhirServer(settings, publisher=publisher, identities=identities(), now=lambda: NOW)
+        async with pulling(ehr, publishing=server._publishing) as puller, server, httpx.AsyncClient() as client:
+            server._fetcher = puller
+
+            async def notify(bundle):
+                bundle = orjson.loads(orjson.dumps(bundle).replace(b"https://ehr.example/fhir", ehr.url.encode()))
+                return (await client.post(f"http://127.0.0.1:{server.port}/hook", json=bundle)).status_code
+
+            assert await notify(history(parameters("handshake", 0))) == 200
+            assert await notify(history(parameters("event-notification", 1, 1, focus=(f"{ehr.url}/Observation/o1",)))) == 200
+            assert [event.observations[0].value for event in publisher.events] == [61]
+            # number 4 comes, 2 and 3 were lost: they are fetched before the answer
+            assert await notify(history(parameters("event-notification", 4, 4), observation(id="o4", value=64))) == 200
+            assert sorted(event.observations[0].value for event in publisher.events) == [61, 62, 63, 64]
+            assert server.counts.gaps == 1
+            assert await notify(history(parameters("heartbeat", 4))) == 200
+            assert len(publisher.events) == 4
+            assert await notify(history(parameters("event-notification", 5, 5, focus=("Observation/gone",)))) == 200
+            # a plain R4 rest-hook: an empty POST, then a look at what has changed
+            ehr.resources[:] = [observation(id="late", value=99, meta={"lastUpdated": NOW.isoformat()})]
+            before = len(publisher.events)
+            assert (await client.post(f"http://127.0.0.1:{server.port}/hook")).status_code == 200
+            assert [event.observations[0].value for event in publisher.events[before:]] == [99]
+            ehr.busy = 10**6  # the server does not come back: answered in bounded time, and the sender asks again
+            assert (await client.post(f"http://127.0.0.1:{server.port}/hook", timeout=20)).status_code == 503
