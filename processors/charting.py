@@ -297,6 +297,10 @@ class Charting:
         known = {name: values[-1] for name, values in patient.history.entries.items()}
         return self._news2(patient, known, patient.newest)
 
+    def recent(self, patient: Patient, now: int | None) -> bool:
+        """Tell whether what is known of a patient is recent enough to alert by itself; never before logged time began."""
+        return patient.newest is not None and now is not None and now - patient.newest <= self._staleness
+
     def _news2(self, patient: Patient, known: Mapping[str, Entry], at: int) -> tuple[News2 | None, str]:
         reason = patient.context.not_applicable(at)
         if reason:

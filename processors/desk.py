@@ -38,6 +38,11 @@ class Cause:
     received: int = 0
     is_set: bool = False  # a set of observations: only those count towards calm
 
+    @classmethod
+    def about(cls, patient: Patient, key: str, source: Source, now: int) -> "Cause":
+        """Make the cause of what follows, between batches, from a patient's current state."""
+        return cls(key, source, now, patient.score_id, patient.newest or 0, patient.received)
+
 
 class Desk:
     """Decides the steps of patients' alerts, by the rules; `partition` counts what was raised."""

@@ -26,10 +26,8 @@ from processors.events import (
     Event,
     FeedbackEvent,
     HeartbeatEvent,
-    News2,
     PatientEvent,
     ScoreEvent,
-    Severity,
     Source,
     VitalsEvent,
 )
@@ -38,23 +36,13 @@ from processors.outages import Outages
 from processors.partition import Partition
 from processors.patients import Context, Patient, ms, when
 from processors.rules import MonitorRules
+from processors.timers import Timers, band_of
 
 __all__ = ["Assessment", "Monitor", "MonitorRules"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _MS = timedelta(milliseconds=1)
-_NEVER = 1 << 62
-
-# How grave a silence is, by what was last known of the patient.
-_SILENCE: dict[str, Severity] = {"high": "medium", "medium": "low-medium", "low-medium": "low-medium"}
-
-
-def band_of(score: News2 | None) -> str:
-    """Return the key of `MonitorRules.silence` for a score."""
-    if score is None:
-        return "unscored"
-    return score.band if score.total else "zero"
 
 
 class Monitor:
@@ -69,20 +57,12 @@ class Monitor:
         self._partition = Partition(partition)
         self._desk = Desk(rules, self._partition)
         self._outages = Outages(rules, self._partition)
+        self._timers = Timers(rules, self._partition, self._charting, self._desk)
         self._patients: dict[str, Patient] = {}
         self._dirty: set[str] = set()
         self._observed = self._decided = 0
         self._remembered = rules.remembered_ids
         self._now: int | None = None  # logged time, ms
-        silence = rules.silence
-        self._silence = {
-            "zero": silence.zero // _MS,
-            "low": silence.low // _MS,
-            "low-medium": silence.low_medium // _MS,
-            "medium": silence.medium // _MS,
-            "high": silence.high // _MS,
-            "unscored": silence.unscored // _MS,
-        }
 
     @property
     def now(self) -> datetime | None:
@@ -208,10 +188,9 @@ class Monitor:
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
         patient.context = Context.of(event)
-        if event.encounter_id is not None:
-            patient.encounter_id = event.encounter_id
+        patient.encounter_id = event.encounter_id
         now = ms(event.received_at) if self._now is None else self._now
-        cause = self._cause(patient, event.id, source, now)
+        cause = Cause.about(patient, event.id, source, now)
         ended = patient.ended
         if ended:
             patient.ended_at = now
@@ -237,12 +216,15 @@ class Monitor:
             moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
         if moved:
             steps += self._desk.reroute(patient, "; ".join(moved), cause, score)
-        if self._may_alert(patient) and score is not None:
-            rescaled = before.scale != after.scale
-            if rescaled or reopened or before.not_applicable(patient.newest or 0):
-                because = f"SpO2 scale {after.scale} recorded" if rescaled else ""
-                steps += self._desk.consider(patient, score, cause, because=because)
-                patient.band = band_of(score)
+        rescaled = before.scale != after.scale
+        if not (rescaled or reopened or before.not_applicable(patient.newest or 0)):
+            return steps
+        if self._partition.woke_at is not None:
+            patient.unsettled = True  # with the rest of the backlog
+        elif score is not None and self._charting.recent(patient, self._now):
+            because = f"SpO2 scale {after.scale} recorded" if rescaled else ""
+            steps += self._desk.consider(patient, score, cause, because=because)
+            patient.band = band_of(score)
         return steps
 
     def feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
@@ -293,88 +275,20 @@ class Monitor:
                     patient.due = 0
         due = sorted(patient.id for patient in self._patients.values() if patient.due <= self._now)
         for patient_id in due:
-            out += self._examine(self._patients[patient_id], self._now, source)
+            out += self._run_timers(self._patients[patient_id], self._now, source)
         if state.heartbeat_at is None or self._now - state.heartbeat_at >= self.rules.heartbeat // _MS:
             out.append(self._beat(now, self._now))
         return out
 
-    def _examine(self, patient: Patient, now: int, source: Source) -> list[Event]:
-        """Run one patient's timers and work out when to look again."""
-        state = self._partition
-        out: list[Event] = []
-        ended = patient.ended
-        if ended:
-            if patient.ended_at is None:
-                patient.ended_at = now
-                self._dirty.add(patient.id)
-            if patient.alerts:  # it ended by a set of an encounter that is over
-                self._dirty.add(patient.id)
-                out += self._desk.close(patient, "resolved", ended, self._cause(patient, "", source, now))
-            forget = patient.ended_at + self.rules.forget_after // _MS
-            if now >= forget:
-                self._forget(patient)
-            patient.due = forget
-            return out
-        if patient.ended_at is not None:
-            patient.ended_at = None
+    def _run_timers(self, patient: Patient, now: int, source: Source) -> list[AlertEvent]:
+        run = self._timers.run(patient, now, source)
+        if run.changed or run.forget:
             self._dirty.add(patient.id)
-        if state.woke_at is not None:  # what is missing may lie in the backlog
-            patient.due = 0
-            return []
-        cause = self._cause(patient, f"tick:{self._partition.number}:{now}", source, now)
-        if patient.context.encounter_status != "in-progress" and patient.heard is not None:
-            forget = patient.heard + self.rules.forget_silent // _MS
-            if now >= forget:
-                out += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
-                self._forget(patient)
-                return out
-        reconsider = patient.unsettled
-        for kind in [kind for kind, (_, until) in patient.closed.items() if until <= now]:
-            del patient.closed[kind]
-            reconsider = True
-        if reconsider:
-            self._dirty.add(patient.id)
-            out += self._reconsider(patient, cause)
-        out += self._silent(patient, cause)
-        if any((self._desk.next_escalation(alert) or _NEVER) <= now for alert in patient.alerts.values()):
-            score, _ = self._charting.current(patient)
-            out += self._desk.escalate(patient, Cause(cause.key, source, now), score)
-        if out:
-            self._dirty.add(patient.id)
-        patient.due = self._next(patient)
-        return out
-
-    def _reconsider(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
-        """Let the current state alert: the backlog is through, or a suppression has run out."""
-        patient.unsettled = False
-        steps: list[AlertEvent] = []
-        if patient.heard is not None and cause.now - patient.heard < self._silence[patient.band]:
-            steps += self._desk.heard(patient, cause)
-        if self._may_alert(patient):
-            score, _ = self._charting.current(patient)
-            steps += self._desk.consider(patient, score, cause)
-        return steps
-
-    def _silent(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
-        if patient.heard is None:
-            return []
-        limit = self._silence[patient.band]
-        if cause.now - patient.heard <= limit:
-            return []
-        return self._desk.silent(
-            patient, _SILENCE.get(patient.band, "information"), limit, Cause(cause.key, cause.source, cause.now)
-        )
-
-    def _next(self, patient: Patient) -> int:
-        """Return the logged time (ms) of this patient's next timer."""
-        times = [until for _, until in patient.closed.values()]
-        times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
-        if patient.heard is not None:
-            if "no-observations" not in patient.alerts:
-                times.append(patient.heard + self._silence[patient.band] + 1)
-            if patient.context.encounter_status != "in-progress":
-                times.append(patient.heard + self.rules.forget_silent // _MS)
-        return min(times, default=_NEVER)
+        if run.forget:
+            del self._patients[patient.id]
+        if run.forget == "observed":
+            self._admit(patient.id).context = patient.context
+        return run.steps
 
     def _beat(self, logged: datetime, now: int) -> HeartbeatEvent:
         state = self._partition
@@ -438,15 +352,3 @@ class Monitor:
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
-
-    def _forget(self, patient: Patient) -> None:
-        del self._patients[patient.id]
-        self._dirty.add(patient.id)
-
-    def _may_alert(self, patient: Patient) -> bool:
-        """Tell whether what is known is recent enough to alert by itself."""
-        newest = patient.newest
-        return newest is not None and self._now is not None and self._now - newest <= self.rules.staleness // _MS
-
-    def _cause(self, patient: Patient, key: str, source: Source, now: int) -> Cause:
-        return Cause(key, source, now, patient.score_id, patient.newest or 0, patient.received)

@@ -188,7 +188,8 @@ class Patient:
             return f"merged into {context.merged_into}"
         if context.deceased:
             return "recorded as deceased"
-        if context.encounter_status in ("finished", "cancelled") and self.encounter_id in (None, context.encounter_id):
+        over = context.encounter_status in ("finished", "cancelled")
+        if over and (context.encounter_id is None or self.encounter_id in (None, context.encounter_id)):
             return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
         return ""
 

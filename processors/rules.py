@@ -208,5 +208,5 @@ class MonitorRules(_Rules):
         description="after discharge, death or merge a patient's state is dropped; late corrections come within a day",
     )
     forget_silent: timedelta = Field(
-        timedelta(days=14), description="the same for patients without a known encounter of whom nothing is heard"
+        timedelta(days=14), description="what was observed of patients without a known encounter, of whom nothing is heard"
     )

@@ -646,6 +646,14 @@ def test_what_ends_the_watch(change: dict[str, Any], state: str, reason: str) ->
     assert [one for one in ward.wait(60 * 12) if one.kind != "feed-stopped"] == []
 
 
+def test_a_discharge_without_an_encounters_id_ends_the_watch_too() -> None:
+    ward = Ward()
+    ward.chart(0, ILL, encounter="e1")
+    closed = only(alerts(ward.say(context(1, encounter_status="finished", encounter_id=None))))
+    assert (closed.state, closed.reason) == ("resolved", "discharged")
+    assert ward.chart(2, ILL, encounter="e1")[1] == []
+
+
 def test_another_encounter_than_the_finished_one_is_watched() -> None:
     ward = Ward()
     ward.say(context(1, encounter_status="finished"))
@@ -737,7 +745,21 @@ def test_those_without_encounter_of_whom_nothing_is_heard_are_forgotten_and_say_
     for day in range(1, 15):
         last = [one for hour in range(0, 24 * 60, 5) for one in ward.sleep(day * 24 * 60 + hour)]
     assert steps(last[-2:]) == [("news2", "withdrawn", "high"), ("no-observations", "withdrawn", "medium")]
+    state = ward.monitor.dump(PATIENT)
+    assert state is not None
+    assert b'"entries":{}' in state
+    assert only(ward.chart(15 * 24 * 60, ILL)[1]).state == "raised"  # the context is known still
+
+
+def test_a_stranger_of_whom_nothing_is_heard_is_forgotten() -> None:
+    ward = Ward(admit=False)
+    ward.chart(0, ILL)
+    ward.monitor.clean()
+    for day in range(1, 16):
+        for hour in range(0, 24 * 60, 5):
+            ward.sleep(day * 24 * 60 + hour)
     assert ward.monitor.dump(PATIENT) is None
+    assert PATIENT in ward.monitor.dirty()
 
 
 # --------------------------------------------------------------------------------------------------------------- silence
@@ -890,6 +912,15 @@ def test_escalation_and_silence_wait_for_the_backlog() -> None:
     later = ward.wait(66)
     assert [one.kind for one in later if one.state == "escalated"] == []
     assert [one.kind for one in later if one.state == "raised"] == ["feed-stopped", "no-observations"]
+
+
+def test_a_context_from_the_backlog_alerts_with_the_rest_of_it() -> None:
+    ward = Ward(birth_date=None)
+    ward.chart(0, ILL)
+    ward.sleep(40)
+    assert ward.say(context(2)) == []
+    assert ward.say(vitals(30, {**WELL, "rr": 26}))[1:] == []
+    assert steps(of(ward.wait(46))) == [("news2", "raised", "low-medium")]
 
 
 def test_a_correction_in_the_backlog_withdraws_at_once() -> None:

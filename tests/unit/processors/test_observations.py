@@ -112,6 +112,20 @@ def test_history_is_bounded_and_keeps_what_is_needed(minutes: list[int]) -> None
     assert {entry[0] for entry in entries} >= set(recent)
 
 
+def test_within_an_hour_of_minutes_the_newest_few_and_the_last_of_each_hour_stay() -> None:
+    history = History()
+    for minute in range(200):
+        history.put("heart_rate", BASE + minute * MINUTE, float(minute), 0)
+    kept = [int(value) for _, value, _ in history.entries["heart_rate"]]
+    assert kept[:3] == [59, 119, 179]
+    assert kept[-KEPT:] == [196, 197, 198, 199]
+    for minute in range(200, 200 + 32):
+        history.put("heart_rate", BASE + minute * MINUTE, float(minute), 0)
+        assert [value for _, value, _ in history.entries["heart_rate"]][-KEPT:] == [
+            float(minute - back) for back in (3, 2, 1, 0)
+        ]
+
+
 def test_put_says_what_became_of_a_value() -> None:
     history = History()
     assert history.put("spo2", BASE, 97.0, 10) is Put.NEW

@@ -1,0 +1,127 @@
+"""What time alone brings about for one patient: silence, escalation, the end of a suppression, the end of a catch-up, forgetting.
+
+Timers run at logged time, when a `tick` comes, between batches. Times are milliseconds since 1970.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from processors.charting import Charting
+from processors.desk import Cause, Desk
+from processors.events import AlertEvent, News2, Severity, Source
+from processors.partition import Partition
+from processors.patients import Patient
+from processors.rules import MonitorRules
+
+_MS = timedelta(milliseconds=1)
+_NEVER = 1 << 62
+
+# How grave a silence is, by what was last known of the patient.
+_GRAVITY: dict[str, Severity] = {"high": "medium", "medium": "low-medium", "low-medium": "low-medium"}
+
+
+@dataclass(slots=True)
+class Run:
+    """What a patient's timers came to. `forget`: drop all of the record, or what was observed and keep the context."""
+
+    steps: list[AlertEvent] = field(default_factory=list)
+    changed: bool = False
+    forget: Literal["", "all", "observed"] = ""
+
+
+def band_of(score: News2 | None) -> str:
+    """Return the key of the silence limits for a score."""
+    if score is None:
+        return "unscored"
+    return score.band if score.total else "zero"
+
+
+class Timers:
+    """Runs patients' timers by the rules."""
+
+    def __init__(self, rules: MonitorRules, partition: Partition, charting: Charting, desk: Desk) -> None:
+        self._partition = partition
+        self._charting = charting
+        self._desk = desk
+        self._forget_after = rules.forget_after // _MS
+        self._forget_silent = rules.forget_silent // _MS
+        silence = rules.silence
+        self._silence = {
+            "zero": silence.zero // _MS,
+            "low": silence.low // _MS,
+            "low-medium": silence.low_medium // _MS,
+            "medium": silence.medium // _MS,
+            "high": silence.high // _MS,
+            "unscored": silence.unscored // _MS,
+        }
+
+    def run(self, patient: Patient, now: int, source: Source) -> Run:
+        """Run what is due for a patient and work out when to look again (`patient.due`)."""
+        run = Run()
+        cause = Cause.about(patient, f"tick:{self._partition.number}:{now}", source, now)
+        if ended := patient.ended:
+            self._end(patient, ended, cause, run)
+            return run
+        if patient.ended_at is not None:
+            patient.ended_at, run.changed = None, True
+        if self._partition.woke_at is not None:
+            patient.due = 0  # what is missing, or answered, may lie in the backlog
+            return run
+        forget = self._silent_until(patient)
+        if forget is not None and now >= forget:
+            run.steps += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
+            run.forget = "observed" if patient.context.known else "all"
+            return run
+        self._reconsider(patient, cause, run)
+        if self._overdue(patient, now):
+            limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
+            run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
+        if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None):
+            score, _ = self._charting.current(patient)
+            run.steps += self._desk.escalate(patient, Cause(cause.key, source, now), score)
+        run.changed = run.changed or bool(run.steps)
+        patient.due = self._next(patient)
+        return run
+
+    def _end(self, patient: Patient, ended: str, cause: Cause, run: Run) -> None:
+        if patient.ended_at is None:
+            patient.ended_at, run.changed = cause.now, True
+        if patient.alerts:  # the watch ended by a set of an encounter that is over
+            run.steps += self._desk.close(patient, "resolved", ended, cause)
+            run.changed = True
+        patient.due = patient.ended_at + self._forget_after
+        if cause.now >= patient.due:
+            run.forget = "all"
+
+    def _reconsider(self, patient: Patient, cause: Cause, run: Run) -> None:
+        """Let the current state alert where the backlog is through, or a suppression has run out."""
+        over = [kind for kind, (_, until) in patient.closed.items() if until <= cause.now]
+        for kind in over:
+            del patient.closed[kind]
+        if not over and not patient.unsettled:
+            return
+        run.changed = True
+        patient.unsettled = False
+        if patient.heard is not None and not self._overdue(patient, cause.now):
+            run.steps += self._desk.heard(patient, cause)
+        if self._charting.recent(patient, cause.now):
+            score, _ = self._charting.current(patient)
+            run.steps += self._desk.consider(patient, score, cause)
+            patient.band = band_of(score)
+
+    def _overdue(self, patient: Patient, now: int) -> bool:
+        return patient.heard is not None and now - patient.heard > self._silence[patient.band]
+
+    def _silent_until(self, patient: Patient) -> int | None:
+        if patient.heard is None or patient.context.encounter_status == "in-progress":
+            return None
+        return patient.heard + self._forget_silent
+
+    def _next(self, patient: Patient) -> int:
+        times = [until for _, until in patient.closed.values()]
+        times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
+        if patient.heard is not None and "no-observations" not in patient.alerts:
+            times.append(patient.heard + self._silence[patient.band] + 1)
+        forget = self._silent_until(patient)
+        return min(times if forget is None else [*times, forget], default=_NEVER)
