@@ -117,7 +117,7 @@ def test_within_an_hour_of_minutes_the_newest_few_and_the_last_of_each_hour_stay
     for minute in range(200):
         history.put("heart_rate", BASE + minute * MINUTE, float(minute), 0)
     kept = [int(value) for _, value, _ in history.entries["heart_rate"]]
-    assert kept[:3] == [59, 119, 179]
+    assert {59, 119, 179} <= set(kept)
     assert kept[-KEPT:] == [196, 197, 198, 199]
     for minute in range(200, 200 + 32):
         history.put("heart_rate", BASE + minute * MINUTE, float(minute), 0)
