@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
-from models.errors import Poison, VigilError
+from models.errors import Poison, Transient, VigilError
 from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
 from processors.monitor import Monitor
 from streams.audit import prediction_audit
@@ -35,6 +36,7 @@ from streams.wire import Message, decode, iso, traceparent_of
 
 log = logging.getLogger("vigil.vitals")
 
+_ENTRIES_PER_MARKER = 100
 # Applied in this order within an entry: context before what people answered.
 SECONDARY: tuple[type[PatientEvent] | type[FeedbackEvent], ...] = (PatientEvent, FeedbackEvent)
 
@@ -93,6 +95,7 @@ class MonitorWorker:
         self._scoring = scoring
         self._agent = agent
         self._tracing = tracing
+        self._new_monitor = new_monitor
         self._monitor = new_monitor(number)
         self._journal = Journal(outbox, number)
         self._vitals = _Queue()
@@ -102,6 +105,7 @@ class MonitorWorker:
         self._entry = 0  # number of the last entry applied
         self._ends: dict[str, int] = {}  # the others below these offsets have been applied
         self._forced: deque[Entry] = deque()
+        self._marked = 0  # number of the entry that the last marker stands for
         self._next_tick = 0.0
         self._next_snapshot = 0.0
         self._snapshot: tuple[Moment, dict[str, int], dict[str, bytes | None]] | None = None
@@ -313,7 +317,8 @@ class MonitorWorker:
             if time.monotonic() < self._next_snapshot or self._forced:
                 return
             changed = self._monitor.dirty()
-            if changed:
+            # A night without vitals: a marker alone spares a restart the thousands of ticks since the last one.
+            if changed or self._entry - self._marked > _ENTRIES_PER_MARKER:
                 states = {patient: self._monitor.dump(patient) for patient in sorted(changed)}
                 self._monitor.clean()
                 self._snapshot = Moment(self._at, self._entry), dict(self._ends), states
@@ -322,6 +327,7 @@ class MonitorWorker:
         moment, ends, states = self._snapshot
         if self._committed() >= moment.at:  # journal rule 2
             await self.steps.persist("snapshot", lambda: self._journal.save(moment, ends, states))
+            self._marked = moment.number
             self._snapshot = None
 
     def _committed(self) -> int:
@@ -335,10 +341,14 @@ class MonitorWorker:
     # ------------------------------------------------------------------------------------------------- restore
 
     async def _restore(self) -> None:
-        """Bring the machine to where the group's commit is (journal rules 3 and 4)."""
+        """Bring a new machine to where the group's commit is (journal rules 3 and 4); may be repeated."""
         began = time.monotonic()
+        self._monitor = self._new_monitor(self.number)  # a try that broke off half-way has moved the old one
         topic = self._prefix + VitalsEvent.topic
-        committed = await self._intake.committed(TopicPartition(topic, self.number))
+        try:
+            committed = await self._intake.committed(TopicPartition(topic, self.number))
+        except KafkaError as error:
+            raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
         async with Reader(self._settings.kafka) as reader:
             memory = await self._journal.remember(reader, self._prefix + TOPIC)
             begin, _ = await reader.bounds(topic, self.number)
@@ -349,6 +359,8 @@ class MonitorWorker:
                     self.steps.name, begin, memory.marker.at,
                 )  # fmt: skip
             replay = _Replay(self, memory, commit)
+            if commit > begin and memory.marker.at < 0 and not memory.entries:
+                await self._without_journal(reader, replay)
             self._forced = await replay.run(reader, topic, max(begin, memory.marker.at))
         self._at = max(commit, self._at)
         self._monitor.clean() if not replay.vitals else None
@@ -356,6 +368,19 @@ class MonitorWorker:
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
             self.steps.name, len(memory.states), commit, time.monotonic() - began, replay.vitals, len(self._forced),
         )  # fmt: skip
+
+    async def _without_journal(self, reader: Reader, replay: "_Replay") -> None:
+        """Offsets were committed, and the journal holds nothing: it was deleted, or never restored from a backup.
+
+        Who the patients are stands in the compacted topic; it is read whole, and all vitals that the log holds are replayed.
+        """
+        log.error(
+            "%s: the journal is empty though offsets are committed: state is rebuilt from the topics alone", self.steps.name
+        )
+        topic = self._prefix + PatientEvent.topic
+        _, end = await reader.bounds(topic, self.number)
+        async for record in stretch(reader, topic, self.number, 0, end):
+            await replay.quietly(PatientEvent, record)
 
 
 class _Replay:
@@ -376,11 +401,12 @@ class _Replay:
             if patient not in self._later:
                 monitor.load(patient, state)
         worker._entry, worker._ends, worker._at = memory.marker.number, dict(memory.ends), start
+        worker._marked = memory.marker.number
         past = [entry for entry in memory.entries if entry.at < self.commit]
         for entry in past:
             await self._vitals(reader, topic, entry.at)
             for kind, record in await worker._secondary(entry, []):
-                await self._quietly(kind, record)
+                await self.quietly(kind, record)
             if entry.now is not None:
                 worker._tick(entry)
             worker._entry, worker._ends = entry.number, entry.ends
@@ -391,6 +417,8 @@ class _Replay:
 
     async def _vitals(self, reader: Reader, topic: str, end: int) -> None:
         worker = self.worker
+        if worker._at >= end:  # most entries are ticks with nothing between: spare the broker the question
+            return
         async for records in reader.read(topic, worker.number, worker._at, end):
             assessments = []
             for record in records:
@@ -409,7 +437,7 @@ class _Replay:
             self.vitals += len(records)
         worker._at = max(worker._at, end)
 
-    async def _quietly(self, kind: type[Any], record: Any) -> None:
+    async def quietly(self, kind: type[Any], record: Any) -> None:
         try:
             if decode(kind, record).patient_id not in self._later:
                 self.worker._hear(kind, record)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from processors.events import TOPICS
 from streams.journal import TOPIC as JOURNAL
@@ -123,3 +124,28 @@ async def test_scores_and_alerts_after_kills_equal_those_of_an_undisturbed_run(k
     calm_alerts = {essence(a) for a in await calm.read("clinical.alerts") if a.get("kind") in kinds}
     storm_alerts = {essence(a) for a in await storm.read("clinical.alerts") if a.get("kind") in kinds}
     assert storm_alerts == calm_alerts
+
+
+@pytest.mark.real_kafka
+async def test_without_its_journal_the_lane_rebuilds_what_the_topics_hold_and_says_so(kafka: Kafka, tmp_path: Path) -> None:
+    site = Site(kafka, tmp_path / "lane.log")
+    start = datetime.now(UTC) - timedelta(seconds=30 * SETS)
+    await run_whole(site, start, kills=0)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    await asyncio.to_thread(admin.delete_topics([site.prefix + JOURNAL])[site.prefix + JOURNAL].result)
+    await asyncio.sleep(1)
+    kafka.create(site.prefix + JOURNAL, PARTITIONS)
+    await site.write("clinical.vitals", list(vitals(PATIENTS, 4, datetime.now(UTC) - timedelta(minutes=1), seed=2)))
+    site.lane.start()
+    try:
+
+        async def done() -> bool:
+            assert site.lane.running, site.lane.log[-3000:]
+            return await site.committed() == PATIENTS * (SETS + 4)
+
+        await until(done, within=90, what="the new sets are committed")
+    finally:
+        site.lane.stop()
+    assert "the journal is empty" in site.lane.log
+    late = [score for score in await site.read("clinical.scores") if score["source"]["offset"] >= 0][-PATIENTS:]
+    assert all(score["news2"] for score in late), "the contexts are known again: NEWS2 applies"
