@@ -24,9 +24,10 @@ from pynetdicom import evt
 from connectors.dicom.acknowledgement import CONGESTED, LIMIT_EXCEEDED, OUT_OF_RESOURCES, SUCCESS, status_of
 from connectors.dicom.mapping import Command, Context, Outcome, handle
 from connectors.dicom.settings import DicomSettings
-from connectors.dicom.transport import BoundedHandler, BoundedServer, Intake, application_entity, server_context
+from connectors.dicom.transport import BoundedHandler, BoundedServer, Intake, application_entity
 from connectors.identity import Identities
 from connectors.publisher import Publisher
+from connectors.serving import server_context
 from models.errors import Fatal, VigilError
 from processors.events import ObjectReference
 
@@ -101,8 +102,9 @@ class DicomServer:
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         settings = self.settings
+        tls = settings.tls
+        context = server_context(tls.certificate_file, tls.key_file, tls.ca_file) if tls else None
         try:
-            context = server_context(settings.tls) if settings.tls else None
             self._server = application_entity(settings).make_server(
                 (settings.host, settings.port),
                 ssl_context=context,

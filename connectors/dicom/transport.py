@@ -16,7 +16,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts, build_contex
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from connectors.dicom.settings import DicomSettings, DicomTls
+from connectors.dicom.settings import DicomSettings
 
 logger = logging.getLogger(__name__)
 
@@ -222,13 +222,3 @@ def application_entity(settings: DicomSettings) -> Any:
     entity.dimse_timeout = settings.dimse_timeout
     entity.network_timeout = settings.network_timeout
     return entity
-
-
-def server_context(tls: DicomTls) -> ssl.SSLContext:
-    """Return the TLS context: TLS 1.2 or newer (BCP 195), client certificates where authorities are given."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.certificate_file, tls.key_file)
-    if tls.ca_file is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

@@ -10,7 +10,6 @@ numbers, into traces.
 import asyncio
 import hmac
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -47,10 +46,10 @@ from connectors.fhir.handling import Request as Asked
 from connectors.fhir.publishing import Publishing
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.subscriptions import Counts, Fetcher
-from connectors.fhir.transport import QuietServer, server_of
 from connectors.identity import Identities
 from connectors.publisher import Publisher
-from models.errors import Fatal, Transient
+from connectors.serving import HttpServer, server_context
+from models.errors import Transient
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +97,7 @@ class FhirServer:
         self._in_flight = 0
         self._buffered = 0
         self._tokens = {name: peer.token.get_secret_value() for name, peer in settings.peers.items() if peer.token}
-        self._server: QuietServer | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._server: HttpServer | None = None
         self.port = settings.port
         self.app = self._app()
 
@@ -107,30 +105,24 @@ class FhirServer:
 
     async def start(self) -> tuple[str, int]:
         """Listen, and return the address. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
-        settings = self.settings
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            self._server = server_of(self.app, settings)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((settings.host, settings.port))
-        except (OSError, ValueError) as error:
-            listening.close()
-            raise Fatal(f"FHIR cannot listen on {settings.host}:{settings.port}: {error}") from error
-        self.port = int(listening.getsockname()[1])
-        self._running = asyncio.create_task(self._server.serve(sockets=[listening]))
-        while not self._server.started and not self._running.done():  # noqa: ASYNC110  uvicorn offers no event
-            await asyncio.sleep(0.005)
-        if self._running.done():
-            await self._running
-        return settings.host, self.port
+        own = self.settings
+        self._server = HttpServer(
+            self.app,
+            host=own.host,
+            port=own.port,
+            tls=server_context(own.tls.certificate_file, own.tls.key_file, own.tls.ca_file) if own.tls else None,
+            connections=own.connections,
+            header_timeout=own.header_timeout,
+            idle_timeout=own.idle_timeout,
+        )
+        host, self.port = await self._server.start()
+        return host, self.port
 
     async def stop(self) -> None:
         """Accept no more; requests under way are answered first, for a few seconds."""
-        if self._server is not None and self._running is not None:
-            self._server.should_exit = True
-            await self._running
-            self._server = self._running = None
+        if self._server is not None:
+            await self._server.stop()
+            self._server = None
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -18,7 +18,7 @@ from connectors.fhir.publishing import Publishing
 from connectors.fhir.pull import Bookmark, Puller
 from connectors.fhir.server import FhirServer
 from connectors.fhir.settings import FhirPeer, FhirSettings
-from connectors.fhir.transport import QuietServer
+from connectors.serving import QuietServer
 from models.errors import Permanent, Transient
 from tests.edge import RecordingPublisher, identities
 from tests.fhir_resources import observation
