@@ -183,7 +183,7 @@ class Charting:
     @staticmethod
     def _without_value(patient: Patient, one: Observation, at: int) -> vitals.Reading | None:
         """Make a reading of an observation without a usable value: one that is taken back, or a sample now declared final."""
-        meaning = loinc.MEANINGS.get(one.code)
+        meaning = loinc.LOINC.get(one.code)
         if meaning is None:
             return None
         if one.status in _TAKEN_BACK:

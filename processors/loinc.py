@@ -1,8 +1,8 @@
 """Which observation codes are which vital sign, and how consciousness is coded.
 
 One vocabulary of parameters runs through NEWS2, the deterioration model and the alerts: the names of
-`processors.deterioration.FEATURES`. Codes are LOINC (https://loinc.org); device feeds that come through with IEEE 11073-10101
-(MDC) codes or reference ids are understood too.
+`processors.deterioration.FEATURES`. Codes are LOINC (https://loinc.org): the connectors translate what devices send (IEEE
+11073-10101, MDC) and what senders call things themselves.
 """
 
 from typing import NamedTuple
@@ -35,34 +35,6 @@ LOINC: dict[str, Meaning] = {
     **_codes("consciousness", "67775-7", "11454-6", "1104441000000107"),  # the last: SNOMED CT UK, ACVPU scale
     **_codes("oxygen", "3150-6", quantity="fio2"),
     **_codes("oxygen", "3151-8", quantity="oxygen_flow"),
-}
-
-# IEEE 11073-10101: reference id -> context-free code (partition 2, SCADA: 131072 + term code).
-_MDC: dict[str, tuple[str, int]] = {
-    "MDC_ECG_HEART_RATE": ("heart_rate", 147842),
-    "MDC_PULS_RATE": ("heart_rate", 149522),
-    "MDC_PULS_OXIM_PULS_RATE": ("heart_rate", 149530),
-    "MDC_PULS_RATE_NON_INV": ("heart_rate", 149546),
-    "MDC_PULS_OXIM_SAT_O2": ("spo2", 150456),
-    "MDC_RESP_RATE": ("respiratory_rate", 151562),
-    "MDC_TTHOR_RESP_RATE": ("respiratory_rate", 151578),
-    "MDC_CO2_RESP_RATE": ("respiratory_rate", 151594),
-    "MDC_PRESS_BLD_NONINV_SYS": ("systolic", 150021),
-    "MDC_PRESS_BLD_NONINV_DIA": ("diastolic", 150022),
-    "MDC_PRESS_BLD_NONINV_MEAN": ("mean_arterial", 150023),
-    "MDC_PRESS_BLD_ART_SYS": ("systolic", 150033),
-    "MDC_PRESS_BLD_ART_DIA": ("diastolic", 150034),
-    "MDC_PRESS_BLD_ART_MEAN": ("mean_arterial", 150035),
-    "MDC_PRESS_BLD_ART_ABP_SYS": ("systolic", 150037),
-    "MDC_PRESS_BLD_ART_ABP_DIA": ("diastolic", 150038),
-    "MDC_PRESS_BLD_ART_ABP_MEAN": ("mean_arterial", 150039),
-    "MDC_TEMP": ("temperature", 150344),
-    "MDC_TEMP_BODY": ("temperature", 150364),
-}
-
-# What a device's code stands for comes after every LOINC code of the same parameter.
-MEANINGS: dict[str, Meaning] = LOINC | {
-    key: Meaning(parameter, parameter, 9) for reference, (parameter, code) in _MDC.items() for key in (reference, str(code))
 }
 
 # Panels and groupers carry no value of their own; they are passed over without a word.

@@ -61,7 +61,7 @@ def reader(unitless: Mapping[str, str], *, remembered: int = 16384) -> Read:
 
 def read(code: str, value: float | str | None, unit: str, *, unitless: Mapping[str, str]) -> Reading | str:
     """Turn one observation into a reading, or into the reason why it cannot be used (a sentence without patient text)."""
-    meaning = loinc.MEANINGS.get(code)
+    meaning = loinc.LOINC.get(code)
     if meaning is None:
         return "" if code in loinc.PANELS else "not a vital sign that is scored"
     if value is None:
