@@ -25,13 +25,14 @@ def show_version() -> None:
 
 
 def _register() -> None:
-    from streams.cli import doctor, run, schemas, search, settings, topics
+    from streams.cli import connect, doctor, run, schemas, search, settings, topics
 
     app.add_typer(run.lanes, name="lane")
     app.command("up")(run.up)
     app.command("serve")(run.serve)
     app.command("demo")(run.demo)
     app.add_typer(topics.app, name="topics")
+    app.add_typer(connect.app, name="connect")
     app.command("doctor")(doctor.doctor)
     app.command("settings")(settings.show)
     app.command("schemas")(schemas.schemas)
