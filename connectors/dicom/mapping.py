@@ -115,6 +115,7 @@ class Context:
     identities: Identities
     peer: DicomPeer
     received_at: datetime
+    study: str = ""  # the only study that is taken (STOW-RS to a study)
 
 
 def handle(data: bytes, context: Context, *, command: Command | None = None, every_frame: bool = False) -> Outcome:
@@ -140,6 +141,8 @@ def handle(data: bytes, context: Context, *, command: Command | None = None, eve
     described = _described(dataset) if every_frame else None
     if refusal := _refusal(subject, command):
         return Outcome("refused", *refusal, subject=subject, stored=described)
+    if context.study and text(dataset, "StudyInstanceUID") != context.study:
+        return Outcome("refused", MISMATCH, "(0020,000D) Study Instance UID is not the one in the URL", subject=subject)
     if reason := _no_picture(dataset, subject.sop_class):
         if context.settings.unmapped == "refuse":
             return Outcome("refused", NOT_SUPPORTED, reason, subject=subject, stored=described)

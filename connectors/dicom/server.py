@@ -9,13 +9,12 @@ import asyncio
 import logging
 import shutil
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from pydicom.dataset import Dataset
 from pynetdicom import _config as pynetdicom_config
@@ -23,27 +22,18 @@ from pynetdicom import evt
 
 from connectors.dicom.acknowledgement import CONGESTED, LIMIT_EXCEEDED, OUT_OF_RESOURCES, SUCCESS, status_of
 from connectors.dicom.mapping import Command, Context, Outcome, handle
+from connectors.dicom.publishing import ObjectStore, Publishing, log_failure
 from connectors.dicom.settings import DicomSettings
 from connectors.dicom.transport import BoundedHandler, BoundedServer, Intake, application_entity
 from connectors.identity import Identities
 from connectors.publisher import Publisher
 from connectors.serving import server_context
-from models.errors import Fatal, VigilError
-from processors.events import ObjectReference
+from models.errors import Fatal
 
 logger = logging.getLogger(__name__)
 
-_REMEMBERED = 100_000  # instance UIDs kept to notice one that comes back with other content: about 20 MB
 _POLL = 0.02  # seconds between looks at who connected: the delay of a new association, against 50 wake-ups a second
 _COMMENT = 64  # characters that (0000,0902) Error Comment holds
-
-
-class ObjectStore(Protocol):
-    """Where the bytes go (`connectors.objects.ObjectStore`); content addressed, so putting twice is putting once."""
-
-    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
-        """Store and return the reference once it is durable. Raises `Transient` when the store cannot confirm."""
-        ...
 
 
 Observer = Callable[[Outcome, int, float], None]  # outcome, the status that was sent, seconds
@@ -77,15 +67,12 @@ class DicomServer:
         `observe` is called from the association's thread after each answer (for metrics).
         """
         self.settings = settings
-        self._publisher = publisher
-        self._store = store
+        self._publishing = Publishing(publisher, store, seconds=settings.confirm_timeout)
         self._identities = identities
         self._now = now
         self._under_pressure = under_pressure
         self._observe = observe
         self._decoders = threading.BoundedSemaphore(settings.decoders)
-        self._seen: OrderedDict[str, str] = OrderedDict()
-        self._seen_lock = threading.Lock()
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -172,37 +159,24 @@ class DicomServer:
             )
             with self._decoders:
                 outcome = handle(event.encoded_dataset(), context, command=command)
-            self._notice_reuse(outcome)
+            self._publishing.notice(outcome)
             status = outcome.status if outcome.verdict == "refused" else self._confirmed(outcome)
         except BaseException as error:  # whatever leaves here becomes C211, which senders take as final
             status = status_of(error)
-            _log_failure(error)
+            log_failure(error)
         self._answered(outcome, status, monotonic() - started)
         return _response(status, outcome)
 
     def _confirmed(self, outcome: Outcome) -> int:
         loop, patience = self._loop, self.settings.confirm_timeout
         assert loop is not None
-        future: Future[None] = asyncio.run_coroutine_threadsafe(self._confirm(outcome), loop)
+        future: Future[None] = asyncio.run_coroutine_threadsafe(self._publishing.confirm(outcome), loop)
         try:
             future.result(timeout=patience + 1)  # one more second: the loop's own limit answers first, unless the loop is stuck
         except BaseException:
             future.cancel()
             raise
         return outcome.status
-
-    def _notice_reuse(self, outcome: Outcome) -> None:
-        """Warn when an instance UID returns with other content: both are kept, and somebody should know."""
-        subject = outcome.subject
-        if not subject.instance_uid or outcome.verdict == "refused":
-            return
-        with self._seen_lock:
-            before = self._seen.pop(subject.instance_uid, subject.digest)
-            self._seen[subject.instance_uid] = subject.digest
-            if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
-        if before != subject.digest:
-            logger.warning("DICOM: an instance UID came again with other content (digest %s), both are kept", subject.digest)
 
     def _answered(self, outcome: Outcome, status: int, seconds: float) -> None:
         if status != SUCCESS or outcome.verdict == "dead-letter":
@@ -212,18 +186,6 @@ class DicomServer:
         except Exception:
             logger.exception("DICOM: the observer failed")
 
-    # ----------------------------------------------------------------------------------------------------- on the event loop
-
-    async def _confirm(self, outcome: Outcome) -> None:
-        """Store, then publish; returns once both are durable. Raises `TimeoutError`, `Transient` or what the two raise."""
-        patience = self.settings.confirm_timeout
-        async with asyncio.timeout(patience):
-            started = monotonic()
-            references = [await self._store.put(one.data, one.media_type, one.suffix) for one in outcome.objects]
-            events = outcome.events(references)
-            if events:
-                await self._publisher.publish(events, timeout=max(0.1, patience - (monotonic() - started)))
-
 
 def _response(status: int, outcome: Outcome) -> Dataset:
     answer = Dataset()
@@ -232,10 +194,3 @@ def _response(status: int, outcome: Outcome) -> Dataset:
         reason = outcome.reason if outcome.status == status else "not confirmed, send again"
         answer.ErrorComment = reason[:_COMMENT]
     return answer
-
-
-def _log_failure(error: BaseException) -> None:
-    if isinstance(error, VigilError | TimeoutError):
-        logger.warning("DICOM: not confirmed (%s)", type(error).__name__)
-    else:
-        logger.error("DICOM: unforeseen %s while storing", type(error).__name__)  # its words may quote the object

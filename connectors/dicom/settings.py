@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.zones import known_zone
 from processors.events import ProcessingId
@@ -106,3 +106,50 @@ class DicomSettings(Section):
         """Return the peer of a calling AE title; one without settings of its own gets the defaults."""
         title = ae_title.strip()
         return next((peer for peer in self.peers if peer.ae_title.strip() == title), DicomPeer(ae_title=title or "UNKNOWN"))
+
+
+class StowPeer(Section):
+    """One sender over HTTP, by its bearer token."""
+
+    token: SecretStr | None = Field(None, description="its bearer token; with several senders each needs one")
+    authority: str = Field("", description="assigning authority of its Patient IDs where the object names none; else the SCP's")
+    zone: str = Field("", description="IANA zone of its times where the object names no offset; else the SCP's")
+    processing: ProcessingId = Field("production", description="a test system's images never alert: `training` or `debugging`")
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        return known_zone(zone) if zone else zone
+
+
+class StowSettings(Section):
+    """The STOW-RS endpoint; how objects are read stands in `DicomSettings`."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 once tokens or TLS are set")
+    port: int = Field(8091, ge=0, le=65535, description="0: any free one")
+    path: str = Field("/dicom-web", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="base of the DICOMweb interface")
+    tls: DicomTls | None = Field(None, description="unset: plain HTTP, only behind a proxy or inside a protected network")
+    peers: dict[str, StowPeer] = Field(
+        default_factory=lambda: {"stow": StowPeer.model_validate({})},
+        min_length=1,
+        description="senders by name, told apart by token",
+    )
+    connections: int = Field(256, ge=1, description="open connections; one more is closed")
+    in_flight: int = Field(
+        8, ge=1, description="requests being taken; one more is told 503. Each holds up to the largest object"
+    )
+    header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
+    silence: float = Field(30.0, gt=0, description="seconds that a sender may say nothing within a body; then 400")
+    idle_timeout: float = Field(
+        65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
+    )
+    retry_after: int = Field(10, ge=1, description="seconds that a 503 asks the sender to wait")
+
+    @model_validator(mode="after")
+    def _tokens(self) -> "StowSettings":
+        tokens = [peer.token.get_secret_value() for peer in self.peers.values() if peer.token]
+        if len(self.peers) > 1 and (len(tokens) < len(self.peers) or len(set(tokens)) < len(tokens)):
+            raise ValueError("with several stow peers each needs a token of its own: they could not be told apart")
+        if any(len(token) < 16 for token in tokens):
+            raise ValueError("a token needs at least 16 characters; a good one: openssl rand -hex 32")
+        return self
