@@ -78,7 +78,9 @@ class Charting:
         self._read = vitals.reader(rules.unitless)
         self._ranks = {peer: place * _PER_SOURCE for place, peer in enumerate(rules.sources)}
         self._other_rank = len(rules.sources) * _PER_SOURCE
-        self._carry = {name: getattr(rules.carry_forward, name) // _MS for name in news2.PARAMETERS}
+        carry = rules.carry_forward
+        self._parameters = [(name, news2.UNITS[name], getattr(carry, name) // _MS) for name in news2.PARAMETERS]
+        self._carry_oxygen = carry.oxygen // _MS
         self._tolerance = rules.future_tolerance // _MS
         self._staleness = rules.staleness // _MS
         self._samples = rules.persistence.samples
@@ -305,19 +307,19 @@ class Charting:
         reason = patient.context.not_applicable(at)
         if reason:
             return None, reason
-        carry, scale, cache = self._carry, patient.context.scale, patient.scored
+        scale, cache = patient.context.scale, patient.scored
         oxygen = known.get("oxygen")
         on_oxygen = None
-        if oxygen is not None and at - oxygen[0] <= carry["oxygen"]:
+        if oxygen is not None and at - oxygen[0] <= self._carry_oxygen:
             on_oxygen = oxygen[1] == "oxygen"
         parameters: list[Parameter | dict[str, Any]] = []
         scored: list[int] = []
         missing: list[str] = []
         fresh: list[tuple[int, str, Entry]] = []
         observed_at, observed = 0, _EPOCH
-        for name in news2.PARAMETERS:
+        for name, unit, carried in self._parameters:
             entry = known.get(name)
-            if entry is None or at - entry[0] > carry[name]:
+            if entry is None or at - entry[0] > carried:
                 missing.append(name)
                 continue
             before = cache.get(name)
@@ -327,12 +329,13 @@ class Charting:
                 continue
             if entry[0] != observed_at:
                 observed_at, observed = entry[0], when(entry[0])
-            value, points = news2.points(name, entry[1], scale, on_oxygen)
+            if name == "spo2":
+                value, points = news2.points(name, entry[1], scale, on_oxygen)
+            else:
+                value, points = news2.points(name, entry[1])
             fresh.append((len(scored), name, entry))
             scored.append(points)
-            parameters.append(
-                {"name": name, "value": value, "unit": news2.UNITS[name], "points": points, "observed_at": observed}
-            )
+            parameters.append({"name": name, "value": value, "unit": unit, "points": points, "observed_at": observed})
         if not scored:
             return None, "no parameter of NEWS2 known"
         made = news2.total(parameters, scored, missing, scale)
