@@ -49,7 +49,7 @@ def observation(
     name: str, value: Any, *, status: str = "final", unit: str | None = None, when: datetime | None = None
 ) -> Observation:
     code, usual = CODES[name]
-    return Observation(code=code, value=value, unit=usual if unit is None else unit, status=status, observed_at=when)  # type: ignore[arg-type]
+    return Observation(code=code, value=value, unit=usual if unit is None else unit, status=status, observed_at=when)
 
 
 def vitals(
@@ -75,7 +75,7 @@ def vitals(
         received_at=at(minutes if received is None else received),
         observations=tuple(made),
         charted=charted,
-        processing=processing,  # type: ignore[arg-type]
+        processing=processing,
         origin=Origin(protocol="hl7v2", peer=peer),
     )
 
@@ -99,7 +99,7 @@ def answer(
     return FeedbackEvent(
         id=f"answer-{next(_serial)}",
         patient_id=patient,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         target_id=alert,
         by="nurse-7",
         reason=reason,

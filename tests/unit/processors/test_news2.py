@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors import news2
+from processors.events import News2
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -113,7 +114,7 @@ def test_scale_2_above_92_with_oxygen_unknown_scores_nothing_and_is_at_least() -
     assert (score.total, score.at_least, "oxygen" in score.missing) == (0, True, True)
 
 
-def full(**changed: float | str) -> news2.News2:
+def full(**changed: float | str) -> News2:
     values: dict[str, float | str] = {
         "respiratory_rate": 16.0, "spo2": 97.0, "oxygen": "air", "systolic": 120.0, "heart_rate": 70.0, "consciousness": "A",
         "temperature": 37.0,

@@ -207,7 +207,7 @@ def test_milliseconds_there_and_back(time: datetime) -> None:
 
 def test_the_models_answer_is_rounded_and_names_its_strongest_drivers() -> None:
     identity = ModelIdentity("lstm", "2", "a" * 64)
-    made = deterioration_of(np.float32(0.123456), np.array([0.1, -0.5, 0.00001, 0.3, 0, 0, 0, 0.2, 0]), identity, 24)
+    made = deterioration_of(float(np.float32(0.123456)), [0.1, -0.5, 0.00001, 0.3, 0, 0, 0, 0.2, 0], identity, 24)
     assert made.probability == 0.1235
     assert [(one.name, one.effect) for one in made.drivers] == [
         ("respiratory_rate", -0.5),
