@@ -1,6 +1,8 @@
 """One description of a Kafka cluster, in the words of each client: aiokafka, confluent-kafka, Faust."""
 
 import asyncio
+import logging
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -8,9 +10,20 @@ from typing import Any
 
 import faust
 from aiokafka.abc import AbstractTokenProvider
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 
-from models.errors import Permanent
+from models.errors import Permanent, Transient
 from streams.settings import KafkaSettings
+
+_quiet = logging.getLogger("vigil.librdkafka")
+_quiet.setLevel(logging.CRITICAL)
 
 # Of the aiokafka loggers; while a broker is down they write about 80 lines a second (`streams.log` rate-limits them).
 NOISY_LOGGERS = ("aiokafka", "kafka", "aiokafka.conn", "aiokafka.cluster", "aiokafka.consumer.group_coordinator")
@@ -69,6 +82,7 @@ def confluent_config(settings: KafkaSettings) -> dict[str, Any]:
         "client.id": settings.client_id,
         "security.protocol": settings.security_protocol,
         "log_level": 2,
+        "logger": _quiet,  # what fails is said by `no_broker`, once
     }
     if "SSL" in settings.security_protocol:
         config["ssl.endpoint.identification.algorithm"] = "https" if settings.check_hostname else "none"
@@ -111,6 +125,82 @@ def faust_config(settings: KafkaSettings) -> Mapping[str, Any]:
     elif context is not None:
         config["broker_credentials"] = faust.SSLCredentials(context)
     return config
+
+
+async def no_broker(settings: KafkaSettings) -> Transient:
+    """Return the error to raise when a client could not connect, with the reason in words and how to mend it.
+
+    The clients swallow the reason: each broker of `bootstrap` is asked once more, 5 s at most, and what happens is said.
+    """
+    said = await asyncio.gather(*(_trouble(settings, address.strip()) for address in settings.bootstrap.split(",")))
+    words, hint = next((one for one in said if one[0]), ("the connection failed a moment ago, and works now", ""))
+    return Transient(f"no broker answers at {settings.bootstrap}: {words}", hint=hint or None)
+
+
+async def require_broker(settings: KafkaSettings) -> None:
+    """Raise `Transient`, as `no_broker` says it, unless one of the brokers of `bootstrap` takes us now."""
+    said = await asyncio.gather(*(_trouble(settings, address.strip()) for address in settings.bootstrap.split(",")))
+    if all(words for words, _ in said):
+        words, hint = said[0]
+        raise Transient(f"no broker answers at {settings.bootstrap}: {words}", hint=hint or None)
+
+
+async def _trouble(settings: KafkaSettings, address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return f"{address!r} is no host:port", "set kafka.bootstrap to host:port, comma separated"
+    config = {**aiokafka_config(settings), "request_timeout_ms": 5000}
+    del config["bootstrap_servers"]
+    try:
+        connection = await create_conn(host.strip("[]"), int(port), **config)
+    except (OSError, KafkaError, TimeoutError, ssl.CertificateError, ValueError) as error:
+        return _in_words(settings, error)
+    connection.close()
+    return "", ""
+
+
+def _in_words(settings: KafkaSettings, error: Exception) -> tuple[str, str]:
+    """Say what a failed connection means, and how to mend it; never with a password or a token."""
+    protocol, mechanism = settings.security_protocol, settings.sasl_mechanism
+    match error:
+        case ssl.SSLCertVerificationError():
+            return (
+                f"its certificate is not trusted ({error.verify_message or error.reason})",
+                "kafka.ca_file must hold the authority that signed it, and it must name the host in kafka.bootstrap",
+            )
+        case ssl.SSLError() if "WRONG_VERSION" in str(error.reason) or "RECORD_LAYER" in str(error.reason):
+            return "it does not speak TLS", f"is this its plaintext port? kafka.security_protocol is {protocol}"
+        case ssl.SSLError():
+            return (
+                f"TLS fails ({error.reason})",
+                "if it asks for a client's certificate: kafka.certificate_file and kafka.key_file, signed by an authority it knows",
+            )
+        case SaslAuthenticationFailed() | AuthenticationFailedError():
+            who = "the token" if mechanism == "OAUTHBEARER" else f"user {settings.sasl_username!r} or its password"
+            return (
+                f"it refuses {who} ({mechanism})",
+                "kafka.sasl_username and kafka.sasl_password, or the token file, must be right",
+            )
+        case UnsupportedSaslMechanismError():
+            return f"it does not offer {mechanism} on this port", "set kafka.sasl_mechanism to one that it offers"
+        case IllegalSaslStateError():
+            return (
+                "it wants no user or password on this port",
+                f"kafka.security_protocol is {protocol}: is this the right port?",
+            )
+        case socket.gaierror():
+            return "the host's name is not known", "is kafka.bootstrap its address?"
+        case ConnectionRefusedError():
+            return "nothing listens there", "is Kafka up, and is kafka.bootstrap its address?"
+        case FileNotFoundError():
+            return f"{error.filename} is not there", "kafka.oauth_token_file must name a file that holds the token"
+        case TimeoutError():
+            return "it does not answer within 5 s", "is it Kafka, is it well, and does a firewall stand between?"
+    other = "SSL or SASL_SSL" if "SSL" not in protocol else "another one"
+    return (
+        f"it ends the connection ({type(error).__name__})",
+        f"kafka.security_protocol is {protocol}: does this port want {other}, or a client's certificate?",
+    )
 
 
 def _secret(settings: KafkaSettings) -> str:

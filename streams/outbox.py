@@ -25,7 +25,7 @@ from aiokafka.partitioner import murmur2
 
 from models.errors import Fatal, Poison, Transient
 from processors.events import Event
-from streams.kafka import aiokafka_config
+from streams.kafka import aiokafka_config, no_broker
 from streams.settings import Settings
 from streams.wire import Message, encode
 
@@ -76,7 +76,7 @@ class Outbox:
             await producer.start()
         except (KafkaError, OSError) as error:
             await producer.stop()
-            raise Transient(f"no broker answers at {self._settings.kafka.bootstrap} ({type(error).__name__})") from error
+            raise await no_broker(self._settings.kafka) from error
         return producer
 
     async def stop(self) -> None:
@@ -178,6 +178,13 @@ class Outbox:
         self.sent += 1
         offset: int = written.offset
         return offset
+
+    async def answers(self) -> bool:
+        """Tell whether a broker answers now; for whoever has nothing to write and wants to know."""
+        try:
+            return bool(await asyncio.wait_for(self._producer.client.force_metadata_update(), 5))
+        except (KafkaError, OSError, TimeoutError):
+            return False
 
     async def partitions(self, topic: str) -> int:
         """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about."""

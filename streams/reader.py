@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from models.errors import Transient
-from streams.kafka import aiokafka_config
+from streams.kafka import aiokafka_config, no_broker
 from streams.settings import KafkaSettings
 
 
@@ -35,7 +35,7 @@ class Reader:
             await consumer.start()
         except (KafkaError, OSError) as error:
             await consumer.stop()
-            raise Transient(f"no broker answers at {self._kafka.bootstrap} ({type(error).__name__})") from error
+            raise await no_broker(self._kafka) from error
         self._consumer = consumer
         return self
 

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from models.errors import Permanent, Transient
 from processors.events import TOPICS, DeadLetterEvent, PatientEvent
 from streams.journal import TOPIC as JOURNAL
-from streams.kafka import confluent_config
+from streams.kafka import confluent_config, no_broker, require_broker
 from streams.settings import Settings, TopicSettings
 
 _HOUR_MS = 3_600_000
@@ -56,7 +56,10 @@ class TopicChange:
 
 
 def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(confluent_config(settings.kafka))
+    admin = AdminClient(confluent_config(settings.kafka))
+    if settings.kafka.sasl_mechanism == "OAUTHBEARER":
+        admin.poll(1)  # the token is asked for only when the client is polled, and no call polls it
+    return admin
 
 
 async def create(settings: Settings) -> list[TopicChange]:
@@ -65,6 +68,7 @@ async def create(settings: Settings) -> list[TopicChange]:
     Partitions are never added to a topic that has fewer: keys would move, and a patient's records would lie in two partitions.
     Raises `Transient` when no broker answers, `Permanent` when the cluster refuses.
     """
+    await require_broker(settings.kafka)
     return await asyncio.to_thread(_create, settings)
 
 
@@ -81,11 +85,8 @@ def _create(settings: Settings) -> list[TopicChange]:
             try:
                 future.result()
             except KafkaException as error:
-                if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
-                    raise Permanent(
-                        f"topic {name} cannot be created: {error.args[0].str()}",
-                        hint="replication higher than the number of brokers? set topics.replication",
-                    ) from error
+                if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # somebody else makes them too
+                    raise _refused(f"topic {name} cannot be created", error) from error
     created = {plan.name for plan in missing}
     return [TopicChange(p.name, "created") if p.name in created else _mend(admin, p, there[p.name]) for p in wanted]
 
@@ -94,20 +95,24 @@ def _there(admin: AdminClient, settings: Settings) -> dict[str, int]:
     try:
         metadata: Any = admin.list_topics(timeout=10)
     except KafkaException as error:
-        raise Transient(
-            f"no broker answers at {settings.kafka.bootstrap}", hint="is Kafka up, and is kafka.bootstrap its address?"
-        ) from error
+        raise asyncio.run(no_broker(settings.kafka)) from error  # this is a thread without an event loop
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
 
 def _mend(admin: AdminClient, plan: TopicPlan, partitions: int) -> TopicChange:
     resource = ConfigResource(ResourceType.TOPIC, plan.name)
-    found = next(iter(admin.describe_configs([resource]).values())).result()
+    try:
+        found = next(iter(admin.describe_configs([resource], request_timeout=30).values())).result()
+    except KafkaException as error:
+        raise _refused(f"the configuration of {plan.name} cannot be read", error) from error
     differs = {name: value for name, value in plan.config.items() if name in found and found[name].value != value}
     if differs:
         entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in differs.items()]
         changed = ConfigResource(ResourceType.TOPIC, plan.name, incremental_configs=entries)
-        next(iter(admin.incremental_alter_configs([changed]).values())).result()
+        try:
+            next(iter(admin.incremental_alter_configs([changed], request_timeout=30).values())).result()
+        except KafkaException as error:
+            raise _refused(f"the configuration of {plan.name} cannot be changed", error) from error
     if partitions != plan.partitions:
         return TopicChange(plan.name, "differs", f"has {partitions} partitions, the settings say {plan.partitions}")
     return (
@@ -115,8 +120,26 @@ def _mend(admin: AdminClient, plan: TopicPlan, partitions: int) -> TopicChange:
     )
 
 
+_HINTS = {
+    "INVALID_REPLICATION_FACTOR": "more copies than brokers: set topics.replication (1 on a single broker)",
+    "POLICY_VIOLATION": "the cluster has a policy for new topics: ask who runs it, or let them create the topics",
+}
+
+
+def _refused(what: str, error: KafkaException) -> Permanent | Transient:
+    """Return the error of a call that the cluster did not carry out: `Transient` where it may do so later."""
+    reason = error.args[0]
+    words = f"{what}: {reason.str()}"
+    if reason.retriable() or reason.name().startswith("_"):  # a broker that moved or went away; librdkafka's own begin with _
+        return Transient(words, hint="the broker was there a moment ago: try again")
+    if "AUTHORIZATION" in reason.name():
+        return Permanent(words, hint="the account needs CREATE, DESCRIBE_CONFIGS and ALTER_CONFIGS on the topics")
+    return Permanent(words, hint=_HINTS.get(reason.name()))
+
+
 async def partition_counts(settings: Settings) -> dict[str, int]:
     """Return the partitions of every topic of ours that is there, by name without the prefix."""
+    await require_broker(settings.kafka)
     there = await asyncio.to_thread(lambda: _there(_admin(settings), settings))
     prefix = settings.kafka.topic_prefix
     return {name: there[prefix + name] for name in (*TOPICS, JOURNAL) if prefix + name in there}
