@@ -121,7 +121,8 @@ class DicomServer:
         await asyncio.to_thread(server.shutdown)
         deadline = monotonic() + grace
         for association in server.active_associations:
-            await asyncio.to_thread(association.join, max(0.0, deadline - monotonic()))
+            if association.is_established:  # one that has not negotiated yet has nothing under way
+                await asyncio.to_thread(association.join, max(0.0, deadline - monotonic()))
             if association.is_alive():
                 await asyncio.to_thread(association.abort)
 
