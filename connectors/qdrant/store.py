@@ -152,6 +152,12 @@ class VectorStore:
         for collection in collections:
             await self._ensure(collection)
 
+    async def exists(self, collection: CollectionSpec) -> bool:
+        """Tell whether the collection is there."""
+        doing = f"looking for the collection {collection.name}"
+        found: bool = await self._call(doing, self._client.collection_exists(collection.name))
+        return found
+
     async def _ensure(self, collection: CollectionSpec) -> None:
         name, doing = collection.name, f"making the collection {collection.name}"
         if not await self._call(doing, self._client.collection_exists(name)):

@@ -30,4 +30,5 @@ LANES: dict[str, MakeJob] = {
     "notes-entities": _stateless("streams.lanes.notes", "NotesToEntities"),
     "notes-vectors": _stateless("streams.lanes.notes", "NotesToVectors"),
     "images": _stateless("streams.lanes.images", "ImagesToFindings"),
+    "merges": _stateless("streams.lanes.merges", "PatientsToVectors"),
 }
