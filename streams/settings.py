@@ -97,6 +97,9 @@ class EngineSettings(Section):
         10.0, gt=0, description="seconds that a stop waits for what is in flight before it abandons it unacked"
     )
     stall_after: float = Field(60.0, gt=0, description="seconds of lag without any progress or retry: unready, then exit")
+    log_check_every: float = Field(
+        15.0, gt=0, description="seconds between looks whether retention overtook a partition that was held"
+    )
     session_timeout: float = Field(
         30.0, gt=0, description="a static member may be gone this long before it loses its partitions"
     )
@@ -124,6 +127,7 @@ class LanesSettings(Section):
     notes_entities: LaneSettings = Field(default_factory=LaneSettings, description="notes -> entities")
     notes_vectors: LaneSettings = Field(default_factory=LaneSettings, description="notes -> vectors")
     images: LaneSettings = Field(LaneSettings(batch_records=16), description="images -> findings and vectors")
+    merges: LaneSettings = Field(LaneSettings(batch_records=256), description="patients -> vectors: what merges re-key")
     vitals: LaneSettings = Field(LaneSettings(batch_records=2048, nice=0), description="vitals -> scores and alerts")
 
 
