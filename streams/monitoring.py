@@ -319,7 +319,9 @@ class MonitorWorker:
             changed = self._monitor.dirty()
             # A night without vitals: a marker alone spares a restart the thousands of ticks since the last one.
             if changed or self._entry - self._marked > _ENTRIES_PER_MARKER:
-                states = {patient: self._monitor.dump(patient) for patient in sorted(changed)}
+                # The partition's own state last: it counts what the patients' states say.
+                order = sorted(changed, key=lambda patient: (patient == self._monitor.id, patient))
+                states = {patient: self._monitor.dump(patient) for patient in order}
                 self._monitor.clean()
                 self._snapshot = Moment(self._at, self._entry), dict(self._ends), states
             self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds

@@ -78,7 +78,7 @@ class Scoring:
 
     def audit_entry(self, event: VitalsEvent, record: Any, events: Sequence[Event]) -> AuditEntry:
         """Return the audit entry of one set; a repeat has no output of its own."""
-        return AuditEntry.model_construct(
+        return AuditEntry(
             event_id=events[0].id if events else event.id,
             input_id=event.id,
             input_digest=sha256(record.value).hexdigest(),

@@ -27,4 +27,4 @@ def test_topics_of_a_test_are_its_own(make_topic: Callable[..., str], kafka: Kaf
 
 def test_a_real_qdrant_answers(qdrant_server: QdrantServer) -> None:
     with urllib.request.urlopen(f"{qdrant_server.url}/collections", timeout=5) as answer:
-        assert json.load(answer)["result"] == {"collections": []}
+        assert "collections" in json.load(answer)["result"]
