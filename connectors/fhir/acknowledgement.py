@@ -11,8 +11,8 @@ https://hl7.org/fhir/R4/http.html, https://hl7.org/fhir/R4/operationoutcome.html
 | type or interaction not in the CapabilityStatement | 404, 405 |
 | request not complete in time | 408 |
 | too long | 413 |
-| XML, or no JSON by its content type | 415 |
-| no JSON, or not the structure of its type | 400 |
+| neither JSON nor XML by its content type, or compressed | 415 |
+| neither JSON nor XML, or not the structure of its type | 400 |
 | structure right, content contradicts itself (id in URL and body) | 400 |
 | Kafka did not confirm in time, or too many requests at once | 503 with Retry-After |
 """

@@ -24,11 +24,11 @@ def capability_statement(*, url: str, date: datetime, software_version: str) -> 
         "software": {"name": "Vigil", "version": software_version},
         "implementation": {"description": "Vigil, clinical event stream: takes data in, serves none", "url": url},
         "fhirVersion": "4.0.1",
-        "format": ["application/fhir+json", "json"],
+        "format": ["application/fhir+json", "json", "application/fhir+xml", "xml"],
         "rest": [
             {
                 "mode": "server",
-                "documentation": "A positive answer means stored (Kafka, all in-sync replicas). XML is refused with 415. Structure "
+                "documentation": "A positive answer means stored (Kafka, all in-sync replicas). Structure "
                 "is validated (R4B models, whose supported types equal R4's), terminology and profiles are not. "
                 "Nothing can be read back.",
                 "security": {

@@ -33,7 +33,6 @@ from connectors.fhir.acknowledgement import (
     OK,
     TOO_LARGE,
     UNPROCESSABLE,
-    UNSUPPORTED_MEDIA_TYPE,
     Answer,
     Issue,
     Verdict,
@@ -129,7 +128,7 @@ class FhirMapper:
         try:
             resource = parse(body, deepest=self.settings.deepest)
         except Unreadable as error:
-            return _refused(UNSUPPORTED_MEDIA_TYPE if error.issue.code == "not-supported" else BAD_REQUEST, (error.issue,))
+            return _refused(BAD_REQUEST, (error.issue,), error.issue.expression)
         kind = kind_of(resource)
         try:
             if kind == "Bundle" and (request.door in ("bundle", "message", "hook", "any")):

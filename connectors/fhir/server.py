@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.contexts import Contexts
-from connectors.fhir import acknowledgement
+from connectors.fhir import acknowledgement, xml
 from connectors.fhir.acknowledgement import (
     MEDIA_TYPE,
     NOT_ALLOWED,
@@ -138,7 +138,7 @@ class FhirServer:
 
         async def metadata(request: Request) -> Response:
             url = str(request.base_url).rstrip("/") + base
-            return _response(Answer(OK, capability_statement(url=url, date=self._now(), software_version=_version())))
+            return _response(Answer(OK, capability_statement(url=url, date=self._now(), software_version=_version())), request)
 
         def door(name: Door) -> Callable[[Request], Awaitable[Response]]:
             async def endpoint(request: Request) -> Response:
@@ -148,7 +148,7 @@ class FhirServer:
                 except Exception as error:  # further out it would be logged with its words, which may quote the request
                     log.error("FHIR: unforeseen %s while answering", type(error).__name__)
                     answer = unconfirmed(self.settings.retry_after)
-                return _response(answer)
+                return _response(answer, request)
 
             return endpoint
 
@@ -265,27 +265,31 @@ class FhirServer:
 async def _no_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else UNAVAILABLE
     words = {NOT_FOUND: "there is nothing here", NOT_ALLOWED: "this interaction is not supported"}
-    return _response(refusal(status, "not-supported", words.get(status, "refused")))
+    return _response(refusal(status, "not-supported", words.get(status, "refused")), request)
+
+
+def _wants_xml(request: Request) -> bool:
+    """Tell whether to answer in XML: as `Accept` says, else as was sent."""
+    accepted = request.headers.get("accept", "").lower()
+    if "xml" in accepted or "json" in accepted:
+        return "xml" in accepted and "json" not in accepted
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() in _XML_TYPES
 
 
 def _check_types(request: Request) -> None:
-    """Refuse what is not JSON by its content type, and what is compressed (a small body may be a huge one)."""
+    """Refuse what is neither JSON nor XML by its content type, and what is compressed (a small body may be a huge one)."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in _XML_TYPES:
-        raise _Refusal(refusal(UNSUPPORTED_MEDIA_TYPE, "not-supported", f"XML is not taken; send {MEDIA_TYPE}"))
-    if kind and kind not in _JSON_TYPES:
+    if kind and kind not in _JSON_TYPES | _XML_TYPES:
         raise _Refusal(refusal(UNSUPPORTED_MEDIA_TYPE, "not-supported", f"not a content type that is taken; send {MEDIA_TYPE}"))
     if request.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         raise _Refusal(refusal(UNSUPPORTED_MEDIA_TYPE, "not-supported", "compressed bodies are not taken"))
 
 
-def _response(answer: Answer) -> Response:
-    return Response(
-        orjson.dumps(answer.body),
-        status_code=answer.status,
-        headers=dict(answer.headers) | {"Cache-Control": "no-store"},
-        media_type=MEDIA_TYPE,
-    )
+def _response(answer: Answer, request: Request) -> Response:
+    headers = dict(answer.headers) | {"Cache-Control": "no-store"}
+    if _wants_xml(request):
+        return Response(xml.of_json(answer.body), status_code=answer.status, headers=headers, media_type=xml.MEDIA_TYPE)
+    return Response(orjson.dumps(answer.body), status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def _version() -> str:

@@ -37,10 +37,18 @@ class Unreadable(ValueError):
         self.issue = issue
 
 
+def is_xml(body: bytes) -> bool:
+    """Tell whether a body is XML, by its first character."""
+    return body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
+
+
 def parse(body: bytes, *, deepest: int) -> Json:
-    """Parse one resource. Raises `Unreadable`: no JSON (RFC 8259, UTF-8), no object, no resourceType, nested too deeply."""
-    if body.lstrip()[:1] == b"<":
-        raise Unreadable(Issue("fatal", "not-supported", "this is XML; send application/fhir+json"))
+    """Parse one resource, JSON or XML. Raises `Unreadable`.
+
+    JSON: RFC 8259 in UTF-8, an object with a resourceType. XML: as `connectors.fhir.xml` says. Neither nested too deeply.
+    """
+    if is_xml(body):
+        return _of_xml(body, deepest)
     try:
         found = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))  # RFC 8259: a parser may ignore a byte order mark
     except orjson.JSONDecodeError as error:
@@ -53,6 +61,24 @@ def parse(body: bytes, *, deepest: int) -> Json:
     if not _TYPE.fullmatch(kind_of(found)):
         raise Unreadable(Issue("fatal", "structure", "no resourceType", "resourceType"))
     return found
+
+
+def _of_xml(body: bytes, deepest: int) -> Json:
+    from connectors.fhir import xml  # on first use: lxml
+
+    try:
+        root = xml.parse(body, deepest=deepest)
+        model = _model(xml.kind_of(root))
+        if model is None:
+            raise Unreadable(Issue("fatal", "structure", "not a FHIR resource"))
+        return xml.to_json(root, model)
+    except xml.Unreadable as error:
+        raise Unreadable(Issue("fatal", error.code, str(error))) from None
+    except ValidationError as error:
+        kind = xml.kind_of(root)
+        # the places are those inside the element that is wrong: only the kind of trouble is certain
+        code, words = _CODES.get(error.errors(include_url=False)[0]["type"], ("value", "not a value of the element's type"))
+        raise Unreadable(Issue("error", code, words, kind)) from None
 
 
 def too_deep(found: Any, deepest: int) -> bool:

@@ -12,7 +12,18 @@ from tests.fhir_resources import observation
         (b'"Patient"', "not a JSON object"),
         (b'{"resourceType": 7}', "no resourceType"),
         (b'{"resourceType": "../x"}', "no resourceType"),
-        (b' <Patient xmlns="http://hl7.org/fhir"/>', "XML"),
+        (b"<Patient", "not XML: line 1"),
+        (b"<Patient/>", "namespace"),
+        (b'<Nonsense xmlns="http://hl7.org/fhir"/>', "not a FHIR resource"),
+        (b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>', "document type"),
+        (b'<!DOCTYPE a><Patient xmlns="http://hl7.org/fhir"/>', "document type"),
+        (
+            b'<Patient xmlns="http://hl7.org/fhir">' + b"<extension>" * 200 + b"</extension>" * 200 + b"</Patient>",
+            "nested more",
+        ),
+        (b'<Patient xmlns="http://hl7.org/fhir">' + b"<extension>" * 9000, "not XML"),
+        (b'<Patient xmlns="http://hl7.org/fhir"><colour value="red"/></Patient>', "structure"),
+        (b'<Observation xmlns="http://hl7.org/fhir"/>', "required"),
         (b'{"resourceType": "Patient", "a": NaN}', "not JSON: line 1 column"),
         (b'{"resourceType": "Patient", "a": "\xff"}', "not JSON"),
         (b'{"resourceType": "Patient", // comment\n}', "not JSON"),
@@ -85,3 +96,20 @@ def test_canonical_content_ignores_order_and_meta():
     other = {"active": True, "id": "1", "resourceType": "Patient"}
     assert canonical(one) == canonical(other)
     assert canonical(one) != canonical(other | {"active": False})
+
+
+def test_xml_says_what_json_says():
+    from fhir.resources.R4B.observation import Observation
+
+    resource = observation(value=72.50, note=[{"text": "Größe < 3"}], meta={"versionId": "3"})
+    words = Observation.model_validate(resource).model_dump_xml()
+    read = parse(words if isinstance(words, bytes) else words.encode(), deepest=50)
+    assert read["valueQuantity"] == resource["valueQuantity"]
+    assert canonical(read) == canonical(resource | {"effectiveDateTime": read["effectiveDateTime"]})
+
+
+def test_a_bomb_of_entities_is_not_expanded():
+    levels = b"".join(b'<!ENTITY l%d "%s">' % (n, b"&l%d;" % (n - 1) * 10) for n in range(1, 12))
+    bomb = b'<!DOCTYPE a [<!ENTITY l0 "ha">' + levels + b']><Patient xmlns="http://hl7.org/fhir"><id value="&l11;"/></Patient>'
+    with pytest.raises(Unreadable):
+        parse(bomb, deepest=50)
