@@ -273,7 +273,7 @@ class PartitionWorker(Generic[E]):
             audit = prediction_audit(
                 entries,
                 agent=self._agent,
-                subject=f"{self.partition.topic}/{self.partition.partition}",
+                subject=f"{self.lane.kind.topic}/{self.partition.partition}",
                 first_offset=inputs[0].record.offset,
                 last_offset=inputs[-1].record.offset,
                 model=self.lane.model,

@@ -3,6 +3,10 @@
 import importlib.util
 from collections.abc import Callable, Iterator
 
+# Here, not at the session's end where its pytest plugin would import it anew: a collection of garbage in the middle of parsing its
+# modules formats the traceback of what a third party left open, which parses too, and CPython 3.11 gives up (SystemError: AST
+# constructor recursion depth mismatch).
+import hypothesis  # noqa: F401
 import pytest
 
 from infra.kafka.jars import why_not

@@ -14,14 +14,53 @@ from tempfile import TemporaryDirectory
 from infra.kafka.host import free_ports
 
 
-@dataclass(frozen=True)
+@dataclass
 class QdrantServer:
-    """Where it answers: REST at `url`, gRPC at `grpc_port` on 127.0.0.1."""
+    """Where it answers: REST at `url`, gRPC at `grpc_port` on 127.0.0.1. May be killed and started again where it was."""
 
-    url: str
+    program: Path
+    folder: Path
     http_port: int
     grpc_port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address, the same over restarts."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        settings = {
+            "QDRANT__STORAGE__STORAGE_PATH": f"{self.folder}/storage",
+            "QDRANT__STORAGE__SNAPSHOTS_PATH": f"{self.folder}/snapshots",
+            "QDRANT__SERVICE__HOST": "127.0.0.1",
+            "QDRANT__SERVICE__HTTP_PORT": str(self.http_port),
+            "QDRANT__SERVICE__GRPC_PORT": str(self.grpc_port),
+            "QDRANT__TELEMETRY_DISABLED": "true",
+        }
+        log = self.folder / "log"
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [str(self.program)], env=os.environ | settings, cwd=self.folder, stdout=out, stderr=out
+            )
+        _wait_until_ready(self, self.process, log)
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> None:
+        """Stop it in good order, or else kill it."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 def binary() -> Path | None:
@@ -40,33 +79,17 @@ def qdrant_server(program: Path) -> Iterator[QdrantServer]:
     """Run the server in a temporary folder on free ports."""
     http, grpc = free_ports(2)
     with TemporaryDirectory(prefix="vigil-qdrant-", ignore_cleanup_errors=True) as folder:
-        settings = {
-            "QDRANT__STORAGE__STORAGE_PATH": f"{folder}/storage",
-            "QDRANT__STORAGE__SNAPSHOTS_PATH": f"{folder}/snapshots",
-            "QDRANT__SERVICE__HOST": "127.0.0.1",
-            "QDRANT__SERVICE__HTTP_PORT": str(http),
-            "QDRANT__SERVICE__GRPC_PORT": str(grpc),
-            "QDRANT__TELEMETRY_DISABLED": "true",
-        }
-        log = Path(folder) / "log"
-        with log.open("wb") as out:
-            process = subprocess.Popen([str(program)], env=os.environ | settings, cwd=folder, stdout=out, stderr=out)
+        server = QdrantServer(program, Path(folder), http, grpc)
         try:
-            server = QdrantServer(f"http://127.0.0.1:{http}", http, grpc, process)
-            _wait_until_ready(server, log)
+            server.start()
             yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            server.stop()
 
 
-def _wait_until_ready(server: QdrantServer, log: Path, timeout: float = 60.0) -> None:
+def _wait_until_ready(server: QdrantServer, process: subprocess.Popen[bytes], log: Path, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and server.process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{server.url}/readyz", timeout=2):
                 return

@@ -1,0 +1,235 @@
+"""The vitals lane with the shipped model on a broker: context, corrections, answers, escalation, and NEWS2 alone."""
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from models.registry import Registry
+from processors.events import FeedbackEvent, Location, PatientEvent, VitalsEvent
+from processors.identity import natural_id
+from processors.rules import CeilingPolicy, EscalationStep, MonitorRules
+from streams.scoring import ABSENT
+from streams.settings import ModelSettings, VitalsStateSettings
+from tests import clinic
+from tests.bedside import ILL, WELL, observation
+from tests.clinic import ORIGIN, Clinic, audited
+from tests.kafka import Kafka, Record
+from tests.lanes import bodies, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+ESCALATES_AFTER = timedelta(seconds=3)
+RULES = MonitorRules(
+    escalation={"high": (EscalationStep(after=ESCALATES_AFTER, route="nurse-in-charge"),)},
+    ceilings={"ward-based care": CeilingPolicy(route="palliative-team")},
+)
+STATE = VitalsStateSettings(tick_seconds=0.2, snapshot_seconds=1.0)
+HYPERCAPNIC = {**WELL, "spo2": 89, "flow": 0}  # scale 1: three points; scale 2: none
+
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "adult": {},
+    "unanswered": {},
+    "answered": {},
+    "child": {"birth_date": "2015-01-01"},
+    "pregnant": {"birth_date": "1995-01-01", "pregnant": True},
+    "scale-1": {},
+    "scale-2": {"spo2_scale": 2, "spo2_scale_decided_by": "dr-7"},
+    "undecided": {"spo2_scale": 2},
+    "corrected": {},
+    "mixed-up": {},
+    "ceiling": {"ceiling_of_care": "ward-based care"},
+    "ceiling-later": {},
+    "merged": {},
+}
+SETS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(CONTEXTS, ILL),
+    "unknown": ILL,
+    **dict.fromkeys(("scale-1", "scale-2", "undecided"), HYPERCAPNIC),
+}
+
+
+@dataclass
+class Course:
+    """What a run left: scores and alerts by patient in order, and the audit."""
+
+    scores: dict[str, list[dict[str, Any]]]
+    alerts: dict[str, list[dict[str, Any]]]
+    audit: list[dict[str, Any]]
+    inputs: dict[str, Record]
+    dead: list[dict[str, Any]]
+
+    def states(self, patient: str) -> list[tuple[str, str]]:
+        return [(alert["state"], alert["route"]) for alert in self.alerts[patient]]
+
+
+def context(patient: str, at: datetime, number: int = 0, **fields: Any) -> PatientEvent:
+    return PatientEvent(
+        **{
+            "id": natural_id("context", patient, number),
+            "patient_id": patient,
+            "birth_date": "1950-01-01",
+            "encounter_id": f"encounter-{patient}",
+            "encounter_status": "in-progress",
+            "location": Location(ward="A"),
+            "effective_at": at,
+            "received_at": at,
+            "origin": ORIGIN,
+            **fields,
+        }
+    )
+
+
+def charted(patient: str, at: datetime, values: dict[str, Any], *, status: str = "final", number: int = 0) -> VitalsEvent:
+    return VitalsEvent(
+        id=natural_id("set", patient, number),
+        patient_id=patient,
+        encounter_id=f"encounter-{patient}",
+        observed_at=at,
+        received_at=datetime.now(UTC),
+        observations=tuple(observation(name, value, status=status) for name, value in values.items()),
+        origin=ORIGIN,
+    )
+
+
+async def collect(site: Clinic) -> Course:
+    scores: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    alerts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for score in await site.read("clinical.scores"):
+        scores[score["patient_id"]].append(score)
+    for alert in await site.read("clinical.alerts"):
+        if "alert_id" in alert:
+            alerts[alert["patient_id"]].append(alert)
+    inputs = {bodies([record])[0]["id"]: record for record in await site.records("clinical.vitals")}
+    return Course(scores, alerts, await site.read("clinical.audit"), inputs, await site.read("clinical.dead-letters"))
+
+
+@pytest.fixture(scope="module")
+def course(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Course:
+    return asyncio.run(_play(Clinic(kafka, tmp_path_factory.mktemp("vitals"), monitor=RULES, state=STATE)))
+
+
+async def _play(site: Clinic) -> Course:
+    """Admit, chart, and then answer, correct, take back, re-route and merge what was raised."""
+    admitted = datetime.now(UTC) - timedelta(hours=1)
+    seen = datetime.now(UTC)
+    await site.write(*(context(patient, admitted, **fields) for patient, fields in CONTEXTS.items()))
+    async with site.running("vitals"):
+        await site.until_done("vitals", "clinical.patients")
+        await site.write(*(charted(patient, seen, values) for patient, values in SETS.items()))
+        await site.until_done("vitals", "clinical.vitals")
+        raised = {patient: steps[0] for patient, steps in (await collect(site)).alerts.items()}
+        now = datetime.now(UTC)
+        await site.write(
+            FeedbackEvent(
+                id=natural_id("answer", 1), patient_id="answered", kind="alert-acknowledged", by="nurse-7", reason="on my way",
+                target_id=raised["answered"]["alert_id"], given_at=now, received_at=now, origin=ORIGIN,
+            ),
+            charted("corrected", seen, WELL, status="corrected", number=1),
+            charted("mixed-up", seen, ILL, status="entered-in-error", number=1),
+            context("ceiling-later", now, 1, ceiling_of_care="ward-based care"),
+            context("merged", now, 1, merged_into="adult"),
+        )  # fmt: skip
+
+        async def escalated() -> bool:
+            return "escalated" in [state for state, _ in (await collect(site)).states("unanswered")]
+
+        await until(escalated, what="nobody answered: the alert climbs")
+        for topic in ("clinical.vitals", "clinical.patients", "clinical.feedback"):
+            await site.until_done("vitals", topic)
+        await asyncio.sleep(ESCALATES_AFTER.total_seconds())  # what else would climb has had its time
+    return await collect(site)
+
+
+def test_a_grave_set_raises_one_alert_that_names_what_it_rests_on(course: Course) -> None:
+    alert, *_ = course.alerts["adult"]
+    (score,) = course.scores["adult"]
+    assert (alert["state"], alert["kind"], alert["severity"], alert["score_id"]) == ("raised", "news2", "high", score["id"])
+    assert score["news2"]["total"] == alert["news2"]["total"] == 8
+    assert "8" in alert["title"]
+    assert 0 <= score["deterioration"]["probability"] <= 1
+    assert score["deterioration"]["model"]["digest"] == Registry.load().entry("deterioration").digest
+    assert not course.dead
+
+
+@pytest.mark.parametrize(
+    ("patient", "reason"), [("child", "under 16"), ("pregnant", "pregnancy recorded"), ("unknown", "age unknown")]
+)
+def test_where_news2_does_not_apply_nothing_alerts_and_the_reason_is_published(
+    course: Course, patient: str, reason: str
+) -> None:
+    (score,) = course.scores[patient]
+    assert score["news2"] is None
+    assert reason in score["news2_reason"]
+    assert not course.alerts[patient]
+
+
+def test_scale_2_counts_by_a_recorded_decision_only(course: Course) -> None:
+    one, two, undecided = (course.scores[patient][0] for patient in ("scale-1", "scale-2", "undecided"))
+    assert [score["news2"]["scale"] for score in (one, two, undecided)] == [1, 2, 1]
+    assert [score["news2"]["total"] for score in (one, two, undecided)] == [3, 0, 3]
+    assert undecided["flags"] == ["scale-2-without-decision"]
+    assert course.alerts["scale-1"] and course.alerts["undecided"] and not course.alerts["scale-2"]
+
+
+@pytest.mark.parametrize("patient", ["corrected", "mixed-up"])
+def test_an_alert_that_rested_on_wrong_values_is_withdrawn(course: Course, patient: str) -> None:
+    raised, withdrawn = course.alerts[patient]
+    assert (raised["state"], withdrawn["state"]) == ("raised", "withdrawn")
+    assert withdrawn["alert_id"] == raised["alert_id"]
+    assert withdrawn["reason"].startswith("corrected or taken back")
+
+
+def test_a_merge_withdraws_the_old_ids_alert(course: Course) -> None:
+    raised, withdrawn = course.alerts["merged"]
+    assert (raised["state"], withdrawn["state"], withdrawn["reason"]) == ("raised", "withdrawn", "merged into adult")
+
+
+def test_an_answer_stops_the_escalation(course: Course) -> None:
+    assert course.states("unanswered") == [("raised", "default"), ("escalated", "nurse-in-charge")]
+    assert course.states("answered") == [("raised", "default"), ("acknowledged", "default")]
+    assert course.alerts["answered"][1]["by"] == "nurse-7"
+
+
+def test_a_ceiling_of_care_reroutes_and_does_not_escalate(course: Course) -> None:
+    assert course.states("ceiling") == [("raised", "palliative-team")]
+    assert course.states("ceiling-later") == [("raised", "default"), ("updated", "palliative-team")]
+    assert "ward-based care" in course.alerts["ceiling-later"][1]["reason"]
+
+
+def test_every_score_is_found_in_the_audit(course: Course) -> None:
+    digest = Registry.load().entry("deterioration").digest
+    entries = {event_id: (entry, record) for event_id, entry, record in audited(course.audit)}
+    scores = [score for scores in course.scores.values() for score in scores]
+    assert set(entries) == {score["id"] for score in scores}
+    for score in scores:
+        entry, record = entries[score["id"]]
+        value = course.inputs[score["source"]["event_id"]].value or b""
+        assert (entry["input_id"], entry["input_digest"]) == (score["source"]["event_id"], sha256(value).hexdigest())
+        assert record["model"]["digest"] == digest
+        assert record["subject"] == f"clinical.vitals/{score['source']['partition']}"
+
+
+async def test_without_a_model_news2_stands_alone_and_says_so(
+    kafka: Kafka, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = clinic.site_registry(tmp_path, champions={"deterioration": "absent"})
+    site = Clinic(kafka, tmp_path, state=STATE, models=ModelSettings(registry=registry))
+    now = datetime.now(UTC)
+    await site.write(context("adult", now))
+    async with site.running("vitals"):
+        await site.until_done("vitals", "clinical.patients")
+        await site.write(charted("adult", now, ILL))
+        await site.until_done("vitals", "clinical.vitals")
+    found = await collect(site)
+    (score,) = found.scores["adult"]
+    assert score["news2"]["total"] == 8
+    assert (score["deterioration"], score["deterioration_reason"]) == (None, ABSENT)
+    assert found.states("adult") == [("raised", "default")]
+    (record,) = found.audit
+    assert record["model"] is None and record["entries"][0]["event_id"] == score["id"]
+    assert "NEWS2 stands alone" in caplog.text
