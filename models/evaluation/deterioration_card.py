@@ -32,7 +32,7 @@ _LEARNED = """\
   A second task: in-hospital death. It teaches what the first set lacks (consciousness) or rarely has (oxygen).
 - Targets are softened: trees, cross-fitted by patient, learn the same labels first, and the network learns their log-odds
   beside the labels (`models/training/deterioration.py`).
-- Split by patient, by a checksum of the id: 25% of cinc2019 never seen (the figures below), 10% for calibration, the rest
+- Split by patient, by a hash of the id: 25% of cinc2019 never seen (the figures below), 10% for calibration, the rest
   learned from. physionet2012 set b was never seen; its death label was not what the output is calibrated to."""
 
 
@@ -55,7 +55,7 @@ def write(
     rules = (deterioration.__doc__ or "").split("\n\n")
     parts += ["## Rules fixed before looking", "\n".join(line.strip() for line in rules[2].splitlines())]
     speed = ", ".join(f"{rate:,.0f} windows/s in calls of {rows}" for rows, rate in rows_per_second.items())
-    parts += ["## Speed", f"One thread of the machine that wrote this card: {speed}."]
+    parts += ["## Speed", f"Per second of one core of the machine that wrote this card: {speed}."]
     return "\n\n".join(parts) + "\n"
 
 

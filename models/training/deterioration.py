@@ -249,6 +249,8 @@ def export(network: Any, scaling: Scaling, out: Path, *, calibration: tuple[floa
 
     import torch
 
+    from models.export import to_onnx
+
     class Calibrated(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -261,14 +263,12 @@ def export(network: Any, scaling: Scaling, out: Path, *, calibration: tuple[floa
         def forward(self, x: Any) -> Any:
             return torch.sigmoid(self.network(x))
 
-    out.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        Calibrated().eval(),
+    to_onnx(
+        Calibrated(),
         (torch.zeros(scaling.hours, BLOCK, INPUTS),),
-        str(out / "model.onnx"),
-        dynamo=False,  # the traced LSTM becomes ONNX's LSTM operator, which ONNX Runtime runs fastest
-        opset_version=17,
-        input_names=["x"],
-        output_names=["probability"],
+        out / "model.onnx",
+        inputs=["x"],
+        outputs=["probability"],
+        dynamic={},
     )
     (out / "scaling.json").write_text(scaling.to_json(), encoding="utf-8")

@@ -10,6 +10,7 @@ Columns are `FEATURES` in the units of `UNITS`; NaN means not measured in that h
 
 import csv
 import gzip
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -151,8 +152,12 @@ class Stays:
 
 
 def part(ids: Sequence[str], *, salt: str = "vigil-2026") -> NDArray[np.float64]:
-    """Place each patient in [0, 1) by a checksum of the id: a split that never moves, whatever else is in the set."""
-    return np.array([zlib.crc32(f"{salt}:{one}".encode()) / 2**32 for one in ids])
+    """Place each patient in [0, 1) by a hash of the id: a split that never moves, whatever else is in the set.
+
+    A true hash, not a CRC: by CRC two salts give splits that follow from one another.
+    """
+    digests = (hashlib.blake2b(f"{salt}:{one}".encode(), digest_size=4).digest() for one in ids)
+    return np.array([int.from_bytes(digest, "big") / 2**32 for digest in digests])
 
 
 def unseen(stays: Stays, learned: NDArray[np.uint32]) -> Stays:

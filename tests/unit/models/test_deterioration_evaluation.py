@@ -1,0 +1,310 @@
+"""Baselines against their published tables, readers against tiny files in the sets' own layout, training end to end."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import Permanent
+from models.evaluation import deterioration as evaluation
+from models.evaluation.deterioration import Logistic, evaluate, fit_logistic, news2, qsofa, sparse, summary
+from models.evaluation.measures import average_precision
+from models.runtimes.deterioration import FEATURES, HOURS
+from models.tasks import Floats, ModelIdentity
+from models.training.vital_sets import part, read, unseen
+
+
+def window(**values: float) -> Floats:
+    found = np.full((1, HOURS, len(FEATURES)), np.nan, np.float32)
+    for name, value in values.items():
+        found[0, -3, FEATURES.index(name)] = value
+    return found
+
+
+WELL = {
+    "respiratory_rate": 16,
+    "spo2": 98,
+    "systolic": 120,
+    "heart_rate": 70,
+    "temperature": 37.0,
+    "oxygen": 0,
+    "consciousness": 0,
+}
+
+WORST = dict(zip(WELL, (26, 90, 85, 135, 34, 1, 1), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "points"),
+    [
+        ({}, 0),
+        ({"respiratory_rate": 8}, 3),
+        ({"respiratory_rate": 9}, 1),
+        ({"respiratory_rate": 12}, 0),
+        ({"respiratory_rate": 20.4}, 0),
+        ({"respiratory_rate": 20.5}, 2),
+        ({"respiratory_rate": 25}, 3),
+        ({"spo2": 91}, 3),
+        ({"spo2": 93}, 2),
+        ({"spo2": 95}, 1),
+        ({"spo2": 96}, 0),
+        ({"systolic": 90}, 3),
+        ({"systolic": 100}, 2),
+        ({"systolic": 110}, 1),
+        ({"systolic": 219}, 0),
+        ({"systolic": 220}, 3),
+        ({"heart_rate": 40}, 3),
+        ({"heart_rate": 50}, 1),
+        ({"heart_rate": 90}, 0),
+        ({"heart_rate": 91}, 1),
+        ({"heart_rate": 111}, 2),
+        ({"heart_rate": 131}, 3),
+        ({"temperature": 35.0}, 3),
+        ({"temperature": 36.0}, 1),
+        ({"temperature": 38.06}, 1),
+        ({"temperature": 39.1}, 2),
+        ({"oxygen": 1}, 2),
+        ({"consciousness": 1}, 3),
+        (
+            {
+                "respiratory_rate": 26,
+                "spo2": 90,
+                "systolic": 85,
+                "heart_rate": 135,
+                "temperature": 34,
+                "oxygen": 1,
+                "consciousness": 1,
+            },
+            20,
+        ),
+    ],
+)
+def test_news2_by_its_published_table(changed: dict[str, float], points: int) -> None:
+    assert news2(window(**WELL | changed)).tolist() == [points]
+
+
+def test_missing_parameters_count_nothing() -> None:
+    assert news2(window()).tolist() == [0]
+    assert qsofa(window()).tolist() == [0]
+    assert news2(window(heart_rate=140)).tolist() == [3]
+
+
+def test_qsofa_by_its_published_rule() -> None:
+    assert qsofa(window(respiratory_rate=22, systolic=100, consciousness=1)).tolist() == [3]
+    assert qsofa(window(respiratory_rate=21, systolic=101, consciousness=0)).tolist() == [0]
+
+
+def test_a_newer_value_counts_not_an_older_one() -> None:
+    windows = window(heart_rate=140)
+    windows[0, -1, FEATURES.index("heart_rate")] = 70
+    assert news2(windows).tolist() == [0]
+
+
+def test_summary_knows_last_mean_lowest_highest_and_age() -> None:
+    windows = window(heart_rate=100)
+    windows[0, -1, 0] = 80
+    columns = summary(windows)[0]
+    assert columns[[0, 7, 14, 21, 28]].tolist() == [80, 90, 80, 100, 0]
+    assert columns[1 + 28] == HOURS  # never measured
+    assert np.isnan(columns[1])
+
+
+def test_the_logistic_baseline_finds_what_is_there(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    windows = np.full((3000, HOURS, len(FEATURES)), np.nan, np.float32)
+    windows[:, -1, 0] = random.normal(80, 15, 3000)
+    labels = (random.random(3000) < 1 / (1 + np.exp(-(windows[:, -1, 0] - 80) / 7))).astype(np.float32)
+    logistic = fit_logistic(summary(windows), labels)
+    best = average_precision(labels, windows[:, -1, 0])
+    assert average_precision(labels, logistic(windows)) == pytest.approx(best, abs=0.005)
+    logistic.save(tmp_path / "l.json")
+    assert np.allclose(Logistic.load(tmp_path / "l.json")(windows), logistic(windows), atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- sets in their own layout
+
+CINC = [
+    "patient",
+    "hour",
+    "HR",
+    "O2Sat",
+    "Temp",
+    "SBP",
+    "MAP",
+    "DBP",
+    "Resp",
+    "FiO2",
+    "Lactate",
+    "Age",
+    "ICULOS",
+    "SepsisLabel",
+]
+
+
+def write_cinc(folder: Path, patients: int = 80, seed: int = 0) -> None:
+    """Patients who, if septic, get worse from hour 20 on; labels from hour 24."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    with gzip.open(folder / "hourly.csv.gz", "wt", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(CINC)
+        for number in range(patients):
+            septic = number % 4 == 0
+            for hour in range(34):
+                worse = septic and hour >= 20
+                row = [random.normal(*pair) for pair in ((115 if worse else 80, 6), (92 if worse else 97, 1), (37.2, 0.4))]
+                row += [
+                    random.normal(*pair) for pair in ((95 if worse else 125, 8), (80, 6), (65, 5), (26 if worse else 16, 2))
+                ]
+                values = ["" if random.random() < 0.2 else f"{value:.1f}" for value in row]
+                out.writerow([f"p{number:05d}", hour, *values, "", "", 70, hour + 1, int(septic and hour >= 24)])
+
+
+def write_physionet(folder: Path, letter: str = "a", patients: int = 40) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(1)
+    with gzip.open(folder / f"set-{letter}.csv.gz", "wt", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["RecordID", "minute", "Parameter", "Value"])
+        for number in range(patients):
+            out.writerow([number, 0, "Age", 60])
+            for hour in range(48):
+                out.writerow([number, 60 * hour + 7, "HR", random.normal(110 if number % 3 == 0 else 80, 5)])
+                out.writerow([number, 60 * hour + 9, "GCS", 9 if number % 3 == 0 else 15])
+    with (folder / f"Outcomes-{letter}.txt").open("w") as file:
+        file.write("RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n")
+        file.writelines(f"{number},1,1,5,-1,{int(number % 3 == 0)}\n" for number in range(patients))
+
+
+def test_both_layouts_are_read(tmp_path: Path) -> None:
+    write_cinc(tmp_path / "one", patients=8)
+    write_physionet(tmp_path / "two", patients=6)
+    hourly, outcome = read(tmp_path)
+    assert (hourly.name, hourly.hourly, len(hourly.ids), len(hourly.labels)) == ("cinc2019", True, 8, 8 * 34)
+    assert hourly.labels.sum() == 2 * 10
+    assert (outcome.name, outcome.hourly, len(outcome.labels)) == ("physionet2012-a", False, 6 * 48)
+    consciousness = outcome.values[:, FEATURES.index("consciousness")].reshape(6, 48)
+    assert consciousness[:, 5].tolist() == [1, 0, 0, 1, 0, 0]
+    assert outcome.scored_rows().tolist() == [47, 95, 143, 191, 239, 287]
+
+
+def test_windows_end_at_the_hour_and_know_nothing_of_other_patients(tmp_path: Path) -> None:
+    write_cinc(tmp_path, patients=3)
+    (stays,) = read(tmp_path)
+    first, last = stays.windows(np.array([34, 67]))
+    assert np.isnan(first[:-1]).all()  # the second patient's first hour
+    assert np.array_equal(first[-1], stays.values[34], equal_nan=True)
+    assert np.array_equal(last, stays.values[44:68], equal_nan=True)
+
+
+def test_impossible_values_and_oxygen_are_read_by_rule(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "hourly.csv.gz", "wt") as file:
+        file.write(",".join(CINC) + "\n")
+        for hour, fraction in enumerate(["0.21", "0.4", "40", "4000", "0.03", ""]):
+            file.write(f"p1,{hour},350,98,37,120,80,60,16,{fraction},,70,{hour},0\n")
+    (stays,) = read(tmp_path)
+    assert np.isnan(stays.values[:, 0]).all()
+    oxygen = stays.values[:, FEATURES.index("oxygen")]
+    assert np.array_equal(oxygen, np.array([0, 1, 1, np.nan, np.nan, np.nan], np.float32), equal_nan=True)
+
+
+def test_a_folder_without_a_set_says_what_it_expected(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(Permanent) as raised:
+            read(place)
+        assert "hourly.csv.gz" in (raised.value.hint or "")
+
+
+def test_a_split_is_by_patient_even_and_independent_of_the_other_splits() -> None:
+    ids = [f"p{number:06d}" for number in range(20_000)]
+    one, other = part(ids), part(ids, salt="other")
+    assert part(ids[5:6])[0] == one[5]
+    assert np.histogram(one, 10, (0, 1))[0] == pytest.approx([2000] * 10, rel=0.1)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+    assert np.histogram(other[one < 0.25], 4, (0, 1))[0] == pytest.approx([1250] * 4, rel=0.1)
+
+
+def test_patients_learned_from_are_known_again(tmp_path: Path) -> None:
+    write_cinc(tmp_path, patients=10)
+    (stays,) = read(tmp_path)
+    known = stays.take(np.arange(10) < 4).checksums()
+    assert unseen(stays, known).ids == stays.ids[4:]
+
+
+class Oracle:
+    """Scores by the heart rate alone."""
+
+    identity = ModelIdentity("oracle", "0", "0")
+    hours, features, horizon_hours = HOURS, FEATURES, 6
+
+    def score(self, windows: Floats) -> Floats:
+        last = np.nan_to_num(evaluation.last_values(windows)[:, 0], nan=80.0)
+        return np.asarray(1 / (1 + np.exp(-(last - 100) / 4)), np.float32)
+
+    def attribute(self, windows: Floats) -> Floats:
+        return np.zeros((len(windows), len(FEATURES)), np.float32)
+
+
+def test_an_evaluation_has_every_figure_with_its_interval(tmp_path: Path) -> None:
+    write_cinc(tmp_path)
+    (stays,) = read(tmp_path)
+    figures = evaluate(Oracle(), stays, rounds=100)
+    found = {metric.name: metric for metric in figures.metrics}
+    assert found["AUROC"].value > 0.9
+    assert found["AUROC"].low <= found["AUROC"].value <= found["AUROC"].high
+    assert set(found["AUROC"].baselines) == {"NEWS2", "qSOFA"}
+    caught = found["onsets caught, at the sensitivity of NEWS2 >= 5"]
+    assert caught.value >= caught.baselines["NEWS2"].value
+    lead = found["lead time (h), at the sensitivity of NEWS2 >= 5"]
+    assert 6 <= lead.value <= 24  # worse from hour 20, onset 6 hours after the first label at 24
+    json.dumps(figures.as_json(), allow_nan=True)
+
+
+def test_a_ward_charts_every_fourth_hour(tmp_path: Path) -> None:
+    write_cinc(tmp_path, patients=4)
+    (stays,) = read(tmp_path)
+    charted = sparse(stays)
+    known = ~np.isnan(charted.values).all(axis=1).reshape(4, 34)
+    assert not known[:, [1, 2, 3, 5]].any()
+    assert known[:, 0].all()
+    assert np.array_equal(charted.labels, stays.labels)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_training_end_to_end_gives_a_model_that_loads_and_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    from models.registry import ModelEntry, Registry, record, seal
+    from models.training.deterioration import Recipe, train
+
+    write_cinc(tmp_path / "data" / "one", patients=120)
+    write_physionet(tmp_path / "data" / "two")
+    recipe = Recipe(hidden=8, steps=60, batch=128, second_batch=16, average=0.9)
+    report = train(tmp_path / "data", tmp_path / "weights", seed=1, recipe=recipe)
+    assert report.losses[-1][2] > 0.8
+    site = tmp_path / "registry.toml"
+    files = {"model.onnx": "", "scaling.json": ""}
+    record(
+        ModelEntry(
+            task="deterioration",
+            name="own",
+            version="1",
+            runtime="onnx-deterioration",
+            location="weights",
+            files=files,
+            licence="x",
+        ),
+        site,
+    )
+    seal(site)
+    model = Registry.load(site).open("deterioration", name="own")
+    figures = evaluation.evaluate_all(model, tmp_path / "data", tmp_path / "weights", rounds=20)
+    assert figures[0].metrics[0].value > 0.8
+    assert figures[0].patients < 60  # the others were learned from
+    again = train(tmp_path / "data", tmp_path / "again", seed=1, recipe=recipe)
+    assert again.calibration == report.calibration
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (tmp_path / "weights" / "model.onnx").read_bytes()
