@@ -18,6 +18,7 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
+from aiokafka.protocol.admin import ApiVersionRequest
 
 from models.errors import Permanent, Transient
 from streams.settings import KafkaSettings
@@ -153,9 +154,15 @@ async def _trouble(settings: KafkaSettings, address: str) -> tuple[str, str]:
     del config["bootstrap_servers"]
     try:
         connection = await create_conn(host.strip("[]"), int(port), **config)
+        try:
+            # A refused token looks like an accepted one until the next request (aiokafka 0.14, `_do_sasl_handshake`: the
+            # broker's challenge is taken for its blessing); a producer would then try to connect for ever.
+            if (await connection.send(ApiVersionRequest())).error_code:
+                raise SaslAuthenticationFailed("the broker still waits for credentials")
+        finally:
+            connection.close()
     except (OSError, KafkaError, TimeoutError, ssl.CertificateError, ValueError) as error:
         return _in_words(settings, error)
-    connection.close()
     return "", ""
 
 

@@ -25,7 +25,7 @@ from aiokafka.partitioner import murmur2
 
 from models.errors import Fatal, Poison, Transient
 from processors.events import Event
-from streams.kafka import aiokafka_config, no_broker
+from streams.kafka import aiokafka_config, no_broker, require_broker
 from streams.settings import Settings
 from streams.wire import Message, encode
 
@@ -63,6 +63,7 @@ class Outbox:
         self._producer = await self._new_producer()
 
     async def _new_producer(self) -> AIOKafkaProducer:
+        await require_broker(self._settings.kafka)  # a producer whose token is refused says nothing, and tries for ever
         producer = AIOKafkaProducer(
             **aiokafka_config(self._settings.kafka),
             acks="all",

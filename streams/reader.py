@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from models.errors import Transient
-from streams.kafka import aiokafka_config, no_broker
+from streams.kafka import aiokafka_config, no_broker, require_broker
 from streams.settings import KafkaSettings
 
 
@@ -23,6 +23,7 @@ class Reader:
         self._consumer: AIOKafkaConsumer = None
 
     async def __aenter__(self) -> "Reader":
+        await require_broker(self._kafka)  # a consumer whose token is refused says nothing, and tries for ever
         consumer = AIOKafkaConsumer(
             **aiokafka_config(self._kafka),
             enable_auto_commit=False,
