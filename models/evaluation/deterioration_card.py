@@ -72,8 +72,8 @@ def _set(each: SetFigures) -> str:
         gains = [str(other.baselines["difference"]) for other in metric.baselines.values()]
         lines.append(f"| model less baseline, paired | | {' | '.join(gains)} |")
     if rest := each.metrics[2:]:
-        lines += ["", "| | model | NEWS2 |", "|---|---|---|"]
-        lines += [f"| {metric.name} | {_plain(metric)} | {metric.baselines.get('NEWS2', '')} |" for metric in rest]
+        lines += ["", "| | model | beside it |", "|---|---|---|"]
+        lines += [f"| {metric.name} | {_plain(metric)} | {_beside(metric)} |" for metric in rest]
         lines += ["", "| mean score | observed rate | hours |", "|---|---|---|"]
         lines += [f"| {mean:.4f} | {rate:.4f} | {hours:,} |" for mean, rate, hours in each.reliability]
     return "\n".join(lines)
@@ -81,3 +81,7 @@ def _set(each: SetFigures) -> str:
 
 def _plain(metric: Metric) -> str:
     return f"{metric.value:.4f}" if metric.low != metric.low else str(metric)
+
+
+def _beside(metric: Metric) -> str:
+    return "; ".join(f"{kind}: {other}" for kind, other in metric.baselines.items())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
-from models.evaluation.deterioration import Logistic, fit_logistic, summary
+from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats

@@ -10,7 +10,7 @@ network above trees on its own inputs.
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.deterioration import summary
+from models.evaluation.baselines import summary
 from models.tasks import Floats
 from models.training.vital_sets import Stays, part
 

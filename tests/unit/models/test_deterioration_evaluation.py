@@ -10,7 +10,8 @@ import pytest
 
 from models.errors import Permanent
 from models.evaluation import deterioration as evaluation
-from models.evaluation.deterioration import Logistic, evaluate, fit_logistic, news2, qsofa, sparse, summary
+from models.evaluation.baselines import Logistic, fit_logistic, last_values, news2, qsofa, summary
+from models.evaluation.deterioration import evaluate, sparse
 from models.evaluation.measures import average_precision
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
@@ -241,11 +242,15 @@ class Oracle:
     hours, features, horizon_hours = HOURS, FEATURES, 6
 
     def score(self, windows: Floats) -> Floats:
-        last = np.nan_to_num(evaluation.last_values(windows)[:, 0], nan=80.0)
+        last = np.nan_to_num(last_values(windows)[:, 0], nan=80.0)
         return np.asarray(1 / (1 + np.exp(-(last - 100) / 4)), np.float32)
 
     def attribute(self, windows: Floats) -> Floats:
-        return np.zeros((len(windows), len(FEATURES)), np.float32)
+        effects = np.zeros((len(windows), len(FEATURES)), np.float32)
+        without = windows.copy()
+        without[:, :, 0] = np.nan
+        effects[:, 0] = self.score(windows) - self.score(without)
+        return effects
 
 
 def test_an_evaluation_has_every_figure_with_its_interval(tmp_path: Path) -> None:
@@ -261,6 +266,20 @@ def test_an_evaluation_has_every_figure_with_its_interval(tmp_path: Path) -> Non
     lead = found["lead time (h), at the sensitivity of NEWS2 >= 5"]
     assert 6 <= lead.value <= 24  # worse from hour 20, onset 6 hours after the first label at 24
     json.dumps(figures.as_json(), allow_nan=True)
+
+
+def test_deletion_tells_a_true_explanation_from_a_false_one(tmp_path: Path) -> None:
+    class Liar(Oracle):
+        def attribute(self, windows: Floats) -> Floats:
+            return -super().attribute(windows)
+
+    write_cinc(tmp_path)
+    (stays,) = read(tmp_path)
+    rows = np.flatnonzero(stays.labels)
+    windows, groups = stays.windows(rows), stays.stay_of[rows]
+    true, false = (evaluation.faithfulness(model, windows, groups, remove=1) for model in (Oracle(), Liar()))
+    assert true.low > true.baselines["at random"].high
+    assert false.high < false.baselines["at random"].low
 
 
 def test_a_ward_charts_every_fourth_hour(tmp_path: Path) -> None:
