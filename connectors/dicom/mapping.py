@@ -6,6 +6,7 @@ every hop writes anew): the same object sent again gives the same event id, the 
 
 import logging
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from processors.identity import content_hash, natural_id
 # pydicom warns and logs about every odd value, and quotes it: that may be patient text. What matters is in `Outcome.reason`.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 DICOM_MEDIA_TYPE = "application/dicom"  # RFC 3240
 PNG_MEDIA_TYPE = "image/png"
