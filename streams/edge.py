@@ -4,22 +4,31 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from connectors.contexts import MemoryContexts
+from connectors.dicom.mapping import Outcome as DicomOutcome
 from connectors.dicom.server import DicomServer, disk_pressure
+from connectors.fhir.acknowledgement import Answer
+from connectors.fhir.handling import Outcome as FhirOutcome
 from connectors.fhir.server import FhirServer
 from connectors.hl7.handling import Hl7Mapper
+from connectors.hl7.handling import Outcome as Hl7Outcome
 from connectors.hl7.server import MllpServer
+from connectors.hl7.settings import Peer as Hl7Peer
 from connectors.identity import Identities
 from connectors.objects import ObjectStore
-from models.errors import Poison, Transient
-from processors.events import PatientEvent
+from connectors.publisher import Publisher
+from models.errors import Fatal, Poison, Transient
+from processors.events import Event, PatientEvent
 from streams.clock import Clock, clock_of
+from streams.health import EdgePages
+from streams.metrics import EdgeMetrics
 from streams.outbox import Outbox
 from streams.publisher import KafkaPublisher
 from streams.reader import Reader
@@ -28,20 +37,40 @@ from streams.wire import decode
 
 log = logging.getLogger("vigil.edge")
 
+T = TypeVar("T")
+_LOOK: Final = 2.0  # seconds between looks whether Kafka answers
+
 
 async def serve(settings: Settings, addresses: Path | None = None) -> None:
-    """Run the connectors until SIGINT or SIGTERM. `addresses`: where to write, as JSON, what listens where."""
+    """Run the connectors until SIGINT or SIGTERM. `addresses`: where to write, as JSON, what listens where.
+
+    Raises `Fatal` when a connector cannot listen, or no longer does.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with Edge(settings) as edge:
+    edge = Edge(settings)
+    async with EdgePages(edge.unready, edge.metrics, settings.worker) as pages:
+        log.info("health and metrics on http://%s:%d", *pages.address)
+        running = asyncio.create_task(_run(edge, pages, addresses))
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            log.info("stopping: what is in flight is answered first")
+        running.cancel()  # while Kafka is away it may not even have started
+        stop.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def _run(edge: "Edge", pages: EdgePages, addresses: Path | None) -> None:
+    async with edge:
         if addresses is not None:
-            await asyncio.to_thread(_write, addresses, edge.addresses)
+            await asyncio.to_thread(_write, addresses, {**edge.addresses, "health": pages.address})
         for name, (host, port) in edge.addresses.items():
             log.info("%s listens on %s:%d", name, host, port)
-        await stopping.wait()
-        log.info("stopping: what is in flight is answered first")
+        await edge.watch()
 
 
 class Edge:
@@ -51,49 +80,162 @@ class Edge:
         self._settings = settings
         self._clock = clock or clock_of(settings.clock)
         self._stack = contextlib.AsyncExitStack()
+        self._outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/connectors")
+        self._publisher = KafkaPublisher(self._outbox, self._clock, timeout=settings.engine.publish_timeout)
+        self._trouble = "starting"
+        self.metrics = EdgeMetrics()
         self.addresses: dict[str, tuple[str, int]] = {}
 
+    def unready(self) -> str:
+        """Return why nothing can be taken now, in words; empty when it can."""
+        return self._trouble
+
     async def __aenter__(self) -> "Edge":
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._trouble = ""
+        return self
+
+    async def _start(self) -> None:
         settings = self._settings
-        outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/connectors")
-        await _until_it_works("Kafka", outbox.start, settings)
-        self._stack.push_async_callback(outbox.stop)
-        publisher = KafkaPublisher(outbox, self._clock, timeout=settings.engine.publish_timeout)
+        self._stack.push_async_callback(self._outbox.stop)
+        await self._until_it_works("Kafka", self._outbox.start)
         identities = Identities(settings.identity)
         contexts = MemoryContexts()
-        known = await _until_it_works("the patients' contexts", lambda: read_contexts(settings, contexts), settings)
+        known = await self._until_it_works("the patients' contexts", lambda: read_contexts(settings, contexts))
         log.info("contexts of %d patients are known", known)
         starts = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom}
         for name in settings.connectors.enabled:
-            self.addresses[name] = await starts[name](publisher, identities, contexts)
-        return self
+            self.addresses[name] = await starts[name](Measured(self._publisher, name, self.metrics), identities, contexts)
 
     async def __aexit__(self, *exc: object) -> None:
+        self._trouble = "stopping"
         await self._stack.aclose()
 
-    async def _mllp(self, publisher: KafkaPublisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
-        own = self._settings.connectors.mllp
-        server = MllpServer(own, Hl7Mapper(own, identities, contexts), publisher, self._clock)
-        address = await server.start()
+    async def watch(self) -> None:
+        """Look now and then whether Kafka still answers, for `unready`: where nothing arrives, nothing would notice."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            was, self._trouble = self._trouble, "" if await self._outbox.answers() else "Kafka does not answer"
+            if was != self._trouble:
+                log.warning("not ready: %s", self._trouble) if self._trouble else log.info("ready again: Kafka answers")
+
+    async def _until_it_works(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        engine = self._settings.engine
+        wait = engine.backoff_first
+        while True:
+            try:
+                return await work()
+            except Transient as error:
+                self._trouble = f"{what}: {error}"
+                hint = f" ({error.hint})" if error.hint else ""
+                log.warning("%s not there yet: %s%s; trying again in %.1f s", what, error, hint, wait)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, engine.backoff_most)
+
+    async def _mllp(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
+        own, metrics = self._settings.connectors.mllp, self.metrics
+
+        def observe(peer: Hl7Peer, outcome: Hl7Outcome, seconds: float) -> None:
+            metrics.message("mllp", peer.name, outcome.verdict)
+            metrics.answer("mllp", outcome.code, seconds)
+
+        server = MllpServer(own, Hl7Mapper(own, identities, contexts), publisher, self._clock, observe=observe)
+        try:
+            address = await server.start()
+        except (OSError, ValueError) as error:
+            raise Fatal(f"MLLP cannot listen on {own.host}:{own.port}: {error}", hint="is the port taken?") from error
         self._stack.push_async_callback(server.stop)
+        metrics.watch("mllp", lambda: server.connections, server.counts)
         return address
 
-    async def _dicom(self, publisher: KafkaPublisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
-        own, objects = self._settings.connectors.dicom, ObjectStore(self._settings.objects)
+    async def _dicom(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
+        own, objects, metrics = self._settings.connectors.dicom, ObjectStore(self._settings.objects), self.metrics
         pressure = disk_pressure(Path(self._settings.objects.url), own.min_free_bytes)
+
+        def observe(outcome: DicomOutcome, status: int, seconds: float) -> None:
+            metrics.message("dicom", "", outcome.verdict)
+            metrics.answer("dicom", f"{status:04X}", seconds)
+
         server = DicomServer(
-            own, publisher=publisher, store=objects, identities=identities, now=self._clock, under_pressure=pressure
+            own,
+            publisher=publisher,
+            store=objects,
+            identities=identities,
+            now=self._clock,
+            under_pressure=pressure,
+            observe=observe,
         )
         await server.start()
         self._stack.push_async_callback(server.stop)
+        metrics.watch("dicom", lambda: server.associations)
         return own.host, server.port
 
-    async def _fhir(self, publisher: KafkaPublisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
-        own = self._settings.connectors.fhir
-        server = FhirServer(own, publisher=publisher, identities=identities, now=self._clock, contexts=contexts)
+    async def _fhir(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
+        own, metrics = self._settings.connectors.fhir, self.metrics
+
+        def observe(peer: str, outcome: FhirOutcome, answer: Answer, seconds: float) -> None:
+            metrics.message("fhir", peer, outcome.verdict)
+
+        server = FhirServer(
+            own, publisher=publisher, identities=identities, now=self._clock, contexts=contexts, observe=observe
+        )
+        requests = CountedRequests("fhir", metrics)
+        server.app.add_middleware(requests.around)
         address = await server.start()
         self._stack.push_async_callback(server.stop)
+        metrics.watch("fhir", lambda: requests.under_way)
         return address
+
+
+class Measured:
+    """A connector's way to the publisher, which counts what goes through it."""
+
+    def __init__(self, publisher: Publisher, connector: str, metrics: EdgeMetrics) -> None:
+        self._publisher = publisher
+        self._connector = connector
+        self._metrics = metrics
+
+    async def publish(self, events: Sequence[Event], *, timeout: float | None = None) -> None:
+        """Publish, and count; raises what the publisher raises."""
+        began = monotonic()
+        try:
+            await self._publisher.publish(events, timeout=timeout)
+        except (Exception, asyncio.CancelledError) as error:
+            self._metrics.unconfirmed(self._connector, type(error).__name__.lower())
+            raise
+        self._metrics.published(self._connector, (event.topic for event in events), monotonic() - began)
+
+
+class CountedRequests:
+    """ASGI middleware that counts every answer, those too that are given before a request is read."""
+
+    def __init__(self, connector: str, metrics: EdgeMetrics) -> None:
+        self._connector = connector
+        self._metrics = metrics
+        self.under_way = 0
+
+    def around(self, app: Any) -> Any:
+        """Return the app with the counting around it."""
+
+        async def counted(scope: Any, receive: Any, send: Any) -> None:
+            began = monotonic()
+
+            async def sent(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    self._metrics.answer(self._connector, str(message["status"]), monotonic() - began)
+                await send(message)
+
+            self.under_way += 1
+            try:
+                await app(scope, receive, sent)
+            finally:
+                self.under_way -= 1
+
+        return counted
 
 
 async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
@@ -107,17 +249,6 @@ async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
                     with contextlib.suppress(Poison):  # the lane makes it a dead letter
                         contexts.remember(decode(PatientEvent, record))
     return len(contexts)
-
-
-async def _until_it_works(what: str, work: Any, settings: Settings) -> Any:
-    wait = settings.engine.backoff_first
-    while True:
-        try:
-            return await work()
-        except Transient as error:
-            log.warning("%s not there yet: %s; trying again in %.1f s", what, error, wait)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, settings.engine.backoff_most)
 
 
 @contextlib.asynccontextmanager

@@ -1,13 +1,24 @@
-"""What an operator and an orchestrator ask of a lane's process: /live, /ready, /metrics, on Faust's own web server."""
+"""What an operator and an orchestrator ask of a process: /live, /ready, /metrics.
 
-from typing import Any
+A lane answers on Faust's own web server (`add_pages`), the connectors' process on one like the connectors' own (`EdgePages`).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client import generate_latest
 
-from streams.engine import Engine
+from connectors.serving import HttpServer
+from streams.metrics import EdgeMetrics
+from streams.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from streams.engine import Engine
+
+_TEXT = "text/plain; version=0.0.4"
 
 
-def add_pages(app: Any, engine: Engine) -> None:
+def add_pages(app: Any, engine: "Engine") -> None:
     """Serve the pages of one lane.
 
     /live   200 while the process is worth keeping; 503 after a failure (it is about to exit).
@@ -28,4 +39,55 @@ def add_pages(app: Any, engine: Engine) -> None:
 
     @app.page("/metrics", name="metrics")  # type: ignore[untyped-decorator]
     async def metrics(view: Any, request: Any) -> Any:
-        return view.text(generate_latest(engine.metrics.registry).decode(), content_type="text/plain; version=0.0.4")
+        return view.text(generate_latest(engine.metrics.registry).decode(), content_type=_TEXT)
+
+
+class EdgePages:
+    """The pages of the connectors' process, up before the connectors are. Use as an async context manager.
+
+    /live   200 while the process is worth keeping.
+    /ready  200 when all connectors listen and Kafka answers; 503 with the reason in words.
+    /metrics  Prometheus text format.
+    """
+
+    def __init__(self, unready: Callable[[], str], metrics: EdgeMetrics, worker: WorkerSettings) -> None:
+        """`unready` says why the connectors are not ready, in words, or nothing."""
+        self._unready = unready
+        self._metrics = metrics
+        self._server = HttpServer(
+            self._app(),
+            host=worker.health_host,
+            port=worker.health_port,
+            tls=None,
+            connections=64,
+            header_timeout=5.0,
+            idle_timeout=30.0,
+        )
+        self.address = ("", 0)
+
+    def _app(self) -> Any:
+        from starlette.applications import Starlette
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse, Response
+        from starlette.routing import Route
+
+        async def live(request: Request) -> Response:
+            return JSONResponse({"live": True})
+
+        async def ready(request: Request) -> Response:
+            why = self._unready()
+            return JSONResponse({"ready": not why, "reason": why}, status_code=503 if why else 200)
+
+        async def metrics(request: Request) -> Response:
+            self._metrics.ready.set(int(not self._unready()))
+            return Response(generate_latest(self._metrics.registry), media_type=_TEXT)
+
+        return Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)])
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises `Fatal` when the address cannot be had."""
+        self.address = await self._server.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._server.stop()

@@ -1,6 +1,11 @@
-"""What a lane tells Prometheus. Labels carry lanes, stages and reasons: never a patient, never a text."""
+"""What lanes and connectors tell Prometheus. Labels carry lanes, connectors, stages and reasons: never a patient, never a text."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -41,6 +46,11 @@ class LaneMetrics:
             "end_to_end_seconds", "from the input's Kafka timestamp to its outputs confirmed", _SECONDS
         ).labels(**constant)
         self._events = counter("events", "outputs by kind and state (alerts raised, scores late, ...)", ("kind",))
+        self._missed = counter(
+            "missed",
+            "records that can never be read: retention took them, or the log was replaced",
+            ("topic", "partition", "reason"),
+        )
         self.lane = lane
 
     def produced(self, topic: str, count: int = 1) -> None:
@@ -59,6 +69,10 @@ class LaneMetrics:
         """Set a partition's lag."""
         self._lag.labels(self.lane, topic, partition).set(records)
 
+    def missed(self, topic: str, partition: int, reason: str, records: int) -> None:
+        """Count records that the log lost before they were read."""
+        self._missed.labels(self.lane, topic, partition, reason).inc(records)
+
     def event(self, kind: str, count: int = 1) -> None:
         """Count an output of a kind."""
         self._events.labels(self.lane, kind).inc(count)
@@ -67,3 +81,79 @@ class LaneMetrics:
         """Note one run of a model."""
         self._model_batch.labels(self.lane, model).observe(items)
         self._model_seconds.labels(self.lane, model).observe(seconds)
+
+
+class EdgeMetrics(Collector):
+    """The metrics of the connectors' process. A peer stands in a label by its name in the settings, never by what it sent.
+
+    May be told from any thread. What a server counts by itself is read when somebody asks (`watch`).
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"vigil_connector_{name}", text, ("connector", *labels), registry=self.registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            name = f"vigil_connector_{name}_seconds"
+            return Histogram(name, text, ("connector",), registry=self.registry, buckets=_SECONDS)
+
+        self._messages = counter("messages", "messages answered, by what became of them", "peer", "verdict")
+        self._answers = counter("answers", "answers given: AA, AE, ..., HTTP statuses, DICOM statuses", "answer")
+        self._published = counter("published", "events that Kafka confirmed, the dead letters among them", "topic")
+        self._unconfirmed = counter("unconfirmed", "messages whose events Kafka did not confirm", "reason")
+        self._answer_seconds = seconds("answer", "from a whole message to its answer")
+        self._publish_seconds = seconds("publish", "from handing events over to Kafka's confirmation")
+        self._last = Gauge(
+            "vigil_connector_last_message_timestamp_seconds",
+            "when a peer's last message was answered: a feed that has gone quiet",
+            ("connector", "peer"),
+            registry=self.registry,
+        )
+        self.ready = Gauge("vigil_connectors_ready", "1 when all connectors listen and Kafka answers", registry=self.registry)
+        self._connections: dict[str, Callable[[], int]] = {}
+        self._counts: dict[str, Mapping[str, int]] = {}
+        self.registry.register(self)
+
+    def watch(self, connector: str, connections: Callable[[], int], counts: Mapping[str, int] | None = None) -> None:
+        """Show a connector's open connections, and what it counts by `peer:name`."""
+        self._connections[connector] = connections
+        self._unconfirmed.labels(connector, "transient")  # a counter that is first seen at 1 has no increase
+        if counts is not None:
+            self._counts[connector] = counts
+
+    def message(self, connector: str, peer: str, verdict: str) -> None:
+        """Count a message that was answered."""
+        self._messages.labels(connector, peer, verdict).inc()
+        self._last.labels(connector, peer).set(time.time())
+
+    def answer(self, connector: str, answer: str, seconds: float) -> None:
+        """Count an answer."""
+        self._answers.labels(connector, answer).inc()
+        self._answer_seconds.labels(connector).observe(seconds)
+
+    def published(self, connector: str, topics: Iterable[str], seconds: float) -> None:
+        """Count the events of one message, by their topics, once they are confirmed."""
+        for topic in topics:
+            self._published.labels(connector, topic).inc()
+        self._publish_seconds.labels(connector).observe(seconds)
+
+    def unconfirmed(self, connector: str, reason: str) -> None:
+        """Count a message that Kafka did not confirm, by the kind of error."""
+        self._unconfirmed.labels(connector, reason).inc()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read what the servers know: Prometheus' own call."""
+        gauge = GaugeMetricFamily("vigil_connector_connections", "open connections", labels=("connector",))
+        for connector, connections in self._connections.items():
+            gauge.add_metric((connector,), connections())
+        yield gauge
+        words = "what else happened, by its name in CONFORMANCE.md"
+        family = CounterMetricFamily("vigil_connector_occurrences", words, labels=("connector", "peer", "what"))
+        for connector, counts in self._counts.items():
+            for key, number in list(counts.items()):
+                peer, colon, what = key.rpartition(":")
+                if colon:
+                    family.add_metric((connector, peer, what), number)
+        yield family

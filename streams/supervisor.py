@@ -64,24 +64,34 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
-            with child.log.open("ab") if child.log else contextlib.nullcontext() as output:
-                child.process = await asyncio.create_subprocess_exec(
-                    *child.command,
-                    env={**os.environ, **child.env},
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-                )
-            code = await child.process.wait()
+            try:
+                child.process = await self._spawn(child)
+            except OSError as error:  # no process or no memory to be had, or nowhere to write its log
+                ended = f"cannot be started ({error.strerror})"
+            else:
+                if self._stopping.is_set():  # told to stop while it was being started: `stop` did not see it yet
+                    with contextlib.suppress(ProcessLookupError):
+                        child.process.terminate()
+                ended = _said(await child.process.wait())
             if self._stopping.is_set():
                 return
             child.wait = _FIRST if time.monotonic() - began > _CALM else child.wait
-            log.warning("%s ended with code %d; started again in %.0f s", child.name, code, child.wait)
+            log.warning("%s %s; started again in %.0f s", child.name, ended, child.wait)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), child.wait)
             child.wait = min(2 * child.wait, _MOST)
             child.restarts += 1
+
+    async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+        with child.log.open("ab") if child.log else contextlib.nullcontext() as output:
+            return await asyncio.create_subprocess_exec(
+                *child.command,
+                env={**os.environ, **child.env},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
 
     async def stop(self) -> None:
         """SIGTERM to all, wait for the grace time, SIGKILL to whoever is left."""
@@ -101,6 +111,10 @@ class Supervisor:
             if late:
                 await asyncio.wait(late, timeout=5)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _said(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _die_with_parent() -> None:

@@ -82,6 +82,12 @@ class DicomServer:
         """The port that is listened on."""
         return int(self._server.server_address[1])
 
+    @property
+    def associations(self) -> int:
+        """Open associations."""
+        server = self._server
+        return sum(one.is_established for one in server.active_associations) if server is not None else 0
+
     async def start(self) -> tuple[str, int]:
         """Listen, and return the address. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
         self._loop = asyncio.get_running_loop()

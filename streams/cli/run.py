@@ -40,7 +40,7 @@ def up(
     workers: Annotated[int, typer.Option(help="worker processes of each lane on this machine", min=1)] = 1,
     lane: Annotated[list[str] | None, typer.Option(help="only these lanes; may be repeated")] = None,
     connectors: Annotated[bool, typer.Option(help="also run the connectors (`vigil serve`)")] = True,
-    first_port: Annotated[int, typer.Option(help="health ports from here on; 0: any free ones")] = 9101,
+    first_port: Annotated[int, typer.Option(help="health ports from here on, the connectors' last; 0: any free ones")] = 9101,
     first_slot: Annotated[int, typer.Option(help="slots from here on; unique per lane and host", min=0)] = 0,
 ) -> None:
     """Run every lane as its own process, restart what fails. Workers on other machines join the same groups."""
@@ -58,7 +58,9 @@ def up(
         raise Permanent(f"there are no lanes {', '.join(sorted(unknown))}", hint=f"lanes: {', '.join(LANES)}")
     children = lane_children(chosen, workers, first_port=first_port, first_slot=first_slot)
     if connectors:
-        children.append(Child("connectors", [sys.executable, "-m", "streams.cli", "serve"]))
+        port = first_port + len(children) if first_port else 0
+        own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
+        children.append(Child("connectors", [sys.executable, "-m", "streams.cli", "serve"], own))
     asyncio.run(Supervisor(children, grace=settings.engine.grace + 10).run())
 
 

@@ -1,0 +1,201 @@
+"""The connectors' process as its operator sees it: /live, /ready, /metrics of `vigil serve`, a real process on a real broker."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydicom.uid import SecondaryCaptureImageStorage
+from pynetdicom import AE
+
+from connectors.hl7.sender import MllpSender
+from infra.kafka.host import free_ports
+from models.errors import Transient
+from processors.events import TOPICS
+from tests import dicom_objects, fhir_resources
+from tests.hl7_messages import vitals
+from tests.kafka import Kafka
+from tests.lanes import until
+from tests.vitals import LaneProcess
+
+pytestmark = pytest.mark.kafka
+
+SURNAME = "Verylongpatientname"
+
+
+class Serving:
+    """`vigil serve` and its addresses."""
+
+    def __init__(self, kafka_address: str, folder: Path, *, prefix: str = "", embedded: bool = False, **env: str) -> None:
+        self._file = folder / "addresses.json"
+        self.port = free_ports(1)[0]
+        command = [sys.executable, "-m", "streams.cli", "serve", "--addresses", str(self._file)]
+        settings = {
+            "VIGIL_KAFKA__BOOTSTRAP": kafka_address,
+            "VIGIL_KAFKA__TOPIC_PREFIX": prefix,
+            "VIGIL_KAFKA__EMBEDDED": str(embedded).lower(),
+            "VIGIL_OBJECTS__URL": str(folder / "objects"),
+            "VIGIL_WORKER__HEALTH_PORT": str(self.port),
+            "VIGIL_ENGINE__BACKOFF_MOST": "0.5",
+            "VIGIL_ENGINE__PUBLISH_TIMEOUT": "2",
+            "VIGIL_CONNECTORS__MLLP__PUBLISH_SECONDS": "2",
+            "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
+            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
+            **{f"VIGIL_CONNECTORS__{name}__PORT": "0" for name in ("MLLP", "FHIR", "DICOM")},
+        }
+        self.process = LaneProcess("serve", {**settings, **env}, folder / "serve.log", command=command)
+
+    @property
+    def addresses(self) -> dict[str, Any]:
+        return dict(json.loads(self._file.read_text()))
+
+    def page(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10)
+
+    def ready(self) -> bool:
+        try:
+            return self.page("/ready").status_code == 200
+        except httpx.TransportError:
+            assert self.process.running, self.process.log
+            return False
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Samples by name and label values, in the labels' alphabetical order."""
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.page("/metrics").text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+async def serving(kafka: Kafka, tmp_path: Path) -> AsyncIterator[Serving]:
+    prefix = kafka.name("edge") + "."
+    for topic in TOPICS:
+        kafka.create(prefix + topic, 1)
+    serving = Serving(kafka.bootstrap, tmp_path, prefix=prefix, embedded=kafka.kind == "embedded")
+    serving.process.start()
+    try:
+        await until(lambda: asyncio.to_thread(serving.ready), within=60, what="ready")
+        yield serving
+    finally:
+        code = await asyncio.to_thread(serving.process.stop)
+    assert code == 0, serving.process.log
+
+
+async def test_messages_are_counted_by_connector_and_answer(serving: Serving) -> None:
+    where = serving.addresses
+    assert where["health"] == ["127.0.0.1", serving.port]
+    before = serving.metrics()
+    assert before["vigil_connectors_ready",] == 1
+    assert before["vigil_connector_unconfirmed_total", "mllp", "transient"] == 0
+
+    pid = f"PID|1||12345678^^^HOSP^MR||{SURNAME}^Ann"
+    async with MllpSender(*where["mllp"], timeout=10, pause=0.05, longest_pause=1) as sender:
+        ack = await sender.send(vitals("OBX|1|NM|8867-4^Heart rate^LN||72|/min|||||F", pid=pid, control_id="1"))
+        assert ack.code in ("AA", "CA")
+        await sender.send(b"MSH|^~\\&|A|B|C|D|20260101||ZZZ^Z99|2|P|2.5.1\r")
+        await until(lambda: serving.metrics()["vigil_connector_connections", "mllp"] == 1, what="a connection is seen")
+    base = "http://{}:{}/fhir".format(*where["fhir"])
+    async with httpx.AsyncClient(headers={"content-type": "application/fhir+json"}) as client:
+        assert (await client.post(f"{base}/Observation", json=fhir_resources.observation())).status_code == 201
+        assert (await client.post(f"{base}/Observation", content=b"{")).status_code == 400
+        assert (await client.post(f"{base}/nowhere/at/all", content=b"{}")).status_code == 404
+    status = await asyncio.to_thread(_store, where["dicom"])
+    assert status == 0
+
+    found = serving.metrics()
+    assert found["vigil_connector_answers_total", ack.code, "mllp"] >= 1
+    assert found["vigil_connector_messages_total", "mllp", "loopback", "accepted"] == 1
+    assert found["vigil_connector_occurrences_total", "mllp", "loopback", "connected"] == 1
+    assert found["vigil_connector_published_total", "mllp", "clinical.vitals"] >= 1
+    for answer in ("201", "400", "404"):
+        assert found["vigil_connector_answers_total", answer, "fhir"] == 1
+    assert found["vigil_connector_published_total", "fhir", "clinical.vitals"] == 1
+    assert found["vigil_connector_answers_total", "0000", "dicom"] == 1
+    assert found["vigil_connector_published_total", "dicom", "clinical.images"] == 1
+    for connector in ("mllp", "fhir", "dicom"):
+        assert found["vigil_connector_answer_seconds_count", connector] >= 1
+        assert found["vigil_connector_publish_seconds_count", connector] >= 1
+    page = serving.page("/metrics").text
+    assert SURNAME not in page
+    assert "12345678" not in page
+    assert serving.page("/live").json() == {"live": True}
+
+
+def _store(address: list[Any]) -> int:
+    """C-STORE one picture; returns the status."""
+    dataset = dicom_objects.make()
+    entity = AE(ae_title="TEST")
+    entity.add_requested_context(dataset.SOPClassUID or SecondaryCaptureImageStorage, dataset.file_meta.TransferSyntaxUID)
+    association = entity.associate(address[0], address[1])
+    assert association.is_established
+    try:
+        return int(association.send_c_store(dataset).Status)
+    finally:
+        association.release()
+
+
+@pytest.mark.real_kafka
+async def test_a_broker_that_goes_away_makes_it_unready_and_counts(serving: Serving, kafka: Kafka) -> None:
+    kafka.kill()
+    await until(lambda: asyncio.to_thread(lambda: not serving.ready()), what="not ready")
+    assert serving.page("/ready").json() == {"ready": False, "reason": "Kafka does not answer"}
+    assert serving.page("/live").status_code == 200  # a restart would mend nothing
+    assert serving.metrics()["vigil_connectors_ready",] == 0
+    with pytest.raises(Transient):
+        async with MllpSender(*serving.addresses["mllp"], timeout=6, attempts=1) as sender:
+            await sender.send(vitals("OBX|1|NM|8867-4^Heart rate^LN||72|/min|||||F", control_id="2"))
+    assert serving.metrics()["vigil_connector_unconfirmed_total", "mllp", "transient"] >= 1
+    await asyncio.to_thread(kafka.start)
+    await until(lambda: asyncio.to_thread(serving.ready), what="ready again")
+    assert "ready again: Kafka answers" in serving.process.log
+
+
+async def test_without_a_broker_it_says_so_and_still_stops_when_told(tmp_path: Path) -> None:
+    serving = Serving("127.0.0.1:1", tmp_path)
+    serving.process.start()
+    try:
+        await until(lambda: asyncio.to_thread(_answers, serving, "/live"), what="alive")
+        await until(lambda: "nothing listens" in serving.page("/ready").json()["reason"], what="the reason")
+        assert serving.page("/ready").status_code == 503
+        serving.process.signal(signal.SIGTERM)
+        await until(lambda: not serving.process.running, within=5, what="the end")
+        assert serving.process.code == 0
+    finally:
+        if serving.process.running:
+            serving.process.kill()
+
+
+def _answers(serving: Serving, path: str) -> bool:
+    try:
+        return serving.page(path).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("taken", ["MLLP", "FHIR", "DICOM", "health"])
+async def test_a_port_that_is_taken_is_said_in_words(kafka: Kafka, tmp_path: Path, taken: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        name = "VIGIL_WORKER__HEALTH_PORT" if taken == "health" else f"VIGIL_CONNECTORS__{taken}__PORT"
+        env = {name: port, "VIGIL_CONNECTORS__FHIR__HOST": "127.0.0.1", "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1"}
+        serving = Serving(kafka.bootstrap, tmp_path, embedded=kafka.kind == "embedded", **env)
+        serving.process.start()
+        try:
+            await until(lambda: not serving.process.running, within=40, what="the end")
+        finally:
+            if serving.process.running:
+                serving.process.kill()
+        assert serving.process.code == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in serving.process.log.replace("\n", " ")
+        assert "Traceback" not in serving.process.log
