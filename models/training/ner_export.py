@@ -85,10 +85,7 @@ _PRECISE_HOW: Final = (
     f"{', '.join(PRECISE)}: the lowest score from which on they reach precision {PRECISION_SOUGHT} together on the maccrobat "
     "dev part; the other labels: each the score of highest F1 there"
 )
-_F1_HOW: Final = (
-    "each label: the score of highest F1 on the maccrobat dev part. Precision "
-    f"{PRECISION_SOUGHT} for {', '.join(PRECISE)} would leave less than {RECALL_KEPT} of recall, so it was not sought"
-)
+_F1_HOW: Final = "each label: the score of highest F1 on the maccrobat dev part"
 
 
 def choose_thresholds(documents: Sequence[Document], predictions: Sequence[Sequence[Span]]) -> tuple[dict[str, float], str]:
@@ -103,11 +100,18 @@ def choose_thresholds(documents: Sequence[Document], predictions: Sequence[Seque
     together = [row for label in PRECISE for row in rows.get(label, [])]
     shared = _lowest_for_precision(together, PRECISION_SOUGHT)
     recalled = sum(hit for score, hit in together if shared is not None and score >= shared)
-    precise = shared is not None and recalled >= RECALL_KEPT * sum(counts.get(label, 0) for label in PRECISE)
+    recall = recalled / max(1, sum(counts.get(label, 0) for label in PRECISE))
+    precise = shared is not None and recall >= RECALL_KEPT
+    how = _PRECISE_HOW if precise else _F1_HOW
+    if shared is not None and not precise:
+        how += (
+            f". Precision {PRECISION_SOUGHT} for {', '.join(PRECISE)} together would take a score of {shared:.3f} and leave "
+            f"recall {recall:.2f}, less than {RECALL_KEPT}, so it was not sought"
+        )
     if precise and shared is not None:
         chosen |= {label: shared for label in PRECISE if label in rows}
     # rounded down: a threshold rounded up would leave out the very span that it was read from
-    return {label: math.floor(value * 1000) / 1000 for label, value in chosen.items()}, _PRECISE_HOW if precise else _F1_HOW
+    return {label: math.floor(value * 1000) / 1000 for label, value in chosen.items()}, how
 
 
 def _lowest_for_precision(rows: Sequence[tuple[float, bool]], sought: float) -> float | None:
