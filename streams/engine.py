@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import faust
@@ -28,7 +28,7 @@ from streams.intake import Intake
 from streams.kafka import faust_config
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
-from streams.partition import Steps, Worker
+from streams.partition import Abandoned, Steps, Worker
 from streams.settings import Settings
 
 log = logging.getLogger("vigil.engine")
@@ -86,6 +86,7 @@ class Engine(Service):  # type: ignore[misc]
         self.metrics = metrics
         self.failure: BaseException | None = None
         self.stage = "starting"
+        self._starting = Steps(job.name, settings.engine, metrics)
         self._channel = app.channel()
         self._workers: dict[TopicPartition, Worker] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -100,34 +101,50 @@ class Engine(Service):  # type: ignore[misc]
             owner=self,
             fail=self.fail,
         )
-        refuse_topic_agents(app)
         app.agent(self._channel, name=f"{job.name}-slices")(self._deal)
 
     async def _deal(self, slices: Any) -> None:
         # Never raises and never awaits: Faust would restart the agent, and the slice would lie unsettled until the watchdog
         # sees it. A slice of a dropped ledger is nobody's any more.
         async for piece in slices:
-            if not piece.ledger.dropped:
-                self._workers[piece.ledger.partition].accept(piece)
+            worker = self._workers.get(piece.ledger.partition)  # none while partitions are handed over or the lane stops
+            if worker is not None and not piece.ledger.dropped:
+                worker.accept(piece)
 
     # ------------------------------------------------------------------------------------------------- life
 
     async def on_start(self) -> None:
         """Open the job's models and stores and the outbox, then let the intake join the group."""
+        refuse_topic_agents(self.app)
         threading.Thread(target=self._watch_the_loop, name="loop-watch", daemon=True).start()
         self.app.flow_control.resume()  # a channel without a Faust consumer needs it
-        steps = Steps(self.job.name, self.settings.engine, self.metrics)
-        self.stage = "connecting"
-        await steps.persist("connect to Kafka", self.outbox.start)
-        self.stage = "loading"
-        await steps.persist("open", self.job.open)
-        self.stage = "joining"
-        await self.add_runtime_dependency(self.intake)
+        try:
+            await self._begin("connecting", "connect to Kafka", self.outbox.start)
+            await self._begin("loading", "open", self.job.open)
+            self.stage = "joining"
+            await self.add_runtime_dependency(self.intake)
+        except Abandoned:
+            await self._close()
+
+    async def _begin(self, stage: str, step: str, work: Callable[[], Awaitable[None]]) -> None:
+        if self._unwanted():
+            raise Abandoned
+        self.stage = stage
+        await self._starting.persist(step, work)
+        if self._unwanted():  # told to stop meanwhile: what was opened is closed again, and no group is joined
+            raise Abandoned
+
+    def _unwanted(self) -> bool:
+        return bool(self.should_stop or self.app.should_stop)
 
     async def on_stop(self) -> None:
         """Let the intake drain while the outbox still works, then close what was opened."""
         self.stage = "stopping"
+        self._starting.closing.set()
         await self.intake.stop()
+        await self._close()
+
+    async def _close(self) -> None:
         self.stage = "stopped"
         await self.job.close()
         await self.outbox.stop()
@@ -174,6 +191,10 @@ class Engine(Service):  # type: ignore[misc]
             await asyncio.wait(tasks, timeout=1)
         self._workers, self._tasks = {}, {}
 
+    def missed(self, partition: TopicPartition, reason: str, records: int) -> None:
+        """Count records that can never be read; the intake has said it in words."""
+        self.metrics.missed(partition.topic, partition.partition, reason, records)
+
     # ------------------------------------------------------------------------------------------------- watchdog
 
     @Service.task  # type: ignore[untyped-decorator]
@@ -181,6 +202,8 @@ class Engine(Service):  # type: ignore[misc]
         while not self.should_stop:
             await asyncio.sleep(0.5)
             self._beat = time.monotonic()
+            if self._assigned_once:
+                await self.intake.look()
             self._measure()
             stalled = self._stalled()
             if stalled:
@@ -215,11 +238,8 @@ class Engine(Service):  # type: ignore[misc]
                 return (
                     f"{tp.topic}[{tp.partition}] has had unsettled records for {now - entered:.0f} s without progress or retry"
                 )
-        waiting = [tp for tp, lag in self.intake.lag().items() if lag > self.intake.ledgers[tp].records]
-        free = [tp for tp in waiting if not self.intake.ledgers[tp].records]
-        if free and now - self.intake.last_record > limit:
-            return f"{len(free)} partitions have records that have not been fetched for {now - self.intake.last_record:.0f} s"
-        return ""
+        stuck = self.intake.stuck(limit)
+        return f"{len(stuck)} partitions have records that have not been fetched for {limit:.0f} s" if stuck else ""
 
     def _watch_the_loop(self) -> None:
         # A call that blocks the event loop also blocks every task that could notice: only a thread can.

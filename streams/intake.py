@@ -24,6 +24,8 @@ from streams.settings import Settings
 
 log = logging.getLogger("vigil.intake")
 
+_PATIENCE = 10.0  # seconds for questions to the broker on which nothing but an alarm depends
+
 
 class Owner(Protocol):
     """What the intake tells the lane's engine."""
@@ -34,6 +36,10 @@ class Owner(Protocol):
 
     async def revoked(self, *, within: float) -> None:
         """Finish what is in flight on every partition, `within` seconds at most, then abandon it."""
+        ...
+
+    def missed(self, partition: TopicPartition, reason: str, records: int) -> None:
+        """Take note that up to so many records can never be read: `retention` took them, or the log is `past-end`."""
         ...
 
 
@@ -59,7 +65,6 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.ledgers: dict[TopicPartition, Ledger] = {}
         self.rebalances = 0
         self.last_commit = time.monotonic()
-        self.last_record = time.monotonic()
         self.commit_failures = 0
         self._put = put
         self._owner = owner
@@ -122,15 +127,18 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         while not self.should_stop:
             full = self._pause_full()
             found = await self._consumer.getmany(timeout_ms=20 if full else 200, max_records=4 * size)
+            pieces: list[Slice] = []
             for partition, records in found.items():
                 ledger = self.ledgers.get(partition)
                 if ledger is None:
                     continue  # revoked while we waited: the next owner starts from the committed offset
-                # Enter all before handing on any: nothing may be awaited between the fetch and the ledger.
-                pieces = [ledger.enter(records[i : i + size]) for i in range(0, len(records), size)]
-                self.last_record = time.monotonic()
-                for piece in pieces:
-                    await self._put(piece)  # never blocks: the ledger's limit is the bound
+                if 0 <= ledger.position < records[0].offset:
+                    ledger.gap = min(ledger.position, ledger.gap) if ledger.gap >= 0 else ledger.position
+                pieces += [ledger.enter(records[i : i + size]) for i in range(0, len(records), size)]
+            # All partitions' are entered before any is handed on: a rebalance while `put` waits would enter the rest, of an
+            # assignment that is over, in the new one's ledgers.
+            for piece in pieces:
+                await self._put(piece)  # never blocks for long: the ledger's limit is the bound
 
     def _pause_full(self) -> bool:
         engine = self._engine
@@ -193,6 +201,8 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._count_rebalance()
         self.ledgers = {tp: Ledger(tp, self._settled) for tp in assigned}
         self._owner.assigned(assigned)
+        if assigned:
+            self.add_future(self._compare(assigned))
         log.info("%s: %d partitions assigned", self.group, len(assigned))
 
     def _count_rebalance(self) -> None:
@@ -208,6 +218,89 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 hint=f"does another process run as {worker.host} slot {worker.slot}? Each worker needs a slot of its own",
             )
 
+    # ------------------------------------------------------------------------------------------------- what the log has lost
+
+    async def _compare(self, partitions: list[TopicPartition]) -> None:
+        """Hold the group's committed offsets against the log: what lies between them was never read and never will be.
+
+        aiokafka goes on at the start of the log in either case (`auto_offset_reset`), and says so to nobody.
+        """
+        try:
+            async with self._committing, asyncio.timeout(_PATIENCE):  # a first commit would hide what is looked for
+                bounds = await self.bounds(partitions)
+                for tp in partitions:
+                    committed = await self.committed(tp)
+                    if committed is not None:
+                        self._judge(tp, committed, *bounds[tp])
+        except (KafkaError, TimeoutError, IllegalStateError) as error:
+            log.warning("%s: committed offsets not compared with the log (%s)", self.group, type(error).__name__)
+
+    def _judge(self, tp: TopicPartition, committed: int, begin: int, end: int) -> None:
+        if committed < begin:
+            log.error(
+                "%s: %s[%d]: up to %d records are lost to this group: retention removed them before they were read "
+                "(committed offset %d, the log begins at %d). Lengthen the topic's retention; send them again if the sender can",
+                self.group, tp.topic, tp.partition, begin - committed, committed, begin,
+            )  # fmt: skip
+            self._owner.missed(tp, "retention", begin - committed)
+        elif committed > end:
+            log.error(
+                "%s: %s[%d]: the committed offset %d lies %d past the end of the log, %d: the topic was made anew, or restored "
+                "from an older copy. The %d records there are read from the start; what was between may be gone",
+                self.group, tp.topic, tp.partition, committed, committed - end, end, end - begin,
+            )  # fmt: skip
+            self._owner.missed(tp, "past-end", committed - end)
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_the_log(self) -> None:
+        await self._guard(self._watch_loop())
+
+    async def _watch_loop(self) -> None:
+        while not self.should_stop:
+            await self.sleep(self._engine.log_check_every)
+            await self._look_for_losses()
+
+    async def _look_for_losses(self) -> None:
+        """Notice that retention overtook a partition while it was held: its next record is no longer in the log."""
+        ledgers = {tp: ledger for tp, ledger in self.ledgers.items() if ledger.position >= 0}
+        if not ledgers:
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                begins = await self._consumer.beginning_offsets(list(ledgers))
+        except (KafkaError, TimeoutError, IllegalStateError):
+            return  # while the broker is away nothing is removed either
+        for tp, ledger in ledgers.items():
+            next_one = ledger.gap if ledger.gap >= 0 else ledger.position
+            ledger.gap = -1
+            if ledger.alarmed < begins[tp] > next_one:
+                self._judge(tp, max(next_one, ledger.alarmed), begins[tp], begins[tp])
+                ledger.alarmed = begins[tp]
+
+    async def look(self) -> None:
+        """Learn how far every partition was read: records, and the markers and gaps that no record stands for."""
+        for tp, ledger in list(self.ledgers.items()):
+            try:
+                # Answers at once where a position is known, which is nearly always.
+                read = await asyncio.wait_for(self._consumer.position(tp), 0.1)
+            except (TimeoutError, IllegalStateError, KafkaError):
+                continue
+            if read != ledger.read or ledger.slices:  # what it has in hand is the workers' to answer for
+                ledger.read, ledger.moved = read, time.monotonic()
+
+    def stuck(self, limit: float) -> list[TopicPartition]:
+        """Return the partitions that could take records in, and have not moved for `limit` seconds with records before them.
+
+        Goes by the position, not by the commit: a transaction's marker at the end of a log leaves a lag that never closes.
+        """
+        now, found = time.monotonic(), []
+        for tp, ledger in self.ledgers.items():
+            high = self._consumer.highwater(tp)
+            behind = ledger.read < 0 or (high is not None and ledger.read < high)
+            if behind and not ledger.slices and now - ledger.moved > limit:
+                found.append(tp)
+        return found
+
     # ------------------------------------------------------------------------------------------------- what others ask
 
     async def committed(self, partition: TopicPartition) -> int | None:
@@ -215,18 +308,18 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         offset: int | None = await self._consumer.committed(partition)
         return offset
 
-    async def bounds(self, partition: TopicPartition) -> tuple[int, int]:
-        """Return the first offset that the log still holds and the one after its last."""
-        begin: Mapping[TopicPartition, int] = await self._consumer.beginning_offsets([partition])
-        end: Mapping[TopicPartition, int] = await self._consumer.end_offsets([partition])
-        return begin[partition], end[partition]
+    async def bounds(self, partitions: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """Return, per partition, the first offset that the log still holds and the one after its last."""
+        begins: Mapping[TopicPartition, int] = await self._consumer.beginning_offsets(partitions)
+        ends: Mapping[TopicPartition, int] = await self._consumer.end_offsets(partitions)
+        return {tp: (begins[tp], ends[tp]) for tp in partitions}
 
     def lag(self) -> dict[TopicPartition, int]:
         """Return, per partition, how many records lie between what was committed or settled and the end of the log."""
         lags = {}
         for tp, ledger in self.ledgers.items():
-            high = self._consumer.highwater(tp)
-            lags[tp] = ledger.records + (max(0, high - ledger.position) if high is not None and ledger.position >= 0 else 0)
+            high, read = self._consumer.highwater(tp), max(ledger.position, ledger.read)
+            lags[tp] = ledger.records + (max(0, high - read) if high is not None and read >= 0 else 0)
         return lags
 
     async def on_stop(self) -> None:

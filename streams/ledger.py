@@ -60,10 +60,14 @@ class Slice:
 class Ledger:
     """The slices of one partition in order, for one assignment.
 
-    `settled` is set at each settlement, for whoever drains. `position` is the offset after the last record taken in.
+    `settled` is set at each settlement, for whoever drains. `position` is the offset after the last record taken in; `read` is
+    how far the consumer read, markers and gaps included, and `moved` when that last changed (monotonic seconds). `gap` is where
+    the first jump in the offsets began that nobody has looked into yet, `alarmed` up to where losses were reported.
     """
 
-    __slots__ = ("bytes", "committed", "dropped", "partition", "position", "records", "settled", "slices")
+    __slots__ = (
+        "alarmed", "bytes", "committed", "dropped", "gap", "moved", "partition", "position", "read", "records", "settled", "slices"
+    )  # fmt: skip
 
     def __init__(self, partition: TopicPartition, settled: asyncio.Event) -> None:
         self.partition = partition
@@ -72,6 +76,10 @@ class Ledger:
         self.bytes = 0
         self.position = -1
         self.committed = -1
+        self.read = -1
+        self.moved = time.monotonic()
+        self.gap = -1
+        self.alarmed = -1
         self.settled = settled
         self.dropped = False
 

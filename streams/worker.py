@@ -41,7 +41,10 @@ def build(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> t
     @app.task  # type: ignore[untyped-decorator]
     async def _start() -> None:
         try:
-            await app.add_runtime_dependency(engine)
+            if not app.should_stop:
+                await app.add_runtime_dependency(engine)
+            if app.should_stop:  # told to stop while this began: the app did not know of the engine yet
+                await engine.stop()
         except Exception as error:
             await engine.fail(error)
 

@@ -91,7 +91,11 @@ def echo(one: Input[NoteEvent]) -> EntitiesEvent:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: Settings, lane: type[Lane[Any]] = Echo, *, stop: bool = True
+    settings: Settings,
+    lane: type[Lane[Any]] = Echo,
+    *,
+    stop: bool = True,
+    before_start: Callable[[LaneApp], None] = lambda app: None,
 ) -> AsyncIterator[tuple[LaneApp, Engine, Any]]:
     """Run a lane in this process and event loop."""
     made: list[Lane[Any]] = []
@@ -101,6 +105,7 @@ async def running(
         return StatelessJob(made[0], outbox, settings, real_clock)
 
     app, engine = build(settings, lane.name, make, LaneSettings())
+    before_start(app)
     await app.start()
     try:
         yield app, engine, made[0]

@@ -69,8 +69,9 @@ def vitals(
 class LaneProcess:
     """A lane as an operator runs it: `vigil lane run NAME`, in a process of its own."""
 
-    def __init__(self, name: str, env: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, env: dict[str, str], log: Path, *, command: Sequence[str] = ()) -> None:
         self.name = name
+        self._command = list(command) or [sys.executable, "-m", "streams.cli", "lane", "run", name]
         self._env = env
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,7 +79,7 @@ class LaneProcess:
     def start(self) -> None:
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli", "lane", "run", self.name],
+                self._command,
                 env={**os.environ, **self._env},
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -102,6 +103,11 @@ class LaneProcess:
         if self._process.poll() is None:
             self._process.terminate()
         return self._process.wait(40)
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, None while it runs."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def running(self) -> bool:
