@@ -121,13 +121,24 @@ class LaneSettings(Section):
     nice: int = Field(10, ge=0, le=19, description="CPU priority: vitals go first (0), language and image models yield")
 
 
+class MergesSettings(LaneSettings):
+    """The lane that re-keys vectors."""
+
+    batch_records: int = Field(256, ge=1, description="records of one batch of a partition at most")
+    follows: tuple[Literal["notes-vectors", "images"], ...] = Field(
+        ("notes-vectors", "images"),
+        description="lanes that write vectors: a merge waits until they have passed what came before it. Take out one that the "
+        "site does not run",
+    )
+
+
 class LanesSettings(Section):
     """The lanes' own settings."""
 
     notes_entities: LaneSettings = Field(default_factory=LaneSettings, description="notes -> entities")
     notes_vectors: LaneSettings = Field(default_factory=LaneSettings, description="notes -> vectors")
     images: LaneSettings = Field(LaneSettings(batch_records=16), description="images -> findings and vectors")
-    merges: LaneSettings = Field(LaneSettings(batch_records=256), description="patients -> vectors: what merges re-key")
+    merges: MergesSettings = Field(default_factory=MergesSettings, description="patients -> vectors: what merges re-key")
     vitals: LaneSettings = Field(LaneSettings(batch_records=2048, nice=0), description="vitals -> scores and alerts")
 
 

@@ -153,7 +153,7 @@ def killable_store(folder: Path, program: Path | None) -> Iterator[Store]:
     """Run a vector store of one's own: the embedded one, or the Qdrant server that `program` is."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = free_ports(2)
-    store: Any = QdrantServer(program, folder, *ports) if program else EmbeddedQdrant(folder, port=ports[0])
+    store: Any = QdrantServer(program, folder, ports[0], ports[1]) if program else EmbeddedQdrant(folder, port=ports[0])
     try:
         store.start()
         yield store

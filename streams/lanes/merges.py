@@ -2,19 +2,28 @@
 
 State, scores and alerts are the vitals lane's; this lane only re-keys points in Qdrant. A link that is undone (A37) moves nothing
 back: which points were whose is no longer in the store, and a rebuild from the topics is the honest way.
+
+A merge waits until the lanes that write points have committed what was on their topics when the merge came. Embedding is slow and
+re-keying is not: else a note that was sent before the merge could be stored after it, under the record that is no more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from connectors.qdrant.settings import NOTES, images
 from connectors.qdrant.store import VectorStore
+from models.errors import Transient
 from models.tasks import ModelIdentity
-from processors.events import PatientEvent
+from processors.events import ImageEvent, NoteEvent, PatientEvent, Source
 from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
+from streams.progress import Mark, Progress
 from streams.settings import LaneSettings, Settings
 
-COLLECTIONS = (NOTES, images(dimensions=0))  # re-keying asks only for names
+# lane: the collection that it writes (re-keying asks only for names), from which topic
+WRITERS = {
+    "notes-vectors": (NOTES, NoteEvent.topic),
+    "images": (images(dimensions=0), ImageEvent.topic),
+}
 
 
 class PatientsToVectors(Lane[PatientEvent]):
@@ -26,6 +35,9 @@ class PatientsToVectors(Lane[PatientEvent]):
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
         self._store: VectorStore | None = None
+        self._progress = Progress(settings.kafka)
+        # Of merges that wait: made once, or a steady feed would outrun them.
+        self._marks: dict[tuple[Source, str], Mark] = {}
 
     @property
     def config(self) -> LaneSettings:
@@ -54,12 +66,30 @@ class PatientsToVectors(Lane[PatientEvent]):
     async def store(self, inputs: Sequence[Input[PatientEvent]], outcomes: Sequence[Outcome]) -> None:
         """Re-key, in the order of the log: a chain of merges (a into b, b into c) ends at the last."""
         assert self._store is not None
-        # The other lanes make the collections; one that is not there yet holds nothing of the old patient.
-        there = [collection for collection in COLLECTIONS if await self._store.exists(collection)]
-        for outcome in outcomes:
-            if outcome.effect is not None:
-                old, new = outcome.effect
-                await self._store.rekey_patient(there, old=old, new=new)
+        merges = [(one.source, *outcome.effect) for one, outcome in zip(inputs, outcomes, strict=True) if outcome.effect]
+        follows = self.settings.lanes.merges.follows
+        for lane in follows:
+            await self._wait(lane, {source: old for source, old, _ in merges})
+        # The other lanes make the collections; one that is not there by now holds nothing of the old patient.
+        there = [collection for collection, _ in WRITERS.values() if await self._store.exists(collection)]
+        for _, old, new in merges:
+            await self._store.rekey_patient(there, old=old, new=new)
+        for source, _, _ in merges:
+            for lane in follows:
+                self._marks.pop((source, lane), None)
+
+    async def _wait(self, lane: str, merged: Mapping[Source, str]) -> None:
+        """Raise `Transient` while a lane has not passed what was on its topic when these merges were first seen."""
+        unmarked = {source: old for source, old in merged.items() if (source, lane) not in self._marks}
+        if unmarked:
+            marks = await self._progress.marks(WRITERS[lane][1], unmarked.values())
+            self._marks |= {(source, lane): marks[old] for source, old in unmarked.items() if old in marks}
+        behind = await self._progress.behind(lane, [self._marks[one, lane] for one in merged if (one, lane) in self._marks])
+        if behind:
+            raise Transient(
+                f"a merge waits for the lane {lane}, which has {behind} earlier records to go",
+                hint="a site that does not run it takes it out of `lanes.merges.follows`",
+            )
 
     async def close(self) -> None:
         """Close the connections."""

@@ -22,7 +22,7 @@ from connectors.qdrant.store import Point, VectorStore
 from infra.kafka.host import free_ports
 from models.errors import Fatal, Transient
 from models.registry import WEIGHTS, Registry
-from processors.events import Coding, ImageEvent, ModelRef, ObjectReference
+from processors.events import Coding, ImageEvent, ModelRef, ObjectReference, PatientEvent
 from processors.identity import natural_id
 from streams.demo import radiographs
 from streams.lanes import LANES
@@ -484,6 +484,21 @@ async def test_a_collection_of_another_model_stops_the_lane_with_words(kafka: Ka
     assert await site.committed("notes-vectors", "clinical.notes") == 0
 
 
+@pytest.mark.qdrant
+async def test_a_merge_waits_for_the_notes_that_were_sent_before_it(kafka: Kafka, tmp_path: Path, own_store: Store) -> None:
+    site = Clinic(kafka, tmp_path, vectors=own_store.url)
+    merged = PatientEvent(id="merge", patient_id="old", merged_into="new", effective_at=DAY, received_at=DAY, origin=ORIGIN)
+    await site.write(note("old", "n", LEG), note("other", "n", LEG), merged)
+    async with site.running("merges") as merges:
+        await until(lambda: "notes-vectors" in merges.unready(), what="the merge waits, and says for what")
+        assert await site.committed("merges", "clinical.patients") == 0
+        async with site.running("notes-vectors"):
+            await site.until_done("merges", "clinical.patients")
+            await until(lambda: merges.unready() == "", what="the lane is ready again")
+    assert [p.payload["note_id"] for p in await points(site.settings, NOTES, ["new"])] == [note_id("old", "n")]
+    assert len(await points(site.settings, NOTES, ["old", "other"])) == 1
+
+
 TASKS = {"notes-entities": "ner", "notes-vectors": "embedding", "images": "image-text", "vitals": "deterioration"}
 
 
@@ -500,7 +515,7 @@ def _damaged(folder: Path, task: str) -> ModelSettings:
 
 
 def test_every_lane_has_a_model_to_be_damaged() -> None:
-    assert set(TASKS) == set(LANES)
+    assert {*TASKS, "merges"} == set(LANES)
 
 
 @pytest.mark.parametrize("lane", TASKS)
