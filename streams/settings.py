@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings.sources import DefaultSettingsSource
 
 from connectors.dicom.settings import DicomSettings
 from connectors.fhir.settings import FhirSettings
@@ -204,12 +210,28 @@ class TracingSettings(Section):
     endpoint: str = Field("", description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent")
 
 
+class _Defaults(DefaultSettingsSource):
+    """What a section keeps of its defaults when a site sets one of its values: all, but for the peers.
+
+    A site that names its senders has named them all. Merged in, the default peer would stay on the allow list, and one without
+    a token beside those with one is refused at start.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls, nested_model_default_partial_update=True)
+        self.defaults = {**self.defaults, "connectors": _without_peers(self.defaults["connectors"])}
+
+
+def _without_peers(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_peers(value) if isinstance(value, dict) else value for name, value in values.items() if name != "peers"
+    }
+
+
 class Settings(BaseSettings):
     """All of it."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="VIGIL_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
-    )
+    model_config = SettingsConfigDict(env_prefix="VIGIL_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     site: SiteSettings = SiteSettings()
     kafka: KafkaSettings = KafkaSettings()
@@ -238,7 +260,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the TOML file."""
         file = Path(os.environ.get("VIGIL_CONFIG", "vigil.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file), _Defaults(settings_cls)
 
 
 def load(**arguments: Any) -> Settings:

@@ -109,3 +109,21 @@ def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
     kafka = KafkaSettings(security_protocol="SSL", ca_file=tmp_path / "nowhere.pem")
     with pytest.raises(Permanent, match=r"nowhere\.pem"):
         aiokafka_config(kafka)
+
+
+def test_a_site_that_names_its_peers_has_named_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(load().connectors.mllp.peers) == {"loopback"}
+    monkeypatch.setenv("VIGIL_CONNECTORS__FHIR__PEERS", '{"portal": {"token": "sixteen characters at least"}}')
+    monkeypatch.setenv("VIGIL_CONNECTORS__MLLP__PEERS", '{"ward": {"addresses": ["10.0.0.0/8"]}}')
+    connectors = load().connectors
+    assert set(connectors.fhir.peers) == {"portal"}
+    assert set(connectors.mllp.peers) == {"ward"}, "the default peer is no longer let in"
+    assert connectors.mllp.port == 2575
+
+
+def test_a_section_keeps_the_defaults_of_what_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIGIL_LANES__IMAGES__NICE", "3")
+    monkeypatch.setenv("VIGIL_TOPICS__RETENTION_HOURS", '{"clinical.notes": 1}')
+    settings = load()
+    assert (settings.lanes.images.nice, settings.lanes.images.batch_records) == (3, 16)
+    assert set(settings.topics.retention_hours) >= {"clinical.notes", "clinical.audit", "clinical.dead-letters"}
