@@ -15,10 +15,7 @@ An hour is positive by the set's own label (cinc2019: SepsisLabel; physionet2012
 Patients the model learned from, or was calibrated on, are left out. Intervals are 95%, bootstrapped by patient.
 """
 
-import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,9 +27,9 @@ from numpy.typing import NDArray
 
 from models.evaluation.baselines import Logistic, news2, qsofa
 from models.evaluation.measures import Array, Bootstrap, Metric, calibration, calibration_error
+from models.evaluation.vital_sets import Stays, read, unseen
 from models.runtimes.deterioration import FEATURES, VITALS
 from models.tasks import DeteriorationModel, Floats
-from models.training.vital_sets import Stays, read, unseen
 
 _REFRACTORY_HOURS = 6  # an alert raised stands so long: a score still high within them is no new alert
 _LEAD_HOURS = 24  # an alert counts for an onset at most so many hours later
@@ -263,34 +260,6 @@ def evaluate_all(model: DeteriorationModel, data: Path, weights: Path, *, rounds
     return figures
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m models.evaluation.deterioration --data DIR [--model NAME] [--json FILE] [--card]`."""
-    from models.evaluation import deterioration_card
-    from models.registry import WEIGHTS, Registry, record
-
-    parser = argparse.ArgumentParser(prog="python -m models.evaluation.deterioration")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--card", action="store_true", help="write the card and the registry's figures of a packaged model")
-    parser.add_argument("--rounds", type=int, default=1000)
-    chosen = parser.parse_args(argv)
-    registry = Registry.load()
-    entry, model = registry.entry("deterioration", chosen.model), registry.open("deterioration", name=chosen.model)
-    folder = WEIGHTS / entry.location
-    figures = evaluate_all(model, chosen.data, folder, rounds=chosen.rounds)
-    rates = speed(model, sample_windows())
-    text = deterioration_card.write(entry, model, figures, rows_per_second=rates)
-    sys.stdout.write(text)
-    if chosen.json:
-        chosen.json.write_text(json.dumps([each.as_json() for each in figures], indent=1) + "\n", encoding="utf-8")
-    if chosen.card:
-        (folder / "card.md").write_text(text, encoding="utf-8")
-        quality = {f"{each.name}: {metric.name}": round(metric.value, 4) for each in figures for metric in each.metrics[:2]}
-        record(entry.model_copy(update={"quality": quality}))
-    return 0
-
-
 def sample_windows() -> Floats:
     """A few windows of no one, half of their values missing: what speed is measured on."""
     random = np.random.default_rng(0)
@@ -298,7 +267,3 @@ def sample_windows() -> Floats:
     windows[:, :, VITALS:] = 0
     windows[random.random(windows.shape) < 0.5] = np.nan
     return windows
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

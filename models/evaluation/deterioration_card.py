@@ -1,11 +1,15 @@
 """The card of a deterioration model: written from its evaluation, so that no figure in it is typed."""
 
+import argparse
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from models.evaluation import deterioration
 from models.evaluation.deterioration import SetFigures
 from models.evaluation.measures import Metric
-from models.registry import ModelEntry
+from models.registry import WEIGHTS, ModelEntry, Registry, record
 from models.runtimes.deterioration import UNITS
 from models.tasks import DeteriorationModel
 
@@ -42,7 +46,7 @@ def write(
     """Return the card as Markdown."""
     parts = [
         f"# {entry.name} {entry.version}",
-        "Written by `python -m models.evaluation.deterioration`; do not edit.",
+        "Written by `python -m models.evaluation.deterioration_card`; do not edit.",
         _WHAT.format(hours=model.hours, horizon=model.horizon_hours),
         f"Licence of the weights: {entry.licence}. Digest: `{model.identity.digest}`.",
         "## Inputs",
@@ -85,3 +89,32 @@ def _plain(metric: Metric) -> str:
 
 def _beside(metric: Metric) -> str:
     return "; ".join(f"{kind}: {other}" for kind, other in metric.baselines.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m models.evaluation.deterioration_card --data DIR [--model NAME] [--json FILE] [--card]`."""
+    parser = argparse.ArgumentParser(prog="python -m models.evaluation.deterioration_card")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--card", action="store_true", help="write the card and the registry's figures of a packaged model")
+    parser.add_argument("--rounds", type=int, default=1000)
+    chosen = parser.parse_args(argv)
+    registry = Registry.load()
+    entry, model = registry.entry("deterioration", chosen.model), registry.open("deterioration", name=chosen.model)
+    folder = WEIGHTS / entry.location
+    figures = deterioration.evaluate_all(model, chosen.data, folder, rounds=chosen.rounds)
+    rates = deterioration.speed(model, deterioration.sample_windows())
+    text = write(entry, model, figures, rows_per_second=rates)
+    sys.stdout.write(text)
+    if chosen.json:
+        chosen.json.write_text(json.dumps([each.as_json() for each in figures], indent=1) + "\n", encoding="utf-8")
+    if chosen.card:
+        (folder / "card.md").write_text(text, encoding="utf-8")
+        quality = {f"{each.name}: {metric.name}": round(metric.value, 4) for each in figures for metric in each.metrics[:2]}
+        record(entry.model_copy(update={"quality": quality}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

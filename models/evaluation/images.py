@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
+from models.evaluation.image_prompts import HELD
+from models.evaluation.image_sets import LabelledImage, checksums, pixels, read
 from models.evaluation.measures import Array, Bootstrap, Metric, auroc, calibration, calibration_error
 from models.registry import WEIGHTS, ModelEntry, Registry, record
 from models.tasks import Floats, ImageTextModel
-from models.training.image_prompts import HELD
-from models.training.image_sets import LabelledImage, checksums, pixels, read
 
 POSITIVE = "pneumonia"
 

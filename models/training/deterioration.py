@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from models.errors import Permanent
 from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
+from models.evaluation.vital_sets import Stays, part, read
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets
-from models.training.vital_sets import Stays, part, read
 
 HORIZON_HOURS = 6
 # Patients by `part(id)`: [0, DEV) never touched by training, [DEV, CALIBRATE) for stopping and calibration, the rest learned from.

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.baselines import summary
+from models.evaluation.vital_sets import Stays, part
 from models.tasks import Floats
-from models.training.vital_sets import Stays, part
 
 _FOLDS = 4
 _NEGATIVES = 0.35  # share of the negative hours learned from: neighbours say nearly the same

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import Permanent
+from models.evaluation.image_prompts import LEARNED
+from models.evaluation.image_sets import LabelledImage, pixels, read
 from models.evaluation.measures import auroc
+from models.evaluation.vital_sets import part
 from models.runtimes.image_text import prepare
 from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt
-from models.training.image_prompts import LEARNED
-from models.training.image_sets import LabelledImage, pixels, read
-from models.training.vital_sets import part
 
 LABELS = tuple(LEARNED)
 # Patients by `part(patient)`: [0, DEV) never touched, [DEV, CALIBRATE) for the scores' calibration, the rest learned from.

@@ -15,7 +15,7 @@ from models.evaluation.deterioration import evaluate, sparse
 from models.evaluation.measures import average_precision
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
-from models.training.vital_sets import part, read, unseen
+from models.evaluation.vital_sets import part, read, unseen
 
 
 def window(**values: float) -> Floats:
