@@ -13,7 +13,7 @@ import orjson
 
 from connectors.contexts import MemoryContexts
 from connectors.dicom.mapping import Outcome as DicomOutcome
-from connectors.dicom.server import DicomServer, disk_pressure
+from connectors.dicom.server import DicomServer
 from connectors.fhir.acknowledgement import Answer
 from connectors.fhir.handling import Outcome as FhirOutcome
 from connectors.fhir.server import FhirServer
@@ -154,7 +154,10 @@ class Edge:
 
     async def _dicom(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
         own, objects, metrics = self._settings.connectors.dicom, ObjectStore(self._settings.objects), self.metrics
-        pressure = disk_pressure(Path(self._settings.objects.url), own.min_free_bytes)
+
+        def pressure() -> bool:
+            free = objects.free_bytes()  # None: a remote store, whose disk is its own business
+            return free is not None and free < own.min_free_bytes
 
         def observe(outcome: DicomOutcome, status: int, seconds: float) -> None:
             metrics.message("dicom", "", outcome.verdict)

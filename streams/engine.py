@@ -11,10 +11,12 @@ the worker that owns the process. Its Kafka consumer is off (`BootStrategy.enabl
 import asyncio
 import logging
 import os
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import faust
@@ -275,6 +277,7 @@ def new_app(job_name: str, settings: Settings) -> LaneApp:
         f"vigil.{job_name}",
         **faust_config(settings.kafka),
         store="memory://",
+        datadir=str(Path(tempfile.gettempdir()) / "vigil-faust"),  # Faust makes the folder; nothing is ever in it
         web_host=settings.worker.health_host,
         web_port=settings.worker.health_port or 6066,
         web_enabled=settings.worker.health_port > 0,

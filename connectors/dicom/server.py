@@ -7,12 +7,10 @@ so a slow store or broker is felt at the socket and nothing piles up here.
 
 import asyncio
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime
-from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
@@ -39,16 +37,6 @@ _COMMENT = 64  # characters that (0000,0902) Error Comment holds
 Observer = Callable[[Outcome, int, float], None]  # outcome, the status that was sent, seconds
 
 
-def disk_pressure(path: Path, min_free_bytes: int) -> Callable[[], bool]:
-    """Return a check that is true while the disk under `path` (or its nearest existing parent) is nearly full."""
-
-    def full() -> bool:
-        place = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-        return shutil.disk_usage(place).free < min_free_bytes
-
-    return full
-
-
 class DicomServer:
     """The Storage SCP beside an event loop. Use as an async context manager, or `start` and `stop`."""
 
@@ -63,7 +51,7 @@ class DicomServer:
         under_pressure: Callable[[], bool] = lambda: False,
         observe: Observer = lambda outcome, status, seconds: None,
     ) -> None:
-        """`now` gives aware times; `under_pressure` says that the store's disk is nearly full (see `disk_pressure`);
+        """`now` gives aware times; `under_pressure` says that the store's disk is nearly full;
         `observe` is called from the association's thread after each answer (for metrics).
         """
         self.settings = settings

@@ -40,7 +40,13 @@ def test_the_wheel_works_alone(tmp_path: Path) -> None:
     _run(uv, "venv", "--python", sys.executable, str(tmp_path / "env"), cwd=tmp_path)
     _run(uv, "pip", "install", "--python", str(tmp_path / "env" / "bin" / "python"), str(wheel), cwd=tmp_path)
     vigil = str(tmp_path / "env" / "bin" / "vigil")
-    assert _run(vigil, "lane", "list", cwd=tmp_path).split() == ["vitals", "notes-entities", "notes-vectors", "images", "merges"]
+    assert _run(vigil, "lane", "list", cwd=tmp_path).split() == [
+        "vitals",
+        "notes-entities",
+        "notes-vectors",
+        "images",
+        "merges",
+    ]
     installed = _run(uv, "pip", "list", "--python", str(tmp_path / "env" / "bin" / "python"), cwd=tmp_path)
     assert not any(line.startswith("torch ") for line in installed.splitlines()), "the base install must stay light"
     summary = tmp_path / "summary.json"

@@ -13,9 +13,9 @@ from models.evaluation import deterioration as evaluation
 from models.evaluation.baselines import Logistic, fit_logistic, last_values, news2, qsofa, summary
 from models.evaluation.deterioration import evaluate, sparse
 from models.evaluation.measures import average_precision
+from models.evaluation.vital_sets import part, read, unseen
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
-from models.evaluation.vital_sets import part, read, unseen
 
 
 def window(**values: float) -> Floats:
