@@ -7,6 +7,7 @@ from typing import Literal
 
 from connectors.objects import ObjectStore
 from connectors.qdrant.store import VectorStore
+from models.batching import describe
 from models.errors import VigilError
 from streams import topics
 from streams.inference import open_model
@@ -35,6 +36,9 @@ async def run_checks(settings: Settings) -> list[Check]:
             checks += await probe(settings)
         except VigilError as error:
             checks.append(Check("wrong", probe.__name__.strip("_"), str(error), error.hint or ""))
+        except Exception as error:  # the other checks are still wanted
+            found = f"the check itself failed: {describe(error)}"
+            checks.append(Check("wrong", probe.__name__.strip("_"), found, "this is a fault of Vigil's: please report it"))
     return checks
 
 
@@ -47,6 +51,11 @@ async def _kafka(settings: Settings) -> list[Check]:
         checks.append(Check("wrong", "topics", f"missing: {', '.join(missing)}", "run `vigil topics create`"))
     elif not missing:
         checks.append(Check("ok", "topics", f"all {len(wanted)} are there"))
+    few = {name: count for name, count in found.items() if count != settings.topics.partitions and not settings.kafka.embedded}
+    if few:
+        words = ", ".join(f"{name} has {count}" for name, count in few.items())
+        mend = "set topics.partitions to what is there; more partitions for a topic in use would move patients between them"
+        checks.append(Check("warning", "topics", f"the settings say {settings.topics.partitions} partitions; {words}", mend))
     meet = {name: found[name] for name in ("clinical.vitals", "clinical.patients", "clinical.feedback") if name in found}
     if len(set(meet.values())) > 1:
         mend = "recreate them with one number of partitions: a patient's records must meet in one lane"

@@ -33,7 +33,6 @@ class LaneMetrics:
         self._retries = counter("retries", "attempts repeated after transient trouble", ("step",))
         self.in_flight = gauge("in_flight", "records taken in and not yet settled").labels(**constant)
         self._lag = gauge("lag", "records between what is settled and the end of the log", ("topic", "partition"))
-        self.lag_seconds = gauge("lag_seconds", "age of the newest record settled, while there is lag").labels(**constant)
         self.since_commit = gauge("seconds_since_commit", "seconds since offsets were last committed").labels(**constant)
         self.oldest = gauge("oldest_unsettled_seconds", "age of the oldest unsettled slice").labels(**constant)
         self.held = gauge("held_partitions", "partitions that wait for transient trouble to pass").labels(**constant)

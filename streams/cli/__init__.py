@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from models.errors import VigilError
 
@@ -46,7 +47,8 @@ def main() -> None:
     try:
         app()
     except VigilError as error:
-        errors.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False)
+        # Escaped: a partition's number or a TOML table in brackets is no colour.
+        errors.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         if error.hint:
-            errors.print(f"  {error.hint}", highlight=False)
+            errors.print(f"  {escape(error.hint)}", highlight=False, soft_wrap=True)
         sys.exit(2)

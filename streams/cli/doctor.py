@@ -4,6 +4,7 @@ import asyncio
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from streams.settings import load
 
@@ -16,9 +17,9 @@ def doctor() -> None:
     bad = 0
     for check in asyncio.run(run_checks(load())):
         mark = {"ok": "[green]ok  [/]", "warning": "[yellow]warn[/]", "wrong": "[bold red]bad [/]"}[check.verdict]
-        console.print(f"{mark} {check.what}: {check.found}", highlight=False)
+        console.print(f"{mark} {check.what}: {escape(check.found)}", highlight=False, soft_wrap=True)
         if check.mend:
-            console.print(f"       -> {check.mend}", highlight=False)
+            console.print(f"       -> {escape(check.mend)}", highlight=False, soft_wrap=True)
         bad += check.verdict == "wrong"
     if bad:
         raise typer.Exit(1)

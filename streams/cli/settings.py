@@ -5,9 +5,12 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from streams.settings import load
+
+_PIPED = 400
 
 
 def rows(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -24,5 +27,8 @@ def show() -> None:
     """Print every setting: its name in the TOML file, its value now, and the reason for its default."""
     table = Table("setting", "value", "why", show_lines=False)
     for name, value, why in rows(load()):
-        table.add_row(name, str(value), why)
-    Console().print(table)
+        table.add_row(name, escape(str(value)), escape(why))
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED  # for grep: a row stays a line
+    console.print(table)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.cli import errors
 from streams.settings import load
 
 app = typer.Typer(help="The topics on the cluster.", no_args_is_help=True)
@@ -24,8 +25,11 @@ def create() -> None:
     table = Table("topic", "done", "detail", title=f"topics at {settings.kafka.bootstrap}")
     for change in changes:
         table.add_row(change.name, change.done, change.detail)
-    Console().print(table)
+    _show(table)
     if any(change.done == "differs" for change in changes):
+        errors.print(
+            "partitions are never changed: a patient's records would lie in two. Set topics.partitions, or make the topic anew"
+        )
         raise typer.Exit(1)
 
 
@@ -39,4 +43,11 @@ def list_topics() -> None:
     table = Table("topic", "partitions", title=f"topics at {settings.kafka.bootstrap}")
     for name, count in found.items():
         table.add_row(settings.kafka.topic_prefix + name, str(count))
-    Console().print(table)
+    _show(table)
+
+
+def _show(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    console.print(table)
