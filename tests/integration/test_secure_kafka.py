@@ -224,7 +224,12 @@ async def test_a_plain_faust_app_works_with_the_same_settings(secure: Secure, wa
     name = f"plain-{way.lower()}"
     admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{secure.plain}", "log_level": 2})
     admin.create_topics([NewTopic(name, 1)])[name].result()
-    arguments: dict[str, Any] = {"store": "memory://", "web_enabled": False, "topic_disable_leader": True}
+    arguments: dict[str, Any] = {
+        "store": "memory://",
+        "web_enabled": False,
+        "datadir": secure.folder,
+        "topic_disable_leader": True,
+    }
     app = faust.App(name, **faust_config(settings.kafka), **arguments)
     topic, seen = app.topic(name, value_type=bytes, value_serializer="raw"), []
 
