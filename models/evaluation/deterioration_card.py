@@ -36,8 +36,9 @@ _LEARNED = """\
   A second task: in-hospital death. It teaches what the first set lacks (consciousness) or rarely has (oxygen).
 - Targets are softened: trees, cross-fitted by patient, learn the same labels first, and the network learns their log-odds
   beside the labels (`models/training/deterioration.py`).
-- Split by patient, by a hash of the id: 25% of cinc2019 never seen (the figures below), 10% for calibration, the rest
-  learned from. physionet2012 set b was never seen; its death label was not what the output is calibrated to."""
+- Split by patient, by a hash of the id: 25% of cinc2019 never seen (the figures below), the rest learned from. Calibration
+  (a slope and an intercept on the log-odds) comes from networks of the same recipe judging patients that they never saw.
+  physionet2012 set b was never seen; its label, death, is not what the output is calibrated to."""
 
 
 def write(

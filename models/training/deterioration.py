@@ -5,7 +5,7 @@
 
 The second task teaches the same network what the first set never shows (consciousness) or rarely (oxygen): its log-odds are
 an affine function of the score's, learned beside it. Both learn a teacher's log-odds beside the labels
-(`deterioration_teacher`). What ships is the first task's output, calibrated on patients that training did not see.
+(`deterioration_teacher`). What ships is the first task's output, calibrated by cross-fitting.
 """
 
 import math
@@ -25,22 +25,21 @@ from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets
 
 HORIZON_HOURS = 6
-# Patients by `part(id)`: [0, DEV) never touched by training, [DEV, CALIBRATE) for stopping and calibration, the rest learned from.
-DEV = 0.25
-CALIBRATE = 0.35
+DEV = 0.25  # patients whose `part(id)` lies below it are never touched by training
+_CALIBRATION_FOLDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that shapes the weights besides data and seed."""
 
-    hidden: int = 32
-    steps: int = 2500
+    hidden: int = 64
+    steps: int = 3000
     batch: int = 512
     positives: float = 0.1  # share of positive windows in a batch
     soft: float = 0.5  # weight of the squared distance to the teacher's log-odds
     hard: float = 0.3  # weight of the labels themselves
-    second_task: float = 0.3
+    second_task: float = 0.6
     second_batch: int = 128
     feature_dropout: float = 0.15  # chance that a feature is hidden from a window: what `attribute` relies on
     thinned: float = 0.25  # share of windows cut to a set of observations every 2 to 12 hours, as wards chart
@@ -57,7 +56,8 @@ class Report:
     recipe: Recipe
     seed: int
     patients: dict[str, int] = field(default_factory=dict)
-    losses: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, AUROC on the calibration part
+    losses: list[tuple[int, float]] = field(default_factory=list)  # step, loss
+    folds: list[float] = field(default_factory=list)  # AUROC on each calibration fold, of a network that never saw it
     calibration: tuple[float, float] = (1.0, 0.0)  # slope and intercept on the log-odds
 
 
@@ -71,30 +71,45 @@ def scaling_of(stays: Stays, horizon_hours: int = HORIZON_HOURS) -> Scaling:
     return Scaling(FEATURES, tuple(mean.tolist()), tuple(scale.tolist()), HOURS, horizon_hours)
 
 
-def split(stays: Stays) -> tuple[Stays, Stays, Stays]:
-    """Split by patient: (learn, calibrate, dev)."""
+def split(stays: Stays) -> tuple[Stays, Stays]:
+    """Split by patient: (learn, dev)."""
     place = part(stays.ids)
-    return stays.take(place >= CALIBRATE), stays.take((place >= DEV) & (place < CALIBRATE)), stays.take(place < DEV)
+    return stays.take(place >= DEV), stays.take(place < DEV)
 
 
 def train(data: Path, out: Path, *, seed: int = 20261123, recipe: Recipe | None = None, threads: int = 1) -> Report:
     """Train on the sets in `data`; write `model.onnx`, `scaling.json`, whom it learned from, and the logistic baselines.
 
+    Calibration comes from cross-fitting: networks of the same recipe judge the patients that each of them never saw, and the
+    slope and intercept that put those right go onto the network that learned from all.
+
     Raises:
         Permanent: `data` has neither layout, or lacks cinc2019.
     """
+    recipe = recipe or Recipe()
     sets = {stays.name: stays for stays in read(data)}
     if "cinc2019" not in sets:
         raise Permanent("training needs cinc2019 (hourly.csv.gz)")
-    first, held, _ = split(sets["cinc2019"])
-    second = sets.get("physionet2012-a")
-    network, report = fit(first, held, second, seed=seed, recipe=recipe or Recipe(), threads=threads)
-    export(network, scaling_of(first), out, calibration=report.calibration)
-    learned = [stays for stays in (first, held, second) if stays is not None]
-    np.save(out / "learned.npy", np.sort(np.concatenate([stays.checksums() for stays in learned])))
-    baseline(first).save(out / "logistic-hourly.json")
-    if second is not None:
-        baseline(second).save(out / "logistic-outcome.json")
+    stays, _ = split(sets["cinc2019"])
+    first = Taught(stays, soft_targets(stays, seed=seed))
+    other = sets.get("physionet2012-a")
+    second = None if other is None else Taught(other, soft_targets(other, seed=seed))
+    report = Report(recipe, seed, {each.stays.name: len(each.stays.ids) for each in (first, second) if each is not None})
+    fold = (part(stays.ids, salt="calibration") * _CALIBRATION_FOLDS).astype(int)
+    logits = np.empty(len(stays.labels))
+    for held in range(_CALIBRATION_FOLDS):
+        network, _ = fit(first.take(fold != held), second, seed=seed, recipe=recipe, threads=threads)
+        rows = np.flatnonzero((fold == held)[stays.stay_of])
+        logits[rows] = logits_of(network, scaling_of(stays.take(fold != held)), stays, rows)
+        report.folds.append(auroc(stays.labels[rows], logits[rows]))
+    report.calibration = platt(logits, stays.labels)
+    network, report.losses = fit(first, second, seed=seed, recipe=recipe, threads=threads)
+    export(network, scaling_of(stays), out, calibration=report.calibration)
+    learned = [each.stays.checksums() for each in (first, second) if each is not None]
+    np.save(out / "learned.npy", np.sort(np.concatenate(learned)))
+    baseline(stays).save(out / "logistic-hourly.json")
+    if other is not None:
+        baseline(other).save(out / "logistic-outcome.json")
     return report
 
 
@@ -105,25 +120,37 @@ def baseline(stays: Stays) -> Logistic:
     return fit_logistic(np.concatenate(columns), stays.labels[rows])
 
 
-def fit(first: Stays, held: Stays, second: Stays | None, *, seed: int, recipe: Recipe, threads: int = 1) -> tuple[Any, Report]:
-    """Fit the network; return it (with averaged weights) and the report, calibrated on `held`."""
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Stays with the teacher's log-odds for each hour."""
+
+    stays: Stays
+    soft: Floats  # [hours]
+
+    def take(self, chosen: NDArray[np.bool_]) -> "Taught":
+        """Keep the stays where `chosen` [stays] is true."""
+        return Taught(self.stays.take(chosen), self.soft[chosen[self.stays.stay_of]])
+
+
+def fit(
+    first: Taught, second: Taught | None, *, seed: int, recipe: Recipe, threads: int = 1
+) -> tuple[Any, list[tuple[int, float]]]:
+    """Fit a network; return it, with averaged weights, and the losses by step."""
     import torch
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    scaling, network = scaling_of(first), build(recipe)
+    scaling, network = scaling_of(first.stays), build(recipe)
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)
     )
     affine = torch.nn.Parameter(torch.tensor([0.0, 0.0]))  # the second task's log slope and intercept
     optimiser = torch.optim.AdamW([*network.parameters(), affine], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
-    report = Report(recipe, seed, {"learn": len(first.ids), "calibrate": len(held.ids)})
-    random = np.random.default_rng(seed)
-    draws = [_Draw(first, soft_targets(first, seed=seed), recipe, random, recipe.batch, recipe.positives)]
+    random, losses = np.random.default_rng(seed), []
+    draws = [_Draw(first, recipe, random, recipe.batch, recipe.positives)]
     if second is not None:
-        report.patients["second"] = len(second.ids)
-        draws.append(_Draw(second, soft_targets(second, seed=seed), recipe, random, recipe.second_batch, None))
+        draws.append(_Draw(second, recipe, random, recipe.second_batch, None))
     for step in range(recipe.steps):
         network.train()
         batches = [draw.batch() for draw in draws]
@@ -140,11 +167,8 @@ def fit(first: Stays, held: Stays, second: Stays | None, *, seed: int, recipe: R
         schedule.step()
         averaged.update_parameters(network)
         if (step + 1) % max(1, recipe.steps // 5) == 0:
-            reached = auroc(held.labels, logits_of(averaged.module, scaling, held))
-            report.losses.append((step + 1, float(loss.detach()), reached))
-    best = averaged.module.eval()
-    report.calibration = platt(logits_of(best, scaling, held), held.labels)
-    return best, report
+            losses.append((step + 1, float(loss.detach())))
+    return averaged.module.eval(), losses
 
 
 Batch = tuple[Floats, Floats, Floats]  # windows, labels, the teacher's log-odds
@@ -164,10 +188,9 @@ def _loss(logits: Any, batch: Batch, shift: float, recipe: Recipe) -> Any:
 class _Draw:
     """Batches of augmented windows, with a fixed share of positive hours or (None) hours as they come."""
 
-    def __init__(
-        self, stays: Stays, soft: Floats, recipe: Recipe, random: np.random.Generator, size: int, positives: float | None
-    ) -> None:
-        self._stays, self._soft, self._recipe, self._random = stays, soft, recipe, random
+    def __init__(self, taught: Taught, recipe: Recipe, random: np.random.Generator, size: int, positives: float | None) -> None:
+        stays = self._stays = taught.stays
+        self._soft, self._recipe, self._random = taught.soft, recipe, random
         share = float(stays.labels.mean())
         self._count = 0 if positives is None else round(size * positives)
         self._positive = np.flatnonzero(stays.labels > 0)

@@ -14,7 +14,7 @@ from models.evaluation.baselines import summary
 from models.evaluation.vital_sets import Stays, part
 from models.tasks import Floats
 
-_FOLDS = 4
+_FOLDS = 6
 _NEGATIVES = 0.35  # share of the negative hours learned from: neighbours say nearly the same
 _CLIP = 8.0  # log-odds
 
