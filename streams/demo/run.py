@@ -39,13 +39,11 @@ async def run(plan: DemoPlan, json_file: Path | None = None) -> int:
         view.say("starting lanes and connectors")
         await stage.raise_curtain()
         settings = stage.settings()
-        async with Watcher(settings) as watcher:
+        now = clock_of(settings.clock)
+        outbox = Outbox(settings, source="/vigil/demo-ward/staff")
+        async with Watcher(settings) as watcher, Staff(outbox, now, plan.seed) as staff:
             player = Player(dict(stage.addresses))
-            now = clock_of(settings.clock)
             start = now()
-            outbox = Outbox(settings, source="/vigil/demo-ward/staff")
-            await outbox.start()
-            staff = Staff(outbox, now, plan.seed)
             watcher.account.told = staff.see
             messages = ward(seed=plan.seed, hours=plan.hours, patients=plan.patients, epoch=start)
             async with _shown(view, watcher, player, now, start):
@@ -58,8 +56,6 @@ async def run(plan: DemoPlan, json_file: Path | None = None) -> int:
                 await asyncio.gather(playing, return_exceptions=interrupted.done())
                 interrupted.cancel()
                 settled = await watcher.settle(within=60.0)
-            await staff.leave()
-            await outbox.stop()
             summary = await _summary(stage, watcher, player, settled, time.monotonic() - began)
     finally:
         view.say("stopping")

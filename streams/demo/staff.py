@@ -3,7 +3,7 @@
 import asyncio
 import random
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 from processors.events import FeedbackEvent, Origin
 from processors.identity import natural_id
@@ -15,7 +15,7 @@ _DECLINED = 0.1
 
 
 class Staff:
-    """Reads alerts as they come (`see`) and answers on `clinical.feedback` at the ward's pace."""
+    """Reads alerts as they come (`see`) and answers on `clinical.feedback` at the ward's pace. Use as an async context manager."""
 
     def __init__(self, outbox: Outbox, now: Clock, seed: int) -> None:
         self._outbox = outbox
@@ -23,10 +23,23 @@ class Staff:
         self._random = random.Random(f"staff {seed}")
         self._answering: set[asyncio.Task[None]] = set()
         self._seen: set[str] = set()
+        self._here = False
+
+    async def __aenter__(self) -> Self:
+        await self._outbox.start()
+        self._here = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._here = False
+        for task in list(self._answering):
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
+        await self._outbox.stop()
 
     def see(self, alert: dict[str, Any]) -> None:
         """Take note of an alert; a raised one is answered once, perhaps."""
-        if alert["state"] != "raised" or alert["alert_id"] in self._seen:
+        if not self._here or alert["state"] != "raised" or alert["alert_id"] in self._seen:
             return
         self._seen.add(alert["alert_id"])
         if self._random.random() > _ANSWERED:
@@ -53,9 +66,3 @@ class Staff:
             origin=Origin(protocol="vigil", peer="demo-staff"),
         )
         await self._outbox.send([self._outbox.encode(event)])
-
-    async def leave(self) -> None:
-        """Answer nothing more."""
-        for task in list(self._answering):
-            task.cancel()
-        await asyncio.gather(*self._answering, return_exceptions=True)
