@@ -8,6 +8,9 @@ LEARNED: dict[str, tuple[str, ...]] = {
     "no finding": (
         "no finding",
         "no findings",
+        "normal",
+        "normal examination",
+        "normal chest",
         "normal chest x-ray",
         "normal chest radiograph",
         "a normal frontal chest x-ray",
@@ -42,6 +45,8 @@ LEARNED: dict[str, tuple[str, ...]] = {
         "findings consistent with pneumonia",
         "findings suspicious for pneumonia",
         "pulmonary infection",
+        "abnormal lungs",
+        "abnormal examination",
         "lower respiratory tract infection",
         "consolidation",
         "lobar consolidation",

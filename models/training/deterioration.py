@@ -8,7 +8,10 @@ an affine function of the score's, learned beside it. Both learn a teacher's log
 (`deterioration_teacher`). What ships is the first task's output, calibrated by cross-fitting.
 """
 
+import argparse
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from models.errors import Permanent
 from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import Stays, part, read
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, record, sha256_of
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets
@@ -295,3 +299,36 @@ def export(network: Any, scaling: Scaling, out: Path, *, calibration: tuple[floa
         dynamic={},
     )
     (out / "scaling.json").write_text(scaling.to_json(), encoding="utf-8")
+
+
+def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed: int = 20261123) -> ModelEntry:
+    """Train into the packaged weights (or `out`) and write the registry's entry; figures and card come from evaluation."""
+    folder = out or WEIGHTS / "deterioration"
+    train(data, folder, seed=seed)
+    entry = ModelEntry(
+        task="deterioration",
+        name="deterioration-lstm",
+        version="1.0.0",
+        runtime="onnx-deterioration",
+        location=folder.name,
+        files={name: sha256_of(folder / name) for name in ("model.onnx", "scaling.json")},
+        licence="Apache-2.0",
+        trained_on=("cinc2019 (CC BY 4.0)", "physionet2012 set a (ODC-BY 1.0)"),
+    )
+    record(entry, registry)
+    return entry
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m models.training.deterioration --data DIR [--seed N]`: train the weights that ship, and register them."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.deterioration")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=20261123)
+    chosen = parser.parse_args(argv)
+    entry = ship(chosen.data, seed=chosen.seed)
+    sys.stdout.write(f"{entry.name} {entry.version} {entry.digest}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -8,7 +8,9 @@ per image and augmentation, its late blocks and both projections learn:
     anchor      the text projection stays near an isometry of the embedder's space, so that free text keeps its meaning
 """
 
+import argparse
 import copy
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,14 +23,16 @@ from PIL import Image
 
 from models.errors import Permanent
 from models.evaluation.image_prompts import LEARNED
-from models.evaluation.image_sets import LabelledImage, pixels, read
+from models.evaluation.image_sets import LabelledImage, checksums, pixels, read
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import part
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, record, sha256_of
 from models.runtimes.image_text import prepare
 from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt
 
 LABELS = tuple(LEARNED)
+_WORDINGS = 8  # of each class, in every step
 # Patients by `part(patient)`: [0, DEV) never touched, [DEV, CALIBRATE) for the scores' calibration, the rest learned from.
 DEV = 0.2
 CALIBRATE = 0.32
@@ -92,8 +96,9 @@ def train(
         keep = np.flatnonzero(where > 0)
         early = run_early([images[at] for at in keep], Path(folder) / "early.npy", recipe, seed)
         towers, report = fit(early, labels[keep], where[keep] == 2, text, recipe, seed)
-    report.images = {"learn": int((where == 2).sum()), "calibrate": int((where == 1).sum()), "dev": int((where == 0).sum())}
     export(towers, out, recipe)
+    np.save(out / "learned.npy", np.unique(checksums([images[at] for at in keep])))
+    report.images = {"learn": int((where == 2).sum()), "calibrate": int((where == 1).sum()), "dev": int((where == 0).sum())}
     return report
 
 
@@ -230,13 +235,8 @@ def fit(
             chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
             views = random.integers(0, len(early), len(chosen))
             seen = towers.project(towers.pooled(torch.from_numpy(early[views, chosen].astype(np.float32))))
-            said = torch.cat([words[label][torch.from_numpy(random.integers(0, len(words[label]), 8))] for label in LABELS])
-            spoken = towers.words(said)
-            own = torch.arange(len(LABELS)).repeat_interleave(8)
-            same = (torch.from_numpy(labels[chosen])[:, None] == own[None]).float()
-            logits = seen @ spoken.T / recipe.temperature
-            loss = -(same * functional.log_softmax(logits, 1)).sum(1).div(same.sum(1)).mean()
-            loss = loss - (same * functional.log_softmax(logits, 0)).sum(0).div(same.sum(0).clamp(min=1)).mean()
+            said = [words[label][torch.from_numpy(random.integers(0, len(words[label]), _WORDINGS))] for label in LABELS]
+            loss = _contrast(seen, towers.words(torch.cat(said)), torch.from_numpy(labels[chosen]), recipe.temperature)
             alike = reference[chosen] @ reference[chosen].T
             loss = loss + recipe.likeness * functional.mse_loss(seen @ seen.T, alike)
             loss = loss + recipe.anchor * (towers.text.weight - towers.anchor).square().sum(1).mean()
@@ -252,6 +252,19 @@ def fit(
         margins(towers, _embedded(towers, early[0, held]), text), labels[held].astype(np.float32)
     )
     return towers, report
+
+
+def _contrast(seen: Any, spoken: Any, labels: Any, temperature: float) -> Any:
+    """Cross-entropy both ways between images [n, d] and `_WORDINGS` texts of each class; same class, same pair."""
+    import torch
+    from torch.nn import functional
+
+    said = torch.arange(len(LABELS)).repeat_interleave(_WORDINGS)
+    same = (labels[:, None] == said[None]).float()
+    logits = seen @ spoken.T / temperature
+    by_image = (same * functional.log_softmax(logits, 1)).sum(1) / same.sum(1)
+    by_text = (same * functional.log_softmax(logits, 0)).sum(0) / same.sum(0).clamp(min=1)
+    return -by_image.mean() - by_text.sum() / len(by_text)
 
 
 def margins(towers: Any, seen: Floats, text: TextEmbedder) -> NDArray[np.float64]:
@@ -291,7 +304,7 @@ def export(towers: Any, out: Path, recipe: Recipe) -> None:
 
     from models.export import to_onnx
 
-    class Image_(torch.nn.Module):  # type: ignore[misc]  # noqa: N801
+    class Tower(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.towers = copy.deepcopy(towers).eval()
@@ -301,7 +314,7 @@ def export(towers: Any, out: Path, recipe: Recipe) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     to_onnx(
-        Image_(),
+        Tower(),
         (torch.zeros(2, 1, recipe.size, recipe.size),),
         out / "model.onnx",
         inputs=["image"],
@@ -309,3 +322,48 @@ def export(towers: Any, out: Path, recipe: Recipe) -> None:
         dynamic={"image": {0: "n"}, "embedding": {0: "n"}},
     )
     np.save(out / "text_projection.npy", towers.text.weight.detach().numpy().T.astype(np.float32))
+
+
+def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed: int = 20261123) -> ModelEntry:
+    """Train into the packaged weights (or `out`) and write the registry's entry; figures and card come from evaluation."""
+    folder = out or WEIGHTS / "chest-xray"
+    tower = Registry.load().entry("embedding")
+    report = train(data, folder, text=Registry.load().open("embedding"), seed=seed)
+    entry = ModelEntry(
+        task="image-text",
+        name="chest-xray",
+        version="1.0.0",
+        runtime="onnx-image-text",
+        location=folder.name,
+        files={name: sha256_of(folder / name) for name in ("model.onnx", "text_projection.npy")},
+        licence="Apache-2.0",
+        trained_on=("NIH ChestX-ray14, two classes (free with attribution)", "ImageNet, by EfficientNet-lite0 (Apache-2.0)"),
+        labels=LABELS,
+        thresholds=dict.fromkeys(LABELS, 0.5),
+        thresholds_chosen="even odds of the calibrated score, on an even mix of both classes",
+        preprocessing={
+            "size": report.recipe.size,
+            "text_tower": tower.name,
+            "images_learned": report.images["learn"],
+            "scale": report.scale,
+            "offsets": {LABELS[1]: report.offset},
+            "prompts": {label: list(texts) for label, texts in LEARNED.items()},
+        },
+    )
+    record(entry, registry)
+    return entry
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m models.training.image_text --data DIR [--seed N]`: train the weights that ship, and register them."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.image_text")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=20261123)
+    chosen = parser.parse_args(argv)
+    entry = ship(chosen.data, seed=chosen.seed)
+    sys.stdout.write(f"{entry.name} {entry.version} {entry.digest}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
