@@ -1,57 +1,72 @@
-"""vitals -> scores, alerts, audit: sets a second on two cores, beside Faust's guide and Quix Streams' guide."""
+"""vitals -> scores, alerts, audit: sets a second on two cores, beside Faust's guide and Quix Streams' guide.
 
+All three do the same job (decode, chart, NEWS2, LSTM, alerts, audit) over the same sets with the same number of workers. A third of
+the 500 patients gets worse; all sets are of the last three quarters of an hour, so none is history. The workers run and share the
+partitions before the backlog is written; see `rate` for what is counted.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from processors.events import TOPICS
-from streams.journal import TOPIC as JOURNAL
-from tests.bench.rate import create, fill, measured
+from tests.bench.programs import Program, lane, peer, until_shared
+from tests.bench.rate import Rate, Tail, Wire, encoded, fill
+from tests.bench.stage import Site, Stage
 from tests.vitals import patient, vitals
 
-PARTITIONS = 4
 PATIENTS = 500
+_SPAN = timedelta(minutes=45)
+_WARM = 4  # sets a patient, unmeasured
 
 
-def run(bootstrap: str, folder: Path, *, sets: int = 100_000, peer_sets: int = 20_000, workers: int = 2) -> dict[str, Any]:
-    """Return sets a second of the three, and the ratios."""
-    ours = _lane(bootstrap, folder, "b.ours.", sets, workers)
-    guide = _peer(bootstrap, folder, "b.guide.", "faust_vitals", "guide.scores", peer_sets, workers)
-    quix = _peer(bootstrap, folder, "b.quix.", "quix_vitals", "quix.scores", peer_sets, workers)
-    return {
-        "vitals_sets_per_s": round(ours.per_second),
-        "vitals_faust_guide_sets_per_s": round(guide.per_second),
-        "vitals_quix_sets_per_s": round(quix.per_second),
-        "vitals_over_faust_guide": round(ours.per_second / guide.per_second, 2),
-        "vitals_over_quix": round(ours.per_second / quix.per_second, 2),
-    }
+def throughput(stage: Stage) -> dict[str, list[float]]:
+    """Return sets a second of the lane and both peers, a value a round, taken in turn."""
+    return stage.once("vitals", lambda: _throughput(stage))  # type: ignore[no-any-return]
 
 
-def _load(bootstrap: str, prefix: str, sets: int) -> int:
-    start = datetime.now(UTC) - timedelta(hours=3)
-    fill(bootstrap, f"{prefix}clinical.patients", (patient(n, start) for n in range(PATIENTS)))
-    steps = sets // PATIENTS
-    return fill(bootstrap, f"{prefix}clinical.vitals", vitals(PATIENTS, steps, start, every=timedelta(hours=3) / steps))
+def _throughput(stage: Stage) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"lane": [], "faust": [], "quix": []}
+    for number in range(stage.sizes.rounds):
+        for name in found:
+            rate = _measure(stage, name)
+            found[name].append(rate.per_second)
+            stage.say(f"vitals, round {number + 1}, {name}: {rate.per_second:,.0f} sets/s ({rate.n:,} in {rate.seconds:.1f} s)")
+    return found
 
 
-def _lane(bootstrap: str, folder: Path, prefix: str, sets: int, workers: int) -> Any:
-    create(bootstrap, [prefix + topic for topic in (*TOPICS, JOURNAL)], PARTITIONS)
-    count = _load(bootstrap, prefix, sets)
-    env = {"VIGIL_KAFKA__BOOTSTRAP": bootstrap, "VIGIL_KAFKA__TOPIC_PREFIX": prefix, "VIGIL_WORKER__HOST": "bench"}
-    commands = [["-m", "streams.cli", "lane", "run", "vitals"]] * workers
-    return measured(bootstrap, f"{prefix}clinical.scores", count, commands, env, within=600, log=folder / "lane.log")
+def _measure(stage: Stage, name: str) -> Rate:
+    sizes, site = stage.sizes, stage.site(f"v-{name}")
+    steps = max(2, (sizes.sets if name == "lane" else sizes.peer_sets) // PATIENTS)
+    start = datetime.now(UTC) - _SPAN
+    every = (_SPAN - timedelta(minutes=1)) / (steps + _WARM)
+    records = encoded(vitals(PATIENTS, steps + _WARM, start, every=every))
+    warm, load = records[: _WARM * PATIENTS], records[_WARM * PATIENTS :]
+    fill(site.bootstrap, site.topic("clinical.patients"), encoded(patient(n, start) for n in range(PATIENTS)))
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_worker(name, site, slot)) for slot in range(sizes.workers)]
+        group = {"lane": site.group("vitals"), "faust": f"{site.prefix}guide", "quix": f"{site.prefix}quix"}[name]
+        until_shared(site.bootstrap, group, sizes.workers, workers)
+        return rate_of(site, "clinical.vitals", "clinical.scores", warm, load, workers)
 
 
-def _peer(bootstrap: str, folder: Path, prefix: str, module: str, output: str, sets: int, workers: int) -> Any:
-    names = [
-        "clinical.vitals",
-        "clinical.patients",
-        output,
-        output.replace("scores", "audit"),
-        output.replace("scores", "alerts"),
-    ]
-    create(bootstrap, [prefix + name for name in names], PARTITIONS)
-    count = _load(bootstrap, prefix, sets)
-    env = {"BENCH_BOOTSTRAP": bootstrap, "BENCH_PREFIX": prefix, "BENCH_STATE": str(folder / "state")}
-    commands = [["-m", f"tests.bench.peers.{module}"]] * workers
-    return measured(bootstrap, prefix + output, count, commands, env, within=600, log=folder / f"{module}.log")
+def _worker(name: str, site: Site, slot: int) -> Program:
+    if name == "lane":
+        return lane("vitals", site.env, site.folder, slot=slot)
+    env = {"BENCH_BOOTSTRAP": site.bootstrap, "BENCH_PREFIX": site.prefix}
+    return peer(f"{name}_vitals", env, site.folder, slot=slot)
+
+
+def rate_of(site: Site, source: str, output: str, warm: Wire, load: Wire, workers: Sequence[Program], **tail: Any) -> Rate:
+    """Warm the workers up, write the load, wait until all of it has come out: the steady rate."""
+    out = Tail(site.bootstrap, site.topic(output), **tail)
+    try:
+        fill(site.bootstrap, site.topic(source), warm)
+        out.until(len(warm), within=300, alive=workers)
+        fill(site.bootstrap, site.topic(source), load)
+        filled = time.time()
+        out.until(len(warm) + len(load), within=900, alive=workers)
+        return out.steady(len(warm) + len(load), filled, skip=len(warm))
+    finally:
+        out.close()

@@ -7,12 +7,12 @@ import os
 
 import faust
 
-from tests.bench.peers.scoring import score
+from tests.bench.peers.scoring import Scorer
 
-PREFIX = os.environ["BENCH_PREFIX"]
+BOOTSTRAP, PREFIX = os.environ["BENCH_BOOTSTRAP"], os.environ["BENCH_PREFIX"]
 app = faust.App(
     f"{PREFIX}guide",
-    broker=f"kafka://{os.environ['BENCH_BOOTSTRAP']}",
+    broker=f"kafka://{BOOTSTRAP}",
     value_serializer="raw",
     store="memory://",
     web_enabled=False,
@@ -21,15 +21,16 @@ app = faust.App(
     producer_acks=-1,
 )
 vitals = app.topic(f"{PREFIX}clinical.vitals", value_serializer="raw")
-scores = app.topic(f"{PREFIX}guide.scores", value_serializer="raw")
-audits = app.topic(f"{PREFIX}guide.audit", value_serializer="raw")
-alerts = app.topic(f"{PREFIX}guide.alerts", value_serializer="raw")
+scores = app.topic(f"{PREFIX}clinical.scores", value_serializer="raw")
+audits = app.topic(f"{PREFIX}clinical.audit", value_serializer="raw")
+alerts = app.topic(f"{PREFIX}clinical.alerts", value_serializer="raw")
+scorer = Scorer(BOOTSTRAP, PREFIX)
 
 
-@app.agent(vitals)
+@app.agent(vitals)  # type: ignore[untyped-decorator]
 async def work(stream: faust.Stream) -> None:
     async for event in stream.events():
-        out, audit, raised = score(event.value, event.message.partition, event.message.offset)
+        out, audit, raised = scorer.score(event.value, event.message.partition, event.message.offset)
         await scores.send(key=event.key, value=out)
         await audits.send(key=event.key, value=audit)
         for alert in raised:

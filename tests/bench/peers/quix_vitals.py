@@ -9,25 +9,26 @@ from typing import Any
 from quixstreams import Application
 from quixstreams.context import message_context
 
-from tests.bench.peers.scoring import score
+from tests.bench.peers.scoring import Scorer
 
-PREFIX = os.environ["BENCH_PREFIX"]
+BOOTSTRAP, PREFIX = os.environ["BENCH_BOOTSTRAP"], os.environ["BENCH_PREFIX"]
 app = Application(
-    broker_address=os.environ["BENCH_BOOTSTRAP"],
+    broker_address=BOOTSTRAP,
     consumer_group=f"{PREFIX}quix",
     auto_offset_reset="earliest",
     producer_extra_config={"acks": "all"},
-    state_dir=os.environ["BENCH_STATE"],
+    loglevel="WARNING",
 )
 vitals = app.topic(f"{PREFIX}clinical.vitals", value_deserializer="bytes", key_deserializer="bytes")
-scores = app.topic(f"{PREFIX}quix.scores", value_serializer="bytes", key_serializer="bytes")
-audits = app.topic(f"{PREFIX}quix.audit", value_serializer="bytes", key_serializer="bytes")
-alerts = app.topic(f"{PREFIX}quix.alerts", value_serializer="bytes", key_serializer="bytes")
+scores = app.topic(f"{PREFIX}clinical.scores", value_serializer="bytes", key_serializer="bytes")
+audits = app.topic(f"{PREFIX}clinical.audit", value_serializer="bytes", key_serializer="bytes")
+alerts = app.topic(f"{PREFIX}clinical.alerts", value_serializer="bytes", key_serializer="bytes")
+scorer = Scorer(BOOTSTRAP, PREFIX)
 
 
 def work(value: bytes) -> Any:
     context = message_context()
-    return score(value, context.partition, context.offset)
+    return scorer.score(value, context.partition, context.offset)
 
 
 frame = app.dataframe(vitals).apply(work)

@@ -1,0 +1,89 @@
+"""The figures: what each is, what it should come to, and how it follows from measurements (which are shared and taken once)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from tests.bench import latency, memory, notes, searching, vitals
+from tests.bench.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One figure's value, with what it was made of."""
+
+    value: float
+    of: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`at_least`: the target is a floor; else a ceiling."""
+
+    name: str
+    what: str
+    unit: str
+    target: float
+    at_least: bool
+    measure: Callable[[Stage], Value]
+
+    def met(self, value: float) -> bool:
+        """Say whether a value meets the target."""
+        return value >= self.target if self.at_least else value <= self.target
+
+
+def _ratio(measured: dict[str, list[float]], over: str) -> Value:
+    """The median over rounds of (ours / theirs), each round's two taken one after the other."""
+    rounds = [ours / theirs for ours, theirs in zip(measured["lane"], measured[over], strict=True)]
+    return Value(round(median(rounds), 2), {"rounds": [round(one, 2) for one in rounds], **_rounded(measured, "lane", over)})
+
+
+def _rounded(measured: dict[str, list[float]], *names: str) -> dict[str, list[float]]:
+    return {f"{name}_per_s": [round(one, 1) for one in measured[name]] for name in names}
+
+
+def _sets(stage: Stage) -> Value:
+    measured = vitals.throughput(stage)
+    return Value(round(median(measured["lane"])), _rounded(measured, "lane"))
+
+
+def _alert(name: str) -> Callable[[Stage], Value]:
+    def measure(stage: Stage) -> Value:
+        found = latency.alerts(stage)[name]
+        return Value(round(found.percentile(99), 1), found.summary())
+
+    return measure
+
+
+def _over_echo(stage: Stage) -> Value:
+    found = latency.alerts(stage)
+    return Value(round(found["1000"].percentile(99) / found["echo"].percentile(99), 2), {"echo": found["echo"].summary()})
+
+
+def _searched(stage: Stage) -> Value:
+    found = searching.search(stage)
+    return Value(next(iter(found.values()))["p99"], found)
+
+
+def _grown(stage: Stage) -> Value:
+    found = memory.growth(stage)
+    return Value(max(one["growth_mb"] for one in found.values()), found)
+
+
+FIGURES = (
+    Figure("notes_over_bare_model", "notes lane end to end / the bare model loop", "x", 0.9, True,
+           lambda stage: _ratio(notes.entities(stage), "bare")),
+    Figure("notes_over_guide", "notes into Qdrant / Faust's guide with sentence-transformers", "x", 3, True,
+           lambda stage: _ratio(notes.vectors(stage), "guide")),
+    Figure("vitals_sets_per_s", "sets decoded, scored, alerted, audited", "sets/s", 10_000, True, _sets),
+    Figure("vitals_over_faust_guide", "the same as Faust's guide teaches it", "x", 5, True,
+           lambda stage: _ratio(vitals.throughput(stage), "faust")),
+    Figure("vitals_over_quix", "the same as Quix Streams' guide teaches it", "x", 2, True,
+           lambda stage: _ratio(vitals.throughput(stage), "quix")),
+    Figure("alert_p99_ms_200", "socket to readable alert at 200 sets/s, other lanes saturated", "ms", 100, False, _alert("200")),
+    Figure("alert_p99_ms_1000", "the same at 1,000 sets/s", "ms", 100, False, _alert("1000")),
+    Figure("alert_p99_over_echo_1000", "the latter / bare aiokafka echo under the same load", "x", 3, False, _over_echo),
+    Figure("search_p99_ms_10k", "a question over 10,000 notes, its embedding included", "ms", 50, False, _searched),
+    Figure("rss_growth_mb", "memory taken by 100,000 events behind, the worst lane", "MB", 50, False, _grown),
+)  # fmt: skip
