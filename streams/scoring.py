@@ -34,7 +34,9 @@ class Scoring:
         self._batcher: MicroBatcher[Any, Any] | None = None
         if model is not None:
             # One item is a whole batch of windows: at thousands of sets a second a future for each would cost more than the model.
-            self._batcher = batcher(self._run, name="deterioration", settings=settings, metrics=metrics)
+            # None waits for company: batches gather while the model is busy, and a patient's alert waits behind every delay.
+            at_once = settings.model_copy(update={"longest_delay": 0.0})
+            self._batcher = batcher(self._run, name="deterioration", settings=at_once, metrics=metrics)
 
     @property
     def identity(self) -> ModelIdentity | None:
@@ -42,7 +44,15 @@ class Scoring:
         return self._model.identity if self._model else None
 
     def _run(self, batches: Sequence[Floats]) -> list[tuple[Floats, dict[int, Sequence[float]]]]:
-        return [self._score(windows) for windows in batches]
+        # All at once: the model works in blocks of rows, and under a trickle each partition's batch is a single row.
+        scores, drivers = self._score(batches[0] if len(batches) == 1 else np.concatenate(batches))
+        results: list[tuple[Floats, dict[int, Sequence[float]]]] = []
+        first = 0
+        for windows in batches:
+            end = first + len(windows)
+            results.append((scores[first:end], {row - first: of for row, of in drivers.items() if first <= row < end}))
+            first = end
+        return results
 
     def _score(self, windows: Floats) -> tuple[Floats, dict[int, Sequence[float]]]:
         assert self._model is not None

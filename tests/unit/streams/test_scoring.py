@@ -1,0 +1,106 @@
+"""The deterioration model in the vitals lane: whatever is scored together, each set gets what it would get alone."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from models.registry import Registry
+from models.tasks import DeteriorationModel, Floats
+from processors.charting import Assessment
+from streams.metrics import LaneMetrics
+from streams.scoring import FAILED, LATE, NOTEWORTHY, NOTHING, Scored, Scoring
+from streams.settings import ModelSettings
+from tests.bedside import SOURCE, vitals
+
+
+class Told:
+    """The real model, with a note of what it was asked; it fails on a heart rate of 13 and is slow where told so."""
+
+    def __init__(self, model: DeteriorationModel) -> None:
+        self.identity, self.hours, self.features = model.identity, model.hours, model.features
+        self.horizon_hours = model.horizon_hours
+        self.rows: list[int] = []
+        self.seconds = 0.0
+        self._model = model
+
+    def score(self, windows: Floats) -> Floats:
+        self.rows.append(len(windows))
+        time.sleep(self.seconds)
+        scores = self._model.score(windows)
+        return np.where((windows[:, -1, 0] == 13), np.float32("nan"), scores)
+
+    def attribute(self, windows: Floats) -> Floats:
+        return self._model.attribute(windows)
+
+
+@pytest.fixture(scope="module")
+def model() -> DeteriorationModel:
+    return Registry.load().open("deterioration")
+
+
+@pytest.fixture
+async def told(model: DeteriorationModel) -> AsyncIterator[tuple[Told, Scoring]]:
+    told = Told(model)
+    scoring = Scoring(told, ModelSettings(), LaneMetrics("test"))
+    yield told, scoring
+    await scoring.stop()
+
+
+def assessed(model: DeteriorationModel, seed: int, sets: int, heart_rate: float = 0) -> list[Assessment]:
+    rng = np.random.default_rng(seed)
+    windows = rng.normal(60, 30, (sets, model.hours, len(model.features))).astype(np.float32)
+    windows[rng.random(windows.shape) < 0.5] = np.nan
+    if heart_rate:
+        windows[-1, -1, 0] = heart_rate
+    return [Assessment(n, vitals(n), SOURCE, None, window=window) for n, window in enumerate(windows)]
+
+
+def said(scored: Sequence[Scored]) -> list[float]:
+    return [deterioration.probability for deterioration, _ in scored if deterioration is not None]
+
+
+async def test_batches_that_wait_together_are_scored_together_and_as_if_alone(
+    model: DeteriorationModel, told: tuple[Told, Scoring]
+) -> None:
+    asked, scoring = told
+    batches = [assessed(model, seed, sets) for seed, sets in enumerate((3, 1, 70, 2, 1))]
+    alone = [await scoring.score(batch) for batch in batches]
+    asked.rows.clear()
+    asked.seconds = 0.05
+    together = await asyncio.gather(*(scoring.score(batch) for batch in batches))
+    assert together == alone
+    assert len(asked.rows) <= 2, "what arrives while the model is busy goes in one run"
+    found = [deterioration for scored in together for deterioration, _ in scored if deterioration is not None]
+    assert len(found) == 77
+    assert any(one.drivers for one in found), "some are of note, and their drivers are those of the right set"
+    assert all(bool(one.drivers) <= (one.probability >= NOTEWORTHY - 1e-4) for one in found)
+
+
+async def test_a_batch_that_the_model_fails_on_spoils_no_other(model: DeteriorationModel, told: tuple[Told, Scoring]) -> None:
+    asked, scoring = told
+    asked.seconds = 0.02
+    good, bad = assessed(model, 1, 4), assessed(model, 2, 3, heart_rate=13)
+    first, spoilt, last = await asyncio.gather(scoring.score(good), scoring.score(bad), scoring.score(good))
+    assert [reason for _, reason in spoilt] == [FAILED] * 3
+    assert len(said(first)) == 4
+    assert first == last
+
+
+async def test_a_single_set_does_not_wait_for_company(model: DeteriorationModel) -> None:
+    scoring = Scoring(model, ModelSettings(longest_delay=5.0), LaneMetrics("test"))
+    began = time.monotonic()
+    assert len(said(await scoring.score(assessed(model, 1, 1)))) == 1
+    assert time.monotonic() - began < 2
+    await scoring.stop()
+
+
+async def test_what_is_late_or_has_no_window_says_so(model: DeteriorationModel) -> None:
+    told = Told(model)
+    told.seconds = 0.3
+    scoring = Scoring(told, ModelSettings(vitals_deadline=0.05), LaneMetrics("test"))
+    with_window, without = assessed(model, 1, 1)[0], Assessment(1, vitals(1), SOURCE, None)
+    assert [reason for _, reason in await scoring.score([with_window, without])] == [LATE, NOTHING]
+    await scoring.stop()
