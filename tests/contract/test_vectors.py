@@ -480,6 +480,7 @@ async def test_images_by_text(store: VectorStore) -> None:
     hits = await search_images(store, model, "fever", limit=5)  # type: ignore[arg-type]  # has what is asked of it
     assert [hit.instance_uid for hit in hits] == ["1.2.1", "1.2.0"]
     assert (hits[0].modality, hits[0].uri, hits[0].time) == ("CR", "ab/cd/x.png", START)
+    await store._client.delete_collection(collection.name)  # the server is the session's: the lanes' images have another length
 
 
 # ------------------------------------------------------------------------------------------------------------------- size
