@@ -230,7 +230,7 @@ class PartitionWorker(Generic[E]):
         try:
             await self.steps.persist("produce", lambda: self._outbox.send(messages))
         except Poison as error:
-            await self._write_singly(inputs, outcomes, dead, error, now)
+            await self._write_singly(inputs, outcomes, dead, error)
             return
         for message in messages:
             self.lane.metrics.produced(message.topic)
@@ -243,18 +243,17 @@ class PartitionWorker(Generic[E]):
         outcomes: Sequence[Outcome],
         dead: Sequence[tuple[Any, BaseException]],
         error: Poison,
-        now: datetime,
     ) -> None:
         """Some output is too large: find whose it is, and make that input a dead letter."""
-        if len(inputs) + len(dead) == 1 and dead:
+        if len(dead) == 1 and (not inputs or (len(inputs) == 1 and outcomes[0].error is not None)):
             raise Fatal(f"{self.lane.name}: a dead letter cannot be written: {error}") from error
         if len(inputs) == 1 and not dead:
-            await self._write([], [], [(inputs[0].record, error)])
+            await self._write(inputs, [Outcome(error=error)], [(inputs[0].record, error)])
             return
+        letters = {id(record): (record, cause) for record, cause in dead}
         for one, outcome in zip(inputs, outcomes, strict=True):
-            if outcome.error is None:
-                await self._write([one], [outcome], [])
-        for letter in dead:
+            await self._write([one], [outcome], [letters.pop(id(one.record))] if outcome.error is not None else [])
+        for letter in letters.values():
             await self._write([], [], [letter])
 
     def _messages(self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], now: datetime) -> list[Message]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -137,7 +137,7 @@ class Kafka:
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 2})
         try:
             numbers = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-            found = consumer.committed([TopicPartition(topic, number) for number in numbers], timeout=30)
+            found = _patiently(lambda: consumer.committed([TopicPartition(topic, number) for number in numbers], timeout=30))
             return {one.partition: one.offset for one in found if one.offset >= 0}
         finally:
             consumer.close()
@@ -186,6 +186,23 @@ class Kafka:
 
     def _admin(self) -> Any:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+
+
+def _patiently(ask: Callable[[], Any], timeout: float = 30.0) -> Any:
+    """Ask again while the broker finds its feet: after a start it is no group's coordinator for a moment."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            finding = (
+                KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+                KafkaError.COORDINATOR_NOT_AVAILABLE,
+                KafkaError.NOT_COORDINATOR,
+            )
+            if error.args[0].code() not in finding or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _to_the_end(consumer: Any, open_partitions: set[int], timeout: float) -> Iterator[Record]:

@@ -94,7 +94,6 @@ async def running(
     settings: Settings,
     lane: type[Lane[Any]] = Echo,
     *,
-    stop: bool = True,
     before_start: Callable[[LaneApp], None] = lambda app: None,
 ) -> AsyncIterator[tuple[LaneApp, Engine, Any]]:
     """Run a lane in this process and event loop."""
@@ -110,8 +109,7 @@ async def running(
     try:
         yield app, engine, made[0]
     finally:
-        if stop:
-            await app.stop()
+        await app.stop()
 
 
 async def produce(bootstrap: str, topic: str, values: Sequence[tuple[bytes | None, bytes | None]], partitions: int) -> None:

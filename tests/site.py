@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from confluent_kafka.admin import AdminClient
 
 from processors.events import NoteEvent
@@ -101,9 +103,11 @@ class Site:
 
     async def delete(self, topic: str) -> None:
         """Delete a topic: whatever is written to it is not confirmed until `create` makes it anew."""
+        await asyncio.to_thread(self._delete, self.prefix + topic)
+
+    def _delete(self, name: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap, "log_level": 2})
-        name = self.prefix + topic
-        await asyncio.to_thread(admin.delete_topics([name], operation_timeout=30)[name].result)
+        admin.delete_topics([name], operation_timeout=30)[name].result()
 
     async def create(self, topic: str) -> None:
         """Create a topic that was deleted."""
@@ -111,12 +115,14 @@ class Site:
 
     async def delete_records(self, before: dict[int, int]) -> None:
         """Take records from the start of the notes, as retention does: those below the offset given for each partition."""
-        from confluent_kafka import TopicPartition
-
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap, "log_level": 2})
-        wanted = [TopicPartition(self.notes, number, offset) for number, offset in before.items()]
-        for future in admin.delete_records(wanted).values():
-            await asyncio.to_thread(future.result)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)  # librdkafka's crashed here (2.12.2, rarely)
+        await admin.start()
+        try:
+            await admin.delete_records(
+                {TopicPartition(self.notes, number): RecordsToDelete(offset) for number, offset in before.items()}
+            )
+        finally:
+            await admin.close()
 
 
 def numbered(notes: Sequence[int]) -> Counter[str]:
