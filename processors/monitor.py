@@ -325,10 +325,12 @@ class Monitor:
         patient = self._patients.get(patient_id)
         return None if patient is None else patient.dump()
 
-    def load(self, patient_id: str, state: bytes) -> None:
-        """Take over a snapshot. Raises `Fatal` when it is none of this version."""
+    def load(self, patient_id: str, state: bytes | None) -> None:
+        """Take over a snapshot; None: the patient is forgotten. Raises `Fatal` when it is none of this version."""
         self._between()
-        if patient_id == self.id:
+        if state is None:
+            self._patients.pop(patient_id, None)
+        elif patient_id == self.id:
             self._partition.load(state)
             self._now = None if self._partition.now is None else self._partition.now // 1000
         else:

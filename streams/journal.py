@@ -4,19 +4,24 @@ The vitals lane reads several topics that meet (vitals, patients, feedback) and 
 those topics: so the lane writes it down, in one partition of the journal topic for each partition that it works on.
 
     entry   "at vitals offset `at`: take patients up to `ends[..]`, feedback up to `ends[..]`, then let the time be `now`"
-    state   one patient's state as of (vitals offset, entry number)
+    reach   "vitals below `upto` are decided as of entry `number`, and may be published"
+    state   one patient's state as of (vitals offset, entry number); null: forgotten as of then
     marker  "every state changed up to (vitals offset, entry number) has been written": a rebuild starts here
-    epoch   "from here on I own this partition": its own offset is the epoch's number, and entries of other epochs that follow
-            it are a zombie's and do not count
+    epoch   "from here on I own this partition": its own offset is the epoch's number, and what other epochs write after it is
+            a zombie's and does not count
 
 Rules
- 1. An entry is confirmed before its effects are. So whatever was published was decided in a journalled order.
+ 1. An entry is confirmed before its effects are, and a reach before the outputs of its vitals are. So whatever was published was
+    decided in a journalled order: a rerun takes the vitals below the reach before it writes an entry of its own.
  2. A state or marker is written only when the vitals offset it stands for is committed. So nothing in the journal lies past the
-    commit but entries, and compaction (newest record of each key) never removes what a rebuild needs.
+    commit but entries and reaches, and compaction (newest record of each key) never removes what a rebuild needs.
  3. A rebuild loads the states as of the marker and replays the inputs from there to the commit, in the journalled order, writing
     nothing. A state newer than the marker (a snapshot cut short) waits until the replay reaches the moment it stands for.
  4. Entries at or past the commit are obeyed by the lane as it goes on, so a rerun of what was published but not committed
     decides the same, and the same ids overwrite.
+ 5. The journal shows its writer that it still owns the partition: it is the only one who writes there, so each record's offset
+    follows the last one's. Where it does not, what lies between is read; if it holds a claim, another worker rebuilt the state
+    without what was written after it, and this one, a zombie, stops before it publishes anything of that (`Superseded`).
 """
 
 import logging
@@ -28,15 +33,21 @@ from uuid import uuid4
 
 import orjson
 
+from models.errors import Fatal
 from streams.outbox import Outbox
 from streams.reader import Reader
-from streams.wire import Message
+from streams.settings import KafkaSettings
+from streams.wire import Message, header
 
 log = logging.getLogger("vigil.journal")
 
 TOPIC = "vigil.vitals.journal"
 # Entry keys are reused round this ring, so compaction bounds the journal; snapshots come far more often.
 _RING = 65_536
+
+
+class Superseded(Fatal):
+    """Another worker has claimed the partition: whatever this one writes or publishes from now on is a zombie's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,8 @@ class Moment:
     number: int
 
     def reached_by(self, at: int, number: int) -> bool:
-        """Tell whether history at (at, number) includes this moment."""
-        return at >= self.at and number >= self.number
+        """Tell whether history at (at, number) includes this moment. Entries count first: offsets begin anew with a new topic."""
+        return (number, at) >= (self.number, self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,54 +75,74 @@ class Entry:
 
 @dataclass(slots=True)
 class Memory:
-    """What a journal partition holds."""
+    """What a journal partition holds. A state of None is that of a patient who was forgotten then."""
 
     epoch: int = -1
     marker: Moment = field(default_factory=lambda: Moment(-1, 0))
     ends: dict[str, int] = field(default_factory=dict)
-    states: dict[str, tuple[Moment, bytes]] = field(default_factory=dict)
+    states: dict[str, tuple[Moment, bytes | None]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    reach: int = -1
 
     def take(self, record: Any) -> None:
         """Read the next record of the journal."""
         if record.value is None:
-            self.states.pop(record.key.decode().removeprefix("state/"), None)
+            if int(header(record, "epoch") or -1) >= self.epoch:
+                self.states.pop(record.key.decode().removeprefix("state/"), None)
             return
         body = orjson.loads(record.value)
         kind = body["kind"]
         if kind == "epoch":
-            self.epoch = record.offset
+            self._begin(record.offset)
             return
-        if body["epoch"] != self.epoch and kind != "state":
-            # A zombie's entry or marker. (A state is right whoever wrote it: it stands for a committed offset.)
-            if body["epoch"] > self.epoch:  # the epoch record itself was compacted away by a newer one: cannot be older
-                self.epoch = body["epoch"]
-            elif body["epoch"] < self.epoch:
-                return
-        moment = Moment(body["at"], body["number"])
+        if body["epoch"] > self.epoch:  # its claim was compacted away by a newer one
+            self._begin(body["epoch"])
+        void = body["epoch"] < self.epoch  # written after a newer claim: by a zombie
         if kind == "state":
-            self.states[body["patient"]] = (moment, orjson.dumps(body["state"]))
+            self._state(body, void)
+        elif void:
+            return
         elif kind == "marker":
-            self.marker, self.ends = moment, body["ends"]
-            self.entries = [entry for entry in self.entries if entry.number > moment.number]
+            self.marker, self.ends = Moment(body["at"], body["number"]), body["ends"]
+            self.entries = [entry for entry in self.entries if entry.number > self.marker.number]
+        elif kind == "reach":
+            self.reach = body["upto"]
         elif kind == "entry":
             now = datetime.fromisoformat(body["now"]) if body["now"] else None
-            # A successor's entries renumber those of a predecessor that it never saw applied: none, since it reads to its epoch.
+            # The same number twice: a write that was confirmed only when repeated. What it led to goes by the last.
+            while self.entries and self.entries[-1].number >= body["number"]:
+                self.entries.pop()
             self.entries.append(Entry(body["number"], body["at"], body["ends"], now, record.offset))
+
+    def _begin(self, epoch: int) -> None:
+        # What was taken for valid although it lies behind the claim of this epoch (which was compacted away) is a zombie's.
+        self.entries = [entry for entry in self.entries if entry.offset < epoch]
+        self.epoch = epoch
+
+    def _state(self, body: dict[str, Any], void: bool) -> None:
+        # A zombie's is older than what the owner wrote since. If the owner wrote none, nothing changed since, or it was
+        # compacted away by this very record: then it is the best there is.
+        if void and body["patient"] in self.states:
+            return
+        state = None if body["state"] is None else orjson.dumps(body["state"])
+        self.states[body["patient"]] = (Moment(body["at"], body["number"]), state)
 
 
 class Journal:
-    """One partition of the journal, as its owner writes it."""
+    """One partition of the journal, as its owner writes it. Every method that writes raises `Superseded` (rule 5)."""
 
-    def __init__(self, outbox: Outbox, partition: int) -> None:
+    def __init__(self, outbox: Outbox, partition: int, kafka: KafkaSettings) -> None:
         self._outbox = outbox
+        self._kafka = kafka
         self.partition = partition
         self.epoch = -1
+        self._next = -1  # the offset that the next record gets, if nobody else writes
         self._claim = orjson.dumps({"kind": "epoch", "owner": str(uuid4())})
 
     async def claim(self) -> None:
         """Begin an epoch: everything before its record is what a rebuild reads, everything a zombie writes after it is void."""
         self.epoch = await self._outbox.append(self._message(b"epoch", self._claim))
+        self._next = self.epoch + 1
 
     async def remember(self, reader: Reader, topic: str) -> Memory:
         """Read the partition up to the own claim."""
@@ -131,9 +162,12 @@ class Journal:
             "ends": entry.ends,
             "now": entry.now.isoformat() if entry.now else None,
         }
-        key = f"entry/{entry.number % _RING}".encode()
-        offset = await self._outbox.append(self._message(key, orjson.dumps(body)))
+        offset = await self._append(f"entry/{entry.number % _RING}".encode(), body)
         return replace(entry, offset=offset)
+
+    async def reach(self, upto: int, number: int) -> None:
+        """Write, confirmed, how far the vitals are decided as of an entry, before anything of it is published (rule 1)."""
+        await self._append(b"reach", {"kind": "reach", "epoch": self.epoch, "upto": upto, "number": number})
 
     async def save(self, moment: Moment, ends: dict[str, int], states: dict[str, bytes | None]) -> None:
         """Write a snapshot: states, then the marker, then the tombstones of patients forgotten before it (rule 2)."""
@@ -141,17 +175,41 @@ class Journal:
         written, forgotten = [], []
         for patient, state in states.items():
             key = f"state/{patient}".encode()
+            body = {"kind": "state", **common, "patient": patient, "state": None if state is None else orjson.Fragment(state)}
+            written.append(self._message(key, orjson.dumps(body)))
             if state is None:
                 forgotten.append(self._message(key, None))
-            else:
-                body = {"kind": "state", **common, "patient": patient, "state": orjson.Fragment(state)}
-                written.append(self._message(key, orjson.dumps(body)))
+        await self._check_in()
         await self._outbox.send(written)
-        await self._outbox.append(self._message(b"marker", orjson.dumps({"kind": "marker", **common, "ends": ends})))
+        self._next += len(written)
+        await self._append(b"marker", {"kind": "marker", **common, "ends": ends})
         await self._outbox.send(forgotten)
+        self._next += len(forgotten)
+
+    async def _check_in(self) -> None:
+        """Make sure that this is no zombie about to write old states over its successor's."""
+        await self._append(b"present", {"kind": "present", "epoch": self.epoch})
+
+    async def _append(self, key: bytes, body: dict[str, Any]) -> int:
+        offset = await self._outbox.append(self._message(key, orjson.dumps(body)))
+        if offset != self._next:
+            await self._look(self._next, offset)
+        self._next = offset + 1
+        return offset
+
+    async def _look(self, start: int, end: int) -> None:
+        """Read what others wrote, or this one twice: rule 5."""
+        async with Reader(self._kafka) as reader:
+            async for record in stretch(reader, self._kafka.topic_prefix + TOPIC, self.partition, start, end):
+                if record.key == b"epoch" and record.value != self._claim:
+                    raise Superseded(
+                        f"vitals[{self.partition}]: another worker has claimed this partition",
+                        hint="this one was frozen or cut off for longer than its session; it is to be started anew",
+                    )
 
     def _message(self, key: bytes, value: bytes | None) -> Message:
-        return Message(TOPIC, key, value, partition=self.partition)
+        headers = [("epoch", str(self.epoch).encode())] if value is None else []
+        return Message(TOPIC, key, value, headers, partition=self.partition)
 
 
 async def stretch(reader: Reader, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Any]:

@@ -1,6 +1,6 @@
 """The worker of one number of the topics that meet in the vitals lane: vitals, patients, feedback, and the time.
 
-    wait -> [journal an entry] -> apply -> outputs confirmed -> settle -> (snapshot now and then) -> wait
+    wait -> [journal an entry, or how far the vitals reach] -> apply -> outputs confirmed -> settle -> (snapshot at times) -> wait
 
 The deciding is `processors.monitor.Monitor`, a deterministic machine; this worker feeds it in an order that `streams.journal`
 makes repeatable, and writes what it says. `restore` brings the machine to where the commit is before the first live record.
@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -97,7 +98,7 @@ class MonitorWorker:
         self._tracing = tracing
         self._new_monitor = new_monitor
         self._monitor = new_monitor(number)
-        self._journal = Journal(outbox, number)
+        self._journal = Journal(outbox, number, settings.kafka)
         self._vitals = _Queue()
         self._others: dict[str, _Queue] = {kind.topic: _Queue() for kind in SECONDARY}
         self._arrived = asyncio.Event()
@@ -105,11 +106,13 @@ class MonitorWorker:
         self._entry = 0  # number of the last entry applied
         self._ends: dict[str, int] = {}  # the others below these offsets have been applied
         self._forced: deque[Entry] = deque()
+        self._reach = 0  # vitals below this offset come before any further entry (journal rule 1)
         self._marked = 0  # number of the entry that the last marker stands for
         self._next_tick = 0.0
         self._next_snapshot = 0.0
         self._snapshot: tuple[Moment, dict[str, int], dict[str, bytes | None]] | None = None
         self._prefix = settings.kafka.topic_prefix
+        self._most = settings.lanes.vitals.batch_records
 
     def accept(self, piece: Slice) -> None:
         """Queue a slice of any of the topics that meet."""
@@ -137,10 +140,12 @@ class MonitorWorker:
     async def _turn(self) -> None:
         if self._forced:
             await self._obey(self._forced[0])
+        elif self._at < self._reach:
+            await self._keep_word()
         elif any(queue.records for queue in self._others.values()) or time.monotonic() >= self._next_tick:
             await self._decide_order()
         elif self._vitals.records:
-            await self._work(*self._vitals.take(self._settings.lanes.vitals.batch_records))
+            await self._work(*self._vitals.take(self._most))
         else:
             await self._wait(self._next_tick - time.monotonic())
 
@@ -157,7 +162,7 @@ class MonitorWorker:
         """Journal that what waits beside the vitals, and the time, come now; then apply it (journal rule 1)."""
         ends, slices = dict(self._ends), []
         for topic, queue in self._others.items():
-            records, complete = queue.take(self._settings.lanes.vitals.batch_records)
+            records, complete = queue.take(self._most)
             slices += complete
             if records:
                 ends[topic] = max(ends.get(topic, 0), records[-1].offset + 1)
@@ -168,16 +173,25 @@ class MonitorWorker:
 
     async def _obey(self, entry: Entry) -> None:
         """Go on in the order that was journalled before the restart."""
-        records, complete = self._vitals.take(self._settings.lanes.vitals.batch_records, below=entry.at)
+        if await self._advance(entry.at):
+            self._forced.popleft()
+            await self._apply(entry, [])
+
+    async def _keep_word(self) -> None:
+        """Take the vitals that were said to come before the next entry, by this worker or the one before it."""
+        await self._advance(self._reach)
+
+    async def _advance(self, upto: int) -> bool:
+        """Work on a batch of the vitals below an offset, or wait for them; tell whether all of them are done."""
+        records, complete = self._vitals.take(self._most, below=upto)
         following = self._vitals.next_offset
         if records:
             await self._work(records, complete)
-        elif self._at >= entry.at or (following is not None and following >= entry.at):
-            self._forced.popleft()
-            self._at = max(self._at, entry.at)
-            await self._apply(entry, [])
-        else:
+        elif self._at < upto and following is not None and following >= upto:
+            self._at = upto  # the log no longer holds what lay between
+        elif self._at < upto:
             await self._wait(1.0)
+        return self._at >= upto
 
     async def _apply(self, entry: Entry, slices: Sequence[Slice]) -> None:
         events: list[tuple[Event, bytes | None]] = []
@@ -239,6 +253,19 @@ class MonitorWorker:
 
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
+        promise = asyncio.create_task(self._promise(records[-1].offset + 1))  # on its way while the model runs
+        try:
+            await self._decide(records, complete, promise)
+        finally:
+            promise.cancel()
+
+    async def _promise(self, upto: int) -> None:
+        """Journal how far the vitals are decided as of the last entry (journal rule 1)."""
+        if upto > self._reach and not self._forced:
+            await self.steps.persist("journal", lambda: self._journal.reach(upto, self._entry))
+            self._reach = upto
+
+    async def _decide(self, records: Sequence[Any], complete: Sequence[Slice], promise: asyncio.Task[None]) -> None:
         assessments, dead = [], []
         traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         for record in records:
@@ -261,6 +288,7 @@ class MonitorWorker:
         if entries:
             messages.append(self._audit(entries, records, now))
         self._at = records[-1].offset + 1
+        await promise
         await self._write(messages, dead)
         for work in traces.values():
             work.end()
@@ -353,7 +381,7 @@ class MonitorWorker:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
         async with Reader(self._settings.kafka) as reader:
             memory = await self._journal.remember(reader, self._prefix + TOPIC)
-            begin, _ = await reader.bounds(topic, self.number)
+            begin, end = await reader.bounds(topic, self.number)
             commit = begin if committed is None else committed
             if memory.marker.at >= 0 and begin > memory.marker.at:
                 log.error(
@@ -363,8 +391,11 @@ class MonitorWorker:
             replay = _Replay(self, memory, commit)
             if commit > begin and memory.marker.at < 0 and not memory.entries:
                 await self._without_journal(reader, replay)
-            self._forced = await replay.run(reader, topic, max(begin, memory.marker.at))
+            forced = await replay.run(reader, topic, max(begin, memory.marker.at))
         self._at = max(commit, self._at)
+        # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
+        self._forced = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
+        self._reach = min(memory.reach, end)
         self._monitor.clean() if not replay.vitals else None
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",

@@ -1,0 +1,317 @@
+"""Rule 11: a partition of the vitals lane, killed and restored at random, says what one undisturbed run says, and nothing else.
+
+The worker is the real one, on real topics and a real journal; only the group is played here, so that a commit may lag behind what
+was published as it pleases. The judge reads the journal and the inputs for itself, lets one machine run over that history from its
+beginning, without snapshots, and holds everything that was ever published against what the machine says.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+
+from processors.events import TOPICS, FeedbackEvent, PatientEvent, Source, VitalsEvent
+from processors.identity import natural_id
+from processors.monitor import Monitor
+from streams.journal import TOPIC as JOURNAL
+from streams.ledger import Ledger
+from streams.metrics import LaneMetrics
+from streams.monitoring import MonitorWorker
+from streams.outbox import Outbox
+from streams.scoring import Scoring
+from streams.settings import EngineSettings, KafkaSettings, Settings, VitalsStateSettings
+from streams.tracing import Tracing
+from streams.wire import Message, decode
+from tests.kafka import Kafka
+from tests.lanes import until
+from tests.vitals import patient, vitals
+
+pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+INPUTS: tuple[type[Any], ...] = (VitalsEvent, PatientEvent, FeedbackEvent)
+
+
+@dataclass
+class Group:
+    """What a consumer group and its intake are to a worker: ledgers of one assignment, and commits that outlive it."""
+
+    prefix: str
+    commits: dict[TopicPartition, int] = field(default_factory=dict)
+    ledgers: dict[TopicPartition, Ledger] = field(default_factory=dict)
+
+    def assign(self) -> None:
+        event = asyncio.Event()
+        self.ledgers = {tp: Ledger(tp, event) for kind in INPUTS for tp in [TopicPartition(self.prefix + kind.topic, 0)]}
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        return self.commits.get(partition)
+
+    def commit(self, most: int = 1_000_000) -> None:
+        """Commit up to so many slices of each partition's settled prefix."""
+        for tp, ledger in self.ledgers.items():
+            end = None
+            for piece in list(ledger.slices)[:most]:
+                if not piece.settled:
+                    break
+                end = piece.end
+            if end is not None:
+                self.commits[tp] = end
+                ledger.forget(end)
+
+
+class Ward:
+    """One partition of the vitals lane: its topics, its lives one after the other, and what became of it all."""
+
+    def __init__(self, kafka: Kafka, seed: int, *, tick_seconds: float = 0.03) -> None:
+        self.kafka = kafka
+        self.random = random.Random(seed)
+        self.prefix = kafka.name("w") + "."
+        for topic in (*TOPICS, JOURNAL):
+            kafka.create(self.prefix + topic, 1)
+        self.settings = Settings(
+            kafka=KafkaSettings(bootstrap=kafka.bootstrap, topic_prefix=self.prefix, embedded=kafka.kind == "embedded"),
+            engine=EngineSettings(),
+            state=VitalsStateSettings(tick_seconds=tick_seconds, snapshot_seconds=0.15),
+        )
+        self.group = Group(self.prefix)
+        self.time = START
+        self.metrics = LaneMetrics("vitals")
+        self.outbox = Outbox(self.settings, source="/test")
+        self.senders = Outbox(self.settings, source="/test")
+        self.records: dict[type[Any], list[Any]] = {kind: [] for kind in INPUTS}
+        self.worker: MonitorWorker | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.fed: dict[type[Any], int] = {}
+
+    async def __aenter__(self) -> "Ward":
+        await self.outbox.start()
+        await self.senders.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.die()
+        await self.outbox.stop()
+        await self.senders.stop()
+
+    def clock(self) -> datetime:
+        """A clock that goes on by a second or two at every look."""
+        self.time += timedelta(seconds=self.random.uniform(0.5, 2.0))
+        return self.time
+
+    def tp(self, kind: type[Any]) -> TopicPartition:
+        return TopicPartition(self.prefix + kind.topic, 0)
+
+    async def write(self, events: Iterable[Any]) -> None:
+        """Send inputs; what was sent is kept for the judge, too."""
+        for event in events:
+            value = event.model_dump_json().encode()
+            offset = await self.senders.append(Message(event.topic, event.patient_id.encode(), value, partition=0))
+            known = self.records[type(event)]
+            assert offset == len(known)
+            topic = self.prefix + event.topic
+            size = len(value)
+            key = event.patient_id.encode()
+            known.append(ConsumerRecord(topic, 0, offset, 0, 0, key, value, None, len(key), size, ()))
+
+    def live(self) -> None:
+        """Begin a life: assigned anew, from the commit on."""
+        self.group.assign()
+        self.worker = MonitorWorker(
+            0,
+            settings=self.settings,
+            outbox=self.outbox,
+            intake=self.group,  # type: ignore[arg-type]
+            metrics=self.metrics,
+            clock=self.clock,
+            scoring=Scoring(None, self.settings.models, self.metrics),
+            new_monitor=lambda number: Monitor(self.settings.monitor, partition=number),
+            agent="test",
+            tracing=Tracing(self.settings.tracing, "vitals"),
+        )
+        self.fed = {kind: self.group.commits.get(self.tp(kind), 0) for kind in INPUTS}
+        self.task = asyncio.create_task(self.worker.run())
+
+    def feed(self, kind: type[Any], most: int) -> None:
+        """Hand on the next records that the intake would deliver."""
+        start = self.fed[kind]
+        records = self.records[kind][start : start + most]
+        if records:
+            assert self.worker is not None
+            self.worker.accept(self.group.ledgers[self.tp(kind)].enter(records))
+            self.fed[kind] = start + len(records)
+
+    async def die(self) -> None:
+        """Die where it stands: nothing is finished, nothing settled is committed any more."""
+        if self.task is None:
+            return
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+        self.task = None
+
+    async def live_for_a_while(self, patience: float = 0.4) -> None:
+        """Feed in pieces, commit now and then some of what is settled, and stop anywhere."""
+        end = asyncio.get_running_loop().time() + self.random.uniform(0.05, patience)
+        while asyncio.get_running_loop().time() < end:
+            kind = self.random.choice([VitalsEvent, VitalsEvent, PatientEvent])
+            self.feed(kind, self.random.randint(1, 12))
+            if self.random.random() < 0.4:
+                self.group.commit(self.random.randint(1, 4))
+            assert self.task is not None
+            if self.task.done():
+                self.task.result()
+                return
+            await asyncio.sleep(self.random.choice([0, 0.001, 0.005, 0.02]))
+
+    async def finish(self) -> None:
+        """Feed all there is and let the last life end when it is done and committed."""
+        for kind in INPUTS:
+            self.feed(kind, 1_000_000)
+
+        def done() -> bool:
+            assert self.task is not None
+            if self.task.done():
+                self.task.result()
+            self.group.commit()
+            return all(self.group.commits.get(self.tp(kind), 0) == len(self.records[kind]) for kind in INPUTS)
+
+        await until(done, what="everything is committed")
+        await asyncio.sleep(0.2)
+        await self.die()
+        await asyncio.sleep(0.5)  # what it had on the way arrives
+
+    # ------------------------------------------------------------------------------------------------- the judge
+
+    async def published(self) -> dict[str, list[dict[str, Any]]]:
+        """Everything that was published about patients and the partition, by id; the copies in the order of their offsets."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for topic in ("clinical.scores", "clinical.alerts"):
+            for record in await asyncio.to_thread(self.kafka.read, self.prefix + topic):
+                body = orjson.loads(record.value)
+                found.setdefault(body["id"], []).append(body)
+        return found
+
+    async def history(self) -> list[dict[str, Any]]:
+        """The journalled entries that count: those of whoever had the last claim before them; the last of each number."""
+        epoch, entries = -1, {}
+        for record in await asyncio.to_thread(self.kafka.read, self.prefix + JOURNAL):
+            body = orjson.loads(record.value) if record.value is not None else {"kind": "tombstone"}
+            if body["kind"] == "epoch":
+                epoch = record.offset
+            elif body["kind"] == "entry" and body["epoch"] == epoch:
+                entries[body["number"]] = {**body, "offset": record.offset}
+        return [entries[number] for number in sorted(entries)]
+
+    async def expected(self) -> dict[str, dict[str, Any]]:
+        """What one machine says that runs over the whole history, undisturbed."""
+        monitor = Monitor(self.settings.monitor, partition=0)
+        said: list[Any] = []
+        at, ends = 0, dict.fromkeys((PatientEvent.topic, FeedbackEvent.topic), 0)
+
+        def advance(upto: int) -> None:
+            nonlocal at
+            for record in self.records[VitalsEvent][at:upto]:
+                event = decode(VitalsEvent, record)
+                source = Source(topic=VitalsEvent.topic, partition=0, offset=record.offset, event_id=event.id)
+                said.extend(
+                    monitor.decide(monitor.observe(event, source), None, "no deterioration model is installed: NEWS2 alone")
+                )
+            at = max(at, upto)
+
+        for entry in await self.history():
+            advance(entry["at"])
+            for kind in (PatientEvent, FeedbackEvent):
+                for record in self.records[kind][ends[kind.topic] : entry["ends"].get(kind.topic, 0)]:
+                    event = decode(kind, record)
+                    source = Source(topic=kind.topic, partition=0, offset=record.offset, event_id=event.id)
+                    said.extend(monitor.patient(event, source) if kind is PatientEvent else monitor.feedback(event, source))
+                ends[kind.topic] = max(ends[kind.topic], entry["ends"].get(kind.topic, 0))
+            if entry["now"]:
+                source = Source(topic=JOURNAL, partition=0, offset=entry["offset"], event_id=f"0/{entry['number']}")
+                said.extend(monitor.tick(datetime.fromisoformat(entry["now"]), source))
+        advance(len(self.records[VitalsEvent]))
+        return {event.id: orjson.loads(event.model_dump_json()) for event in said}
+
+    async def judge(self) -> None:
+        """Everything published is what the undisturbed machine says, every copy of it, and nothing is missing."""
+        published, expected = await self.published(), await self.expected()
+        for name, copies in published.items():
+            assert name in expected, f"published, though no undisturbed run says it: {copies[0]}"
+            for copy in copies:
+                differs = {key: (copy.get(key), value) for key, value in expected[name].items() if copy.get(key) != value}
+                assert not differs, f"a copy of {name} says something else: {differs}"
+        missing = [body for name, body in expected.items() if name not in published]
+        assert not missing, f"{len(missing)} were never published, e.g. {missing[0]}"
+        raised = [body["alert_id"] for copies in published.values() for body in copies[:1] if body.get("state") == "raised"]
+        assert len(raised) == len(set(raised))
+
+
+def contexts(patients: int, rng: random.Random, step: int) -> list[PatientEvent]:
+    """New contexts for some: another SpO2 scale, another bed; each changes what scores or alerts say from then on."""
+    events = []
+    for number in rng.sample(range(patients), 3):
+        base = patient(number, START)
+        scale = rng.choice([1, 2])
+        events.append(
+            base.model_copy(
+                update={
+                    "id": natural_id("test-context", number, step),
+                    "spo2_scale": scale,
+                    "spo2_scale_decided_by": "a clinician" if scale == 2 else None,
+                    "location": base.location.model_copy(update={"bed": f"{step}-{number}"}) if base.location else None,
+                }
+            )
+        )
+    return events
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_killed_and_restored_at_random_it_says_what_an_undisturbed_run_says(kafka: Kafka, seed: int) -> None:
+    patients = 8
+    async with Ward(kafka, seed, tick_seconds=[0.03, 0.3][seed % 2]) as ward:
+        await ward.write([patient(number, START) for number in range(patients)])
+        sets = list(vitals(patients, 40, START, every=timedelta(seconds=40), seed=seed))
+        lives = 14
+        for life in range(lives):
+            await ward.write(sets[life * len(sets) // lives : (life + 1) * len(sets) // lives])
+            if life:
+                await ward.write(contexts(patients, ward.random, life))
+            ward.live()
+            await ward.live_for_a_while()
+            await ward.die()
+        ward.live()
+        await ward.finish()
+        await ward.judge()
+
+
+async def test_what_was_published_before_a_context_arrived_is_not_decided_anew_with_it(kafka: Kafka) -> None:
+    """Scores go out, nothing is committed, the worker dies; the context comes before the vitals are read again."""
+    async with Ward(kafka, 0, tick_seconds=60) as ward:  # no entry after the scores that would vouch for them
+        await ward.write([patient(number, START) for number in range(3)])
+        sets = list(vitals(3, 12, START, every=timedelta(seconds=40), seed=5))
+        await ward.write(sets)
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        await asyncio.sleep(0.1)
+        ward.feed(VitalsEvent, len(sets))
+        await until(lambda: said_scores(ward, len({event.id for event in sets})), what="all scores are out")
+        await ward.die()
+        other_scale = {"id": natural_id("test-context", "scale"), "spo2_scale": 2, "spo2_scale_decided_by": "a clinician"}
+        await ward.write([patient(number, START).model_copy(update=other_scale) for number in range(3)])
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        await asyncio.sleep(0.1)
+        await ward.finish()
+        await ward.judge()
+
+
+async def said_scores(ward: Ward, number: int) -> bool:
+    found = await ward.published()
+    return sum("deterioration_reason" in copies[0] for copies in found.values()) == number
