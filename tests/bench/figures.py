@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from tests.bench import latency, memory, notes, searching, vitals
+from tests.bench.rate import Rate
 from tests.bench.stage import Stage
 
 
@@ -33,19 +34,21 @@ class Figure:
         return value >= self.target if self.at_least else value <= self.target
 
 
-def _ratio(measured: dict[str, list[float]], over: str) -> Value:
+def _ratio(measured: dict[str, list[Rate]], over: str) -> Value:
     """The median over rounds of (ours / theirs), each round's two taken one after the other."""
-    rounds = [ours / theirs for ours, theirs in zip(measured["lane"], measured[over], strict=True)]
-    return Value(round(median(rounds), 2), {"rounds": [round(one, 2) for one in rounds], **_rounded(measured, "lane", over)})
+    rounds = [ours.per_second / theirs.per_second for ours, theirs in zip(measured["lane"], measured[over], strict=True)]
+    return Value(round(median(rounds), 2), {"rounds": [round(one, 2) for one in rounds], **_shown(measured, "lane", over)})
 
 
-def _rounded(measured: dict[str, list[float]], *names: str) -> dict[str, list[float]]:
-    return {f"{name}_per_s": [round(one, 1) for one in measured[name]] for name in names}
+def _shown(measured: dict[str, list[Rate]], *names: str) -> dict[str, list[float]]:
+    rates = {f"{name}_per_s": [round(one.per_second, 1) for one in measured[name]] for name in names}
+    cpu = {f"{name}_cpu_us_each": [round(one.cpu_us) for one in measured[name]] for name in names if measured[name][0].cpu_us}
+    return {**rates, **cpu}
 
 
 def _sets(stage: Stage) -> Value:
     measured = vitals.throughput(stage)
-    return Value(round(median(measured["lane"])), _rounded(measured, "lane"))
+    return Value(round(median(one.per_second for one in measured["lane"])), _shown(measured, "lane"))
 
 
 def _alert(name: str) -> Callable[[Stage], Value]:

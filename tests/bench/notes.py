@@ -20,13 +20,13 @@ _NICE = {"VIGIL_LANES__NOTES_ENTITIES__NICE": "0", "VIGIL_LANES__NOTES_VECTORS__
 GUIDE = CollectionSpec("guide", NOTES.vector, NOTES.dimensions, NOTES.indexes)
 
 
-def entities(stage: Stage) -> dict[str, list[float]]:
+def entities(stage: Stage) -> dict[str, list[Rate]]:
     """Return notes a second of the bare loop and the lane, one worker, the same notes, taken in turn."""
     return stage.once("notes", lambda: _entities(stage))  # type: ignore[no-any-return]
 
 
-def _entities(stage: Stage) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"bare": [], "lane": []}
+def _entities(stage: Stage) -> dict[str, list[Rate]]:
+    found: dict[str, list[Rate]] = {"bare": [], "lane": []}
     count = stage.sizes.notes
     warm = max(8, count // 10)
     for number in range(stage.sizes.rounds):
@@ -34,13 +34,13 @@ def _entities(stage: Stage) -> dict[str, list[float]]:
         file = stage.folder / f"notes-{number}.jsonl"
         file.write_bytes(b"\n".join(note.model_dump_json().encode() for note in notes))
         bare = _bare(stage, file, warm)
-        found["bare"].append(bare.per_second)
+        found["bare"].append(bare)
         site = stage.site("n-lane", _NICE)
         with lane("notes-entities", site.env, site.folder) as worker:
             until_shared(site.bootstrap, site.group("notes-entities"), 1, [worker])
             records = encoded(notes)
             rate = rate_of(site, "clinical.notes", "clinical.entities", records[:warm], records[warm:], [worker])
-        found["lane"].append(rate.per_second)
+        found["lane"].append(rate)
         stage.say(f"notes -> entities, round {number + 1}: bare {bare.per_second:.1f}, lane {rate.per_second:.1f} notes/s")
     return found
 
@@ -53,13 +53,14 @@ def _bare(stage: Stage, file: Path, warm: int) -> Rate:
         return Rate(answer["notes"], answer["seconds"])
 
 
-def vectors(stage: Stage) -> dict[str, list[float]]:
+def vectors(stage: Stage) -> dict[str, list[Rate]]:
     """Return notes a second into Qdrant of the guide and the lane: as many workers, one model thread each, the same notes."""
     return stage.once("vectors", lambda: _vectors(stage))  # type: ignore[no-any-return]
 
 
-def _vectors(stage: Stage) -> dict[str, list[float]]:
-    sizes, found = stage.sizes, {"guide": [], "lane": []}  # type: ignore[var-annotated]
+def _vectors(stage: Stage) -> dict[str, list[Rate]]:
+    sizes = stage.sizes
+    found: dict[str, list[Rate]] = {"guide": [], "lane": []}
     asyncio.run(_ensure(stage))
     for number in range(sizes.rounds):
         for name, count in (("guide", sizes.guide_notes), ("lane", sizes.vector_notes)):
@@ -72,7 +73,7 @@ def _vectors(stage: Stage) -> dict[str, list[float]]:
                 until_shared(site.bootstrap, group, sizes.workers, workers)
                 weigh = {"weigh": entries} if name == "lane" else {}
                 rate = rate_of(site, "clinical.notes", "clinical.audit", records[:warm], records[warm:], workers, **weigh)
-            found[name].append(rate.per_second)
+            found[name].append(rate)
             stage.say(f"notes -> vectors, round {number + 1}, {name}: {rate.per_second:.1f} notes/s")
     return found
 

@@ -8,6 +8,7 @@ partitions before the backlog is written; see `rate` for what is counted.
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,18 +22,21 @@ _SPAN = timedelta(minutes=45)
 _WARM = 4  # sets a patient, unmeasured
 
 
-def throughput(stage: Stage) -> dict[str, list[float]]:
-    """Return sets a second of the lane and both peers, a value a round, taken in turn."""
+def throughput(stage: Stage) -> dict[str, list[Rate]]:
+    """Return the rates of the lane and both peers, one a round, taken in turn."""
     return stage.once("vitals", lambda: _throughput(stage))  # type: ignore[no-any-return]
 
 
-def _throughput(stage: Stage) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"lane": [], "faust": [], "quix": []}
+def _throughput(stage: Stage) -> dict[str, list[Rate]]:
+    found: dict[str, list[Rate]] = {"lane": [], "faust": [], "quix": []}
     for number in range(stage.sizes.rounds):
         for name in found:
             rate = _measure(stage, name)
-            found[name].append(rate.per_second)
-            stage.say(f"vitals, round {number + 1}, {name}: {rate.per_second:,.0f} sets/s ({rate.n:,} in {rate.seconds:.1f} s)")
+            found[name].append(rate)
+            stage.say(
+                f"vitals, round {number + 1}, {name}: {rate.per_second:,.0f} sets/s ({rate.n:,} in {rate.seconds:.1f} s), "
+                f"{rate.cpu_us:.0f} us of CPU a set"
+            )
     return found
 
 
@@ -64,9 +68,12 @@ def rate_of(site: Site, source: str, output: str, warm: Wire, load: Wire, worker
     try:
         fill(site.bootstrap, site.topic(source), warm)
         out.until(len(warm), within=300, alive=workers)
+        before = sum(worker.cpu for worker in workers)
         fill(site.bootstrap, site.topic(source), load)
         filled = time.time()
         out.until(len(warm) + len(load), within=900, alive=workers)
-        return out.steady(len(warm) + len(load), filled, skip=len(warm))
+        cpu = sum(worker.cpu for worker in workers) - before
+        rate = out.steady(len(warm) + len(load), filled, skip=len(warm))
+        return replace(rate, cpu_us=1e6 * cpu / len(load))
     finally:
         out.close()
