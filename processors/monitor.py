@@ -15,6 +15,7 @@ state at the end of it may alert.
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from models.tasks import ModelIdentity
 from processors.charting import Assessment, Charting
@@ -60,6 +61,8 @@ class Monitor:
         self._timers = Timers(rules, self._partition, self._charting, self._desk)
         self._patients: dict[str, Patient] = {}
         self._dirty: set[str] = set()
+        self._unsaved: set[str] = set()  # of the snapshot that is being taken: whose state is still as it was when it began
+        self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
         self._remembered = rules.remembered_ids
         self._now: int | None = None  # logged time, ms
@@ -281,6 +284,7 @@ class Monitor:
         return out
 
     def _run_timers(self, patient: Patient, now: int, source: Source) -> list[AlertEvent]:
+        self._save(patient.id)
         run = self._timers.run(patient, now, source)
         if run.changed or run.forget:
             self._dirty.add(patient.id)
@@ -317,6 +321,30 @@ class Monitor:
         """Start anew with `dirty`: the snapshots are safe."""
         self._dirty.clear()
 
+    def begin_snapshot(self) -> None:
+        """Begin to dump everything that is `dirty`, as it stands now. `snapshot` goes on with it, while the monitor works on."""
+        self._between()
+        self._saved = {}
+        self._unsaved = self._dirty
+        self._dirty = set()
+        own = self.id in self._unsaved
+        self._unsaved.discard(self.id)
+        if own:
+            self._saved[self.id] = self._partition.dump()
+
+    def snapshot(self, most: int) -> dict[str, bytes | None] | None:
+        """Dump at most so many patients more; return all states of the snapshot when it is whole, as `dump` does, else None."""
+        for patient_id in list(islice(self._unsaved, most)):
+            self._save(patient_id)
+        return None if self._unsaved else self._saved
+
+    def _save(self, patient_id: str) -> None:
+        """Dump a patient who is about to change, or whose turn it is, if the snapshot being taken still lacks it."""
+        if patient_id in self._unsaved:
+            self._unsaved.discard(patient_id)
+            patient = self._patients.get(patient_id)
+            self._saved[patient_id] = None if patient is None else patient.dump()
+
     def dump(self, patient_id: str) -> bytes | None:
         """Return one patient's whole state as JSON, or the partition's under `id`; None for one who is forgotten."""
         self._between()
@@ -347,6 +375,8 @@ class Monitor:
         return patient
 
     def _remember(self, patient: Patient, event_id: str) -> None:
+        if self._unsaved:
+            self._save(patient.id)
         seen = patient.seen
         seen[event_id] = None
         if len(seen) > self._remembered:

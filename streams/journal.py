@@ -3,16 +3,18 @@
 The vitals lane reads several topics that meet (vitals, patients, feedback) and the time. In which order they met is nowhere in
 those topics: so the lane writes it down, in one partition of the journal topic for each partition that it works on.
 
-    entry   "at vitals offset `at`: take patients up to `ends[..]`, feedback up to `ends[..]`, then let the time be `now`"
-    reach   "vitals below `upto` are decided as of entry `number`, and may be published"
+    entry   "at vitals offset `at`: take patients up to `ends[..]`, feedback up to `ends[..]`, then let the time be `now`;
+            vitals below `reach` are decided as of this entry, and may be published, unless another entry comes before them"
+    reach   "the last entry reaches further: to `upto`"
     state   one patient's state as of (vitals offset, entry number); null: forgotten as of then
     marker  "every state changed up to (vitals offset, entry number) has been written": a rebuild starts here
     epoch   "from here on I own this partition": its own offset is the epoch's number, and what other epochs write after it is
             a zombie's and does not count
 
 Rules
- 1. An entry is confirmed before its effects are, and a reach before the outputs of its vitals are. So whatever was published was
-    decided in a journalled order: a rerun takes the vitals below the reach before it writes an entry of its own.
+ 1. An entry is confirmed before its effects are, and vitals are published only below the last entry's reach. So whatever was
+    published was decided in a journalled order: a rerun takes what the log holds of the vitals below the reach before it writes an
+    entry of its own. The reach is ahead of the vitals, so that it costs a write only where they come in thousands between ticks.
  2. A state or marker is written only when the vitals offset it stands for is committed. So nothing in the journal lies past the
     commit but entries and reaches, and compaction (newest record of each key) never removes what a rebuild needs.
  3. A rebuild loads the states as of the marker and replays the inputs from there to the commit, in the journalled order, writing
@@ -21,7 +23,9 @@ Rules
     decides the same, and the same ids overwrite.
  5. The journal shows its writer that it still owns the partition: it is the only one who writes there, so each record's offset
     follows the last one's. Where it does not, what lies between is read; if it holds a claim, another worker rebuilt the state
-    without what was written after it, and this one, a zombie, stops before it publishes anything of that (`Superseded`).
+    without what was written after it, and this one, a zombie, stops before it publishes anything of that (`Superseded`). What it
+    has in hand when it wakes lay in the log when its successor read the reach, and is decided by both alike; what it would take in
+    then comes after a tick, which is due by then, since ticks are closer together than the session is long.
 """
 
 import logging
@@ -44,6 +48,7 @@ log = logging.getLogger("vigil.journal")
 TOPIC = "vigil.vitals.journal"
 # Entry keys are reused round this ring, so compaction bounds the journal; snapshots come far more often.
 _RING = 65_536
+_TOGETHER = 64  # states written at once: the loop is not held up for longer than a millisecond or two
 
 
 class Superseded(Fatal):
@@ -70,6 +75,7 @@ class Entry:
     at: int
     ends: dict[str, int]
     now: datetime | None
+    reach: int
     offset: int = -1
 
 
@@ -112,7 +118,8 @@ class Memory:
             # The same number twice: a write that was confirmed only when repeated. What it led to goes by the last.
             while self.entries and self.entries[-1].number >= body["number"]:
                 self.entries.pop()
-            self.entries.append(Entry(body["number"], body["at"], body["ends"], now, record.offset))
+            self.reach = body["reach"]
+            self.entries.append(Entry(body["number"], body["at"], body["ends"], now, self.reach, record.offset))
 
     def _begin(self, epoch: int) -> None:
         # What was taken for valid although it lies behind the claim of this epoch (which was compacted away) is a zombie's.
@@ -161,27 +168,33 @@ class Journal:
             "at": entry.at,
             "ends": entry.ends,
             "now": entry.now.isoformat() if entry.now else None,
+            "reach": entry.reach,
         }
         offset = await self._append(f"entry/{entry.number % _RING}".encode(), body)
         return replace(entry, offset=offset)
 
-    async def reach(self, upto: int, number: int) -> None:
-        """Write, confirmed, how far the vitals are decided as of an entry, before anything of it is published (rule 1)."""
-        await self._append(b"reach", {"kind": "reach", "epoch": self.epoch, "upto": upto, "number": number})
+    async def reach(self, upto: int) -> None:
+        """Write, confirmed, that the last entry reaches further, before anything that is decided so is published (rule 1)."""
+        await self._append(b"reach", {"kind": "reach", "epoch": self.epoch, "upto": upto})
 
     async def save(self, moment: Moment, ends: dict[str, int], states: dict[str, bytes | None]) -> None:
         """Write a snapshot: states, then the marker, then the tombstones of patients forgotten before it (rule 2)."""
         common = {"epoch": self.epoch, "at": moment.at, "number": moment.number}
-        written, forgotten = [], []
-        for patient, state in states.items():
-            key = f"state/{patient}".encode()
-            body = {"kind": "state", **common, "patient": patient, "state": None if state is None else orjson.Fragment(state)}
-            written.append(self._message(key, orjson.dumps(body)))
-            if state is None:
-                forgotten.append(self._message(key, None))
         await self._check_in()
-        await self._outbox.send(written)
-        self._next += len(written)
+        waiting = list(states.items())
+        for start in range(0, len(waiting), _TOGETHER):
+            written = []
+            for patient, state in waiting[start : start + _TOGETHER]:
+                body = {
+                    "kind": "state",
+                    **common,
+                    "patient": patient,
+                    "state": None if state is None else orjson.Fragment(state),
+                }
+                written.append(self._message(_state_key(patient), orjson.dumps(body)))
+            await self._outbox.send(written)
+            self._next += len(written)
+        forgotten = [self._message(_state_key(patient), None) for patient, state in waiting if state is None]
         await self._append(b"marker", {"kind": "marker", **common, "ends": ends})
         await self._outbox.send(forgotten)
         self._next += len(forgotten)
@@ -210,6 +223,10 @@ class Journal:
     def _message(self, key: bytes, value: bytes | None) -> Message:
         headers = [("epoch", str(self.epoch).encode())] if value is None else []
         return Message(TOPIC, key, value, headers, partition=self.partition)
+
+
+def _state_key(patient: str) -> bytes:
+    return f"state/{patient}".encode()
 
 
 async def stretch(reader: Reader, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Any]:

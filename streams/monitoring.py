@@ -1,6 +1,6 @@
 """The worker of one number of the topics that meet in the vitals lane: vitals, patients, feedback, and the time.
 
-    wait -> [journal an entry, or how far the vitals reach] -> apply -> outputs confirmed -> settle -> (snapshot at times) -> wait
+    wait -> [journal an entry] -> apply -> outputs confirmed -> settle -> (snapshot now and then) -> wait
 
 The deciding is `processors.monitor.Monitor`, a deterministic machine; this worker feeds it in an order that `streams.journal`
 makes repeatable, and writes what it says. `restore` brings the machine to where the commit is before the first live record.
@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -38,6 +38,8 @@ from streams.wire import Message, decode, iso, traceparent_of
 log = logging.getLogger("vigil.vitals")
 
 _ENTRIES_PER_MARKER = 100
+_AHEAD = 2048  # vitals that an entry reaches ahead: what comes in between two ticks, mostly
+_STATES_A_TURN = 16  # dumped between two batches: a millisecond or two, so that no alert waits for a snapshot
 # Applied in this order within an entry: context before what people answered.
 SECONDARY: tuple[type[PatientEvent] | type[FeedbackEvent], ...] = (PatientEvent, FeedbackEvent)
 
@@ -67,6 +69,15 @@ class _Queue:
     @property
     def next_offset(self) -> int | None:
         return self.records[0][0].offset if self.records else None
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """One being taken; `states` once all of them are dumped."""
+
+    moment: Moment
+    ends: dict[str, int]
+    states: dict[str, bytes | None] | None = None
 
 
 class MonitorWorker:
@@ -106,11 +117,12 @@ class MonitorWorker:
         self._entry = 0  # number of the last entry applied
         self._ends: dict[str, int] = {}  # the others below these offsets have been applied
         self._forced: deque[Entry] = deque()
-        self._reach = 0  # vitals below this offset come before any further entry (journal rule 1)
+        self._reach = 0  # vitals below this offset may be published as decided (journal rule 1)
+        self._word = 0  # vitals below this offset come before the first entry of this worker's own, likewise
         self._marked = 0  # number of the entry that the last marker stands for
         self._next_tick = 0.0
         self._next_snapshot = 0.0
-        self._snapshot: tuple[Moment, dict[str, int], dict[str, bytes | None]] | None = None
+        self._snapshot: _Snapshot | None = None
         self._prefix = settings.kafka.topic_prefix
         self._most = settings.lanes.vitals.batch_records
 
@@ -140,14 +152,15 @@ class MonitorWorker:
     async def _turn(self) -> None:
         if self._forced:
             await self._obey(self._forced[0])
-        elif self._at < self._reach:
-            await self._keep_word()
+        elif self._at < self._word:
+            await self._advance(self._word)
         elif any(queue.records for queue in self._others.values()) or time.monotonic() >= self._next_tick:
             await self._decide_order()
         elif self._vitals.records:
             await self._work(*self._vitals.take(self._most))
         else:
-            await self._wait(self._next_tick - time.monotonic())
+            dumping = self._snapshot is not None and self._snapshot.states is None
+            await self._wait(0 if dumping else self._next_tick - time.monotonic())
 
     async def _wait(self, seconds: float) -> None:
         self._arrived.clear()
@@ -166,7 +179,7 @@ class MonitorWorker:
             slices += complete
             if records:
                 ends[topic] = max(ends.get(topic, 0), records[-1].offset + 1)
-        entry = Entry(self._entry + 1, self._at, ends, self._clock())
+        entry = Entry(self._entry + 1, self._at, ends, self._clock(), self._at + _AHEAD)
         entry = await self.steps.persist("journal", lambda: self._journal.enter(entry))
         self._next_tick = time.monotonic() + self._settings.state.tick_seconds
         await self._apply(entry, slices)
@@ -176,10 +189,6 @@ class MonitorWorker:
         if await self._advance(entry.at):
             self._forced.popleft()
             await self._apply(entry, [])
-
-    async def _keep_word(self) -> None:
-        """Take the vitals that were said to come before the next entry, by this worker or the one before it."""
-        await self._advance(self._reach)
 
     async def _advance(self, upto: int) -> bool:
         """Work on a batch of the vitals below an offset, or wait for them; tell whether all of them are done."""
@@ -204,7 +213,7 @@ class MonitorWorker:
                 dead.append((record, error))
         if entry.now is not None:
             events += [(event, None) for event in self._tick(entry)]
-        self._entry, self._ends = entry.number, entry.ends
+        self._entry, self._ends, self._reach = entry.number, entry.ends, entry.reach
         await self._write([self._encode(event, traceparent) for event, traceparent in events], dead)
         for piece in slices:
             piece.settle()
@@ -253,19 +262,6 @@ class MonitorWorker:
 
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
-        promise = asyncio.create_task(self._promise(records[-1].offset + 1))  # on its way while the model runs
-        try:
-            await self._decide(records, complete, promise)
-        finally:
-            promise.cancel()
-
-    async def _promise(self, upto: int) -> None:
-        """Journal how far the vitals are decided as of the last entry (journal rule 1)."""
-        if upto > self._reach and not self._forced:
-            await self.steps.persist("journal", lambda: self._journal.reach(upto, self._entry))
-            self._reach = upto
-
-    async def _decide(self, records: Sequence[Any], complete: Sequence[Slice], promise: asyncio.Task[None]) -> None:
         assessments, dead = [], []
         traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         for record in records:
@@ -288,7 +284,10 @@ class MonitorWorker:
         if entries:
             messages.append(self._audit(entries, records, now))
         self._at = records[-1].offset + 1
-        await promise
+        if self._at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
+            reach = self._at + _AHEAD
+            await self.steps.persist("journal", lambda: self._journal.reach(reach))
+            self._reach = reach
         await self._write(messages, dead)
         for work in traces.values():
             work.end()
@@ -344,20 +343,23 @@ class MonitorWorker:
         if self._snapshot is None:
             if time.monotonic() < self._next_snapshot or self._forced:
                 return
-            changed = self._monitor.dirty()
             # A night without vitals: a marker alone spares a restart the thousands of ticks since the last one.
-            if changed or self._entry - self._marked > _ENTRIES_PER_MARKER:
-                # The partition's own state last: it counts what the patients' states say.
-                order = sorted(changed, key=lambda patient: (patient == self._monitor.id, patient))
-                states = {patient: self._monitor.dump(patient) for patient in order}
-                self._monitor.clean()
-                self._snapshot = Moment(self._at, self._entry), dict(self._ends), states
+            if self._monitor.dirty() or self._entry - self._marked > _ENTRIES_PER_MARKER:
+                self._monitor.begin_snapshot()
+                self._snapshot = _Snapshot(Moment(self._at, self._entry), dict(self._ends))
             self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds
             return
-        moment, ends, states = self._snapshot
-        if self._committed() >= moment.at:  # journal rule 2
-            await self.steps.persist("snapshot", lambda: self._journal.save(moment, ends, states))
-            self._marked = moment.number
+        snapshot = self._snapshot
+        if snapshot.states is None:
+            found = self._monitor.snapshot(_STATES_A_TURN)
+            if found is not None:
+                # The partition's own state last: it counts what the patients' states say.
+                order = sorted(found, key=lambda patient: (patient == self._monitor.id, patient))
+                snapshot.states = {patient: found[patient] for patient in order}
+        elif self._committed() >= snapshot.moment.at:  # journal rule 2
+            states = snapshot.states
+            await self.steps.persist("snapshot", lambda: self._journal.save(snapshot.moment, snapshot.ends, states))
+            self._marked = snapshot.moment.number
             self._snapshot = None
 
     def _committed(self) -> int:
@@ -395,7 +397,7 @@ class MonitorWorker:
         self._at = max(commit, self._at)
         # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
         self._forced = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
-        self._reach = min(memory.reach, end)
+        self._reach, self._word = memory.reach, min(memory.reach, end)
         self._monitor.clean() if not replay.vitals else None
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",

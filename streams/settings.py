@@ -95,8 +95,8 @@ class EngineSettings(Section):
     """How a lane takes in, settles and commits (`streams.ledger` has the algorithm)."""
 
     slice_records: int = Field(512, ge=1, description="records of one slice at most")
-    held_records: int = Field(4096, ge=1, description="unsettled records per partition: the bound on memory; then it is paused")
-    held_bytes: int = Field(16_000_000, ge=1, description="unsettled bytes per partition, likewise")
+    held_records: int = Field(1024, ge=1, description="unsettled records per partition: the bound on memory; then it is paused")
+    held_bytes: int = Field(8_000_000, ge=1, description="unsettled bytes per partition, likewise")
     commit_every: float = Field(0.25, gt=0, description="seconds between commits: what a SIGKILL repeats at most")
     drain: float = Field(5.0, gt=0, description="seconds that a rebalance waits for what is in flight")
     grace: float = Field(
@@ -124,7 +124,7 @@ class LaneSettings(Section):
     """One lane."""
 
     batch_records: int = Field(32, ge=1, description="records of one batch of a partition at most")
-    nice: int = Field(10, ge=0, le=19, description="CPU priority: vitals go first (0), language and image models yield")
+    nice: int = Field(19, ge=0, le=19, description="CPU priority: vitals go first (0), language and image models yield")
 
 
 class MergesSettings(LaneSettings):
@@ -145,7 +145,7 @@ class LanesSettings(Section):
     notes_vectors: LaneSettings = Field(default_factory=LaneSettings, description="notes -> vectors")
     images: LaneSettings = Field(LaneSettings(batch_records=16), description="images -> findings and vectors")
     merges: MergesSettings = Field(default_factory=MergesSettings, description="patients -> vectors: what merges re-key")
-    vitals: LaneSettings = Field(LaneSettings(batch_records=2048, nice=0), description="vitals -> scores and alerts")
+    vitals: LaneSettings = Field(LaneSettings(batch_records=512, nice=0), description="vitals -> scores and alerts")
 
 
 class ModelSettings(Section):
@@ -248,6 +248,12 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     clock: ClockSettings = ClockSettings()
     tracing: TracingSettings = TracingSettings()
+
+    @model_validator(mode="after")
+    def _ticks_show_a_zombie(self) -> "Settings":
+        if self.state.tick_seconds >= self.engine.session_timeout:
+            raise ValueError("state.tick_seconds must be below engine.session_timeout: a tick shows a worker that it was replaced")
+        return self
 
     @classmethod
     def settings_customise_sources(

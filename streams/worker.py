@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -55,12 +56,12 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
     """Run a lane until it is told to stop (0) or fails (1)."""
     setup_logging(name)
     if lane.nice:
-        os.nice(lane.nice)
+        give_way(lane.nice)
     if settings.worker.health_port == 0:
         settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"health_port": free_port()})})
     log.info("%s: health and metrics on http://%s:%d", name, settings.worker.health_host, settings.worker.health_port)
     # Thousands of small objects a second that die young: with the default thresholds the collector looks at them all the time.
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(int(os.environ.get("GC0", "50000")), 20, 100)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app, engine = build(settings, name, make, lane)
@@ -73,6 +74,20 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
         pass  # said by the engine already
     sys.stderr.flush()
     return 1
+
+
+def give_way(nice: int) -> None:
+    """Lower this process's CPU priority by `nice`.
+
+    Linux's autogroups (sched(7)) share the CPU between sessions first and heed `nice` only within one; the supervisor starts each
+    lane in a session of its own, so the session's group is lowered too. Elsewhere (cgroups, other systems) `nice` is all there is.
+    """
+    os.nice(nice)
+    if os.getsid(0) == os.getpid():  # else it would lower those it shares the session with
+        try:
+            Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
+        except OSError:
+            log.debug("no autogroups here")
 
 
 def free_port() -> int:

@@ -296,9 +296,34 @@ def export(network: Any, scaling: Scaling, out: Path, *, calibration: tuple[floa
         out / "model.onnx",
         inputs=["x"],
         outputs=["probability"],
-        dynamic={},
+        dynamic={"x": {1: "n"}, "probability": {0: "n"}},
     )
+    without_initial_states(out / "model.onnx")
     (out / "scaling.json").write_text(scaling.to_json(), encoding="utf-8")
+
+
+def without_initial_states(path: Path) -> None:
+    """Take out of an exported graph what computes the LSTM's initial states: zero is the operator's own default.
+
+    torch's exporter bakes the example's number of rows into them, and the graph would take blocks of that size alone.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    for node in graph.node:
+        if node.op_type == "LSTM":
+            node.input[5] = node.input[6] = ""
+    needed, kept = {output.name for output in graph.output}, []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for value, axis in ((graph.input[0], 1), (graph.output[0], 0)):
+        value.type.tensor_type.shape.dim[axis].dim_param = "n"
+    onnx.save(model, path)
 
 
 def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed: int = 20261123) -> ModelEntry:

@@ -45,8 +45,8 @@ class Recipe:
     size: int = 320
     dimensions: int = 256
     cut: int = 5  # blocks of the trunk that stay as they are
-    views: int = 6  # augmented versions of each image, beside the image as it is
-    epochs: int = 12
+    views: int = 4  # augmented versions of each image, beside the image as it is
+    epochs: int = 8
     batch: int = 32
     trunk_rate: float = 1e-4
     rate: float = 1e-3

@@ -293,7 +293,7 @@ async def test_killed_and_restored_at_random_it_says_what_an_undisturbed_run_say
 
 async def test_what_was_published_before_a_context_arrived_is_not_decided_anew_with_it(kafka: Kafka) -> None:
     """Scores go out, nothing is committed, the worker dies; the context comes before the vitals are read again."""
-    async with Ward(kafka, 0, tick_seconds=60) as ward:  # no entry after the scores that would vouch for them
+    async with Ward(kafka, 0, tick_seconds=20) as ward:  # no entry after the scores that would vouch for them
         await ward.write([patient(number, START) for number in range(3)])
         sets = list(vitals(3, 12, START, every=timedelta(seconds=40), seed=5))
         await ward.write(sets)
