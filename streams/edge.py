@@ -27,6 +27,7 @@ from connectors.publisher import Publisher
 from models.errors import Fatal, Poison, Transient
 from processors.events import Event, PatientEvent
 from streams.clock import Clock, clock_of
+from streams.collector import Collector
 from streams.health import EdgePages
 from streams.metrics import EdgeMetrics
 from streams.outbox import Outbox
@@ -117,8 +118,10 @@ class Edge:
 
     async def watch(self) -> None:
         """Look now and then whether Kafka still answers, for `unready`: where nothing arrives, nothing would notice."""
+        collector = Collector()
         while True:
             await asyncio.sleep(_LOOK)
+            collector.look()
             was, self._trouble = self._trouble, "" if await self._outbox.answers() else "Kafka does not answer"
             if was != self._trouble:
                 log.warning("not ready: %s", self._trouble) if self._trouble else log.info("ready again: Kafka answers")

@@ -26,6 +26,7 @@ from mode import Service
 
 from models.batching import describe
 from models.errors import Fatal, VigilError
+from streams.collector import Collector
 from streams.intake import Intake
 from streams.kafka import faust_config
 from streams.metrics import LaneMetrics
@@ -201,8 +202,10 @@ class Engine(Service):  # type: ignore[misc]
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch(self) -> None:
+        collector = Collector()
         while not self.should_stop:
             await asyncio.sleep(0.5)
+            collector.look()
             self._beat = time.monotonic()
             if self._assigned_once:
                 await self.intake.look()

@@ -52,13 +52,15 @@ class Slice:
         self.settled = False
 
     def settle(self) -> None:
-        """Mark every record of the slice as settled (step 4)."""
-        self.settled = True
-        self.ledger.settled.set()
+        """Mark every record of the slice as settled (step 4), and let go of them: what waits for its commit is an offset."""
+        if not self.settled:
+            self.settled = True
+            self.ledger.release(self)
+            self.ledger.settled.set()
 
 
 class Ledger:
-    """The slices of one partition in order, for one assignment.
+    """The slices of one partition in order, for one assignment. `records` and `bytes` count what is not settled.
 
     `settled` is set at each settlement, for whoever drains. `position` is the offset after the last record taken in; `read` is
     how far the consumer read, markers and gaps included, and `moved` when that last changed (monotonic seconds). `gap` is where
@@ -111,9 +113,13 @@ class Ledger:
         """Take out what was committed (step 7)."""
         self.committed = end
         while self.slices and self.slices[0].end <= end:
-            piece = self.slices.popleft()
-            self.records -= len(piece.records)
-            self.bytes -= piece.bytes
+            self.release(self.slices.popleft())
+
+    def release(self, piece: Slice) -> None:
+        """Let go of a slice's records: they no longer count against the bound."""
+        self.records -= len(piece.records)
+        self.bytes -= piece.bytes
+        piece.records, piece.bytes = (), 0
 
     def oldest_unsettled(self) -> float | None:
         """Return when the oldest unsettled slice was entered (monotonic seconds), None if all are settled."""

@@ -252,7 +252,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _ticks_show_a_zombie(self) -> "Settings":
         if self.state.tick_seconds >= self.engine.session_timeout:
-            raise ValueError("state.tick_seconds must be below engine.session_timeout: a tick shows a worker that it was replaced")
+            raise ValueError(
+                "state.tick_seconds must be below engine.session_timeout: a tick shows a worker that it was replaced"
+            )
         return self
 
     @classmethod

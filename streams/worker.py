@@ -1,7 +1,6 @@
 """One process of one lane: `vigil lane run NAME`. Builds the lane, runs it under Faust's worker, exits non-zero on failure."""
 
 import asyncio
-import gc
 import logging
 import os
 import socket
@@ -60,8 +59,6 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
     if settings.worker.health_port == 0:
         settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"health_port": free_port()})})
     log.info("%s: health and metrics on http://%s:%d", name, settings.worker.health_host, settings.worker.health_port)
-    # Thousands of small objects a second that die young: with the default thresholds the collector looks at them all the time.
-    gc.set_threshold(int(os.environ.get("GC0", "50000")), 20, 100)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app, engine = build(settings, name, make, lane)
