@@ -120,8 +120,9 @@ class Edge:
         """Look now and then whether Kafka still answers, for `unready`: where nothing arrives, nothing would notice."""
         collector = Collector()
         while True:
-            await asyncio.sleep(_LOOK)
-            collector.look()
+            for _ in range(4):
+                await asyncio.sleep(_LOOK / 4)
+                collector.look()
             was, self._trouble = self._trouble, "" if await self._outbox.answers() else "Kafka does not answer"
             if was != self._trouble:
                 log.warning("not ready: %s", self._trouble) if self._trouble else log.info("ready again: Kafka answers")

@@ -20,6 +20,7 @@ from models.registry import Registry
 from processors.events import TOPICS, PatientEvent, Source, VitalsEvent
 from processors.monitor import Monitor
 from streams.audit import prediction_audit
+from streams.collector import Collector
 from streams.kafka import aiokafka_config
 from streams.ledger import Ledger
 from streams.metrics import LaneMetrics
@@ -85,6 +86,7 @@ async def run(bootstrap: str, *, sets: int = 40_000, batch: int = 1024, warm: in
     )
     await consumer.start()
     gc.collect()
+    Collector()
     try:
         tp = TopicPartition(f"{PREFIX}clinical.vitals", 0)
         consumer.assign([tp])
