@@ -59,6 +59,8 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
     if settings.worker.health_port == 0:
         settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"health_port": free_port()})})
     log.info("%s: health and metrics on http://%s:%d", name, settings.worker.health_host, settings.worker.health_port)
+    # The model runs in a thread of its own: by default it waits 5 ms for the loop to let go of the interpreter, and back again.
+    sys.setswitchinterval(0.0005)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app, engine = build(settings, name, make, lane)
