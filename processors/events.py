@@ -452,6 +452,22 @@ class DeadLetterEvent(Event):
     failed_at: AwareDatetime
 
 
+class DeadLetterMarkEvent(Event):
+    """What an operator did about a dead letter, on its own topic and partition; the topic keeps both until their time is over.
+
+    A letter of the same id with more attempts than the mark came after it: the letter is open again.
+    """
+
+    topic: ClassVar[str] = "clinical.dead-letters"
+    type: ClassVar[str] = "org.vigil.dead-letter-mark.v1"
+
+    letter_id: str
+    state: Literal["redriven", "discarded"]
+    attempts: int = Field(ge=1)  # of the letter as it stood
+    by: str  # the operator, as the site's directory knows them
+    marked_at: AwareDatetime
+
+
 EVENTS: tuple[type[Event], ...] = (
     NoteEvent,
     ImageEvent,
@@ -465,5 +481,6 @@ EVENTS: tuple[type[Event], ...] = (
     HeartbeatEvent,
     AuditEvent,
     DeadLetterEvent,
+    DeadLetterMarkEvent,
 )
 TOPICS: tuple[str, ...] = tuple(dict.fromkeys(event.topic for event in EVENTS))

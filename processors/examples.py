@@ -9,6 +9,7 @@ from processors.events import (
     AuditEvent,
     Coding,
     DeadLetterEvent,
+    DeadLetterMarkEvent,
     Deterioration,
     Driver,
     EntitiesEvent,
@@ -241,5 +242,13 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         original_value="e30=",
         original_headers=(Header(name="ce_type", value="b3JnLnZpZ2lsLm5vdGUudjE="),),
         failed_at=_DECIDED,
+    ),
+    DeadLetterMarkEvent(
+        id=natural_id("example", "dead-letter-mark"),
+        letter_id=natural_id("example", "dead-letter"),
+        state="redriven",
+        attempts=1,
+        by="ops-7",
+        marked_at=_DECIDED,
     ),
 )

@@ -1,24 +1,94 @@
-"""Dead letters: what could not be processed, whole, so that nothing is lost and it can be redriven byte for byte."""
+"""Dead letters: what could not be processed, whole, so that nothing is lost and it can be redriven byte for byte.
 
-from base64 import b64encode
+A redriven record is the original's bytes and headers, and four headers more that say which letter it comes from, how often it was
+tried and where the original stood. A lane that fails on it again makes the same letter, with the attempts added up.
+"""
+
+import re
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from models.batching import describe
 from models.errors import Permanent, Poison, VigilError
 from processors.events import DeadLetterEvent, Header
 from processors.identity import natural_id
+from streams.wire import Headers, Message
+
+LETTER: Final = "vigil-redriven-letter"  # the dead letter's id
+ATTEMPTS: Final = "vigil-redriven-attempts"  # how often the original was tried so far
+SOURCE: Final = "vigil-redriven-source"  # partition/offset of the original on this topic
+WRITTEN: Final = "vigil-redriven-written"  # the original record's timestamp, ms since 1970, or nothing
+_OURS: Final = frozenset({LETTER, ATTEMPTS, SOURCE, WRITTEN})
+_PLACE: Final = re.compile(rb"(\d{1,9})/(\d{1,18})")
+_COUNT: Final = re.compile(rb"\d{1,9}")
+_TIME: Final = re.compile(rb"\d{1,14}")
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """Where a redriven record comes from. `written` is the original's timestamp in ms, negative where it had none."""
+
+    letter_id: str
+    attempts: int
+    partition: int
+    offset: int
+    written: int
+
+
+def redriven(record: Any) -> Redriven | None:
+    """Return where a record was redriven from; None for any other record, and for headers that make no sense."""
+    found = {name: value for name, value in record.headers or () if name in _OURS and value is not None}
+    if not found:
+        return None
+    place, attempts, written = _PLACE.fullmatch(found.get(SOURCE, b"")), found.get(ATTEMPTS, b""), found.get(WRITTEN, b"")
+    if place is None or not _COUNT.fullmatch(attempts) or int(attempts) < 1:
+        return None
+    letter_id = found.get(LETTER, b"").decode(errors="replace")
+    return Redriven(letter_id, int(attempts), int(place[1]), int(place[2]), int(written) if _TIME.fullmatch(written) else -1)
+
+
+def redrive(letter: DeadLetterEvent, *, topic: str) -> Message:
+    """Return the original record, byte for byte and for the partition it stood in, marked as redriven from `letter`."""
+    written = letter.original_timestamp
+    headers: Headers = [
+        *((header.name, _bytes(header.value)) for header in letter.original_headers),  # type: ignore[list-item]
+        (LETTER, letter.id.encode()),
+        (ATTEMPTS, str(letter.attempts).encode()),
+        (SOURCE, f"{letter.original_partition}/{letter.original_offset}".encode()),
+        (WRITTEN, b"" if written is None else str(round(written.timestamp() * 1000)).encode()),
+    ]
+    key, value = _bytes(letter.original_key), _bytes(letter.original_value)
+    return Message(topic, key, value, headers, letter.original_partition)
+
+
+def original(letter: DeadLetterEvent) -> bytes | None:
+    """Return the original record's value."""
+    return _bytes(letter.original_value)
 
 
 def dead_letter(
     record: Any, error: BaseException, *, lane: str, failed_at: datetime, attempts: int = 1, model_digest: str = ""
 ) -> DeadLetterEvent:
-    """Make the dead letter of a Kafka record. The same record, lane and stage give the same id, however often it is read."""
+    """Make the dead letter of a Kafka record. The same record and lane give the same id, however often it is read or redriven.
+
+    Of a redriven record it is the original's letter: the original's place, time and headers. `attempts` are added to those before
+    where it was this lane that failed then; a lane that fails on it for the first time makes a letter of its own.
+    """
+    source = redriven(record)
+    partition, offset, timestamp = record.partition, record.offset, record.timestamp
+    if source is not None:
+        partition, offset, timestamp = source.partition, source.offset, source.written
+    letter_id = natural_id("dead-letter", lane, record.topic, partition, offset)
+    if source is not None and source.letter_id == letter_id:
+        attempts += source.attempts
+    headers = [(name, value) for name, value in record.headers if source is None or name not in _OURS]
     stage = error.stage if isinstance(error, Poison) else "process"
     # An unforeseen exception's words may quote the input: only its kind and place are kept.
     message = str(error) if isinstance(error, VigilError) else describe(error)
     return DeadLetterEvent(
-        id=natural_id("dead-letter", lane, record.topic, record.partition, record.offset),
+        id=letter_id,
         lane=lane,
         stage=stage,
         error_class="Permanent" if isinstance(error, Permanent) else "Poison",
@@ -27,15 +97,19 @@ def dead_letter(
         attempts=attempts,
         model_digest=model_digest,
         original_topic=record.topic,
-        original_partition=record.partition,
-        original_offset=record.offset,
-        original_timestamp=datetime.fromtimestamp(record.timestamp / 1000, UTC) if record.timestamp >= 0 else None,
+        original_partition=partition,
+        original_offset=offset,
+        original_timestamp=datetime.fromtimestamp(timestamp / 1000, UTC) if timestamp >= 0 else None,
         original_key=_base64(record.key),
         original_value=_base64(record.value),
-        original_headers=tuple(Header(name=name, value=_base64(value)) for name, value in record.headers),
+        original_headers=tuple(Header(name=name, value=_base64(value)) for name, value in headers),
         failed_at=failed_at,
     )
 
 
 def _base64(data: bytes | None) -> str | None:
     return None if data is None else b64encode(data).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text)

@@ -26,7 +26,7 @@ _CHANNELS = {
     "clinical.alerts": "an alert's life, and heartbeats, written by the lane vitals",
     "clinical.feedback": "what people answered, written by receivers of alerts",
     "clinical.audit": "who did what, written by every lane",
-    "clinical.dead-letters": "what could not be processed, whole, written by lanes and connectors",
+    "clinical.dead-letters": "what could not be processed, whole, written by lanes and connectors, and what operators did about it",
 }
 
 

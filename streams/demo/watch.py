@@ -58,7 +58,7 @@ class Account:
             self.ids[body["id"]] += 1
         elif topic == "clinical.audit" and body["action"] == "predict":
             self._audit(body, record.timestamp)
-        elif topic == "clinical.dead-letters":
+        elif topic == "clinical.dead-letters" and "stage" in body:  # else an operator's mark
             self.dead[body["stage"]] += 1
             self._dead(body)
         elif topic == "clinical.alerts" and "alert_id" in body:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from connectors.qdrant.settings import NOTES
-from connectors.qdrant.store import VectorStore
+from connectors.qdrant.store import VectorStore, Where
 from models.batching import MicroBatcher
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.entities import WITHDRAWN, entities_event
 from processors.events import NoteEvent
-from processors.vectors import Chunk, Point, chunks, note_points, owners
+from processors.vectors import Chunk, Point, chunks, instant, note_points, owners
+from streams.deadletters import redriven
 from streams.inference import batcher, is_error, open_model, raise_transient
 from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
@@ -135,10 +136,23 @@ class NotesToVectors(Lane[NoteEvent]):
         """Replace each note's points: new ones first, then what an older version left. The newest version of a batch wins."""
         assert self._store is not None
         newest: dict[str, Sequence[Point]] = {}
+        received: dict[str, str] = {}  # of the version that wins, by note id
         for one, outcome in zip(inputs, outcomes, strict=True):
-            if outcome.effect is not None:
-                newest |= owners(one.event, outcome.effect)
+            if outcome.effect is None:
+                continue
+            note, at = one.event, instant(one.event.received_at)
+            if redriven(one.record) and at < received.get(note.note_id, await self._stored(note.note_id)):
+                outcome.word = "outdated"
+                continue
+            newest |= owners(note, outcome.effect)
+            received[note.note_id] = at
         await self._store.replace_all(NOTES, owner_field="note_id", owners=newest)
+
+    async def _stored(self, note_id: str) -> str:
+        """Return when the version that the store holds was received; nothing where it holds none."""
+        assert self._store is not None
+        where = Where(note_ids=(note_id,))
+        return max([str(p.payload["received"]) async for p in self._store.scan(NOTES, where, vectors=False)], default="")
 
     async def close(self) -> None:
         """End the model's thread and the connections."""

@@ -1,0 +1,276 @@
+"""`vigil dead-letters`: what could not be processed, looked into, redriven, discarded."""
+
+import asyncio
+import getpass
+from base64 import b64decode
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.errors import Permanent
+from streams.settings import Settings, load
+
+if TYPE_CHECKING:
+    from streams.redriving import DeadLetters, Letter, Plan, Which
+
+app = typer.Typer(help="What could not be processed: look into it, redrive it, discard it.", no_args_is_help=True)
+
+Ids = Annotated[list[str] | None, typer.Argument(help="letter ids, or their beginnings")]
+Lanes = Annotated[list[str] | None, typer.Option("--lane", help="of this lane; may be repeated")]
+Stages = Annotated[list[str] | None, typer.Option("--stage", help="failed at this stage (decode, model, ...); may be repeated")]
+Classes = Annotated[list[str] | None, typer.Option("--class", help="Poison, Permanent or an error's name; may be repeated")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="model digest or its beginning; may be repeated")]
+Since = Annotated[datetime | None, typer.Option(help="failed at or after")]
+Until = Annotated[datetime | None, typer.Option(help="failed before")]
+All = Annotated[bool, typer.Option("--all", help="every open letter, where nothing else is asked")]
+Limit = Annotated[int, typer.Option(min=1, help="the oldest so many at most; they are held in memory whole")]
+Reason = Annotated[str, typer.Option(help="why, for the audit")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+
+_STATES = {"open": ("open",), "redriven": ("redriven",), "discarded": ("discarded",), "any": ("open", "redriven", "discarded")}
+
+
+@app.command("list")
+def list_letters(
+    ids: Ids = None,
+    lane: Lanes = None,
+    stage: Stages = None,
+    class_: Classes = None,
+    model: Models = None,
+    since: Since = None,
+    until: Until = None,
+    state: Annotated[str, typer.Option(help="open, redriven, discarded or any")] = "open",
+    limit: Annotated[int, typer.Option(min=1, help="letters shown; all are counted")] = 50,
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object per letter, no counts")] = False,
+) -> None:
+    """Count the dead letters by class, and list them. Shows nothing of what they hold."""
+    which = _which(ids, lane, stage, class_, model, since, until)
+    if state not in _STATES:
+        raise Permanent(f"there is no state {state!r}", hint=f"states: {', '.join(_STATES)}")
+    letters = asyncio.run(_find(load(), which, _STATES[state]))
+    if json_:
+        import orjson
+
+        for letter in letters[:limit]:
+            print(orjson.dumps(_facts(letter)).decode())
+        return
+    _print_counts(letters, f"{len(letters)} dead letters" + ("" if state == "any" else f", {state}"))
+    if letters:
+        columns = ("id", "failed", "lane", "stage", "error", "attempts", "state", "model", "original")
+        table = Table(*columns, title=f"the oldest {limit}" if len(letters) > limit else None)
+        for letter in letters[:limit]:
+            facts = _facts(letter)
+            table.add_row(*(str(facts[name])[:12] if name == "model" else str(facts[name]) for name in columns))
+        _show(table)
+
+
+@app.command("show")
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="a letter's id, or its beginning")],
+    phi: Annotated[bool, typer.Option("--phi", help="show the original too; who asks and why is audited first")] = False,
+    reason: Reason = "",
+) -> None:
+    """Show one letter: what failed and how, and with --phi what it holds."""
+    if phi and not reason.strip():
+        raise Permanent("--phi needs a reason", hint='--reason "why", for the audit')
+    letter, value = asyncio.run(_open(load(), letter_id, reason if phi else None))
+    event = letter.event
+    names = ", ".join(header.name for header in event.original_headers)
+    facts = {**_facts(letter), "message": event.message, "first failed": _second(letter.first_failed_at)}
+    facts |= {"original written": _second(event.original_timestamp), "bytes": letter.size, "sha256": letter.digest}
+    facts |= {"headers": names, "by": letter.by}
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        if fact not in ("", None):
+            print(f"{name:<{width}}  {fact}")
+    if not phi:
+        print("\nThe original is not shown. --phi --reason WHY shows it, which is audited.")
+        return
+    print(f"\n{'key':<{width}}  {_printable(b64decode(event.original_key or ''))}")
+    for header in event.original_headers:
+        print(f"{header.name:<{width}}  {_printable(b64decode(header.value or ''))}")
+    print("\n" + ("(no value)" if value is None else _printable(value)))
+
+
+@app.command("redrive")
+def redrive(
+    ids: Ids = None,
+    lane: Lanes = None,
+    stage: Stages = None,
+    class_: Classes = None,
+    model: Models = None,
+    since: Since = None,
+    until: Until = None,
+    all_: All = False,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="also notes whose topic no longer shows whether a newer version came")
+    ] = False,
+    limit: Limit = 10_000,
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Give open letters' originals back to their topics, byte for byte, as late data. Prints the counts, then asks."""
+    which = _which(ids, lane, stage, class_, model, since, until)
+    _bounded(which, all_)
+    settings = load()
+    plan = asyncio.run(_plan(settings, which, limit, unverified))
+    _print_counts(plan.ready, f"{len(plan.ready)} to redrive")
+    for why, held in plan.held.items():
+        print(f"held back: {len(held)} x {why}")
+    if plan.ready and _go(dry_run, yes, reason, f"redrive {len(plan.ready)}"):
+        print(f"{asyncio.run(_do(settings, 'redrive', plan.ready, reason))} redriven")
+
+
+@app.command("discard")
+def discard(
+    ids: Ids = None,
+    lane: Lanes = None,
+    stage: Stages = None,
+    class_: Classes = None,
+    model: Models = None,
+    since: Since = None,
+    until: Until = None,
+    all_: All = False,
+    limit: Limit = 10_000,
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Set open letters aside: they are no longer listed as open, and the topic's retention takes them in its time."""
+    which = _which(ids, lane, stage, class_, model, since, until)
+    _bounded(which, all_)
+    settings = load()
+    letters = asyncio.run(_find(settings, which, _STATES["open"]))[:limit]
+    _print_counts(letters, f"{len(letters)} to discard")
+    if letters and _go(dry_run, yes, reason, f"discard {len(letters)}"):
+        print(f"{asyncio.run(_do(settings, 'discard', letters, reason))} discarded")
+
+
+# ---------------------------------------------------------------------------------------------------------------- asking
+
+
+def _which(
+    ids: list[str] | None,
+    lanes: list[str] | None,
+    stages: list[str] | None,
+    classes: list[str] | None,
+    models: list[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> "Which":
+    from streams.redriving import Which
+
+    return Which(
+        ids=tuple(ids or ()),
+        lanes=tuple(lanes or ()),
+        stages=tuple(stages or ()),
+        classes=tuple(classes or ()),
+        models=tuple(models or ()),
+        since=since.astimezone() if since else None,
+        until=until.astimezone() if until else None,
+    )
+
+
+def _bounded(which: "Which", all_: bool) -> None:
+    if which.everything and not all_:
+        raise Permanent("which letters?", hint="give ids or filters, or --all")
+
+
+def _go(dry_run: bool, yes: bool, reason: str, what: str) -> bool:
+    if dry_run:
+        print("dry run: nothing was done")
+        return False
+    if not reason.strip():
+        raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+    return yes or typer.confirm(f"{what}?", abort=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------- doing
+
+
+def _desk(settings: Settings, *, writing: bool) -> "DeadLetters":
+    from streams.clock import clock_of
+    from streams.outbox import Outbox
+    from streams.redriving import DeadLetters
+
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli") if writing else None
+    return DeadLetters(settings, outbox=outbox, user=getpass.getuser(), clock=clock_of(settings.clock))
+
+
+async def _find(settings: Settings, which: "Which", states: Any) -> list["Letter"]:
+    async with _desk(settings, writing=False) as desk:
+        return await desk.find(which, states=states)
+
+
+async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple["Letter", bytes | None]:
+    async with _desk(settings, writing=reason is not None) as desk:
+        letter = await desk.one(letter_id)
+        return letter, None if reason is None else await desk.disclose(letter, reason)
+
+
+async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> "Plan":
+    async with _desk(settings, writing=False) as desk:
+        letters = await desk.find(which, whole=True)
+        return await desk.plan(letters[:limit], unverified=unverified)
+
+
+async def _do(settings: Settings, what: str, letters: list["Letter"], reason: str) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    async with _desk(settings, writing=True) as desk:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=len(letters))
+            work = desk.redrive if what == "redrive" else desk.discard
+            return await work(letters, reason, progress=lambda done: bar.update(task, completed=done))
+
+
+# --------------------------------------------------------------------------------------------------------------- showing
+
+
+def _facts(letter: "Letter") -> dict[str, Any]:
+    event = letter.event
+    return {
+        "id": event.id,
+        "failed": _second(event.failed_at),
+        "lane": event.lane,
+        "stage": event.stage,
+        "error": event.error if event.error == event.error_class else f"{event.error_class} {event.error}",
+        "attempts": event.attempts,
+        "state": letter.state,
+        "model": event.model_digest,
+        "original": f"{event.original_topic}/{event.original_partition}/{event.original_offset}",
+    }
+
+
+def _printable(data: bytes) -> str:
+    """Write bytes as text, what is no text or would steer the terminal as escapes."""
+    text = data.decode(errors="backslashreplace")
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _second(time: datetime | None) -> str:
+    return "" if time is None else time.isoformat(timespec="seconds")
+
+
+def _print_counts(letters: list["Letter"], title: str) -> None:
+    from streams.redriving import counts
+
+    if not letters:
+        print(title)
+        return
+    table = Table("lane", "stage", "class", "error", "letters", title=title)
+    for *kind, number in counts(letters):
+        table.add_row(*kind, str(number))
+    _show(table)
+
+
+def _show(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 250  # for grep: a row stays a line
+    console.print(table, markup=False)

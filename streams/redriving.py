@@ -1,0 +1,380 @@
+"""What operators do about dead letters: find them, look into one, give them back to their topic, set them aside.
+
+The topic is kept by time, so nothing is overwritten there: what was done stands beside the letter as a mark, in the same partition,
+and reading the partition in order gives each letter's state. Whatever is done is audited first: what cannot be accounted for is not
+done. A crash between a step and the next leaves letters open that were redriven; redriving them again overwrites the same ids.
+
+Redriven input is late data. What could do harm as such is held back, and the plan says why:
+- vitals younger than the monitor's staleness limit, for the lane would take them for news and alert live;
+- a note or a patient's context that a newer record of its topic has replaced, for it would take the newer one's place.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final, Literal, Self
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from models.errors import Permanent, Poison
+from processors.events import (
+    AuditEntry,
+    AuditEvent,
+    DeadLetterEvent,
+    DeadLetterMarkEvent,
+    FeedbackEvent,
+    ImageEvent,
+    NoteEvent,
+    PatientEvent,
+    VitalsEvent,
+)
+from processors.identity import natural_id
+from streams.clock import Clock, real_clock
+from streams.deadletters import original, redrive, redriven
+from streams.outbox import Outbox
+from streams.reader import Reader
+from streams.settings import Settings
+from streams.wire import Message, decode, header, iso
+
+State = Literal["open", "redriven", "discarded"]
+
+INPUTS: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic)
+_TOGETHER: Final = 100  # letters that are audited, written and marked together
+_TICK: Final = timedelta(minutes=1)  # the lane's logged time stands still for a tick, and clocks differ a little
+_TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
+
+CONNECTOR = "from a connector: it never was a record; its sender has to send it again"
+NO_INPUT = "its topic is no input of this site's lanes"
+YOUNG = "vitals that could still alert live; they can be redriven when they are history"
+REPLACED = "a newer version is on its topic and would be overwritten"
+UNKNOWN = "its topic no longer shows whether a newer version came (--unverified)"
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which letters: all conditions hold, lists are any-of, `since` is inclusive and `until` exclusive; empty asks nothing.
+
+    `classes` are an error class (Poison, Permanent) or an exception's name; ids and model digests may be cut short.
+    """
+
+    ids: Sequence[str] = ()
+    lanes: Sequence[str] = ()
+    stages: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    models: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if any(bound is not None and bound.tzinfo is None for bound in (self.since, self.until)):
+            raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
+
+    @property
+    def everything(self) -> bool:
+        """Tell whether nothing is asked."""
+        return self == Which()
+
+    def takes(self, letter: DeadLetterEvent) -> bool:
+        """Tell whether a letter is one of these."""
+        return (
+            (not self.ids or letter.id.startswith(tuple(self.ids)))
+            and (not self.lanes or letter.lane in self.lanes)
+            and (not self.stages or letter.stage in self.stages)
+            and (not self.classes or letter.error_class in self.classes or letter.error in self.classes)
+            and (not self.models or letter.model_digest.startswith(tuple(self.models)))
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+        )
+
+
+@dataclass(slots=True)
+class Letter:
+    """A dead letter as it stands: its newest version, its state, and where on the topic its versions lie."""
+
+    event: DeadLetterEvent
+    state: State
+    partition: int
+    first_failed_at: datetime
+    size: int  # of the original value, bytes
+    digest: str  # of the original value, SHA-256, hex
+    by: str = ""  # who redrove or discarded it
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a redrive would do: `ready` in the order of the originals, and what is held back, by reason."""
+
+    ready: list[Letter] = field(default_factory=list)
+    held: dict[str, list[Letter]] = field(default_factory=lambda: defaultdict(list))
+
+
+class DeadLetters:
+    """The dead letters of a site. Use as an async context manager; without an outbox they can only be found and counted."""
+
+    def __init__(self, settings: Settings, *, outbox: Outbox | None = None, user: str = "", clock: Clock = real_clock) -> None:
+        self._settings = settings
+        self._prefix = settings.kafka.topic_prefix
+        self._outbox = outbox
+        self._user = user
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        if self._outbox is not None:
+            await self._outbox.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._outbox is not None:
+            await self._outbox.stop()
+
+    # ------------------------------------------------------------------------------------------------------------- finding
+
+    async def find(self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False) -> list[Letter]:
+        """Return the letters in these states, oldest failure first; their originals only if `whole` (memory).
+
+        Raises `Transient` when no broker answers.
+        """
+        letters: dict[str, Letter] = {}
+        topic = self._prefix + DeadLetterEvent.topic
+        async with Reader(self._settings.kafka) as reader:
+            for partition in await reader.partitions(topic):
+                begin, end = await reader.bounds(topic, partition)
+                async for records in reader.read(topic, partition, begin, end):
+                    for record in records:
+                        _fold(letters, record, which, whole=whole)
+        chosen = [letter for letter in letters.values() if letter.state in states and which.takes(letter.event)]
+        return sorted(chosen, key=lambda letter: (letter.first_failed_at, letter.event.id))
+
+    async def one(self, letter_id: str) -> Letter:
+        """Return a letter whole, by its id or the beginning of it; raises `Permanent` where that is none or several."""
+        found = await self.find(Which(ids=(letter_id,)), states=("open", "redriven", "discarded"), whole=True)
+        if len(found) != 1:
+            raise Permanent(
+                f"{len(found) or 'no'} dead letters begin with {letter_id}",
+                hint="`vigil dead-letters list --state any` shows the ids" if not found else "give more of the id",
+            )
+        return found[0]
+
+    async def disclose(self, letter: Letter, reason: str) -> bytes | None:
+        """Return the original value, once it is on record who asked for it and why."""
+        await self._audit("access", [letter], "shown", reason)
+        return original(letter.event)
+
+    # ------------------------------------------------------------------------------------------------------------- redriving
+
+    async def plan(self, letters: Sequence[Letter], *, unverified: bool = False) -> Plan:
+        """Sort letters (whole ones) into those that can be redriven now and those that are held back."""
+        plan, at = Plan(), self._clock()
+        versioned: dict[tuple[str, int], list[Letter]] = defaultdict(list)
+        for letter in sorted(letters, key=lambda one: _place(one.event)):
+            topic = letter.event.original_topic.removeprefix(self._prefix)
+            if letter.event.original_partition < 0:
+                plan.held[CONNECTOR].append(letter)
+            elif topic not in INPUTS or letter.event.original_topic != self._prefix + topic:
+                plan.held[NO_INPUT].append(letter)
+            elif topic == VitalsEvent.topic and at < self._history_from(letter):
+                plan.held[YOUNG].append(letter)
+            else:
+                plan.ready.append(letter)
+                if topic in (NoteEvent.topic, PatientEvent.topic):
+                    versioned[letter.event.original_topic, letter.event.original_partition].append(letter)
+        for reason, held in (await self._replaced(versioned)).items():
+            if reason == UNKNOWN and unverified:
+                continue
+            ids = {letter.event.id for letter in held}
+            plan.ready = [letter for letter in plan.ready if letter.event.id not in ids]
+            plan.held[reason] += held
+        return plan
+
+    def _history_from(self, letter: Letter) -> datetime:
+        """Say from when on the vitals lane takes a set for history, whatever it says about itself.
+
+        A set counts as of its own time unless that lies in the future of its receipt, and it was received before it failed.
+        """
+        rules = self._settings.monitor
+        counts_as_of = letter.first_failed_at + rules.future_tolerance
+        try:
+            observed = _TIME.validate_python(_body(original(letter.event)).get("observed_at"))
+            counts_as_of = min(counts_as_of, observed) if observed.tzinfo is not None else counts_as_of
+        except ValidationError:
+            pass
+        return counts_as_of + rules.staleness + _TICK
+
+    async def _replaced(self, versioned: Mapping[tuple[str, int], Sequence[Letter]]) -> dict[str, list[Letter]]:
+        """Find the letters of which the topic holds a newer version, or no longer tells."""
+        held: dict[str, list[Letter]] = defaultdict(list)
+        if not versioned:  # a consumer that is stopped before it did anything raises CancelledError (aiokafka 0.14)
+            return held
+        async with Reader(self._settings.kafka) as reader:
+            for (topic, partition), letters in versioned.items():
+                begin, end = await reader.bounds(topic, partition)
+                first = min(letter.event.original_offset for letter in letters)
+                newest: dict[object, tuple[int, object]] = {}
+                wanted = {one for letter in letters for one in _things(letter, self._prefix)}
+                async for records in reader.read(topic, partition, first + 1, end):
+                    for record in records:
+                        source = redriven(record)
+                        offset = record.offset if source is None else source.offset
+                        for thing in wanted.intersection(_replaces(topic.removeprefix(self._prefix), record.key, record.value)):
+                            if offset > newest.get(thing, (-1, None))[0]:
+                                newest[thing] = (offset, _body(record.value).get("id"))
+                for letter in letters:
+                    for thing in _things(letter, self._prefix):
+                        offset, event_id = newest.get(thing, (-1, None))
+                        if offset > letter.event.original_offset and event_id != _body(original(letter.event)).get("id"):
+                            held[REPLACED].append(letter)
+                        elif offset < 0 and begin > letter.event.original_offset + 1 and topic.endswith(NoteEvent.topic):
+                            held[UNKNOWN].append(letter)
+        return held
+
+    async def redrive(
+        self, letters: Sequence[Letter], reason: str, *, progress: Callable[[int], None] = lambda done: None
+    ) -> int:
+        """Write planned letters back to their topics, in their order, audited and marked; return how many.
+
+        Raises `Transient` or `Fatal` as the outbox does: what was not marked is open still.
+        """
+        assert self._outbox is not None
+        for start in range(0, len(letters), _TOGETHER):
+            part = letters[start : start + _TOGETHER]
+            await self._audit("redrive", part, "redriven", reason)
+            topics = [one.event.original_topic.removeprefix(self._prefix) for one in part]
+            await self._outbox.send([redrive(one.event, topic=topic) for one, topic in zip(part, topics, strict=True)])
+            await self._mark(part, "redriven")
+            progress(start + len(part))
+        return len(letters)
+
+    async def discard(
+        self, letters: Sequence[Letter], reason: str, *, progress: Callable[[int], None] = lambda done: None
+    ) -> int:
+        """Set letters aside, audited and marked; the topic's retention takes them in its time. Return how many."""
+        for start in range(0, len(letters), _TOGETHER):
+            part = letters[start : start + _TOGETHER]
+            await self._audit("discard", part, "discarded", reason)
+            await self._mark(part, "discarded")
+            progress(start + len(part))
+        return len(letters)
+
+    # ------------------------------------------------------------------------------------------------------------- records
+
+    async def _mark(self, letters: Sequence[Letter], state: Literal["redriven", "discarded"]) -> None:
+        assert self._outbox is not None
+        at = self._clock()
+        messages: list[Message] = []
+        for letter in letters:
+            event = letter.event
+            mark = DeadLetterMarkEvent(
+                id=natural_id("dead-letter-mark", event.id, state, event.attempts),
+                letter_id=event.id,
+                state=state,
+                attempts=event.attempts,
+                by=self._user,
+                marked_at=at,
+            )
+            message = self._outbox.encode(mark, time=iso(at))
+            message.partition = letter.partition  # beside the letter, so that it is read after it
+            messages.append(message)
+        await self._outbox.send(messages)
+
+    async def _audit(
+        self, action: Literal["access", "redrive", "discard"], letters: Sequence[Letter], outcome: str, reason: str
+    ) -> None:
+        if self._outbox is None:
+            raise Permanent("dead letters were opened for reading only: nothing can be audited, so nothing is done")
+        if not reason.strip():
+            raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+        at = self._clock()
+        request = natural_id(action, self._user, at.isoformat(), *(letter.event.id for letter in letters))
+        entries = tuple(
+            AuditEntry(
+                event_id=request,
+                input_id=letter.event.id,
+                input_digest=letter.digest,
+                outcome=outcome,
+                patient_id=_patient(letter.event),
+            )
+            for letter in letters
+        )
+        event = AuditEvent(
+            id=request,
+            action=action,
+            agent=self._user,
+            subject=DeadLetterEvent.topic,
+            entries=entries,
+            reason=reason,
+            recorded_at=at,
+        )
+        await self._outbox.send([self._outbox.encode(event, time=iso(at))])
+
+
+def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, int]]:
+    """Return (lane, stage, error class, error, how many), the most first."""
+    found = Counter((one.event.lane, one.event.stage, one.event.error_class, one.event.error) for one in letters)
+    return [(*kind, number) for kind, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _fold(letters: dict[str, Letter], record: Any, which: Which, *, whole: bool) -> None:
+    """Take one record of the topic into the letters' states; what does not decode is nobody's letter and left alone."""
+    try:
+        if header(record, "ce_type") == DeadLetterMarkEvent.type.encode():
+            mark = decode(DeadLetterMarkEvent, record)
+            known = letters.get(mark.letter_id)
+            # A letter that failed again after it was redriven is newer than a mark that was written late.
+            if known is not None and known.event.attempts <= mark.attempts:
+                known.state, known.by = mark.state, mark.by
+            return
+        event = decode(DeadLetterEvent, record)
+    except Poison:
+        return
+    value = original(event) or b""
+    size, digest = len(value), sha256(value).hexdigest()
+    if not (whole and which.takes(event)):
+        event = event.model_copy(update={"original_value": None})
+    known = letters.get(event.id)
+    if known is None:
+        letters[event.id] = Letter(event, "open", record.partition, event.failed_at, size, digest)
+    elif known.state == "open" or event.attempts > known.event.attempts:
+        # The same attempts again after a mark: a lane that was killed before it committed, and repeats itself.
+        letters[event.id] = Letter(event, "open", record.partition, known.first_failed_at, size, digest)
+
+
+def _place(letter: DeadLetterEvent) -> tuple[str, int, int]:
+    return letter.original_topic, letter.original_partition, letter.original_offset
+
+
+def _things(letter: Letter, prefix: str) -> set[object]:
+    """Return what a letter's original is a version of."""
+    event = letter.event
+    message = redrive(event, topic=event.original_topic.removeprefix(prefix))
+    if message.topic == PatientEvent.topic:
+        return {message.key} if message.key is not None else set()
+    note_id = _body(message.value).get("note_id")
+    return {note_id} if isinstance(note_id, str) else set()
+
+
+def _replaces(topic: str, key: bytes | None, value: bytes | None) -> set[object]:
+    """Return what a record is a newer version of, or takes the place of."""
+    if topic == PatientEvent.topic:
+        return {key}
+    body = _body(value)
+    things = {body.get("note_id")}
+    if body.get("relation") in ("replacement", "edit", "cancel"):
+        things.add(body.get("replaces"))
+    return {thing for thing in things if isinstance(thing, str)}
+
+
+def _body(value: bytes | None) -> dict[str, Any]:
+    """Return a JSON object as far as it is one: what a lane cannot read may still say what it is a version of."""
+    try:
+        body = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _patient(letter: DeadLetterEvent) -> str:
+    key = redrive(letter, topic="").key
+    return "" if key is None else key.decode(errors="replace")

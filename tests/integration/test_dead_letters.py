@@ -1,0 +1,322 @@
+"""Dead letters as their operator has them: found, shown, redriven, discarded; and that a redrive does no harm."""
+
+import asyncio
+import contextlib
+import getpass
+import json
+import os
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.qdrant.embedded import EmbeddedQdrant
+from connectors.qdrant.settings import NOTES
+from infra.kafka.host import free_ports
+from models.errors import Permanent, Poison
+from processors.events import Event, NoteEvent, PatientEvent
+from processors.identity import natural_id
+from streams import redriving
+from streams.clock import real_clock
+from streams.deadletters import dead_letter, redrive
+from streams.lane import Input, Outcome
+from streams.outbox import Outbox, partition_of
+from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
+from streams.settings import Settings
+from tests import vitals as bedside
+from tests.clinic import PARTITIONS, Clinic, note, note_id, points
+from tests.kafka import Kafka, Record
+from tests.lanes import Echo, bodies, echo, produce, running, until, wire
+from tests.lanes import note as small_note
+from tests.site import Site
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+PHI = "Mrs Jones of 7 Mill Lane"
+
+
+class Healed(Echo):
+    """The same lane after its model was mended."""
+
+    async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
+        return [Outcome([echo(one)]) for one in inputs]
+
+
+@contextlib.asynccontextmanager
+async def desk_of(settings: Settings) -> AsyncIterator[DeadLetters]:
+    async with DeadLetters(settings, outbox=Outbox(settings, source="/test"), user="ops-7") as desk:
+        yield desk
+
+
+async def _letters(site: Site, count: int) -> None:
+    async def there() -> bool:
+        return len(await asyncio.to_thread(site.kafka.read, site.prefix + "clinical.dead-letters")) >= count
+
+    await until(there, what=f"{count} records of dead letters")
+
+
+async def _audit(kafka: Kafka, prefix: str, action: str) -> list[dict[str, Any]]:
+    found = bodies(await asyncio.to_thread(kafka.read, prefix + "clinical.audit"))
+    return [one for one in found if one["action"] == action]
+
+
+async def test_a_second_failure_is_the_same_letter_and_a_mended_lane_ends_it(kafka: Kafka) -> None:
+    site = Site(kafka)
+    poison = small_note(1, text="poison")
+    await produce(kafka.bootstrap, site.notes, [wire(small_note(0)), wire(poison)], site.partitions)
+    settings = site.settings()
+    async with desk_of(settings) as desk:
+        async with running(settings):
+            await _letters(site, 1)
+            (first,) = await desk.find(Which(), whole=True)
+            plan = await desk.plan([first])
+            assert (plan.ready, dict(plan.held)) == ([first], {})
+            assert await desk.redrive(plan.ready, "try again") == 1
+            await _letters(site, 3)  # letter, mark, letter
+        (again,) = await desk.find(Which(), whole=True)
+        assert again.event == first.event.model_copy(update={"attempts": 2, "failed_at": again.event.failed_at})
+        assert again.first_failed_at == first.event.failed_at
+
+        async with running(settings, Healed):
+            await desk.redrive((await desk.plan([again])).ready, "mended")
+
+            async def out() -> bool:
+                records = await asyncio.to_thread(kafka.read, site.prefix + "clinical.entities")
+                return natural_id(poison.id, "echo") in {body["id"] for body in bodies(records)}
+
+            await until(out, what="the output of the redriven note")
+        assert await desk.find(Which()) == []
+        (done,) = await desk.find(Which(), states=("redriven",))
+        assert (done.event.id, done.event.attempts, done.by) == (first.event.id, 2, "ops-7")
+    records = await asyncio.to_thread(kafka.read, site.notes)
+    assert [record.value for record in records[1:]] == [wire(poison)[1]] * 3
+    audit = await _audit(kafka, site.prefix, "redrive")
+    assert [(one["agent"], one["reason"]) for one in audit] == [("ops-7", "try again"), ("ops-7", "mended")]
+    assert audit[0]["entries"][0]["input_id"] == first.event.id
+    assert audit[0]["entries"][0]["input_digest"] == sha256(wire(poison)[1]).hexdigest()
+
+
+async def test_letters_are_redriven_in_the_order_of_their_originals(kafka: Kafka) -> None:
+    site = Site(kafka)
+    notes = [small_note(n, patient="p", text="poison") for n in range(7)]
+    await produce(kafka.bootstrap, site.notes, [wire(one) for one in notes], site.partitions)
+    async with running(site.settings()):
+        await _letters(site, 7)
+    async with desk_of(site.settings()) as desk:
+        found = await desk.find(Which(), whole=True)
+        await desk.redrive((await desk.plan(found[::-1])).ready, "in order")
+    values = [record.value for record in await asyncio.to_thread(kafka.read, site.notes)]
+    assert values[7:] == values[:7]
+
+
+# ------------------------------------------------------------------------------------------------------------ late data
+
+
+async def _file(site: Clinic, lane: str, event: Event, *, offset: int = 0, failed_at: datetime | None = None) -> None:
+    """Put the dead letter of an event on the topic, as the lane would have."""
+    key = getattr(event, "patient_id", "").encode()
+    value = event.model_dump_json().encode()
+    record = Record(site.prefix + event.topic, partition_of(key, PARTITIONS), offset, key, value, (), 1_700_000_000_000)
+    letter = dead_letter(record, Poison("cannot", stage="decode"), lane=lane, failed_at=failed_at or real_clock())
+    outbox = Outbox(site.settings, source="/test")
+    await outbox.start()
+    await outbox.send([outbox.encode(letter)])
+    await outbox.stop()
+
+
+def _ill(number: int, at: datetime) -> Any:
+    """A set with a NEWS2 in the teens."""
+    start = at - timedelta(minutes=30)
+    worst = list(bedside.vitals(1, 30, start, every=timedelta(minutes=1), seed=number + 1))[14]
+    return worst.model_copy(
+        update={
+            "id": natural_id("ill", number, at.isoformat()),
+            "patient_id": f"patient-{number:04d}",
+            "encounter_id": f"encounter-{number}",
+            "observed_at": at,
+            "received_at": at,
+        }
+    )
+
+
+async def test_redriven_vitals_update_history_and_never_alert(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    now = datetime.now(UTC)
+    old, fresh, live = _ill(1, now - timedelta(hours=3)), _ill(2, now), _ill(3, now)
+    await _file(site, "vitals", old)
+    await _file(site, "vitals", fresh, offset=1)
+    await site.write(*(bedside.patient(number, now - timedelta(days=1)) for number in (1, 2, 3)))
+    async with site.running("vitals"), desk_of(site.settings) as desk:
+        await site.until_done("vitals", "clinical.patients")
+        found = await desk.find(Which(lanes=("vitals",)), whole=True)
+        plan = await desk.plan(found)
+        assert len(plan.ready) == 1
+        assert [len(held) for held in plan.held.values()] == [1]
+        assert redriving.original(plan.held[YOUNG][0].event) == fresh.model_dump_json().encode()
+        await desk.redrive(plan.ready, "late")
+        site.written["clinical.vitals"] += 1
+        await site.write(live)  # the same values, as news: this one alerts
+        await site.until_done("vitals", "clinical.vitals")
+    scores = {score["patient_id"]: score for score in await site.read("clinical.scores")}
+    assert (scores[old.patient_id]["late"], scores[live.patient_id]["late"]) == (True, False)
+    assert scores[old.patient_id]["news2"]["total"] >= 7
+    raised = {one["patient_id"] for one in await site.read("clinical.alerts") if one.get("kind") == "news2"}
+    assert raised == {live.patient_id}
+
+
+async def test_an_unreadable_set_counts_as_young_until_its_failure_is_history(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    now = datetime.now(UTC)
+    future = _ill(1, now).model_copy(update={"observed_at": None})  # no time of its own that could be read
+    await _file(site, "vitals", future, failed_at=now - timedelta(minutes=60))
+    await _file(site, "vitals", future, offset=1, failed_at=now - timedelta(minutes=67))
+    async with desk_of(site.settings) as desk:
+        plan = await desk.plan(await desk.find(Which(), whole=True))
+    assert [letter.event.original_offset for letter in plan.ready] == [1]
+    assert [letter.event.original_offset for letter in plan.held[YOUNG]] == [0]
+
+
+async def test_an_old_version_of_a_note_never_takes_the_place_of_a_newer_one(kafka: Kafka, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with EmbeddedQdrant(tmp_path / "qdrant", port=port) as store:
+        site = Clinic(kafka, tmp_path, vectors=store.url)
+        hour = timedelta(hours=1)
+        first = note("p", "a", "Productive cough and fever.")
+        second = note("p", "a", "Cough, no fever.", version=2, received_at=first.received_at + hour)
+        other = note("p", "b", "Walks on the ward.")
+        withdrawn = note("p", "c", "Hip fracture.")
+        cancel = note("p", "c", "", version=2, status="cancelled", relation="cancel", received_at=first.received_at + hour)
+        await site.write(first, other, withdrawn, second, cancel)
+        for offset, event in enumerate((first, other, withdrawn)):
+            await _file(site, "notes-vectors", event, offset=offset)
+        async with site.running("notes-vectors"), desk_of(site.settings) as desk:
+            await site.until_done("notes-vectors", "clinical.notes")
+            found = await desk.find(Which(), whole=True)
+            plan = await desk.plan(found)
+            assert [letter.event.original_offset for letter in plan.ready] == [1]
+            assert {letter.event.original_offset for letter in plan.held[REPLACED]} == {0, 2}
+            # Past the plan, as when the newer version came at that very moment or its record is gone: the lane looks itself.
+            one = next(letter for letter in found if letter.event.original_offset == 0)
+            await desk.redrive([one, *plan.ready], "past the plan")
+            site.written["clinical.notes"] += 2
+            await site.until_done("notes-vectors", "clinical.notes")
+            versions = {
+                point.payload["note_id"]: point.payload["version"] for point in await points(site.settings, NOTES, ["p"])
+            }
+        assert versions == {note_id("p", "a"): second.id, note_id("p", "b"): other.id}
+        words = [
+            entry["outcome"]
+            for one in await site.read("clinical.audit")
+            if one["action"] == "predict"
+            for entry in one["entries"]
+        ]
+        assert words.count("outdated") == 1
+
+
+async def test_a_context_that_was_replaced_is_held_back(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    day = datetime(2026, 5, 4, tzinfo=UTC)
+    contexts: list[PatientEvent] = [bedside.patient(1, day), bedside.patient(2, day)]
+    newer = contexts[0].model_copy(update={"id": natural_id("newer"), "encounter_status": "finished"})
+    for context in contexts:
+        await site.write(context)
+        await _file(site, "vitals", context, offset=(await site.records(context.topic))[-1].offset)
+    await site.write(newer)
+    async with desk_of(site.settings) as desk:
+        plan = await desk.plan(await desk.find(Which(), whole=True))
+    held = [json.loads(redriving.original(letter.event) or b"")["id"] for letter in plan.held[REPLACED]]
+    assert held == [contexts[0].id]
+    assert len(plan.ready) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ at the desk
+
+
+class At:
+    """`vigil dead-letters` as an operator types it."""
+
+    def __init__(self, site: Clinic, folder: Path) -> None:
+        self._folder = folder
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "VIGIL_KAFKA__BOOTSTRAP": site.kafka.bootstrap,
+            "VIGIL_KAFKA__TOPIC_PREFIX": site.prefix,
+            "VIGIL_KAFKA__EMBEDDED": str(site.kafka.kind == "embedded").lower(),
+        }
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "streams.cli", "dead-letters", *words]
+        done = subprocess.run(command, env=self._env, cwd=self._folder, capture_output=True, text=True, timeout=60, input="")
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+
+async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    at = At(site, tmp_path)
+    nothing = await asyncio.to_thread(at, "list")
+    assert (nothing.returncode, nothing.stdout.strip()) == (0, "0 dead letters, open")
+    for number in range(3):
+        await _file(site, "notes-entities", note("p", f"n{number}", PHI + "\x1b[31m"), offset=number)
+    await _file(site, "vitals", bedside.patient(1, datetime.now(UTC)))
+    said = []
+
+    def run(code: int, *words: str) -> str:
+        done = at(*words)
+        assert done.returncode == code, done.stdout + done.stderr
+        said.append(done.stdout + done.stderr)
+        return said[-1]
+
+    def work() -> None:
+        listed = run(0, "list", "--lane", "notes-entities")
+        assert "3 dead letters, open" in listed
+        assert "vitals" not in listed
+        letters = [json.loads(line) for line in run(0, "list", "--json").splitlines()]
+        assert len(letters) == 4
+        assert "no dead letters begin with" in run(2, "show", "nonsense")
+        one = next(letter["id"] for letter in letters if letter["original"].endswith("/2"))
+        assert "The original is not shown" in run(0, "show", one[:13])
+        assert "--phi needs a reason" in run(2, "show", one, "--phi")
+        assert "which letters?" in run(2, "redrive", "--reason", "all")
+        assert "a reason is needed" in run(2, "discard", "--all", "--yes")
+        assert "dry run: nothing was done" in run(0, "redrive", "--lane", "notes-entities", "--dry-run")
+        assert run(1, "redrive", one, "--reason", "nobody answers").count("redriven") == 0
+        assert "1 redriven" in run(0, "redrive", one, "--reason", "new model", "--yes")
+        assert "2 discarded" in run(0, "discard", "--stage", "decode", "--lane", "notes-entities", "--reason", "old", "--yes")
+        assert "1 dead letters, open" in run(0, "list")
+        assert "4 dead letters" in run(0, "list", "--state", "any")
+        hidden = "".join(said)
+        for word in (PHI, PHI.split()[1], b64encode(PHI.encode()).decode()[:12]):
+            assert word not in hidden
+        shown = run(0, "show", one, "--phi", "--reason", "the vendor asks")
+        assert PHI in shown
+        assert "\x1b" not in shown
+
+    await asyncio.to_thread(work)
+    (record,) = await site.records("clinical.notes")
+    assert record.value == note("p", "n2", PHI + "\x1b[31m").model_dump_json().encode()
+    audit = {one["action"]: one for one in await site.read("clinical.audit")}
+    assert set(audit) == {"redrive", "discard", "access"}
+    assert {one["agent"] for one in audit.values()} == {getpass.getuser()}
+    assert audit["access"]["reason"] == "the vendor asks"
+    assert len(audit["discard"]["entries"]) == 2
+
+
+async def test_nothing_is_shown_that_cannot_be_audited(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    await _file(site, "notes-entities", note("p", "n", PHI))
+    async with DeadLetters(site.settings) as desk:
+        (letter,) = await desk.find(Which(), whole=True)
+        with pytest.raises(Permanent, match="audited"):
+            await desk.disclose(letter, "curious")
+        with pytest.raises(Permanent, match="audited"):
+            await desk.discard([letter], "tidy")
+        assert redrive(letter.event, topic="clinical.notes").value is not None
+    assert len(await site.records("clinical.dead-letters")) == 1
