@@ -1,0 +1,163 @@
+"""Trying DICOM files before a modality is connected: reading, decoding and publishing as the SCP does, storing nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
+from hashlib import sha256
+from io import BytesIO
+from time import perf_counter
+from typing import Any, Final
+
+from pydicom import dcmread
+
+from connectors.checking import Finding, Nowhere, Row, held_apart, identifier_advice, looks_like_code, made, of_events
+from connectors.dicom.acknowledgement import OUT_OF_RESOURCES, SUCCESS
+from connectors.dicom.mapping import Context, Outcome, handle, text
+from connectors.dicom.publishing import Publishing
+from connectors.dicom.settings import DicomPeer, DicomSettings
+from connectors.dicom.transport import TRANSFER_SYNTAXES
+from connectors.identity import Identities
+from models.errors import Poison
+from processors.events import Event, ObjectReference
+
+_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: lists files, and nobody sends it
+_LOOKED_AT: Final = ("PatientID", "IssuerOfPatientID", "TimezoneOffsetFromUTC", "StudyDate", "BurnedInAnnotation")
+
+
+class Unstored:
+    """An object store that keeps nothing, and refuses what the real one would."""
+
+    def __init__(self, largest_bytes: int) -> None:
+        self._largest = largest_bytes
+
+    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
+        """Return the reference that the bytes would have. Raises `Poison` over the size limit."""
+        if len(data) > self._largest:
+            raise Poison("an object is over the size limit", stage="store")
+        digest = sha256(data).hexdigest()
+        path = f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}"
+        return ObjectReference(uri=path, sha256=digest, media_type=media_type, bytes=len(data))
+
+
+class DicomChecker:
+    """Tries objects as if one peer sent them, in the order of the files."""
+
+    def __init__(
+        self,
+        settings: DicomSettings,
+        peer: DicomPeer,
+        *,
+        identities: Identities,
+        listed: tuple[str, ...] = (),
+        now: Callable[[], datetime],
+        largest_record: int,
+        largest_object: int,
+        every_frame: bool = False,
+    ) -> None:
+        """`listed`: the site's authorities; `largest_record`, `largest_object`: bytes that a topic and the object store take.
+
+        `every_frame`: decode all frames for the row's figures, to compare with a reference; a server decodes one.
+        """
+        self._settings = settings
+        self._peer = peer
+        self._identities = identities
+        self._listed = listed
+        self._now = now
+        self._every_frame = every_frame
+        self._records = Nowhere(largest_record)
+        self._store = Unstored(largest_object)
+        self._publishing = Publishing(self._records, self._store, seconds=settings.confirm_timeout)
+        self._seen: dict[str, str] = {}
+
+    async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
+        """Try a file: one object."""
+        began = perf_counter()
+        if len(content) > self._settings.largest_object:
+            reason = "longer than the limit of an object: the association is aborted"
+            yield Row(name, 0, "refused", _hex(OUT_OF_RESOURCES), reason, refused=True, details=_details(Outcome("refused", 0)))
+            return
+        at = self._now()
+        context = Context(self._settings, self._identities, self._peer, at)
+        outcome = await asyncio.to_thread(handle, content, context, every_frame=self._every_frame)
+        if _is_directory(content):
+            outcome = Outcome("ignored", SUCCESS, "a DICOMDIR lists files and is none", subject=outcome.subject)
+        status = await self._publishing.answer(outcome)
+        events = await self._events(outcome) if status == SUCCESS else ()
+        seconds = perf_counter() - began
+        offered = not outcome.subject.transfer_syntax or outcome.subject.transfer_syntax in TRANSFER_SYNTAXES
+        verdict, reason = outcome.verdict, outcome.reason
+        if status != outcome.status:
+            verdict, reason = "refused", "no store or broker takes it (too large)"
+        findings = tuple(self._findings(content, outcome, events, at)) if verdict != "refused" else ()
+        if not offered:
+            what = "a transfer syntax that is not negotiated over C-STORE; STOW-RS and the importer take the object"
+            findings += (Finding("negotiation", what, "have the sender convert, or send it by STOW-RS"),)
+            reason = "; ".join(filter(None, (reason, "its transfer syntax is not negotiated over C-STORE")))
+        refused = status != SUCCESS or verdict == "refused" or not offered
+        yield Row(name, 0, verdict, _hex(status), reason, refused, made(events), seconds, findings, _details(outcome))
+
+    async def _events(self, outcome: Outcome) -> tuple[Event, ...]:
+        if outcome.verdict == "refused":
+            return ()
+        return outcome.events([await self._store.put(one.data, one.media_type, one.suffix) for one in outcome.objects])
+
+    # ---------------------------------------------------------------------------------------------------------------- advice
+
+    def _findings(self, content: bytes, outcome: Outcome, events: tuple[Event, ...], at: datetime) -> Iterator[Finding]:
+        subject = outcome.subject
+        before = self._seen.get(subject.instance_uid)
+        self._seen[subject.instance_uid] = subject.digest
+        if before == subject.digest:
+            yield Finding("repeat", "an object that came before: the same ids, not processed twice")
+        elif before is not None:
+            yield Finding("repeat", "an instance UID with other content than before: both are kept")
+        if not events:
+            return
+        yield from of_events(events, at, {}, "", "connectors.dicom.zone")
+        head = _head(content)
+        zone = head.get("TimezoneOffsetFromUTC") or self._peer.zone
+        if head.get("StudyDate") and not zone:
+            what = f"times without an offset, read in {self._settings.zone}"
+            line = '# zone = "Continent/City"' if self._settings.zone == "UTC" else ""
+            yield Finding(
+                "time", what, "right only where the modality keeps that zone", "connectors.dicom" if line else "", line
+            )
+        if held_apart(events):
+            yield identifier_advice([head.get("IssuerOfPatientID", "")], self._listed, "(0010,0020) must carry one")
+        elif head.get("PatientID") and not (head.get("IssuerOfPatientID") or self._peer.authority or self._settings.authority):
+            line = 'authority = "NAME-OF-THE-HOSPITAL"'
+            mend = "HL7 and FHIR name one: without the same name here an image belongs to another patient of that number"
+            yield Finding("identifier", "Patient IDs without an issuer", mend, "connectors.dicom", line)
+        if head.get("BurnedInAnnotation", "").upper() == "YES" and outcome.verdict == "accepted":
+            yield Finding("value", "text is burned into the pixels and is not removed", "see connectors.dicom.burned_in")
+
+
+def _is_directory(content: bytes) -> bool:
+    try:
+        found = dcmread(BytesIO(content), specific_tags=["SOPClassUID"], stop_before_pixels=True)
+        return str(found.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY
+    except Exception:  # what cannot be read is no directory; its outcome stands
+        return False
+
+
+def _head(content: bytes) -> dict[str, str]:
+    """Return the attributes that advice looks at; none where they cannot be read."""
+    try:
+        dataset = dcmread(BytesIO(content), stop_before_pixels=True, force=True)
+        return {keyword: text(dataset, keyword) for keyword in _LOOKED_AT}
+    except Exception:  # advice only: whether the object can be used is decided elsewhere
+        return {}
+
+
+def _hex(status: int) -> str:
+    return f"{status:04X}"
+
+
+def _details(outcome: Outcome) -> dict[str, Any]:
+    subject, stored = outcome.subject, outcome.stored
+    details: dict[str, Any] = {
+        "sop_class": subject.sop_class if looks_like_code(subject.sop_class) else "",
+        "transfer_syntax": subject.transfer_syntax if looks_like_code(subject.transfer_syntax) else "",
+    }
+    figures = (list(stored.shape), stored.dtype, stored.minimum, stored.maximum) if stored else (None,) * 4
+    return details | dict(zip(("shape", "dtype", "min", "max"), figures, strict=True))

@@ -1,0 +1,153 @@
+"""Trying FHIR files before a feed goes live: the endpoint's mapping and publishing, without HTTP and without a broker."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import datetime
+from time import perf_counter
+from typing import Any, Final
+
+from connectors.checking import Finding, Nowhere, Row, held_apart, identifier_advice, made, of_events, unknown_code
+from connectors.fhir.acknowledgement import TOO_LARGE, Issue
+from connectors.fhir.handling import FhirMapper, Outcome, Request
+from connectors.fhir.mapping.reading import codings, objects, text
+from connectors.fhir.publishing import Publishing
+from connectors.fhir.settings import FhirSettings
+from connectors.fhir.structure import Json, Unreadable, kind_of, parse
+from connectors.hl7.mapping.codes import Conflict, observation_code
+from connectors.hl7.mapping.facts import STANDARD
+from connectors.identity import Identities
+
+_LINES: Final = (".ndjson", ".jsonl")
+_REFUSED: Final = 400
+
+
+class FhirChecker:
+    """Tries resources and Bundles as if one peer sent them, in the order of the files. What they are decides by which door."""
+
+    def __init__(
+        self,
+        settings: FhirSettings,
+        peer: str,
+        *,
+        identities: Identities,
+        listed: tuple[str, ...] = (),
+        now: Callable[[], datetime],
+        largest_record: int,
+        unitless: Mapping[str, str] | None = None,
+        own_section: bool = False,
+        show_phi: bool = False,
+    ) -> None:
+        """`listed`: the site's authorities; `largest_record`: bytes that a topic takes; `unitless`: as the vitals lane has it.
+
+        `own_section`: suggest settings for this peer alone, which must stand in the site's settings already. `show_phi`: show
+        codes that do not look like codes.
+        """
+        self._settings = settings
+        self._peer = peer
+        self._now = now
+        self._listed = listed
+        self._unitless = dict(unitless or {})
+        self._publishing = Publishing(
+            FhirMapper(settings, identities), Nowhere(largest_record), now=now, seconds=settings.confirm_timeout
+        )
+        self._where = f"connectors.fhir.peers.{peer}"
+        self._show_phi = show_phi
+        self._section = f"{self._where}.codes" if own_section else "connectors.fhir.codes"
+        self._seen: set[str] = set()
+
+    async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
+        """Try a file: one resource, or one a line (.ndjson, .jsonl)."""
+        bare = name.lower().removesuffix(".gz")
+        bodies = [line for line in content.splitlines() if line.strip()] if bare.endswith(_LINES) else [content]
+        for index, body in enumerate(bodies):
+            yield await self._one(name, index, body)
+        if not bodies:
+            yield Row(name, 0, "refused", "", "no resource in the file", refused=True)
+
+    async def _one(self, name: str, index: int, body: bytes) -> Row:
+        began = perf_counter()
+        if len(body) > self._settings.largest_body:
+            reason = f"longer than {self._settings.largest_body} bytes"
+            return Row(name, index, "refused", str(TOO_LARGE), reason, refused=True, details=_details("", ()))
+        outcome = await self._publishing.take(body, self._peer, Request())
+        seconds = perf_counter() - began
+        findings = () if outcome.code >= _REFUSED else tuple(self._findings(body, outcome))
+        return Row(
+            name,
+            index,
+            outcome.verdict,
+            str(outcome.code),
+            outcome.reason,
+            refused=outcome.code >= _REFUSED or any(issue.is_error for issue in outcome.issues),
+            events=made(outcome.events),
+            seconds=seconds,
+            findings=findings,
+            details=_details(outcome.resource_type, outcome.issues),
+        )
+
+    # ---------------------------------------------------------------------------------------------------------------- advice
+
+    def _findings(self, body: bytes, outcome: Outcome) -> Iterator[Finding]:
+        try:
+            resource = parse(body, deepest=self._settings.deepest)
+        except Unreadable:
+            return
+        if outcome.events and all(event.id in self._seen for event in outcome.events):
+            yield Finding("repeat", "what came before: its events have the same ids and are not processed twice")
+        self._seen.update(event.id for event in outcome.events)
+        yield from of_events(outcome.events, self._now(), self._unitless, self._section, "the sender's clock")
+        resources = _resources(resource)
+        if held_apart(outcome.events):
+            named = [text(one.get("system")) for each in resources for one in objects(each, "identifier")]
+            yield identifier_advice(named, self._listed, "a Patient reference or identifier is needed")
+        elif outcome.events and any(_without_system(each) for each in resources):
+            yield self._peer_finding(
+                "identifier", "Patient.identifier without a system", "authority", "the server's base stands in"
+            )
+        if any("a date without a time of day" in issue.diagnostics for issue in outcome.issues):
+            yield self._peer_finding(
+                "time", "a vital sign with a date and no time of day", "zone", "read as the start of that day"
+            )
+        for each in resources:
+            if kind_of(each) == "Observation":
+                yield from self._codes(each)
+
+    def _peer_finding(self, about: Any, what: str, setting: str, mend: str) -> Finding:
+        return Finding(about, what, f"{mend}; see {self._where}.{setting}")
+
+    def _codes(self, resource: Json) -> Iterator[Finding]:
+        """The codes with a number that no table knows: of the Observation, and of its components."""
+        tables = self._settings.peers[self._peer].codes, self._settings.codes
+        for part in (resource, *objects(resource, "component")):
+            quantity = part.get("valueQuantity")
+            coded = codings(part.get("code"))
+            if not isinstance(quantity, dict) or not coded or any(one[0] in STANDARD for one in coded):
+                continue
+            try:
+                known = observation_code(coded, *tables)[0]
+            except Conflict:
+                continue  # a trouble of the row already
+            if not known:
+                code, words, system = coded[0]
+                unit = text(quantity.get("code")) or text(quantity.get("unit"))
+                names = " ".join((words, *(one[1] for one in coded[1:])))
+                yield unknown_code(code, system, names, self._section, unit=unit, show_phi=self._show_phi)
+
+
+def _resources(resource: Json) -> list[Json]:
+    if kind_of(resource) != "Bundle":
+        return [resource]
+    return [found for entry in objects(resource, "entry") if isinstance(found := entry.get("resource"), dict)]
+
+
+def _without_system(resource: Json) -> bool:
+    if kind_of(resource) != "Patient":
+        return False
+    return any(text(one.get("value")) and not text(one.get("system")) for one in objects(resource, "identifier"))
+
+
+def _details(kind: str, issues: tuple[Issue, ...]) -> dict[str, Any]:
+    shown = [
+        {"severity": one.severity, "code": one.code, "expression": one.expression, "diagnostics": one.diagnostics}
+        for one in issues
+    ]
+    return {"resource_type": kind, "issues": shown}

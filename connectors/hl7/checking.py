@@ -1,0 +1,232 @@
+"""Trying HL7 v2 files before a feed goes live: the server's mapping and publishing, without a socket and without a broker."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from time import perf_counter
+from typing import Any, Final
+
+from connectors.checking import (
+    Finding,
+    Nowhere,
+    Row,
+    held_apart,
+    identifier_advice,
+    looks_like_code,
+    made,
+    of_events,
+    unknown_code,
+)
+from connectors.hl7.batches import is_several, messages
+from connectors.hl7.charsets import unwrap
+from connectors.hl7.errors import Unreadable
+from connectors.hl7.handling import RESULTS, Hl7Mapper, Outcome, message_type
+from connectors.hl7.mapping.codes import Conflict, codings, observation_code
+from connectors.hl7.mapping.facts import STANDARD
+from connectors.hl7.message import Message, Segment, parse
+from connectors.hl7.publishing import Publishing
+from connectors.hl7.settings import MllpSettings, Peer
+from connectors.hl7.times import Stamp, parse_stamp
+from connectors.identity import Identities
+from processors.identity import content_hash
+
+_NEGATIVE: Final = frozenset({"AE", "AR", "CE", "CR"})
+_TYPE: Final = re.compile(r"[A-Z]{3}([_^][A-Z]\d\d){0,2}(\^[A-Z]{3}(_[A-Z]\d\d)?)?", re.IGNORECASE)
+_VERSION: Final = re.compile(r"\d(\.\d){0,2}[A-Z]?")
+_IDENTIFYING: Final = ((2, 1), (3, 1), (4, 1), (5, 1), (18, 1), (19, 1))  # of PID
+_WITHHELD: Final = "(not shown)"
+
+
+class Hl7Checker:
+    """Tries messages as if one peer sent them, in the order of the files."""
+
+    def __init__(
+        self,
+        settings: MllpSettings,
+        peer: Peer,
+        *,
+        identities: Identities,
+        listed: tuple[str, ...] = (),
+        now: Callable[[], datetime],
+        largest_record: int,
+        unitless: Mapping[str, str] | None = None,
+        own_section: bool = False,
+        show_phi: bool = False,
+    ) -> None:
+        """`listed`: the site's authorities; `largest_record`: bytes that a topic takes; `unitless`: as the vitals lane has it.
+
+        `own_section`: suggest settings for this peer alone, which must stand in the site's settings already.
+        """
+        self._settings = settings
+        self._peer = peer
+        self._now = now
+        self._listed = listed
+        self._unitless = dict(unitless or {})
+        self._show_phi = show_phi
+        self._mapper = Hl7Mapper(settings, identities)
+        self._publishing = Publishing(self._mapper, Nowhere(largest_record), settings.publish_seconds, settings.remembered)
+        base = "connectors.mllp"
+        self._section = f"{base}.peers.{peer.name}.codes" if own_section else f"{base}.codes"
+        self._where = f"connectors.mllp.peers.{peer.name}"
+        self._own = own_section
+        self._answered: dict[str, str] = {}  # digest -> code
+
+    async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
+        """Try every message of a file; a file without any gives one row that says so."""
+        index = 0
+        for raw in _pieces(content):
+            yield await self._one(name, index, raw)
+            index += 1
+        if not index:
+            yield Row(name, 0, "refused", "", "no message in the file", refused=True)
+
+    async def _one(self, name: str, index: int, raw: bytes) -> Row:
+        began = perf_counter()
+        digest = content_hash(raw)
+        if self._publishing.answers_to(self._peer.name, digest) is not None:
+            again = Finding("repeat", "a message that came before: answered as then, not processed twice")
+            code, seconds = self._answered.get(digest, ""), perf_counter() - began
+            return Row(
+                name, index, "accepted", code, "a resend", seconds=seconds, findings=(again,), details=self._details(raw)
+            )
+        at = self._now()
+        reused = self._publishing.reused_control_ids
+        if len(raw) > self._settings.message_bytes:
+            outcome = self._mapper.oversize(raw[:65536], self._peer, at, self._settings.message_bytes)
+        else:
+            outcome = self._mapper.handle(raw, self._peer, at)
+            started = self._publishing.start(raw, self._peer, at, outcome)
+            outcome = await started if isinstance(started, asyncio.Task) else started
+        seconds = perf_counter() - began
+        self._answered[digest] = outcome.code
+        findings = [*self._findings(raw, outcome, at)]
+        if self._publishing.reused_control_ids > reused:
+            findings.append(Finding("repeat", "a control id used for two different messages: both are stored"))
+        return Row(
+            name,
+            index,
+            outcome.verdict,
+            outcome.code,
+            outcome.reason,
+            refused=outcome.verdict == "refused" or outcome.code in _NEGATIVE,
+            events=made(outcome.events),
+            seconds=seconds,
+            findings=tuple(findings),
+            details=self._details(raw, outcome),
+        )
+
+    def _details(self, raw: bytes, outcome: Outcome | None = None) -> dict[str, Any]:
+        try:
+            message = parse(raw, fallback=self._peer.settings.charset)
+        except Unreadable:
+            salvaged = (outcome.message_type, outcome.version, outcome.control_id) if outcome else ("", "", "")
+            return dict(zip(("message_type", "version", "control_id"), self._shown(*salvaged, ()), strict=True))
+        msh, pid = message.header, message.first("PID")
+        whose = tuple(value for field, part in _IDENTIFYING if pid and len(value := pid.get(field, part)) > 3)
+        shown = self._shown(msh.raw(9), msh.get(12), msh.get(10), whose)
+        return dict(zip(("message_type", "version", "control_id"), shown, strict=True))
+
+    def _shown(self, kind: str, version: str, control: str, whose: tuple[str, ...]) -> tuple[str, str, str]:
+        """Withhold what a shifted field could have put there: only what looks as it should is shown."""
+        if self._show_phi:
+            return kind, version, control
+        no_name = looks_like_code(control) and any(c.isdigit() for c in control)
+        harmless = no_name and not any(value.casefold() in control.casefold() for value in whose)
+        return (
+            kind if not kind or _TYPE.fullmatch(kind) else _WITHHELD,
+            version if not version or _VERSION.fullmatch(version) else _WITHHELD,
+            control if not control or harmless else _WITHHELD,
+        )
+
+    # ---------------------------------------------------------------------------------------------------------------- advice
+
+    def _findings(self, raw: bytes, outcome: Outcome, at: datetime) -> Iterator[Finding]:
+        if not outcome.promise:
+            yield Finding("negotiation", "the sender asks for no acknowledgement (NE): it cannot learn what was not stored")
+        if outcome.verdict == "refused":
+            return
+        message = parse(raw, fallback=self._peer.settings.charset)
+        yield from of_events(outcome.events, at, self._unitless, self._section, f"{self._where}.zone")
+        if held_apart(outcome.events):
+            named = [pid.get(3, 4, repetition=n) for pid in message.all("PID") for n in range(1, pid.count(3) + 1)]
+            yield identifier_advice(named, self._listed, "PID-3 must carry one; device data without a patient stays apart")
+        elif outcome.events:
+            yield from self._authority(message)
+        kind, trigger = message_type(message)
+        if kind == "ORU" and (trigger in RESULTS or not trigger):
+            yield from self._codes(message)
+            if outcome.events:
+                yield from self._zone(message)
+        for flag in ("ambiguous", "nonexistent"):
+            if f"{flag} local time" in outcome.reason:
+                yield Finding(
+                    "time", f"{flag} local times (daylight saving)", "resolved by rule; offsets in the times would settle it"
+                )
+
+    def _authority(self, message: Message) -> Iterator[Finding]:
+        pid = message.first("PID")
+        if pid and pid.get(3) and not (pid.get(3, 4) or pid.get(3, 4, 2) or self._peer.settings.authority):
+            line = f'authority = "{self._guessed_authority(message)}"'
+            mend = f"MSH-4 stands in, so another facility's name makes another patient of a number: set {self._where}.authority"
+            yield Finding("identifier", "identifiers without an assigning authority", mend, *self._peer_line(line))
+
+    def _guessed_authority(self, message: Message) -> str:
+        facility = message.header.get(4)
+        return facility if looks_like_code(facility) else "NAME-OF-THE-HOSPITAL"
+
+    def _peer_line(self, line: str) -> tuple[str, str]:
+        """Return section and line of a peer's setting; none for a peer that the site's settings do not name yet."""
+        return (self._where, line) if self._own else ("", "")
+
+    def _codes(self, message: Message) -> Iterator[Finding]:
+        tables = self._peer.settings.codes, self._settings.codes
+        seen: set[tuple[str, str]] = set()
+        for obx in message.all("OBX"):
+            coded = codings(obx, 3)
+            if obx.get(2).upper() not in ("NM", "SN", "CE", "CWE", "ST") or self._is_fact(coded):
+                continue
+            try:
+                known = observation_code(coded, *tables)[0]
+            except Conflict:
+                continue  # a trouble of the row already
+            code, words, system = coded[0] if coded else ("", "", "")
+            if known or not code or (code, system) in seen:
+                continue
+            seen.add((code, system))
+            found = unknown_code(code, system, words, self._section, unit=obx.get(6), show_phi=self._show_phi)
+            if found.line or obx.get(2).upper() in (
+                "NM",
+                "SN",
+            ):  # a coded or text value counts only where it sounds like a vital sign
+                yield found
+
+    def _is_fact(self, coded: tuple[tuple[str, str, str], ...]) -> bool:
+        table = self._settings.context_codes
+        return any(code in STANDARD or code in table or f"{code}^{system}" in table for code, _, system in coded)
+
+    def _zone(self, message: Message) -> Iterator[Finding]:
+        if self._peer.zone is not None:
+            return
+        places = [(obx, 14) for obx in message.all("OBX")] + [(obr, 7) for obr in message.all("OBR")]
+        stamps = [stamp for segment, field in places if (stamp := _stamp(segment, field))]
+        if any(stamp.offset is None for stamp in stamps):
+            sent = _stamp(message.header, 7)
+            read = "in the offset of MSH-7, which may be another season's" if sent and sent.offset else "as UTC"
+            line = '# zone = "Continent/City"'
+            mend = f"name the sender's IANA zone: {self._where}.zone"
+            yield Finding("time", f"times without an offset, read {read}", mend, *self._peer_line(line))
+
+
+def _pieces(content: bytes) -> Iterable[bytes]:
+    """Cut a file as the server cuts a frame: one message stays as it is to the byte, since event ids derive from its hash."""
+    plain = unwrap(content)
+    captured = b"\x0b" in plain or b"\x1c" in plain  # MLLP marks: a capture of the wire
+    return (content,) if plain.strip() and not captured and not is_several(plain) else messages(content)
+
+
+def _stamp(segment: Segment, field: int) -> Stamp | None:
+    try:
+        return parse_stamp(segment.get(field))
+    except ValueError:
+        return None

@@ -1,0 +1,285 @@
+"""A feed that is tried: the server's own outcome for every message, advice that works, and nobody's data in any of it."""
+
+import gzip
+import json
+import tomllib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.checking import Checker, Row, Totals, guess, samples
+from connectors.dicom.checking import DicomChecker
+from connectors.dicom.settings import DicomPeer, DicomSettings
+from connectors.fhir.checking import FhirChecker
+from connectors.fhir.settings import FhirSettings
+from connectors.hl7.checking import Hl7Checker
+from connectors.hl7.settings import MllpSettings, Peer
+from models.errors import Permanent
+from tests.dicom_objects import encode, make
+from tests.edge import identities
+from tests.fhir_resources import MRN, bundle, concept, observation, patient, quantity
+from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+SECRET = "Zq7SECRET"
+
+
+def shared(**more: Any) -> dict[str, Any]:
+    return {"identities": identities(), "now": lambda: NOW, "largest_record": 4_000_000} | more
+
+
+def hl7(settings: MllpSettings | None = None, **more: Any) -> Hl7Checker:
+    own = settings or MllpSettings()
+    return Hl7Checker(own, Peer("loopback", own.peers["loopback"]), **shared(**more))
+
+
+def fhir(settings: FhirSettings | None = None, **more: Any) -> FhirChecker:
+    return FhirChecker(settings or FhirSettings(), "fhir", **shared(**more))
+
+
+def dicom(settings: DicomSettings | None = None, **more: Any) -> DicomChecker:
+    return DicomChecker(settings or DicomSettings(), DicomPeer(ae_title="CT1"), **shared(largest_object=2**28, **more))
+
+
+async def tried(checker: Checker, content: bytes, name: str = "one") -> list[Row]:
+    rows: AsyncIterator[Row] = checker.check(name, content)
+    return [row async for row in rows]
+
+
+def said(rows: list[Row]) -> str:
+    """All that a report would show."""
+    totals = Totals()
+    for row in rows:
+        totals.add(row)
+    return json.dumps([totals.json(), *(row.json() for row in rows)])
+
+
+def found(rows: list[Row], about: str) -> list[str]:
+    return [one.what for row in rows for one in row.findings if one.about == about]
+
+
+# ------------------------------------------------------------------------------------------------------------------- HL7 v2
+
+
+async def test_the_events_are_those_that_the_server_would_publish() -> None:
+    raw = vitals(PULSE, obx("59408-5^SpO2^LN", "97", "%"))
+    (row,) = await tried(hl7(), raw)
+    outcome = mapper().handle(raw, Peer("loopback", MllpSettings().peers["loopback"]), NOW)
+    assert (row.outcome, row.code, row.refused) == ("accepted", "AA", False)
+    assert [(one.type, one.id) for one in row.events] == [(type(one).type, one.id) for one in outcome.events]
+    assert row.details == {"message_type": "ORU^R01^ORU_R01", "version": "2.6", "control_id": "M1"}
+
+
+async def test_the_answer_of_what_would_be_refused() -> None:
+    rows = await tried(hl7(), b"\n".join((vitals(PULSE, version="7.1"), vitals(), message(PID, kind="ADT^A08", accept="AL"))))
+    assert [(row.code, row.refused) for row in rows] == [("AR", True), ("AA", False), ("CA", False)]
+    (row,) = await tried(hl7(MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["::1"], "not_for_us": "AR"}}})),
+                         message(PID, kind="SIU^S12"))  # fmt: skip
+    assert (row.outcome, row.code, row.refused) == ("ignored", "AR", True)
+
+
+async def test_a_file_without_a_message_has_a_row() -> None:
+    assert [row.refused for row in await tried(hl7(), b"")] == [True]
+    assert [row.code for row in await tried(hl7(), b"hello\n")] == ["AR"]
+
+
+async def test_a_capture_of_the_wire_and_a_batch_are_cut() -> None:
+    one, other = vitals(PULSE), vitals(PULSE, control_id="M2")
+    for content in (
+        b"\x0b" + one + b"\x1c\r",
+        b"\x0b" + one + b"\x1c\r\x0b" + other + b"\x1c\r",
+        b"BHS|^~\\&|A\r" + one + other,
+    ):
+        rows = await tried(hl7(), content)
+        assert [row.code for row in rows] == ["AA"] * content.count(b"MSH")
+    rows = await tried(hl7(), (one + other).decode().encode("utf-16"))
+    assert [row.code for row in rows] == ["AA", "AA"]
+
+
+async def test_a_resend_and_a_control_id_used_twice() -> None:
+    one, other = vitals(PULSE), vitals(obx("8867-4^HR^LN", "90", "/min"))
+    rows = await tried(hl7(), one + b"\n" + one + b"\n" + other)
+    assert [row.reason for row in rows][1] == "a resend"
+    assert [row.code for row in rows] == ["AA"] * 3
+    assert not rows[1].events
+    assert len(found(rows, "repeat")) == 2
+
+
+async def test_the_line_that_is_suggested_for_a_local_code_makes_it_a_vital_sign() -> None:
+    raw = vitals(obx("HR1^Pulse rate^99MON", "80"))
+    rows = await tried(hl7(), raw)
+    assert not rows[0].events
+    totals = Totals()
+    totals.add(rows[0])
+    given = tomllib.loads(totals.settings())["connectors"]["mllp"]
+    assert given["codes"] == {"HR1^99MON": {"loinc": "8867-4", "unit": "/min"}}
+    (again,) = await tried(hl7(MllpSettings.model_validate(given)), raw)
+    assert [one.type for one in again.events] == ["org.vigil.vitals.v1"]
+    assert not found([again], "unit") and not found([again], "unknown code")
+
+
+async def test_a_missing_unit_has_a_line_and_an_unknown_one_has_none() -> None:
+    rows = await tried(hl7(), vitals(obx("8867-4^HR^LN", "80"), obx("9279-1^RR^LN", "14", "furlongs")))
+    assert found(rows, "unit") == ["8867-4 without a unit", "9279-1: unknown unit furlongs"]
+    totals = Totals()
+    totals.add(rows[0])
+    given = tomllib.loads(totals.settings())["connectors"]["mllp"]
+    again = await tried(hl7(MllpSettings.model_validate(given)), vitals(obx("8867-4^HR^LN", "80")))
+    assert not found(again, "unit")
+
+
+async def test_times_without_a_zone_and_from_the_future() -> None:
+    bare = vitals(PULSE, obr="OBR|1||F9|VS|||20260302095500", sent="20260302100000")
+    assert found(await tried(hl7(), bare), "time") == ["times without an offset, read as UTC"]
+    zoned = MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["::1"], "zone": "Europe/Paris"}}})
+    assert not found(await tried(hl7(zoned), bare), "time")
+    future = vitals(PULSE, obr="OBR|1||F9|VS|||20270302095500+0000")
+    assert found(await tried(hl7(), future), "time") == ["VitalsEvent: a time in the future"]
+
+
+async def test_who_cannot_be_told() -> None:
+    assert found(await tried(hl7(), vitals(PULSE, pid="")), "identifier") == [
+        "no patient identifier that may be used: held apart, not guessed"
+    ]
+    assert found(await tried(hl7(), vitals(PULSE, pid="PID|1||4711")), "identifier") == [
+        "identifiers without an assigning authority"
+    ]
+    rows = await tried(hl7(MllpSettings(message_bytes=1024)), vitals(PULSE, *["NTE|1||" + "x" * 90] * 12))
+    assert [(row.code, row.refused) for row in rows] == [("AR", True)]
+
+
+async def test_a_record_that_no_topic_takes_becomes_a_dead_letter_or_is_refused() -> None:
+    raw = vitals("OBX|1|TX|18842-5^DS^LN||" + "word " * 500 + "||||||F")
+    (kept,) = await tried(hl7(largest_record=2200), raw)
+    assert (kept.outcome, kept.code) == ("dead-letter", "AA")
+    (refused,) = await tried(hl7(largest_record=500), raw)
+    assert (refused.outcome, refused.code, refused.refused) == ("refused", "AE", True)
+
+
+async def test_a_name_in_the_wrong_field_is_not_shown_unless_asked_for() -> None:
+    pid = f"PID|1||{SECRET}9^^^HOSP^MR||{SECRET}^ANN"
+    raw = vitals(obx(f"{SECRET} ANN^{SECRET}^L", "5"), PULSE, pid=pid, control_id=f"{SECRET}9")
+    raw += b"\n" + message(pid, kind=f"{SECRET}^ANN", control_id=f"{SECRET}^X", version=SECRET)
+    assert SECRET not in said(await tried(hl7(), raw))
+    assert SECRET in said(await tried(hl7(show_phi=True), raw))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([PID.encode(), PULSE.encode(), vitals(PULSE)[:70]]))))
+async def test_garbage_has_rows(parts: list[bytes]) -> None:
+    assert await tried(hl7(), b"\r".join(parts))
+
+
+# --------------------------------------------------------------------------------------------------------------------- FHIR
+
+
+async def test_fhir_statuses_events_and_places() -> None:
+    lines = [observation(), observation(status=None), {"resourceType": "Claim", "status": "active"}, {"a": 1}]
+    rows = await tried(fhir(), b"\n".join(json.dumps(one).encode() for one in lines), "x.ndjson")
+    assert [row.code for row in rows] == ["201", "400", "400", "400"]
+    assert [row.refused for row in rows] == [False, True, True, True]
+    assert [one.type for one in rows[0].events] == ["org.vigil.vitals.v1"]
+    assert rows[1].details["issues"][0]["expression"] == "Observation.status"
+
+
+async def test_an_entry_that_is_refused_makes_its_batch_refused() -> None:
+    (row,) = await tried(fhir(), json.dumps(bundle(observation(), observation(status=None), kind="batch")).encode())
+    assert (row.outcome, row.code, row.refused) == ("accepted", "200", True)
+
+
+async def test_a_bundle_teaches_what_a_later_file_refers_to() -> None:
+    checker = fhir()
+    (first,) = await tried(checker, json.dumps(patient(id="7")).encode())
+    (second,) = await tried(checker, json.dumps(observation(subject={"reference": "Patient/7"})).encode())
+    by_number = await tried(fhir(), json.dumps(observation()).encode())
+    assert second.events[0].key == by_number[0].events[0].key
+    assert second.events[0].key in {one.key for one in first.events}
+
+
+async def test_fhir_line_for_a_local_code_works() -> None:
+    code = concept("HR1", "https://monitor.example/codes", "Heart rate")
+    body = json.dumps(observation(code=code, valueQuantity=quantity(80))).encode()
+    rows = await tried(fhir(), body)
+    totals = Totals()
+    totals.add(rows[0])
+    given = tomllib.loads(totals.settings())["connectors"]["fhir"]
+    (again,) = await tried(fhir(FhirSettings.model_validate(given)), body)
+    assert [one.type for one in again.events] == ["org.vigil.vitals.v1"]
+
+
+async def test_fhir_shows_nobodys_data() -> None:
+    body = patient(name=[{"family": SECRET}], birthDate=SECRET), observation(subject={"display": SECRET}), observation(
+        code=concept(f"{SECRET} x", f"{SECRET} y", SECRET), subject={"identifier": {"system": MRN, "value": SECRET}}
+    )  # fmt: skip
+    rows = [row for one in body for row in await tried(fhir(), json.dumps(one).encode())]
+    assert SECRET not in said(rows)
+
+
+# -------------------------------------------------------------------------------------------------------------------- DICOM
+
+
+async def test_dicom_statuses_and_figures() -> None:
+    (row,) = await tried(dicom(), encode(make()))
+    assert (row.outcome, row.code, [one.type for one in row.events]) == ("accepted", "0000", ["org.vigil.image.v1"])
+    assert {name: row.details[name] for name in ("shape", "dtype", "min", "max")} == {
+        "shape": [64, 48], "dtype": "uint16", "min": 0, "max": 4095,
+    }  # fmt: skip
+    (row,) = await tried(dicom(), b"garbage" * 50)
+    assert row.refused and row.code.startswith("C0")
+    (row,) = await tried(dicom(), encode(make(PatientID=None)))
+    assert (row.outcome, row.code, row.refused) == ("dead-letter", "0000", False)
+    assert found([row], "identifier")
+
+
+async def test_dicom_advice_and_repeats() -> None:
+    checker, one = dicom(), encode(make(PatientName=SECRET, PatientID=f"{SECRET}1"))
+    rows = await tried(checker, one) + await tried(checker, one)
+    assert found(rows, "repeat") == ["an object that came before: the same ids, not processed twice"]
+    assert "times without an offset, read in UTC" in found(rows, "time")
+    assert "Patient IDs without an issuer" in found(rows, "identifier")
+    assert SECRET not in said(rows)
+    settled = dicom(DicomSettings(authority="HOSP", zone="Europe/Paris"))
+    assert not found(await tried(settled, encode(make(TimezoneOffsetFromUTC="+0100"))), "time")
+
+
+async def test_an_object_over_the_limit_and_one_that_the_store_refuses() -> None:
+    (row,) = await tried(dicom(DicomSettings(largest_object=100)), encode(make()))
+    assert (row.code, row.refused) == ("A700", True)
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def test_samples_are_listed_with_what_was_passed_over(tmp_path: Path) -> None:
+    feed = tmp_path / "feed"
+    (feed / "deep").mkdir(parents=True)
+    (feed / "b.hl7").write_bytes(b"b")
+    (feed / "deep" / "a").write_bytes(b"a")
+    (feed / "list.csv").write_bytes(b"c")
+    (feed / ".hidden").write_bytes(b"c")
+    with gzip.open(feed / "z.json.gz", "wb") as packed:
+        packed.write(b"{}")
+    files, passed = samples([feed, feed / "list.csv"])
+    assert [one.name for one in files[:-1]] == ["feed/b.hl7", "feed/deep/a", "feed/z.json.gz"]
+    assert files[-1].read() == b"c"
+    assert files[2].read() == b"{}"
+    assert passed == {".csv": 1, ".hidden": 1}
+    with pytest.raises(Permanent):
+        samples([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("NBP_SYS systolic", "8480-6"), ("SpO2 pulse oximetry saturation", "59408-5"), ("HR", "8867-4"), ("resp_rate", "9279-1"),
+        ("Body temperature", "8310-5"), ("Skin temperature", ""), ("System check", ""), ("Glucose", ""), ("Foetal HR", ""),
+        ("responsiveness", "67775-7"), ("corresponding", ""), ("bleeding time BT", ""),
+    ],
+)  # fmt: skip
+def test_guesses(words: str, code: str) -> None:
+    assert guess(words) == code

@@ -1,0 +1,79 @@
+"""`vigil check-feed` as its user has it: no broker, an exit code, a report."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from models.errors import Permanent
+from streams.cli.check_feed import check_feed
+from tests.dicom_objects import encode, make
+from tests.fhir_resources import observation
+from tests.hl7_messages import PULSE, message, vitals
+
+app = typer.Typer()
+app.command()(check_feed)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VIGIL_CONFIG", raising=False)
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout
+
+
+def test_a_good_feed_of_each_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.hl7").write_bytes(vitals(PULSE))
+    (tmp_path / "a.json").write_text(json.dumps(observation()))
+    (tmp_path / "a.dcm").write_bytes(encode(make()))
+    for feed, name, code in (("hl7", "a.hl7", "AA"), ("fhir", "a.json", "201"), ("dicom", "a.dcm", "0000")):
+        rc, out = run(feed, name, "--json", "out.json")
+        report = json.loads((tmp_path / "out.json").read_bytes())
+        assert rc == 0, out
+        assert "1 accepted" in out and f"1 x {code}" in out and "nothing would be refused" in out
+        assert report["totals"]["messages"] == len(report["rows"]) == 1
+        assert [report["rows"][0][key] for key in ("file", "index", "outcome", "code")] == [name, 0, "accepted", code]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dcm", "a.hl7", "a.json", "out.json"]  # nothing is stored
+
+
+def test_one_that_would_be_refused_is_shown_first_and_makes_the_exit_code(tmp_path: Path) -> None:
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    for n in range(5):
+        (feed / f"{n}.hl7").write_bytes(vitals(PULSE, control_id=f"M{n}"))
+    (feed / "9.hl7").write_bytes(message(kind="ORU^R01", version="9"))
+    rc, out = run("hl7", str(feed), "--rows", "1")
+    assert rc == 1
+    assert "feed/9.hl7" in out and "feed/0.hl7" not in out
+    assert "1 would be refused" in out
+
+
+def test_the_settings_of_the_sender_apply(tmp_path: Path) -> None:
+    (tmp_path / "vigil.toml").write_text(
+        '[connectors.mllp.peers.a]\naddresses = ["10.0.0.1"]\nnot_for_us = "AR"\n'
+        '[connectors.mllp.peers.b]\naddresses = ["10.0.0.2"]\n'
+    )
+    (tmp_path / "a.hl7").write_bytes(message(kind="SIU^S12"))
+    assert run("hl7", "a.hl7", "--peer", "a")[0] == 1
+    assert run("hl7", "a.hl7", "--peer", "b")[0] == 0
+    for wrong in ((), ("--peer", "c")):
+        with pytest.raises(Permanent):
+            run("hl7", "a.hl7", *wrong)
+
+
+def test_wrong_requests(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for wrong in (("hl7", "nothing"), ("hl7", "empty"), ("hl7", "empty", "--json", "no/such/folder.json")):
+        with pytest.raises(Permanent):
+            run(*wrong)
+    (tmp_path / "bad.json.gz").write_bytes(b"\x1f\x8bno gzip")
+    assert run("fhir", "bad.json.gz")[0] == 1
