@@ -22,9 +22,8 @@ from infra.kafka.host import free_ports
 from models.errors import Permanent, Poison
 from processors.events import Event, NoteEvent, PatientEvent
 from processors.identity import natural_id
-from streams import redriving
 from streams.clock import real_clock
-from streams.deadletters import dead_letter, redrive
+from streams.deadletters import dead_letter, original, redrive
 from streams.lane import Input, Outcome
 from streams.outbox import Outbox, partition_of
 from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
@@ -158,7 +157,7 @@ async def test_redriven_vitals_update_history_and_never_alert(kafka: Kafka, tmp_
         plan = await desk.plan(found)
         assert len(plan.ready) == 1
         assert [len(held) for held in plan.held.values()] == [1]
-        assert redriving.original(plan.held[YOUNG][0].event) == fresh.model_dump_json().encode()
+        assert original(plan.held[YOUNG][0].event) == fresh.model_dump_json().encode()
         await desk.redrive(plan.ready, "late")
         site.written["clinical.vitals"] += 1
         await site.write(live)  # the same values, as news: this one alerts
@@ -230,7 +229,7 @@ async def test_a_context_that_was_replaced_is_held_back(kafka: Kafka, tmp_path: 
     await site.write(newer)
     async with desk_of(site.settings) as desk:
         plan = await desk.plan(await desk.find(Which(), whole=True))
-    held = [json.loads(redriving.original(letter.event) or b"")["id"] for letter in plan.held[REPLACED]]
+    held = [json.loads(original(letter.event) or b"")["id"] for letter in plan.held[REPLACED]]
     assert held == [contexts[0].id]
     assert len(plan.ready) == 1
 
