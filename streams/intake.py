@@ -96,6 +96,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             max_poll_interval_ms=10**9,  # a held partition is paused, not dead: the watchdog judges progress, not the broker
             request_timeout_ms=int(engine.request_timeout * 1000),
             rebalance_timeout_ms=int(engine.rebalance_timeout * 1000),
+            max_partition_fetch_bytes=512 * 1024,  # what is fetched ahead is held, too; a larger record still comes, alone
             metadata_max_age_ms=30_000,  # new partitions are seen within half a minute
             # Range assigns the same partition numbers of all topics to one member: the vitals lane's topics must meet.
             partition_assignment_strategy=(RangePartitionAssignor,),

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from models.errors import Poison, Transient, VigilError
 from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
-from processors.monitor import Monitor
+from processors.monitor import Assessment, Monitor
 from streams.audit import prediction_audit
 from streams.clock import Clock
 from streams.deadletters import dead_letter
@@ -32,7 +32,7 @@ from streams.partition import Abandoned, Steps
 from streams.reader import Reader
 from streams.scoring import Scoring
 from streams.settings import Settings
-from streams.tracing import Tracing
+from streams.tracing import Tracing, Work
 from streams.wire import Message, decode, iso, traceparent_of
 
 log = logging.getLogger("vigil.vitals")
@@ -96,8 +96,11 @@ class MonitorWorker:
         new_monitor: Callable[[int], Monitor],
         agent: str,
         tracing: Tracing,
+        room: asyncio.Semaphore | None = None,
     ) -> None:
         self.number = number
+        # Decoded sets are large, and deciding is the processor's work: more partitions at it at once would only hold more memory.
+        self._room = room or asyncio.Semaphore()
         self.steps = Steps(f"vitals[{number}]", settings.engine, metrics)
         self._settings = settings
         self._outbox = outbox
@@ -262,28 +265,9 @@ class MonitorWorker:
 
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
-        assessments, dead = [], []
         traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
-        for record in records:
-            try:
-                event = decode(VitalsEvent, record)
-                source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-                assessments.append((record, event, self._monitor.observe(event, source)))
-            except Poison as error:
-                dead.append((record, error))
-        scores = await self._scoring.score([assessment for _, _, assessment in assessments])
-        messages: list[Message] = []
-        entries: list[AuditEntry] = []
-        said: list[Event] = []
-        now = self._clock()
-        for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
-            events = self._monitor.decide(assessment, deterioration, reason)
-            messages += [self._encode(out, traces[id(record)].header) for out in events]
-            said += events
-            entries.append(self._scoring.audit_entry(event, record, events))
-        if entries:
-            messages.append(self._audit(entries, records, now))
-        self._at = records[-1].offset + 1
+        async with self._room:
+            messages, dead, steps = await self._decide(records, traces)
         if self._at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
             reach = self._at + _AHEAD
             await self.steps.persist("journal", lambda: self._journal.reach(reach))
@@ -296,7 +280,35 @@ class MonitorWorker:
         self._metrics.consumed.inc(len(records))
         self._metrics.batch.observe(len(records))
         self._observe_latency(records)
-        self._count(said)
+        self._count(steps)
+
+    async def _decide(
+        self, records: Sequence[Any], traces: dict[int, Work]
+    ) -> tuple[list[Message], list[tuple[Any, Poison]], list[Event]]:
+        """Return what is to be written: outputs with their audit, and dead letters; and the steps of alerts among the outputs."""
+        assessments: list[tuple[Any, VitalsEvent, Assessment]] = []
+        dead: list[tuple[Any, Poison]] = []
+        for record in records:
+            try:
+                event = decode(VitalsEvent, record)
+                source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
+                assessments.append((record, event, self._monitor.observe(event, source)))
+            except Poison as error:
+                dead.append((record, error))
+        scores = await self._scoring.score([assessment for _, _, assessment in assessments])
+        messages: list[Message] = []
+        entries: list[AuditEntry] = []
+        steps: list[Event] = []
+        now = self._clock()
+        for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
+            events = self._monitor.decide(assessment, deterioration, reason)
+            messages += [self._encode(out, traces[id(record)].header) for out in events]
+            steps += events[1:]
+            entries.append(self._scoring.audit_entry(event, record, events))
+        if entries:
+            messages.append(self._audit(entries, records, now))
+        self._at = records[-1].offset + 1
+        return messages, dead, steps
 
     # ------------------------------------------------------------------------------------------------- writing
 

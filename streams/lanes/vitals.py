@@ -1,5 +1,6 @@
 """vitals -> scores -> alerts: the lane that meets vitals, patients, feedback and time. The deciding is `processors.monitor`."""
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ from streams.tracing import Tracing
 
 log = logging.getLogger("vigil.vitals")
 
+_AT_ONCE = 2  # partitions that decide: while one waits for the model, the other decodes
+
 
 class VitalsJob:
     """The vitals lane as the engine runs it: one worker for each partition number."""
@@ -36,6 +39,7 @@ class VitalsJob:
         self._clock = clock
         self._tracing = Tracing(settings.tracing, self.name)
         self._scoring: Scoring | None = None
+        self._room = asyncio.Semaphore(_AT_ONCE)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -91,6 +95,7 @@ class VitalsJob:
                 new_monitor=self._new_monitor,
                 agent=f"{self.name}@{host.host}-{host.slot}",
                 tracing=self._tracing,
+                room=self._room,
             )
             workers.update(dict.fromkeys(meeting, worker))
         return workers
