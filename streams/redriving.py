@@ -10,7 +10,7 @@ Redriven input is late data. What could do harm as such is held back, and the pl
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -92,11 +92,12 @@ class Which:
 
 @dataclass(slots=True)
 class Letter:
-    """A dead letter as it stands: its newest version, its state, and where on the topic its versions lie."""
+    """A dead letter as it stands: its newest version, its state, and where on the topic that lies."""
 
     event: DeadLetterEvent
     state: State
     partition: int
+    offset: int  # of its newest version
     first_failed_at: datetime
     size: int  # of the original value, bytes
     digest: str  # of the original value, SHA-256, hex
@@ -132,21 +133,35 @@ class DeadLetters:
 
     # ------------------------------------------------------------------------------------------------------------- finding
 
-    async def find(self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False) -> list[Letter]:
-        """Return the letters in these states, oldest failure first; their originals only if `whole` (memory).
+    async def find(
+        self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False, limit: int | None = None
+    ) -> list[Letter]:
+        """Return the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
 
+        Originals are read in a second pass, only those that are returned: a burst of letters need not fit into memory.
         Raises `Transient` when no broker answers.
         """
         letters: dict[str, Letter] = {}
+        async for record in self._records():
+            _fold(letters, record)
+        chosen = [letter for letter in letters.values() if letter.state in states and which.takes(letter.event)]
+        chosen = sorted(chosen, key=lambda letter: (letter.first_failed_at, letter.event.id))[:limit]
+        if whole and chosen:
+            wanted = {(letter.partition, letter.offset): letter for letter in chosen}
+            async for record in self._records({partition for partition, _ in wanted}):
+                if letter := wanted.get((record.partition, record.offset)):
+                    letter.event = decode(DeadLetterEvent, record)
+        return chosen
+
+    async def _records(self, partitions: Collection[int] | None = None) -> AsyncIterator[Any]:
         topic = self._prefix + DeadLetterEvent.topic
         async with Reader(self._settings.kafka) as reader:
             for partition in await reader.partitions(topic):
-                begin, end = await reader.bounds(topic, partition)
-                async for records in reader.read(topic, partition, begin, end):
-                    for record in records:
-                        _fold(letters, record, which, whole=whole)
-        chosen = [letter for letter in letters.values() if letter.state in states and which.takes(letter.event)]
-        return sorted(chosen, key=lambda letter: (letter.first_failed_at, letter.event.id))
+                if partitions is None or partition in partitions:
+                    begin, end = await reader.bounds(topic, partition)
+                    async for records in reader.read(topic, partition, begin, end):
+                        for record in records:
+                            yield record
 
     async def one(self, letter_id: str) -> Letter:
         """Return a letter whole, by its id or the beginning of it; raises `Permanent` where that is none or several."""
@@ -316,7 +331,7 @@ def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, int]]:
     return [(*kind, number) for kind, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _fold(letters: dict[str, Letter], record: Any, which: Which, *, whole: bool) -> None:
+def _fold(letters: dict[str, Letter], record: Any) -> None:
     """Take one record of the topic into the letters' states; what does not decode is nobody's letter and left alone."""
     try:
         if header(record, "ce_type") == DeadLetterMarkEvent.type.encode():
@@ -331,14 +346,12 @@ def _fold(letters: dict[str, Letter], record: Any, which: Which, *, whole: bool)
         return
     value = original(event) or b""
     size, digest = len(value), sha256(value).hexdigest()
-    if not (whole and which.takes(event)):
-        event = event.model_copy(update={"original_value": None})
+    event = event.model_copy(update={"original_value": None})
     known = letters.get(event.id)
-    if known is None:
-        letters[event.id] = Letter(event, "open", record.partition, event.failed_at, size, digest)
-    elif known.state == "open" or event.attempts > known.event.attempts:
-        # The same attempts again after a mark: a lane that was killed before it committed, and repeats itself.
-        letters[event.id] = Letter(event, "open", record.partition, known.first_failed_at, size, digest)
+    # The same attempts again after a mark: a lane that was killed before it committed, and repeats itself.
+    if known is None or known.state == "open" or event.attempts > known.event.attempts:
+        first = event.failed_at if known is None else known.first_failed_at
+        letters[event.id] = Letter(event, "open", record.partition, record.offset, first, size, digest)
 
 
 def _place(letter: DeadLetterEvent) -> tuple[str, int, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -65,7 +66,7 @@ def list_letters(
         table = Table(*columns, title=f"the oldest {limit}" if len(letters) > limit else None)
         for letter in letters[:limit]:
             facts = _facts(letter)
-            table.add_row(*(str(facts[name])[:12] if name == "model" else str(facts[name]) for name in columns))
+            table.add_row(*(escape(str(facts[name])[: 12 if name == "model" else None]) for name in columns))
         _show(table)
 
 
@@ -216,8 +217,7 @@ async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple
 
 async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> "Plan":
     async with _desk(settings, writing=False) as desk:
-        letters = await desk.find(which, whole=True)
-        return await desk.plan(letters[:limit], unverified=unverified)
+        return await desk.plan(await desk.find(which, whole=True, limit=limit), unverified=unverified)
 
 
 async def _do(settings: Settings, what: str, letters: list["Letter"], reason: str) -> int:
@@ -265,7 +265,7 @@ def _print_counts(letters: list["Letter"], title: str) -> None:
         return
     table = Table("lane", "stage", "class", "error", "letters", title=title)
     for *kind, number in counts(letters):
-        table.add_row(*kind, str(number))
+        table.add_row(*map(escape, kind), str(number))
     _show(table)
 
 
@@ -273,4 +273,4 @@ def _show(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 250  # for grep: a row stays a line
-    console.print(table, markup=False)
+    console.print(table)
