@@ -32,7 +32,11 @@ from connectors.identity import Identities
 from processors.identity import content_hash
 
 _NEGATIVE: Final = frozenset({"AE", "AR", "CE", "CR"})
-_TYPE: Final = re.compile(r"[A-Z]{3}([_^][A-Z]\d\d){0,2}(\^[A-Z]{3}(_[A-Z]\d\d)?)?", re.IGNORECASE)
+_TYPE: Final = (
+    re.compile(  # MSH-9: codes of tables 0076, 0003 and 0354, also in the wrong component; no two words beside another
+        r"[A-Z]{0,3}(_[A-Z][A-Z0-9]\d)?([\^&~]([A-Z][A-Z0-9]\d|[A-Z]{3}_[A-Z][A-Z0-9]\d|ADT|ACK)?)*", re.IGNORECASE
+    )
+)
 _VERSION: Final = re.compile(r"\d(\.\d){0,2}[A-Z]?")
 _IDENTIFYING: Final = ((2, 1), (3, 1), (4, 1), (5, 1), (18, 1), (19, 1))  # of PID
 _WITHHELD: Final = "(not shown)"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.encaps import encapsulate
 
 from connectors.checking import Checker, Row, Totals, guess, samples
 from connectors.dicom.checking import DicomChecker
@@ -250,6 +251,20 @@ async def test_dicom_advice_and_repeats() -> None:
 async def test_an_object_over_the_limit_and_one_that_the_store_refuses() -> None:
     (row,) = await tried(dicom(DicomSettings(largest_object=100)), encode(make()))
     assert (row.code, row.refused) == ("A700", True)
+
+
+async def test_a_syntax_that_is_not_negotiated_and_a_directory() -> None:
+    video = make()
+    video.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.98"  # encapsulated uncompressed: we do not negotiate it
+    video.PixelData = encapsulate([video.PixelData])
+    video["PixelData"].is_undefined_length = True
+    (row,) = await tried(dicom(), encode(video))
+    assert row.refused
+    assert found([row], "negotiation")
+    directory = make(SOPClassUID=None)
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    (row,) = await tried(dicom(), encode(directory))
+    assert (row.outcome, row.code, row.refused) == ("ignored", "0000", False)
 
 
 # -------------------------------------------------------------------------------------------------------------------- files

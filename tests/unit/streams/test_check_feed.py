@@ -1,14 +1,16 @@
 """`vigil check-feed` as its user has it: no broker, an exit code, a report."""
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from connectors.checking import Row, Sample
 from models.errors import Permanent
-from streams.cli.check_feed import check_feed
+from streams.cli.check_feed import _rows, check_feed
 from tests.dicom_objects import encode, make
 from tests.fhir_resources import observation
 from tests.hl7_messages import PULSE, message, vitals
@@ -77,3 +79,17 @@ def test_wrong_requests(tmp_path: Path) -> None:
             run(*wrong)
     (tmp_path / "bad.json.gz").write_bytes(b"\x1f\x8bno gzip")
     assert run("fhir", "bad.json.gz")[0] == 1
+
+
+async def test_a_message_that_breaks_the_check_has_a_row_without_its_text(tmp_path: Path) -> None:
+    class Broken:
+        async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
+            yield Row(name, 0, "accepted", "AA")
+            raise ValueError(content.decode())
+
+    (tmp_path / "a").write_bytes(b"DOE^JANE")
+    tried = [row async for row in _rows(Broken(), Sample(tmp_path / "a", "a"))]
+    assert [(row.index, row.refused, row.reason) for row in tried] == [
+        (0, False, ""),
+        (1, True, "the check itself failed (ValueError)"),
+    ]
