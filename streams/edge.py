@@ -14,6 +14,7 @@ import orjson
 from connectors.contexts import MemoryContexts
 from connectors.dicom.mapping import Outcome as DicomOutcome
 from connectors.dicom.server import DicomServer
+from connectors.dicom.web import StowServer
 from connectors.fhir.acknowledgement import Answer
 from connectors.fhir.handling import Outcome as FhirOutcome
 from connectors.fhir.server import FhirServer
@@ -108,8 +109,8 @@ class Edge:
         contexts = MemoryContexts()
         known = await self._until_it_works("the patients' contexts", lambda: read_contexts(settings, contexts))
         log.info("contexts of %d patients are known", known)
-        starts = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom}
-        for name in settings.connectors.enabled:
+        starts = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom, "stow": self._stow}
+        for name in dict.fromkeys(settings.connectors.enabled):  # one that is named twice is started once
             self.addresses[name] = await starts[name](Measured(self._publisher, name, self.metrics), identities, contexts)
 
     async def __aexit__(self, *exc: object) -> None:
@@ -159,10 +160,6 @@ class Edge:
     async def _dicom(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
         own, objects, metrics = self._settings.connectors.dicom, ObjectStore(self._settings.objects), self.metrics
 
-        def pressure() -> bool:
-            free = objects.free_bytes()  # None: a remote store, whose disk is its own business
-            return free is not None and free < own.min_free_bytes
-
         def observe(outcome: DicomOutcome, status: int, seconds: float) -> None:
             metrics.message("dicom", "", outcome.verdict)
             metrics.answer("dicom", f"{status:04X}", seconds)
@@ -173,13 +170,36 @@ class Edge:
             store=objects,
             identities=identities,
             now=self._clock,
-            under_pressure=pressure,
+            under_pressure=lambda: disk_nearly_full(objects, own.min_free_bytes),
             observe=observe,
         )
         await server.start()
         self._stack.push_async_callback(server.stop)
         metrics.watch("dicom", lambda: server.associations)
         return own.host, server.port
+
+    async def _stow(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
+        own, objects, metrics = self._settings.connectors, ObjectStore(self._settings.objects), self.metrics
+
+        def observe(outcome: DicomOutcome, status: int, seconds: float) -> None:
+            metrics.message("stow", "", outcome.verdict)
+
+        server = StowServer(
+            own.stow,
+            own.dicom,
+            publisher=publisher,
+            store=objects,
+            identities=identities,
+            now=self._clock,
+            under_pressure=lambda: disk_nearly_full(objects, own.dicom.min_free_bytes),
+            observe=observe,
+        )
+        requests = CountedRequests("stow", metrics)
+        server.app.add_middleware(requests.around)
+        address = await server.start()
+        self._stack.push_async_callback(server.stop)
+        metrics.watch("stow", lambda: requests.under_way)
+        return address
 
     async def _fhir(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
         own, metrics = self._settings.connectors.fhir, self.metrics
@@ -243,6 +263,12 @@ class CountedRequests:
                 self.under_way -= 1
 
         return counted
+
+
+def disk_nearly_full(objects: ObjectStore, least: int) -> bool:
+    """Whether fewer than `least` bytes are free where the objects lie; never of a remote store, whose disk is its own business."""
+    free = objects.free_bytes()
+    return free is not None and free < least
 
 
 async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:

@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.sources import DefaultSettingsSource
 
-from connectors.dicom.settings import DicomSettings
+from connectors.dicom.settings import DicomSettings, StowSettings
 from connectors.fhir.settings import FhirSettings
 from connectors.hl7.settings import MllpSettings
 from connectors.identity import IdentitySettings
@@ -182,8 +182,11 @@ class ConnectorSettings(Section):
     mllp: MllpSettings = Field(default_factory=lambda: MllpSettings(), description="HL7 v2 over MLLP")
     fhir: FhirSettings = Field(default_factory=lambda: FhirSettings(), description="FHIR R4 over HTTP")
     dicom: DicomSettings = Field(default_factory=lambda: DicomSettings(), description="DICOM C-STORE")
-    enabled: tuple[Literal["mllp", "fhir", "dicom"], ...] = Field(
-        ("mllp", "fhir", "dicom"), description="what `vigil serve` runs"
+    stow: StowSettings = Field(
+        default_factory=lambda: StowSettings(), description="DICOM over HTTP (STOW-RS); objects are read as `dicom` says"
+    )
+    enabled: tuple[Literal["mllp", "fhir", "dicom", "stow"], ...] = Field(
+        ("mllp", "fhir", "dicom"), description="what `vigil serve` runs; `stow` where a sender speaks DICOMweb"
     )
 
 

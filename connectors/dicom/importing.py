@@ -6,9 +6,11 @@ confirmed is tried again until it is, with back-off: an archive, unlike a modali
 
 import asyncio
 import logging
+import lzma
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,11 +24,12 @@ from connectors.dicom.mapping import Context, Outcome, handle
 from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.identity import Identities
-from models.errors import Permanent
+from models.errors import Fatal, Permanent
 
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT: Final = 60.0
+_UNREADABLE: Final = Outcome("refused", OUT_OF_RESOURCES, "cannot be read from disk")
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: a DICOMDIR lists files and is none
 
 
@@ -60,8 +63,11 @@ class Journal:
         """Write down that a file is done."""
         self._done.add(_line(name))
         if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(name) + "\n")
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(_line(name) + "\n")
+            except OSError as error:
+                raise Fatal(f"the journal {self._path.name} cannot be written") from error
 
 
 async def bring_in(
@@ -83,7 +89,7 @@ async def bring_in(
     journal, done = journal or Journal(None), Imported()
     peer = peer or DicomPeer(ae_title="IMPORT", name="import")
     with ExitStack() as opened:
-        files = await asyncio.to_thread(lambda: [one for source in sources for one in _files(source, opened)])
+        files = await asyncio.to_thread(lambda: [one for source in sources for one in _listed(source, opened)])
         done = replace(done, total=len(files))
         gate = asyncio.Semaphore(settings.decoders)
 
@@ -91,7 +97,8 @@ async def bring_in(
             nonlocal done
             async with gate:
                 outcome = await _brought(size, read, Context(settings, identities, peer, now()), publishing, sleep)
-            journal.add(name)
+            if outcome is not _UNREADABLE:  # a disk or share may have had a bad moment: the next run tries again
+                journal.add(name)
             done = replace(
                 done,
                 files=done.files + 1,
@@ -132,7 +139,8 @@ async def _brought(
     try:
         data = await asyncio.to_thread(read)
     except (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError, ValueError) as error:
-        return Outcome("refused", OUT_OF_RESOURCES, f"cannot be read from disk ({type(error).__name__})")
+        log.warning("DICOM: a file cannot be read (%s)", type(error).__name__)
+        return _UNREADABLE
     outcome = await asyncio.to_thread(handle, data, context)
     if outcome.subject.sop_class == _DIRECTORY:
         return Outcome("ignored", outcome.status, "a DICOMDIR lists files and is none")
@@ -146,6 +154,13 @@ async def _brought(
 
 
 File = tuple[str, int, Callable[[], bytes]]  # name, bytes, how to read it
+
+
+def _listed(source: Path, opened: ExitStack) -> list[File]:
+    try:
+        return list(_files(source, opened))
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise Permanent(f"{source.name} cannot be read: {type(error).__name__}", hint="is the archive whole?") from error
 
 
 def _files(source: Path, opened: ExitStack) -> Iterator[File]:

@@ -24,7 +24,7 @@ from connectors.fhir.handling import Outcome, Request
 from connectors.fhir.mapping.reading import objects, text
 from connectors.fhir.publishing import Publishing
 from connectors.fhir.structure import Json, kind_of
-from models.errors import Permanent, Transient
+from models.errors import Fatal, Permanent, Transient
 
 log = logging.getLogger(__name__)
 
@@ -51,27 +51,44 @@ class Pulled:
 class Bookmark:
     """Where to go on: a small JSON file, written whole and replaced."""
 
-    def __init__(self, path: Path | None) -> None:
-        """None: remembered only while the process runs."""
+    def __init__(self, path: Path | None, server: str = "") -> None:
+        """None: remembered only while the process runs. Raises `Permanent` when it cannot be read, or is another server's."""
         self._path = path
         try:
-            self._known: dict[str, Any] = json.loads(path.read_bytes()) if path else {}
+            self._known: dict[str, Any] = dict(json.loads(path.read_bytes())) if path else {}
         except FileNotFoundError:
             self._known = {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise Permanent("the bookmark cannot be read", hint="delete it to begin anew") from error
+        if server and self._known.get("server", server) != server:
+            raise Permanent("the bookmark is another server's", hint="name another file")
+        if server:
+            self.set("server", server)
 
     def get(self, name: str) -> Any:
         """Return what was saved under a name, None for nothing."""
         return self._known.get(name)
 
     def set(self, name: str, value: Any) -> None:
-        """Save."""
+        """Save. Raises `Fatal` when that cannot be written: the next run would repeat everything."""
         self._known[name] = value
+        self._save()
+
+    def end_export(self) -> None:
+        """Forget an export and how far its files were read: those of the next one may have the same names."""
+        self._known = {
+            name: value for name, value in self._known.items() if name != "export" and not name.startswith("output ")
+        }
+        self._save()
+
+    def _save(self) -> None:
         if self._path:
             part = self._path.with_name(self._path.name + ".part")
-            part.write_text(json.dumps(self._known))
-            part.replace(self._path)
+            try:
+                part.write_text(json.dumps(self._known))
+                part.replace(self._path)
+            except OSError as error:
+                raise Fatal(f"the bookmark {self._path.name} cannot be written") from error
 
 
 class Puller:
@@ -99,6 +116,31 @@ class Puller:
         self._bookmark = bookmark or Bookmark(None)
         self._sleep = sleep
         self._progress = progress
+
+    async def check(self, *, searched: bool = True) -> tuple[str, ...]:
+        """Return which types of `ORDER` the server has (`searched`: can be searched), by its CapabilityStatement.
+
+        Raises `Permanent` when nothing answers, when what does is no FHIR R4 server, and when it has nothing for us.
+        """
+        try:
+            answer = await self._client.get(f"{self.base}/metadata", headers={"Accept": _TYPE})
+        except httpx.TransportError as error:
+            hint = "is the base URL right, and the server up? Then the same command goes on where it ended"
+            raise Permanent(f"nothing answers at {self.base}: {type(error).__name__} {error}", hint=hint) from error
+        if answer.status_code in _BUSY:
+            return ORDER  # it is there; the pull waits for it
+        statement = _json(answer)
+        if kind_of(statement) != "CapabilityStatement":
+            raise Permanent(f"{self.base} is no FHIR server: no CapabilityStatement at /metadata")
+        if not (version := text(statement.get("fhirVersion")) or "4").startswith("4"):
+            raise Permanent(
+                f"{self.base} speaks FHIR {version}", hint="R4 is needed; many servers have it under another base URL"
+            )
+        listed = [one for rest in objects(statement, "rest") for one in objects(rest, "resource")]
+        had = {text(one.get("type")) for one in listed if not searched or _is_searched(one)}
+        if listed and had.isdisjoint(ORDER):
+            raise Permanent(f"{self.base} has nothing to fetch", hint=f"by its own word; wanted are {', '.join(ORDER)}")
+        return tuple(kind for kind in ORDER if kind in had or not listed)
 
     # -------------------------------------------------------------------------------------------------- by `_lastUpdated`
 
@@ -145,16 +187,18 @@ class Puller:
             self._bookmark.set("export", status)
         manifest = await self._until_ready(status)
         files = [one for one in objects(manifest, "output") if text(one.get("type")) in SUPPORTED]
-        for one in sorted(files, key=lambda each: _rank(text(each.get("type")))):
-            await self.ndjson_url(text(one.get("url")), needs_token=manifest.get("requiresAccessToken") is not False)
+        for number, one in enumerate(sorted(files, key=lambda each: _rank(text(each.get("type"))))):
+            # by its number: some files differ only in the query, where others have a signature that changes
+            name = f"output {number} {urlsplit(text(one.get('url'))).path}"
+            await self.ndjson_url(text(one.get("url")), name, needs_token=manifest.get("requiresAccessToken") is not False)
         for one in objects(manifest, "error"):
             log.warning("FHIR: the export of %s has a file of errors (%s)", self.peer, text(one.get("type")))
-        self._bookmark.set("export", None)
+        self._bookmark.end_export()
         return self.done
 
-    async def ndjson_url(self, url: str, *, needs_token: bool = True) -> Pulled:
-        """Fetch one NDJSON file, from the line where it was left."""
-        name, wait = f"file {urlsplit(url).path}", 0.5
+    async def ndjson_url(self, url: str, name: str, *, needs_token: bool = True) -> Pulled:
+        """Fetch one NDJSON file, from the line where it was left; `name` is its own in the bookmark."""
+        wait = 0.5
         headers = {"Accept": "application/fhir+ndjson"} | ({} if needs_token else {"Authorization": ""})
         while True:
             try:
@@ -222,7 +266,7 @@ class Puller:
             elif answer.status_code == httpx.codes.OK:
                 return _json(answer)
             else:
-                self._bookmark.set("export", None)  # asked anew next time
+                self._bookmark.end_export()  # asked anew next time
                 raise _failure(answer)
 
     # -------------------------------------------------------------------------------------------- what notifications announce
@@ -352,6 +396,12 @@ def _updated(resource: Json) -> str:
         )
     except ValueError:
         return ""
+
+
+def _is_searched(resource: Json) -> bool:
+    """Whether a type can be searched; where a server does not list what it does with one, it is believed to."""
+    codes = {text(one.get("code")) for one in objects(resource, "interaction")}
+    return not codes or "search-type" in codes
 
 
 def _rank(kind: str) -> int:

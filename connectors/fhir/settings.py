@@ -23,6 +23,9 @@ class FhirPeer(Section):
     base: str = Field(
         "", description="the server's base URL: scopes its resource ids, so `Patient/7` of two servers are two; else its name"
     )
+    fetch_token_file: Path | None = Field(
+        None, description="a file that holds the bearer token we show when we fetch from `base`; read anew at each request"
+    )
     authority: str = Field("", description="assigning authority of identifiers that name no system; empty: `base`")
     zone: str = Field("UTC", description="IANA zone of times that are only a date; FHIR times of day carry their offset")
     codes: dict[str, LocalCode] = Field(

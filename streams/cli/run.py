@@ -67,7 +67,7 @@ def up(
 def serve(
     addresses: Annotated[Path | None, typer.Option(help="write the sockets' addresses as JSON to this file")] = None,
 ) -> None:
-    """Run the connectors: HL7 v2 over MLLP, FHIR over HTTP, DICOM C-STORE."""
+    """Run the connectors: HL7 v2 over MLLP, FHIR over HTTP, DICOM C-STORE; STOW-RS where `connectors.enabled` names it."""
     from streams.edge import serve as run_edge
     from streams.log import setup_logging
 

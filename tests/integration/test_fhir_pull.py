@@ -202,15 +202,37 @@ async def test_pages_and_references_to_another_host_are_not_followed():
 
 
 async def test_bulk_data_goes_on_where_it_broke_off(tmp_path):
+    class Ends(RecordingPublisher):
+        async def publish(self, events, *, timeout=None):
+            if self.calls:
+                raise KeyboardInterrupt
+            await super().publish(events, timeout=timeout)
+
     async with running(Ehr(count=450)) as ehr:
-        ehr.break_off_after = 300
-        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
-            first = await puller.export()
-            assert (first.resources, first.refused) == (300, 1)
-        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as again:
-            second = await again.export()
-            assert second.resources == 149  # behind line 301
+        first, second = Ends(), RecordingPublisher()
+        async with pulling(ehr, first, Bookmark(tmp_path / "mark")) as puller:
+            with pytest.raises(KeyboardInterrupt):
+                await puller.export()
+        async with pulling(ehr, second, Bookmark(tmp_path / "mark")) as again:
+            assert (await again.export()).resources == 250  # behind line 200
+        assert ehr.asked.count("export") == 1
+        assert len({event.id for event in first.events + second.events}) == 450
+
+
+async def test_the_next_export_is_read_from_its_beginning_though_its_files_have_the_same_names(tmp_path):
+    async with running(Ehr(count=9)) as ehr:
+        for found in (9, 12):
+            async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+                assert (await puller.export()).resources == found
+            ehr.resources = Ehr(count=12).resources
         assert ehr.asked.count("export") == 2
+
+
+async def test_a_line_that_is_no_resource_is_counted(tmp_path):
+    async with running(Ehr(count=9)) as ehr, pulling(ehr) as puller:
+        ehr.break_off_after = 3
+        done = await puller.export()
+        assert (done.resources, done.refused) == (3, 1)
 
 
 async def test_a_local_file(tmp_path):

@@ -1,0 +1,60 @@
+"""The HTTP client of the puller: who we are to the server that is asked, and whom we believe."""
+
+import ssl
+from collections.abc import Generator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from models.errors import Permanent
+
+_TIMEOUTS = httpx.Timeout(60.0, connect=10.0)  # a page of a busy server takes its time; a host that is there answers at once
+
+
+class TokenFile(httpx.Auth):
+    """A bearer token, read anew at each request: whoever renews it writes the file, and a long pull goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the token; an empty `Authorization` stands for a place that wants none. Raises `Permanent` without a token."""
+        if request.headers.get("authorization") == "":
+            del request.headers["authorization"]
+        else:
+            request.headers["authorization"] = f"Bearer {self._token()}"
+        yield request
+
+    def _token(self) -> str:
+        try:
+            token = self._path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Permanent(f"the token file {self._path.name} cannot be read") from error
+        if not token or not token.isprintable() or " " in token:
+            raise Permanent(f"the token file {self._path.name} holds no token", hint="the bearer token and nothing else")
+        return token
+
+
+def checked_base(base: str) -> str:
+    """Return a server's base URL without the last slash. Raises `Permanent` for what is no such URL."""
+    try:
+        parts = urlsplit(base)
+        _ = parts.port  # raises where it is no number
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+    except ValueError:
+        whole = False
+    if not whole:
+        raise Permanent("that is no base URL of a FHIR server", hint="write it like https://ehr.example/fhir/r4")
+    if parts.username or parts.password:
+        raise Permanent("a base URL with a password in it would stand in logs", hint="put a bearer token into a file")
+    return base.rstrip("/")
+
+
+def client(token: Path | None = None, ca_file: Path | None = None) -> httpx.AsyncClient:
+    """Return a client. `ca_file`: PEM authorities of the server, in place of the usual ones. Raises `Permanent`."""
+    try:
+        verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
+    except (OSError, ssl.SSLError) as error:
+        raise Permanent(f"{ca_file} is no PEM file of authorities") from error
+    return httpx.AsyncClient(auth=TokenFile(token) if token else None, verify=verify, timeout=_TIMEOUTS)
