@@ -241,7 +241,7 @@ class DeadLetters:
                         offset, event_id = newest.get(thing, (-1, None))
                         if offset > letter.event.original_offset and event_id != _body(original(letter.event)).get("id"):
                             held[REPLACED].append(letter)
-                        elif offset < 0 and begin > letter.event.original_offset + 1 and topic.endswith(NoteEvent.topic):
+                        elif offset < 0 and not _told(letter.event, begin, end):
                             held[UNKNOWN].append(letter)
         return held
 
@@ -366,6 +366,15 @@ def _things(letter: Letter, prefix: str) -> set[object]:
         return {message.key} if message.key is not None else set()
     note_id = _body(message.value).get("note_id")
     return {note_id} if isinstance(note_id, str) else set()
+
+
+def _told(letter: DeadLetterEvent, begin: int, end: int) -> bool:
+    """Tell whether a log of these bounds shows all that followed a letter's original."""
+    if end <= letter.original_offset:
+        return False  # the topic was made anew since
+    return begin <= letter.original_offset + 1 or letter.original_topic.endswith(
+        PatientEvent.topic
+    )  # compaction keeps the newest
 
 
 def _replaces(topic: str, key: bytes | None, value: bytes | None) -> set[object]:

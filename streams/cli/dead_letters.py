@@ -124,7 +124,7 @@ def redrive(
     _print_counts(plan.ready, f"{len(plan.ready)} to redrive")
     for why, held in plan.held.items():
         print(f"held back: {len(held)} x {why}")
-    if plan.ready and _go(dry_run, yes, reason, f"redrive {len(plan.ready)}"):
+    if _go(dry_run, yes, reason, "redrive", len(plan.ready)):
         print(f"{asyncio.run(_do(settings, 'redrive', plan.ready, reason))} redriven")
 
 
@@ -149,7 +149,7 @@ def discard(
     settings = load()
     letters = asyncio.run(_find(settings, which, _STATES["open"]))[:limit]
     _print_counts(letters, f"{len(letters)} to discard")
-    if letters and _go(dry_run, yes, reason, f"discard {len(letters)}"):
+    if _go(dry_run, yes, reason, "discard", len(letters)):
         print(f"{asyncio.run(_do(settings, 'discard', letters, reason))} discarded")
 
 
@@ -183,13 +183,13 @@ def _bounded(which: "Which", all_: bool) -> None:
         raise Permanent("which letters?", hint="give ids or filters, or --all")
 
 
-def _go(dry_run: bool, yes: bool, reason: str, what: str) -> bool:
+def _go(dry_run: bool, yes: bool, reason: str, what: str, count: int) -> bool:
     if dry_run:
         print("dry run: nothing was done")
         return False
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-    return yes or typer.confirm(f"{what}?", abort=True)
+    return count > 0 and (yes or typer.confirm(f"{what} {count}?", abort=True))
 
 
 # ----------------------------------------------------------------------------------------------------------------- doing
