@@ -18,7 +18,9 @@ from typing import Any
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from processors.events import TOPICS
+from connectors.objects import ObjectStore
+from connectors.objects.settings import ObjectSettings
+from processors.events import TOPICS, ObjectReference
 from streams.journal import TOPIC as JOURNAL
 from tests import load
 from tests.kafka import local_kafka
@@ -28,6 +30,7 @@ from tests.vitals import LaneProcess, patient, vitals
 
 LANES = ("vitals", "notes-entities", "notes-vectors", "images")
 PARTITIONS = 4
+FILMS = 24  # images differ in what refers to them
 
 
 def main() -> int:
@@ -141,6 +144,10 @@ class Storm:
         for future in admin.create_topics(topics, operation_timeout=30).values():
             future.result()
 
+    def _films(self) -> list[ObjectReference]:
+        store = ObjectStore(ObjectSettings(url=self.env["VIGIL_OBJECTS__URL"]))
+        return [store.put_now(data, "image/png", ".png") for _, data in load.pixel_objects(self.arguments.seed, FILMS)]
+
     def _feed(self) -> None:
         """Write everything, as fast as the broker confirms; what it confirmed is what was accepted."""
         producer = Producer(
@@ -158,8 +165,8 @@ class Storm:
         start = datetime.now(UTC) - timedelta(hours=2)
         feeds = {
             "clinical.patients": [patient(n, start) for n in range(patients)],
-            "clinical.notes": load.notes(a.notes, seed=a.seed),
-            "clinical.images": load.images(a.images, self.folder / "objects", seed=a.seed),
+            "clinical.notes": load.notes(a.seed, a.notes),
+            "clinical.images": load.images(a.seed, a.images, self._films()),
             "clinical.vitals": vitals(patients, sets, start, every=timedelta(hours=2) / sets, seed=a.seed),
         }
         for topic, events in feeds.items():
