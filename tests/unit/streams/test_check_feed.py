@@ -47,14 +47,14 @@ def test_a_good_feed_of_each_kind(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dcm", "a.hl7", "a.json", "out.json"]  # nothing is stored
 
 
-def test_one_that_would_be_refused_is_shown_first_and_makes_the_exit_code(tmp_path: Path) -> None:
+def test_one_that_would_be_refused_is_shown_first_and_is_what_strict_minds(tmp_path: Path) -> None:
     feed = tmp_path / "feed"
     feed.mkdir()
     for n in range(5):
         (feed / f"{n}.hl7").write_bytes(vitals(PULSE, control_id=f"M{n}"))
     (feed / "9.hl7").write_bytes(message(kind="ORU^R01", version="9"))
     rc, out = run("hl7", str(feed), "--rows", "1")
-    assert rc == 1
+    assert rc == 0 and run("hl7", str(feed), "--strict")[0] == 1
     assert "feed/9.hl7" in out and "feed/0.hl7" not in out
     assert "1 would be refused" in out
 
@@ -65,8 +65,8 @@ def test_the_settings_of_the_sender_apply(tmp_path: Path) -> None:
         '[connectors.mllp.peers.b]\naddresses = ["10.0.0.2"]\n'
     )
     (tmp_path / "a.hl7").write_bytes(message(kind="SIU^S12"))
-    assert run("hl7", "a.hl7", "--peer", "a")[0] == 1
-    assert run("hl7", "a.hl7", "--peer", "b")[0] == 0
+    assert run("hl7", "a.hl7", "--peer", "a", "--strict")[0] == 1
+    assert run("hl7", "a.hl7", "--peer", "b", "--strict")[0] == 0
     for wrong in ((), ("--peer", "c")):
         with pytest.raises(Permanent):
             run("hl7", "a.hl7", *wrong)
