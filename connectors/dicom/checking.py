@@ -12,7 +12,7 @@ from pydicom import dcmread
 
 from connectors.checking import Finding, Nowhere, Row, held_apart, identifier_advice, looks_like_code, made, of_events
 from connectors.dicom.acknowledgement import OUT_OF_RESOURCES, SUCCESS
-from connectors.dicom.mapping import Context, Outcome, handle, text
+from connectors.dicom.mapping import Context, Outcome, handle, is_directory, text
 from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.dicom.transport import TRANSFER_SYNTAXES
@@ -20,7 +20,6 @@ from connectors.identity import Identities
 from models.errors import Poison
 from processors.events import Event, ObjectReference
 
-_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: lists files, and nobody sends it
 _LOOKED_AT: Final = ("PatientID", "IssuerOfPatientID", "TimezoneOffsetFromUTC", "StudyDate", "BurnedInAnnotation")
 
 
@@ -79,7 +78,7 @@ class DicomChecker:
         at = self._now()
         context = Context(self._settings, self._identities, self._peer, at)
         outcome = await asyncio.to_thread(handle, content, context, every_frame=self._every_frame)
-        if _is_directory(content):
+        if is_directory(content):
             outcome = Outcome("ignored", SUCCESS, "a DICOMDIR lists files and is none", subject=outcome.subject)
         status = await self._publishing.answer(outcome)
         events = await self._events(outcome) if status == SUCCESS else ()
@@ -130,14 +129,6 @@ class DicomChecker:
             yield Finding("identifier", "Patient IDs without an issuer", mend, "connectors.dicom", line)
         if head.get("BurnedInAnnotation", "").upper() == "YES" and outcome.verdict == "accepted":
             yield Finding("value", "text is burned into the pixels and is not removed", "see connectors.dicom.burned_in")
-
-
-def _is_directory(content: bytes) -> bool:
-    try:
-        found = dcmread(BytesIO(content), specific_tags=["SOPClassUID"], stop_before_pixels=True)
-        return str(found.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY
-    except Exception:  # what cannot be read is no directory; its outcome stands
-        return False
 
 
 def _head(content: bytes) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectors.dicom.acknowledgement import OUT_OF_RESOURCES, SUCCESS
-from connectors.dicom.mapping import Context, Outcome, handle
+from connectors.dicom.mapping import Context, Outcome, handle, is_directory
 from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.identity import Identities
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WAIT: Final = 60.0
 _UNREADABLE: Final = Outcome("refused", OUT_OF_RESOURCES, "cannot be read from disk")
-_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: a DICOMDIR lists files and is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +140,9 @@ async def _brought(
     except (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError, ValueError) as error:
         log.warning("DICOM: a file cannot be read (%s)", type(error).__name__)
         return _UNREADABLE
+    if is_directory(data):
+        return Outcome("ignored", SUCCESS, "a DICOMDIR lists files and is none")
     outcome = await asyncio.to_thread(handle, data, context)
-    if outcome.subject.sop_class == _DIRECTORY:
-        return Outcome("ignored", outcome.status, "a DICOMDIR lists files and is none")
     wait = 0.5
     while (status := await publishing.answer(outcome)) == OUT_OF_RESOURCES:
         await sleep(wait)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pydicom import config as pydicom_config
@@ -56,6 +56,7 @@ NO_PICTURES = frozenset(
     }
 )  # fmt: skip
 # PS3.5 9.1 allows digits and dots only; anonymisers write hashes, and the UID serves as a name only: length and harmlessness count
+_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}\Z")
 _TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?\s*\Z")  # PS3.5 TM, and the old form with colons
 _DATE = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})\Z")  # PS3.5 DA, and the old form with dots
@@ -118,6 +119,15 @@ class Context:
     peer: DicomPeer
     received_at: datetime
     study: str = ""  # the only study that is taken (STOW-RS to a study)
+
+
+def is_directory(data: bytes) -> bool:
+    """Tell whether a file is a DICOMDIR, which lists files and is none. Its class stands in the file meta information alone."""
+    try:
+        found = dcmread(BytesIO(data), specific_tags=["SOPClassUID"], stop_before_pixels=True)
+    except Exception:  # what cannot be read is no directory; its outcome stands
+        return False
+    return bool(found.file_meta.get("MediaStorageSOPClassUID", "") == _DIRECTORY)
 
 
 def handle(data: bytes, context: Context, *, command: Command | None = None, every_frame: bool = False) -> Outcome:

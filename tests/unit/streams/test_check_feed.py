@@ -78,7 +78,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
         with pytest.raises(Permanent):
             run(*wrong)
     (tmp_path / "bad.json.gz").write_bytes(b"\x1f\x8bno gzip")
-    assert run("fhir", "bad.json.gz")[0] == 1
+    assert run("fhir", "bad.json.gz", "--strict")[0] == 1
 
 
 async def test_a_message_that_breaks_the_check_has_a_row_without_its_text(tmp_path: Path) -> None:
