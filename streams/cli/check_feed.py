@@ -49,8 +49,8 @@ def check_feed(
 ) -> None:
     """Try a sample of a feed: what each message would be answered, what would come of it, and which settings are missing.
 
-    Needs no broker and stores nothing. Exits 0 when every message got a row, whatever it says; with --strict only when nothing would
-    be refused. File names are shown as they are: rename files that are named after patients.
+    Needs no broker and stores nothing. Exits 0 when every message got a row, whatever it says; with --strict only when nothing
+    would be refused. File names are shown as they are: rename files that are named after patients.
     """
     from connectors.checking import Totals, samples
 

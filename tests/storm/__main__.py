@@ -9,7 +9,7 @@ import random
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,6 +72,7 @@ class Storm:
         self.accepted: dict[str, set[str]] = {}
         self.kills: dict[str, int] = dict.fromkeys(LANES, 0)
         self.joins = 0
+        self.over = asyncio.Event()
         self.random = random.Random(arguments.seed)
         self.env = {
             "VIGIL_KAFKA__BOOTSTRAP": bootstrap,
@@ -94,8 +95,9 @@ class Storm:
             feeding = asyncio.create_task(asyncio.to_thread(self._feed))
             raging = [asyncio.create_task(self._rage(lane, worker)) for lane, worker in workers.items()]
             await feeding
-            await asyncio.gather(*raging)
             settled = await self._settle(began)
+            self.over.set()
+            await asyncio.gather(*raging)
         finally:
             codes = {lane: worker.stop() for lane, worker in workers.items()}
         found = await asyncio.to_thread(reckon, self.bootstrap, self.prefix, self.qdrant, self.accepted)
@@ -115,8 +117,7 @@ class Storm:
 
     async def _rage(self, lane: str, worker: LaneProcess) -> None:
         """Kill the lane again and again at random moments; now and then a second worker joins and leaves, in order or not."""
-        while self.kills[lane] < self.arguments.kills:
-            await asyncio.sleep(self.random.uniform(1.0, 15.0))
+        while not await self._is_over(self.random.uniform(1.0, 15.0) * (1 if self._owes(lane) else 4)):
             if self.random.random() < 0.25:
                 second = self._worker(lane, 1)
                 second.start()
@@ -128,12 +129,22 @@ class Storm:
             worker.start()
             print(f"[{time.strftime('%H:%M:%S')}] {lane} killed {self.kills[lane]}/{self.arguments.kills}", file=sys.stderr)
 
+    def _owes(self, lane: str) -> bool:
+        return self.kills[lane] < self.arguments.kills
+
+    async def _is_over(self, within: float) -> bool:
+        """Wait so long; tell whether everything was worked off meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), within)
+        return self.over.is_set()
+
     async def _settle(self, began: float) -> bool:
+        """Wait until every lane was killed as often as asked and everything is committed."""
         ledger = Ledger(self.bootstrap, self.prefix)
         while time.monotonic() - began < self.arguments.minutes * 60:
             behind = {g: sum([await asyncio.to_thread(ledger.behind, g, t) for t in topics]) for g, topics in GROUPS.items()}
             print(f"[{time.strftime('%H:%M:%S')}] behind: {behind}", file=sys.stderr)
-            if not any(behind.values()):
+            if not any(behind.values()) and not any(self._owes(lane) for lane in LANES):
                 return True
             await asyncio.sleep(5)
         return False
