@@ -72,18 +72,18 @@ async def _run(edge: "Edge", pages: EdgePages, addresses: Path | None) -> None:
             await asyncio.to_thread(_write, addresses, {**edge.addresses, "health": pages.address})
         for name, (host, port) in edge.addresses.items():
             log.info("%s listens on %s:%d", name, host, port)
-        await edge.watch()
+        await asyncio.gather(edge.watch(), Collector().run())
 
 
 class Edge:
     """The servers of `settings.connectors.enabled`, started in order and stopped in reverse. Use as an async context manager."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        self._settings = settings
+        self._settings, engine = settings, settings.engine
         self._clock = clock or clock_of(settings.clock)
         self._stack = contextlib.AsyncExitStack()
         self._outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/connectors")
-        self._publisher = KafkaPublisher(self._outbox, self._clock, timeout=settings.engine.publish_timeout)
+        self._publisher = KafkaPublisher(self._outbox, self._clock, timeout=engine.publish_timeout, gather=engine.gather)
         self._trouble = "starting"
         self.metrics = EdgeMetrics()
         self.addresses: dict[str, tuple[str, int]] = {}
@@ -119,11 +119,8 @@ class Edge:
 
     async def watch(self) -> None:
         """Look now and then whether Kafka still answers, for `unready`: where nothing arrives, nothing would notice."""
-        collector = Collector()
         while True:
-            for _ in range(4):
-                await asyncio.sleep(_LOOK / 4)
-                collector.look()
+            await asyncio.sleep(_LOOK)
             was, self._trouble = self._trouble, "" if await self._outbox.answers() else "Kafka does not answer"
             if was != self._trouble:
                 log.warning("not ready: %s", self._trouble) if self._trouble else log.info("ready again: Kafka answers")

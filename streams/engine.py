@@ -202,10 +202,9 @@ class Engine(Service):  # type: ignore[misc]
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch(self) -> None:
-        collector = Collector()
+        self.add_future(Collector().run())
         while not self.should_stop:
             await asyncio.sleep(0.5)
-            collector.look()
             self._beat = time.monotonic()
             if self._assigned_once:
                 await self.intake.look()

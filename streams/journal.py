@@ -29,7 +29,9 @@ Rules
 """
 
 import logging
-from collections.abc import AsyncIterator
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -48,7 +50,7 @@ log = logging.getLogger("vigil.journal")
 TOPIC = "vigil.vitals.journal"
 # Entry keys are reused round this ring, so compaction bounds the journal; snapshots come far more often.
 _RING = 65_536
-_TOGETHER = 64  # states written at once: the loop is not held up for longer than a millisecond or two
+_FRESH = 1.0  # seconds that the partition is taken for one's own after a write that showed it
 
 
 class Superseded(Fatal):
@@ -144,6 +146,7 @@ class Journal:
         self.partition = partition
         self.epoch = -1
         self._next = -1  # the offset that the next record gets, if nobody else writes
+        self._seen = -math.inf  # when it was last certain that nobody else does
         self._claim = orjson.dumps({"kind": "epoch", "owner": str(uuid4())})
 
     async def claim(self) -> None:
@@ -177,26 +180,29 @@ class Journal:
         """Write, confirmed, that the last entry reaches further, before anything that is decided so is published (rule 1)."""
         await self._append(b"reach", {"kind": "reach", "epoch": self.epoch, "upto": upto})
 
-    async def save(self, moment: Moment, ends: dict[str, int], states: dict[str, bytes | None]) -> None:
-        """Write a snapshot: states, then the marker, then the tombstones of patients forgotten before it (rule 2)."""
-        common = {"epoch": self.epoch, "at": moment.at, "number": moment.number}
-        await self._check_in()
-        waiting = list(states.items())
-        for start in range(0, len(waiting), _TOGETHER):
-            written = []
-            for patient, state in waiting[start : start + _TOGETHER]:
-                body = {
-                    "kind": "state",
-                    **common,
-                    "patient": patient,
-                    "state": None if state is None else orjson.Fragment(state),
-                }
-                written.append(self._message(_state_key(patient), orjson.dumps(body)))
-            await self._outbox.send(written)
-            self._next += len(written)
-        forgotten = [self._message(_state_key(patient), None) for patient, state in waiting if state is None]
-        await self._append(b"marker", {"kind": "marker", **common, "ends": ends})
-        await self._outbox.send(forgotten)
+    async def save(self, moment: Moment, states: Sequence[tuple[str, bytes | None]]) -> None:
+        """Write a few of a snapshot's states, confirmed (rule 2). What else the worker does may come in between."""
+        if time.monotonic() - self._seen > _FRESH:
+            await self._check_in()
+        written = []
+        for patient, state in states:
+            body = {
+                "kind": "state",
+                "epoch": self.epoch,
+                "at": moment.at,
+                "number": moment.number,
+                "patient": patient,
+                "state": None if state is None else orjson.Fragment(state),
+            }
+            written.append(self._message(_state_key(patient), orjson.dumps(body)))
+        await self._outbox.send(written)
+        self._next += len(written)
+
+    async def mark(self, moment: Moment, ends: dict[str, int], forgotten: Sequence[str]) -> None:
+        """End a snapshot, all of whose states are written: the marker, then the tombstones of patients forgotten before it."""
+        body = {"kind": "marker", "epoch": self.epoch, "at": moment.at, "number": moment.number, "ends": ends}
+        await self._append(b"marker", body)
+        await self._outbox.send([self._message(_state_key(patient), None) for patient in forgotten])
         self._next += len(forgotten)
 
     async def _check_in(self) -> None:
@@ -208,6 +214,7 @@ class Journal:
         if offset != self._next:
             await self._look(self._next, offset)
         self._next = offset + 1
+        self._seen = time.monotonic()
         return offset
 
     async def _look(self, start: int, end: int) -> None:

@@ -7,6 +7,7 @@ makes repeatable, and writes what it says. `restore` brings the machine to where
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -39,7 +40,8 @@ log = logging.getLogger("vigil.vitals")
 
 _ENTRIES_PER_MARKER = 100
 _AHEAD = 2048  # vitals that an entry reaches ahead: what comes in between two ticks, mostly
-_STATES_A_TURN = 16  # dumped between two batches: a millisecond or two, so that no alert waits for a snapshot
+_SMALL = 64  # sets of a batch that asks for no room of its own: side by side such batches share one run of the model
+_STATES_A_TURN = 16  # dumped or written between two batches: a millisecond or two, so that no alert waits for a snapshot
 # Applied in this order within an entry: context before what people answered.
 SECONDARY: tuple[type[PatientEvent] | type[FeedbackEvent], ...] = (PatientEvent, FeedbackEvent)
 
@@ -71,13 +73,43 @@ class _Queue:
         return self.records[0][0].offset if self.records else None
 
 
+class Rounds:
+    """Begins the small batches of all partitions together, so that they share a run of the model and a write.
+
+    The first after a quiet time begins at once; whatever comes within `seconds` of it begins together, when they are over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = -seconds
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def next(self) -> None:
+        """Wait for the next round to begin."""
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            left = self._last + self._seconds - loop.time()
+            if left <= 0:
+                self._last = loop.time()
+                return
+            self._waiting = loop.create_future()
+            loop.call_later(left, self._begin, self._waiting)
+        await asyncio.shield(self._waiting)
+
+    def _begin(self, waiting: "asyncio.Future[None]") -> None:
+        self._waiting = None
+        self._last = asyncio.get_running_loop().time()
+        waiting.set_result(None)
+
+
 @dataclass(slots=True)
 class _Snapshot:
-    """One being taken; `states` once all of them are dumped."""
+    """One being taken, a few states at a time: `states` once all of them are dumped, of which `written` are in the journal."""
 
     moment: Moment
     ends: dict[str, int]
-    states: dict[str, bytes | None] | None = None
+    states: list[tuple[str, bytes | None]] | None = None
+    written: int = 0
 
 
 class MonitorWorker:
@@ -97,10 +129,12 @@ class MonitorWorker:
         agent: str,
         tracing: Tracing,
         room: asyncio.Semaphore | None = None,
+        rounds: "Rounds | None" = None,
     ) -> None:
         self.number = number
         # Decoded sets are large, and deciding is the processor's work: more partitions at it at once would only hold more memory.
         self._room = room or asyncio.Semaphore()
+        self._rounds = rounds or Rounds(0.0)
         self.steps = Steps(f"vitals[{number}]", settings.engine, metrics)
         self._settings = settings
         self._outbox = outbox
@@ -145,7 +179,8 @@ class MonitorWorker:
         try:
             await self.steps.persist("claim the journal", self._journal.claim)
             await self.steps.persist("restore the state", self._restore)
-            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds
+            # Partitions take turns: eight snapshots at once would hold each other up.
+            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds * (1 + self.number % 8 / 8)
             while not self.steps.closing.is_set():
                 await self._turn()
                 await self._maybe_snapshot()
@@ -160,10 +195,13 @@ class MonitorWorker:
         elif any(queue.records for queue in self._others.values()) or time.monotonic() >= self._next_tick:
             await self._decide_order()
         elif self._vitals.records:
+            if len(self._vitals.records) <= _SMALL:
+                await self._rounds.next()
             await self._work(*self._vitals.take(self._most))
         else:
-            dumping = self._snapshot is not None and self._snapshot.states is None
-            await self._wait(0 if dumping else self._next_tick - time.monotonic())
+            await self._wait(
+                0 if self._snapshot is not None and self._ripe(self._snapshot) else self._next_tick - time.monotonic()
+            )
 
     async def _wait(self, seconds: float) -> None:
         self._arrived.clear()
@@ -266,7 +304,7 @@ class MonitorWorker:
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
         traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
-        async with self._room:
+        async with self._room if len(records) > _SMALL else contextlib.nullcontext():
             messages, dead, steps = await self._decide(records, traces)
         if self._at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
             reach = self._at + _AHEAD
@@ -366,13 +404,24 @@ class MonitorWorker:
             found = self._monitor.snapshot(_STATES_A_TURN)
             if found is not None:
                 # The partition's own state last: it counts what the patients' states say.
-                order = sorted(found, key=lambda patient: (patient == self._monitor.id, patient))
-                snapshot.states = {patient: found[patient] for patient in order}
-        elif self._committed() >= snapshot.moment.at:  # journal rule 2
-            states = snapshot.states
-            await self.steps.persist("snapshot", lambda: self._journal.save(snapshot.moment, snapshot.ends, states))
-            self._marked = snapshot.moment.number
-            self._snapshot = None
+                snapshot.states = sorted(found.items(), key=lambda item: (item[0] == self._monitor.id, item[0]))
+        elif self._ripe(snapshot):
+            await self._save(snapshot, snapshot.states)
+
+    async def _save(self, snapshot: _Snapshot, states: list[tuple[str, bytes | None]]) -> None:
+        few = states[snapshot.written : snapshot.written + _STATES_A_TURN]
+        if few:
+            await self.steps.persist("snapshot", lambda: self._journal.save(snapshot.moment, few))
+            snapshot.written += len(few)
+            return
+        forgotten = [patient for patient, state in states if state is None]
+        await self.steps.persist("snapshot", lambda: self._journal.mark(snapshot.moment, snapshot.ends, forgotten))
+        self._marked = snapshot.moment.number
+        self._snapshot = None
+
+    def _ripe(self, snapshot: _Snapshot) -> bool:
+        """Tell whether a snapshot can go on now: to be dumped always, to be written once it is committed (journal rule 2)."""
+        return snapshot.states is None or snapshot.written > 0 or self._committed() >= snapshot.moment.at
 
     def _committed(self) -> int:
         ledger = self._intake.ledgers.get(TopicPartition(self._prefix + VitalsEvent.topic, self.number))

@@ -17,10 +17,13 @@ from streams.wire import Message, iso
 class KafkaPublisher:
     """`connectors.publisher.Publisher` on the outbox. Order per patient is the order of the calls."""
 
-    def __init__(self, outbox: Outbox, clock: Clock, *, timeout: float, most_waiting: int = 20_000) -> None:
+    def __init__(
+        self, outbox: Outbox, clock: Clock, *, timeout: float, gather: float = 0.0, most_waiting: int = 20_000
+    ) -> None:
         self._outbox = outbox
         self._clock = clock
         self._timeout = timeout
+        self._gather = gather
         self._most = most_waiting
         self._waiting: list[tuple[list[Message], asyncio.Future[None]]] = []
         self._records = 0
@@ -61,6 +64,8 @@ class KafkaPublisher:
                     _settle(done, None)
             self._records -= sum(len(messages) for messages, _ in batch)
             self.published += sum(len(messages) for messages, _ in batch)
+            if len(batch) > 1:  # one sender that waits for each answer is never made to wait
+                await asyncio.sleep(self._gather)
 
     async def _singly(self, batch: Sequence[tuple[list[Message], "asyncio.Future[None]"]]) -> None:
         # One message holds a record that no broker takes; the others are not to suffer for it.

@@ -97,6 +97,12 @@ class EngineSettings(Section):
     slice_records: int = Field(512, ge=1, description="records of one slice at most")
     held_records: int = Field(1024, ge=1, description="unsettled records per partition: the bound on memory; then it is paused")
     held_bytes: int = Field(8_000_000, ge=1, description="unsettled bytes per partition, likewise")
+    gather: float = Field(
+        0.004,
+        ge=0,
+        description="seconds that a connector's writes and the vitals lane's small batches keep apart under load, so that what "
+        "comes meanwhile goes together: every write has its price. The first after a quiet time goes at once",
+    )
     commit_every: float = Field(0.25, gt=0, description="seconds between commits: what a SIGKILL repeats at most")
     drain: float = Field(5.0, gt=0, description="seconds that a rebalance waits for what is in flight")
     grace: float = Field(
@@ -124,7 +130,13 @@ class LaneSettings(Section):
     """One lane."""
 
     batch_records: int = Field(32, ge=1, description="records of one batch of a partition at most")
-    nice: int = Field(19, ge=0, le=19, description="CPU priority: vitals go first (0), language and image models yield")
+    nice: int = Field(
+        19,
+        ge=0,
+        le=19,
+        description="CPU priority: vitals go first (0), language and image models yield (19: on Linux they get what nobody else "
+        "wants, SCHED_IDLE)",
+    )
 
 
 class MergesSettings(LaneSettings):

@@ -20,6 +20,8 @@ from streams.settings import LaneSettings, Settings
 
 log = logging.getLogger("vigil.worker")
 
+_LOWEST = 19  # nice
+
 
 class LaneWorker(faust.Worker):  # type: ignore[misc]
     """Faust's worker, without its banner, spinner and logging: a lane's log is Vigil's."""
@@ -82,6 +84,9 @@ def give_way(nice: int) -> None:
     lane in a session of its own, so the session's group is lowered too. Elsewhere (cgroups, other systems) `nice` is all there is.
     """
     os.nice(nice)
+    if nice == _LOWEST and hasattr(os, "SCHED_IDLE"):
+        # Whoever else wakes up goes first at once (sched(7)); by niceness alone it waits for the end of a slice, milliseconds.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     if os.getsid(0) == os.getpid():  # else it would lower those it shares the session with
         try:
             Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")

@@ -15,7 +15,7 @@ from streams.inference import open_model
 from streams.intake import Intake
 from streams.journal import TOPIC as JOURNAL
 from streams.metrics import LaneMetrics
-from streams.monitoring import MonitorWorker
+from streams.monitoring import MonitorWorker, Rounds
 from streams.outbox import Outbox
 from streams.partition import Worker
 from streams.scoring import Scoring
@@ -40,6 +40,7 @@ class VitalsJob:
         self._tracing = Tracing(settings.tracing, self.name)
         self._scoring: Scoring | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
+        self._rounds = Rounds(settings.engine.gather)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -96,6 +97,7 @@ class VitalsJob:
                 agent=f"{self.name}@{host.host}-{host.slot}",
                 tracing=self._tracing,
                 room=self._room,
+                rounds=self._rounds,
             )
             workers.update(dict.fromkeys(meeting, worker))
         return workers

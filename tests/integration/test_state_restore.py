@@ -274,7 +274,7 @@ def contexts(patients: int, rng: random.Random, step: int) -> list[PatientEvent]
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_killed_and_restored_at_random_it_says_what_an_undisturbed_run_says(kafka: Kafka, seed: int) -> None:
-    patients = 8
+    patients = 24  # more than a snapshot writes at once
     async with Ward(kafka, seed, tick_seconds=[0.03, 0.3][seed % 2]) as ward:
         await ward.write([patient(number, START) for number in range(patients)])
         sets = list(vitals(patients, 40, START, every=timedelta(seconds=40), seed=seed))

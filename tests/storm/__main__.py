@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.objects import ObjectStore
@@ -142,7 +142,14 @@ class Storm:
         """Wait until every lane was killed as often as asked and everything is committed."""
         ledger = Ledger(self.bootstrap, self.prefix)
         while time.monotonic() - began < self.arguments.minutes * 60:
-            behind = {g: sum([await asyncio.to_thread(ledger.behind, g, t) for t in topics]) for g, topics in GROUPS.items()}
+            try:
+                behind = {
+                    g: sum([await asyncio.to_thread(ledger.behind, g, t) for t in topics]) for g, topics in GROUPS.items()
+                }
+            except KafkaException as error:  # the broker makes its own topic of offsets when the first group asks
+                print(f"[{time.strftime('%H:%M:%S')}] {error}; asked again", file=sys.stderr)
+                await asyncio.sleep(5)
+                continue
             print(f"[{time.strftime('%H:%M:%S')}] behind: {behind}", file=sys.stderr)
             if not any(behind.values()) and not any(self._owes(lane) for lane in LANES):
                 return True
