@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from models.errors import Permanent, Poison
 from processors import loinc, vitals
-from processors.events import DeadLetterEvent, Event, VitalsEvent
+from processors.events import DeadLetterEvent, Event, ObjectReference, VitalsEvent
 
 Verdict = Literal["accepted", "refused", "ignored", "dead-letter"]
 About = Literal["unknown code", "unit", "value", "identifier", "time", "repeat", "negotiation"]
@@ -179,6 +180,21 @@ class Nowhere:
             allowed = self._largest * (2 if isinstance(event, DeadLetterEvent) else 1)
             if len(event.__pydantic_serializer__.to_json(event)) > allowed:
                 raise Poison("a record is too large", stage="produce")
+
+
+class Unstored:
+    """An object store that keeps nothing, and refuses what the real one would."""
+
+    def __init__(self, largest_bytes: int) -> None:
+        self._largest = largest_bytes
+
+    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
+        """Return the reference that the bytes would have. Raises `Poison` over the size limit."""
+        if len(data) > self._largest:
+            raise Poison("an object is over the size limit", stage="store")
+        digest = sha256(data).hexdigest()
+        path = f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}"
+        return ObjectReference(uri=path, sha256=digest, media_type=media_type, bytes=len(data))
 
 
 # ------------------------------------------------------------------------------------------------------------------- files

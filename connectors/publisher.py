@@ -1,9 +1,19 @@
-"""How a connector hands events on: published means confirmed by Kafka (`acks=all`), what an acknowledgement may rest on."""
+"""How a connector hands on what it made: published and stored mean confirmed, what an acknowledgement may rest on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from processors.events import Event
+from processors.events import Event, ObjectReference
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """Bytes that go into the object store before the sender is answered."""
+
+    data: bytes
+    media_type: str
+    suffix: str
 
 
 class Publisher(Protocol):
@@ -15,4 +25,12 @@ class Publisher(Protocol):
         Raises `Transient` when the broker did not confirm within `timeout` seconds (the events may or may not be stored: the
         sender resends, and the same message gives the same ids), `Poison` for an event that no broker will take (too large).
         """
+        ...
+
+
+class Store(Protocol):
+    """Where the bytes go (`connectors.objects.ObjectStore`); content addressed, so putting twice is putting once."""
+
+    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
+        """Store and return the reference once it is durable. Raises `Transient` when the store cannot confirm."""
         ...

@@ -205,7 +205,13 @@ class Edge:
             metrics.message("fhir", peer, outcome.verdict)
 
         server = FhirServer(
-            own, publisher=publisher, identities=identities, now=self._clock, contexts=contexts, observe=observe
+            own,
+            publisher=publisher,
+            store=ObjectStore(self._settings.objects),
+            identities=identities,
+            now=self._clock,
+            contexts=contexts,
+            observe=observe,
         )
         requests = CountedRequests("fhir", metrics)
         server.app.add_middleware(requests.around)

@@ -16,6 +16,20 @@ def quantity(value: Any, measure: str = "/min", **more: Any) -> dict[str, Any]:
     return {"value": value, "unit": measure, "system": UCUM, "code": measure} | more
 
 
+def media(picture: bytes, kind: str = "image/png", **more: Any) -> dict[str, Any]:
+    """A photograph; `more` sets or (None) removes elements."""
+    made = {
+        "resourceType": "Media",
+        "status": "completed",
+        "modality": concept("XC", "http://dicom.nema.org/resources/ontology/DCM"),
+        "bodySite": concept("368209003", "http://snomed.info/sct", "Right arm"),
+        "subject": {"identifier": {"system": MRN, "value": "P1"}},
+        "createdDateTime": "2026-11-23T10:00:00+01:00",
+        "content": {"contentType": kind, "data": b64encode(picture).decode()},
+    }
+    return without(made | more)
+
+
 def without(resource: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in resource.items() if value is not None}
 

@@ -3,39 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
-from hashlib import sha256
 from io import BytesIO
 from time import perf_counter
 from typing import Any, Final
 
 from pydicom import dcmread
 
-from connectors.checking import Finding, Nowhere, Row, held_apart, identifier_advice, looks_like_code, made, of_events
+from connectors.checking import Finding, Nowhere, Row, Unstored, held_apart, identifier_advice, looks_like_code, made, of_events
 from connectors.dicom.acknowledgement import OUT_OF_RESOURCES, SUCCESS
 from connectors.dicom.mapping import Context, Outcome, handle, is_directory, text
 from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.dicom.transport import TRANSFER_SYNTAXES
 from connectors.identity import Identities
-from models.errors import Poison
-from processors.events import Event, ObjectReference
+from processors.events import Event
 
 _LOOKED_AT: Final = ("PatientID", "IssuerOfPatientID", "TimezoneOffsetFromUTC", "StudyDate", "BurnedInAnnotation")
-
-
-class Unstored:
-    """An object store that keeps nothing, and refuses what the real one would."""
-
-    def __init__(self, largest_bytes: int) -> None:
-        self._largest = largest_bytes
-
-    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
-        """Return the reference that the bytes would have. Raises `Poison` over the size limit."""
-        if len(data) > self._largest:
-            raise Poison("an object is over the size limit", stage="store")
-        digest = sha256(data).hexdigest()
-        path = f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}"
-        return ObjectReference(uri=path, sha256=digest, media_type=media_type, bytes=len(data))
 
 
 class DicomChecker:

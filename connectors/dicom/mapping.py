@@ -36,6 +36,7 @@ from connectors.dicom.acknowledgement import (
 )
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.identity import Identities
+from connectors.publisher import NewObject
 from models.errors import Poison
 from processors.events import Event, Identifier, ImageEvent, ObjectReference, Origin
 from processors.identity import content_hash, natural_id
@@ -68,15 +69,6 @@ _TIMES = (
     ("SeriesDate", "SeriesTime"),
     ("StudyDate", "StudyTime"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NewObject:
-    """Bytes that go into the object store before the sender is answered."""
-
-    data: bytes
-    media_type: str
-    suffix: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,31 +11,22 @@ import logging
 import threading
 from collections import OrderedDict
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from connectors.dicom.acknowledgement import status_of
 from connectors.dicom.mapping import Outcome
-from connectors.publisher import Publisher
+from connectors.publisher import Publisher, Store
 from models.errors import VigilError
-from processors.events import ObjectReference
 
 log = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 100_000  # instance UIDs kept to notice one that comes back with other content: about 20 MB
 
 
-class ObjectStore(Protocol):
-    """Where the bytes go (`connectors.objects.ObjectStore`); content addressed, so putting twice is putting once."""
-
-    async def put(self, data: bytes, media_type: str, suffix: str = "") -> ObjectReference:
-        """Store and return the reference once it is durable. Raises `Transient` when the store cannot confirm."""
-        ...
-
-
 class Publishing:
     """Makes outcomes durable. `confirm` belongs on the event loop, `notice` may come from any thread."""
 
-    def __init__(self, publisher: Publisher, store: ObjectStore, *, seconds: float) -> None:
+    def __init__(self, publisher: Publisher, store: Store, *, seconds: float) -> None:
         """`seconds`: how long store and broker together may take."""
         self.seconds = seconds
         self._publisher = publisher

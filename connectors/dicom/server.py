@@ -20,11 +20,11 @@ from pynetdicom import evt
 
 from connectors.dicom.acknowledgement import CONGESTED, LIMIT_EXCEEDED, OUT_OF_RESOURCES, SUCCESS, status_of
 from connectors.dicom.mapping import Command, Context, Outcome, handle
-from connectors.dicom.publishing import ObjectStore, Publishing, log_failure
+from connectors.dicom.publishing import Publishing, log_failure
 from connectors.dicom.settings import DicomSettings
 from connectors.dicom.transport import BoundedHandler, BoundedServer, Intake, application_entity
 from connectors.identity import Identities
-from connectors.publisher import Publisher
+from connectors.publisher import Publisher, Store
 from connectors.serving import server_context
 from models.errors import Fatal
 
@@ -45,7 +45,7 @@ class DicomServer:
         settings: DicomSettings,
         *,
         publisher: Publisher,
-        store: ObjectStore,
+        store: Store,
         identities: Identities,
         now: Callable[[], datetime],
         under_pressure: Callable[[], bool] = lambda: False,

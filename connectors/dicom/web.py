@@ -32,10 +32,10 @@ from starlette.routing import Route
 from connectors.dicom.acknowledgement import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS
 from connectors.dicom.mapping import Context, Outcome, handle
 from connectors.dicom.multipart import Malformed, Part, TooLong, boundary_of, parts
-from connectors.dicom.publishing import ObjectStore, Publishing
+from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings, StowSettings
 from connectors.identity import Identities
-from connectors.publisher import Publisher
+from connectors.publisher import Publisher, Store
 from connectors.serving import HttpServer, server_context
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class StowServer:
         objects: DicomSettings,
         *,
         publisher: Publisher,
-        store: ObjectStore,
+        store: Store,
         identities: Identities,
         now: Callable[[], datetime],
         under_pressure: Callable[[], bool] = lambda: False,

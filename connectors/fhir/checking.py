@@ -5,7 +5,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import Any, Final
 
-from connectors.checking import Finding, Nowhere, Row, held_apart, identifier_advice, made, of_events, unknown_code
+from connectors.checking import Finding, Nowhere, Row, Unstored, held_apart, identifier_advice, made, of_events, unknown_code
 from connectors.fhir.acknowledgement import TOO_LARGE, Issue
 from connectors.fhir.handling import FhirMapper, Outcome, Request
 from connectors.fhir.mapping.reading import codings, objects, text
@@ -32,11 +32,13 @@ class FhirChecker:
         listed: tuple[str, ...] = (),
         now: Callable[[], datetime],
         largest_record: int,
+        largest_object: int,
         unitless: Mapping[str, str] | None = None,
         own_section: bool = False,
         show_phi: bool = False,
     ) -> None:
-        """`listed`: the site's authorities; `largest_record`: bytes that a topic takes; `unitless`: as the vitals lane has it.
+        """`listed`: the site's authorities; `largest_record`, `largest_object`: bytes that a topic and the object store take;
+        `unitless`: as the vitals lane has it.
 
         `own_section`: suggest settings for this peer alone, which must stand in the site's settings already. `show_phi`: show
         codes that do not look like codes.
@@ -47,7 +49,11 @@ class FhirChecker:
         self._listed = listed
         self._unitless = dict(unitless or {})
         self._publishing = Publishing(
-            FhirMapper(settings, identities), Nowhere(largest_record), now=now, seconds=settings.confirm_timeout
+            FhirMapper(settings, identities),
+            Nowhere(largest_record),
+            Unstored(largest_object),
+            now=now,
+            seconds=settings.confirm_timeout,
         )
         self._where = f"connectors.fhir.peers.{peer}"
         self._show_phi = show_phi

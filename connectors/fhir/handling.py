@@ -41,6 +41,7 @@ from connectors.fhir.acknowledgement import (
 from connectors.fhir.bundles import STAND_IN, Entry, announced, answer_of, entries_of, location_of, message_of, request_issues
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
+from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, Encounters, map_encounter, map_patient
 from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, text
@@ -48,6 +49,7 @@ from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
 from connectors.fhir.subscriptions import Status, status_of
 from connectors.identity import Identities
+from connectors.publisher import NewObject
 from processors.events import Event, PatientEvent
 
 log = logging.getLogger(__name__)
@@ -74,7 +76,8 @@ class Request:
 class Outcome:
     """What a request leads to. `events` must be confirmed before `answer` is sent.
 
-    `reason` says in words without patient text what was noted; `encounters` is to be remembered once the events are confirmed.
+    `reason` says in words without patient text what was noted; `encounters` is to be remembered once the events are
+    confirmed; `pictures` are to be stored before, each for the image event of that id.
     """
 
     verdict: Verdict
@@ -83,6 +86,7 @@ class Outcome:
     events: tuple[Event, ...] = ()
     resource_type: str = ""
     encounters: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, NewObject] = field(default_factory=dict)
     notification: Status | None = None
     announced: tuple[str, ...] = ()  # what a notification names and does not carry
 
@@ -160,7 +164,7 @@ class FhirMapper:
             return replace(_refused(UNPROCESSABLE, tuple(entry.issues), kind), verdict="ignored")
         location = (("Location", f"{self.settings.path}/{location_of(entry)}"),) if entry.status == CREATED else ()
         answer = Answer(entry.status, operation_outcome(entry.issues), location)
-        return Outcome(_verdict(events, [entry]), answer, tuple(entry.issues), tuple(events), kind, learnt)
+        return Outcome(_verdict(events, [entry]), answer, tuple(entry.issues), tuple(events), kind, learnt, _pictures([entry]))
 
     # ------------------------------------------------------------------------------------------------------------ Bundles
 
@@ -197,7 +201,7 @@ class FhirMapper:
             return _refused(UNPROCESSABLE, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
         issues = tuple(issue for entry in entries for issue in entry.issues)
         answer = answer_of(bundle, kind, entries)
-        outcome = Outcome(_verdict(events, entries), answer, issues, tuple(events), "Bundle", learnt)
+        outcome = Outcome(_verdict(events, entries), answer, issues, tuple(events), "Bundle", learnt, _pictures(entries))
         return (
             replace(outcome, notification=notification, announced=announced(notification, entries)) if notification else outcome
         )
@@ -243,6 +247,10 @@ class FhirMapper:
                     map_report(reading)
                 case "Communication":
                     map_communication(reading)
+                case "Media":
+                    map_media(reading)
+                case "ImagingStudy":
+                    reading.note("", "its instances come by C-STORE or STOW-RS, and say all that it does: not used")
                 case _:
                     for found in map_observation(reading):
                         if isinstance(found, Fact):
@@ -298,6 +306,10 @@ class _Bounded(dict[str, str]):
 
 def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
     return Outcome("refused", Answer(status, operation_outcome(issues)), issues, resource_type=kind)
+
+
+def _pictures(entries: Iterable[Entry]) -> dict[str, NewObject]:
+    return {name: one for entry in entries if entry.reading is not None for name, one in entry.reading.pictures.items()}
 
 
 def _contradiction(resource: Json, request: Request) -> Issue | None:

@@ -1,10 +1,11 @@
 """What lies between a body and its answer, for the endpoint and the puller alike: mapping, publishing, remembering.
 
 1. A long body is mapped in a thread, so that others do not wait the milliseconds it takes.
-2. `publish` returned: confirmed. What the body says about patients and stays is remembered from then on, not before.
-3. Whole contexts are published one body after the other, each made from what the one before has published.
-4. `publish` failed or took too long: `Unconfirmed`. The events may be stored or not; the resend decides, under the same ids.
-5. `Poison`: no broker will ever take an event of it (too large). Refused; it stays with its sender.
+2. Pictures are in the object store, confirmed, before the events that refer to them are published.
+3. `publish` returned: confirmed. What the body says about patients and stays is remembered from then on, not before.
+4. Whole contexts are published one body after the other, each made from what the one before has published.
+5. `publish` failed or took too long: `Unconfirmed`. The events may be stored or not; the resend decides, under the same ids.
+6. `Poison`: no broker or object store will ever take a part of it (too large). Refused; it stays with its sender.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ from datetime import datetime
 from typing import Final
 
 from connectors.fhir.handling import FhirMapper, Outcome, Request
-from connectors.publisher import Publisher
+from connectors.publisher import Publisher, Store
 from models.errors import Poison, Transient
+from processors.events import Event, ImageEvent
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,13 @@ class Unconfirmed(Transient):
 class Publishing:
     """Takes bodies in, from whatever door."""
 
-    def __init__(self, mapper: FhirMapper, publisher: Publisher, *, now: Callable[[], datetime], seconds: float) -> None:
+    def __init__(
+        self, mapper: FhirMapper, publisher: Publisher, store: Store, *, now: Callable[[], datetime], seconds: float
+    ) -> None:
         """`now` gives aware times; `seconds` is how long a confirmation may take."""
         self.mapper = mapper
         self._publisher = publisher
+        self._store = store
         self._now = now
         self._seconds = seconds
         self._contexts = asyncio.Lock()
@@ -66,10 +71,19 @@ class Publishing:
     async def _confirm(self, outcome: Outcome) -> None:
         try:
             async with asyncio.timeout(self._seconds + _GUARD):
-                await self._publisher.publish(outcome.events, timeout=self._seconds)
+                events = [await self._stored(event, outcome) for event in outcome.events]
+                await self._publisher.publish(events, timeout=self._seconds)
         except Poison:
             raise
         except Exception as error:  # an unforeseen failure is not a confirmation either
             if not isinstance(error, (Transient, TimeoutError)):
                 log.error("FHIR: publishing failed with %s", type(error).__name__)
             raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None
+
+    async def _stored(self, event: Event, outcome: Outcome) -> Event:
+        """Return the event as it is published: that of a picture with the place where the picture now lies."""
+        picture = outcome.pictures.get(event.id)
+        if picture is None or not isinstance(event, ImageEvent):
+            return event
+        reference = await self._store.put(picture.data, picture.media_type, picture.suffix)
+        return event.model_copy(update={"pixels": reference})

@@ -28,7 +28,7 @@ from models.errors import Fatal, Permanent, Transient
 
 log = logging.getLogger(__name__)
 
-ORDER: Final = ("Patient", "Encounter", "Observation", "DiagnosticReport", "DocumentReference", "Communication")
+ORDER: Final = ("Patient", "Encounter", "Observation", "DiagnosticReport", "DocumentReference", "Media", "Communication")
 PAGE: Final = 200  # resources of one page, and of one publish
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT: Final = 60.0  # seconds between two tries

@@ -47,7 +47,7 @@ from connectors.fhir.publishing import Publishing
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.subscriptions import Counts, Fetcher
 from connectors.identity import Identities
-from connectors.publisher import Publisher
+from connectors.publisher import Publisher, Store
 from connectors.serving import HttpServer, server_context
 from models.errors import Transient
 
@@ -75,6 +75,7 @@ class FhirServer:
         settings: FhirSettings,
         *,
         publisher: Publisher,
+        store: Store,
         identities: Identities,
         now: Callable[[], datetime],
         contexts: Contexts | None = None,
@@ -83,14 +84,14 @@ class FhirServer:
     ) -> None:
         """Prepare; nothing listens yet.
 
-        `now` gives aware times; `contexts` is what is known of patients. `fetcher` fetches what notifications only announce;
-        without it such notifications are refused, since accepting them would lose what they announce. `observe` is called
-        after each answer that is not a 503.
+        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients. `fetcher` fetches what
+        notifications only announce; without it such notifications are refused, since accepting them would lose what they
+        announce. `observe` is called after each answer that is not a 503.
         """
         self.settings = settings
         self.mapper = FhirMapper(settings, identities, contexts)
         self.counts = Counts()
-        self._publishing = Publishing(self.mapper, publisher, now=now, seconds=settings.confirm_timeout)
+        self._publishing = Publishing(self.mapper, publisher, store, now=now, seconds=settings.confirm_timeout)
         self._now = now
         self._fetcher = fetcher
         self._observe = observe

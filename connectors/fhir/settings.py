@@ -81,6 +81,9 @@ class FhirSettings(Section):
         16 * 2**20, ge=1024, description="bytes of a request; documents with embedded PDFs reach a few MiB"
     )
     deepest: int = Field(50, ge=10, description="levels of nesting; the deepest real resource has about 20")
+    largest_picture: int = Field(
+        100_000_000, ge=1, description="pixels of a picture in a Media: a mammogram has 25 million, a bomb has more"
+    )
     most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
     connections: int = Field(2048, ge=1, description="open connections; one more is closed")
     in_flight: int = Field(64, ge=1, description="requests being read or answered; one more is told 503, try again")

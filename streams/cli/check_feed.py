@@ -126,7 +126,7 @@ def _checker(feed: Feed, settings: Settings, peer: str, *, every_frame: bool, sh
         from connectors.fhir.checking import FhirChecker
 
         fhir = settings.connectors.fhir
-        return FhirChecker(fhir, _chosen(peer, [*fhir.peers], "peer"), **shared)
+        return FhirChecker(fhir, _chosen(peer, [*fhir.peers], "peer"), largest_object=settings.objects.largest_bytes, **shared)
     from connectors.hl7.checking import Hl7Checker
     from connectors.hl7.settings import Peer
 

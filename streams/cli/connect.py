@@ -170,13 +170,14 @@ async def _fhir(
     from connectors.fhir.publishing import Publishing
     from connectors.fhir.pull import Bookmark, Puller
     from connectors.identity import Identities
+    from connectors.objects import ObjectStore
     from streams.edge import read_contexts
 
     clock, contexts = clock_of(settings.clock), MemoryContexts()
     async with client(token_file, ca_file) as http, _stream(settings, clock) as publisher:
         await read_contexts(settings, contexts)  # a patient's context is published whole: what others said stays in it
         mapper = FhirMapper(own, Identities(settings.identity), contexts)
-        publishing = Publishing(mapper, publisher, now=clock, seconds=own.confirm_timeout)
+        publishing = Publishing(mapper, publisher, ObjectStore(settings.objects), now=clock, seconds=own.confirm_timeout)
         with _bar(TextColumn("{task.completed} resources, {task.fields[events]} events {task.fields[newest]}")) as bar:
             task = bar.add_task(base, total=None, events=0, newest="")
 

@@ -79,7 +79,7 @@ class Mllp(Feed):
 class Fhir(Feed):
     async def start(self):
         settings = FhirSettings(port=0, confirm_timeout=SECONDS)
-        server = FhirServer(settings, publisher=self.publisher, identities=identities(), now=lambda: NOW)
+        server = FhirServer(settings, publisher=self.publisher, store=self.store, identities=identities(), now=lambda: NOW)
         _, self.port = await server.start()
         self.stack.push_async_callback(server.stop)
         self.client = await self.stack.enter_async_context(httpx.AsyncClient(timeout=20))

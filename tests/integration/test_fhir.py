@@ -23,7 +23,7 @@ from connectors.fhir.settings import FhirPeer, FhirSettings, FhirTls
 from connectors.fhir.structure import validate
 from models.errors import Fatal, Poison, Transient
 from processors.events import NoteEvent, PatientEvent, VitalsEvent
-from tests.edge import DATA, RecordingPublisher, certificate, identities
+from tests.edge import DATA, MemoryStore, RecordingPublisher, certificate, identities
 from tests.fhir_resources import bundle, document, encounter, observation, patient, pressure
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -32,17 +32,18 @@ TOKEN = "a token for tests only"
 
 @asynccontextmanager
 async def site(fetcher=None, contexts=None, client=True, **changes):
-    publisher, observed = RecordingPublisher(), []
+    publisher, store, observed = RecordingPublisher(), MemoryStore(), []
     server = FhirServer(
         FhirSettings(port=0, **changes),
         publisher=publisher,
+        store=store,
         identities=identities(),
         now=lambda: NOW,
         contexts=contexts,
         fetcher=fetcher,
         observe=lambda peer, outcome, answer, seconds: observed.append((peer, outcome.verdict, answer.status)),
     )
-    server.publisher, server.observed = publisher, observed
+    server.publisher, server.store, server.observed = publisher, store, observed
     async with server:
         scheme = "https" if server.settings.tls else "http"
         server.url = f"{scheme}://127.0.0.1:{server.port}"
@@ -282,7 +283,13 @@ async def test_stop_lets_a_request_under_way_be_answered():
 
 async def test_a_port_in_use_is_fatal_and_says_so():
     async with site() as server:
-        again = FhirServer(FhirSettings(port=server.port), publisher=server.publisher, identities=identities(), now=lambda: NOW)
+        again = FhirServer(
+            FhirSettings(port=server.port),
+            publisher=server.publisher,
+            store=server.store,
+            identities=identities(),
+            now=lambda: NOW,
+        )
         with pytest.raises(Fatal, match="cannot listen"):
             await again.start()
 

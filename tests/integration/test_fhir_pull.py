@@ -20,7 +20,7 @@ from connectors.fhir.server import FhirServer
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.serving import QuietServer
 from models.errors import Permanent, Transient
-from tests.edge import RecordingPublisher, identities
+from tests.edge import MemoryStore, RecordingPublisher, identities
 from tests.fhir_resources import observation
 from tests.unit.connectors.fhir.test_subscriptions import history, parameters
 
@@ -123,7 +123,9 @@ async def no_wait(seconds):
 @asynccontextmanager
 async def pulling(ehr, publisher=None, bookmark=None, token="secret", publishing=None):
     publisher = publisher or RecordingPublisher()
-    publishing = publishing or Publishing(FhirMapper(FhirSettings(), identities()), publisher, now=lambda: NOW, seconds=5)
+    publishing = publishing or Publishing(
+        FhirMapper(FhirSettings(), identities()), publisher, MemoryStore(), now=lambda: NOW, seconds=5
+    )
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
         puller = Puller(ehr.url, "fhir", client, publishing, now=lambda: NOW, bookmark=bookmark, sleep=no_wait)
         puller.publisher = publisher
@@ -246,7 +248,7 @@ async def test_notifications_that_only_announce():
     settings = FhirSettings(port=0, confirm_timeout=1, peers={"fhir": FhirPeer()})
     publisher = RecordingPublisher()
     async with running(Ehr()) as ehr:
-        server = FhirServer(settings, publisher=publisher, identities=identities(), now=lambda: NOW)
+        server = FhirServer(settings, publisher=publisher, store=MemoryStore(), identities=identities(), now=lambda: NOW)
         async with pulling(ehr, publishing=server._publishing) as puller, server, httpx.AsyncClient() as client:
             server._fetcher = puller
 

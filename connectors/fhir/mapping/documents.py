@@ -9,12 +9,11 @@
 | Communication | status | original |
 """
 
-import binascii
-from base64 import b64decode
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from connectors import texts
+from connectors.fhir.mapping.attachments import content
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
 from connectors.fhir.structure import Json, kind_of
 from processors.events import Coding, FeedbackEvent, NoteEvent
@@ -242,20 +241,8 @@ def _whole(reading: Reading, attachments: list[tuple[str, Any]]) -> str:
 
 def _attached(reading: Reading, attachment: Json) -> str:
     """Return the text of an Attachment. Raises `ValueError` with the reason, not the content, when there is none."""
-    data, kind = text(attachment.get("data")), text(attachment.get("contentType"))
-    if not data and (url := text(attachment.get("url"))):
-        binary = reading.index.find(url, reading.resource)
-        if kind_of(binary or {}) != "Binary":
-            raise ValueError("a document elsewhere (url) is not fetched")
-        assert binary is not None
-        data, kind = text(binary.get("data")), kind or text(binary.get("contentType"))
-    if not data:
-        raise ValueError("an attachment without data")
-    try:
-        content = b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("attachment data is not base64") from None
-    return texts.text_of(content, kind, _charset(kind))
+    data, kind = content(reading, attachment)
+    return texts.text_of(data, kind, _charset(kind))
 
 
 def _charset(kind: str) -> str:

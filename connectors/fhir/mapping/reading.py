@@ -14,6 +14,7 @@ from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
 from connectors.identity import Identities
+from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
 
@@ -103,6 +104,7 @@ class Reading:
         self.index = index
         self.digest = content_hash(canonical(resource))
         self.events: list[Event] = []
+        self.pictures: dict[str, NewObject] = {}  # id of an image event -> what is to be stored for it
         self.troubles: list[tuple[str, Issue]] = []  # stage, issue
         self.notes: list[Issue] = []
         self._positions: dict[str, int] = {}

@@ -40,7 +40,7 @@ def hl7(settings: MllpSettings | None = None, **more: Any) -> Hl7Checker:
 
 
 def fhir(settings: FhirSettings | None = None, **more: Any) -> FhirChecker:
-    return FhirChecker(settings or FhirSettings(), "fhir", **shared(**more))
+    return FhirChecker(settings or FhirSettings(), "fhir", **shared(largest_object=2**28, **more))
 
 
 def dicom(settings: DicomSettings | None = None, **more: Any) -> DicomChecker:
