@@ -116,6 +116,7 @@ class Puller:
         self._bookmark = bookmark or Bookmark(None)
         self._sleep = sleep
         self._progress = progress
+        self._served: tuple[str, ...] = ()
 
     async def check(self, *, searched: bool = True) -> tuple[str, ...]:
         """Return which types of `ORDER` the server has (`searched`: can be searched), by its CapabilityStatement.
@@ -273,7 +274,9 @@ class Puller:
 
     async def latest(self, peer: str) -> None:
         """Fetch what has changed since the last time; from ten minutes ago when nothing is known."""
-        await self.pull(self._now() - timedelta(minutes=10))
+        if not self._served:  # asking for a type that a server does not have ends in a refusal
+            self._served = await self.check()
+        await self.pull(self._now() - timedelta(minutes=10), self._served)
 
     async def missed(self, peer: str, subscription: str, first: int, last: int) -> None:
         """Fetch events by number (`Subscription/$events`); a server without that operation is asked for what has changed."""

@@ -10,7 +10,8 @@ numbers, into traces.
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
@@ -41,6 +42,7 @@ from connectors.fhir.acknowledgement import (
     unconfirmed,
 )
 from connectors.fhir.capability import capability_statement
+from connectors.fhir.fetching import fetchers
 from connectors.fhir.handling import Door, FhirMapper, Outcome
 from connectors.fhir.handling import Request as Asked
 from connectors.fhir.publishing import Publishing
@@ -79,21 +81,20 @@ class FhirServer:
         identities: Identities,
         now: Callable[[], datetime],
         contexts: Contexts | None = None,
-        fetcher: Fetcher | None = None,
         observe: Observer = lambda peer, outcome, answer, seconds: None,
     ) -> None:
         """Prepare; nothing listens yet.
 
-        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients. `fetcher` fetches what
-        notifications only announce; without it such notifications are refused, since accepting them would lose what they
-        announce. `observe` is called after each answer that is not a 503.
+        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients. `observe` is called
+        after each answer that is not a 503.
         """
         self.settings = settings
         self.mapper = FhirMapper(settings, identities, contexts)
         self.counts = Counts()
         self._publishing = Publishing(self.mapper, publisher, store, now=now, seconds=settings.confirm_timeout)
         self._now = now
-        self._fetcher = fetcher
+        self._fetchers: Mapping[str, Fetcher] = {}
+        self._open = AsyncExitStack()
         self._observe = observe
         self._in_flight = 0
         self._buffered = 0
@@ -107,6 +108,7 @@ class FhirServer:
     async def start(self) -> tuple[str, int]:
         """Listen, and return the address. Raises `Fatal` when the address cannot be had or the TLS files cannot be used."""
         own = self.settings
+        self._fetchers = await self._open.enter_async_context(fetchers(own, self._publishing, self._now))
         self._server = HttpServer(
             self.app,
             host=own.host,
@@ -124,6 +126,7 @@ class FhirServer:
         if self._server is not None:
             await self._server.stop()
             self._server = None
+        await self._open.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -223,7 +226,7 @@ class FhirServer:
     async def _handled(self, body: bytes, peer: str, asked: Asked) -> Answer:
         started = monotonic()
         if asked.door == "hook" and not body.strip():
-            return await self._fetched(lambda fetcher: fetcher.latest(peer))
+            return await self._fetched(peer, lambda fetcher: fetcher.latest(peer))
         try:
             outcome = await self._publishing.take(body, peer, asked)
             answer = await self._notified(outcome, peer) if outcome.notification else outcome.answer
@@ -240,23 +243,23 @@ class FhirServer:
         status, answer = outcome.notification, outcome.answer
         assert status is not None
         if outcome.announced:
-            answer = await self._fetched(lambda fetcher: fetcher.resources(peer, outcome.announced))
+            answer = await self._fetched(peer, lambda fetcher: fetcher.resources(peer, outcome.announced))
         if (gap := self.counts.gap(peer, status)) and answer.status == OK:
             self.counts.gaps += 1
             log.warning("FHIR: notifications %d to %d of a subscription of peer %s were lost", *gap, peer)
-            if self._fetcher is not None:  # without one the loss stands in the log and the count: refusing would lose more
-                answer = await self._fetched(lambda fetcher: fetcher.missed(peer, status.subscription, *gap))
+            if peer in self._fetchers:  # without one the loss stands in the log and the count: refusing would lose more
+                answer = await self._fetched(peer, lambda fetcher: fetcher.missed(peer, status.subscription, *gap))
         if answer.status == OK:
             self.counts.confirmed(peer, status)
         return answer
 
-    async def _fetched(self, work: Callable[[Fetcher], Awaitable[None]]) -> Answer:
-        if self._fetcher is None:
+    async def _fetched(self, peer: str, work: Callable[[Fetcher], Awaitable[None]]) -> Answer:
+        if (fetcher := self._fetchers.get(peer)) is None:
             words = "a notification without the resource announces what nobody here fetches: let it carry the resource"
             return refusal(UNPROCESSABLE, "not-supported", words)
         try:
             async with asyncio.timeout(self.settings.confirm_timeout):
-                await work(self._fetcher)
+                await work(fetcher)
         except Exception as error:
             log.warning("FHIR: fetching what a notification announced failed (%s)", type(error).__name__)
             return unconfirmed(self.settings.retry_after)

@@ -23,6 +23,12 @@ class FhirPeer(Section):
     base: str = Field(
         "", description="the server's base URL: scopes its resource ids, so `Patient/7` of two servers are two; else its name"
     )
+    fetch: bool = Field(
+        False,
+        description="fetch from `base` what its notifications only announce, and what was lost between them; without it they are "
+        "refused (422), since accepting them would lose what they announce",
+    )
+    fetch_ca_file: Path | None = Field(None, description="PEM authorities of the server at `base`, in place of the usual ones")
     fetch_token_file: Path | None = Field(
         None, description="a file that holds the bearer token we show when we fetch from `base`; read anew at each request"
     )
@@ -40,6 +46,12 @@ class FhirPeer(Section):
     @classmethod
     def _known_zone(cls, zone: str) -> str:
         return known_zone(zone)
+
+    @model_validator(mode="after")
+    def _where_from(self) -> "FhirPeer":
+        if self.fetch and not self.base:
+            raise ValueError("a FHIR peer with `fetch` needs a `base` to fetch from")
+        return self
 
 
 class FhirTls(Section):
@@ -75,6 +87,11 @@ class FhirSettings(Section):
     )
     unmapped: Literal["ignore", "dead-letter"] = Field(
         "ignore", description="an Observation whose code is no vital sign: counted, or kept as a dead letter"
+    )
+
+    bookmarks: Path | None = Field(
+        None,
+        description="folder that keeps how far the fetching for notifications is; unset: ten minutes are looked back at a start",
     )
 
     largest_body: int = Field(

@@ -188,7 +188,7 @@ async def _fhir(
             puller = Puller(base, peer, http, publishing, now=clock, bookmark=Bookmark(mark, base), progress=progress)
             served = await puller.check(searched=not export)
             if missing := [kind for kind in kinds if kind not in served]:
-                bar.console.print(f"the server has no {', '.join(missing)}", markup=False)
+                bar.console.print(f"the server has no {', '.join(missing)}", markup=False, soft_wrap=True)
             kinds = tuple(kind for kind in kinds if kind in served)
             if export:
                 return await puller.export(since, kinds, group)

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from typer.testing import CliRunner
 
 from connectors.fhir.client import TokenFile
@@ -97,19 +97,12 @@ class Server(Ehr):
 
     def __init__(self, count: int = 23) -> None:
         super().__init__(count)
-        self.statement: dict[str, Any] = {
-            "resourceType": "CapabilityStatement",
-            "fhirVersion": "4.0.1",
-            "rest": [{"mode": "server", "resource": [{"type": "Patient"}, {"type": "Observation"}]}],
-        }
+        self.kinds = ("Patient", "Observation")
+        self.statement = self.statement_of(*self.kinds)
         self.gate = 10**6
         self.waiting, self.opened = asyncio.Event(), asyncio.Event()
 
     async def search(self, request: Any) -> Response:
-        if request.path_params["kind"] == "metadata":
-            return JSONResponse(self.statement)
-        if request.path_params["kind"] not in ("Patient", "Observation"):
-            return Response(status_code=404)
         self.gate -= 1
         if self.gate < 0:
             self.waiting.set()
@@ -135,7 +128,7 @@ async def ehr(folder: Path, count: int = 23) -> AsyncIterator[tuple[Server, tupl
 async def test_fhir_pages_once_and_the_next_time_what_is_new(site: Site) -> None:
     async with ehr(site.folder) as (server, words):
         done = await site.connect(*words, "--since", "2026-10-01")
-        missing = "the server has no Encounter, DiagnosticReport, DocumentReference, Communication\n"
+        missing = "the server has no Encounter, DiagnosticReport, DocumentReference, Media, Communication\n"
         assert (done.code, done.err) == (0, missing)
         assert "23 resources, 23 events published, 0 not taken" in done.out
         assert len(set(await site.ids("clinical.vitals"))) == 23

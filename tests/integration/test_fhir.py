@@ -31,7 +31,7 @@ TOKEN = "a token for tests only"
 
 
 @asynccontextmanager
-async def site(fetcher=None, contexts=None, client=True, **changes):
+async def site(contexts=None, client=True, **changes):
     publisher, store, observed = RecordingPublisher(), MemoryStore(), []
     server = FhirServer(
         FhirSettings(port=0, **changes),
@@ -40,7 +40,6 @@ async def site(fetcher=None, contexts=None, client=True, **changes):
         identities=identities(),
         now=lambda: NOW,
         contexts=contexts,
-        fetcher=fetcher,
         observe=lambda peer, outcome, answer, seconds: observed.append((peer, outcome.verdict, answer.status)),
     )
     server.publisher, server.store, server.observed = publisher, store, observed

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from connectors.fhir.handling import FhirMapper
 from connectors.fhir.publishing import Publishing
-from connectors.fhir.pull import Bookmark, Puller
+from connectors.fhir.pull import ORDER, Bookmark, Puller
 from connectors.fhir.server import FhirServer
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.serving import QuietServer
@@ -40,6 +40,8 @@ class Ehr:
         self.descending = False
         self.break_off_after = 0
         self.polls = 2
+        self.kinds = ORDER
+        self.statement = self.statement_of(*ORDER)
         self.url = ""
 
     @staticmethod
@@ -53,6 +55,8 @@ class Ehr:
             return Response(status_code=503, headers={"Retry-After": "0"})
         if request.headers.get("authorization") != "Bearer secret":
             return JSONResponse({"resourceType": "OperationOutcome"}, status_code=401)
+        if request.path_params["kind"] not in self.kinds:
+            return JSONResponse({"resourceType": "OperationOutcome"}, status_code=404)
         found = self.resources if request.path_params["kind"] == "Observation" else []
         since = request.query_params.get("_lastUpdated", "ge").removeprefix("ge")
         if since:
@@ -68,6 +72,14 @@ class Ehr:
     async def read(self, request):
         found = [one for one in self.resources if one["id"] == request.path_params["id"]]
         return JSONResponse(found[0]) if found else Response(status_code=404)
+
+    @staticmethod
+    def statement_of(*kinds):
+        rest = [{"mode": "server", "resource": [{"type": kind} for kind in kinds]}]
+        return {"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1", "rest": rest}
+
+    async def metadata(self, request):
+        return JSONResponse(self.statement)
 
     async def events(self, request):
         first, last = (int(request.query_params[f"events{word}Number"]) for word in ("Since", "Until"))
@@ -101,6 +113,7 @@ async def running(ehr):
             Route("/fhir/status", ehr.status),
             Route("/fhir/files/{n}", ehr.file),
             Route("/fhir/Subscription/{id}/$events", ehr.events),
+            Route("/fhir/metadata", ehr.metadata),
             Route("/fhir/{kind}", ehr.search),
             Route("/fhir/{kind}/{id}", ehr.read),
         ]
@@ -244,17 +257,23 @@ async def test_a_local_file(tmp_path):
         assert (await puller.ndjson_file(path)).events == 5
 
 
-async def test_notifications_that_only_announce():
-    settings = FhirSettings(port=0, confirm_timeout=1, peers={"fhir": FhirPeer()})
+async def test_notifications_that_only_announce(tmp_path):
+    (tmp_path / "token").write_text("secret\n")
     publisher = RecordingPublisher()
-    async with running(Ehr()) as ehr:
-        server = FhirServer(settings, publisher=publisher, store=MemoryStore(), identities=identities(), now=lambda: NOW)
-        async with pulling(ehr, publishing=server._publishing) as puller, server, httpx.AsyncClient() as client:
-            server._fetcher = puller
+
+    def server_for(ehr):
+        peer = FhirPeer(base=ehr.url, fetch=True, fetch_token_file=tmp_path / "token")
+        settings = FhirSettings(port=0, confirm_timeout=5, peers={"fhir": peer}, bookmarks=tmp_path / "marks")
+        return FhirServer(settings, publisher=publisher, store=MemoryStore(), identities=identities(), now=lambda: NOW)
+
+    async with running(Ehr()) as ehr, httpx.AsyncClient() as client:
+        ehr.kinds, ehr.statement = ("Observation",), ehr.statement_of("Observation")
+        async with server_for(ehr) as server:
+            hook = f"http://127.0.0.1:{server.port}/hook"
 
             async def notify(bundle):
                 bundle = orjson.loads(orjson.dumps(bundle).replace(b"https://ehr.example/fhir", ehr.url.encode()))
-                return (await client.post(f"http://127.0.0.1:{server.port}/hook", json=bundle)).status_code
+                return (await client.post(hook, json=bundle)).status_code
 
             assert await notify(history(parameters("handshake", 0))) == 200
             assert await notify(history(parameters("event-notification", 1, 1, focus=(f"{ehr.url}/Observation/o1",)))) == 200
@@ -269,7 +288,25 @@ async def test_notifications_that_only_announce():
             # a plain R4 rest-hook: an empty POST, then a look at what has changed
             ehr.resources[:] = [observation(id="late", value=99, meta={"lastUpdated": NOW.isoformat()})]
             before = len(publisher.events)
-            assert (await client.post(f"http://127.0.0.1:{server.port}/hook")).status_code == 200
+            assert (await client.post(hook)).status_code == 200
             assert [event.observations[0].value for event in publisher.events[before:]] == [99]
-            ehr.busy = 10**6  # the server does not come back: answered in bounded time, and the sender asks again
-            assert (await client.post(f"http://127.0.0.1:{server.port}/hook", timeout=20)).status_code == 503
+        # what changes while nothing listens is found by the bookmark, however long that was
+        ehr.resources[:] = [observation(id="meanwhile", value=98, meta={"lastUpdated": (NOW + timedelta(hours=2)).isoformat()})]
+        async with server_for(ehr) as server:
+            before = len(publisher.events)
+            assert (await client.post(f"http://127.0.0.1:{server.port}/hook")).status_code == 200
+            assert [event.observations[0].value for event in publisher.events[before:]] == [98]
+
+
+async def test_a_server_that_cannot_be_asked_is_no_confirmation():
+    peer = FhirPeer(base="http://127.0.0.1:9/fhir", fetch=True)
+    settings = FhirSettings(port=0, confirm_timeout=0.5, peers={"fhir": peer})
+    server = FhirServer(settings, publisher=RecordingPublisher(), store=MemoryStore(), identities=identities(), now=lambda: NOW)
+    async with server, httpx.AsyncClient() as client:
+        answer = await client.post(f"http://127.0.0.1:{server.port}/hook")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def test_who_fetches_says_where_from():
+    with pytest.raises(ValueError, match="needs a `base`"):
+        FhirPeer(fetch=True)
