@@ -50,7 +50,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-_TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|\(-\)|[;:?,]|(?<!\w)[-–—](?!\w)")
+_TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|\([-+]\)|[;:?,]|(?<!\w)[-–—](?!\w)")
 _SHORT: Final = re.compile(r"\b[whsrWHSR]/[oOpP]\b")  # w/o, h/o, s/p, r/o
 
 # Labels, as models spell them in lower case, of what is done or where, not of what is wrong: a test with a negative result is
@@ -152,7 +152,7 @@ class Asserter:
                 finish = starts[index + 1] if index + 1 < len(starts) else len(text)
                 scopes[index] = self._scopes(text, starts[index], finish)
             test = labels is not None and labels[position].lower() in TESTS
-            hit = {scope.group.effect for scope in scopes[index] if _holds(scope, start, end, test)}
+            hit = {s.group.effect for s in scopes[index] if _holds(s, start, end, test) and not _part_of_a_name(s, spans)}
             decided.append(next((ORDER[effect] for effect in ORDER if effect in hit), self._default(sections, start)))
         return decided
 
@@ -214,10 +214,19 @@ def _tokens(text: str, start: int, end: int) -> list[tuple[str, int, int]]:
 def _clauses(words: Sequence[str]) -> list[int]:
     """Find the commas that begin a clause, "no neck rigidity, diuresis was preserved": a verb comes before the list goes on."""
     commas = []
+    aside = False  # "his brother, who lives abroad, was treated": the second comma goes on with the first clause
     for comma, word in enumerate(words):
         if word != ",":
             continue
-        for following in words[comma + 1 : comma + 8]:
+        closes, aside = aside, words[comma + 1 : comma + 2] in (["who"], ["whose"])
+        if closes:
+            continue
+        joined = words[comma + 1 : comma + 2] == [
+            "and"
+        ]  # ", and the rest was normal" begins one only where one was told before
+        if joined and CLAUSE_VERBS.isdisjoint(words[max(0, comma - 8) : comma]):
+            continue
+        for following in words[comma + 1 + joined : comma + 8]:
             if following in (",", "or", "and", "nor"):
                 break
             if following in CLAUSE_VERBS:
@@ -228,6 +237,12 @@ def _clauses(words: Sequence[str]) -> list[int]:
 
 def _position(tokens: Sequence[tuple[str, int, int]], index: int, end: int) -> int:
     return tokens[index][1] if index < len(tokens) else end
+
+
+def _part_of_a_name(scope: _Scope, spans: Sequence[tuple[int, int]]) -> bool:
+    """Say whether a mention was marked together with the trigger: "absence of appetite" is what the patient has."""
+    opened, closed = scope.trigger
+    return scope.group.nominal and any(start <= opened and closed < end for start, end in spans)
 
 
 def _holds(scope: _Scope, start: int, end: int, test: bool) -> bool:

@@ -4,7 +4,7 @@ Case reports (maccrobat layout: `*.jsonl`, one document a line with `text` and `
 a mention counts as negated where its POLARITY is NEG; `MAYBE_NEG` counts neither way. The headline is conditions and symptoms, what
 negation is about (as in NegEx's own evaluation); a second figure takes in medications, tests, procedures and events.
 
-The rules were tuned on the reports at even lines and at every fourth from the second; those at every fourth from the fourth
+The rules were tuned (twice) on the reports at even lines and at every fourth from the second; those at every fourth from the fourth
 (`UNSEEN`) were never looked at, and have a figure of their own.
 """
 

@@ -23,6 +23,8 @@ class Group:
 
     `about_results`: says how a test came out, so it negates a condition and never the test itself. `soft`, of a stop: begins a new
     clause about the same person, so it does not close a family scope ("her brother was diagnosed with ...").
+    `nominal`: may be part of a finding's own name, "absence of appetite", "absent reflexes": marked whole, it is present, and the
+    trigger says nothing of what stands around it.
     """
 
     effect: Effect
@@ -31,6 +33,7 @@ class Group:
     reach: int | None = None
     about_results: bool = False
     soft: bool = False
+    nominal: bool = False
 
 
 def _group(
@@ -41,9 +44,10 @@ def _group(
     reach: int | None = None,
     about_results: bool = False,
     soft: bool = False,
+    nominal: bool = False,
 ) -> Group:
     listed = tuple(phrase for line in phrases.splitlines() if (phrase := line.strip()))
-    return Group(effect, direction, listed, reach, about_results, soft)
+    return Group(effect, direction, listed, reach, about_results, soft, nominal)
 
 
 _KIN: Final = (
@@ -57,6 +61,8 @@ _PERIOD: Final = (
 )
 _HAD: Final = "|had|has|have|was|were"
 _GONE: Final = "resolved|disappeared|subsided|ceased|vanished|abated|cleared|stopped"
+_PARTLY: Final = "slightly|partially|partly|somewhat|temporarily|transiently|moderately|mildly|incompletely"
+_REASON: Final = "source|cause|explanation|reason|aetiology|etiology|focus"
 _BE: Final = "is|was|were|are|been|be|being"
 _VERBS: Final = (
     "is|was|were|are|has|had|have|remain|remained|remains|improved|persisted|persists|continue|continued|continues|became|"
@@ -84,8 +90,6 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         without
         with out
         w/o
-        absence|lack of
-        lacks|lacked|lacking
         denies|denied|deny|denying
         never
         none of
@@ -102,17 +106,45 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         ruled|rules|ruling out
         exclude|excluded|excludes|excluding
         unremarkable for
-        resolution|disappearance|remission of
         declined|declines|refused|refuses|refusing
         unlikely to|for|
-        unable to
         no longer
+        no longer |has|had|have|need|needs|needed|require|requires|required|using|used|taking|takes|receiving|received |any
+        no longer reports|reported|complains|complained|suffers|suffered|suffering |of|from
+        no|without |the|a|any|further need|indication|requirement|necessity|role|use for|of|to
+        no|without |any|known|previous|prior|past history of
+        |has|have|had not|never been prescribed|given|offered|started|treated |on|with |any
+        |is|was|were|been weaned |off|from
+        not known to have|be
+        no|never|without |any|clinical|strong|real suspicion of
+        nor |the|a|an|any ~ showed|shows|revealed|reveals|demonstrated|found|identified|detected|suggested
         low|little suspicion|probability|likelihood for|of
         argues|argued|speaks against
         ceased to
         inconsistent|incompatible with
-        (-)
         """),
+    # what is no more: "complete removal of the tumour"
+    _group("negated", "forward", """
+        complete|total|radical|successful|adequate removal|resection|excision|exclusion|eradication of
+        completely|totally|radically|successfully removed|resected|excised|eradicated
+        relieved|resolved of
+        """, reach=3),
+    _group("negated", "forward", """
+        with|and relieved|resolved
+        """, reach=0),
+    # "non-recurrence"
+    _group("negated", "forward", """
+        non
+        """, reach=0, nominal=True),
+    _group("negated", "forward", """
+        absence|lack of
+        lacks|lacked|lacking
+        resolution|disappearance|remission of
+        unable to
+        """, nominal=True),
+    _group("negated", "forward", """
+        (-)
+        """, about_results=True),
     _group("negated", "forward", f"""
         {_BE}|has|have|had not|never |been {_FOUND} any
         {_BE}| not|never |been associated|accompanied|consistent|compatible|related|connected with|by|to
@@ -125,7 +157,9 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         """, about_results=True),
     _group("negated", "forward", """
         absent
-        discontinued|stopped|stop|withheld
+        """, reach=2, nominal=True),
+    _group("negated", "forward", """
+        discontinued|discontinuing|stopped|stopping|stop|ceased|ceasing|suspended|suspending|withheld|withholding
         discontinuation|withdrawal|cessation of
         """, reach=2),
     # "negative blood cultures": the word right behind
@@ -150,8 +184,18 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         {_BE} |then|subsequently discontinued|withheld|withdrawn
         {_HAD} |been|completely|fully|gradually|promptly|spontaneously|all {_GONE}
         |{_BE} |completely|fully relieved|eliminated|eradicated|cured
-        (-)
+        {_BE} |then|completely|fully|rapidly|quickly|promptly|successfully|all reversed|corrected|normalized|normalised
+        |has|have|had |completely|fully regressed|normalized|normalised
+        |{_BE} completely|totally|radically|successfully removed|resected|excised
+        corrected by|with|after|following
+        {_BE} cancelled|canceled|aborted|refused|declined|suspended|withdrawn|unavailable
+        {_BE} |recommended|proposed|suggested|offered|advised but refused|declined|denied|cancelled|canceled
+        {_BE} not |technically|physically possible|feasible|available
+        {_BE} weaned |off
         """),
+    _group("negated", "backward", """
+        (-)
+        """, about_results=True),
     _group("negated", "backward", f"""
         {_BE} |all|both|also|again negative
         : |all|both negative
@@ -200,14 +244,9 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         call|come|go back|the|us|| doctor|nurse|| for|if|with
         watch|monitor|monitoring|monitored|observe|observing for
         look out for
-        to look for
-        looking for
-        screen|screening|screened for
         rule out
         r/o
         to exclude
-        evaluate|evaluation|evaluated|assess|assessed|assessment|workup|investigated|investigate for |possible
-        work up for
         concern|concerns|concerning|worrisome|suspicious|suspicion for|of
         concerned about
         risk|risks of|for
@@ -220,6 +259,14 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         prn for
         |in order to avoid
         susceptible to
+        """),
+    # looked for: "screening for MRSA was negative" says that it is not there
+    _group("uncertain", "forward", """
+        to look for
+        looking for
+        screen|screening|screened for
+        evaluate|evaluation|evaluated|assess|assessed|assessment|workup|investigated|investigate for |possible
+        work up for
         """),
     _group("uncertain", "forward", """
         suspected|suspect|suspecting
@@ -282,6 +329,17 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         not only|just|necessarily|certain|clear|cause|drain|known|shown
         not |significantly|fully|completely improve|improved|resolve|resolved|resolving|subside|subsided|relieved|relieve
         no |longer |any doubt
+        not uncommon|unusual|infrequent|rare|infrequently|uncommonly|unlike|doubt
+        no |clear|obvious|definite {_REASON} for|of
+        no |clear|obvious|definite {_REASON} was|is|could |be found|identified|established for|of
+        for no |apparent|obvious|clear|known|good reason|cause
+        not|never|unable|could|cannot|can't not|to| tolerate|bear |the|any|his|her|this|these|its |associated|accompanying
+        but|though not ~ ,
+        weak|reduced|decreased|diminished|low|poor to|or absent
+        |was|were|is|are|been {_PARTLY} relieved|resolved|cleared|controlled
+        |was|were|is|are|been|has|had|have relieved|resolved|cleared {_PARTLY}
+        |was|were relieved|resolved for no reason
+        non specific|small|invasive|productive|insulin|steroidal|obstructive|ischaemic|ischemic|st|alcoholic|hodgkin|hodgkin's
         gram |- negative
         rh negative
         if possible|needed|required|necessary|tolerated|indicated|appropriate
@@ -299,7 +357,6 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         according to |the|his|her mother|father|daughter|son|family|parents
         |his|her|the {_KIN} brought|called|found
         lives|living|stays|living with|at |his|her|the|their {_KIN}
-        non small cell
         {_PERIOD} |of history of|for
         history of # ~
         presents|presented|presenting with |a|an history of
@@ -334,6 +391,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         despite
         there is|was|are|were|has|have
         ;
+        (+)
         """),
     _group("stop", "both", """
         because |of
@@ -347,6 +405,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         attributed to
         as the|a cause|source|reason of|for
         improvement|change|changes|response|progression|worsening|relief in|of|to|from
+        exacerbation|deterioration|aggravation|increase|decrease|reduction in|of
         respond|responded|responding to
         presenting|presents|presented |to|at|in|with
         |is|was admitted|referred|transferred |to|with
@@ -368,8 +427,9 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         """, soft=True),
     # ... and these a forward scope only: in "a mass and an effusion were not seen" both are meant
     _group("stop", "forward", """
-        and|, is|was|were|are|has|had|have|his|her|the|its|he|she|they|it|we|a|an|then|started|presented|remained|continued
-        and|, developed|underwent|received|subsequently|therefore|thus|only|multiple|several|many
+        and|, |and is|was|were|are|has|had|have|his|her|the|its|he|she|they|it|we|a|an|then|started|presented|remained|continued
+        and|, |and developed|underwent|received|subsequently|therefore|thus|only|multiple|several|many
+        and|, |and preserved|retained|normal|intact|elevated|raised|unchanged|stable|mild|positive
         , possible|possibly|probable|probably|likely|presumed|questionable|suspected|query|?
         """, soft=True),
     # ... or a backward scope only: what stands before another verb is another clause

@@ -89,7 +89,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class Unit:
     """A sentence as tokens: `tags` per token in its head's tag numbers, `IGNORED` where nothing is learnt."""
 
     head: int
@@ -130,7 +130,7 @@ def train(
 
     chosen = recipe or Recipe()
     began = time.monotonic()
-    _fix_seeds(seed)
+    fix_seeds(seed)
     torch.set_num_threads(chosen.threads)
     folder = start or default_start()
     out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def train(
     tokenizer = load_tokenizer(folder / "tokenizer.json", "training")
     tokenizer.save(str(out / "tokenizer.json"))
     frame = tokenizer.encode("").ids  # [CLS] and [SEP]
-    units = [[u for d in c.train for s in sentences_of(d) if (u := _unit(s, c.head, tokenizer))] for c in sets]
+    units = [[u for d in c.train for s in sentences_of(d) if (u := as_unit(s, c.head, tokenizer))] for c in sets]
     model = build(folder, chosen.dropout)
     epoch_tokens = sum(c.weight * sum(len(u.ids) for u in us) for c, us in zip(sets, units, strict=True))
     log.info("corpora %s, %d tokens an epoch", [(c.name, len(c.train), len(c.dev)) for c in sets], epoch_tokens)
@@ -148,8 +148,8 @@ def train(
     best_epoch = 0
     rng = random.Random(seed)
     for epoch in range(1, epochs + 1):
-        windows = [w for c, us in zip(sets, units, strict=True) for _ in range(c.weight) for w in _pack(us, chosen, rng)]
-        steps = _steps(windows, chosen, rng)
+        windows = [w for c, us in zip(sets, units, strict=True) for _ in range(c.weight) for w in pack(us, chosen, rng)]
+        steps = steps_of(windows, chosen, rng)
         rates = [_rate(chosen, (epoch - 1 + i / len(steps)) / epochs) for i in range(len(steps))]
         loss = _epoch(model, steps, frame, optimiser, rates)
         figures = {c.name: evaluate(c, tagger(model, tokenizer)) for c in sets}
@@ -214,7 +214,7 @@ def tagger(model: Any, tokenizer: Any) -> WindowedTagger:
     return WindowedTagger(ModelIdentity("in-training", "0", ""), tokenizer, emit, HEADS[:1], window=WINDOW, overlap=OVERLAP)
 
 
-def _unit(sentence: Document, head: int, tokenizer: Any) -> _Unit | None:
+def as_unit(sentence: Document, head: int, tokenizer: Any) -> Unit | None:
     """Tokenise a sentence and lay its gold spans on the first token of each word; other tokens are not learnt from."""
     encoding = tokenizer.encode(sentence.text, add_special_tokens=False)
     firsts, lasts = words_of(encoding)
@@ -231,12 +231,12 @@ def _unit(sentence: Document, head: int, tokenizer: Any) -> _Unit | None:
         words = firsts[(starts < gold.end) & (ends > gold.start)]
         tags[words] = names.index(f"I-{gold.label}")
         tags[words[:1]] = names.index(f"B-{gold.label}")
-    return _Unit(head, np.asarray(encoding.ids, dtype=np.int64), tags)
+    return Unit(head, np.asarray(encoding.ids, dtype=np.int64), tags)
 
 
-def _pack(units: Sequence[_Unit], recipe: Recipe, rng: random.Random) -> Iterator[_Unit]:
+def pack(units: Sequence[Unit], recipe: Recipe, rng: random.Random) -> Iterator[Unit]:
     """Join sentences that follow each other into windows of drawn length, so that context is what serving gives."""
-    held: list[_Unit] = []
+    held: list[Unit] = []
     room = 0
     for unit in units:
         if held and sum(len(u.ids) for u in held) + len(unit.ids) > room:
@@ -249,15 +249,15 @@ def _pack(units: Sequence[_Unit], recipe: Recipe, rng: random.Random) -> Iterato
         yield _joined(held, recipe)
 
 
-def _joined(units: Sequence[_Unit], recipe: Recipe) -> _Unit:
+def _joined(units: Sequence[Unit], recipe: Recipe) -> Unit:
     ids = np.concatenate([u.ids for u in units])[: WINDOW - 2]  # a sentence longer than a window trains by its beginning
-    return _Unit(units[0].head, ids, np.concatenate([u.tags for u in units])[: WINDOW - 2])
+    return Unit(units[0].head, ids, np.concatenate([u.tags for u in units])[: WINDOW - 2])
 
 
-def _steps(windows: list[_Unit], recipe: Recipe, rng: random.Random) -> list[list[_Unit]]:
+def steps_of(windows: list[Unit], recipe: Recipe, rng: random.Random) -> list[list[Unit]]:
     """Group windows of like length (and any head) into steps of about `tokens_per_step` padded tokens, in drawn order."""
     noisy = sorted(windows, key=lambda w: len(w.ids) + rng.uniform(0, 24))
-    steps: list[list[_Unit]] = [[]]
+    steps: list[list[Unit]] = [[]]
     for window in noisy:
         longest = max([len(window.ids), *(len(w.ids) for w in steps[-1])]) + 2
         if steps[-1] and longest * (len(steps[-1]) + 1) > recipe.tokens_per_step:
@@ -267,16 +267,16 @@ def _steps(windows: list[_Unit], recipe: Recipe, rng: random.Random) -> list[lis
     return steps
 
 
-def _epoch(model: Any, steps: list[list[_Unit]], frame: Sequence[int], optimiser: Any, rates: Sequence[float]) -> float:
+def _epoch(model: Any, steps: list[list[Unit]], frame: Sequence[int], optimiser: Any, rates: Sequence[float]) -> float:
     import torch
 
     model.train()
     total = 0.0
     for number, (step, rate) in enumerate(zip(steps, rates, strict=True), 1):
         with torch.autocast("cpu", dtype=torch.bfloat16):  # halves the time where the processor has it
-            ids, mask, tags = _batch(step, frame)
+            ids, mask, tags = batch(step, frame)
             logits = model(ids, mask)
-        loss = _loss(logits.float(), tags, [w.head for w in step])
+        loss = loss_of(logits.float(), tags, [w.head for w in step])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -289,7 +289,7 @@ def _epoch(model: Any, steps: list[list[_Unit]], frame: Sequence[int], optimiser
     return total / len(steps)
 
 
-def _loss(logits: Any, tags: Any, heads: Sequence[int]) -> Any:
+def loss_of(logits: Any, tags: Any, heads: Sequence[int]) -> Any:
     """Mean over words of the cross entropy, each window by its own head's columns."""
     import torch
 
@@ -307,7 +307,8 @@ def _loss(logits: Any, tags: Any, heads: Sequence[int]) -> Any:
     return torch.stack(parts).sum() / (tags != IGNORED).sum().clamp(min=1)
 
 
-def _batch(step: Sequence[_Unit], frame: Sequence[int]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+def batch(step: Sequence[Unit], frame: Sequence[int]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Pad a step's windows: ids with `frame` around them, attention mask, tags (`IGNORED` on the padding)."""
     import torch
 
     longest = max(len(w.ids) for w in step) + 2
@@ -338,7 +339,8 @@ def _rate(recipe: Recipe, progress: float) -> float:
     return recipe.learning_rate * max(0.02, (1.0 - progress) / (1.0 - recipe.warm_up))
 
 
-def _fix_seeds(seed: int) -> None:
+def fix_seeds(seed: int) -> None:
+    """Seed every generator that training draws from."""
     import torch
 
     random.seed(seed)
