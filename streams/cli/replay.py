@@ -18,6 +18,7 @@ from streams.settings import Settings, load
 if TYPE_CHECKING:
     from streams.redriving import Letter, Plan
     from streams.replaying import Choice
+    from streams.shadowing import Diff
 
 app = typer.Typer(help="Give records of a topic to the lanes again, as late data.", no_args_is_help=True)
 
@@ -78,6 +79,50 @@ def run(
     if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready)}?", abort=True)):
         done = asyncio.run(_run(settings, plan.ready, choice, reason, rate, max_lag, resume))
         print(f"{done} replayed" + (f", {len(plan.ready) - done} were done before" if done < len(plan.ready) else ""))
+
+
+@app.command("shadow")
+def shadow(
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    patient: Patients = None,
+    encounter: Encounters = None,
+    type_: Types = None,
+    limit: Limit = 10_000,
+    registry: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="registry whose champion entity model is tried; the site's own if not given"),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object per line: the total, then each patient")] = False,
+) -> None:
+    """Run another entity model over chosen notes, here, and say what differs from clinical.entities. Writes nothing."""
+    import orjson
+
+    from streams.shadowing import KINDS
+    from streams.shadowing import shadow as compared
+
+    choice = _choice("clinical.notes", offsets, since, until, patient, encounter, type_, None)
+    settings = load()
+
+    async def work() -> "Diff":
+        from streams.replaying import Replays
+
+        return await compared(settings, await Replays(settings).choose(choice, limit=limit), registry)
+
+    diff = asyncio.run(work())
+    if json_:
+        print(orjson.dumps({"model": diff.model, "digest": diff.digest, "notes": diff.notes, **diff.total}).decode())
+        for one, kinds in sorted(diff.patients.items()):
+            print(orjson.dumps({"patient_id": one, **kinds}).decode())
+        return
+    table = Table("patient", *KINDS, title=f"{diff.notes} notes through {diff.model}, against clinical.entities")
+    for one, kinds in [("all", diff.total), *sorted(diff.patients.items())]:
+        table.add_row(one, *(f"{kinds[kind]:,}" for kind in KINDS))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    console.print(table)
 
 
 def _choice(
