@@ -26,7 +26,7 @@ def show_version() -> None:
 
 
 def _register() -> None:
-    from streams.cli import check_feed, connect, dead_letters, doctor, run, schemas, search, settings, topics
+    from streams.cli import check_feed, connect, dead_letters, doctor, replay, run, schemas, search, settings, status, topics
 
     app.add_typer(run.lanes, name="lane")
     app.command("up")(run.up)
@@ -35,7 +35,10 @@ def _register() -> None:
     app.add_typer(topics.app, name="topics")
     app.add_typer(connect.app, name="connect")
     app.add_typer(dead_letters.app, name="dead-letters")
+    app.add_typer(replay.app, name="replay")
     app.command("check-feed")(check_feed.check_feed)
+    app.command("lag")(status.lag)
+    app.command("status")(status.status)
     app.command("doctor")(doctor.doctor)
     app.command("settings")(settings.show)
     app.command("schemas")(schemas.schemas)

@@ -1,0 +1,210 @@
+"""`vigil replay`: records of a topic given to the lanes again, or to another model beside them."""
+
+import asyncio
+import getpass
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.errors import Permanent
+from streams.settings import Settings, load
+
+if TYPE_CHECKING:
+    from streams.redriving import Letter, Plan
+    from streams.replaying import Choice
+    from streams.shadowing import Diff
+
+app = typer.Typer(help="Give records of a topic to the lanes again, as late data.", no_args_is_help=True)
+
+Topic = Annotated[str, typer.Option(help="clinical.notes, clinical.images, clinical.vitals or clinical.patients")]
+Offsets = Annotated[
+    list[str] | None, typer.Option(metavar="P:A-B", help="partition P, offsets A to B, both included; may be repeated")
+]
+Since = Annotated[datetime | None, typer.Option("--from", help="first written at or after")]
+Until = Annotated[datetime | None, typer.Option("--until", help="first written before")]
+Patients = Annotated[list[str] | None, typer.Option("--patient", help="Vigil's own id of a patient; may be repeated")]
+Encounters = Annotated[list[str] | None, typer.Option("--encounter", help="of this encounter; may be repeated")]
+Types = Annotated[list[str] | None, typer.Option("--type", help="code of a note's type; may be repeated")]
+Letters = Annotated[list[str] | None, typer.Option("--letter", help="the original behind a dead letter; may be repeated")]
+Limit = Annotated[int, typer.Option(min=1, help="refuse to choose more: they are held in memory whole")]
+Reason = Annotated[str, typer.Option(help="why, for the audit")]
+
+_RANGE = re.compile(r"(\d+):(\d+)-(\d+)")
+
+
+@app.command("run")
+def run(
+    topic: Topic = "",
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    patient: Patients = None,
+    encounter: Encounters = None,
+    type_: Types = None,
+    letter: Letters = None,
+    limit: Limit = 10_000,
+    rate: Annotated[float, typer.Option(min=0, help="records a second at most; 0: as fast as the lanes take them")] = 0.0,
+    max_lag: Annotated[int, typer.Option(min=0, help="wait while a lane that reads the topic is further behind")] = 500,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="keep the progress here; the same command again goes on from it")
+    ] = None,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="also notes whose topic no longer shows whether a newer version came")
+    ] = False,
+    reason: Reason = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Write chosen records to their topic again, byte for byte: outputs overwrite by the same ids, and nothing alerts.
+
+    What could alert live, or would overwrite something newer, is held back; the counts say why.
+    """
+    choice = _choice(topic, offsets, since, until, patient, encounter, type_, letter)
+    settings = load()
+    plan = asyncio.run(_plan(settings, choice, limit, unverified))
+    _print_counts(plan.ready, f"{len(plan.ready)} to replay")
+    for why, held in plan.held.items():
+        print(f"held back: {len(held)} x {why}")
+    if dry_run:
+        print("dry run: nothing was done")
+        return
+    if not reason.strip():
+        raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+    if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready)}?", abort=True)):
+        done = asyncio.run(_run(settings, plan.ready, choice, reason, rate, max_lag, resume))
+        print(f"{done} replayed" + (f", {len(plan.ready) - done} were done before" if done < len(plan.ready) else ""))
+
+
+@app.command("shadow")
+def shadow(
+    offsets: Offsets = None,
+    since: Since = None,
+    until: Until = None,
+    patient: Patients = None,
+    encounter: Encounters = None,
+    type_: Types = None,
+    limit: Limit = 10_000,
+    registry: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="registry whose champion entity model is tried; the site's own if not given"),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object per line: the total, then each patient")] = False,
+) -> None:
+    """Run another entity model over chosen notes, here, and say what differs from clinical.entities. Writes nothing."""
+    import orjson
+
+    from streams.shadowing import KINDS
+    from streams.shadowing import shadow as compared
+
+    choice = _choice("clinical.notes", offsets, since, until, patient, encounter, type_, None)
+    settings = load()
+
+    async def work() -> "Diff":
+        from streams.replaying import Replays
+
+        return await compared(settings, await Replays(settings).choose(choice, limit=limit), registry)
+
+    diff = asyncio.run(work())
+    if json_:
+        print(orjson.dumps({"model": diff.model, "digest": diff.digest, "notes": diff.notes, **diff.total}).decode())
+        for one, kinds in sorted(diff.patients.items()):
+            print(orjson.dumps({"patient_id": one, **kinds}).decode())
+        return
+    table = Table("patient", *KINDS, title=f"{diff.notes} notes through {diff.model}, against clinical.entities")
+    for one, kinds in [("all", diff.total), *sorted(diff.patients.items())]:
+        table.add_row(one, *(f"{kinds[kind]:,}" for kind in KINDS))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    console.print(table)
+
+
+def _choice(
+    topic: str,
+    offsets: list[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    patients: list[str] | None,
+    encounters: list[str] | None,
+    types: list[str] | None,
+    letters: list[str] | None,
+) -> "Choice":
+    from streams.replaying import Choice
+
+    return Choice(
+        topic=topic,
+        ranges=tuple(_range(one) for one in offsets or ()),
+        since=since.astimezone() if since else None,
+        until=until.astimezone() if until else None,
+        patients=tuple(patients or ()),
+        encounters=tuple(encounters or ()),
+        note_types=tuple(types or ()),
+        letters=tuple(letters or ()),
+    )
+
+
+def _range(text: str) -> tuple[int, int, int]:
+    found = _RANGE.fullmatch(text)
+    if found is None or int(found[2]) > int(found[3]):
+        raise Permanent(f"{text!r} is no range of offsets", hint="partition:first-last, as in 0:1200-1499")
+    return int(found[1]), int(found[2]), int(found[3]) + 1
+
+
+async def _plan(settings: Settings, choice: "Choice", limit: int, unverified: bool) -> "Plan":
+    from streams.clock import clock_of
+    from streams.replaying import Replays
+
+    replays = Replays(settings, clock=clock_of(settings.clock))
+    return await replays.plan(await replays.choose(choice, limit=limit), unverified=unverified)
+
+
+async def _run(
+    settings: Settings,
+    letters: list["Letter"],
+    choice: "Choice",
+    reason: str,
+    rate: float,
+    max_lag: int,
+    resume: Path | None,
+) -> int:
+    from streams import replaying
+    from streams.clock import clock_of
+    from streams.outbox import Outbox
+
+    progress = replaying.Progress.open(resume, choice)
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
+    replays = replaying.Replays(settings, outbox, getpass.getuser(), clock_of(settings.clock))
+    pace = replaying.Pace(rate, max_lag)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    await outbox.start()
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("replay", total=len(letters), completed=progress.done)
+
+            def tell(told: replaying.Told) -> None:
+                bar.update(task, completed=told.done, description=f"waiting: {told.waits}" if told.waits else "replay")
+
+            return await replays.run(letters, choice, reason, pace=pace, progress=progress, tell=tell)
+    finally:
+        await outbox.stop()
+
+
+def _print_counts(letters: list["Letter"], title: str) -> None:
+    from streams.replaying import counts
+
+    if not letters:
+        print(title)
+        return
+    table = Table("topic", "note type", "records", "patients", title=title)
+    for topic, kind, records, patients in counts(letters):
+        table.add_row(topic, kind, f"{records:,}", f"{patients:,}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    console.print(table)

@@ -1,0 +1,157 @@
+"""`vigil lag` and `vigil status`: how far each lane is, once or live."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from streams.settings import Settings, load
+
+if TYPE_CHECKING:
+    from streams.lagging import Lag, WorkerState
+
+_PORTS = 32  # workers of one `vigil up` that are looked for, from its first health port on
+
+Lanes = Annotated[list[str] | None, typer.Option("--lane", help="this lane only; may be repeated")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object per line")]
+Addresses = Annotated[
+    list[str] | None, typer.Option("--worker", metavar="HOST:PORT", help="a worker's health address; may be repeated")
+]
+FirstPort = Annotated[int, typer.Option(help="workers of `vigil up` on this machine: its --first-port")]
+
+
+def lag(lane: Lanes = None, json_: Json = False) -> None:
+    """Print each lane's lag per partition, in records and in seconds, from Kafka's offsets. Asks no worker."""
+    from streams.lagging import lags
+
+    found = asyncio.run(lags(load(), lane or ()))
+    if json_:
+        _lines([one.facts() for one in found])
+        return
+    _console().print(_partitions(found))
+
+
+def status(
+    lane: Lanes = None,
+    worker: Addresses = None,
+    first_port: FirstPort = 9101,
+    every: Annotated[float, typer.Option(min=0.5, help="seconds between looks")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="two looks, for the rate, then end")] = False,
+    json_: Json = False,
+) -> None:
+    """Show all lanes live: lag, rate, last commit, in flight, oldest record that is not acknowledged. Ends with Ctrl-C."""
+    addresses = worker or [f"127.0.0.1:{first_port + i}" for i in range(_PORTS)]
+    settings = load()
+    console = _console()
+    try:
+        if once or json_ or not console.is_terminal:
+            found, said = asyncio.run(_look(settings, lane or (), addresses, every))
+            if json_:
+                from dataclasses import asdict
+
+                _lines([*(one.facts() for one in found), *({"workers_of": one.lane, **asdict(one)} for one in said)])
+            else:
+                console.print(_lanes(found, said), _partitions(found))
+            return
+        asyncio.run(_watch(settings, lane or (), addresses, every, console))
+    except KeyboardInterrupt:
+        pass
+
+
+async def _look(
+    settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float
+) -> tuple[list["Lag"], list["WorkerState"]]:
+    from streams.lagging import lags, workers
+
+    first, began = await lags(settings, lanes, times=False), time.monotonic()
+    await asyncio.sleep(every)
+    found = await lags(settings, lanes, before=first, seconds=time.monotonic() - began)
+    return found, await workers(addresses)
+
+
+async def _watch(
+    settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float, console: Console
+) -> None:
+    from streams.lagging import lags, workers
+
+    before: list[Lag] = []
+    at = time.monotonic()
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            began = time.monotonic()
+            found = await lags(settings, lanes, before=before, seconds=began - at)
+            live.update(_lanes(found, await workers(addresses)), refresh=True)
+            before, at = found, began
+            await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
+
+
+def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
+    columns = (
+        "lane",
+        "lag",
+        "event time",
+        "oldest unacked",
+        "rate/s",
+        "partitions",
+        "workers ready",
+        "in flight",
+        "last commit",
+    )
+    table = Table(*columns, title="lanes")
+    state = {one.lane: one for one in said}
+    for lane in dict.fromkeys(one.lane for one in found):
+        mine = [one for one in found if one.lane == lane]
+        rates = [one.rate for one in mine if one.rate is not None]
+        workers = state.get(lane)
+        behind = sum(one.records > 0 for one in mine)
+        table.add_row(
+            lane,
+            f"{sum(one.records for one in mine):,}",
+            _seconds(max((one.event_seconds for one in mine if one.event_seconds is not None), default=None)),
+            _seconds(max((one.oldest_unacked_seconds for one in mine if one.oldest_unacked_seconds is not None), default=None)),
+            f"{sum(rates):.1f}" if rates else "",
+            f"{behind} of {len(mine)} behind",
+            f"{workers.ready} of {workers.workers}" if workers else "no answer",
+            str(workers.in_flight) if workers else "",
+            f"{workers.seconds_since_commit:.1f} s ago" if workers else "",
+        )
+    return table
+
+
+def _partitions(found: list["Lag"]) -> Table:
+    table = Table("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", title="partitions")
+    for one in found:
+        committed = "never" if one.committed is None else str(one.committed)
+        table.add_row(
+            one.lane,
+            one.topic,
+            str(one.partition),
+            committed,
+            str(one.end),
+            f"{one.records:,}",
+            _seconds(one.event_seconds),
+            _seconds(one.oldest_unacked_seconds),
+        )
+    return table
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.1f} s"
+
+
+def _lines(objects: list[dict[str, object]]) -> None:
+    import orjson
+
+    for one in objects:
+        print(orjson.dumps(one).decode())
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    return console

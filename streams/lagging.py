@@ -1,0 +1,194 @@
+"""How far each lane is: from Kafka's offsets, whatever the workers say, and from the workers' own metrics where they answer.
+
+Lag in records is the end of the log less what the lane's group has committed. Lag in seconds is event time: how much older the
+first record not committed is than the newest of its partition, by when their events were received at the edge (`received_at`; the
+record's own timestamp where that cannot be read). The age of the first record not committed is by its timestamp and the clock.
+"""
+
+import asyncio
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from pydantic import TypeAdapter, ValidationError
+
+from models.errors import Permanent, Transient
+from processors.events import FeedbackEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
+from streams.clock import Clock, real_clock
+from streams.kafka import confluent_config, require_broker
+from streams.reader import Reader
+from streams.settings import Settings
+
+READS: Final[Mapping[str, tuple[str, ...]]] = {
+    "vitals": (VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic),
+    "notes-entities": (NoteEvent.topic,),
+    "notes-vectors": (NoteEvent.topic,),
+    "images": (ImageEvent.topic,),
+    "merges": (PatientEvent.topic,),
+}
+"""What each lane reads; a test compares it with the lanes themselves, which need their models to be asked."""
+
+_TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
+_SAMPLE: Final = re.compile(r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions)\{lane="([^"]+)"\} (\S+)$', re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits."""
+
+    lane: str
+    topic: str  # without the site's prefix
+    partition: int
+    committed: int | None
+    end: int
+    records: int
+    event_seconds: float | None = None
+    oldest_unacked_seconds: float | None = None
+    rate: float | None = None  # records committed per second since the look before
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for a machine."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What the workers of one lane that answered say of themselves, added up; the longest time since a commit."""
+
+    lane: str
+    workers: int
+    ready: int
+    in_flight: int
+    held_partitions: int
+    seconds_since_commit: float
+
+
+def group_of(settings: Settings, lane: str) -> str:
+    """Return a lane's consumer group."""
+    return f"{settings.kafka.topic_prefix}vigil.{lane}"
+
+
+async def lags(
+    settings: Settings,
+    lanes: Sequence[str] = (),
+    *,
+    topics: Sequence[str] = (),
+    before: Sequence[Lag] = (),
+    seconds: float = 0.0,
+    times: bool = True,
+    clock: Clock = real_clock,
+) -> list[Lag]:
+    """Return every partition of these lanes (all if none is named), of these topics only if any is named.
+
+    `before` is what was found `seconds` ago, for the rate. Without `times` no record is read.
+    Raises `Permanent` for a lane that there is not, `Transient` when no broker answers.
+    """
+    for lane in lanes:
+        if lane not in READS:
+            raise Permanent(f"there is no lane {lane!r}", hint=f"lanes: {', '.join(READS)}")
+    await require_broker(settings.kafka)
+    found: list[Lag] = []
+    known = {(one.lane, one.topic, one.partition): one.committed for one in before}
+    prefix = settings.kafka.topic_prefix
+    async with Reader(settings.kafka) as reader:
+        for lane in lanes or READS:
+            wanted = [topic for topic in READS[lane] if not topics or topic in topics]
+            places = [(topic, number) for topic in wanted for number in await reader.partitions(prefix + topic)]
+            committed = await asyncio.to_thread(_committed, settings, lane, places)
+            for topic, number in places:
+                begin, end = await reader.bounds(prefix + topic, number)
+                offset = committed.get((topic, number))
+                first = max(begin, offset or 0)
+                one = Lag(lane, topic, number, offset, end, max(0, end - first))
+                if times and one.records:
+                    one = await _timed(reader, prefix + topic, one, first, clock)
+                earlier = known.get((lane, topic, number))
+                if earlier is not None and offset is not None and seconds > 0:
+                    one = replace(one, rate=max(0, offset - earlier) / seconds)
+                found.append(one)
+    return found
+
+
+def _committed(settings: Settings, lane: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Return a group's offsets without joining it."""
+    prefix = settings.kafka.topic_prefix
+    wanted = [TopicPartition(prefix + topic, number) for topic, number in places]
+    if not wanted:
+        return {}
+    consumer = Consumer({**confluent_config(settings.kafka), "group.id": group_of(settings, lane), "enable.auto.commit": False})
+    try:
+        answer = consumer.committed(wanted, timeout=10)
+    except KafkaException as error:
+        raise Transient(f"the offsets of {lane} cannot be read ({error.args[0].name()})") from error
+    finally:
+        consumer.close()
+    return {(one.topic.removeprefix(prefix), one.partition): one.offset for one in answer if one.offset >= 0}
+
+
+async def _timed(reader: Reader, topic: str, lag: Lag, first: int, clock: Clock) -> Lag:
+    oldest = await _record(reader, topic, lag.partition, first, lag.end)
+    newest = await _record(reader, topic, lag.partition, lag.end - 1, lag.end) or oldest
+    if oldest is None or newest is None:
+        return lag
+    return replace(
+        lag,
+        event_seconds=max(0.0, _event_time(newest) - _event_time(oldest)),
+        oldest_unacked_seconds=max(0.0, clock().timestamp() - oldest.timestamp / 1000),
+    )
+
+
+async def _record(reader: Reader, topic: str, partition: int, start: int, end: int) -> Any:
+    # To the end of the range: compaction may have taken the record that stood at `start`.
+    records = reader.read(topic, partition, start, end)
+    try:
+        async for chunk in records:
+            return chunk[0]
+        return None
+    finally:
+        await records.aclose()  # type: ignore[attr-defined]
+
+
+def _event_time(record: Any) -> float:
+    try:
+        return _TIME.validate_python(orjson.loads(record.value or b"")["received_at"]).timestamp()
+    except (orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
+        written: float = record.timestamp / 1000
+        return written
+
+
+async def workers(addresses: Sequence[str]) -> list[WorkerState]:
+    """Ask `host:port` pairs for /metrics; those that do not answer, or are no lane's, are left out."""
+    pages = await asyncio.gather(*(asyncio.to_thread(_page, address) for address in addresses))
+    found: dict[str, list[dict[str, float]]] = {}
+    for page in pages:
+        said: dict[str, dict[str, float]] = {}
+        for name, lane, value in _SAMPLE.findall(page):
+            said.setdefault(lane, {})[name] = float(value)
+        for lane, values in said.items():
+            found.setdefault(lane, []).append(values)
+    return [
+        WorkerState(
+            lane,
+            len(all_),
+            int(sum(one.get("ready", 0) for one in all_)),
+            int(sum(one.get("in_flight", 0) for one in all_)),
+            int(sum(one.get("held_partitions", 0) for one in all_)),
+            max(one.get("seconds_since_commit", 0) for one in all_),
+        )
+        for lane, all_ in found.items()
+    ]
+
+
+def _page(address: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=2) as answer:
+            text: str = answer.read().decode(errors="replace")
+            return text
+    except (OSError, ValueError, urllib.error.URLError):
+        return ""

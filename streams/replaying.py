@@ -1,0 +1,324 @@
+"""Replay into the live lanes: records chosen from a topic are written to it again, byte for byte, as late data.
+
+It is the redrive's own mechanism (`streams.deadletters`, `streams.redriving`): a chosen record is put into a dead letter's form,
+the redrive's plan says what would do harm and holds it back (vitals that could still alert, a version that a newer one replaced),
+and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
+
+Each hundred is audited, then written and confirmed, then noted in the progress file: a crash between two steps repeats at most that
+many, which overwrites the same ids.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from models.errors import Permanent
+from processors.events import AuditEntry, AuditEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
+from processors.identity import natural_id
+from streams.clock import Clock, real_clock
+from streams.deadletters import dead_letter, original, redrive, redriven
+from streams.lagging import READS, lags
+from streams.outbox import Outbox
+from streams.reader import Reader
+from streams.redriving import DeadLetters, Letter, Plan
+from streams.redriving import Which as WhichLetters
+from streams.settings import Settings
+from streams.wire import iso
+
+REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
+"""Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
+
+_TOGETHER: Final = 100  # records that are audited and written together
+_LOOK: Final = 1.0  # seconds between looks at a lane that is behind
+
+Range = tuple[int, int, int]  # partition, first offset, the one after the last
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which records: all conditions hold, lists are any-of; empty asks nothing.
+
+    `since` (inclusive) and `until` (exclusive) are of the time when the record was first written. `letters` are ids of dead letters
+    or their beginnings: the originals behind them are chosen.
+    """
+
+    topic: str = ""
+    ranges: Sequence[Range] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    patients: Sequence[str] = ()
+    encounters: Sequence[str] = ()
+    note_types: Sequence[str] = ()  # codes
+    letters: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.topic) == bool(self.letters):
+            raise Permanent("either a topic or dead letters are replayed", hint="--topic, or --letter")
+        if self.topic and self.topic not in REPLAYABLE:
+            raise Permanent(f"{self.topic} is not replayed", hint=f"topics: {', '.join(REPLAYABLE)}")
+        if any(bound is not None and bound.tzinfo is None for bound in (self.since, self.until)):
+            raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
+        if self.note_types and self.topic != NoteEvent.topic:
+            raise Permanent("only notes have a note type", hint=f"--topic {NoteEvent.topic}")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was asked, hex: a progress file belongs to one choice."""
+        return sha256(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    @property
+    def words(self) -> str:
+        """Say what was asked, for the audit."""
+        asked = {name: value for name, value in asdict(self).items() if value}
+        return orjson.dumps(asked).decode()
+
+    def takes(self, written: datetime | None, value: bytes | None) -> bool:
+        """Tell whether a record is one of these, by what lies in it."""
+        if written is not None and ((self.since and written < self.since) or (self.until and written >= self.until)):
+            return False
+        if not (self.patients or self.encounters or self.note_types):
+            return True
+        body = body_of(value)
+        kind = body.get("note_type")
+        return (
+            (not self.patients or body.get("patient_id") in self.patients)
+            and (not self.encounters or body.get("encounter_id") in self.encounters)
+            and (not self.note_types or (isinstance(kind, dict) and kind.get("code") in self.note_types))
+        )
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast: records a second (0: as fast as may be), and the lag of a lane above which the replay waits for it."""
+
+    rate: float = 0.0
+    most_lag: int = 500
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a replay is, kept in a file that only its owner reads; without one it is kept in memory."""
+
+    file: Path | None
+    choice: str
+    done: int = 0
+    last: tuple[str, int, int] | None = None  # topic, partition, offset: originals are replayed in this order
+
+    @classmethod
+    def open(cls, file: Path | None, choice: Choice) -> "Progress":
+        """Go on from a file, if there is one; raises `Permanent` for one of another choice."""
+        if file is None or not file.exists():
+            return cls(file, choice.digest)
+        try:
+            kept = orjson.loads(file.read_bytes())
+            last = kept["last"]
+            found = cls(file, str(kept["choice"]), int(kept["done"]), None if last is None else (last[0], last[1], last[2]))
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise Permanent(f"{file} is no progress file of a replay", hint="name another file, or remove it") from error
+        if found.choice != choice.digest:
+            raise Permanent(f"{file} belongs to a replay of other records", hint="give the same options, or another file")
+        return found
+
+    def note(self, letter: Letter, number: int) -> None:
+        """Keep that all up to this one is confirmed."""
+        self.last, self.done = _place(letter), self.done + number
+        if self.file is not None:
+            part = self.file.with_name(self.file.name + ".part")
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(orjson.dumps({"choice": self.choice, "done": self.done, "last": self.last}))
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(self.file)
+
+
+@dataclass(slots=True)
+class Told:
+    """What a running replay says: how many are done, and which lane it waits for."""
+
+    done: int
+    waits: str = ""
+
+
+@dataclass(slots=True)
+class Replays:
+    """Chooses, plans and runs replays. `outbox` must be started; without one records can only be chosen and counted."""
+
+    settings: Settings
+    outbox: Outbox | None = None
+    user: str = ""
+    clock: Clock = real_clock
+    _prefix: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._prefix = self.settings.kafka.topic_prefix
+
+    async def choose(self, choice: Choice, *, limit: int) -> list[Letter]:
+        """Return the records chosen, in the form of letters, in the order of their originals; each original once.
+
+        Raises `Permanent` when there are more than `limit`: they are held in memory whole.
+        """
+        if choice.letters:
+            return await self._of_letters(choice, limit)
+        chosen: dict[tuple[str, int, int], Letter] = {}
+        topic = self._prefix + choice.topic
+        spans = {number: (first, end) for number, first, end in choice.ranges}
+        async with Reader(self.settings.kafka) as reader:
+            numbers = await reader.partitions(topic)
+            if strange := set(spans) - set(numbers):
+                raise Permanent(f"{topic} has no partition {min(strange)}", hint=f"it has {len(numbers)}")
+            for number in numbers if not spans else sorted(spans):
+                begin, end = await reader.bounds(topic, number)
+                first, last = spans.get(number, (begin, end))
+                # Without a time to stop at, what is written while this reads is not chosen: `end` was taken before.
+                async for records in reader.read(topic, number, first, min(last, end)):
+                    for record in records:
+                        if record.value is None or (choice.ranges and redriven(record) is not None):
+                            continue  # a range names records by their own offsets: a copy in it is not its original
+                        letter = as_letter(record)
+                        if choice.takes(letter.event.original_timestamp, record.value):
+                            chosen.setdefault(_place(letter), letter)
+                    _bounded(chosen, limit)
+        return [chosen[place] for place in sorted(chosen)]
+
+    async def _of_letters(self, choice: Choice, limit: int) -> list[Letter]:
+        async with DeadLetters(self.settings) as desk:
+            found = await desk.find(
+                WhichLetters(ids=choice.letters), states=("open", "redriven", "discarded"), whole=True, limit=limit + 1
+            )
+        if missing := [one for one in choice.letters if not any(letter.event.id.startswith(one) for letter in found)]:
+            raise Permanent(
+                f"no dead letter begins with {missing[0]}", hint="`vigil dead-letters list --state any` shows the ids"
+            )
+        chosen = {
+            _place(letter): letter for letter in found if choice.takes(letter.event.original_timestamp, original(letter.event))
+        }
+        _bounded(chosen, limit)
+        return [chosen[place] for place in sorted(chosen)]
+
+    async def plan(self, letters: Sequence[Letter], *, unverified: bool = False) -> Plan:
+        """Sort into what can be replayed now and what is held back, by the redrive's own rules."""
+        async with DeadLetters(self.settings, clock=self.clock) as desk:
+            plan = await desk.plan(letters, unverified=unverified)
+        plan.ready.sort(key=_place)
+        return plan
+
+    async def run(
+        self,
+        letters: Sequence[Letter],
+        choice: Choice,
+        reason: str,
+        *,
+        pace: Pace,
+        progress: Progress,
+        tell: Callable[[Told], None] = lambda told: None,
+    ) -> int:
+        """Write planned records to their topics again; return how many this run wrote.
+
+        Yields to live traffic: before each part it waits until no lane that reads the topic lags by more than `pace.most_lag`, what
+        it wrote itself included. Raises as the outbox does; what the progress file has is done.
+        """
+        if self.outbox is None:
+            raise Permanent("opened for reading only: nothing can be audited, so nothing is replayed")
+        if not reason.strip():
+            raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+        todo = [letter for letter in letters if progress.last is None or _place(letter) > progress.last]
+        before = progress.done
+        size = _TOGETHER if not pace.rate else max(1, min(_TOGETHER, int(pace.rate)))
+        loop = asyncio.get_running_loop()
+        for start in range(0, len(todo), size):
+            part = todo[start : start + size]
+            topics = [one.event.original_topic.removeprefix(self._prefix) for one in part]
+            while waits := await self._behind(set(topics), pace.most_lag):
+                tell(Told(progress.done, waits))
+                await asyncio.sleep(_LOOK)
+            began = loop.time()
+            await self._audit(part, choice, reason)
+            await self.outbox.send([redrive(one.event, topic=topic) for one, topic in zip(part, topics, strict=True)])
+            progress.note(part[-1], len(part))
+            tell(Told(progress.done))
+            if pace.rate and start + size < len(todo):
+                await asyncio.sleep(max(0.0, len(part) / pace.rate - (loop.time() - began)))
+        return progress.done - before
+
+    async def _behind(self, topics: set[str], most: int) -> str:
+        """Say which lane lags by too much; a lane that never committed does not run here, and is not waited for."""
+        lanes = [lane for lane, read in READS.items() if topics.intersection(read)]
+        records: Counter[str] = Counter()
+        for one in await lags(self.settings, lanes, times=False):
+            if one.committed is not None:
+                records[one.lane] += one.records
+        return next((f"{lane} is {number:,} records behind" for lane, number in records.most_common(1) if number > most), "")
+
+    async def _audit(self, letters: Sequence[Letter], choice: Choice, reason: str) -> None:
+        assert self.outbox is not None
+        at = self.clock()
+        request = natural_id("replay", self.user, at.isoformat(), *map(str, _place(letters[0])))
+        entries = tuple(
+            AuditEntry(
+                event_id=request,
+                input_id=str(body_of(original(letter.event)).get("id", "")),
+                input_digest=letter.digest,
+                outcome="replayed",
+                patient_id=str(body_of(original(letter.event)).get("patient_id", "")),
+            )
+            for letter in letters
+        )
+        event = AuditEvent(
+            id=request,
+            action="replay",
+            agent=self.user,
+            subject=choice.topic or "dead letters",
+            entries=entries,
+            reason=f"{reason} {choice.words}",
+            recorded_at=at,
+        )
+        await self.outbox.send([self.outbox.encode(event, time=iso(at))])
+
+
+def as_letter(record: Any) -> Letter:
+    """Put a record into a dead letter's form: the original's place, bytes and headers, of a copy those of its original."""
+    written = datetime.fromtimestamp(max(0, record.timestamp) / 1000).astimezone()
+    # When it was written bounds when it was received, by which the redrive's plan knows whether vitals are history.
+    event = dead_letter(record, Permanent("replayed"), lane="replay", failed_at=written)
+    value = record.value or b""
+    return Letter(event, "open", record.partition, record.offset, written, len(value), sha256(value).hexdigest())
+
+
+def counts(letters: Sequence[Letter]) -> list[tuple[str, str, int, int]]:
+    """Return (topic, note type's code, records, patients), the most first."""
+    records: Counter[tuple[str, str]] = Counter()
+    patients: dict[tuple[str, str], set[object]] = {}
+    for letter in letters:
+        body = body_of(original(letter.event))
+        kind: Mapping[str, Any] = body["note_type"] if isinstance(body.get("note_type"), dict) else {}
+        which = (letter.event.original_topic, str(kind.get("code", "")))
+        records[which] += 1
+        patients.setdefault(which, set()).add(body.get("patient_id"))
+    return [(*which, number, len(patients[which])) for which, number in records.most_common()]
+
+
+def body_of(value: bytes | None) -> dict[str, Any]:
+    """Return a JSON object as far as it is one."""
+    try:
+        body = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _place(letter: Letter) -> tuple[str, int, int]:
+    event = letter.event
+    return event.original_topic, event.original_partition, event.original_offset
+
+
+def _bounded(chosen: Mapping[Any, Any], limit: int) -> None:
+    if len(chosen) > limit:
+        raise Permanent(f"more than {limit:,} records are chosen", hint="narrow the choice by time or range, or raise --limit")

@@ -1,0 +1,227 @@
+"""Replay as its operator has it: chosen, counted, run, gone on with; that it never alerts and never takes a newer one's place."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from models.errors import Permanent
+from processors.events import NoteEvent, VitalsEvent
+from processors.identity import natural_id
+from streams.deadletters import redriven
+from streams.outbox import Outbox
+from streams.redriving import REPLACED, YOUNG
+from streams.replaying import Choice, Pace, Progress, Replays, Told
+from tests import vitals as bedside
+from tests.clinic import Clinic, note
+from tests.kafka import Kafka
+from tests.lanes import bodies, running, until
+from tests.lanes import note as small_note
+from tests.site import Site
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+NOTES = "clinical.notes"
+
+
+@contextlib.asynccontextmanager
+async def replays_of(settings: object) -> AsyncIterator[Replays]:
+    outbox = Outbox(settings, source="/test")  # type: ignore[arg-type]
+    await outbox.start()
+    try:
+        yield Replays(settings, outbox, "ops-7")  # type: ignore[arg-type]
+    finally:
+        await outbox.stop()
+
+
+def _ill(number: int, at: datetime) -> VitalsEvent:
+    """A set with a NEWS2 in the teens."""
+    start = at - timedelta(minutes=30)
+    worst = list(bedside.vitals(1, 30, start, every=timedelta(minutes=1), seed=number + 1))[14]
+    return worst.model_copy(
+        update={
+            "id": natural_id("ill", number, at.isoformat()),
+            "patient_id": f"patient-{number:04d}",
+            "encounter_id": f"encounter-{number}",
+            "observed_at": at,
+            "received_at": at,
+        }
+    )
+
+
+async def test_replayed_records_give_the_same_ids_and_are_audited(kafka: Kafka) -> None:
+    site = Site(kafka)
+    notes = [small_note(n, patient=f"p{n % 2}") for n in range(10)]
+    await site.write(*notes)
+    choice = Choice(topic=NOTES, patients=("p1",))
+    async with running(site.settings()), replays_of(site.settings()) as replays:
+        await site.until_committed(10)
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        assert await replays.run(plan.ready, choice, "new model", pace=Pace(), progress=Progress.open(None, choice)) == 5
+        await site.until_committed(15)
+        # A copy is not a record of its own: what is chosen next is again the five.
+        assert len(await replays.choose(choice, limit=100)) == 5
+    records = await site.records(NOTES)
+    assert [one.value for one in records[10:]] == [one.value for one in records[:10] if one.key == b"p1"]
+    sources = [redriven(one) for one in records[10:]]
+    assert [one.offset for one in sources if one] == [1, 3, 5, 7, 9]
+    times = Counter(one["id"] for one in await site.outputs())
+    assert times == {natural_id(one.id, "echo"): 1 + (one.patient_id == "p1") for one in notes}
+    (audit,) = [one for one in await site.outputs("clinical.audit") if one["action"] == "replay"]
+    assert (audit["agent"], audit["subject"]) == ("ops-7", NOTES)
+    assert audit["reason"].startswith("new model {")
+    assert [one["input_id"] for one in audit["entries"]] == [one.id for one in notes if one.patient_id == "p1"]
+
+
+async def test_choosing_by_range_time_type_and_encounter(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    first = [note("p", f"a{n}", "Cough.", encounter_id=f"e{n % 2}") for n in range(4)]
+    await site.write(*first)
+    stamps = {one.offset: one.timestamp for one in await site.records(NOTES)}
+    await asyncio.sleep(0.05)
+    cut = datetime.fromtimestamp((max(stamps.values()) + 1) / 1000, UTC)
+    await asyncio.sleep(0.05)
+    await site.write(note("p", "late", "Fever."))
+    number = (await site.records(NOTES))[0].partition
+    replays = Replays(site.settings)
+
+    async def offsets(**asked: object) -> list[int]:
+        choice = Choice(topic=NOTES, **asked)  # type: ignore[arg-type]
+        return [one.event.original_offset for one in await replays.choose(choice, limit=100)]
+
+    assert await offsets() == [0, 1, 2, 3, 4]
+    assert await offsets(until=cut) == [0, 1, 2, 3]
+    assert await offsets(since=cut) == [4]
+    assert await offsets(ranges=((number, 1, 3),)) == [1, 2]
+    assert await offsets(encounters=("e1",)) == [1, 3]
+    assert await offsets(note_types=("11506-3",)) == [0, 1, 2, 3, 4]
+    assert await offsets(note_types=("18842-5",)) == []
+    with pytest.raises(Permanent, match="more than 3"):
+        await replays.choose(Choice(topic=NOTES), limit=3)
+    with pytest.raises(Permanent, match="no partition 99"):
+        await offsets(ranges=((99, 0, 1),))
+
+
+async def test_an_older_version_of_a_note_is_held_back(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    first = note("p", "a", "Fever.")
+    second = note("p", "a", "No fever.", version=2, received_at=first.received_at + timedelta(hours=1))
+    await site.write(first, second)
+    replays = Replays(site.settings)
+    plan = await replays.plan(await replays.choose(Choice(topic=NOTES), limit=100))
+    assert [one.event.original_offset for one in plan.ready] == [1]
+    assert [one.event.original_offset for one in plan.held[REPLACED]] == [0]
+
+
+async def test_replayed_vitals_never_alert(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    now = datetime.now(UTC)
+    old, fresh = _ill(1, now - timedelta(hours=3)), _ill(2, now)
+    choice = Choice(topic="clinical.vitals")
+    await site.write(*(bedside.patient(number, now - timedelta(days=1)) for number in (1, 2)), old, fresh)
+    async with site.running("vitals"), replays_of(site.settings) as replays:
+        await site.until_done("vitals", "clinical.vitals")
+        before = [one for one in await site.read("clinical.alerts") if one.get("kind") == "news2"]
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        assert (len(plan.ready), [len(held) for held in plan.held.values()]) == (1, [1])
+        assert YOUNG in plan.held
+        await replays.run(plan.ready, choice, "look again", pace=Pace(), progress=Progress.open(None, choice))
+        site.written["clinical.vitals"] += 1
+        await site.until_done("vitals", "clinical.vitals")
+    after = [one for one in await site.read("clinical.alerts") if one.get("kind") == "news2"]
+    assert {one["patient_id"] for one in before} == {fresh.patient_id}
+    assert [one for one in after if one["state"] == "raised"] == [one for one in before if one["state"] == "raised"]
+
+
+async def test_a_replay_that_was_stopped_goes_on_where_it_was(kafka: Kafka, tmp_path: Path) -> None:
+    site = Site(kafka)
+    await site.write(*(small_note(n, patient="p") for n in range(20)))
+    choice, file = Choice(topic=NOTES), tmp_path / "progress.json"
+
+    class Stop(Exception):
+        pass
+
+    def stop(told: Told) -> None:
+        if told.done >= 8:
+            raise Stop
+
+    async with replays_of(site.settings()) as replays:
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        with pytest.raises(Stop):
+            await replays.run(plan.ready, choice, "why", pace=Pace(rate=4), progress=Progress.open(file, choice), tell=stop)
+        assert file.stat().st_mode & 0o077 == 0
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 12
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 0
+    records = await site.records(NOTES)
+    assert [one.value for one in records[20:]] == [one.value for one in records[:20]]
+    with pytest.raises(Permanent, match="other records"):
+        Progress.open(file, Choice(topic=NOTES, patients=("q",)))
+    file.write_text("[]")
+    with pytest.raises(Permanent, match="no progress file"):
+        Progress.open(file, choice)
+
+
+async def test_a_replay_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    await site.write(*(note("p", f"n{n}", "Cough.") for n in range(3)))
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", NOTES)
+    await site.write(*(note("p", f"m{n}", "Cough.") for n in range(6)))  # the lane is six behind and stands still
+    choice, told = Choice(topic=NOTES), []
+    async with replays_of(site.settings) as replays:
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        run = asyncio.create_task(
+            replays.run(
+                plan.ready, choice, "why", pace=Pace(most_lag=5), progress=Progress.open(None, choice), tell=told.append
+            )
+        )
+        await until(lambda: any(one.waits for one in told), what="the replay says that it waits")
+        assert told[-1].waits == "notes-entities is 6 records behind"
+        assert len(await site.records(NOTES)) == 9
+        async with site.running("notes-entities"):
+            assert await run == 9
+    assert len(await site.records(NOTES)) == 18
+
+
+async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    events: list[NoteEvent] = [note("p", f"n{n}", "Mrs Jones coughs.") for n in range(3)]
+    await site.write(*events)
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "VIGIL_KAFKA__BOOTSTRAP": kafka.bootstrap,
+        "VIGIL_KAFKA__TOPIC_PREFIX": site.prefix,
+        "VIGIL_KAFKA__EMBEDDED": str(kafka.kind == "embedded").lower(),
+    }
+
+    def vigil(code: int, *words: str) -> str:
+        command = [sys.executable, "-m", "streams.cli", "replay", "run", *words]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, input="")
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stdout + done.stderr
+        assert "Jones" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def work() -> None:
+        assert "either a topic or dead letters" in vigil(2)
+        assert "is not replayed" in vigil(2, "--topic", "clinical.feedback")
+        assert "no range of offsets" in vigil(2, "--topic", NOTES, "--offsets", "1-2")
+        assert "dry run: nothing was done" in vigil(0, "--topic", NOTES, "--dry-run")
+        assert "a reason is needed" in vigil(2, "--topic", NOTES, "--yes")
+        asked = ("--topic", NOTES, "--patient", "p", "--reason", "why", "--yes", "--resume", "file")
+        assert "3 replayed" in vigil(0, *asked)
+        assert "0 replayed, 3 were done before" in vigil(0, *asked)
+
+    await asyncio.to_thread(work)
+    records = await site.records(NOTES)
+    assert [one["id"] for one in bodies(records)] == [one.id for one in events] * 2
+    assert json.loads((tmp_path / "file").read_bytes())["done"] == 3
