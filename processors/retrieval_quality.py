@@ -71,9 +71,8 @@ def gather(data: Path) -> tuple[list[Questions], list[str]]:
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]] | None:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     rows: list[Mapping[str, Any]] = []
-    with opened as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -26,7 +26,7 @@ def show_version() -> None:
 
 
 def _register() -> None:
-    from streams.cli import check_feed, connect, dead_letters, doctor, run, schemas, search, settings, topics
+    from streams.cli import check_feed, connect, dead_letters, doctor, models, run, schemas, search, settings, topics, train
 
     app.add_typer(run.lanes, name="lane")
     app.command("up")(run.up)
@@ -35,6 +35,8 @@ def _register() -> None:
     app.add_typer(topics.app, name="topics")
     app.add_typer(connect.app, name="connect")
     app.add_typer(dead_letters.app, name="dead-letters")
+    app.add_typer(models.app, name="models")
+    app.add_typer(train.app, name="train")
     app.command("check-feed")(check_feed.check_feed)
     app.command("doctor")(doctor.doctor)
     app.command("settings")(settings.show)
