@@ -4,7 +4,6 @@ matplotlib comes with the extras `train` and `bench`; who has neither gets the f
 """
 
 import re
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from models.evaluation.report import Chart, Confusion, Curves, Evaluation, Ranki
 
 # Okabe and Ito's colours (2008): told apart by the colour blind too; the model's own comes first.
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#F0E442")
+_SETTLED: Final = 10  # hits from which on a precision is more than luck
 _MOST_POINTS: Final = 2000  # of one curve: more cannot be seen
 
 
@@ -33,7 +33,9 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
         for chart in section.charts:
             for kind, panel in _panels(chart):
                 drawing = Figure(figsize=_size(chart), dpi=120, layout="constrained")
-                panel(drawing.add_subplot(), chart)
+                axes = drawing.add_subplot()
+                panel(axes, chart)
+                axes.set_title(f"{section.name}\n{chart.title}", fontsize=9)
                 path = folder / f"{_slug(evaluation.task, section.name, chart.title, kind)}.png"
                 drawing.savefig(path)
                 made.append(path)
@@ -72,20 +74,24 @@ def _roc(axes: Any, chart: Ranking) -> None:
         area = float(np.trapezoid(rate, other))
         axes.plot(*_thinned(other, rate), color=colour, linewidth=1.8, label=f"{name}, AUROC {area:.3f}")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--", zorder=0)
-    _frame(axes, chart.title, "1 - specificity", "sensitivity")
+    _frame(axes, "1 - specificity", "sensitivity")
     axes.legend(loc="lower right", frameon=False)
 
 
 def _precision_recall(axes: Any, chart: Ranking) -> None:
+    highest = 0.0
     for colour, (name, scores) in zip(_COLOURS, chart.scores.items(), strict=False):
         true, false = _counts(chart.labels, scores)
         recall, precision = true[1:] / true[-1], true[1:] / (true[1:] + false[1:])
         area = float((np.diff(recall, prepend=0.0) * precision).sum())
         axes.plot(*_thinned(recall, precision), color=colour, linewidth=1.8, label=f"{name}, AUPRC {area:.3f}")
+        if (settled := precision[true[1:] >= _SETTLED]).size:
+            highest = max(highest, float(settled.max()))
     rate = float(np.mean(chart.labels))
+    most = min(1.0, 1.25 * max(highest, 2 * rate))  # where positives are rare all would lie on the floor of the unit square
     axes.axhline(rate, color="#bbbbbb", linewidth=1, linestyle="--", zorder=0, label=f"base rate {rate:.3f}")
-    _frame(axes, chart.title, "recall", "precision")
-    axes.legend(loc="upper right", frameon=False)
+    _frame(axes, "recall", "precision", most=most, wide=1.0)
+    axes.legend(loc="lower left" if highest > 0.8 else "upper right", frameon=False)
 
 
 def _counts(labels: Any, scores: Any) -> tuple[Any, Any]:
@@ -110,7 +116,7 @@ def _calibration(axes: Any, chart: Reliability) -> None:
     most = min(1.0, float(max(means.max(), rates.max())) * 1.08 + 1e-9)
     axes.plot([0, most], [0, most], color="#bbbbbb", linewidth=1, linestyle="--", zorder=0, label="perfect")
     axes.plot(means, rates, color=_COLOURS[0], marker="o", linewidth=1.4, label="bins of equal size")
-    _frame(axes, chart.title, "mean score", f"observed rate: {chart.observed}", most=most)
+    _frame(axes, "mean score", f"observed rate: {chart.observed}", most=most)
     axes.legend(loc="upper left", frameon=False)
 
 
@@ -126,14 +132,13 @@ def _confusion(axes: Any, chart: Confusion) -> None:
     axes.set_yticks(range(len(chart.rows)), chart.rows)
     axes.set_xlabel("said")
     axes.set_ylabel("is")
-    axes.set_title(chart.title, fontsize=10)
 
 
 def _curves(axes: Any, chart: Curves) -> None:
     for colour, (name, (x, y)) in zip(_COLOURS, chart.lines.items(), strict=False):
         mark = "o" if len(x) == 1 else None
         axes.plot(x, y, color=colour, linewidth=1.8, marker=mark, linestyle="" if mark else "-", label=name)
-    _frame(axes, chart.title, chart.x, chart.y, square=not chart.logarithmic)
+    _frame(axes, chart.x, chart.y, square=not chart.logarithmic)
     if chart.logarithmic:
         axes.set_xscale("log")
         axes.set_xticks(ticks := [k for k in (1, 3, 10, 30, 100) if k <= _last(chart)], [str(k) for k in ticks])
@@ -145,19 +150,13 @@ def _last(chart: Curves) -> float:
     return max((x[-1] for x, _ in chart.lines.values()), default=1)
 
 
-def _frame(axes: Any, title: str, x: str, y: str, *, most: float = 1.0, square: bool = True) -> None:
-    axes.set_title(title, fontsize=10)
+def _frame(axes: Any, x: str, y: str, *, most: float = 1.0, wide: float | None = None, square: bool = True) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_ylim(0, most * 1.01)
     if square:
-        axes.set_xlim(0, most * 1.01)
+        axes.set_xlim(0, (wide or most) * 1.01)
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def names(paths: Sequence[Path]) -> str:
-    """Join the files' names for one line."""
-    return ", ".join(path.name for path in paths)
