@@ -166,6 +166,14 @@ class Registry:
         known = ", ".join(sorted(self._champions)) or "none"
         raise Permanent(f"no model serves the task {task!r}", hint=f"tasks with a champion: {known}")
 
+    def serves(self, entry: ModelEntry) -> bool:
+        """Say whether an entry is its task's champion."""
+        return self._champions.get(entry.task) == entry.name
+
+    def folder(self, entry: ModelEntry) -> Path:
+        """Return the folder an entry's files (and its card) lie in; nothing is verified."""
+        return self._find(entry.task, entry.name)[1]
+
     def entry(self, task: str, name: str | None = None) -> ModelEntry:
         """Look up an entry without opening it. Raises `Permanent` for an unknown name or a model of another task."""
         return self._find(task, name)[0]
@@ -340,6 +348,35 @@ def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
         models.append(raw)
     document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
     _write(path, document)
+
+
+def holder(entry: ModelEntry, site: Path | None) -> Path:
+    """Return the registry file that an entry stands in: the site's where it has one of that task and name."""
+    if site is not None and any((e.task, e.name) == (entry.task, entry.name) for e, _ in _read(site, site.parent)[0]):
+        return site
+    return PACKAGED
+
+
+def promote(task: str, name: str, path: Path) -> str:
+    """Let a model serve a task, by the site's registry file; return who served before, which `previous` keeps.
+
+    The caller verifies the model's files. Raises `Permanent` for a model that is not known.
+    """
+    registry = Registry.load(path if path.is_file() else None)
+    registry.entry(task, name)
+    before = registry.champion(task)
+    document = _document(path) if path.is_file() else {}
+    document.setdefault("tasks", {})[task] = {"champion": name, "previous": before}
+    _write(path, document)
+    return before
+
+
+def previous(task: str, path: Path) -> str:
+    """Return the model that served a task before the last promotion. Raises `Permanent` where none was written down."""
+    table = (_document(path) if path.is_file() else {}).get("tasks", {}).get(task, {})
+    if before := table.get("previous"):
+        return str(before)
+    raise Permanent(f"no earlier model of the task {task!r} is written down in {path}", hint="nothing was promoted there yet")
 
 
 def _base(path: Path) -> Path:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.report import Confusion, Evaluation, Progress, Section, silent
 from processors.assertion import Asserter
 from processors.events import Assertion
 from processors.sections import Sectioner
@@ -29,6 +30,8 @@ SENTENCES: Final = Path(__file__).with_name("assertion_sentences.tsv")
 PROBLEMS: Final = frozenset({"Sign_symptom", "Disease_disorder"})
 EVENTS: Final = PROBLEMS | {"Medication", "Therapeutic_procedure", "Diagnostic_procedure", "Clinical_event"}
 UNSEEN: Final = (4, 3)  # every fourth report, from the fourth
+LOOKED_FOR: Final = "*.jsonl of case reports: text, entities with label, spans and attrs.POLARITY"
+_YES: Final = (True, False)
 _NAIVE: Final = re.compile(r"\b(?:no|not|without|denies|denied|negative)\b", re.IGNORECASE)
 
 
@@ -49,18 +52,86 @@ def measure(folder: Path, *, rounds: int = 1000) -> list[Metric]:
     The baseline says negated wherever a negating word stands before the mention in its sentence. Raises `Permanent` where the
     folder holds no such reports.
     """
-    files = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("maccrobat/*.jsonl"))
+    mentions = [mention for path in case_reports(folder)[0] for mention in _read(path)]
+    return _reports("negation", mentions, rounds, tuned=True)
+
+
+def evaluate(folder: Path, *, rounds: int = 1000, progress: Progress = silent) -> Evaluation:
+    """Measure negation on each file of case reports in a folder and all below it, and on the project's own sentences.
+
+    Of a file named train the part that the rules were never tuned on has a figure of its own; any other file is new to them.
+    Raises `Permanent` where nothing fits.
+    """
+    files, notes = case_reports(folder)
+    base = folder.parent if folder.is_file() else folder
+    sections = []
+    for path in files:
+        name = path.relative_to(base).as_posix()
+        mentions = _read(path, progress, name)
+        if not any(mention.label in PROBLEMS for mention in mentions):
+            notes.append(f"{name}: passed over, no condition or symptom is marked in it")
+            continue
+        tuned = path.stem.lower() == "train"
+        if tuned:
+            notes.append(f"{name}: the rules were tuned on three quarters of it; negation_unseen is of the other quarter")
+        problems = [mention for mention in mentions if mention.label in PROBLEMS]
+        counts = np.array([[sum(m.negated == is_so and m.found == said for m in problems) for said in _YES] for is_so in _YES])
+        names = ("negated", "not negated")
+        chart = Confusion("negation of conditions and symptoms", names, names, counts.astype(np.int64))
+        about = f"{len({m.document for m in mentions}):,} documents, {len(problems):,} conditions and symptoms"
+        sections.append(Section(name, about, tuple(_reports("negation", mentions, rounds, tuned=tuned)), (chart,)))
+    if not sections:
+        raise Permanent(f"no case reports to measure on in {folder}: {'; '.join(notes)}", hint=f"looked for {LOOKED_FOR}")
+    return Evaluation("assertion", None, (*sections, _own_sentences()), tuple(notes))
+
+
+def case_reports(folder: Path) -> tuple[list[Path], list[str]]:
+    """Find the files of case reports in a folder and all below it (or one file), and say what was passed over.
+
+    Raises `Permanent` where there is none.
+    """
+    base = folder.parent if folder.is_file() else folder
+    files, notes = [], []
+    for path in [folder] if folder.is_file() else sorted(folder.rglob("*.jsonl")):
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            first = next((line for line in lines if line.strip()), "")
+        if '"text"' in first and '"entities"' in first:
+            files.append(path)
+        else:
+            notes.append(f"{path.relative_to(base).as_posix()}: passed over, not case reports")
     if not files:
-        raise Permanent(f"no case reports (*.jsonl) in {folder}", hint="the folder of maccrobat, or the one above it")
+        told = f"; {'; '.join(notes)}" if notes else ""
+        raise Permanent(f"no case reports (*.jsonl) in {folder}{told}", hint=f"looked for {LOOKED_FOR}")
+    return files, notes
+
+
+def _read(path: Path, progress: Progress = silent, name: str = "") -> list[Mention]:
     tools = Sectioner(), Asserter()
-    mentions = [mention for number, raw in enumerate(_documents(files)) for mention in _mentions(number, raw, *tools)]
+    documents = list(_documents([path]))
+    mentions: list[Mention] = []
+    for number, raw in enumerate(documents):
+        progress(name, number, len(documents))
+        mentions += _mentions(number, raw, *tools)
+    progress(name, len(documents), len(documents))
+    return mentions
+
+
+def _reports(name: str, mentions: Sequence[Mention], rounds: int, *, tuned: bool) -> list[Metric]:
     problems = [mention for mention in mentions if mention.label in PROBLEMS]
-    unseen = [mention for mention in problems if mention.document % UNSEEN[0] == UNSEEN[1]]
-    return [
-        *_figures("negation", problems, rounds),
-        *_figures("negation_unseen", unseen, rounds)[:1],
-        *_figures("negation_all_types", [mention for mention in mentions if mention.label in EVENTS], rounds)[:1],
-    ]
+    figures = _figures(name, problems, rounds)
+    if tuned and (unseen := [mention for mention in problems if mention.document % UNSEEN[0] == UNSEEN[1]]):
+        figures += _figures(f"{name}_unseen", unseen, rounds)[:1]
+    return figures + _figures(f"{name}_all_types", [mention for mention in mentions if mention.label in EVENTS], rounds)[:1]
+
+
+def _own_sentences() -> Section:
+    pairs = list(_judged())
+    kinds = tuple(dict.fromkeys(wanted for wanted, _ in pairs))
+    columns = tuple(dict.fromkeys((*kinds, *(found for _, found in pairs))))
+    counts = np.array([[pairs.count((row, column)) for column in columns] for row in kinds], np.int64)
+    about = f"{len(pairs)} sentences written for this project; what was wrong in them was mended, so they forecast nothing"
+    chart = Confusion("assertion, the project's own sentences", kinds, columns, counts)
+    return Section("own sentences", about, tuple(measure_sentences()), (chart,))
 
 
 def measure_sentences() -> list[Metric]:
@@ -69,11 +140,7 @@ def measure_sentences() -> list[Metric]:
     What was wrong in them was mended, so this guards against regressions and forecasts nothing; the file says how many were right
     at first.
     """
-    wanted, found = [], []
-    sectioner, asserter = Sectioner(), Asserter()
-    for expected, text, start, end in sentences():
-        wanted.append(expected)
-        found.append(asserter.decide(text, [(start, end)], sectioner.split(text))[0])
+    wanted, found = zip(*_judged(), strict=True)
     bootstrap = Bootstrap(np.arange(len(wanted)))
     right = np.array([a == b for a, b in zip(wanted, found, strict=True)], dtype=np.float64)
     figures = [bootstrap.metric("sentences_accuracy", lambda weights: float((right * weights).sum() / weights.sum()))]
@@ -82,6 +149,13 @@ def measure_sentences() -> list[Metric]:
         said = np.array([given == kind for given in found])
         figures.append(bootstrap.metric(f"sentences_{kind}_f1", lambda weights, t=true, s=said: _f1(t, s, weights)))  # type: ignore[misc]
     return figures
+
+
+def _judged() -> Iterator[tuple[Assertion, Assertion]]:
+    """Yield what each of the project's own sentences should give, and what it gives."""
+    sectioner, asserter = Sectioner(), Asserter()
+    for expected, text, start, end in sentences():
+        yield expected, asserter.decide(text, [(start, end)], sectioner.split(text))[0]
 
 
 def sentences() -> Iterator[tuple[Assertion, str, int, int]]:

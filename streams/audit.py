@@ -1,4 +1,4 @@
-"""Audit records of predictions: one Kafka record for a micro-batch, confirmed together with the batch's outputs."""
+"""Audit records: of predictions, one Kafka record for a micro-batch, confirmed together with its outputs; of a model's change."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,5 +26,18 @@ def prediction_audit(
         subject=subject,
         model=ModelRef(name=model.name, version=model.version, digest=model.digest) if model else None,
         entries=tuple(entries),
+        recorded_at=recorded_at,
+    )
+
+
+def model_change_audit(task: str, model: ModelIdentity, *, agent: str, reason: str, recorded_at: datetime) -> AuditEvent:
+    """Make the record of a promotion or a rollback: `model` is what serves the task from now on."""
+    return AuditEvent(
+        id=natural_id("model-change", agent, task, model.digest, recorded_at.isoformat()),
+        action="model-change",
+        agent=agent,
+        subject=f"model/{task}",
+        model=ModelRef(name=model.name, version=model.version, digest=model.digest),
+        reason=reason,
         recorded_at=recorded_at,
     )

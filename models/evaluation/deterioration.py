@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import Permanent
 from models.evaluation.baselines import Logistic, news2, qsofa
-from models.evaluation.measures import Array, Bootstrap, Metric, calibration, calibration_error
-from models.evaluation.vital_sets import Stays, read, unseen
+from models.evaluation.measures import Array, Bootstrap, Metric, calibration, calibration_metric
+from models.evaluation.report import Chart, Evaluation, Progress, Ranking, Reliability, Section, silent
+from models.evaluation.vital_sets import Stays, gather, unseen
 from models.runtimes.deterioration import FEATURES, VITALS
 from models.tasks import DeteriorationModel, Floats
 
@@ -49,6 +51,7 @@ class SetFigures:
     reliability: tuple[tuple[float, float, int], ...]  # mean score, observed rate, hours
     scores: dict[str, Floats] = field(repr=False)
     labels: Floats = field(repr=False)
+    hourly: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Return the set's part of the JSON report."""
@@ -64,7 +67,13 @@ class SetFigures:
 
 
 def evaluate(
-    model: DeteriorationModel, stays: Stays, *, logistic: Logistic | None = None, rounds: int = 1000, seed: int = 0
+    model: DeteriorationModel,
+    stays: Stays,
+    *,
+    logistic: Logistic | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> SetFigures:
     """Score every judged hour of `stays` and measure. The stays must be new to the model (`vital_sets.unseen`)."""
     rows = stays.scored_rows()
@@ -72,9 +81,13 @@ def evaluate(
     if logistic is not None:
         kinds["logistic"] = logistic
     parts: dict[str, list[Floats]] = {kind: [] for kind in kinds}
+    done = 0
     for windows in stays.batches(rows, model.hours):
+        progress(stays.name, done, len(rows))
         for kind, score in kinds.items():
             parts[kind].append(score(windows))
+        done += len(windows)
+    progress(f"{stays.name}, intervals", done, len(rows))
     scores = {kind: np.concatenate(found) for kind, found in parts.items()}
     labels, groups = stays.labels[rows], stays.stay_of[rows]
     bootstrap = Bootstrap(groups, rounds=rounds, seed=seed)
@@ -97,6 +110,7 @@ def evaluate(
         tuple(calibration(labels, scores["model"])),
         scores,
         labels,
+        stays.hourly,
     )
 
 
@@ -139,12 +153,11 @@ def _calibration_metrics(bootstrap: Bootstrap, labels: Floats, scores: Floats) -
         rate = float((weights * target).sum() / weights.sum())
         return 1 - brier(weights) / (rate * (1 - rate)) if 0 < rate < 1 else float("nan")
 
-    error = calibration_error(labels, scores)
     return [
         bootstrap.metric("observed / expected", ratio),
         bootstrap.metric("Brier score", brier),
         bootstrap.metric("Brier skill (over the base rate)", skill),
-        Metric("expected calibration error", error, float("nan"), float("nan"), bootstrap.count),
+        calibration_metric(bootstrap, labels, scores),
     ]
 
 
@@ -244,20 +257,56 @@ def sparse(stays: Stays, every: int = 4) -> Stays:
     return replace(stays, name=f"{stays.name}, charted every {every} hours", values=values)
 
 
-def evaluate_all(model: DeteriorationModel, data: Path, weights: Path, *, rounds: int = 1000) -> list[SetFigures]:
-    """Evaluate on every set in `data`, leaving out whom the model learned from (`learned.npy` beside its weights)."""
-    learned = np.load(weights / "learned.npy") if (weights / "learned.npy").is_file() else np.array([], np.uint32)
+def evaluate_all(
+    model: DeteriorationModel,
+    data: Path,
+    weights: Path,
+    *,
+    rounds: int = 1000,
+    notes: list[str] | None = None,
+    progress: Progress = silent,
+) -> list[SetFigures]:
+    """Evaluate on every set in `data`, leaving out whom the model learned from (`learned.npy` beside its weights).
+
+    What is left out is said in `notes`.
+    """
+    said = [] if notes is None else notes
+    learned = np.load(weights / "learned.npy") if (weights / "learned.npy").is_file() else None
+    if learned is None:
+        said.append("the model keeps no list of whom it learned from: nobody was left out, figures on its own sets flatter it")
     figures = []
-    for stays in read(data):
-        fresh = unseen(stays, learned)
+    sets, passed = gather(data)
+    said += passed
+    for stays in sets:
+        fresh = stays if learned is None else unseen(stays, learned)
+        if gone := len(stays.ids) - len(fresh.ids):
+            said.append(f"{stays.name}: {gone:,} of {len(stays.ids):,} patients left out, the model learned from them")
         if not 0 < fresh.labels.sum() < len(fresh.labels):
+            said.append(f"{stays.name}: no figures, of {len(fresh.ids):,} patients left none or all are positive")
             continue
         path = weights / f"logistic-{'hourly' if stays.hourly else 'outcome'}.json"
         logistic = Logistic.load(path) if path.is_file() else None
-        figures.append(evaluate(model, fresh, logistic=logistic, rounds=rounds))
+        figures.append(evaluate(model, fresh, logistic=logistic, rounds=rounds, progress=progress))
         if stays.hourly:
-            figures.append(evaluate(model, sparse(fresh), logistic=logistic, rounds=rounds))
+            figures.append(evaluate(model, sparse(fresh), logistic=logistic, rounds=rounds, progress=progress))
     return figures
+
+
+def report(model: DeteriorationModel, figures: Sequence[SetFigures], notes: Sequence[str]) -> Evaluation:
+    """Put the figures of `evaluate_all` into the shape of every task. Raises `Permanent` where there are none."""
+    if not figures:
+        raise Permanent("nobody to measure on: " + "; ".join(notes), hint="give patients that the model did not learn from")
+    sections = []
+    for each in figures:
+        about = (
+            f"{each.patients:,} patients ({each.positive_patients:,} positive), {each.hours:,} scored hours, "
+            f"{100 * each.prevalence:.1f}% positive; intervals bootstrapped by patient"
+        )
+        charts: list[Chart] = [Ranking("deterioration", each.labels, each.scores)]
+        if each.hourly:  # a single outcome (death) is not what the score is calibrated to
+            charts.append(Reliability("deterioration", each.reliability, "hours labelled positive"))
+        sections.append(Section(each.name, about, each.metrics, tuple(charts)))
+    return Evaluation("deterioration", model.identity, tuple(sections), tuple(notes))
 
 
 def sample_windows() -> Floats:

@@ -4,7 +4,9 @@ Two layouts: `labels.csv` with columns file, label and (optionally) nih_patient;
 """
 
 import csv
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,6 @@ from models.errors import Permanent
 # What the sets call a class -> the label that the model's prompts ask for.
 LABELS = {
     "no_findings": "no finding",
-    "no finding": "no finding",
     "no_finding": "no finding",
     "normal": "no finding",
     "pneumonia": "pneumonia",
@@ -36,23 +37,37 @@ class LabelledImage:
 
 
 def read(folder: Path) -> list[LabelledImage]:
-    """List the labelled images of a folder.
+    """List the labelled images of a folder and all below it (see `gather`).
 
     Raises:
         Permanent: nothing there has a known layout.
     """
-    if (folder / "labels.csv").is_file():
-        found = list(_by_table(folder))
-    elif folder.is_dir():
-        found = list(_by_class(folder))
-    else:
-        found = []
+    return [image for images in gather(folder)[0].values() for image in images]
+
+
+def gather(folder: Path) -> tuple[dict[str, list[LabelledImage]], list[str]]:
+    """List the labelled images below a folder by set: the folder that holds a labels.csv, or one folder per class.
+
+    Returns them by the set's name, and a note for everything that was passed over.
+
+    Raises:
+        Permanent: nothing there has a known layout.
+    """
+    found: dict[str, list[LabelledImage]] = {}
+    notes: list[str] = []
+    places = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())] if folder.is_dir() else []
+    for place in places:
+        name = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name
+        reader = _by_table if (place / "labels.csv").is_file() else _by_class
+        if images := list(reader(place, name, notes)):
+            found[name] = images
     if not found:
+        told = f"; {'; '.join(notes)}" if notes else ""
         raise Permanent(
-            f"no labelled images found in {folder.name}",
+            f"no labelled images found in {folder.name}{told}",
             hint=f"expected labels.csv (file, label, nih_patient), or a folder per class: {', '.join(sorted(LABELS))}",
         )
-    return found
+    return found, notes
 
 
 def checksums(images: Sequence[LabelledImage]) -> NDArray[np.uint32]:
@@ -66,18 +81,41 @@ def pixels(path: Path) -> NDArray[np.uint8]:
         return np.asarray(picture.convert("L"), np.uint8)
 
 
-def _by_table(folder: Path) -> Iterator[LabelledImage]:
-    with (folder / "labels.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            label = LABELS.get(row["label"].lower())
+def _by_table(folder: Path, name: str, notes: list[str]) -> Iterator[LabelledImage]:
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if not {"file", "label"} <= set(table.fieldnames or ()):
+            notes.append(f"{name}/labels.csv: passed over, it has no columns file and label")
+            return
+        others: Counter[str] = Counter()
+        for row in table:
+            label = _label(row["label"] or "")
             if label is not None:
-                yield LabelledImage(folder / row["file"], label, row.get("nih_patient") or row["file"])
+                yield LabelledImage(folder / row["file"], label, row.get("nih_patient") or _patient(row["file"]))
+            else:
+                others[row["label"] or "no label"] += 1
+        notes += [f"{name}: {count} images of the class {other!r} passed over" for other, count in others.items()]
 
 
-def _by_class(folder: Path) -> Iterator[LabelledImage]:
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        label = LABELS.get(place.name.lower())
-        for path in sorted(place.iterdir()) if label else []:
-            if path.suffix.lower() in _ENDINGS:
-                # NIH ChestX-ray14 names files <patient>_<number>.png
-                yield LabelledImage(path, label or "", path.name.split("_")[0])
+def _by_class(folder: Path, name: str, notes: list[str]) -> Iterator[LabelledImage]:
+    children = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not any(_label(place.name) for place in children):
+        return
+    for place in children:
+        label = _label(place.name)
+        files = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in _ENDINGS]
+        if label is None:
+            notes.append(f"{name}: {len(files)} images of the class {place.name!r} passed over")
+            continue
+        for path in files:
+            yield LabelledImage(path, label, _patient(path.name))
+
+
+def _label(name: str) -> str | None:
+    return LABELS.get(re.sub(r"[\s_-]+", "_", name.strip().lower()))
+
+
+def _patient(name: str) -> str:
+    """Tell the patient from a file's name as NIH ChestX-ray14 gives it, <patient>_<number>; else the file is its own patient."""
+    numbered = re.search(r"(?<!\d)(\d{8})_\d{3}(?!\d)", name)
+    return numbered[1] if numbered else Path(name).name

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.image_prompts import HELD
-from models.evaluation.image_sets import LabelledImage, checksums, pixels, read
-from models.evaluation.measures import Array, Bootstrap, Metric, auroc, calibration, calibration_error
+from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
+from models.evaluation.measures import Array, Bootstrap, Metric, auroc, calibration, calibration_metric
+from models.evaluation.report import Chart, Confusion, Evaluation, Progress, Ranking, Reliability, Section, silent
 from models.registry import WEIGHTS, ModelEntry, Registry, record
 from models.tasks import Floats, ImageTextModel
 
@@ -42,6 +43,9 @@ class ImageFigures:
     wordings: tuple[tuple[str, str, float], ...]  # label, wording, AUROC of ranking by it
     reliability: tuple[tuple[float, float, int], ...]
     images_per_second: float
+    scores: NDArray[Any] = field(repr=False)  # [images], of the positive class
+    labels: NDArray[Any] = field(repr=False)  # [images], 1 where positive
+    threshold: float = 0.5
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON report."""
@@ -57,7 +61,13 @@ class ImageFigures:
 
 
 def evaluate(
-    model: ImageTextModel, images: Sequence[LabelledImage], *, name: str, rounds: int = 1000, seed: int = 0
+    model: ImageTextModel,
+    images: Sequence[LabelledImage],
+    *,
+    name: str,
+    rounds: int = 1000,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> ImageFigures:
     """Embed and classify every image and measure. The images must be new to the model.
 
@@ -69,7 +79,11 @@ def evaluate(
         raise Permanent(f"{name}: measuring needs unseen images of both classes, found {len(labels)} images")
     patients, groups = np.unique([image.patient for image in images], return_inverse=True)
     start = time.thread_time()
-    parts = [model.embed_images([pixels(one.path) for one in images[at : at + 8]]) for at in range(0, len(images), 8)]
+    parts = []
+    for at in range(0, len(images), 8):
+        progress(name, at, len(images))
+        parts.append(model.embed_images([pixels(one.path) for one in images[at : at + 8]]))
+    progress(name, len(images), len(images))
     seconds = time.thread_time() - start
     embeddings = np.concatenate(parts)
     scores = model.classify(embeddings)[:, model.labels.index(POSITIVE)]
@@ -81,7 +95,7 @@ def evaluate(
         bootstrap.metric("sensitivity", lambda weights: _share(weights * labels, found)),
         bootstrap.metric("specificity", lambda weights: _share(weights * (1 - labels), ~found)),
         bootstrap.metric("alike (5 nearest images, other patients)", lambda weights: _share(weights, near)),
-        Metric("expected calibration error", calibration_error(labels, scores), float("nan"), float("nan"), len(patients)),
+        calibration_metric(bootstrap, labels, scores),
     ]
     wordings = [
         (label, text, auroc(labels, (1 if label == POSITIVE else -1) * (embeddings @ vector)))
@@ -96,7 +110,10 @@ def evaluate(
         tuple(metrics),
         tuple(wordings),
         tuple(calibration(labels, scores, bins=6)),
-        len(images) / seconds,
+        len(images) / max(seconds, 1e-9),
+        scores,
+        labels,
+        model.thresholds[POSITIVE],
     )
 
 
@@ -111,6 +128,64 @@ def _alike(embeddings: Floats, labels: Floats, groups: NDArray[np.int64]) -> Arr
     nearest = np.argsort(-likeness, axis=1)[:, :5]
     share: Array = (labels[nearest] == labels[:, None]).mean(axis=1)
     return share
+
+
+def evaluate_all(
+    model: ImageTextModel,
+    data: Path,
+    weights: Path,
+    *,
+    rounds: int = 1000,
+    notes: list[str] | None = None,
+    progress: Progress = silent,
+) -> list[ImageFigures]:
+    """Evaluate on every set of images in `data`, leaving out whose images the model learned from (`learned.npy`).
+
+    What is left out is said in `notes`.
+    """
+    said = [] if notes is None else notes
+    path = weights / "learned.npy"
+    learned = np.load(path) if path.is_file() else None
+    if learned is None:
+        said.append(
+            "the model keeps no list of whose images it learned from: none was left out, figures on its own set flatter it"
+        )
+    sets, passed = gather(data)
+    said += passed
+    figures = []
+    for name, images in sets.items():
+        known = np.zeros(len(images), np.bool_) if learned is None else np.isin(checksums(images), learned)
+        fresh = [image for image, seen in zip(images, known, strict=True) if not seen]
+        if gone := len(images) - len(fresh):
+            said.append(f"{name}: {gone:,} of {len(images):,} images left out, the model learned from those patients")
+        if len({image.label for image in fresh}) < 2:
+            said.append(f"{name}: no figures, the {len(fresh):,} images left are not of both classes")
+            continue
+        figures.append(evaluate(model, fresh, name=name, rounds=rounds, progress=progress))
+    if not figures:
+        raise Permanent("no images to measure on: " + "; ".join(said), hint="give images of patients it did not learn from")
+    return figures
+
+
+def report(model: ImageTextModel, figures: Sequence[ImageFigures], notes: Sequence[str]) -> Evaluation:
+    """Put the figures of `evaluate_all` into the shape of every task."""
+    sections = []
+    for each in figures:
+        about = (
+            f"{each.images:,} images of {each.patients:,} patients, {each.positive:,} with {POSITIVE} by their label; "
+            "intervals bootstrapped by patient"
+        )
+        positive = each.labels > 0
+        found = each.scores >= each.threshold
+        names = (POSITIVE, f"no {POSITIVE}")
+        counts = np.array([[(found & is_so).sum(), (~found & is_so).sum()] for is_so in (positive, ~positive)], np.int64)
+        charts: tuple[Chart, ...] = (
+            Ranking(POSITIVE, each.labels, {"model": each.scores}),
+            Reliability(POSITIVE, each.reliability, f"labelled {POSITIVE}"),
+            Confusion(f"{POSITIVE} at the shipped threshold {each.threshold:g}", names, names, counts),
+        )
+        sections.append(Section(each.name, about, each.metrics, charts))
+    return Evaluation("images", model.identity, tuple(sections), tuple(notes))
 
 
 _WHAT = """\
@@ -184,11 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     registry = Registry.load()
     entry, model = registry.entry("image-text", chosen.model), registry.open("image-text", name=chosen.model)
     folder = WEIGHTS / entry.location
-    path = folder / "learned.npy"
-    learned = np.load(path) if path.is_file() else np.array([], np.uint32)
-    images = read(chosen.data)
-    fresh = [image for image, known in zip(images, np.isin(checksums(images), learned), strict=True) if not known]
-    figures = evaluate(model, fresh, name=chosen.data.name)
+    figures, *_ = evaluate_all(model, chosen.data, folder)
     text = card(entry, figures, int(entry.preprocessing.get("images_learned", 0)))
     sys.stdout.write(text)
     if chosen.json:

@@ -6,6 +6,7 @@ Bootstrap           percentile intervals (2.5%, 97.5%) over resampled groups, th
                     that differences between scores get paired intervals
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -122,6 +123,16 @@ class Bootstrap:
         return Metric(name, value, float(low), float(high), self.count, baselines or {})
 
 
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927, z = 1.96); nothing counted leaves everything open."""
+    if not n:
+        return 0.0, 1.0
+    z2 = 1.96**2
+    centre = (hits + z2 / 2) / (n + z2)
+    half = 1.96 / (n + z2) * math.sqrt(hits * (n - hits) / n + z2 / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def calibration(labels: NDArray[Any], scores: NDArray[Any], bins: int = 10) -> list[tuple[float, float, int]]:
     """Return (mean score, observed rate, rows) for equally filled bins of the score, lowest first."""
     order = np.argsort(scores, kind="stable")
@@ -133,3 +144,15 @@ def calibration_error(labels: NDArray[Any], scores: NDArray[Any], bins: int = 10
     """Expected calibration error over equally filled bins."""
     found = calibration(labels, scores, bins)
     return sum(rows * abs(mean - rate) for mean, rate, rows in found) / max(1, sum(rows for *_, rows in found))
+
+
+def calibration_metric(bootstrap: Bootstrap, labels: NDArray[Any], scores: NDArray[Any], bins: int = 10) -> Metric:
+    """Return `calibration_error` with its interval; the bins stay as all rows give them."""
+    parts = [rows for rows in np.array_split(np.argsort(scores, kind="stable"), bins) if len(rows)]
+    gap = scores.astype(np.float64) - labels.astype(np.float64)
+
+    def error(weights: Array) -> float:
+        total = float(weights.sum())
+        return sum(abs(float((weights[rows] * gap[rows]).sum())) for rows in parts) / total if total else float("nan")
+
+    return bootstrap.metric("expected calibration error", error)

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,29 +162,89 @@ def part(ids: Sequence[str], *, salt: str = "vigil-2026") -> NDArray[np.float64]
 
 
 def unseen(stays: Stays, learned: NDArray[np.uint32]) -> Stays:
-    """Leave out the stays that training or calibration saw."""
-    return stays.take(~np.isin(stays.checksums(), learned))
+    """Leave out the stays that training or calibration saw, whatever their file is called now.
+
+    Record numbers do not repeat between the sets of physionet2012, so each is asked for under every set's name.
+    """
+    names = {stays.name} | ({"cinc2019"} if stays.hourly else {"physionet2012-a", "physionet2012-b", "physionet2012-c"})
+    known = np.zeros(len(stays.ids), np.bool_)
+    for name in names:
+        known |= np.isin(replace(stays, name=name).checksums(), learned)
+    return stays.take(~known)
 
 
 def read(folder: Path) -> list[Stays]:
-    """Read every known set in `folder` (or in the folders directly below it).
+    """Read every known set in `folder` (see `gather`).
 
     Raises:
         Permanent: nothing there has a known layout.
     """
+    return gather(folder)[0]
+
+
+def gather(folder: Path) -> tuple[list[Stays], list[str]]:
+    """Read every known set in `folder` and all below it, told by the tables' columns and not by their names.
+
+    Returns the sets, and a note for each table that was passed over. Two sets of one name are told apart by their folder.
+
+    Raises:
+        Permanent: nothing there has a known layout, or measurements have no outcomes beside them.
+    """
     found: list[Stays] = []
-    for place in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []:
-        if (place / "hourly.csv.gz").is_file():
-            found.append(read_cinc2019(place / "hourly.csv.gz"))
-        for measurements in sorted(place.glob("set-*.csv.gz")):
-            letter = measurements.name.removeprefix("set-").removesuffix(".csv.gz")
-            found.append(read_physionet2012(measurements, place / f"Outcomes-{letter}.txt"))
+    notes: list[str] = []
+    for path in sorted([*folder.rglob("*.csv.gz"), *folder.rglob("*.csv")]):
+        columns = _columns(path)
+        if columns >= {"patient", "hour", "SepsisLabel"}:
+            stays = read_cinc2019(path)
+        elif columns >= {"RecordID", "minute", "Parameter", "Value"}:
+            stays = read_physionet2012(path, _outcomes(path))
+        else:
+            if path.name.endswith(".csv.gz") and not columns & {"septic", "In-hospital_death"}:
+                notes.append(f"{path.relative_to(folder).as_posix()}: passed over, its columns are no known set's")
+            continue
+        if any(stays.name == other.name for other in found):
+            stays = replace(stays, name=f"{stays.name} ({path.relative_to(folder).as_posix()})")
+        found.append(stays)
     if not found:
+        told = f"; {'; '.join(notes)}" if notes else ""
         raise Permanent(
-            f"no vital signs found in {folder.name}",
-            hint="expected hourly.csv.gz (cinc2019) or set-?.csv.gz with Outcomes-?.txt (physionet2012)",
+            f"no vital signs found in {folder.name}{told}",
+            hint="looked for hourly.csv.gz with the columns patient, hour, ..., SepsisLabel (cinc2019), or set-?.csv.gz with "
+            "RecordID, minute, Parameter, Value and Outcomes-?.txt beside it (physionet2012)",
         )
-    return found
+    return found, notes
+
+
+def _open(path: Path) -> TextIO:
+    return cast(TextIO, gzip.open(path, "rt", newline="")) if path.suffix == ".gz" else path.open(newline="", encoding="utf-8")
+
+
+def _columns(path: Path) -> set[str]:
+    try:
+        with _open(path) as file:
+            return set(next(csv.reader(file), []))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()
+
+
+def _outcomes(measurements: Path) -> Path:
+    """Find the outcomes of a table of measurements: by its letter, else the only ones in the folder."""
+    place, letter = measurements.parent, _letter(measurements)
+    if (named := place / f"Outcomes-{letter}.txt").is_file():
+        return named
+    tables = [path for ending in ("*.txt", "*.csv") for path in sorted(place.glob(ending))]
+    fitting = [path for path in tables if _columns(path) >= {"RecordID", "In-hospital_death"}]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise Permanent(
+        f"{measurements.name} has no outcomes beside it: looked for Outcomes-{letter}.txt, and for one table with the columns "
+        f"RecordID and In-hospital_death, found {len(fitting)}",
+        hint="name the outcomes of set-c.csv.gz Outcomes-c.txt",
+    )
+
+
+def _letter(measurements: Path) -> str:
+    return measurements.name.removesuffix(".gz").removesuffix(".csv").removeprefix("set-")
 
 
 def read_cinc2019(path: Path) -> Stays:
@@ -193,10 +254,10 @@ def read_cinc2019(path: Path) -> Stays:
     rows: list[list[float]] = []
     known: list[list[float]] = []
     labels: list[float] = []
-    with gzip.open(path, "rt", newline="") as file:
+    with _open(path) as file:
         reader = csv.reader(file)
         header = next(reader)
-        columns = [header.index(_CINC_COLUMNS[name]) if name in _CINC_COLUMNS else -1 for name in FEATURES]
+        columns = [header.index(column) if (column := _CINC_COLUMNS.get(name)) in header else -1 for name in FEATURES]
         others = [at for at, name in enumerate(header) if name not in _CINC_NOT_CONTEXT]
         patient, label = header.index("patient"), header.index("SepsisLabel")
         for row in reader:
@@ -228,7 +289,7 @@ def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
     values = np.full((len(ids), _PHYSIONET_HOURS, len(FEATURES)), np.nan, np.float32)
     others = {code: at for at, code in enumerate(_PHYSIONET_CONTEXT)}
     context = np.full((len(ids), _PHYSIONET_HOURS, len(others)), np.nan, np.float32)
-    with gzip.open(measurements, "rt", newline="") as file:
+    with _open(measurements) as file:
         reader = csv.reader(file)
         next(reader)
         for record, minute, code, text in reader:
@@ -247,7 +308,7 @@ def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
     labels = np.repeat(np.array([died[one] for one in ids], np.float32), _PHYSIONET_HOURS)
     starts = np.arange(len(ids) + 1, dtype=np.int64) * _PHYSIONET_HOURS
     flat = _plausible(values.reshape(-1, len(FEATURES)))
-    name = f"physionet2012-{measurements.name.removeprefix('set-').removesuffix('.csv.gz')}"
+    name = f"physionet2012-{_letter(measurements)}"
     known = _carried(context.reshape(-1, len(others)), starts)
     return Stays(name, ids, starts, flat, labels, hourly=False, context=known)
 

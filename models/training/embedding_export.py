@@ -14,9 +14,10 @@ import numpy as np
 
 from models.errors import Permanent
 from models.export import Feeds, Parity, parity, run, seconds_per_item, to_int8, to_onnx
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, location, record, sha256_of
-from models.runtimes.text_embedder import LIMIT, mean_pooled
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
+from models.runtimes.text_embedder import LIMIT, OnnxTextEmbedder, mean_pooled
 from models.runtimes.token_classifier import load_tokenizer
+from models.tasks import TextEmbedder
 from models.training.ner import default_start
 
 NAME: Final = "all-MiniLM-L6-v2"
@@ -95,6 +96,33 @@ def export(out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry:
     made = Exported(entry, measured, *seconds)
     (folder / "card.md").write_text(_card(made), encoding="utf-8")
     return made
+
+
+def full_precision(folder: Path) -> TextEmbedder:
+    """Open the published weights unquantised, exported into `folder`: what INT8 is measured against.
+
+    Raises `Permanent` where the train extra, which carries them, is not installed.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+
+        start = default_start()
+    except ImportError as error:
+        raise Permanent(f"fp32 needs {error.name}", hint="pip install 'vigil-stream[train]'") from error
+    _encoder(start, folder / "model.onnx")
+    load_tokenizer(start / "tokenizer.json", NAME).save(str(folder / "tokenizer.json"), pretty=False)
+    entry = ModelEntry(
+        task="embedding",
+        name=f"{NAME}-fp32",
+        version="2.0.0",
+        runtime="onnx-text-embedder",
+        location=str(folder),
+        files={name: sha256_of(folder / name) for name in ("model.onnx", "tokenizer.json")},
+        licence="Apache-2.0",
+        preprocessing={"dimensions": DIMENSIONS, "limit": LIMIT, "batch": 1},
+    )
+    return OnnxTextEmbedder(Weights(entry, folder), threads=1)
 
 
 def _encoder(start: Path, path: Path) -> Path:

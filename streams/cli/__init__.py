@@ -26,7 +26,21 @@ def show_version() -> None:
 
 
 def _register() -> None:
-    from streams.cli import check_feed, connect, dead_letters, doctor, replay, run, schemas, search, settings, status, topics
+    from streams.cli import (
+        check_feed,
+        connect,
+        dead_letters,
+        doctor,
+        models,
+        replay,
+        run,
+        schemas,
+        search,
+        settings,
+        status,
+        topics,
+        train,
+    )
 
     app.add_typer(run.lanes, name="lane")
     app.command("up")(run.up)
@@ -36,6 +50,8 @@ def _register() -> None:
     app.add_typer(connect.app, name="connect")
     app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(replay.app, name="replay")
+    app.add_typer(models.app, name="models")
+    app.add_typer(train.app, name="train")
     app.command("check-feed")(check_feed.check_feed)
     app.command("lag")(status.lag)
     app.command("status")(status.status)

@@ -88,7 +88,7 @@ def test_a_folder_without_case_reports_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Permanent, match="no case reports"):
         measure(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n')
-    with pytest.raises(Permanent, match=r"bad\.jsonl:1"):
+    with pytest.raises(Permanent, match=r"bad\.jsonl: passed over"):
         measure(tmp_path)
 
 

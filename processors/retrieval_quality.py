@@ -1,0 +1,194 @@
+"""How well notes are found by meaning: a description asks, the note that it describes is the one right answer.
+
+Layout (mtsamples queries): `*.jsonl` or `*.jsonl.gz`, one object a line with `transcription` (the note) and `description` (the
+question). Every note of a file is in the index, cut as the vectors lane cuts it; a note counts with its best chunk.
+
+    recall@k   share of questions whose note is among the first k
+    nDCG@10    with one right answer: 1 / log2(1 + its rank), 0 past the tenth
+
+A note that ties with others takes the worst place among them. Intervals are 95%, bootstrapped over questions. Baselines: the
+same network in fp32, where the caller has it, and BM25.
+"""
+
+import gzip
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import Permanent
+from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.report import Curves, Evaluation, Progress, Section, silent
+from models.tasks import TextEmbedder
+from processors.vectors import chunks
+
+LOOKED_FOR: Final = "*.jsonl.gz or *.jsonl with transcription and description (mtsamples queries)"
+_K1, _B = 1.2, 0.75  # Okapi BM25 as Lucene and Robertson's TREC runs set it
+_DEEPEST: Final = 100  # of the plotted recall
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """A file's notes, and which of them each question asks for."""
+
+    name: str
+    notes: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[int, ...]  # index of the note
+
+
+def gather(data: Path) -> tuple[list[Questions], list[str]]:
+    """Read every file of the layout in a folder and all below it (or one file), and say what was passed over.
+
+    Raises `Permanent` where nothing fits.
+    """
+    base = data.parent if data.is_file() else data
+    found: list[Questions] = []
+    notes: list[str] = []
+    for path in [data] if data.is_file() else sorted([*data.rglob("*.jsonl.gz"), *data.rglob("*.jsonl")]):
+        name = path.relative_to(base).as_posix()
+        rows = _rows(path)
+        if rows is None:
+            notes.append(f"{name}: passed over, its lines have no transcription and description")
+            continue
+        asked = [(str(row["description"]), at) for at, row in enumerate(rows) if str(row["description"] or "").strip()]
+        if missing := len(rows) - len(asked):
+            notes.append(f"{name}: {missing} of {len(rows):,} notes have no description: indexed, not asked for")
+        texts = tuple(str(row["transcription"] or "") for row in rows)
+        if asked:
+            found.append(Questions(name, texts, tuple(text for text, _ in asked), tuple(at for _, at in asked)))
+    if not found:
+        told = f"; {'; '.join(notes)}" if notes else ""
+        raise Permanent(f"no questions to measure retrieval on in {data}{told}", hint=f"looked for {LOOKED_FOR}")
+    return found, notes
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]] | None:
+    rows: list[Mapping[str, Any]] = []
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                _ = row["transcription"], row["description"]
+            except (ValueError, KeyError, TypeError) as error:
+                if not rows:
+                    return None
+                raise Permanent(f"{path}:{number}: no transcription and description: {type(error).__name__}") from error
+            rows.append(row)
+    return rows or None
+
+
+def evaluate(
+    model: TextEmbedder,
+    data: Path,
+    *,
+    full: TextEmbedder | None = None,
+    rounds: int = 1000,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure an embedder on every file of the layout; `full` is the same network in fp32. Raises `Permanent` as `gather`."""
+    files, notes = gather(data)
+    sections = []
+    for asked in files:
+        ranks = {"model": _places(embedded_scores(model, asked, progress, asked.name), asked)}
+        if full is not None:
+            ranks["fp32"] = _places(embedded_scores(full, asked, progress, f"{asked.name}, fp32"), asked)
+        ranks["BM25"] = _places(bm25_scores(asked.notes, asked.questions), asked)
+        deep = [k for k in range(1, _DEEPEST + 1) if k <= len(asked.notes)]
+        lines = {kind: (deep, [float((places <= k).mean()) for k in deep]) for kind, places in ranks.items()}
+        chart = Curves("the note among the first k", "k", "recall@k", lines, logarithmic=True)
+        about = f"{len(asked.questions):,} questions to {len(asked.notes):,} notes"
+        sections.append(Section(asked.name, about, tuple(figures(ranks, rounds)), (chart,)))
+    return Evaluation("retrieval", model.identity, tuple(sections), tuple(notes))
+
+
+def figures(ranks: Mapping[str, NDArray[np.int64]], rounds: int) -> list[Metric]:
+    """Recall@1, recall@10 and nDCG@10 of the first method, with the others as baselines and the paired differences."""
+    bootstrap = Bootstrap(np.arange(len(next(iter(ranks.values())))), rounds=rounds)
+    found = []
+    for name, gain in (("recall@1", _recall(1)), ("recall@10", _recall(10)), ("nDCG@10", _ndcg)):
+        gains = {kind: gain(places) for kind, places in ranks.items()}
+        mine, *_ = gains.values()
+        baselines = {}
+        for kind, other in list(gains.items())[1:]:
+            one = _mean(bootstrap, name, other)
+            difference = _mean(bootstrap, name, mine - other)
+            baselines[kind] = Metric(name, one.value, one.low, one.high, one.n, {"difference": difference})
+        own = _mean(bootstrap, name, mine)
+        found.append(Metric(name, own.value, own.low, own.high, own.n, baselines))
+    return found
+
+
+def _mean(bootstrap: Bootstrap, name: str, gains: NDArray[np.float64]) -> Metric:
+    return bootstrap.metric(name, lambda weights: float((weights * gains).sum() / weights.sum()))
+
+
+def _recall(k: int) -> Any:
+    return lambda places: (places <= k).astype(np.float64)
+
+
+def _ndcg(places: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.where(places <= 10, 1 / np.log2(1 + places.astype(np.float64)), 0.0)
+
+
+def _places(scores: NDArray[np.float32], asked: Questions) -> NDArray[np.int64]:
+    """Rank of the right note for each question, from 1."""
+    right = scores[np.arange(len(asked.answers)), list(asked.answers)]
+    places: NDArray[np.int64] = (scores >= right[:, None]).sum(axis=1)
+    return places
+
+
+def embedded_scores(model: TextEmbedder, asked: Questions, progress: Progress = silent, what: str = "") -> NDArray[np.float32]:
+    """Cosine of each question to each note's best chunk: [questions, notes]. A question too long asks with its first chunk."""
+    scores = np.full((len(asked.questions), len(asked.notes)), -1.0, np.float32)
+    total = len(asked.notes) + 1
+    heads = [_cut(model, text)[:1] or [""] for text in asked.questions]
+    questions = model.embed([head[0] for head in heads])
+    for at, note in enumerate(asked.notes):
+        progress(what, at, total)
+        if pieces := _cut(model, note):
+            scores[:, at] = (questions @ model.embed(pieces).T).max(axis=1)
+    progress(what, total, total)
+    return scores
+
+
+def _cut(model: TextEmbedder, text: str) -> list[str]:
+    return [text[chunk.start : chunk.end] for chunk in chunks(text, model.offsets(text), model.limit)]
+
+
+def bm25_scores(notes: Sequence[str], questions: Sequence[str]) -> NDArray[np.float32]:
+    """Okapi BM25 (Robertson and Zaragoza 2009, with Lucene's idf, never negative) of each question to each note.
+
+    sum over the question's words of  log(1 + (N - df + 0.5) / (df + 0.5)) * tf (k1 + 1) / (tf + k1 (1 - b + b length / mean))
+    Words are runs of letters and digits in lower case; no stemming, no stop words.
+    """
+    counts = [Counter(_words(note)) for note in notes]
+    lengths = np.array([sum(count.values()) for count in counts], np.float64)
+    stretch = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()), 1e-9))
+    postings: dict[str, tuple[list[int], list[int]]] = {}
+    for at, count in enumerate(counts):
+        for word, times in count.items():
+            places, often = postings.setdefault(word, ([], []))
+            places.append(at)
+            often.append(times)
+    scores = np.zeros((len(questions), len(notes)), np.float32)
+    for row, question in enumerate(questions):
+        for word in _words(question):
+            if word in postings:
+                where, times_ = np.array(postings[word][0]), np.array(postings[word][1], np.float64)
+                rare = math.log(1 + (len(notes) - len(where) + 0.5) / (len(where) + 0.5))
+                scores[row, where] += rare * times_ * (_K1 + 1) / (times_ + stretch[where])
+    return scores
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())

@@ -1,0 +1,200 @@
+"""`vigil models evaluate`: how good a model is on a folder of data; table, JSON, plots, the card's figures."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.errors import Permanent
+from streams.settings import load
+
+if TYPE_CHECKING:
+    from models.evaluation.report import Evaluation
+    from models.evaluation.report import Progress as Report
+    from models.registry import Registry
+
+
+class Task(StrEnum):
+    """What can be measured."""
+
+    NER = "ner"
+    ASSERTION = "assertion"
+    DETERIORATION = "deterioration"
+    IMAGES = "images"
+    RETRIEVAL = "retrieval"
+
+
+# What the registry calls the task of each; assertion is rules and has no model.
+REGISTERED: Final = {
+    Task.NER: "ner",
+    Task.DETERIORATION: "deterioration",
+    Task.IMAGES: "image-text",
+    Task.RETRIEVAL: "embedding",
+}
+
+
+def evaluate(
+    task: Annotated[Task, typer.Argument(help="what to measure")],
+    data: Annotated[Path, typer.Option("--data", help="a folder of data (or of several sets), searched to its depths")],
+    model: Annotated[str | None, typer.Option("--model", help="a model of the registry; default: the one that serves")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="write every figure into this file")] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="folder for plots and figures.md; default: beside the JSON file, else here")
+    ] = None,
+    registry: Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting")] = None,
+    rounds: Annotated[int, typer.Option(min=10, help="resamples of each bootstrapped interval")] = 1000,
+    record: Annotated[
+        bool, typer.Option("--record", help="put figures into the registry's entry, figures.md beside the weights")
+    ] = False,
+) -> None:
+    """Measure a model on a folder of data that it did not learn from, with 95% intervals and baselines.
+
+    Files are told by what is in them: IOB *.tsv and case reports *.jsonl (ner, assertion), cinc2019 and physionet2012 tables
+    (deterioration), images with a labels.csv or in a folder per class (images), notes with descriptions *.jsonl.gz (retrieval).
+    What the model learned from is left out, and what was passed over is said.
+    """
+    from models.evaluation import plots as drawing
+    from models.registry import Registry
+
+    if not data.exists():
+        raise Permanent(f"no such folder: {data}", hint="--data takes a folder of data")
+    site = registry or load().models.registry
+    known = Registry.load(site)
+    began = time.monotonic()
+    with _bars() as report:
+        found = _MEASURES[task](known, data, model, rounds, report)
+    console = _console()
+    _print(console, found)
+    folder = plots or (json_.with_name(f"{json_.stem}-plots") if json_ else Path(f"evaluation-{task}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")
+    if json_ is not None:
+        json_.parent.mkdir(parents=True, exist_ok=True)
+        json_.write_text(json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if drawing.available():
+        drawn = f"{len(drawing.draw(found, folder))} plots and figures.md in {folder}"
+    else:
+        drawn = f"figures.md in {folder}; no plots: matplotlib is not installed (pip install 'vigil-stream[bench]')"
+    console.print(f"{drawn}; {time.monotonic() - began:.0f} s", style="dim", highlight=False, soft_wrap=True)
+    if record:
+        _record(console, known, site, task, model, found)
+
+
+def _ner(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
+    from models.evaluation import ner_report
+
+    return ner_report.evaluate(registry.open("ner", name=name), data, resamples=rounds, progress=report)
+
+
+def _assertion(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
+    from processors import assertion_quality
+
+    if name is not None:
+        raise Permanent("assertion is rules, there is no model to choose", hint="leave --model out")
+    return assertion_quality.evaluate(data, rounds=rounds, progress=report)
+
+
+def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
+    from models.evaluation import deterioration
+
+    weights, model, notes = registry.weights("deterioration", name), registry.open("deterioration", name=name), list[str]()
+    figures = deterioration.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
+    return deterioration.report(model, figures, notes)
+
+
+def _images(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
+    from models.evaluation import images
+
+    weights, model, notes = registry.weights("image-text", name), registry.open("image-text", name=name), list[str]()
+    figures = images.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
+    return images.report(model, figures, notes)
+
+
+def _retrieval(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
+    from dataclasses import replace
+
+    from models.training import embedding_export
+    from processors import retrieval_quality
+
+    model = registry.open("embedding", name=name)
+    with tempfile.TemporaryDirectory() as scratch:
+        full, without = None, ""
+        if model.identity.name != embedding_export.NAME:
+            without = f"no fp32 baseline: that of {model.identity.name} is not known here"
+        else:
+            try:
+                full = embedding_export.full_precision(Path(scratch))
+            except Permanent as error:
+                without = f"no fp32 baseline: {error} ({error.hint})"
+        found = retrieval_quality.evaluate(model, data, full=full, rounds=rounds, progress=report)
+    return replace(found, notes=(*found.notes, without)) if without else found
+
+
+_MEASURES: Final[dict[Task, Callable[["Registry", Path, str | None, int, "Report"], "Evaluation"]]] = {
+    Task.NER: _ner,
+    Task.ASSERTION: _assertion,
+    Task.DETERIORATION: _deterioration,
+    Task.IMAGES: _images,
+    Task.RETRIEVAL: _retrieval,
+}
+
+
+@contextmanager
+def _bars() -> "Iterator[Report]":
+    """Show a bar for each stretch of work, on standard error; nothing where nobody looks."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bars = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield report
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    return console
+
+
+def _print(console: Console, found: "Evaluation") -> None:
+    from models.evaluation.report import beside, figure
+
+    by = f"{found.model.name} {found.model.version}, digest {found.model.digest[:12]}" if found.model else "rules"
+    console.print(f"{found.task}: {by}", highlight=False)
+    for section in found.sections:
+        table = Table("figure", "value (95%)", "n", "beside it", title=escape(section.name), title_justify="left")
+        table.caption, table.caption_justify = escape(section.about), "left"
+        for metric in section.metrics:
+            table.add_row(escape(metric.name), figure(metric), f"{metric.n:,}", escape(beside(metric)))
+        console.print(table)
+    for note in found.notes:
+        console.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
+
+
+def _record(
+    console: Console, registry: "Registry", site: Path | None, task: Task, name: str | None, found: "Evaluation"
+) -> None:
+    from models.registry import holder, record
+
+    if task not in REGISTERED:
+        raise Permanent("nothing to record: rules stand in no registry", hint="leave --record out")
+    weights = registry.weights(REGISTERED[task], name)
+    where = holder(weights.entry, site)
+    record(weights.entry.model_copy(update={"quality": found.quality()}), where)
+    (weights.folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")
+    console.print(f"recorded in {where.name} and {weights.folder.name}/figures.md", style="dim", highlight=False)

@@ -1,0 +1,235 @@
+"""`vigil models`: which models there are, how good they are, and which one serves."""
+
+import asyncio
+import getpass
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from models.errors import Permanent, VigilError
+from streams.cli.evaluate import evaluate
+from streams.settings import Settings, load
+
+if TYPE_CHECKING:
+    from models.tasks import ModelIdentity
+
+app = typer.Typer(help="The models: list, show, verify, evaluate, promote, roll back, export.", no_args_is_help=True)
+app.command("evaluate")(evaluate)
+
+Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
+Task = Annotated[str, typer.Argument(help="a task of the registry: ner, embedding, image-text, deterioration")]
+
+
+@app.command("list")
+def list_models(
+    registry: Site = None, json_: Annotated[bool, typer.Option("--json", help="one object per model")] = False
+) -> None:
+    """Print every model of the registry; a star marks the one that serves its task."""
+    from models.registry import Registry
+
+    known = Registry.load(_site(registry))
+    table = Table("", "task", "model", "version", "runtime", "licence", "digest")
+    for entry in known.entries():
+        serves = known.serves(entry)
+        if json_:
+            shown = entry.model_dump(mode="json", include={"task", "name", "version", "runtime", "licence", "quality"})
+            print(json.dumps(shown | {"digest": entry.digest, "serves": serves}))
+        table.add_row(
+            "*" if serves else "", entry.task, entry.name, entry.version, entry.runtime, entry.licence, entry.digest[:12]
+        )
+    if not json_:
+        _console().print(table)
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="a model's name, or a task for the one that serves it")],
+    registry: Site = None,
+    json_: Annotated[bool, typer.Option("--json", help="the whole entry as JSON, without the card")] = False,
+) -> None:
+    """Print a model's entry, its measured figures and its card."""
+    from models.registry import Registry
+
+    known = Registry.load(_site(registry))
+    tasks = {entry.task for entry in known.entries()}
+    chosen = [e for e in known.entries() if e.name == name or (name in tasks and e.task == name and known.serves(e))]
+    if not chosen:
+        names = ", ".join(sorted({entry.name for entry in known.entries()} | tasks))
+        raise Permanent(f"unknown model {name!r}", hint=f"known: {names}")
+    console = _console()
+    for entry in chosen:
+        if json_:
+            print(json.dumps(entry.model_dump(mode="json") | {"digest": entry.digest, "serves": known.serves(entry)}))
+            continue
+        table = Table(show_header=False, title=f"{entry.name} {entry.version}", title_justify="left")
+        facts = {
+            "task": f"{entry.task}{', serves' if known.serves(entry) else ''}",
+            "runtime": entry.runtime,
+            "licence": entry.licence,
+            "trained on": "; ".join(entry.trained_on),
+            "labels": ", ".join(entry.labels),
+            "thresholds": ", ".join(f"{label} {value:g}" for label, value in entry.thresholds.items()),
+            "thresholds chosen": entry.thresholds_chosen,
+            "digest": entry.digest,
+        }
+        for fact, value in (facts | {f"figure: {metric}": f"{v:g}" for metric, v in entry.quality.items()}).items():
+            table.add_row(fact, escape(value))
+        console.print(table)
+        for part in ("card.md", "figures.md"):
+            path = known.folder(entry) / part
+            if path.is_file():
+                console.print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+            elif part == "card.md":
+                console.print(f"no card: {part} is not beside the weights", style="yellow", highlight=False)
+
+
+@app.command("verify")
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="models; default: all")] = None, registry: Site = None
+) -> None:
+    """Hash every file of every model; exits 1 and names the file where a digest differs or a file is missing."""
+    from models.registry import Registry
+
+    known = Registry.load(_site(registry))
+    if unknown := set(names or ()) - {entry.name for entry in known.entries()}:
+        raise Permanent(f"unknown model {', '.join(sorted(unknown))}", hint="`vigil models list` shows them")
+    console, bad = _console(), 0
+    for entry in known.entries():
+        if names and entry.name not in names:
+            continue
+        try:
+            known.weights(entry.task, entry.name)
+        except VigilError as error:
+            bad += 1
+            console.print(f"[bold red]bad [/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            if error.hint:
+                console.print(f"       -> {escape(error.hint)}", highlight=False, soft_wrap=True)
+        else:
+            count = f"{len(entry.files)} file{'s' if len(entry.files) != 1 else ''}"
+            console.print(f"[green]ok  [/] {escape(entry.name)} {entry.version}: {count}, {entry.digest}", highlight=False)
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command("promote")
+def promote_model(
+    task: Task,
+    name: Annotated[str, typer.Argument(help="the model that shall serve it")],
+    reason: Annotated[str, typer.Option(help="why, for the audit")],
+    registry: Site = None,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
+) -> None:
+    """Let a model serve a task, by a line in the site's registry file; its files are verified first.
+
+    Lanes take it at their next start: a running lane keeps the model it has loaded.
+    """
+    from models.registry import Registry, promote
+
+    site = _writable(registry)
+    weights = Registry.load(site).weights(task, name)
+    _change(site, task, weights.entry.name, reason, lambda: promote(task, name, site), audit=not no_audit)
+
+
+@app.command("rollback")
+def rollback_model(
+    task: Task,
+    reason: Annotated[str, typer.Option(help="why, for the audit")],
+    registry: Site = None,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
+) -> None:
+    """Let the model serve that served before the last promotion. Lanes take it at their next start."""
+    from models.registry import Registry, previous, promote
+
+    site = _writable(registry)
+    name = previous(task, site)
+    Registry.load(site).weights(task, name)
+    _change(site, task, name, reason, lambda: promote(task, name, site), audit=not no_audit)
+
+
+def _change(site: Path, task: str, name: str, reason: str, change: Callable[[], str], *, audit: bool) -> None:
+    """Audit first, then change: a change that nobody can trace is worse than a record of one that failed."""
+    from models.registry import Registry
+
+    if not reason.strip():
+        raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+    before = Registry.load(site).champion(task)
+    if before == name:
+        raise Permanent(f"{name} serves {task} already")
+    identity = Registry.load(site).entry(task, name).identity
+    if audit:
+        asyncio.run(_audit(load(), task, identity, f"{before} -> {name}: {reason}"))
+    change()
+    told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
+    _console().print(f"{task}: {name} serves, before {before}; {told}. Restart the lanes of {task}.", highlight=False)
+
+
+async def _audit(settings: Settings, task: str, model: "ModelIdentity", reason: str) -> None:
+    from streams.audit import model_change_audit
+    from streams.outbox import Outbox
+    from streams.wire import iso
+
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
+    at = datetime.now(UTC)
+    await outbox.start()
+    try:
+        event = model_change_audit(task, model, agent=getpass.getuser(), reason=reason, recorded_at=at)
+        await outbox.send([outbox.encode(event, time=iso(at))])
+    finally:
+        await outbox.stop()
+
+
+@app.command("export")
+def export(
+    task: Annotated[str, typer.Argument(help="embedding, or ner with --run")],
+    out: Annotated[Path, typer.Option(help="folder for the ONNX file, the tokenizer and the card")],
+    registry: Annotated[Path, typer.Option("--registry", help="the registry file that gets the entry; made if absent")],
+    run: Annotated[Path | None, typer.Option(help="ner: the folder of a training run (model.pt)")] = None,
+    data: Annotated[Path | None, typer.Option(help="ner: the corpora, for thresholds and the card's figures")] = None,
+    version: Annotated[str, typer.Option(help="ner: the version of what is made")] = "1",
+) -> None:
+    """Export a torch model to INT8 ONNX, with its parity to fp32; refused where too much is lost. Needs the train extra."""
+    if task == "embedding":
+        from models.training import embedding_export
+
+        made = embedding_export.export(out, registry=registry)
+        entry = made.entry
+    elif task == "ner":
+        if run is None or data is None:
+            raise Permanent("ner needs --run and --data", hint="`vigil train ner` makes the run's folder")
+        from models.training import ner_export
+
+        entry, _ = ner_export.export(run, data, version=version, out=out, registry=registry)
+    else:
+        raise Permanent(
+            f"no export for {task!r}", hint="embedding and ner; deterioration and images are exported as they train"
+        )
+    _console().print(f"{entry.name} {entry.version} {entry.digest} in {out}", highlight=False, soft_wrap=True)
+    for metric, value in entry.quality.items():
+        _console().print(f"  {metric}: {value:g}", highlight=False)
+
+
+def _site(registry: Path | None) -> Path | None:
+    return registry or load().models.registry
+
+
+def _writable(registry: Path | None) -> Path:
+    if (site := _site(registry)) is None:
+        raise Permanent(
+            "promotion is written into a site's registry file, and there is none",
+            hint="set models.registry (VIGIL_MODELS__REGISTRY) to a file; it may be empty",
+        )
+    return site
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    return console

@@ -1,0 +1,107 @@
+"""`vigil models` run as a process on tiny data: what it prints, writes, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.registry import record
+from tests import tiny_models as tiny
+
+ROOT = Path(__file__).parents[3]
+REPORTS = [
+    {
+        "id": str(number),
+        "text": "no fever but mild cough",
+        "entities": [
+            {"label": "Sign_symptom", "spans": [[3, 8]], "attrs": {"POLARITY": "NEG"}},
+            {"label": "Sign_symptom", "spans": [[18, 23]], "attrs": {}},
+        ],
+    }
+    for number in range(4)
+]
+
+
+def vigil(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in [name for name in environment if name.startswith("VIGIL_")]:
+        del environment[name]
+    command = [sys.executable, "-m", "streams.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=110)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.toml"
+    record(tiny.entry_of(tiny.classifier_folder(tmp_path / "tiny")), path)
+    return path
+
+
+def reports(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "held.jsonl").write_text("".join(json.dumps(one) + "\n" for one in REPORTS))
+    return folder
+
+
+def test_evaluate_prints_a_table_and_writes_figures_plots_and_json(tmp_path: Path, site: Path) -> None:
+    data, out = reports(tmp_path / "data"), tmp_path / "out.json"
+    for task, figure in (("ner", "held.jsonl, served: micro recall"), ("assertion", "held.jsonl: negation_f1")):
+        ran = vigil("models", "evaluate", task, "--data", data, "--json", out, "--registry", site, "--rounds", 20, cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        found = {metric["name"]: metric for metric in json.loads(out.read_text())["metrics"]}
+        assert set(found[figure]) == {"name", "value", "low", "high", "n", "baselines"}
+        assert found[figure]["value"] == 1.0
+        assert "1.000" in ran.stdout
+        assert (tmp_path / "out-plots" / "figures.md").read_text().startswith("## Measured by")
+
+
+def test_evaluate_says_what_it_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for task, layout in (
+        ("ner", "*.tsv"),
+        ("assertion", "*.jsonl"),
+        ("deterioration", "hourly.csv.gz"),
+        ("images", "labels.csv"),
+        ("retrieval", "*.jsonl.gz"),
+    ):
+        ran = vigil("models", "evaluate", task, "--data", tmp_path / "empty", cwd=tmp_path)
+        assert ran.returncode == 2
+        assert layout in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_verify_names_the_file_that_was_changed(tmp_path: Path, site: Path) -> None:
+    assert vigil("models", "verify", "tiny", "--registry", site, cwd=tmp_path).returncode == 0
+    graph = tmp_path / "tiny" / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    ran = vigil("models", "verify", "--registry", site, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert str(graph) in ran.stdout
+    assert "all-MiniLM-L6-v2" in ran.stdout  # the others are verified all the same
+
+
+def test_list_and_show_give_what_the_registry_knows(tmp_path: Path, site: Path) -> None:
+    ran = vigil("models", "list", "--registry", site, "--json", cwd=tmp_path)
+    models = {entry["name"]: entry for entry in map(json.loads, ran.stdout.splitlines())}
+    assert models["tiny"]["serves"] is True
+    assert models["clinical-ner"]["serves"] is False
+    shown = vigil("models", "show", "deterioration", "--registry", site, cwd=tmp_path).stdout
+    assert "cinc2019: AUROC" in shown  # the entry's figure
+    assert "What it is not" in shown  # the card
+    assert vigil("models", "show", "nobody", cwd=tmp_path).returncode == 2
+
+
+def test_promote_and_roll_back_change_who_serves(tmp_path: Path, site: Path) -> None:
+    site_ = ("--registry", site, "--no-audit", "--reason", "measured")
+    assert vigil("models", "promote", "ner", "clinical-ner", *site_, cwd=tmp_path).returncode == 0
+    assert '"clinical-ner"' in site.read_text()
+    assert vigil("models", "rollback", "ner", *site_, cwd=tmp_path).returncode == 0
+    assert "ner: tiny serves" not in vigil("models", "promote", "ner", "tiny", *site_, cwd=tmp_path).stdout  # it does already
+    (tmp_path / "tiny" / "model.onnx").write_bytes(b"broken")
+    vigil("models", "promote", "ner", "clinical-ner", *site_, cwd=tmp_path)
+    refused = vigil("models", "rollback", "ner", *site_, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "digest" in refused.stderr
