@@ -1,0 +1,83 @@
+"""`list` and `run`; see the package's docstring. Exits 1 when any row loses, doubles or breaks anything else of the promise."""
+
+import argparse
+import sys
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests import qdrant
+from tests.faults import messages, outside, report, workers
+from tests.faults.arena import Fault, Row, arena
+from tests.faults.verify import Verdict
+from tests.kafka import Kafka, local_kafka
+
+MATRIX: list[Fault] = [*workers.FAULTS, *outside.FAULTS, *messages.FAULTS]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the rows")
+    run = commands.add_parser("run", help="run rows and report")
+    run.add_argument("--short", action="store_true", help="only the few rows that CI runs")
+    run.add_argument("--only", action="append", default=[], metavar="NAME", help="a fault, or fault/lane; may be given again")
+    run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--json", type=Path, help="where the report goes; a Markdown table is put beside it")
+    given = parser.parse_args(arguments)
+    if given.command == "list":
+        for fault in MATRIX:
+            print(f"{'short' if fault.short else '     '} {fault.row:32} {fault.words}")
+        return 0
+    chosen = choose(given.only, given.short)
+    if not chosen:
+        parser.error("no such fault; `python -m tests.faults list` shows them all")
+    rows = play(chosen, given.seed)
+    print(report.table(rows))
+    if given.json:
+        report.write(given.json, rows, given.seed)
+    return 0 if all(row.good for row in rows) else 1
+
+
+def choose(only: list[str], short: bool) -> list[Fault]:
+    """The rows asked for, and before them the undisturbed runs that they are compared with."""
+    wanted = [one for one in MATRIX if (not short or one.short) and (not only or one.name in only or one.row in only)]
+    lanes = {one.lane for one in wanted if one.same}
+    return [one for one in MATRIX if one in wanted or (one.name == "undisturbed" and one.lane in lanes)]
+
+
+def play(faults: list[Fault], seed: int) -> list[Row]:
+    """Run rows one after the other on one broker; each has topics, a group and stores of its own."""
+    program = qdrant.binary()
+    if program is None:
+        sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
+    rows: list[Row] = []
+    undisturbed: dict[str, Verdict] = {}
+    with ExitStack() as stack:
+        local = stack.enter_context(local_kafka())
+        kafka = Kafka("local", local.bootstrap, local=local)
+        for number, fault in enumerate(faults, 1):
+            say(f"{number}/{len(faults)} {fault.row}: {fault.words}")
+            try:
+                with arena(fault, kafka, kafka.bootstrap, program, seed) as site:
+                    row, verdict = site.run(undisturbed.get(fault.lane))
+            except Exception as error:
+                traceback.print_exc()
+                row, verdict = Row(fault.name, fault.lane, fault.words, wrong=[f"the row broke: {error!r}"]), Verdict()
+            if fault.name == "undisturbed" and row.good:
+                undisturbed[fault.lane] = verdict
+            kafka.mend()
+            say(f"    {'holds' if row.good else 'BROKEN'} in {row.seconds} s {row.wrong or ''}")
+            rows.append(row)
+    return rows
+
+
+def say(words: str) -> None:
+    """Tell how it goes."""
+    print(f"[{time.strftime('%H:%M:%S')}] {words}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
