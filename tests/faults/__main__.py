@@ -1,17 +1,23 @@
 """`list` and `run`; see the package's docstring. Exits 1 when any row loses, doubles or breaks anything else of the promise."""
 
 import argparse
+import signal
 import sys
 import time
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from infra.kafka.host import LocalKafkaError, free_ports, require_free
+from infra.kafka.kafka import LocalKafka
 from tests import qdrant
 from tests.faults import messages, outside, report, workers
 from tests.faults.arena import Fault, Row, arena
+from tests.faults.proxy import Proxy
 from tests.faults.verify import Verdict
-from tests.kafka import Kafka, local_kafka
+from tests.kafka import Kafka
 
 MATRIX: list[Fault] = [*workers.FAULTS, *outside.FAULTS, *messages.FAULTS]
 
@@ -34,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = choose(given.only, given.short)
     if not chosen:
         parser.error("no such fault; `python -m tests.faults list` shows them all")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it, too, ends what was started
     rows = play(chosen, given.seed)
     print(report.table(rows))
     if given.json:
@@ -56,12 +63,12 @@ def play(faults: list[Fault], seed: int) -> list[Row]:
     rows: list[Row] = []
     undisturbed: dict[str, Verdict] = {}
     with ExitStack() as stack:
-        local = stack.enter_context(local_kafka())
+        local, proxy = stack.enter_context(cluster())
         kafka = Kafka("local", local.bootstrap, local=local)
         for number, fault in enumerate(faults, 1):
             say(f"{number}/{len(faults)} {fault.row}: {fault.words}")
             try:
-                with arena(fault, kafka, kafka.bootstrap, program, seed) as site:
+                with arena(fault, kafka, proxy, program, seed) as site:
                     row, verdict = site.run(undisturbed.get(fault.lane))
             except Exception as error:
                 traceback.print_exc()
@@ -69,9 +76,36 @@ def play(faults: list[Fault], seed: int) -> list[Row]:
             if fault.name == "undisturbed" and row.good:
                 undisturbed[fault.lane] = verdict
             kafka.mend()
+            proxy.heal()
             say(f"    {'holds' if row.good else 'BROKEN'} in {row.seconds} s {row.wrong or ''}")
             rows.append(row)
     return rows
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[LocalKafka, Proxy]]:
+    """One broker with two listeners: senders and verifier speak to it directly, workers through the proxy."""
+    ports: list[int] = []
+    while not (len(ports) == 4 and ports[1] == ports[0] + 1):  # LocalKafka's controller listens on the port after the first
+        first, *others = free_ports(3)
+        with suppress(LocalKafkaError):
+            require_free(first + 1)
+            ports = [first, first + 1, *others]
+    direct, controller, through, front = ports
+    settings = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{direct},CONTROLLER://127.0.0.1:{controller},PROXIED://127.0.0.1:{through}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{front}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.retention.check.interval.ms": "1000",
+    }
+    with TemporaryDirectory(prefix="vigil-kafka-", ignore_cleanup_errors=True) as folder, Proxy(front, through) as proxy:
+        local = LocalKafka(Path(folder), port=direct, settings=settings, die_with_parent=True, report=say)
+        local.start()
+        try:
+            yield local, proxy
+        finally:
+            local.kill()
 
 
 def say(words: str) -> None:

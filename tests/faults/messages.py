@@ -1,7 +1,6 @@
 """Faults of the load itself: poison, oversized, duplicate, late, corrected, and from the future."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -103,7 +102,7 @@ def late(arena: Arena) -> Twist:
 
 
 def reordered(arena: Arena) -> Twist:
-    """Records leave in pairs, the second first."""
+    """Two rounds of sets leave in reverse order: of each patient the later set comes first."""
     held: list[Sent] = []
 
     def twist(number: int, one: Sent) -> list[Sent]:
@@ -117,31 +116,33 @@ def reordered(arena: Arena) -> Twist:
     return twist
 
 
-def _dead(every: int, first: int) -> Callable[[str, float], int]:
-    def count(lane: str, seconds: float) -> int:
-        rate = {"vitals": 12, "images": 8}.get(lane, 12)
-        return len(range(first, int(seconds * rate), every))
-
-    return count
-
-
 ALL = ("vitals", "notes-entities", "notes-vectors", "images")
 FAULTS = [
     *(
-        Fault("poison", lane, "what no lane can read, among good records", nothing, twist=poison,
-              dead=_dead(30, 10)(lane, 14), short=lane == "vitals", seen="dead_lettered")
+        Fault(
+            "poison",
+            lane,
+            "what no lane can read, among good records",
+            nothing,
+            twist=poison,
+            short=lane == "vitals",
+            seen="dead_lettered",
+        )
         for lane in ALL
     ),
-    *(Fault("oversized", lane, "a record of 4 MB that is no event", nothing, twist=oversized, dead=1, seen="dead_lettered")
-      for lane in ALL),
+    *(
+        Fault("oversized", lane, "a record of 4 MB that is no event", nothing, twist=oversized, seen="dead_lettered")
+        for lane in ALL
+    ),
     *(Fault("duplicate", lane, "a third of the records two or three times", nothing, twist=duplicate) for lane in ALL),
     *(
-        Fault("future-schema", lane, "fields of a later version; some without a field that is needed", nothing, twist=future,
-              dead=_dead(40, 5)(lane, 14))
+        Fault("future-schema", lane, "fields of a later version; some without a field that is needed", nothing, twist=future)
         for lane in ALL
     ),
-    *(Fault("corrected", lane, "a fifth of the notes come again, corrected", nothing, twist=corrected)
-      for lane in ("notes-entities", "notes-vectors")),
+    *(
+        Fault("corrected", lane, "a fifth of the notes come again, corrected", nothing, twist=corrected)
+        for lane in ("notes-entities", "notes-vectors")
+    ),
     Fault("late", "vitals", "a seventh of the sets again, an hour old", nothing, twist=late, same=False),
-    Fault("reordered", "vitals", "sets leave in twos of each patient, the later first", nothing, twist=reordered, same=False),
-]  # fmt: skip
+    Fault("reordered", "vitals", "two rounds of sets leave in reverse order", nothing, twist=reordered, same=False),
+]

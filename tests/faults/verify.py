@@ -1,7 +1,6 @@
 """The verifier of one row: holds what came out of one lane against what its senders were told. Nothing of Vigil's code is used."""
 
 import json
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

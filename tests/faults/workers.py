@@ -32,7 +32,6 @@ def zombie(arena: Arena) -> None:
     process = arena.worker(0)._process
     assert process is not None
     arena.freeze(process.pid, SESSION + 4.0)
-    arena.sleep(3.0)
 
 
 def rebalance(arena: Arena) -> None:
@@ -63,7 +62,15 @@ FAULTS = [
     ),
     *(Fault("sigterm", lane, "SIGTERM twice in the middle of work", sigterm) for lane in ALL),
     *(
-        Fault("zombie", lane, "one of two workers frozen past its session, then it wakes up", zombie, workers=2, seconds=18)
+        Fault(
+            "zombie",
+            lane,
+            "one of two workers frozen past its session, then it wakes up",
+            zombie,
+            workers=2,
+            seconds=18,
+            deaths=lane == "vitals",
+        )  # it finds itself replaced in the journal and stops
         for lane in ("vitals", "notes-entities", "notes-vectors")
     ),
     *(Fault("rebalance", lane, "workers added and removed mid-batch", rebalance, seconds=24) for lane in ALL),
