@@ -6,20 +6,20 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from infra.kafka.host import LocalKafkaError, free_ports, require_free
 from infra.kafka.kafka import LocalKafka
 from tests import qdrant
-from tests.faults import messages, outside, report, workers
+from tests.faults import broken_models, messages, outside, report, workers
 from tests.faults.arena import Fault, Row, arena
 from tests.faults.proxy import Proxy
 from tests.faults.verify import Verdict
-from tests.kafka import Kafka
+from tests.kafka import Kafka, local_kafka
 
-MATRIX: list[Fault] = [*workers.FAULTS, *outside.FAULTS, *messages.FAULTS]
+MATRIX: list[Fault] = [*workers.FAULTS, *outside.FAULTS, *messages.FAULTS, *broken_models.FAULTS]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,29 +62,41 @@ def play(faults: list[Fault], seed: int) -> list[Row]:
         sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
     rows: list[Row] = []
     undisturbed: dict[str, Verdict] = {}
-    with ExitStack() as stack:
-        local, proxy = stack.enter_context(cluster())
-        kafka = Kafka("local", local.bootstrap, local=local)
-        for number, fault in enumerate(faults, 1):
-            say(f"{number}/{len(faults)} {fault.row}: {fault.words}")
-            try:
-                with arena(fault, kafka, proxy, program, seed) as site:
-                    row, verdict = site.run(undisturbed.get(fault.lane))
-            except Exception as error:
-                traceback.print_exc()
-                row, verdict = Row(fault.name, fault.lane, fault.words, wrong=[f"the row broke: {error!r}"]), Verdict()
-            if fault.name == "undisturbed" and row.good:
-                undisturbed[fault.lane] = verdict
-            kafka.mend()
-            proxy.heal()
-            say(f"    {'holds' if row.good else 'BROKEN'} in {row.seconds} s {row.wrong or ''}")
-            rows.append(row)
+    faults = sorted(faults, key=lambda one: one.brokers)  # stable: the undisturbed runs stay first
+    for brokers in sorted({one.brokers for one in faults}):
+        with cluster(brokers) as (local, proxy):
+            kafka = Kafka("local", local.bootstrap, local=local)
+            for fault in (one for one in faults if one.brokers == brokers):
+                say(f"{len(rows) + 1}/{len(faults)} {fault.row}: {fault.words}")
+                row, verdict = _row(fault, kafka, proxy, program, seed, undisturbed.get(fault.lane))
+                if fault.name == "undisturbed" and row.good:
+                    undisturbed[fault.lane] = verdict
+                kafka.mend()
+                if proxy:
+                    proxy.heal()
+                say(f"    {'holds' if row.good else 'BROKEN'} in {row.seconds} s {row.wrong or ''}")
+                rows.append(row)
     return rows
 
 
+def _row(
+    fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: int, undisturbed: Verdict | None
+) -> tuple[Row, Verdict]:
+    try:
+        with arena(fault, kafka, proxy, program, seed) as site:
+            return site.run(undisturbed)
+    except Exception as error:
+        traceback.print_exc()
+        return Row(fault.name, fault.lane, fault.words, wrong=[f"the row broke: {error!r}"]), Verdict()
+
+
 @contextmanager
-def cluster() -> Iterator[tuple[LocalKafka, Proxy]]:
-    """One broker with two listeners: senders and verifier speak to it directly, workers through the proxy."""
+def cluster(brokers: int) -> Iterator[tuple[LocalKafka, Proxy | None]]:
+    """Three brokers; or one with two listeners: senders and verifier speak to it directly, workers through the proxy."""
+    if brokers > 1:
+        with local_kafka(brokers) as local:
+            yield local, None
+        return
     ports: list[int] = []
     while not (len(ports) == 4 and ports[1] == ports[0] + 1):  # LocalKafka's controller listens on the port after the first
         first, *others = free_ports(3)

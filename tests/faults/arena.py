@@ -43,6 +43,7 @@ class Fault:
     workers: int = 1
     seconds: float = 14.0
     short: bool = False
+    brokers: int = 1
     settings: tuple[tuple[str, str], ...] = ()
     same: bool = True  # whether the outputs must equal those of an undisturbed run
     deaths: bool = False  # whether a worker may end by itself
@@ -82,9 +83,11 @@ class Row:
 class Arena:
     """The site of one row while it runs: what faults have in their hands."""
 
-    def __init__(self, fault: Fault, kafka: Kafka, proxy: Proxy, qdrant: QdrantServer | None, folder: Path, seed: int) -> None:
+    def __init__(
+        self, fault: Fault, kafka: Kafka, proxy: Proxy | None, qdrant: QdrantServer | None, folder: Path, seed: int
+    ) -> None:
         self.fault, self.kafka, self.qdrant, self.folder = fault, kafka, qdrant, folder
-        self.proxy = proxy
+        self._proxy = proxy
         self.seed = seed
         self.random = random.Random(f"{fault.row} {seed}")
         self.prefix = kafka.name("f." + fault.lane) + "."
@@ -93,7 +96,7 @@ class Arena:
         self.spoilt = 0  # records with an id that must end as dead letters
         self.workers: list[Worker] = []
         self.env = {
-            "VIGIL_KAFKA__BOOTSTRAP": f"127.0.0.1:{proxy.port}",
+            "VIGIL_KAFKA__BOOTSTRAP": f"127.0.0.1:{proxy.port}" if proxy else kafka.bootstrap,
             "VIGIL_KAFKA__TOPIC_PREFIX": self.prefix,
             "VIGIL_VECTORS__URL": qdrant.url if qdrant else "http://127.0.0.1:9",
             "VIGIL_VECTORS__TIMEOUT": "3",
@@ -122,6 +125,12 @@ class Arena:
     def broker(self) -> LocalKafka:
         """The cluster, to kill and freeze."""
         return self.kafka.control()
+
+    @property
+    def proxy(self) -> Proxy:
+        """What lies between workers and the one broker."""
+        assert self._proxy is not None, "three brokers have no proxy before them"
+        return self._proxy
 
     def worker(self, slot: int = 0) -> Worker:
         """The worker on a slot, made when it is asked for first."""
@@ -246,7 +255,7 @@ class Arena:
 
 
 @contextmanager
-def arena(fault: Fault, kafka: Kafka, proxy: Proxy, program: Path, seed: int) -> Iterator[Arena]:
+def arena(fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: int) -> Iterator[Arena]:
     """Set up a row's site; what it started ends with the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vigil-faults-", ignore_cleanup_errors=True)))

@@ -79,7 +79,7 @@ def corrected(arena: Arena) -> Twist:
             **old,
             "id": old["id"] + "-v2",
             "text": old["text"] + " Corrected.",
-            "relation": "replace",
+            "relation": "replacement",
             "received_at": later,
         }
         return [one, Sent(one.topic, before[number - 10].key, json.dumps(body).encode(), body["id"])]

@@ -70,6 +70,16 @@ def slow_network(arena: Arena) -> None:
     arena.proxy.heal()
 
 
+def leader_change(arena: Arena) -> None:
+    """Of three brokers each goes in turn: two in good order, the third by SIGKILL, 8 s gone."""
+    for number in (1, 2):
+        arena.broker.restart(broker=number)
+        arena.sleep(2.0)
+    arena.broker.kill(broker=3)
+    arena.sleep(8.0)
+    arena.broker.start(broker=3)
+
+
 def _films(arena: Arena) -> list[Path]:
     return sorted(path for path in arena.objects.rglob("*.png") if path.is_file())
 
@@ -148,5 +158,9 @@ FAULTS = [
     *(
         Fault("backlog", lane, "all of the load waits for a worker that starts", backlog)
         for lane in ("vitals", "notes-vectors")
+    ),
+    *(
+        Fault("leader-change", lane, "each of three brokers goes in turn", leader_change, brokers=3, seconds=24)
+        for lane in ("vitals", "notes-entities")
     ),
 ]
