@@ -47,7 +47,7 @@ def texts(trouble: str) -> Callable[[Arena], Twist]:
         def twist(number: int, one: Sent) -> list[Sent]:
             bad = number % 10 == 4
             arena.spoilt += bad
-            body = {**json.loads(one.value or b""), "text": f"mild cough, {PHI.lower()} {trouble if bad else 'fever'}."}
+            body = {**json.loads(one.value or b""), "text": f"mild cough, {PHI} {trouble if bad else 'fever'}."}
             return [replace(one, value=json.dumps(body).encode())]
 
         return twist
