@@ -36,6 +36,11 @@ class Ledger:
 
     def read(self, topic: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """Yield (partition, offset, body) of every record."""
+        for partition, offset, value in self.values(topic):
+            yield partition, offset, json.loads(value)
+
+    def values(self, topic: str) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (partition, offset, value) of every record, as it stands."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self._bootstrap,
@@ -57,7 +62,7 @@ class Ledger:
                 for message in consumer.consume(5000, timeout=1.0):
                     if message.error():
                         raise RuntimeError(str(message.error()))
-                    yield message.partition(), message.offset(), json.loads(message.value())
+                    yield message.partition(), message.offset(), message.value()
                     if message.offset() + 1 >= left.get(message.partition(), 0):
                         left.pop(message.partition(), None)
         finally:
@@ -108,7 +113,7 @@ def reckon(bootstrap: str, prefix: str, qdrant_url: str, accepted: Mapping[str, 
     found.dead_letters = {lane: len(ids) for lane, ids in dead.items()}
     for topic, ids in accepted.items():
         _outputs(ledger, found, topic, ids, dead)
-    _alerts(ledger, found)
+    alerts(ledger, found)
     _audit(ledger, found, accepted)
     _vectors(QdrantClient(url=qdrant_url), found, accepted, dead)
     for group, topics in GROUPS.items():
@@ -138,7 +143,8 @@ def _outputs(ledger: Ledger, found: Reckoning, topic: str, ids: set[str], dead: 
     found.blame(f"{output}: a repeat says something else", [i for i, texts in said.items() if len(texts) > 1])
 
 
-def _alerts(ledger: Ledger, found: Reckoning) -> None:
+def alerts(ledger: Ledger, found: Reckoning) -> int:
+    """Count what was said of alerts; return how many were raised twice or took a step twice, and blame them."""
     raised: dict[str, set[str]] = defaultdict(set)
     steps: dict[tuple[str, int], set[str]] = defaultdict(set)
     records: Counter[str] = Counter()
@@ -151,8 +157,11 @@ def _alerts(ledger: Ledger, found: Reckoning) -> None:
             raised[body["alert_id"]].add(body["id"])
     found.outputs["alerts raised"] = len(raised)
     found.repeats["clinical.alerts"] = sum(n - 1 for n in records.values())
-    found.blame("alerts raised more than once", [a for a, ids in raised.items() if len(ids) > 1])
-    found.blame("alerts with two different steps of one number", [s for s, ids in steps.items() if len(ids) > 1])
+    twice = [alert for alert, ids in raised.items() if len(ids) > 1]
+    split = [step for step, ids in steps.items() if len(ids) > 1]
+    found.blame("alerts raised more than once", twice)
+    found.blame("alerts with two different steps of one number", split)
+    return len(twice) + len(split)
 
 
 def _audit(ledger: Ledger, found: Reckoning, accepted: Mapping[str, set[str]]) -> None:

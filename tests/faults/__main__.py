@@ -1,0 +1,129 @@
+"""`list` and `run`; see the package's docstring. Exits 1 when any row loses, doubles or breaks anything else of the promise."""
+
+import argparse
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from infra.kafka.host import LocalKafkaError, free_ports, require_free
+from infra.kafka.kafka import LocalKafka
+from tests import qdrant
+from tests.faults import broken_models, messages, outside, report, workers
+from tests.faults.arena import Fault, Row, arena
+from tests.faults.proxy import Proxy
+from tests.faults.verify import Verdict
+from tests.kafka import Kafka, local_kafka
+
+MATRIX: list[Fault] = [*workers.FAULTS, *outside.FAULTS, *messages.FAULTS, *broken_models.FAULTS]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the rows")
+    run = commands.add_parser("run", help="run rows and report")
+    run.add_argument("--short", action="store_true", help="only the few rows that CI runs")
+    run.add_argument("--only", action="append", default=[], metavar="NAME", help="a fault, or fault/lane; may be given again")
+    run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--json", type=Path, help="where the report goes; a Markdown table is put beside it")
+    given = parser.parse_args(arguments)
+    if given.command == "list":
+        for fault in MATRIX:
+            print(f"{'short' if fault.short else '     '} {fault.row:32} {fault.words}")
+        return 0
+    chosen = choose(given.only, given.short)
+    if not chosen:
+        parser.error("no such fault; `python -m tests.faults list` shows them all")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it, too, ends what was started
+    rows = play(chosen, given.seed)
+    print(report.table(rows))
+    if given.json:
+        report.write(given.json, rows, given.seed)
+    return 0 if all(row.good for row in rows) else 1
+
+
+def choose(only: list[str], short: bool) -> list[Fault]:
+    """The rows asked for, and before them the undisturbed runs that they are compared with."""
+    wanted = [one for one in MATRIX if (not short or one.short) and (not only or one.name in only or one.row in only)]
+    lanes = {one.lane for one in wanted if one.same}
+    return [one for one in MATRIX if one in wanted or (one.name == "undisturbed" and one.lane in lanes)]
+
+
+def play(faults: list[Fault], seed: int) -> list[Row]:
+    """Run rows one after the other on one broker; each has topics, a group and stores of its own."""
+    program = qdrant.binary()
+    if program is None:
+        sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
+    rows: list[Row] = []
+    undisturbed: dict[str, Verdict] = {}
+    faults = sorted(faults, key=lambda one: one.brokers)  # stable: the undisturbed runs stay first
+    for brokers in sorted({one.brokers for one in faults}):
+        with cluster(brokers) as (local, proxy):
+            kafka = Kafka("local", local.bootstrap, local=local)
+            for fault in (one for one in faults if one.brokers == brokers):
+                say(f"{len(rows) + 1}/{len(faults)} {fault.row}: {fault.words}")
+                row, verdict = _row(fault, kafka, proxy, program, seed, undisturbed.get(fault.lane))
+                if fault.name == "undisturbed" and row.good:
+                    undisturbed[fault.lane] = verdict
+                kafka.mend()
+                if proxy:
+                    proxy.heal()
+                say(f"    {'holds' if row.good else 'BROKEN'} in {row.seconds} s {row.wrong or ''}")
+                rows.append(row)
+    return rows
+
+
+def _row(
+    fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: int, undisturbed: Verdict | None
+) -> tuple[Row, Verdict]:
+    try:
+        with arena(fault, kafka, proxy, program, seed) as site:
+            return site.run(undisturbed)
+    except Exception as error:
+        traceback.print_exc()
+        return Row(fault.name, fault.lane, fault.words, wrong=[f"the row broke: {error!r}"]), Verdict()
+
+
+@contextmanager
+def cluster(brokers: int) -> Iterator[tuple[LocalKafka, Proxy | None]]:
+    """Three brokers; or one with two listeners: senders and verifier speak to it directly, workers through the proxy."""
+    if brokers > 1:
+        with local_kafka(brokers) as local:
+            yield local, None
+        return
+    ports: list[int] = []
+    while not (len(ports) == 4 and ports[1] == ports[0] + 1):  # LocalKafka's controller listens on the port after the first
+        first, *others = free_ports(3)
+        with suppress(LocalKafkaError):
+            require_free(first + 1)
+            ports = [first, first + 1, *others]
+    direct, controller, through, front = ports
+    settings = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{direct},CONTROLLER://127.0.0.1:{controller},PROXIED://127.0.0.1:{through}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{front}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.retention.check.interval.ms": "1000",
+    }
+    with TemporaryDirectory(prefix="vigil-kafka-", ignore_cleanup_errors=True) as folder, Proxy(front, through) as proxy:
+        local = LocalKafka(Path(folder), port=direct, settings=settings, die_with_parent=True, report=say)
+        local.start()
+        try:
+            yield local, proxy
+        finally:
+            local.kill()
+
+
+def say(words: str) -> None:
+    """Tell how it goes."""
+    print(f"[{time.strftime('%H:%M:%S')}] {words}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""One row: a site of its own (topics, group, vector store, objects), workers of one lane, a load, a fault, the reckoning."""
+
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.kafka.host import free_ports, wait_frozen
+from infra.kafka.kafka import LocalKafka
+from processors.events import TOPICS
+from streams.journal import TOPIC as JOURNAL
+from tests.faults import inputs
+from tests.faults.inputs import Load, Sender, Sent
+from tests.faults.proxy import Proxy
+from tests.faults.verify import INPUT, Judge, Verdict
+from tests.faults.watch import Watch, Worker, log_lines
+from tests.kafka import Kafka
+from tests.qdrant import QdrantServer
+
+SESSION = 6.0  # seconds
+PARTITIONS = 2
+SETTLE = 90.0  # seconds, a row's patience after its load
+Twist = Callable[[int, Sent], list[Sent]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of trouble for one lane. `strike` does it while the load runs; `twist` spoils the load itself."""
+
+    name: str
+    lane: str
+    words: str
+    strike: "Callable[[Arena], None]"
+    twist: "Callable[[Arena], Twist] | None" = None
+    prepare: "Callable[[Arena], None] | None" = None  # before the workers start
+    workers: int = 1
+    seconds: float = 14.0
+    short: bool = False
+    brokers: int = 1
+    settings: tuple[tuple[str, str], ...] = ()
+    same: bool = True  # whether the outputs must equal those of an undisturbed run
+    deaths: bool = False  # whether a worker may end by itself
+    seen: str = ""  # words that an operator must find in log, health or metrics
+
+    @property
+    def row(self) -> str:
+        """Its name with its lane: what --only takes."""
+        return f"{self.name}/{self.lane}"
+
+
+@dataclass
+class Row:
+    """One row of the report."""
+
+    fault: str
+    lane: str
+    words: str
+    accepted: int = 0
+    lost: int = 0
+    duplicated_effects: int = 0
+    longest_stall_s: float = 0.0
+    recovered_s: float | None = None
+    dead_letters: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
+    repeats: int = 0
+    seconds: float = 0.0
+    operator: dict[str, Any] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether the promise held."""
+        return not self.lost and not self.duplicated_effects and not self.wrong
+
+
+class Arena:
+    """The site of one row while it runs: what faults have in their hands."""
+
+    def __init__(
+        self, fault: Fault, kafka: Kafka, proxy: Proxy | None, qdrant: QdrantServer | None, folder: Path, seed: int
+    ) -> None:
+        self.fault, self.kafka, self.qdrant, self.folder = fault, kafka, qdrant, folder
+        self._proxy = proxy
+        self.seed = seed
+        self.random = random.Random(f"{fault.row} {seed}")
+        self.prefix = kafka.name("f." + fault.lane) + "."
+        self.objects = folder / "objects"
+        self.wrong: list[str] = []
+        self.spoilt = 0  # records with an id that must end as dead letters
+        self.workers: list[Worker] = []
+        self.env = {
+            "VIGIL_KAFKA__BOOTSTRAP": f"127.0.0.1:{proxy.port}" if proxy else kafka.bootstrap,
+            "VIGIL_KAFKA__TOPIC_PREFIX": self.prefix,
+            "VIGIL_VECTORS__URL": qdrant.url if qdrant else "http://127.0.0.1:9",
+            "VIGIL_VECTORS__TIMEOUT": "3",
+            "VIGIL_OBJECTS__URL": str(self.objects),
+            "VIGIL_ENGINE__SESSION_TIMEOUT": str(SESSION),
+            "VIGIL_ENGINE__HEARTBEAT_INTERVAL": "1",
+            "VIGIL_ENGINE__BACKOFF_MOST": "1",
+            "VIGIL_STATE__SNAPSHOT_SECONDS": "3",
+            "VIGIL_WORKER__HOST": "faults",
+            # Else the language and image lanes get what nobody else wants, which on a busy test machine is nothing.
+            f"VIGIL_LANES__{fault.lane.upper().replace('-', '_')}__NICE": "0",
+            **dict(fault.settings),
+        }
+        self.sender = Sender(kafka.bootstrap, self.prefix)
+        self.over = threading.Event()
+        self.watch: Watch
+
+    # -- what faults do --------------------------------------------------------------------------------------------
+
+    @property
+    def input(self) -> str:
+        """The topic that the lane reads, without prefix."""
+        return INPUT[self.fault.lane]
+
+    @property
+    def broker(self) -> LocalKafka:
+        """The cluster, to kill and freeze."""
+        return self.kafka.control()
+
+    @property
+    def proxy(self) -> Proxy:
+        """What lies between workers and the one broker."""
+        assert self._proxy is not None, "three brokers have no proxy before them"
+        return self._proxy
+
+    def worker(self, slot: int = 0) -> Worker:
+        """The worker on a slot, made when it is asked for first."""
+        for one in self.workers:
+            if one.slot == slot:
+                return one
+        made = Worker(self.fault.lane, slot, self.env, self.folder)
+        self.workers = [*self.workers, made]
+        return made
+
+    def sleep(self, least: float, most: float | None = None) -> None:
+        """Let the load run: so many seconds, or at random between two (seeded)."""
+        time.sleep(least if most is None else self.random.uniform(least, most))
+
+    def freeze(self, pid: int, seconds: float) -> None:
+        """SIGSTOP a process for so long."""
+        os.kill(pid, signal.SIGSTOP)
+        wait_frozen(pid)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+
+    def stop(self, slot: int) -> None:
+        """SIGTERM a worker: it must end in good order."""
+        code = self.worker(slot).stop()
+        if code != 0:
+            self.wrong.append(f"exit code {code} after SIGTERM")
+
+    # -- the row ----------------------------------------------------------------------------------------------------
+
+    def run(self, undisturbed: Verdict | None) -> tuple[Row, Verdict]:
+        """Play the row."""
+        began = time.monotonic()
+        for topic in (*TOPICS, JOURNAL):
+            self.kafka.create(self.prefix + topic, PARTITIONS)
+        load = inputs.of_lane(self.fault.lane, self.seed, self.fault.seconds, str(self.objects))
+        if self.fault.prepare:
+            self.fault.prepare(self)
+        for slot in range(self.fault.workers):
+            self.worker(slot).start()
+        group = f"{self.prefix}vigil.{self.fault.lane}"
+        topics = tuple(self.prefix + one for one in dict.fromkeys((self.input, *(sent.topic for sent in load.before))))
+        try:
+            with Watch(self.kafka.bootstrap, group, topics, lambda: self.workers) as self.watch:
+                self._play(load)
+                settled = self.watch.settled(SETTLE)
+                if not settled:
+                    self.wrong.append(f"not settled within {SETTLE:.0f} s: {self.watch.behind} records behind")
+        finally:
+            for worker in self.workers:
+                self._end(worker)
+        judge = Judge(self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, self._store())
+        logs = "\n".join(worker.log for worker in self.workers)
+        verdict = judge.judge(logs, undisturbed if self.fault.same else None)
+        return self._row(verdict, logs, time.monotonic() - began), verdict
+
+    def _play(self, load: Load) -> None:
+        for worker in self.workers:
+            worker.until_ready()
+        for record in load.before:
+            self.sender.send(record)
+        self.sender.flush()
+        if load.before and not self.watch.settled(30.0):
+            raise RuntimeError(f"{self.fault.row}: the contexts were not read")
+        self.watch.longest_stall = 0.0
+        twist = self.fault.twist(self) if self.fault.twist else lambda _, one: [one]
+        pacing = threading.Thread(target=self.sender.pace, args=(load, self.over), kwargs={"twist": twist})
+        pacing.start()
+        try:
+            self.sleep(2.0)
+            self.fault.strike(self)
+            self.watch.cleared()
+            pacing.join()
+        except BaseException:
+            self.over.set()
+            raise
+        self.sender.flush()
+
+    def _end(self, worker: Worker) -> None:
+        if worker.running and worker.wanted:
+            worker.until_ready()  # one that was just started anew dies of a SIGTERM as any program does
+            self.stop(worker.slot)
+        elif worker.running:
+            worker.kill()
+
+    def _store(self) -> str | None:
+        return self.qdrant.url if self.qdrant else None
+
+    def _row(self, verdict: Verdict, logs: str, seconds: float) -> Row:
+        fault, watch = self.fault, self.watch
+        wrong = [*self.wrong, *verdict.wrong]
+        deaths = [code for worker in self.workers for code in worker.deaths]
+        if deaths and not fault.deaths:
+            wrong.append(f"a worker ended by itself, exit codes {deaths}")
+        spoilt = sum(topic == self.input and not event_id for (topic, _, _), event_id in self.sender.accepted.at.items())
+        wanted = self.spoilt + spoilt
+        if verdict.dead_letters != wanted:
+            wrong.append(f"{verdict.dead_letters} dead letters, and {wanted} records were spoilt")
+        operator = {
+            "log": dict(log_lines(logs).most_common(6)),
+            "health": dict(watch.health.most_common(6)),
+            "metrics": watch.metrics,
+            "exit_codes": deaths,
+        }
+        if fault.seen and fault.seen not in str(operator):
+            wrong.append(f"an operator sees nothing of it: {fault.seen!r} in no log, health page or metric")
+        return Row(
+            fault.name,
+            fault.lane,
+            fault.words,
+            accepted=verdict.accepted,
+            lost=verdict.lost,
+            duplicated_effects=verdict.duplicated,
+            longest_stall_s=round(watch.longest_stall, 1),
+            recovered_s=None if watch.recovered is None else round(watch.recovered, 1),
+            dead_letters=verdict.dead_letters,
+            ignored=verdict.ignored,
+            repeats=verdict.repeats,
+            seconds=round(seconds, 1),
+            operator=operator,
+            wrong=wrong,
+        )
+
+
+@contextmanager
+def arena(fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: int) -> Iterator[Arena]:
+    """Set up a row's site; what it started ends with the block."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vigil-faults-", ignore_cleanup_errors=True)))
+        qdrant = None
+        if fault.lane in ("notes-vectors", "images"):
+            http, grpc = free_ports(2)
+            place = folder / "qdrant"
+            place.mkdir()
+            qdrant = QdrantServer(program, place, http, grpc)
+            qdrant.start()
+            stack.callback(qdrant.stop)
+        site = Arena(fault, kafka, proxy, qdrant, folder, seed)
+        try:
+            yield site
+        finally:
+            for worker in site.workers:
+                if worker.running:
+                    worker.kill()

@@ -1,0 +1,151 @@
+"""The seeded load of each lane, and the sender: what the broker confirmed is what was accepted, and nothing else is."""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from confluent_kafka import Producer
+
+from connectors.objects import ObjectStore
+from connectors.objects.settings import ObjectSettings
+from processors.events import Event
+from tests import load, vitals
+
+PHI = "Quillfeather"
+"""A family name that stands in every note and every spoilt record, and must stand in no log, audit or error."""
+BORN = "1950-01-01"  # of all patients of tests.vitals: likewise
+EVERY = timedelta(seconds=1)
+PATIENTS = 12
+FILMS = 8
+COURSE = 24
+"""Sets of a patient's whole course: a row that lasts less sees its beginning, so that all rows' sets are the same."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One record to be written: `event_id` is what the verifier asks for, empty where the record has none that can be read."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    event_id: str = ""
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one row sends: before the clock starts, and then `rate` records a second."""
+
+    before: list[Sent]
+    paced: list[Sent]
+    rate: float
+
+
+def sent(event: Event) -> Sent:
+    """Return the record of an event as the connectors would write it."""
+    return Sent(event.topic, event.patient_id.encode(), event.model_dump_json().encode(), event.id)  # type: ignore[attr-defined]
+
+
+def spoilt(event: Event, **fields: Any) -> bytes:
+    """Return an event's JSON with some fields changed: `...` takes one away."""
+    body = {**json.loads(event.model_dump_json()), **fields}
+    return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
+
+
+def of_lane(lane: str, seed: int, seconds: float, objects: str) -> Load:
+    """Make a lane's load for so many seconds; the same seed gives the same ids, whenever it is asked."""
+    match lane:
+        case "vitals":
+            start = datetime.now(UTC)
+            sets = int(seconds / EVERY.total_seconds())
+            people = [vitals.patient(number, start - timedelta(hours=1)) for number in range(PATIENTS)]
+            course = vitals.vitals(PATIENTS, COURSE, start, every=EVERY, seed=seed)
+            paced = [sent(one) for one in itertools.islice(course, sets * PATIENTS)]
+            return Load([sent(one) for one in people], paced, PATIENTS / EVERY.total_seconds())
+        case "images":
+            store = ObjectStore(ObjectSettings(url=objects))
+            films = [store.put_now(data, "image/png", ".png") for _, data in load.pixel_objects(seed, FILMS)]
+            rate = 8.0
+            return Load([], [sent(one) for one in load.images(seed, int(seconds * rate), films)], rate)
+        case _:
+            rate = 12.0
+            return Load([], [sent(one) for one in notes(seed, int(seconds * rate))], rate)
+
+
+def notes(seed: int, count: int) -> Iterable[Any]:
+    """Yield short notes, each with the name that must not be told."""
+    for note in load.notes(seed, count, patients=40):
+        yield note.model_copy(update={"text": f"Mr {PHI}. {note.text[:160]}"})
+
+
+@dataclass
+class Accepted:
+    """What the senders were told is stored: where each record stands, and the id that they know it by."""
+
+    at: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)  # sent, and neither confirmed nor refused for good
+
+    def ids(self, topics: Iterable[str]) -> set[str]:
+        """The ids of what lies on these topics."""
+        wanted = set(topics)
+        return {event_id for (topic, _, _), event_id in self.at.items() if topic in wanted and event_id}
+
+
+class Sender:
+    """Writes with `acks=all`, for as long as it takes."""
+
+    def __init__(self, bootstrap: str, prefix: str) -> None:
+        self.accepted = Accepted()
+        self._prefix = prefix
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "partitioner": "murmur2_random",
+                "message.timeout.ms": 180_000,
+                "message.max.bytes": 7_500_000,
+                "reconnect.backoff.max.ms": 500,
+                "log_level": 0,
+            }
+        )
+        self._lock = threading.Lock()
+
+    def send(self, one: Sent) -> None:
+        """Hand one record over; it is accepted when the broker says so."""
+
+        def told(error: Any, message: Any) -> None:
+            with self._lock:
+                if error is None:
+                    self.accepted.at[one.topic, message.partition(), message.offset()] = one.event_id
+                else:
+                    self.accepted.unknown.add(one.event_id)
+
+        self._producer.produce(self._prefix + one.topic, one.value, one.key, on_delivery=told, headers=list(one.headers))
+        self._producer.poll(0)
+
+    def flush(self, within: float = 200.0) -> None:
+        """Wait for the last answer."""
+        if self._producer.flush(within):
+            raise TimeoutError("the broker did not answer the senders")
+
+    def pace(
+        self, load: Load, over: threading.Event, *, twist: Callable[[int, Sent], list[Sent]] = lambda _, one: [one]
+    ) -> None:
+        """Send in time, `twist` says what goes out instead of each record; ends early when it is over."""
+        began = time.monotonic()
+        for number, one in zip(itertools.count(), load.paced, strict=False):
+            wait = began + number / load.rate - time.monotonic()
+            if wait > 0:
+                self._producer.poll(0)
+                over.wait(wait)
+            if over.is_set():
+                return
+            for record in twist(number, one):
+                self.send(record)

@@ -1,0 +1,182 @@
+"""What is seen from outside while a row runs: how far the group has committed, the workers' health pages, metrics and logs.
+
+It also plays the supervisor: a worker that ends by itself is started again, as `vigil up` does.
+"""
+
+import contextlib
+import json
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from infra.kafka.host import free_ports
+from tests.vitals import LaneProcess
+
+LOOK = 0.25  # seconds between looks
+TOLD = ("vigil_retries_total", "vigil_dead_lettered_total", "vigil_missed_total", "vigil_events_total")
+_LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d+ (WARNING|ERROR|CRITICAL)\s+(.*)$", re.MULTILINE)
+
+
+class Worker(LaneProcess):
+    """A worker of a lane on a slot and a health port of its own."""
+
+    def __init__(self, lane: str, slot: int, env: Mapping[str, str], folder: Path) -> None:
+        (self.port,) = free_ports(1)
+        own = {**env, "VIGIL_WORKER__SLOT": str(slot), "VIGIL_WORKER__HEALTH_PORT": str(self.port)}
+        super().__init__(lane, own, folder / f"{lane}-{slot}.log")
+        self.slot = slot
+        self.wanted = False  # whether the supervisor would have it run
+        self.deaths: list[int] = []  # exit codes of ends that nobody asked for
+
+    def start(self) -> None:
+        """Start it, and want it to run."""
+        super().start()
+        self.wanted = True
+
+    def kill(self) -> None:
+        """SIGKILL it, and leave it dead until it is started again."""
+        self.wanted = False
+        super().kill()
+
+    def stop(self) -> int:
+        """SIGTERM it, and leave it."""
+        self.wanted = False
+        return super().stop()
+
+    def page(self, name: str) -> tuple[int, str]:
+        """Ask a health page; (0, "") where nothing answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{name}", timeout=0.5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except (OSError, ValueError):
+            return 0, ""
+
+    def until_ready(self, within: float = 60.0) -> None:
+        """Wait for /ready, or fail with the end of the log."""
+        deadline = time.monotonic() + within
+        while self.page("ready")[0] != 200:
+            if time.monotonic() > deadline or not self.running:
+                raise RuntimeError(f"{self.name} is not ready; its log ends:\n{self.log[-2000:]}")
+            time.sleep(0.1)
+
+
+class Watch:
+    """Looks at a lane four times a second, in a thread of its own."""
+
+    def __init__(self, bootstrap: str, group: str, topics: tuple[str, ...], workers: Callable[[], list[Worker]]) -> None:
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
+        self._topics = topics
+        self._workers = workers
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._lock = threading.Lock()
+        self.longest_stall = 0.0
+        self.behind: int | None = None  # None: not known now
+        self.done = 0
+        self.ends = 0
+        self.health: Counter[str] = Counter()
+        self.metrics: dict[str, float] = {}
+        self.recovered: float | None = None
+        self._cleared: float | None = None
+        self._target = 0
+        self._progress = time.monotonic()
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+        self._consumer.close()
+
+    def cleared(self) -> None:
+        """Say that the fault is over now: recovery is measured from here, to what was written by now."""
+        with self._lock:
+            self._cleared, self._target = time.monotonic(), self.ends
+
+    def settled(self, within: float) -> bool:
+        """Wait until nothing is behind, and stays so for a second."""
+        deadline, quiet = time.monotonic() + within, 0
+        while time.monotonic() < deadline:
+            quiet = quiet + 1 if self.behind == 0 else 0
+            if quiet * LOOK >= 1.0:
+                return True
+            time.sleep(LOOK)
+        return False
+
+    def _look(self) -> None:
+        turn = 0
+        while not self._over.wait(LOOK):
+            turn += 1
+            try:
+                done, ends = self._offsets()
+            except KafkaException:
+                done, ends = None, None
+            self._note(done, ends)
+            for worker in self._workers():
+                if worker.wanted and not worker.running:
+                    worker.deaths.append(worker.code or 0)
+                    worker.start()
+                elif turn % 2 == 0:
+                    self._ask(worker)
+
+    def _offsets(self) -> tuple[int, int]:
+        places = []
+        for topic in self._topics:
+            found = self._consumer.list_topics(topic, timeout=2).topics[topic]
+            places += [TopicPartition(topic, number) for number in found.partitions]
+        done = ends = 0
+        for one in self._consumer.committed(places, timeout=2):
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(one.topic, one.partition), timeout=2)
+            done += min(max(one.offset, low), high) if one.offset >= 0 else low
+            ends += high
+        return done, ends
+
+    def _note(self, done: int | None, ends: int | None) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if done is None or ends is None:
+                self.behind = None
+                self.longest_stall = max(self.longest_stall, now - self._progress)
+                return
+            if done != self.done or done >= ends:
+                self._progress = now
+            self.longest_stall = max(self.longest_stall, now - self._progress)
+            self.done, self.ends, self.behind = done, ends, ends - done
+            if self._cleared is not None and self.recovered is None and done >= self._target:
+                self.recovered = now - self._cleared
+
+    def _ask(self, worker: Worker) -> None:
+        status, body = worker.page("ready")
+        if status == 503:
+            with contextlib.suppress(ValueError):
+                self.health[plain(str(json.loads(body)["reason"]))] += 1
+        status, body = worker.page("metrics")
+        for line in body.splitlines() if status == 200 else ():
+            name, _, value = line.rpartition(" ")
+            if name.partition("{")[0] in TOLD and float(value):
+                self.metrics[name] = max(self.metrics.get(name, 0.0), float(value))
+
+
+def plain(line: str) -> str:
+    """Return a line without what differs from run to run, so that equal lines count as one."""
+    line = re.sub(r"\b(f|r)\.[\w-]+\.[0-9a-f]{8}\.", "", line)
+    line = re.sub(r"127\.0\.0\.1:\d+|localhost:\d+", "HOST", line)
+    line = re.sub(r"\[\d+\]", "[n]", line)
+    return re.sub(r"\b\d+(\.\d+)?\b", "n", line)[:240]
+
+
+def log_lines(logs: str) -> Counter[str]:
+    """Count the warnings and errors of a log, by their words."""
+    return Counter(f"{level} {plain(words)}" for level, words in _LINE.findall(logs))
