@@ -15,6 +15,7 @@ from processors.deterioration import HOUR_MS, HOURS
 
 Entry = tuple[int, float | str, int]  # observed, value, rank (lower takes precedence)
 
+_CORRECTED = -1  # the rank of a correction: above every source's
 KEPT = 4  # a correction or two of the newest value still leaves what stood before
 _WINDOW = HOURS * HOUR_MS
 _MOST = 32  # values of a parameter before the superfluous are let go of, all at once: rarely, since this is a hot path
@@ -45,7 +46,11 @@ class History:
         return max((entries[-1][0] for entries in self.entries.values()), default=None)
 
     def put(self, parameter: str, at: int, value: float | str, rank: int, *, correcting: bool = False) -> Put:
-        """Take a value in. `correcting` replaces what stands for that time whatever its rank."""
+        """Take a value in. `correcting` replaces what stands for that time whatever its rank, and is replaced by corrections only.
+
+        So the original that comes again, late or repeated, does not undo its correction.
+        """
+        rank = _CORRECTED if correcting else rank
         entries = self.entries.get(parameter)
         if entries is None:
             self.entries[parameter] = [(at, value, rank)]

@@ -17,6 +17,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from models.batching import describe
+from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors.charting import Assessment, Charting
 from processors.desk import Cause, Desk
@@ -81,8 +83,18 @@ class Monitor:
     # ---------------------------------------------------------------------------------------------------------- phase 1
 
     def observe(self, event: VitalsEvent, source: Source) -> Assessment:
-        """Chart one set. Decide it with `decide`, in the same order."""
+        """Chart one set. Decide it with `decide`, in the same order.
+
+        Raises `Poison` for a set that cannot be charted: it is not to be decided, and the others go on.
+        """
         self._observed += 1
+        try:
+            return self._observe(event, source)
+        except Exception as error:
+            self._observed -= 1
+            raise _unforeseen(error) from error
+
+    def _observe(self, event: VitalsEvent, source: Source) -> Assessment:
         patient = self._patients.get(event.patient_id)
         made = Assessment(self._observed, event, source, patient, received=ms(event.received_at))
         if event.processing != "production":
@@ -116,11 +128,18 @@ class Monitor:
 
         Raises:
             RuntimeError: not the next set in order.
+            Poison: nothing can be said of this set. The next one may be decided.
         """
         made = assessment
         self._decided += 1
         if made.number != self._decided:
             raise RuntimeError(f"decide set {made.number}, but {self._decided} is next")
+        try:
+            return self._decide(made, deterioration, reason)
+        except Exception as error:
+            raise _unforeseen(error) from error
+
+    def _decide(self, made: Assessment, deterioration: Deterioration | None, reason: str) -> list[Event]:
         if made.repeat:
             self.counts["repeats"] += 1
             return []
@@ -182,8 +201,16 @@ class Monitor:
 
         A merge withdraws the old id's alerts and stops watching it. The surviving id may live in another partition: its record
         is its own, and what is observed next under it scores there; observations do not move.
+
+        Raises `Poison` for a context that cannot be taken: the patient keeps being watched, and the others too.
         """
         self._between()
+        try:
+            return self._patient(event, source)
+        except Exception as error:
+            raise _unforeseen(error) from error
+
+    def _patient(self, event: PatientEvent, source: Source) -> list[Event]:
         patient = self._patients.get(event.patient_id) or self._admit(event.patient_id)
         if event.id in patient.seen:
             self.counts["repeats"] += 1
@@ -231,8 +258,17 @@ class Monitor:
         return steps
 
     def feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
-        """Take an answer to an alert. One that fits nothing leaves no event; it is counted under `unmatched_feedback`."""
+        """Take an answer to an alert. One that fits nothing leaves no event; it is counted under `unmatched_feedback`.
+
+        Raises `Poison` for one that cannot be taken.
+        """
         self._between()
+        try:
+            return self._feedback(event, source)
+        except Exception as error:
+            raise _unforeseen(error) from error
+
+    def _feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
         if not event.kind.startswith("alert-"):
             return []  # about a finding: for the training set, not for the monitor
         now = ms(event.received_at) if self._now is None else self._now
@@ -384,3 +420,11 @@ class Monitor:
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
+
+
+def _unforeseen(error: Exception) -> Poison:
+    """Return what one event has brought about as its own trouble: it must never stop the monitoring of everybody else.
+
+    The same event does the same again, so a rerun decides alike. Class and place only: an error's words may quote the patient.
+    """
+    return error if isinstance(error, Poison) else Poison(f"unforeseen {describe(error)}", stage="process")

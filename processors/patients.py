@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from models.errors import Fatal
+from models.errors import Fatal, Poison
 from processors.alerts import Alert
 from processors.deterioration import HourlyWindow
 from processors.events import Location, Parameter, PatientEvent
@@ -20,14 +20,22 @@ from processors.news2 import Scale
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
 ADULT_YEARS = 16  # NEWS2 is for 16 years and older
 
 
 def ms(time: datetime) -> int:
-    """Return milliseconds since 1970 (UTC), cut off."""
-    return (time - _EPOCH) // _MILLISECOND
+    """Return milliseconds since 1970 (UTC), cut off.
+
+    Raises `Poison` for a time outside the years 1800 to 2999: near its ends the calendar of Python overflows, and a placeholder
+    such as 9999-12-31 is no time at which anything was observed.
+    """
+    at = (time - _EPOCH) // _MILLISECOND
+    if not _FIRST <= at <= _LAST:
+        raise Poison("a time outside the years 1800 to 2999", stage="process")
+    return at
 
 
 def when(at: int) -> datetime:
@@ -38,12 +46,13 @@ def when(at: int) -> datetime:
 def adult_from(birth_date: str | None) -> int | None:
     """Return when somebody is certainly 16, from an ISO date that may lack day or month; None when unknown or not a date.
 
-    Of a partial date the latest day counts. Who was born on 29 February comes of age on 1 March where the year has no such day.
+    A year before 1800 or after 2983 is no birth year: senders write 9999-12-31 for "unknown". Of a partial date the latest day
+    counts. Who was born on 29 February comes of age on 1 March where the year has no such day.
     """
     try:
         numbers = [int(part) for part in (birth_date or "").split("T")[0].split("-")]
         year, month, day = (*numbers, None, None)[:3] if len(numbers) <= 3 else (None, None, None)
-        if year is None or year < 1800:
+        if year is None or not 1800 <= year < 3000 - ADULT_YEARS:
             return None
         month_known = 12 if month is None else month
         first = datetime(year, month_known, 1, tzinfo=UTC)

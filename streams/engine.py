@@ -280,6 +280,7 @@ def new_app(job_name: str, settings: Settings) -> LaneApp:
         **faust_config(settings.kafka),
         store="memory://",
         datadir=str(Path(tempfile.gettempdir()) / "vigil-faust"),  # Faust makes the folder; nothing is ever in it
+        web_bind=settings.worker.health_host,  # what Faust listens on; `web_host` is only what it calls itself
         web_host=settings.worker.health_host,
         web_port=settings.worker.health_port or 6066,
         web_enabled=settings.worker.health_port > 0,

@@ -339,7 +339,11 @@ class MonitorWorker:
         steps: list[Event] = []
         now = self._clock()
         for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
-            events = self._monitor.decide(assessment, deterioration, reason)
+            try:
+                events = self._monitor.decide(assessment, deterioration, reason)
+            except Poison as error:
+                dead.append((record, error))
+                continue
             messages += [self._encode(out, traces[id(record)].header) for out in events]
             steps += events[1:]
             entries.append(self._scoring.audit_entry(event, record, events))
@@ -518,18 +522,17 @@ class _Replay:
         async for records in reader.read(topic, worker.number, worker._at, end):
             assessments = []
             for record in records:
-                try:
+                with contextlib.suppress(Poison):
                     event = decode(VitalsEvent, record)
-                except Poison:
-                    continue
-                if event.patient_id not in self._later:
-                    source = Source(
-                        topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id
-                    )
-                    assessments.append(worker._monitor.observe(event, source))
+                    if event.patient_id not in self._later:
+                        source = Source(
+                            topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id
+                        )
+                        assessments.append(worker._monitor.observe(event, source))
             scores = await worker._scoring.score(assessments)
             for assessment, (deterioration, reason) in zip(assessments, scores, strict=True):
-                worker._monitor.decide(assessment, deterioration, reason)
+                with contextlib.suppress(Poison):
+                    worker._monitor.decide(assessment, deterioration, reason)
             self.vitals += len(records)
         worker._at = max(worker._at, end)
 

@@ -67,6 +67,9 @@ def decode(kind: type[E], record: Any) -> E:
     """Read an event from a Kafka record; raises `Poison` that names fields and reasons and never shows their content."""
     if record.value is None:
         raise Poison(f"{kind.__name__}: the record has no value", stage="decode")
+    named = header(record, "ce_type")
+    if named is not None and named != kind.type.encode():  # a changed meaning has a new version in the type's name
+        raise Poison(f"{kind.__name__}: the record says that it is of another type or version (ce_type)", stage="decode")
     try:
         return kind.model_validate_json(record.value)
     except ValidationError as error:

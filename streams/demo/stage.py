@@ -85,6 +85,8 @@ class Stage:
             "VIGIL_STATE__TICK_SECONDS": "0.1",
             "VIGIL_STATE__SNAPSHOT_SECONDS": "5",
             "VIGIL_ENGINE__COMMIT_EVERY": "0.1",
+            # Lower than the vitals, and not the lowest: beside a busy neighbour SCHED_IDLE would hardly get to start.
+            **{f"VIGIL_LANES__{lane}__NICE": "10" for lane in ("NOTES_ENTITIES", "NOTES_VECTORS", "IMAGES", "MERGES")},
             "VIGIL_CONNECTORS__MLLP__PORT": "0",
             "VIGIL_CONNECTORS__DICOM__PORT": "0",
             "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
@@ -101,7 +103,7 @@ class Stage:
         os.environ.update(self.env)
         return load()
 
-    async def raise_curtain(self, within: float = 90.0) -> None:
+    async def raise_curtain(self, within: float = 180.0) -> None:
         """Start lanes and connectors and wait until all are ready. Raises `Fatal` that names whoever is not."""
         logs, ports = self.plan.out / "logs", {}
         children = []

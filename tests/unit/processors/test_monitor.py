@@ -1,11 +1,11 @@
 """The monitor, scenario by scenario: what clinical safety asks for, each as a story on one ward."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from models.errors import Fatal
+from models.errors import Fatal, Poison
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
 from processors.events import AlertEvent, HeartbeatEvent, News2, ScoreEvent
@@ -189,6 +189,31 @@ def test_news2_is_for_adults_who_are_not_pregnant(known: dict[str, Any], reason:
 def test_nothing_known_of_the_patient_no_alert_and_the_reason_published() -> None:
     score, found = Ward(admit=False).chart(0, ILL)
     assert (score.news2, score.news2_reason, found) == (None, "age unknown", [])
+
+
+@pytest.mark.parametrize("birth_date", ["9999-12-31", "9999", "9990-06", "2990-01-01", "0001-01-01"])
+def test_a_placeholder_is_no_birth_date(birth_date: str) -> None:
+    assert Ward(birth_date=birth_date).chart(0, ILL)[0].news2_reason == "age unknown"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-14))),
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+    ],
+)
+def test_an_impossible_time_stops_nobody_elses_monitoring(moment: datetime) -> None:
+    ward = Ward()
+    for name in ("observed_at", "received_at"):
+        event = vitals(0, ILL).model_copy(update={name: moment})
+        with pytest.raises(Poison, match="outside the years 1800 to 2999"):
+            ward.say(event)
+    with pytest.raises(Poison, match="outside the years"):
+        ward.say(vitals(0, observations=[observation("rr", 30, when=moment)]))
+    assert ward.wait(2) == []
+    assert only(ward.chart(3, ILL)[1]).state == "raised"
 
 
 def test_the_sixteenth_birthday_counts_at_the_observed_date() -> None:
@@ -385,6 +410,29 @@ def test_a_correction_that_leaves_an_alert_leaves_it_as_grave_as_the_rest() -> N
     ward.chart(0, ILL)  # respirations 3, SpO2 3, oxygen 2
     changed = only(ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=5)[1])
     assert (changed.state, changed.severity, changed.news2 and changed.news2.total) == ("updated", "medium", 5)
+
+
+def test_the_original_that_comes_again_does_not_undo_its_correction() -> None:
+    ward = Ward()
+    event = vitals(0, {**WELL, "rr": 61}, id="first")
+    ward.say(event)
+    ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=5)
+    for minute in range(6, 36):  # more sets than ids are remembered
+        ward.chart(minute, {"temp": 36.6})
+    score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
+    assert isinstance(score, ScoreEvent)
+    assert alerts(found) == []
+    assert score.news2 is None or total(score) == 0
+    assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
+
+
+def test_a_correction_may_be_corrected() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 61})
+    ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=5)
+    assert steps(ward.chart(0, observations=[observation("rr", 26, status="corrected")], received=6)[1]) == [
+        ("news2", "raised", "low-medium")
+    ]
 
 
 def test_a_correction_upwards_raises() -> None:

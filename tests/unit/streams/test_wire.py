@@ -30,6 +30,14 @@ class Record:
 NOTE = next(event for event in EXAMPLES if isinstance(event, NoteEvent))
 
 
+def test_a_changed_meaning_is_not_read_as_the_old_one() -> None:
+    message = encode(NOTE, source="/vigil/test")
+    future = Record(message.value, headers=(("ce_type", b"org.vigil.note.v2"),))
+    with pytest.raises(Poison, match="another type or version"):
+        decode(NoteEvent, future)
+    assert decode(NoteEvent, Record(message.value, headers=())) == NOTE  # a producer without CloudEvents is tolerated
+
+
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: event.type)
 def test_every_event_survives_the_wire_with_cloudevents_headers(event: object) -> None:
     message = encode(event, source="/vigil/test", traceparent=b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")
