@@ -26,7 +26,7 @@ def show_version() -> None:
 
 
 def _register() -> None:
-    from streams.cli import check_feed, connect, dead_letters, doctor, run, schemas, search, settings, topics
+    from streams.cli import check_feed, connect, dead_letters, deliver, doctor, run, schemas, search, settings, topics
 
     app.add_typer(run.lanes, name="lane")
     app.command("up")(run.up)
@@ -34,6 +34,7 @@ def _register() -> None:
     app.command("demo")(run.demo)
     app.add_typer(topics.app, name="topics")
     app.add_typer(connect.app, name="connect")
+    app.add_typer(deliver.app, name="deliver")
     app.add_typer(dead_letters.app, name="dead-letters")
     app.command("check-feed")(check_feed.check_feed)
     app.command("doctor")(doctor.doctor)

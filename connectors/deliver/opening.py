@@ -1,0 +1,13 @@
+"""From a receiver's settings to the way to it."""
+
+from connectors.deliver.notice import Receiver
+from connectors.deliver.settings import AnyReceiver, WebhookSettings
+from connectors.deliver.webhook import WebhookReceiver
+from models.errors import Permanent
+
+
+def open_receiver(settings: AnyReceiver) -> Receiver:
+    """Return the way to a receiver; nothing is connected yet. Raises `Permanent` for files that are not what they should be."""
+    if isinstance(settings, WebhookSettings):
+        return WebhookReceiver(settings)
+    raise Permanent(f"no receiver of kind {settings.kind}")
