@@ -122,6 +122,7 @@ class PcdSettings(ReceiverSettings):
     ca_file: Path | None = Field(None, description="PEM authorities of the receiver: given, TLS is spoken")
     certificate_file: Path | None = Field(None, description="our PEM certificate, where it asks for one")
     key_file: Path | None = Field(None, description="the PEM key of our certificate")
+    connections: int = Field(1, ge=1, le=64, description="connections at once; each carries one message until its answer")
     application: str = Field("VIGIL", description="MSH-3")
     facility: str = Field("VIGIL", description="MSH-4")
     receiving_application: str = Field("", description="MSH-5")
