@@ -18,7 +18,14 @@ from streams.wire import encode
 from streams.worker import build
 from tests.kafka import Kafka
 
-TOPICS = ("clinical.alerts", "clinical.feedback", "clinical.audit", "clinical.dead-letters", "clinical.patients")
+TOPICS = (
+    "clinical.notes",
+    "clinical.alerts",
+    "clinical.feedback",
+    "clinical.audit",
+    "clinical.dead-letters",
+    "clinical.patients",
+)
 PARTITIONS = 4
 
 

@@ -1,10 +1,10 @@
 """From a receiver's settings to the way to it."""
 
+from connectors.deliver.fhir import FhirReceiver
 from connectors.deliver.notice import Receiver
 from connectors.deliver.pcd import PcdReceiver
 from connectors.deliver.settings import AnyReceiver, PcdSettings, WebhookSettings
 from connectors.deliver.webhook import WebhookReceiver
-from models.errors import Permanent
 
 
 def open_receiver(settings: AnyReceiver) -> Receiver:
@@ -13,4 +13,4 @@ def open_receiver(settings: AnyReceiver) -> Receiver:
         return WebhookReceiver(settings)
     if isinstance(settings, PcdSettings):
         return PcdReceiver(settings)
-    raise Permanent(f"no receiver of kind {settings.kind}")
+    return FhirReceiver(settings)

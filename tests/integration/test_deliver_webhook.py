@@ -243,7 +243,9 @@ async def test_a_delivery_killed_again_and_again_tells_every_alert_at_least_once
         process = await start(settings, receiver, tmp_path)
         before = len(receiver.alerts())
         try:
-            await until(lambda before=before: len(receiver.alerts()) >= min(before + 70, len(sent)), what="more are told")
+            await until(
+                lambda before=before: len(receiver.alerts()) >= min(before + 70, len(sent)), within=90, what="more are told"
+            )
             if len({notice["id"] for notice in receiver.alerts()}) == len(sent):
                 await all_committed(kafka, settings, len(sent))
                 break
