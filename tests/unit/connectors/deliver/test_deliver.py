@@ -25,9 +25,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 def test_a_signature_is_that_of_standard_webhooks() -> None:
     """The example of the specification's reference libraries."""
     headers = sign([key_of(SECRET)], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
-    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmKtSyEjNJ0SP5yDL0Yg3Q=" or headers[
-        "webhook-signature"
-    ].startswith("v1,")
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_a_message_is_believed_by_either_secret_within_the_window_and_unchanged() -> None:
@@ -41,7 +39,7 @@ def test_a_message_is_believed_by_either_secret_within_the_window_and_unchanged(
     assert verified([new], {}, b"body", now=1000, tolerance=300) == "a signature header is missing"
 
 
-@pytest.mark.parametrize("secret", ["short", "whsec_!!!", "whsec_c2hvcnQ="])
+@pytest.mark.parametrize("secret", ["Zq7", "whsec_!!!", "whsec_c2hvcnQ="])
 def test_a_secret_that_could_be_guessed_is_refused(secret: str) -> None:
     with pytest.raises(ValidationError) as caught:
         WebhookSettings(kind="webhook", url="https://r.example/x", secret=secret)
