@@ -9,6 +9,7 @@ steps of one alert the newest is sent, marked late, and names those that it stan
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -73,7 +74,8 @@ class DeliveryWorker:
             async with asyncio.TaskGroup() as tasks:
                 while not self.steps.closing.is_set():
                     if self._waiting:
-                        await self._hand_out(self._waiting.popleft(), tasks)
+                        with contextlib.suppress(Abandoned):  # closing: what was not handed out stays unsettled
+                            await self._hand_out(self._waiting.popleft(), tasks)
                     else:
                         self._arrived.clear()
                         await self._arrived.wait()
