@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from connectors.contexts import MemoryContexts
+from connectors.deliver.callback import CallbackServer
+from connectors.deliver.settings import WebhookSettings
 from connectors.dicom.mapping import Outcome as DicomOutcome
 from connectors.dicom.server import DicomServer
 from connectors.dicom.web import StowServer
@@ -109,7 +111,7 @@ class Edge:
         contexts = MemoryContexts()
         known = await self._until_it_works("the patients' contexts", lambda: read_contexts(settings, contexts))
         log.info("contexts of %d patients are known", known)
-        starts = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom, "stow": self._stow}
+        starts = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom, "stow": self._stow, "callback": self._callback}
         for name in dict.fromkeys(settings.connectors.enabled):  # one that is named twice is started once
             self.addresses[name] = await starts[name](Measured(self._publisher, name, self.metrics), identities, contexts)
 
@@ -196,6 +198,21 @@ class Edge:
         address = await server.start()
         self._stack.push_async_callback(server.stop)
         metrics.watch("stow", lambda: requests.under_way)
+        return address
+
+    async def _callback(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
+        own, metrics = self._settings.connectors.callback, self.metrics
+        keys = {name: one.keys for name, one in self._settings.deliver.items() if isinstance(one, WebhookSettings)}
+
+        def observe(receiver: str, status: int, seconds: float) -> None:
+            metrics.message("callback", receiver, "accepted" if status < 300 else "refused")
+
+        server = CallbackServer(own, keys, publisher=publisher, now=self._clock, observe=observe)
+        requests = CountedRequests("callback", metrics)
+        server.app.add_middleware(requests.around)
+        address = await server.start()
+        self._stack.push_async_callback(server.stop)
+        metrics.watch("callback", lambda: requests.under_way)
         return address
 
     async def _fhir(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:

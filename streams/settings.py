@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.sources import DefaultSettingsSource
 
+from connectors.deliver.settings import AnyReceiver, CallbackSettings, chain
 from connectors.dicom.settings import DicomSettings, StowSettings
 from connectors.fhir.settings import FhirSettings
 from connectors.hl7.settings import MllpSettings
@@ -197,8 +198,12 @@ class ConnectorSettings(Section):
     stow: StowSettings = Field(
         default_factory=lambda: StowSettings(), description="DICOM over HTTP (STOW-RS); objects are read as `dicom` says"
     )
-    enabled: tuple[Literal["mllp", "fhir", "dicom", "stow"], ...] = Field(
-        ("mllp", "fhir", "dicom"), description="what `vigil serve` runs; `stow` where a sender speaks DICOMweb"
+    callback: CallbackSettings = Field(
+        default_factory=lambda: CallbackSettings(), description="answers to alerts from the webhook receivers of `deliver`"
+    )
+    enabled: tuple[Literal["mllp", "fhir", "dicom", "stow", "callback"], ...] = Field(
+        ("mllp", "fhir", "dicom"),
+        description="what `vigil serve` runs; `stow` where a sender speaks DICOMweb, `callback` where webhook receivers answer",
     )
 
 
@@ -259,10 +264,19 @@ class Settings(BaseSettings):
     vectors: QdrantSettings = QdrantSettings()
     identity: IdentitySettings = IdentitySettings(site_secret=SecretStr(DEMO_SECRET))
     connectors: ConnectorSettings = ConnectorSettings()
+    deliver: dict[str, AnyReceiver] = Field({}, description="who is told of alerts, by name; each has a group of its own")
     objects: ObjectSettings = ObjectSettings()
     worker: WorkerSettings = WorkerSettings()
     clock: ClockSettings = ClockSettings()
     tracing: TracingSettings = TracingSettings()
+
+    @model_validator(mode="after")
+    def _receivers_fall_back(self) -> "Settings":
+        for name in self.deliver:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError("a receiver's name is made of letters, digits, - and _")
+            chain(self.deliver, name)
+        return self
 
     @model_validator(mode="after")
     def _ticks_show_a_zombie(self) -> "Settings":

@@ -140,7 +140,7 @@ def _message(
     marks = header.delimiters
     stamp = at.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
     own_id = natural_id(*identity, "acknowledgement", code).replace("-", "")[:20]  # MSH-10 holds 20 characters before 2.7
-    sender = header.receiver if any(header.receiver) else (_escape(facility, marks), "")
+    sender = header.receiver if any(header.receiver) else (escape(facility, marks), "")
     version = _version(header.version)
     kind = marks.component.join(part for part in ("ACK", header.trigger, "ACK" if version >= (2, 4) else "") if part)
     msh = [f"MSH{marks.field}{marks.encoding}", *sender, *header.sender, stamp, "", kind if marks.component else "ACK", own_id]
@@ -150,7 +150,7 @@ def _message(
     msa = ["MSA", code, header.control_id]
     shown = troubles[:ERRORS_SHOWN] if (code not in POSITIVE or version >= (2, 5)) else ()
     if shown and code not in POSITIVE:
-        msa.append(_escape(str(shown[0]), marks))
+        msa.append(escape(str(shown[0]), marks))
     segments = [msh, msa, *_errors(shown, marks, version, "W" if code in POSITIVE else "E")]
     text = "".join(marks.field.join(segment).rstrip(marks.field) + "\r" for segment in segments)
     return text.encode(header.codec, "replace")
@@ -177,7 +177,7 @@ def _errors(troubles: tuple[Trouble, ...], marks: Delimiters, version: tuple[int
             "",
             "",
             "",
-            _escape(trouble.reason, marks),  # ERR-8, user message
+            escape(trouble.reason, marks),  # ERR-8, user message
         ]
         for trouble in troubles
     ]
@@ -200,7 +200,7 @@ def _version(text: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (2, 5)
 
 
-def _escape(text: str, marks: Delimiters) -> str:
+def escape(text: str, marks: Delimiters) -> str:
     """Escape the delimiters that a text of ours happens to hold."""
     letters = (
         (marks.escape, "E"),

@@ -9,6 +9,7 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 | MDM T02, T04, T06, T08, T10, T11 | notes |
 | ADT (see `mapping.patients`) | patient contexts |
 | MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry |
+| ORA^R41 of a peer with `answers_alerts` | feedback (see `mapping.answers`) |
 | ACK, MCF, NAK | ignored without an answer: nobody acknowledges an acknowledgement |
 | everything else | ignored, AA (AR by setting) |
 """
@@ -26,6 +27,7 @@ from connectors.deadletters import dead_letter
 from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
+from connectors.hl7.mapping.answers import map_answer
 from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, map_document
 from connectors.hl7.mapping.patients import TRIGGERS, map_patients
 from connectors.hl7.mapping.reading import Reading, Tables
@@ -182,6 +184,8 @@ class _Case:
             reading.skipped["a notice without the document's text"] += 1
         elif kind == "ADT" and trigger in TRIGGERS:
             map_patients(reading, self.mapper.contexts, trigger)
+        elif kind == "ORA" and trigger == "R41" and self.peer.settings.answers_alerts:
+            map_answer(reading)
         else:
             return False
         return True
@@ -212,7 +216,7 @@ class _Case:
         where = self.message.header.at(9)
         if self.peer.settings.not_for_us == "AA":
             return self.finish(Grade.ACCEPTED, "ignored", (), f"{where}: a message type that is not for Vigil")
-        known = kind in ("ORU", "MDM", "ADT")
+        known = kind in ("ORU", "MDM", "ADT", "ORA")
         condition = Condition.UNSUPPORTED_EVENT_CODE if known else Condition.UNSUPPORTED_MESSAGE_TYPE
         return self.finish(Grade.REFUSED, "ignored", (Trouble("a message type that is not for Vigil", where, condition),))
 

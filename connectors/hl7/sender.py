@@ -96,6 +96,12 @@ class MllpSender:
                     raise Transient(f"not stored after {attempt} attempts: {ack.code if ack else 'no answer'}")
                 await asyncio.sleep(self._pause(attempt))
 
+    async def once(self, message: bytes) -> Ack | None:
+        """Send once. Returns the answer, whatever it is; None for silence, a lost connection or no connection."""
+        control_id = parse(message).header.get(10)
+        async with self._lock:
+            return await self._once(message, control_id)
+
     async def close(self) -> None:
         """Close the connection."""
         streams, self._streams = self._streams, None

@@ -30,6 +30,7 @@ def _register() -> None:
         check_feed,
         connect,
         dead_letters,
+        deliver,
         doctor,
         models,
         replay,
@@ -48,6 +49,7 @@ def _register() -> None:
     app.command("demo")(run.demo)
     app.add_typer(topics.app, name="topics")
     app.add_typer(connect.app, name="connect")
+    app.add_typer(deliver.app, name="deliver")
     app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(replay.app, name="replay")
     app.add_typer(models.app, name="models")

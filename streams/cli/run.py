@@ -43,7 +43,10 @@ def up(
     first_port: Annotated[int, typer.Option(help="health ports from here on, the connectors' last; 0: any free ones")] = 9101,
     first_slot: Annotated[int, typer.Option(help="slots from here on; unique per lane and host", min=0)] = 0,
 ) -> None:
-    """Run every lane as its own process, restart what fails. Workers on other machines join the same groups."""
+    """Run every lane and every receiver's delivery as its own process, restart what fails.
+
+    Workers on other machines join the same groups.
+    """
     import sys
 
     from streams.lanes import LANES
@@ -57,6 +60,10 @@ def up(
     if unknown:
         raise Permanent(f"there are no lanes {', '.join(sorted(unknown))}", hint=f"lanes: {', '.join(LANES)}")
     children = lane_children(chosen, workers, first_port=first_port, first_slot=first_slot)
+    for name in () if lane else settings.deliver:
+        port = first_port + len(children) if first_port else 0
+        own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
+        children.append(Child(f"deliver-{name}", [sys.executable, "-m", "streams.cli", "deliver", "run", name], own))
     if connectors:
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}

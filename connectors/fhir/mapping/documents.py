@@ -24,6 +24,7 @@ Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]
 
 LOINC: Final = "http://loinc.org"
 ALERT_SYSTEM: Final = "urn:vigil:alert"  # identifier system of our alerts, as we send them out
+_PATIENT_SYSTEM: Final = "urn:vigil:patient"  # of `connectors.deliver.fhir`
 _DOCUMENT: Final[dict[str, Status]] = {  # DocumentReference.docStatus (composition-status)
     "preliminary": "preliminary",
     "final": "final",
@@ -105,6 +106,9 @@ def map_communication(reading: Reading) -> None:
     resource = reading.resource
     if alert := _alert_id(resource):
         _feedback(reading, alert)
+        return
+    if any(text(one.get("system")) == ALERT_SYSTEM for one in objects(resource, "identifier")):
+        reading.note("identifier", "an alert that Vigil itself wrote to that server: not used")
         return
     words = "\n".join(filter(None, (text(one.get("contentString")) for one in objects(resource, "payload"))))
     attachments = [
@@ -275,15 +279,18 @@ def _feedback(reading: Reading, alert: str) -> None:
     if not who:
         reading.trouble("sender", "an answer to an alert that nobody is named for", code="required")
         return
-    subject: Subject | None = reading.subject()
-    if subject is None:
-        return
+    patient_id = _pseudonym(resource)
+    if not patient_id:
+        subject: Subject | None = reading.subject()
+        if subject is None:
+            return
+        patient_id = subject.patient_id
     given = reading.moment(resource.get("sent"), resource.get("received"))
     reasons = [one for one in codings(resource.get("statusReason")) if any(one)]
     reading.events.append(
         FeedbackEvent(
             id=reading.event_id(FeedbackEvent),
-            patient_id=subject.patient_id,
+            patient_id=patient_id,
             kind="alert-acknowledged" if status == "completed" else "alert-declined",
             target_id=alert,
             by=who,
@@ -293,6 +300,13 @@ def _feedback(reading: Reading, alert: str) -> None:
             origin=reading.origin,
         )
     )
+
+
+def _pseudonym(resource: Json) -> str:
+    """Return Vigil's own patient id, where the answer repeats the one that stood in the alert."""
+    subject = resource.get("subject")
+    identifiers = objects(subject, "identifier") if isinstance(subject, dict) else ()
+    return next((text(one.get("value")) for one in identifiers if text(one.get("system")) == _PATIENT_SYSTEM), "")
 
 
 def _sender(reading: Reading) -> str:

@@ -1,0 +1,112 @@
+"""What is under way in a delivery: slices of which some records are open, steps of alerts, who gets them, and how one waits."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from connectors.deliver.settings import ReceiverSettings
+from processors.events import AlertEvent
+from streams.ledger import Slice
+from streams.partition import Abandoned, Steps
+
+log = logging.getLogger("vigil.deliver")
+
+_REMEMBERED: Final = 10_000  # alerts that were sent, so that their further steps are, whatever the filter
+_ENDS: Final = frozenset({"resolved", "declined", "withdrawn"})
+
+
+@dataclass(slots=True)
+class Parcel:
+    """A slice of which some records are still under way."""
+
+    piece: Slice
+    left: int
+
+    def done(self) -> None:
+        """One more record is settled."""
+        self.left -= 1
+        if self.left == 0:
+            self.piece.settle()
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One step of an alert on its way, and the earlier ones that it stands for."""
+
+    alert: AlertEvent
+    record: Any
+    parcels: list[Parcel]
+    passed_over: list[str] = field(default_factory=list)
+
+
+class Filter:
+    """Which alerts a receiver gets. A site's filter must not leave a receiver with an alert that it believes to be going on."""
+
+    def __init__(self, settings: ReceiverSettings) -> None:
+        self._settings = settings
+        self._sent: OrderedDict[str, None] = OrderedDict()
+
+    def takes(self, alert: AlertEvent) -> bool:
+        """Tell whether the receiver gets this step; remembers that it did."""
+        own = self._settings
+        here = (not own.wards or alert.location.ward in own.wards) and (not own.routes or alert.route in own.routes)
+        grave = not own.severities or alert.severity in own.severities or alert.state in _ENDS
+        if not (here and grave) and alert.alert_id not in self._sent:
+            return False
+        self._sent[alert.alert_id] = None
+        self._sent.move_to_end(alert.alert_id)
+        if len(self._sent) > _REMEMBERED:
+            self._sent.popitem(last=False)
+        return True
+
+
+class Holding:
+    """Waits on behalf of one partition's deliveries, so that the engine sees that this is waiting, and why."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._reasons: dict[object, str] = {}
+
+    async def wait(self, token: object, reason: str, seconds: float) -> None:
+        """Wait; raises `Abandoned` when the partition is given up."""
+        steps = self._steps
+        if steps.held_since is None:
+            steps.held_since = time.monotonic()
+            log.warning("%s: held, %s; tried again in %.1f s and on", steps.name, reason, seconds)
+        self._reasons[token] = steps.held_reason = reason
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            steps.progress = time.monotonic()  # an attempt was made: this is waiting, not hanging
+            try:
+                await asyncio.wait_for(steps.closing.wait(), min(left, 5.0))
+                raise Abandoned
+            except TimeoutError:
+                pass
+        steps.progress = time.monotonic()
+
+    def over(self, token: object) -> None:
+        """What `token` waited for has come."""
+        steps = self._steps
+        steps.progress = time.monotonic()
+        if self._reasons.pop(token, None) is None:
+            return
+        if self._reasons:
+            steps.held_reason = next(iter(self._reasons.values()))
+        elif steps.held_since is not None:
+            log.info("%s: goes on after %.1f s", steps.name, time.monotonic() - steps.held_since)
+            steps.held_since = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One task's way to wait; `streams.courier.Waiting`."""
+
+    holding: Holding
+    key: object
+
+    async def wait(self, reason: str, seconds: float) -> None:
+        """Wait; raises `Abandoned`."""
+        await self.holding.wait(self.key, reason, seconds)
