@@ -135,7 +135,7 @@ def test_put_says_what_became_of_a_value() -> None:
     assert history.put("spo2", BASE, 95.0, 0) is Put.OUTRANKED  # a correction is replaced by corrections only
     assert history.put("spo2", BASE, 95.0, 20, correcting=True) is Put.CHANGED
     assert history.put("spo2", BASE - MINUTE, 94.0, 20) is Put.PAST
-    assert history.entries["spo2"] == [(BASE - MINUTE, 94.0, 20), (BASE, 95.0, 20)]
+    assert history.entries["spo2"] == [(BASE - MINUTE, 94.0, 20), (BASE, 95.0, -1)]
     assert (history.latest("spo2", BASE - 1), history.latest("spo2", BASE - 2 * MINUTE)) == ((BASE - MINUTE, 94.0, 20), None)
 
 
