@@ -237,6 +237,10 @@ class Charting:
                 patient.hours = hours = None
             elif put is Put.OUTRANKED:
                 rejected.append(Rejected(code=code, reason="another value, of higher precedence, stands for this time"))
+            elif put is Put.TAKEN_BACK:
+                rejected.append(
+                    Rejected(code=code, reason="this value was taken back for this time: only a correction restores it")
+                )
         return taken
 
     @staticmethod

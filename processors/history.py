@@ -29,16 +29,22 @@ class Put(Enum):
     SAME = "known already: one observation, whichever feeds brought it"
     CHANGED = "another value stood for this time and was replaced"
     OUTRANKED = "another value stands for this time and takes precedence"
+    TAKEN_BACK = "this value was taken back for this time"
 
 
 class History:
-    """One patient's observations. `entries` are sorted by time, never empty lists."""
+    """One patient's observations. `entries` are sorted by time, never empty lists.
 
-    __slots__ = ("entries", "samples")
+    `gone` are values that were taken back: the same one for the same time is not taken in again, however late it is repeated (or if
+    it comes after what takes it back). Another value is; so is the same one as a correction.
+    """
+
+    __slots__ = ("entries", "gone", "samples")
 
     def __init__(self) -> None:
         self.entries: dict[str, list[Entry]] = {}
         self.samples: dict[str, list[Entry]] = {}
+        self.gone: dict[str, list[tuple[int, float | str]]] = {}  # the last few of each parameter
 
     @property
     def newest(self) -> int | None:
@@ -50,6 +56,8 @@ class History:
 
         So the original that comes again, late or repeated, does not undo its correction.
         """
+        if self.gone and self._is_gone(parameter, at, value, correcting=correcting):
+            return Put.TAKEN_BACK
         rank = _CORRECTED if correcting else rank
         entries = self.entries.get(parameter)
         if entries is None:
@@ -87,6 +95,8 @@ class History:
         It goes when the value is the same or not told, or when the one who takes it back has precedence.
         """
         found = False
+        if value is not None:
+            self._bury(parameter, at, value)
         for kept in (self.entries, self.samples):
             entries = kept.get(parameter, [])
             place = bisect_left(entries, at, key=_time)
@@ -94,10 +104,27 @@ class History:
                 _, known, known_rank = entries[place]
                 if value is None or value == known or rank <= known_rank:
                     found = True
+                    self._bury(parameter, at, known)
                     del entries[place]
                     if not entries:
                         del kept[parameter]
         return found
+
+    def _bury(self, parameter: str, at: int, value: float | str) -> None:
+        gone = self.gone.setdefault(parameter, [])
+        if (at, value) not in gone:
+            gone.append((at, value))
+            del gone[:-_MOST]
+
+    def _is_gone(self, parameter: str, at: int, value: float | str, *, correcting: bool) -> bool:
+        gone = self.gone.get(parameter, [])
+        if (at, value) not in gone:
+            return False
+        if correcting:
+            gone.remove((at, value))
+            if not gone:
+                del self.gone[parameter]
+        return not correcting
 
     def latest(self, parameter: str, until: int) -> Entry | None:
         """Return the newest value observed at `until` or before, as far as the history goes back."""

@@ -211,6 +211,7 @@ class Patient:
                 "ended_at": self.ended_at,
                 "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
+                "gone": self.history.gone,
                 "seen": list(self.seen),
                 "newest": self.newest,
                 "heard": self.heard,
@@ -233,6 +234,8 @@ class Patient:
         made.context = Context.load(raw["context"])
         made.history.entries = {name: unpacked(entries) for name, entries in raw["entries"].items()}
         made.history.samples = {name: unpacked(entries) for name, entries in raw["samples"].items()}
+        # snapshots of before 0.1.0 have none
+        made.history.gone = {name: [(at, value) for at, value in gone] for name, gone in raw.get("gone", {}).items()}
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])

@@ -248,10 +248,14 @@ class MonitorWorker:
         dead: list[tuple[Any, Poison]] = []
         records = await self.steps.persist("read context", lambda: self._secondary(entry, slices))
         for kind, record in records:
+            unmatched = self._monitor.counts["unmatched_feedback"]
             try:
                 events += [(event, traceparent_of(record)) for event in self._hear(kind, record)]
             except Poison as error:
                 dead.append((record, error))
+            if self._monitor.counts["unmatched_feedback"] > unmatched:  # somebody believes that they have answered an alert
+                log.warning("%s: the answer at %s offset %d fits no alert", self.steps.name, record.topic, record.offset)
+                self._metrics.event("unmatched-feedback")
         if entry.now is not None:
             events += [(event, None) for event in self._tick(entry)]
         self._entry, self._ends, self._reach = entry.number, entry.ends, entry.reach

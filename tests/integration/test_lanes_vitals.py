@@ -233,3 +233,28 @@ async def test_without_a_model_news2_stands_alone_and_says_so(
     (record,) = found.audit
     assert record["model"] is None and record["entries"][0]["event_id"] == score["id"]
     assert "NEWS2 stands alone" in caplog.text
+
+
+async def test_one_odd_record_stops_nobody_elses_monitoring_also_after_a_restart(
+    kafka: Kafka, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, now = Clinic(kafka, tmp_path, state=STATE), datetime.now(UTC)
+    far = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+    stray = FeedbackEvent(
+        id=natural_id("answer", 2), patient_id="adult", kind="alert-acknowledged", by="nurse-7", target_id="no such alert",
+        given_at=now, received_at=now, origin=ORIGIN,
+    )  # fmt: skip
+    await site.write(context("placeholder", now, birth_date="9999-12-31"), context("adult", now), stray)
+    await site.write(charted("adult", now, ILL).model_copy(update={"id": "far", "observed_at": far}))
+    async with site.running("vitals"):
+        for topic in ("clinical.vitals", "clinical.patients", "clinical.feedback"):
+            await site.until_done("vitals", topic)
+    assert "fits no alert" in caplog.text
+    async with site.running("vitals"):
+        await site.write(charted("adult", now, ILL, number=2), charted("placeholder", now, ILL, number=2))
+        await site.until_done("vitals", "clinical.vitals")
+    found = await collect(site)
+    assert found.states("adult") == [("raised", "default")]
+    assert found.scores["placeholder"][0]["news2_reason"] == "age unknown"
+    (letter,) = found.dead
+    assert (letter["stage"], letter["message"]) == ("process", "a time outside the years 1800 to 2999")

@@ -426,6 +426,25 @@ def test_the_original_that_comes_again_does_not_undo_its_correction() -> None:
     assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_taken_back_stays_away_when_it_comes_again(restarted: bool) -> None:
+    ward = Ward()
+    ward.chart(-60, WELL, received=-59)
+    event = vitals(0, {**WELL, "rr": 61}, id="first")
+    ward.say(event)
+    ward.chart(0, observations=[observation("rr", 61, status="entered-in-error")], received=5)
+    for minute in range(6, 36):
+        ward.chart(minute, {"temp": 36.6})
+    if restarted:
+        before, ward = ward.monitor, Ward(admit=False)
+        for name in (PATIENT, before.id):
+            ward.monitor.load(name, before.dump(name))
+    score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
+    assert isinstance(score, ScoreEvent)
+    assert alerts(found) == []
+    assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
+
+
 def test_a_correction_may_be_corrected() -> None:
     ward = Ward()
     ward.chart(0, {**WELL, "rr": 61})

@@ -146,6 +146,19 @@ def test_take_back() -> None:
     assert not history.remove("spo2", BASE, 60.0, 20)  # a lesser source's other value is not this one
     assert history.remove("spo2", BASE, 97.0, 20)
     assert (history.entries, history.newest) == ({}, None)
+    assert history.put("spo2", BASE, 97.0, 10) is Put.TAKEN_BACK
+    assert history.put("spo2", BASE, 96.0, 10) is Put.NEW
+    assert history.put("spo2", BASE, 97.0, 10, correcting=True) is Put.CHANGED
+    assert history.put("spo2", BASE, 97.0, 10) is Put.SAME
+
+
+def test_what_is_taken_back_before_it_came_stays_away_and_the_memory_of_it_is_bounded() -> None:
+    history = History()
+    assert not history.remove("spo2", BASE, 60.0, 10)
+    assert history.put("spo2", BASE, 60.0, 10) is Put.TAKEN_BACK
+    for minute in range(100):
+        history.remove("spo2", BASE + minute * MINUTE, 60.0, 10)
+    assert len(history.gone["spo2"]) == 32
 
 
 @pytest.mark.parametrize(
