@@ -37,7 +37,7 @@ class MicroBatcher(Generic[I, O]):
 
     `largest`: items of one run. `longest_delay`: seconds the first item waits for company. `queue`: items that may wait. `cost`
     gives an item's size (tokens): a batch is made of like sizes, since short items in a batch with a long one pay its padding.
-    `observe(items, seconds)` is told of each run, for the metrics.
+    `observe(items, seconds)` is told of each run, for the metrics. `start` is called in the thread before its first run.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class MicroBatcher(Generic[I, O]):
         queue: int = 1024,
         cost: Callable[[I], int] | None = None,
         observe: Callable[[int, float], None] | None = None,
+        start: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self._run = run
@@ -62,7 +63,7 @@ class MicroBatcher(Generic[I, O]):
         self._orders = itertools.count()
         self._arrived = asyncio.Event()
         self._room = asyncio.Condition()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}", initializer=start)
         self._task: asyncio.Task[None] | None = None
 
     @property

@@ -8,6 +8,7 @@ from models.batching import MicroBatcher
 from models.errors import Transient, VigilError
 from models.registry import Registry
 from streams.metrics import LaneMetrics
+from streams.priority import give_way_altogether
 from streams.settings import ModelSettings
 
 R = TypeVar("R")
@@ -36,6 +37,7 @@ def batcher(
         queue=settings.queue,
         cost=cost,
         observe=lambda items, seconds: metrics.inference(name, items, seconds),
+        start=give_way_altogether,
     )
 
 

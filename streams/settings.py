@@ -135,8 +135,8 @@ class LaneSettings(Section):
         19,
         ge=0,
         le=19,
-        description="CPU priority: vitals go first (0), language and image models yield (19: on Linux they get what nobody else "
-        "wants, SCHED_IDLE)",
+        description="CPU priority: vitals go first (0), language and image models yield (19: on Linux their models' "
+        "threads get what nobody else wants, SCHED_IDLE)",
     )
 
 

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import os
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -16,11 +14,10 @@ from streams.health import add_pages
 from streams.log import setup_logging
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
+from streams.priority import give_way
 from streams.settings import LaneSettings, Settings
 
 log = logging.getLogger("vigil.worker")
-
-_LOWEST = 19  # nice
 
 
 class LaneWorker(faust.Worker):  # type: ignore[misc]
@@ -75,23 +72,6 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
         pass  # said by the engine already
     sys.stderr.flush()
     return 1
-
-
-def give_way(nice: int) -> None:
-    """Lower this process's CPU priority by `nice`.
-
-    Linux's autogroups (sched(7)) share the CPU between sessions first and heed `nice` only within one; the supervisor starts each
-    lane in a session of its own, so the session's group is lowered too. Elsewhere (cgroups, other systems) `nice` is all there is.
-    """
-    os.nice(nice)
-    if nice == _LOWEST and hasattr(os, "SCHED_IDLE"):
-        # Whoever else wakes up goes first at once (sched(7)); by niceness alone it waits for the end of a slice, milliseconds.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    if os.getsid(0) == os.getpid():  # else it would lower those it shares the session with
-        try:
-            Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
-        except OSError:
-            log.debug("no autogroups here")
 
 
 def free_port() -> int:
