@@ -6,19 +6,14 @@ Micro averages sum the counts over types first (the convention of the BC5CDR and
 percentile bootstrap over documents, so that correlated spans of one document stay together.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from models.evaluation.measures import Metric
-from models.evaluation.ner_corpora import Document, labels_of, read_folder
-from models.runtimes.tagging import Head
-from models.runtimes.token_classifier import OnnxTokenClassifier
+from models.evaluation.ner_corpora import Document
 from models.tasks import Span
 
 
@@ -63,59 +58,6 @@ Mapped = Mapping[str, str]
 AS_CHEMICAL_DISEASE: Final = {"condition": "Disease", "symptom": "Disease", "medication": "Chemical"}
 AS_DISEASE: Final = {"condition": "Disease", "symptom": "Disease"}
 PRECISE: Final = ("condition", "symptom", "medication")  # what alerts and search lean on: precision before recall
-
-
-def evaluate_folder(data: Path, model: OnnxTokenClassifier) -> list[Metric]:
-    """Measure a token classifier on every annotated file in a folder: strict precision, recall and micro F1 of each.
-
-    Twice where it can be: by the head whose types are the file's own ("own head", no threshold), and as the notes lane
-    publishes ("published"), labels mapped. Case reports also get each label's F1, and `PRECISE` together.
-    """
-    metrics: list[Metric] = []
-    for name, documents in read_folder(data).items():
-        texts = [document.text for document in documents]
-        labels = labels_of(documents)
-        own = next((head for head in model.heads.values() if set(_kinds(head)) == labels), None)
-        if own is not None and labels <= {"Chemical", "Disease"}:
-            speaking = model.speaking(Head(own.name, own.tags, own.first))
-            metrics += _metrics(f"{name}, own head", strict(documents, speaking.find(texts)))
-        said = model.find(texts)
-        if labels == {"Disease"}:
-            metrics += _metrics(f"{name}, published", strict(documents, said, predicted_as=AS_DISEASE))
-        elif labels <= {"Chemical", "Disease"}:
-            metrics += _metrics(f"{name}, published", strict(documents, said, predicted_as=AS_CHEMICAL_DISEASE))
-        else:
-            figures = strict(documents, said)
-            metrics += _metrics(f"{name}, published", figures)
-            metrics += _metrics(f"{name}, published, {' + '.join(PRECISE)}", strict(documents, said, only=PRECISE))
-            metrics += [
-                _metrics(f"{name}, published, {label}", strict(documents, said, only=[label]))[-1] for label in figures.by_label
-            ]
-    return metrics
-
-
-def _kinds(head: Head) -> set[str]:
-    return {tag[2:] for tag in head.tags if tag != "O"}
-
-
-def _metrics(name: str, figures: NerFigures) -> list[Metric]:
-    """Precision, recall and F1 of a set; the interval is the F1's, for the others Wilson's on their own counts."""
-    micro = figures.micro
-    return [
-        Metric(f"{name}: precision", micro.precision, *_wilson(micro.hits, micro.predicted), micro.predicted),
-        Metric(f"{name}: recall", micro.recall, *_wilson(micro.hits, micro.n), micro.n),
-        Metric(f"{name}: F1", micro.f1, figures.low, figures.high, figures.documents),
-    ]
-
-
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927, z = 1.96); nothing counted leaves everything open."""
-    if not n:
-        return 0.0, 1.0
-    z2 = 1.96**2
-    centre = (hits + z2 / 2) / (n + z2)
-    half = 1.96 / (n + z2) * math.sqrt(hits * (n - hits) / n + z2 / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def strict(

@@ -23,7 +23,7 @@ from models.errors import Permanent
 from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import Stays, part, read
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, record, sha256_of
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, location, record, sha256_of
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets
@@ -335,7 +335,7 @@ def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed
         name="deterioration-lstm",
         version="1.0.0",
         runtime="onnx-deterioration",
-        location=folder.name,
+        location=location(folder, registry),
         files={name: sha256_of(folder / name) for name in ("model.onnx", "scaling.json")},
         licence="Apache-2.0",
         trained_on=("cinc2019 (CC BY 4.0)", "physionet2012 set a (ODC-BY 1.0)"),

@@ -26,7 +26,7 @@ from models.evaluation.image_prompts import LEARNED
 from models.evaluation.image_sets import LabelledImage, checksums, pixels, read
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import part
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, record, sha256_of
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, location, record, sha256_of
 from models.runtimes.image_text import prepare
 from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt
@@ -334,7 +334,7 @@ def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed
         name="chest-xray",
         version="1.0.0",
         runtime="onnx-image-text",
-        location=folder.name,
+        location=location(folder, registry),
         files={name: sha256_of(folder / name) for name in ("model.onnx", "text_projection.npy")},
         licence="Apache-2.0",
         trained_on=("NIH ChestX-ray14, two classes (free with attribution)", "ImageNet, by EfficientNet-lite0 (Apache-2.0)"),

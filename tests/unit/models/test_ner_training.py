@@ -108,7 +108,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.torch
 def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -> None:
-    from models.evaluation.ner import evaluate_folder
+    from models.evaluation.ner_report import evaluate
     from models.registry import Registry
     from models.training.ner_export import export
 
@@ -128,12 +128,12 @@ def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -
         ("symptom", "cough"),
     }
     assert measured.own_head["maccrobat"].micro.f1 > 0.9
-    metrics = {metric.name: metric for metric in evaluate_folder(data, model)}  # type: ignore[arg-type]
-    own = metrics["BC5CDR-IOB/devel.tsv, own head: F1"]
+    sections = {section.name: {one.name: one for one in section.metrics} for section in evaluate(model, data).sections}
+    own = sections["BC5CDR-IOB/devel.tsv, own guide"]["micro F1"]
     assert own.value == pytest.approx(measured.own_head["BC5CDR-IOB"].micro.f1)
     assert own.low <= own.value <= own.high
-    assert metrics["maccrobat/train.jsonl (every fifth document), published, symptom: F1"].value > 0.9
-    assert not any("train.tsv" in name for name in metrics)
+    assert sections["maccrobat/train.jsonl, every fifth document, served"]["symptom F1"].value > 0.9
+    assert not any("train.tsv" in name for name in sections)
     card = (tmp_path / "ner" / "card.md").read_text()
     assert entry.files["model.onnx"] in card
     assert f"**{measured.own_head['NCBI-disease-IOB'].micro.f1:.3f}**" in card
