@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from streams.settings import Settings, load
 
@@ -74,9 +75,10 @@ def _print(hits: list[dict[str, Any]], as_json: bool) -> None:
     if not hits:
         print("nothing found")
         return
-    columns = [name for name in hits[0] if name != "passage"]
-    table = Table(*columns, *(["passage"] if "passage" in hits[0] else []))
-    for hit in hits:
-        cells = [f"{hit[c]:.3f}" if isinstance(hit[c], float) else str(hit[c] or "") for c in columns]
-        table.add_row(*cells, *([hit["passage"]] if "passage" in hit else []))
-    Console().print(table)
+    console = Console()
+    for rank, hit in enumerate(hits, 1):
+        facts = [f"{hit['score']:.3f}", *(str(hit[name]) for name in hit if name not in ("score", "passage") and hit[name])]
+        # ids are there to be copied: a line that is too long is not broken
+        console.print(Text.assemble((f"{rank:>2}  ", "bold"), "  ".join(facts)), soft_wrap=True)
+        if hit.get("passage"):
+            console.print(Padding(Text(hit["passage"], style="dim"), (0, 0, 1, 4)))
