@@ -138,6 +138,20 @@ async def no_broker(settings: KafkaSettings) -> Transient:
     return Transient(f"no broker answers at {settings.bootstrap}: {words}", hint=hint or None)
 
 
+async def start_client(client: Any, settings: KafkaSettings) -> None:
+    """Start an aiokafka client. One that does not come up, or whose start is cancelled, is stopped: it would hold its connections.
+
+    Raises `Transient`, as `no_broker` says it, when no broker answers.
+    """
+    try:
+        await client.start()
+    except BaseException as error:
+        await client.stop()
+        if isinstance(error, KafkaError | OSError):
+            raise await no_broker(settings) from error
+        raise
+
+
 async def require_broker(settings: KafkaSettings) -> None:
     """Raise `Transient`, as `no_broker` says it, unless one of the brokers of `bootstrap` takes us now."""
     said = await asyncio.gather(*(_trouble(settings, address.strip()) for address in settings.bootstrap.split(",")))

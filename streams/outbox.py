@@ -25,7 +25,7 @@ from aiokafka.partitioner import murmur2
 
 from models.errors import Fatal, Poison, Transient
 from processors.events import Event
-from streams.kafka import aiokafka_config, no_broker, require_broker
+from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import Settings
 from streams.wire import Message, encode
 
@@ -73,11 +73,7 @@ class Outbox:
             request_timeout_ms=int(self._settings.engine.request_timeout * 1000),
             metadata_max_age_ms=30_000,
         )
-        try:
-            await producer.start()
-        except (KafkaError, OSError) as error:
-            await producer.stop()
-            raise await no_broker(self._settings.kafka) from error
+        await start_client(producer, self._settings.kafka)
         return producer
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import Transient
-from streams.kafka import aiokafka_config, no_broker
+from streams.kafka import aiokafka_config, start_client
 from streams.outbox import partition_of
 from streams.reader import Reader
 from streams.settings import KafkaSettings
@@ -48,11 +48,7 @@ class Progress:
         # Without a topic of its own it joins nothing and only asks.
         group = f"{self._kafka.topic_prefix}vigil.{lane}"
         consumer = AIOKafkaConsumer(**aiokafka_config(self._kafka), group_id=group, enable_auto_commit=False)
-        try:
-            await consumer.start()
-        except (KafkaError, OSError) as error:
-            await consumer.stop()
-            raise await no_broker(self._kafka) from error
+        await start_client(consumer, self._kafka)
         try:
             begins: dict[TopicPartition, int] = await consumer.beginning_offsets(list(ends))
             # What retention took is never committed.

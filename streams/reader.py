@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from models.errors import Transient
-from streams.kafka import aiokafka_config, no_broker, require_broker
+from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import KafkaSettings
 
 
@@ -32,11 +32,7 @@ class Reader:
             max_partition_fetch_bytes=4 * 1024 * 1024,
             fetch_max_wait_ms=20 if self._kafka.embedded else 500,  # the embedded broker answers an empty fetch only then
         )
-        try:
-            await consumer.start()
-        except (KafkaError, OSError) as error:
-            await consumer.stop()
-            raise await no_broker(self._kafka) from error
+        await start_client(consumer, self._kafka)
         self._consumer = consumer
         return self
 

@@ -12,6 +12,7 @@ import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ from processors.events import DeadLetterEvent, ImageEvent
 from tests.dicom_objects import encode, make
 from tests.edge import DATA, MemoryStore, RecordingPublisher, certificate, identities
 
+# pynetdicom brings tools named echoscu and storescu too; dcmsend is dcmtk's alone
+DCMTK = Path(found).parent if (found := shutil.which("dcmsend")) else None
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
@@ -356,7 +359,7 @@ def _read_through_tls(context, port):
             raise OSError("closed")
 
 
-@pytest.mark.skipif(shutil.which("storescu") is None, reason="needs dcmtk (Debian package dcmtk)")
+@pytest.mark.skipif(DCMTK is None, reason="needs dcmtk (Debian package dcmtk)")
 async def test_dcmtk_senders(tmp_path):
     files = []
     for n in range(3):
@@ -364,22 +367,26 @@ async def test_dcmtk_senders(tmp_path):
         files[-1].write_bytes(encode(make()))
     async with site() as running:
         address = ["127.0.0.1", str(running.server.port)]
-        assert (await _tool("echoscu", "-aec", "VIGIL", *address))[0] == 0
-        code, words = await _tool("storescu", "-v", "-aet", "DCMTK", "-aec", "VIGIL", *address, *map(str, files))
+        assert (await _tool(DCMTK / "echoscu", "-aec", "VIGIL", *address))[0] == 0
+        code, words = await _tool(DCMTK / "storescu", "-v", "-aet", "DCMTK", "-aec", "VIGIL", *address, *map(str, files))
         assert code == 0, words
         assert words.count("Received Store Response (Success)") == 3
-        code, words = await _tool("dcmsend", "-v", *address, *map(str, files))
+        code, words = await _tool(DCMTK / "dcmsend", "-v", *address, *map(str, files))
         assert code == 0, words
         assert len(running.publisher.events) == 6
         assert len({event.id for event in running.publisher.events}) == 3
         assert {event.origin.peer for event in running.publisher.events} == {"DCMTK", "DCMSEND"}
         running.publisher.trouble = Transient("broker down")
-        code, words = await _tool("storescu", "-v", *address, str(files[0]))
+        code, words = await _tool(DCMTK / "storescu", "-v", *address, str(files[0]))
         assert "OutOfResources" in words.replace(" ", "").replace(":", ""), words
 
 
-async def _tool(*command):
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+async def _tool(*command: str | Path) -> tuple[int | None, str]:
+    assert DCMTK is not None
+    tool = DCMTK.with_name(command[0])
+    process = await asyncio.create_subprocess_exec(
+        tool, *command[1:], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, out.decode(errors="replace")
 
