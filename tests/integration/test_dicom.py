@@ -382,11 +382,7 @@ async def test_dcmtk_senders(tmp_path):
 
 
 async def _tool(*command: str | Path) -> tuple[int | None, str]:
-    assert DCMTK is not None
-    tool = DCMTK.with_name(command[0])
-    process = await asyncio.create_subprocess_exec(
-        tool, *command[1:], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, out.decode(errors="replace")
 
