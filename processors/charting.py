@@ -3,7 +3,7 @@
 Reads the patient's context and observations and nothing of the alerts, so a whole batch can be charted before the model runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,9 @@ _MS = timedelta(milliseconds=1)
 _EPOCH = when(0)
 _UNVALIDATED = 1_000_000  # added to the rank: for one time, a validated value takes precedence over a stream's
 _PER_SOURCE = 10  # more than the preferences that the codes of one parameter have
+
+_MOST_TOLD = 100  # observations that were not used, in one score
+_LONGEST = 200  # characters of a sender's code, and of a reason
 
 # Statuses that end an observation (FHIR observation-status; HL7 table 0085 D, W and X), and what is said of it.
 _TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be obtained"}
@@ -120,7 +123,7 @@ class Charting:
         if made.ended and not made.late:
             flags.append("not-watched")
         made.flags = tuple(flags)
-        made.rejected = tuple(rejected)
+        made.rejected = _told(rejected)
 
     def rehearse(self, made: Assessment, patient: Patient | None) -> None:
         """Score test traffic by itself: nothing is carried forward, nothing is remembered, nothing can alert."""
@@ -138,7 +141,7 @@ class Charting:
         self._score(made, alone, readings, observed, current=True)
         made.current = None
         made.flags = ("test-traffic",)
-        made.rejected = tuple(rejected)
+        made.rejected = _told(rejected)
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
@@ -377,3 +380,13 @@ def _not_yet(value: float | str, persistent: float | str | None) -> str:
     if persistent is None:
         return f"unvalidated and not persistent yet: {value}"
     return f"unvalidated and not persistent: {value}, the middle of the last samples is {persistent}"
+
+
+def _told(rejected: Sequence[Rejected]) -> tuple[Rejected, ...]:
+    """Return what the score tells of them: a set of garbage must not make a score that no broker takes."""
+    if not rejected:  # nearly always
+        return ()
+    shown = [Rejected(code=one.code[:_LONGEST], reason=one.reason[:_LONGEST]) for one in rejected[:_MOST_TOLD]]
+    if len(rejected) > _MOST_TOLD:
+        shown.append(Rejected(code="", reason=f"and {len(rejected) - _MOST_TOLD:,} more observations were not used"))
+    return tuple(shown)

@@ -8,7 +8,7 @@ import pytest
 from models.errors import Fatal, Poison
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AlertEvent, HeartbeatEvent, News2, ScoreEvent
+from processors.events import AlertEvent, HeartbeatEvent, News2, Observation, ScoreEvent
 from processors.monitor import Monitor, MonitorRules
 from processors.rules import CeilingPolicy, FeedSilence
 from tests.bedside import ILL, PATIENT, SOURCE, START, WELL, Ward, alerts, answer, at, context, observation, steps, vitals
@@ -306,6 +306,13 @@ def test_a_set_of_garbage_still_gives_one_score() -> None:
 
 
 # ----------------------------------------------------------------------------------------- late, duplicate, out of order
+
+
+def test_a_great_deal_of_garbage_gives_a_score_that_fits_into_a_record() -> None:
+    garbage = [Observation(code="9279-1", value=16, unit=f"unit-{n}-" + "x" * 5000) for n in range(200)]
+    score, _ = Ward().chart(0, observations=[*garbage, *(Observation(code="8867-4" + "9" * n, value=70) for n in range(300))])
+    assert len(score.model_dump_json()) < 100_000
+    assert score.rejected[-1].reason.startswith("and ")
 
 
 def test_an_older_set_is_history() -> None:
