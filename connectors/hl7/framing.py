@@ -45,6 +45,7 @@ class Framer:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._head = min(HEAD_BYTES, limit)  # what is kept of a message above the limit, however it was cut
         self._buffer = bytearray()
         self._inside = False
         self._dropping = False  # inside a frame that is too large
@@ -140,7 +141,7 @@ class Framer:
 
     def _finish(self, length: int, consumed: int) -> list[bytes | Oversize]:
         too_large = self._dropping or length > self._limit
-        content = bytes(self._buffer[: min(length, HEAD_BYTES) if too_large else length])
+        content = bytes(self._buffer[: min(length, self._head) if too_large else length])
         del self._buffer[:consumed]
         self._inside = self._dropping = False
         self._scanned = 0
@@ -150,5 +151,5 @@ class Framer:
         """Keep only the head of a frame that is too large, and wait for its end."""
         if len(self._buffer) > self._limit or self._dropping:
             self._dropping = True
-            del self._buffer[min(HEAD_BYTES, self._limit) :]
+            del self._buffer[self._head :]
             self._scanned = len(self._buffer)
