@@ -18,8 +18,9 @@ Rules
  2. A state or marker is written only when the vitals offset it stands for is committed. So nothing in the journal lies past the
     commit but entries and reaches, and compaction (newest record of each key) never removes what a rebuild needs.
  3. A rebuild loads the states as of the marker and replays the inputs from there to the commit, in the journalled order, writing
-    nothing. A state newer than the marker (a snapshot cut short) waits until the replay reaches the moment it stands for.
- 4. Entries at or past the commit are obeyed by the lane as it goes on, so a rerun of what was published but not committed
+    nothing. A state newer than the marker (a snapshot cut short) waits until the replay reaches the moment it stands for, be it
+    between two entries; the replay goes at least as far as the last of them, all of whose entries were applied and published.
+ 4. Later entries at or past the commit are obeyed by the lane as it goes on, so a rerun of what was published but not committed
     decides the same, and the same ids overwrite.
  5. The journal shows its writer that it still owns the partition: it is the only one who writes there, so each record's offset
     follows the last one's. Where it does not, what lies between is read; if it holds a claim, another worker rebuilt the state

@@ -467,7 +467,6 @@ class MonitorWorker:
         # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
         self._forced = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
         self._reach, self._word = memory.reach, min(memory.reach, end)
-        self._monitor.clean() if not replay.vitals else None
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
             self.steps.name, len(memory.states), commit, time.monotonic() - began, replay.vitals, len(self._forced),
@@ -506,7 +505,10 @@ class _Replay:
                 monitor.load(patient, state)
         worker._entry, worker._ends, worker._at = memory.marker.number, dict(memory.ends), start
         worker._marked = memory.marker.number
-        past = [entry for entry in memory.entries if entry.at < self.commit]
+        # A state is written when everything up to its moment is out: such entries are done, though nothing was committed since.
+        done = max((moment.number for moment, _ in self._later.values()), default=-1)
+        commit = max(self.commit, max((moment.at for moment, _ in self._later.values()), default=-1))
+        past = [entry for entry in memory.entries if entry.at < commit or entry.number <= done]
         for entry in past:
             await self._vitals(reader, topic, entry.at)
             for kind, record in await worker._secondary(entry, []):
@@ -514,12 +516,20 @@ class _Replay:
             if entry.now is not None:
                 worker._tick(entry)
             worker._entry, worker._ends = entry.number, entry.ends
-            self._arrive()
-        await self._vitals(reader, topic, self.commit)
-        self._arrive()
-        return deque(entry for entry in memory.entries if entry.at >= self.commit)
+        await self._vitals(reader, topic, commit)
+        return deque(memory.entries[len(past) :])
 
     async def _vitals(self, reader: Reader, topic: str, end: int) -> None:
+        """Take the vitals below an offset, stopping wherever a state that waits stands for just that moment."""
+        self._arrive()
+        moments = {moment.at for moment, _ in self._later.values() if moment.number == self.worker._entry}
+        for stop in sorted(at for at in moments if self.worker._at < at < end):
+            await self._stretch(reader, topic, stop)
+            self._arrive()
+        await self._stretch(reader, topic, end)
+        self._arrive()
+
+    async def _stretch(self, reader: Reader, topic: str, end: int) -> None:
         worker = self.worker
         if worker._at >= end:  # most entries are ticks with nothing between: spare the broker the question
             return

@@ -69,7 +69,7 @@ class Group:
 class Ward:
     """One partition of the vitals lane: its topics, its lives one after the other, and what became of it all."""
 
-    def __init__(self, kafka: Kafka, seed: int, *, tick_seconds: float = 0.03) -> None:
+    def __init__(self, kafka: Kafka, seed: int, *, tick_seconds: float = 0.03, snapshot_seconds: float = 0.15) -> None:
         self.kafka = kafka
         self.random = random.Random(seed)
         self.prefix = kafka.name("w") + "."
@@ -78,7 +78,7 @@ class Ward:
         self.settings = Settings(
             kafka=KafkaSettings(bootstrap=kafka.bootstrap, topic_prefix=self.prefix, embedded=kafka.kind == "embedded"),
             engine=EngineSettings(),
-            state=VitalsStateSettings(tick_seconds=tick_seconds, snapshot_seconds=0.15),
+            state=VitalsStateSettings(tick_seconds=tick_seconds, snapshot_seconds=snapshot_seconds),
         )
         self.group = Group(self.prefix)
         self.time = START
@@ -146,6 +146,15 @@ class Ward:
             assert self.worker is not None
             self.worker.accept(self.group.ledgers[self.tp(kind)].enter(records))
             self.fed[kind] = start + len(records)
+
+    async def fed_is_done(self) -> None:
+        """Wait until all that was fed is published and committed."""
+
+        def done() -> bool:
+            self.group.commit()
+            return all(self.group.commits.get(self.tp(kind), 0) == self.fed[kind] for kind in INPUTS)
+
+        await until(done, what="everything fed is committed")
 
     async def die(self) -> None:
         """Die where it stands: nothing is finished, nothing settled is committed any more."""
@@ -308,6 +317,56 @@ async def test_what_was_published_before_a_context_arrived_is_not_decided_anew_w
         ward.live()
         ward.feed(PatientEvent, 10)
         await asyncio.sleep(0.1)
+        await ward.finish()
+        await ward.judge()
+
+
+async def half_a_snapshot(ward: Ward) -> None:
+    """Let the worker take a snapshot now and write its states, and never its marker."""
+    assert ward.worker is not None
+    worker, marked = ward.worker, asyncio.Event()
+
+    async def mark(*_: object) -> None:
+        worker._next_snapshot = float("inf")  # no other one would end it
+        marked.set()
+
+    worker._journal.mark = mark  # type: ignore[method-assign]
+    worker._next_snapshot = 0.0
+    worker._arrived.set()
+    await asyncio.wait_for(marked.wait(), 20)
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["quiet", "busy"])
+async def test_a_snapshot_cut_short_loses_nobody(kafka: Kafka, goes_on: bool) -> None:
+    """Its states stand for a moment at which nothing was committed since the last entry, or for one between two entries."""
+    patients = 20
+    async with Ward(kafka, 1, tick_seconds=20, snapshot_seconds=60) as ward:
+        sets = list(vitals(patients, 12, START, every=timedelta(seconds=40), seed=6))
+        half = len(sets) // 2
+        await ward.write([patient(number, START) for number in range(patients)])
+        await ward.write(sets[:half])
+        ward.live()
+        ward.feed(PatientEvent, patients)
+        await ward.fed_is_done()
+        ward.feed(VitalsEvent, half)
+        await ward.fed_is_done()
+        await ward.write(contexts(patients, ward.random, 1))
+        if goes_on:
+            await half_a_snapshot(ward)
+            await ward.write(sets[half:])
+            ward.feed(VitalsEvent, patients)
+            await ward.fed_is_done()
+            ward.feed(PatientEvent, 10)
+            await ward.fed_is_done()
+            ward.feed(VitalsEvent, 2 * patients)
+            await ward.fed_is_done()
+        else:
+            ward.feed(PatientEvent, 10)
+            await ward.fed_is_done()
+            await half_a_snapshot(ward)
+            await ward.write(sets[half:])
+        await ward.die()
+        ward.live()
         await ward.finish()
         await ward.judge()
 
