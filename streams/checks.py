@@ -10,6 +10,7 @@ from connectors.qdrant.store import VectorStore
 from models.batching import describe
 from models.errors import VigilError
 from streams import topics
+from streams.caching import redis_version
 from streams.inference import open_model
 from streams.settings import DEMO_SECRET, Settings
 
@@ -30,7 +31,7 @@ class Check:
 async def run_checks(settings: Settings) -> list[Check]:
     """Run all checks; none of them changes anything."""
     checks: list[Check] = []
-    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _qdrant, _models, _disk, _site)
+    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _qdrant, _models, _cache, _disk, _site)
     for probe in probes:
         try:
             checks += await probe(settings)
@@ -84,6 +85,16 @@ async def _models(settings: Settings) -> list[Check]:
             found = f"{identity.name} {identity.version}, digest {identity.digest[:12]}, files as registered"
             checks.append(Check("ok", f"model for {task}", found))
     return checks
+
+
+async def _cache(settings: Settings) -> list[Check]:
+    if settings.models.cache.redis is None:
+        return []
+    try:
+        return [Check("ok", "redis", f"{await redis_version(settings.models.cache)}, as cache of predictions")]
+    except VigilError as error:
+        mend = "is it up, and does models.cache.redis hold its address and password? until then models run on every input"
+        return [Check("warning", "redis", str(error), error.hint or mend)]
 
 
 async def _disk(settings: Settings) -> list[Check]:

@@ -58,6 +58,7 @@ class LaneMetrics:
             ("task", "role", "model", "version", "digest"),
         )
         self._refused = counter("models_refused", "models that the registry named and that could not serve", ("task", "role"))
+        self._cached = counter("cached_predictions", "items asked of the prediction cache: hit or miss", ("task", "outcome"))
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
 
@@ -98,6 +99,11 @@ class LaneMetrics:
         if model is not None:
             self._serving[task, role] = model
             self._model_info.labels(self.lane, task, role, model.name, model.version, model.digest).set(1)
+
+    def cached(self, task: str, *, hits: int, misses: int) -> None:
+        """Count what the prediction cache knew and what it did not."""
+        self._cached.labels(self.lane, task, "hit").inc(hits)
+        self._cached.labels(self.lane, task, "miss").inc(misses)
 
     def model_refused(self, task: str, role: str) -> None:
         """Count a model that could not be opened while another served on."""

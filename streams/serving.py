@@ -23,6 +23,7 @@ from models.batching import MicroBatcher, describe
 from models.errors import VigilError
 from models.registry import ModelEntry, Registry, Stage
 from models.tasks import ModelIdentity
+from streams.caching import PredictionCache
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
@@ -47,6 +48,7 @@ class Loaded(Generic[M]):
     model: M
     entry: ModelEntry
     role: str
+    cache: PredictionCache | None = None
     batcher: MicroBatcher[Any, Any] = field(init=False)
     users: int = 0
     retired: bool = False
@@ -55,6 +57,12 @@ class Loaded(Generic[M]):
     def identity(self) -> ModelIdentity:
         """Name, version and digest, for the outputs."""
         return self.entry.identity
+
+    async def map(self, items: Sequence[Any]) -> list[Any]:
+        """Return each item's result or error, as `MicroBatcher.map` does; what the cache remembers is not run again."""
+        if self.cache is None:
+            return await self.batcher.map(items)
+        return await self.cache.through(self.entry, items, self.batcher.map)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +123,7 @@ class Serving(Generic[M]):
         self._run = run
         self._cost = cost
         self._admit = admit
+        self._cache = PredictionCache.of(settings.cache, metrics, task)
         self._team: Team[M] | None = None
         self._seen = b""
         self._refused_at: float | None = None  # loop time
@@ -163,6 +172,8 @@ class Serving(Generic[M]):
             await asyncio.gather(self._watcher, return_exceptions=True)
         for one in self._team.members if self._team else ():
             await one.batcher.stop()
+        if self._cache is not None:
+            await self._cache.close()
 
     # ------------------------------------------------------------------------------------------------- the watch
 
@@ -226,7 +237,7 @@ class Serving(Generic[M]):
         model: Any = await asyncio.to_thread(lambda: registry.open(self.task, name=name, threads=self._settings.threads))
         if self._admit:
             await self._admit(model)
-        loaded: Loaded[M] = Loaded(model, entry, CHALLENGER)
+        loaded: Loaded[M] = Loaded(model, entry, CHALLENGER, self._cache)
         loaded.batcher = batcher(
             self._run(model),
             name=self.task,
@@ -280,9 +291,7 @@ async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:
     groups: dict[int, list[int]] = {}
     for index, (model, _) in enumerate(asked):
         groups.setdefault(id(model), []).append(index)
-    answers = await asyncio.gather(
-        *(asked[indices[0]][0].batcher.map([asked[i][1] for i in indices]) for indices in groups.values())
-    )
+    answers = await asyncio.gather(*(asked[indices[0]][0].map([asked[i][1] for i in indices]) for indices in groups.values()))
     results: list[Any] = [None] * len(asked)
     for indices, found in zip(groups.values(), answers, strict=True):
         for index, result in zip(indices, found, strict=True):

@@ -161,6 +161,20 @@ class LanesSettings(Section):
     vitals: LaneSettings = Field(LaneSettings(batch_records=512, nice=0), description="vitals -> scores and alerts")
 
 
+class CacheSettings(Section):
+    """Predictions remembered by model and input (`streams.caching`); never for vitals."""
+
+    megabytes: float = Field(
+        8.0, ge=0, description="memory for them in each worker, 0: none; a resent or replayed note is answered from it"
+    )
+    seconds: float = Field(3600.0, gt=0, description="how long one is kept, in Redis too")
+    redis: SecretStr | None = Field(
+        None,
+        description="address of a Redis that workers share (redis://, rediss://), with its password; needs the redis extra",
+    )
+    redis_patience: float = Field(0.1, gt=0, description="seconds Redis may take before the model runs without it")
+
+
 class ModelSettings(Section):
     """Which models, and how inference is batched."""
 
@@ -172,6 +186,7 @@ class ModelSettings(Section):
     largest_batch: int = Field(16, ge=1, description="items of one inference; on a CPU more buys little and padding costs")
     longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
     queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
+    cache: CacheSettings = Field(default_factory=lambda: CacheSettings(), description="predictions remembered")
     vitals_deadline: float = Field(0.5, gt=0, description="seconds NEWS2 waits for the model, then goes out alone, labelled so")
 
 

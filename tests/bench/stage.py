@@ -112,6 +112,7 @@ class Stage:
             "VIGIL_VECTORS__URL": self.qdrant,
             "VIGIL_OBJECTS__URL": str(folder / "objects"),
             "VIGIL_WORKER__HOST": "bench",
+            "VIGIL_MODELS__CACHE__MEGABYTES": "0",  # every note is to be worked on
             **(more or {}),
         }
         return Site(self.bootstrap, prefix, folder, env)

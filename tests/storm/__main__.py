@@ -83,6 +83,11 @@ class Storm:
             "VIGIL_ENGINE__HEARTBEAT_INTERVAL": "1",
             "VIGIL_STATE__SNAPSHOT_SECONDS": "5",
             "VIGIL_WORKER__HOST": "storm",
+            # Else the language and image lanes get what nobody else wants, which on a busy machine is nothing.
+            "VIGIL_LANES__NOTES_ENTITIES__NICE": "0",
+            "VIGIL_LANES__NOTES_VECTORS__NICE": "0",
+            "VIGIL_LANES__IMAGES__NICE": "0",
+            "VIGIL_MODELS__CACHE__MEGABYTES": "0",  # every input is to be worked on
         }
 
     async def run(self) -> dict[str, Any]:
