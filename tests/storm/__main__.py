@@ -72,6 +72,7 @@ class Storm:
         self.accepted: dict[str, set[str]] = {}
         self.kills: dict[str, int] = dict.fromkeys(LANES, 0)
         self.joins = 0
+        self.behind: dict[str, tuple[int, int]] = {}  # lane -> records now, and at most
         self.over = asyncio.Event()
         self.random = random.Random(arguments.seed)
         self.env = {
@@ -123,6 +124,8 @@ class Storm:
     async def _rage(self, lane: str, worker: LaneProcess) -> None:
         """Kill the lane again and again at random moments; now and then a second worker joins and leaves, in order or not."""
         while not await self._is_over(self.random.uniform(1.0, 15.0) * (1 if self._owes(lane) else 4)):
+            if not self._due(lane):
+                continue
             if self.random.random() < 0.25:
                 second = self._worker(lane, 1)
                 second.start()
@@ -133,6 +136,12 @@ class Storm:
             self.kills[lane] += 1
             worker.start()
             print(f"[{time.strftime('%H:%M:%S')}] {lane} killed {self.kills[lane]}/{self.arguments.kills}", file=sys.stderr)
+
+    def _due(self, lane: str) -> bool:
+        """Spread the kills over the lane's work, however slow the machine; now and then kill while it still starts or restores."""
+        behind, most = self.behind.get(lane, (0, 0))
+        done = 1.0 - behind / most if most else 1.0
+        return self.kills[lane] <= done * self.arguments.kills or self.random.random() < 0.1
 
     def _owes(self, lane: str) -> bool:
         return self.kills[lane] < self.arguments.kills
@@ -156,6 +165,9 @@ class Storm:
                 await asyncio.sleep(5)
                 continue
             print(f"[{time.strftime('%H:%M:%S')}] behind: {behind}", file=sys.stderr)
+            for group, left in behind.items():
+                lane = group.removeprefix("vigil.")
+                self.behind[lane] = (left, max(left, self.behind.get(lane, (0, 0))[1]))
             if not any(behind.values()) and not any(self._owes(lane) for lane in LANES):
                 return True
             await asyncio.sleep(5)
