@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.errors import Permanent
-from models.export import Feeds, Parity, parity, run, seconds_per_item, to_int8, to_onnx
+from models.export import OUTLIERS, Feeds, Parity, nodes, parity, run, seconds_per_item, to_int8, to_onnx
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
 from models.runtimes.text_embedder import LIMIT, OnnxTextEmbedder, mean_pooled
 from models.runtimes.token_classifier import load_tokenizer
@@ -22,9 +22,6 @@ from models.training.ner import default_start
 
 NAME: Final = "all-MiniLM-L6-v2"
 DIMENSIONS: Final = 384
-# Left in fp32: its inputs reach far beyond the rest, so that one scale for all of them costs most of what INT8 loses in the whole
-# model (recall@1 of mtsamples dev .675 with it in INT8, .687 without, .688 in fp32), and it is a twelfth of the products.
-KEPT: Final = ("layer.0/output/dense/MatMul",)
 LOWEST_COSINE: Final = 0.99  # mean, INT8 to fp32: below it the export is refused
 # model.safetensors of the published model: what the package carries must be it.
 PUBLISHED: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -73,7 +70,7 @@ def export(out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry:
     feeds = [_feed(tokenizer.encode(text).ids[:LIMIT]) for text in texts]
     with tempfile.TemporaryDirectory() as scratch:
         full = _encoder(start, Path(scratch) / "fp32.onnx")
-        small = to_int8(full, Path(scratch) / "int8.onnx", reduce_range=True, skip=_nodes(full, KEPT))
+        small = to_int8(full, Path(scratch) / "int8.onnx", reduce_range=True, skip=nodes(full, OUTLIERS))
         measured = parity(_vectors(full, feeds), _vectors(small, feeds))
         if measured.cosine_mean < LOWEST_COSINE:
             raise Permanent(f"INT8 loses too much: mean cosine to fp32 {measured.cosine_mean:.4f}")
@@ -151,17 +148,6 @@ def _encoder(start: Path, path: Path) -> Path:
         outputs=names[2:],
         dynamic=dict.fromkeys(names, axes),
     )
-
-
-def _nodes(path: Path, endings: Sequence[str]) -> list[str]:
-    """Return the names of the graph's nodes that end so; raises `Permanent` where one of the endings fits none."""
-    import onnx
-
-    names = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
-    for ending in endings:
-        if not any(name.endswith(ending) for name in names):
-            raise Permanent(f"no node of the exported graph ends in {ending!r}")
-    return [name for name in names if name.endswith(tuple(endings))]
 
 
 def _feed(ids: Sequence[int]) -> Feeds:

@@ -12,7 +12,7 @@ import numpy as np
 from models.errors import Permanent
 from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
-from models.export import to_int8, to_onnx
+from models.export import OUTLIERS, nodes, to_int8, to_onnx
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
 from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier
 from models.tasks import Span
@@ -58,7 +58,7 @@ def export(
         tokenizer = (run / "tokenizer.json").read_bytes()
         (full.parent / "tokenizer.json").write_bytes(tokenizer)
         (folder / "tokenizer.json").write_bytes(tokenizer)
-        to_int8(full, folder / "model.onnx", reduce_range=True)
+        to_int8(full, folder / "model.onnx", reduce_range=True, skip=nodes(full, OUTLIERS))
         before = {name: evaluate(c, opened(full.parent, version)) for name, c in sets.items()}
     entry = _entry(folder, version, serve, sets).model_copy(update={"location": location(folder, registry)})
     model = OnnxTokenClassifier(Weights(entry, folder), threads=1)
