@@ -7,9 +7,7 @@ Json = dict[str, Any]
 
 _SUBJECT: Final[Json] = {"identifier": {"system": "https://hospital.example/mrn", "value": "P1"}}
 # one grey pixel, PNG
-_PIXEL: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
-)
+_PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 _WORDS: Final = b64encode(b"Chest pain since noon.").decode()
 
 

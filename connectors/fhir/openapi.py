@@ -1,8 +1,8 @@
 """The endpoint as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0): for integrators' tools, and for the fuzzer.
 
 The bodies' schemas are made from the models that validate (`structure`), so they say what is checked: names, types, cardinality.
-Extensions, contained resources and the `_name` siblings of primitives are taken everywhere and written out nowhere; they alone would
-be nine tenths of the document. Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
+Extensions, contained resources and the `_name` siblings of primitives are taken everywhere and written out nowhere: they would be
+nine tenths of the document. Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
 """
 
 import re
@@ -45,7 +45,9 @@ _PRIMITIVES: Final[dict[str, Schema]] = {  # name of the annotation in `fhir.res
 }
 _UNWRITTEN: Final = frozenset({"extension", "modifierExtension", "contained", "fhir_comments"})
 _COMPLEX: Final = re.compile(r"(\w+)Type")
+_RESOURCE: Final = {"type": "object", "required": ["resourceType"], "properties": {"resourceType": {"type": "string"}}}
 _OUTCOME: Final = {"$ref": "#/components/schemas/OperationOutcome"}
+_IN_XML: Final = {xml.MEDIA_TYPE: {"schema": {"type": "string", "description": "the same in XML"}}}
 _WHAT: Final = {
     "200": "stored, or nothing in it is for Vigil (then a note says so)",
     "201": "stored (Kafka, all in-sync replicas, and the object store)",
@@ -103,7 +105,7 @@ def _operation(name: str, words: str, kind: str, stored: str) -> Schema:
                     "schema": {"$ref": f"#/components/schemas/{kind}"},
                     "examples": {key: {"value": value} for key, value in EXAMPLES.get(kind, {}).items()},
                 },
-                xml.MEDIA_TYPE: {"schema": {"type": "string", "description": "the same in XML"}},
+                **_IN_XML,
             },
         },
         "responses": {status: _response(status) for status in sorted(statuses)},
@@ -117,9 +119,8 @@ def _bundle(path: str, operation: str, words: str, examples: str) -> Schema:
     made["responses"]["200"]["content"][MEDIA_TYPE]["schema"] = {"anyOf": [_OUTCOME, {"$ref": "#/components/schemas/Bundle"}]}
     if operation == "hook":  # an empty body is the notice that something has changed; any resource may come
         made["requestBody"] |= {"required": False}
-        made["requestBody"]["content"][MEDIA_TYPE]["schema"] = {
-            "anyOf": [{"$ref": f"#/components/schemas/{one}"} for one in ("Bundle", *SUPPORTED)]
-        }
+        made["requestBody"]["content"][MEDIA_TYPE]["schema"] = _RESOURCE
+        made["responses"]["201"] = _response("201")  # a resource by itself is created
     return {path: {"post": made}}
 
 
@@ -133,7 +134,7 @@ def _metadata() -> Schema:
 
 
 def _response(status: str) -> Schema:
-    said: Schema = {"description": _WHAT[status], "content": {MEDIA_TYPE: {"schema": _OUTCOME}}}
+    said: Schema = {"description": _WHAT[status], "content": {MEDIA_TYPE: {"schema": _OUTCOME}, **_IN_XML}}
     header = {"503": "Retry-After", "401": "WWW-Authenticate"}.get(status)
     if header:
         said["headers"] = {header: {"required": True, "schema": {"type": "string"}}}
@@ -197,6 +198,6 @@ def _type(annotation: Any, further: list[str]) -> Schema:
     if found is None:
         raise TypeError(f"no schema for {annotation!r}: `fhir.resources` has a type that this module does not know")
     if found[1] in ("Resource", "FHIRPrimitiveExtension"):
-        return {"type": "object", "required": ["resourceType"], "properties": {"resourceType": {"type": "string"}}}
+        return _RESOURCE
     further.append(found[1])
     return {"$ref": f"#/components/schemas/{found[1]}"}
