@@ -1,4 +1,5 @@
-"""The published contract: a JSON Schema and an example for each event, and an AsyncAPI 3 document, made from the code.
+"""The published contract, made from the code: a JSON Schema and an example for each event, an AsyncAPI 3 document of the topics,
+and an OpenAPI 3.1 document of the FHIR endpoint.
 
 `vigil schemas --out infra/schemas` writes them; a test fails when what lies there differs from what the code says.
 AsyncAPI 3.0: https://www.asyncapi.com/docs/reference/specification/v3.0.0
@@ -10,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from connectors.fhir import openapi
 from processors.events import EVENTS, TOPICS, Event
 from processors.examples import EXAMPLES
 
@@ -92,7 +94,8 @@ def files() -> dict[str, bytes]:
     """Return every published file by name."""
     published = {f"{kind.type}.schema.json": _dump(schema(kind)) for kind in EVENTS}
     published |= {f"examples/{event.type}.json": _dump(orjson.loads(event.model_dump_json())) for event in EXAMPLES}
-    return {**published, "asyncapi.json": _dump(asyncapi())}
+    endpoint = openapi.document(software_version=version("vigil-stream"))
+    return {**published, "asyncapi.json": _dump(asyncapi()), "fhir.openapi.json": _dump(endpoint)}
 
 
 def write(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ import typer
 
 
 def schemas(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("infra/schemas")) -> None:
-    """Write JSON Schemas, examples and the AsyncAPI document of all events."""
+    """Write JSON Schemas, examples and the AsyncAPI document of all events, and the FHIR endpoint's OpenAPI document."""
     from streams.schemas import files, write
 
     changed = write(out)

@@ -1,4 +1,4 @@
-"""`python -m tests.bench stream [--json FILE] [--only NAME] [--quick]`, `python -m tests.bench profile`."""
+"""`python -m tests.bench stream [--json FILE] [--only NAME] [--quick]`, `... connectors [--json FILE]`, `... profile`."""
 
 import asyncio
 import json
@@ -68,6 +68,40 @@ def stream(
             console.print("no plot: matplotlib is not installed (extra `bench`)")
     if any(isinstance(value, str) for value in values.values()):
         raise typer.Exit(1)
+
+
+@app.command()
+def connectors(
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="only these feeds (mllp, fhir, dicom); may be repeated")] = None,
+    quick: Annotated[
+        bool, typer.Option(help="a short form that shows that everything works; its figures mean nothing")
+    ] = False,
+    keep: Annotated[bool, typer.Option(help="also keep a full run under tests/bench/results/")] = True,
+) -> None:
+    """What is acknowledged a second (which means stored) over MLLP, FHIR and DICOM, beside the plain producer's rate."""
+    from tempfile import TemporaryDirectory
+
+    from tests.bench import connectors as bench
+    from tests.bench import report
+    from tests.kafka import local_kafka
+
+    console, around, began = Console(), report.Surroundings(), time.monotonic()
+    feeds = only or ["mllp", "fhir", "dicom"]
+    if unknown := set(feeds) - {"mllp", "fhir", "dicom"}:
+        raise typer.BadParameter(f"no feed {', '.join(sorted(unknown))}; there are mllp, fhir, dicom")
+
+    def say(words: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:7.1f} s[/]  {words}", highlight=False)
+
+    with local_kafka() as kafka, TemporaryDirectory(prefix="vigil-bench-", ignore_cleanup_errors=True) as folder:
+        found = bench.measure(kafka.bootstrap, Path(folder), bench.QUICK if quick else bench.Plan(), say, feeds)
+    body = report.surrounded(found, quick=quick, around=around)
+    files = [json_file] if json_file else []
+    if keep and not quick and not only:
+        files.append(RESULTS / f"connectors-{around.began:%Y-%m-%d-%H%M}.json")
+    for file in files:
+        report.write(file, body)
 
 
 @app.command()

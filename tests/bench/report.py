@@ -94,6 +94,11 @@ def document(figures: Sequence[Figure], values: Values, *, quick: bool, stores: 
             **({"of": value.of} if isinstance(value, Value) else {"why_not": value}),
         }
         assert taken or isinstance(value, str)
+    return {**surrounded(numbers, quick=quick, around=around), "vector_store": stores, "figures": details}
+
+
+def surrounded(numbers: Mapping[str, Any], *, quick: bool, around: Surroundings) -> dict[str, Any]:
+    """Return what was measured with when, on what, and of which commit."""
     return {
         **numbers,
         "quick": quick,
@@ -102,8 +107,6 @@ def document(figures: Sequence[Figure], values: Values, *, quick: bool, stores: 
         "commit": commit(),
         "machine": machine(),
         "load_before": round(around.load_before, 2),
-        "vector_store": stores,
-        "figures": details,
     }
 
 

@@ -24,11 +24,11 @@ from processors.events import TOPICS
 from streams.cli.connect import app, fhir_peer
 from tests.dicom_objects import encode, make
 from tests.integration.test_dicom_web import TYPE, body
-from tests.integration.test_edge_health import Serving
 from tests.integration.test_fhir_pull import Ehr
 from tests.integration.test_fhir_pull import running as listening
 from tests.kafka import Kafka
 from tests.lanes import until
+from tests.serving import Serving
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 
