@@ -235,7 +235,8 @@ class PartitionWorker(Generic[E]):
         for message in messages:
             self.lane.metrics.produced(message.topic)
         for _, cause in dead:
-            self.lane.metrics.dead_lettered(cause.stage if isinstance(cause, Poison) else "process")
+            stage = cause.stage if isinstance(cause, Poison) else "process"
+            self.lane.metrics.dead_lettered(stage, type(cause).__name__)
 
     async def _write_singly(
         self,
