@@ -109,6 +109,7 @@ class LaneMetrics:
 
     def serves(self, task: str, role: str, model: ModelIdentity | None) -> None:
         """Show the model in a role of a task, in place of the one before; None where there is none."""
+        self._refused.labels(self.lane, task, role)  # at zero, as in `expect`
         before = self._serving.pop((task, role), None)
         if before is not None and before != model:
             self._model_info.remove(self.lane, task, role, before.name, before.version, before.digest)
