@@ -66,6 +66,7 @@ class LaneMetrics:
         self._refused = counter("models_refused", "models that the registry named and that could not serve", ("task", "role"))
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
+        self._retries.labels(lane, "produce")  # at zero, as in `expect`
 
     def expect(self, kinds: Iterable[str]) -> None:
         """Show kinds of events at zero before the first one: a counter that is first seen at 1 has no increase."""
