@@ -43,6 +43,7 @@ log = logging.getLogger("vigil.deliver")
 
 T = TypeVar("T")
 
+_COUNTED = ("delivered", "fallback", "refused", "passed-over", "silence", "silence-over", "heartbeat")
 _SLICE = 16  # records settled together: few, since the slowest of them holds the others' commit
 
 
@@ -187,7 +188,7 @@ class DeliveryWorker:
         letter = dead_letter(record, error, lane=self._job.name, failed_at=now)
         log.warning("%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, error)
         await self._write(letter, now)
-        self._job.metrics.dead_lettered(error.stage)
+        self._job.metrics.dead_lettered(letter.stage, letter.error)
 
     async def _write(self, event: Event, now: datetime) -> None:
         message = self._job.outbox.encode(event, time=iso(now))
@@ -223,6 +224,8 @@ class DeliveryJob:
         self.filter = Filter(self.own)
         self.courier = Courier((), self.clock)
         self.vigilance = Vigilance(receiver, self.own, self.clock, metrics)
+        metrics.expect(_COUNTED)
+        metrics.watch_silence(lambda: len(self.vigilance.silent(self.clock())))
         self._settings = settings
         self._watching: asyncio.Task[None] | None = None
 

@@ -140,6 +140,11 @@ class Edge:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, engine.backoff_most)
 
+    def _objects(self) -> ObjectStore:
+        objects = ObjectStore(self._settings.objects)
+        self.metrics.watch_disk(objects.free_bytes, self._settings.connectors.dicom.min_free_bytes)
+        return objects
+
     async def _mllp(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
         own, metrics = self._settings.connectors.mllp, self.metrics
 
@@ -157,7 +162,7 @@ class Edge:
         return address
 
     async def _dicom(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
-        own, objects, metrics = self._settings.connectors.dicom, ObjectStore(self._settings.objects), self.metrics
+        own, objects, metrics = self._settings.connectors.dicom, self._objects(), self.metrics
 
         def observe(outcome: DicomOutcome, status: int, seconds: float) -> None:
             metrics.message("dicom", "", outcome.verdict)
@@ -178,7 +183,7 @@ class Edge:
         return own.host, server.port
 
     async def _stow(self, publisher: Publisher, identities: Identities, contexts: MemoryContexts) -> tuple[str, int]:
-        own, objects, metrics = self._settings.connectors, ObjectStore(self._settings.objects), self.metrics
+        own, objects, metrics = self._settings.connectors, self._objects(), self.metrics
 
         def observe(outcome: DicomOutcome, status: int, seconds: float) -> None:
             metrics.message("stow", "", outcome.verdict)
@@ -224,7 +229,7 @@ class Edge:
         server = FhirServer(
             own,
             publisher=publisher,
-            store=ObjectStore(self._settings.objects),
+            store=self._objects(),
             identities=identities,
             now=self._clock,
             contexts=contexts,

@@ -3,6 +3,7 @@
 A lane answers on Faust's own web server (`add_pages`), the connectors' process on one like the connectors' own (`EdgePages`).
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -80,7 +81,8 @@ class EdgePages:
 
         async def metrics(request: Request) -> Response:
             self._metrics.ready.set(int(not self._unready()))
-            return Response(generate_latest(self._metrics.registry), media_type=_TEXT)
+            # In a thread: it also asks the objects' disk, which may be a network's.
+            return Response(await asyncio.to_thread(generate_latest, self._metrics.registry), media_type=_TEXT)
 
         return Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)])
 

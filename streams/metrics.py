@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from models.errors import VigilError
 from models.tasks import ModelIdentity
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_MISSED = ("retention", "past-end")  # as `streams.intake` says
 
 
 class LaneMetrics:
@@ -18,6 +20,7 @@ class LaneMetrics:
 
     def __init__(self, lane: str) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU, and the start time that shows restarts
         constant = {"lane": lane}
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -31,7 +34,7 @@ class LaneMetrics:
 
         self.consumed = counter("consumed", "records whose outputs are all confirmed").labels(**constant)
         self._produced = counter("produced", "records written and confirmed", ("topic",))
-        self._dead = counter("dead_lettered", "inputs that went to the dead letters", ("stage",))
+        self._dead = counter("dead_lettered", "inputs that went to the dead letters", ("stage", "error"))
         self._retries = counter("retries", "attempts repeated after transient trouble", ("step",))
         self.in_flight = gauge("in_flight", "records taken in and not yet settled").labels(**constant)
         self._lag = gauge("lag", "records between what is settled and the end of the log", ("topic", "partition"))
@@ -52,6 +55,9 @@ class LaneMetrics:
             "records that can never be read: retention took them, or the log was replaced",
             ("topic", "partition", "reason"),
         )
+        self._silent = gauge(
+            "silent_partitions", "partitions of clinical.alerts on which the vitals lane is not heard (deliveries)"
+        )
         self._model_info = gauge(
             "model_info",
             "1 for each model that is open, by what it is to its task",
@@ -61,14 +67,20 @@ class LaneMetrics:
         self._cached = counter("cached_predictions", "items asked of the prediction cache: hit or miss", ("task", "outcome"))
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
+        self._retries.labels(lane, "produce")  # at zero, as in `expect`
+
+    def expect(self, kinds: Iterable[str]) -> None:
+        """Show kinds of events at zero before the first one: a counter that is first seen at 1 has no increase."""
+        for kind in kinds:
+            self._events.labels(self.lane, kind)
 
     def produced(self, topic: str, count: int = 1) -> None:
         """Count records confirmed on a topic."""
         self._produced.labels(self.lane, topic).inc(count)
 
-    def dead_lettered(self, stage: str) -> None:
-        """Count a dead letter."""
-        self._dead.labels(self.lane, stage).inc()
+    def dead_lettered(self, stage: str, error: str) -> None:
+        """Count a dead letter, by the stage that failed and the error's type: what `vigil dead-letters list` counts by."""
+        self._dead.labels(self.lane, stage, error).inc()
 
     def retried(self, step: str) -> None:
         """Count an attempt repeated."""
@@ -77,10 +89,16 @@ class LaneMetrics:
     def lag(self, topic: str, partition: int, records: int) -> None:
         """Set a partition's lag."""
         self._lag.labels(self.lane, topic, partition).set(records)
+        for reason in _MISSED:
+            self._missed.labels(self.lane, topic, partition, reason)  # at zero, as in `expect`
 
     def missed(self, topic: str, partition: int, reason: str, records: int) -> None:
         """Count records that the log lost before they were read."""
         self._missed.labels(self.lane, topic, partition, reason).inc(records)
+
+    def watch_silence(self, silent: Callable[[], int]) -> None:
+        """Show on how many partitions the vitals lane is not heard, as of when somebody asks."""
+        self._silent.labels(self.lane).set_function(silent)
 
     def event(self, kind: str, count: int = 1) -> None:
         """Count an output of a kind."""
@@ -93,6 +111,7 @@ class LaneMetrics:
 
     def serves(self, task: str, role: str, model: ModelIdentity | None) -> None:
         """Show the model in a role of a task, in place of the one before; None where there is none."""
+        self._refused.labels(self.lane, task, role)  # at zero, as in `expect`
         before = self._serving.pop((task, role), None)
         if before is not None and before != model:
             self._model_info.remove(self.lane, task, role, before.name, before.version, before.digest)
@@ -118,6 +137,7 @@ class EdgeMetrics(Collector):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"vigil_connector_{name}", text, ("connector", *labels), registry=self.registry)
@@ -141,6 +161,8 @@ class EdgeMetrics(Collector):
         self.ready = Gauge("vigil_connectors_ready", "1 when all connectors listen and Kafka answers", registry=self.registry)
         self._connections: dict[str, Callable[[], int]] = {}
         self._counts: dict[str, Mapping[str, int]] = {}
+        self._free: Callable[[], int | None] = lambda: None
+        self._least = 0
         self.registry.register(self)
 
     def watch(self, connector: str, connections: Callable[[], int], counts: Mapping[str, int] | None = None) -> None:
@@ -149,6 +171,10 @@ class EdgeMetrics(Collector):
         self._unconfirmed.labels(connector, "transient")  # a counter that is first seen at 1 has no increase
         if counts is not None:
             self._counts[connector] = counts
+
+    def watch_disk(self, free: Callable[[], int | None], least: int) -> None:
+        """Show the bytes that are free for objects (None: a remote store does not say), and below how many none is taken."""
+        self._free, self._least = free, least
 
     def message(self, connector: str, peer: str, verdict: str) -> None:
         """Count a message that was answered."""
@@ -170,8 +196,16 @@ class EdgeMetrics(Collector):
         """Count a message that Kafka did not confirm, by the kind of error."""
         self._unconfirmed.labels(connector, reason).inc()
 
+    def describe(self) -> Iterator[Metric]:
+        """Name what `collect` gives: Prometheus' own call."""
+        yield GaugeMetricFamily("vigil_connector_connections", "", labels=("connector",))
+        yield CounterMetricFamily("vigil_connector_occurrences", "", labels=("connector", "peer", "what"))
+        yield GaugeMetricFamily("vigil_objects_free_bytes", "")
+        yield GaugeMetricFamily("vigil_objects_least_free_bytes", "")
+
     def collect(self) -> Iterator[Metric]:
         """Read what the servers know: Prometheus' own call."""
+        yield from self._disk()
         gauge = GaugeMetricFamily("vigil_connector_connections", "open connections", labels=("connector",))
         for connector, connections in self._connections.items():
             gauge.add_metric((connector,), connections())
@@ -184,3 +218,12 @@ class EdgeMetrics(Collector):
                 if colon:
                     family.add_metric((connector, peer, what), number)
         yield family
+
+    def _disk(self) -> Iterator[Metric]:
+        try:
+            free = self._free()
+        except (OSError, VigilError):  # the folder is gone: /metrics must tell the rest all the same
+            return
+        if free is not None:
+            yield GaugeMetricFamily("vigil_objects_free_bytes", "bytes free where new objects are stored", value=free)
+            yield GaugeMetricFamily("vigil_objects_least_free_bytes", "below these no image is taken", value=self._least)

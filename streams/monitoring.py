@@ -379,7 +379,7 @@ class MonitorWorker:
             letter = dead_letter(record, error, lane="vitals", failed_at=self._clock(), model_digest=digest)
             log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
             messages.append(self._outbox.encode(letter, traceparent=traceparent_of(record)))
-            self._metrics.dead_lettered(letter.stage)
+            self._metrics.dead_lettered(letter.stage, letter.error)
         await self.steps.persist("produce", lambda: self._outbox.send(messages))
         for message in messages:
             self._metrics.produced(message.topic)

@@ -244,7 +244,8 @@ class PartitionWorker(Generic[E]):
         for message in messages:
             self.lane.metrics.produced(message.topic)
         for one in dead:
-            self.lane.metrics.dead_lettered(one.error.stage if isinstance(one.error, Poison) else "process")
+            stage = one.error.stage if isinstance(one.error, Poison) else "process"
+            self.lane.metrics.dead_lettered(stage, type(one.error).__name__)
 
     async def _write_singly(
         self,

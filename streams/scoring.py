@@ -31,6 +31,7 @@ class Scoring:
     def __init__(self, model: DeteriorationModel | None, settings: ModelSettings, metrics: LaneMetrics) -> None:
         self._model = model
         self._deadline = settings.vitals_deadline
+        self._metrics = metrics
         self._batcher: MicroBatcher[Any, Any] | None = None
         if model is not None:
             # One item is a whole batch of windows: at thousands of sets a second a future for each would cost more than the model.
@@ -74,7 +75,9 @@ class Scoring:
         windows = np.stack([window for i in wanted if (window := assessments[i].window) is not None])
         (result,) = await self._batcher.map([windows], deadline=self._deadline)
         if isinstance(result, Exception):
-            reason = LATE if isinstance(result, Transient) else FAILED
+            late = isinstance(result, Transient)
+            self._metrics.event("score-late" if late else "score-failed", len(wanted))
+            reason = LATE if late else FAILED
             for i in wanted:
                 scored[i] = (None, reason)
             return scored

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import get_args
 
 from aiokafka import TopicPartition
 
 from models.errors import Fatal, Permanent
-from processors.events import FeedbackEvent, PatientEvent, VitalsEvent
+from processors.events import AlertState, FeedbackEvent, PatientEvent, VitalsEvent
 from processors.monitor import Monitor
 from streams.clock import Clock
 from streams.inference import open_model
@@ -24,6 +25,7 @@ from streams.tracing import Tracing
 
 log = logging.getLogger("vigil.vitals")
 
+_COUNTED = ("unmatched-feedback", "score-late", "score-failed", *(f"alert-{state}" for state in get_args(AlertState)))
 _AT_ONCE = 2  # partitions that decide: while one waits for the model, the other decodes
 
 
@@ -41,6 +43,7 @@ class VitalsJob:
         self._scoring: Scoring | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._rounds = Rounds(settings.engine.gather)
+        metrics.expect(_COUNTED)
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class Sizes:
     searches: int = 1_000
     behind: int = 100_000  # events, when memory is looked at
     memory_seconds: float = 90.0
+    kills: int = 20  # of a worker; the median of their recoveries counts
 
 
 QUICK = Sizes(
@@ -59,6 +60,7 @@ QUICK = Sizes(
     searches=40,
     behind=1_500,
     memory_seconds=3.0,
+    kills=1,
 )
 
 

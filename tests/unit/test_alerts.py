@@ -1,48 +1,126 @@
-"""infra/prometheus/alerts.yml asks for metrics that there are, and every alert has its entry in the runbook."""
+"""infra/prometheus and infra/grafana ask for metrics and labels that there are, and every alert has its page in infra/runbook."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from streams.metrics import EdgeMetrics, LaneMetrics
+from tests import monitoring
+from tests.monitoring import ALERTS, INFRA, PANELS, RECORDED, RULES, labels_of, promtool
 
-INFRA = Path(__file__).parents[2] / "infra"
-RULES: list[dict[str, Any]] = [
-    rule for group in yaml.safe_load((INFRA / "prometheus" / "alerts.yml").read_text())["groups"] for rule in group["rules"]
-]
-METRICS = {
-    name: set(collector._labelnames if hasattr(collector, "_labelnames") else ())
-    for registry in (LaneMetrics("x").registry, EdgeMetrics().registry)
-    for collector, names in registry._collector_to_names.items()
-    for name in names
+QUERIES = {
+    **{f"rule {rule.get('alert') or rule['record']}": rule["expr"] for rule in RULES},
+    **{f"panel {panel['title']} {target['refId']}": target["expr"] for panel in PANELS for target in panel.get("targets", ())},
 }
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_a_rule_asks_for_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
-    named = re.findall(r"\b(vigil_\w+)(?:\{([^}]*)\})?", rule["expr"])
-    assert named or 'job="vigil"' in rule["expr"]
-    labels: set[str] = {"instance"}
+@pytest.mark.parametrize("expr", QUERIES.values(), ids=list(QUERIES))
+def test_a_query_asks_for_metrics_and_labels_that_there_are(expr: str) -> None:
+    named = monitoring.selectors(expr)
+    assert named
+    labels: set[str] = set()
     for metric, matchers in named:
-        assert metric in METRICS
-        labels |= METRICS[metric]
-        assert set(re.findall(r"(\w+)\s*[=!]", matchers)) <= METRICS[metric]
-    for words in rule["annotations"].values():
-        assert set(re.findall(r"\$labels\.(\w+)", words)) <= labels
-    for groups in re.findall(r"by \(([^)]*)\)", rule["expr"]):
-        assert {label.strip() for label in groups.split(",")} <= labels
+        own = labels_of(metric)
+        assert own is not None, f"nobody exports {metric}"
+        assert monitoring.matched(matchers) <= own, f"{metric} has no such labels: {matchers}"
+        labels |= own
+    for groups in re.findall(r"\b(?:by|on|without) ?\(([^)]*)\)", expr):
+        assert {label.strip() for label in groups.split(",") if label.strip()} <= labels | {"le"}
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
 def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
-    assert rule["annotations"]["runbook"] == f"infra/runbook.md#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook"] == f"infra/runbook/{rule['alert']}.md"
+    labels = set().union(*(labels_of(metric) or set() for metric, _ in monitoring.selectors(rule["expr"])))
+    for words in rule["annotations"].values():
+        assert set(re.findall(r"\$labels\.(\w+)", words)) <= labels
 
 
-def test_the_runbook_has_each_alert_once() -> None:
-    entries = re.findall(r"^## (\w+)\n(.+)", (INFRA / "runbook.md").read_text(), flags=re.M)
-    assert sorted(name for name, _ in entries) == sorted(rule["alert"] for rule in RULES)
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_is_recorded_is_asked_for(name: str) -> None:
+    assert any(name in expr for query, expr in QUERIES.items() if query != f"rule {name}")
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
+def test_a_runbook_page_says_what_to_look_at_and_to_type(rule: dict[str, Any]) -> None:
+    page = (INFRA.parent / rule["annotations"]["runbook"]).read_text()
+    assert page.startswith(f"# {rule['alert']}\n")
+    parts = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n?)+)", page, flags=re.M))
+    assert list(parts)[:3] == ["What it means", "Where to look", "What to do"]
+    assert all(text.strip() for text in parts.values())
+
+
+def test_every_page_has_its_alert_and_stands_in_the_index() -> None:
+    folder = INFRA / "runbook"
+    pages = {page.stem for page in folder.glob("*.md")} - {"README"}
+    assert pages == {rule["alert"] for rule in ALERTS}
+    assert sorted(re.findall(r"^- \[(\w+)\]\(\1\.md\): .", (folder / "README.md").read_text(), flags=re.M)) == sorted(pages)
+    for page in folder.glob("*.md"):
+        for name in re.findall(r"\b(Vigil[A-Z]\w+)", page.read_text()):
+            assert name in pages, f"{page.name} sends one to {name}, which there is not"
+
+
+def _commands() -> list[tuple[str, str]]:
+    found = {}
+    for page in (INFRA / "runbook").glob("*.md"):
+        for words in re.findall(r"\bvigil ((?:[a-z][a-z0-9-]+ ?)+)((?:[^`\n#]*))", page.read_text()):
+            found[words[0].strip(), words[1].strip()] = page.name
+    return list(found)
+
+
+@pytest.mark.parametrize(("command", "rest"), _commands(), ids=lambda words: str(words)[:40])
+def test_a_command_of_the_runbook_is_understood(command: str, rest: str) -> None:
+    found = monitoring.command(command.split())
+    assert found is not None, f"there is no `vigil {command}`"
+    options = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert set(re.findall(r"(?<!\S)(--[a-z][a-z-]*)", rest)) <= options
+
+
+def test_each_alert_is_made_to_fire_by_a_rule_test() -> None:
+    tests = [
+        one for file in (INFRA / "prometheus" / "tests").glob("*.yml") for one in yaml.safe_load(file.read_text())["tests"]
+    ]
+    fires = {
+        name
+        for test in tests
+        for asked in test["promql_expr_test"]
+        for sample in asked.get("exp_samples", ())
+        for name in re.findall(r'alertname="(\w+)"', sample["labels"])
+    }
+    assert fires == {rule["alert"] for rule in ALERTS}
+
+
+@pytest.mark.skipif(promtool() is None, reason="promtool is not on PATH (apt-get install prometheus)")
+class TestPromtool:
+    """What Prometheus' own tool says of the files."""
+
+    @staticmethod
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(promtool()), *words], capture_output=True, text=True, timeout=60)
+
+    def test_the_configuration_and_its_rules_are_right(self) -> None:
+        said = self.run("check", "config", INFRA / "prometheus" / "prometheus.yml")
+        assert said.returncode == 0, said.stderr
+        assert f"{len(RULES)} rules found" in self.run("check", "rules", INFRA / "prometheus" / "alerts.yml").stdout
+
+    @pytest.mark.parametrize("file", sorted((INFRA / "prometheus" / "tests").glob("*.yml")), ids=lambda file: str(file.name))
+    def test_rules_fire_when_they_should_and_only_then(self, file: Path) -> None:
+        said = self.run("test", "rules", file)
+        assert said.returncode == 0, said.stdout + said.stderr
+
+    def test_a_rule_that_is_wrong_fails_its_test(self, tmp_path: Path) -> None:
+        """The rule tests can fail: with any one alert's threshold turned round, they do."""
+        (tmp_path / "tests").mkdir()
+        rules = (INFRA / "prometheus" / "alerts.yml").read_text()
+        assert rules.count('lane="vitals"}) > 500') == 1
+        (tmp_path / "alerts.yml").write_text(rules.replace('lane="vitals"}) > 500', 'lane="vitals"}) > 5000'))
+        copy = tmp_path / "tests" / "lanes.yml"
+        copy.write_text((INFRA / "prometheus" / "tests" / "lanes.yml").read_text())
+        said = self.run("test", "rules", copy)
+        assert said.returncode != 0
+        assert "VigilVitalsLag" in said.stdout + said.stderr
