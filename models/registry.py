@@ -56,7 +56,9 @@ LOADERS: Final[dict[str, str]] = {
     "onnx-text-embedder": "models.runtimes.text_embedder:load",
     "onnx-image-text": "models.runtimes.image_text:load",
     "onnx-deterioration": "models.runtimes.deterioration:load",
-    # Slots for what hospitals bring as it is: "transformers-token-classifier", "sentence-transformers", "open-clip".
+    # What hospitals bring as it is, a folder in the hub's own format; these need torch (extra: train).
+    "transformers-token-classifier": "models.runtimes.transformers_token_classifier:load",
+    "sentence-transformers": "models.runtimes.sentence_transformers:load",
 }
 
 M = TypeVar("M")
@@ -98,7 +100,9 @@ class ModelEntry(BaseModel):
     runtime: str
     location: str = Field(description="A folder: relative to the registry file's own weights, or absolute.")
     files: dict[Annotated[str, AfterValidator(_plain_name)], Annotated[str, AfterValidator(_hex_digest)]] = Field(
-        description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened."
+        default_factory=dict,
+        description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened. Without any, "
+        "sealing takes every file of the folder but hidden ones and *.md.",
     )
     licence: str
     trained_on: tuple[str, ...] = ()
@@ -342,16 +346,25 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
         if names and entry.name not in names:
             continue
         folder = _folder(entry, base)
-        for file in entry.files:
+        named = entry.files or _files_of(folder)
+        if not named:
+            raise Fatal(f"model {entry.name}: no files in {folder}", hint="mend the entry's location, or put the files there")
+        for file in named:
             if not (folder / file).is_file():
                 raise Fatal(f"model {entry.name}: file missing: {folder / file}", hint="train or export it first")
-        files = {file: sha256_of(folder / file) for file in sorted(entry.files)}
+        files = {file: sha256_of(folder / file) for file in sorted(named)}
         if files != entry.files:
             raw["files"] = files
             changed.append(entry.model_copy(update={"files": files}))
     if changed:
         _write(path, document)
     return changed
+
+
+def _files_of(folder: Path) -> list[str]:
+    """Return every file under a folder, but hidden ones and *.md: cards change without the model."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"]
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def location(folder: Path, path: Path = PACKAGED) -> str:

@@ -1,0 +1,100 @@
+"""Models of a few kilobytes in the hub's own formats, written by the libraries themselves; what they say is known beforehand.
+
+Their BERT has no layers: a token's last state is the layer norm of a one-hot row. A linear head over it can be made to give any
+table of scores by token, exactly, so the same texts give the same spans as the ONNX tables of `tests.tiny_models`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.registry import ModelEntry, _files_of, sha256_of
+from tests import tiny_models as tiny
+
+WIDE = len(tiny.TOKENS)
+LONGEST = 64  # positions
+
+
+def _bert(**changes: Any) -> Any:
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=WIDE, hidden_size=WIDE, num_hidden_layers=0, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=LONGEST, hidden_dropout_prob=0.0, pad_token_id=0, **changes,
+    )  # fmt: skip
+
+
+def _fill(bert: Any, rows: np.ndarray) -> None:
+    import torch
+
+    with torch.no_grad():
+        bert.embeddings.word_embeddings.weight.copy_(torch.from_numpy(rows))
+        bert.embeddings.position_embeddings.weight.zero_()
+        bert.embeddings.token_type_embeddings.weight.zero_()
+
+
+def tokenizer(folder: Path) -> Any:
+    """BERT's way of cutting, saved beside the model."""
+    from transformers import PreTrainedTokenizerFast
+
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    made = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), model_max_length=LONGEST, **names)
+    made.save_pretrained(folder)
+    return made
+
+
+def classifier_folder(folder: Path, labels: Sequence[str] = tiny.TAGS, table: np.ndarray | None = None) -> Path:
+    """A transformers token classifier that gives `table` [tokens, labels]."""
+    import torch
+    from transformers import BertForTokenClassification
+
+    scores = tiny.scores() if table is None else table
+    config = _bert(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
+    model = BertForTokenClassification(config)
+    _fill(model.bert, np.eye(WIDE, dtype=np.float32))
+    # layer norm of a one-hot row: (row - 1/n) / spread
+    spread = float(np.sqrt((1 / WIDE) * (1 - 1 / WIDE) + config.layer_norm_eps))
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(scores.T * spread))
+        model.classifier.bias.copy_(torch.from_numpy(scores.mean(axis=0)))
+    model.save_pretrained(folder)
+    tokenizer(folder)
+    return folder
+
+
+def embedder_folder(folder: Path, *, pooling: str, normalize: bool, dense: int = 0, **options: Any) -> Path:
+    """A sentence-transformers folder of any pooling, with a dense layer of so many dimensions and a normalisation where asked."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+    from transformers import BertModel
+
+    inner = folder.with_name(folder.name + "-inner")
+    torch.manual_seed(5)
+    bert = BertModel(_bert())
+    _fill(bert, np.random.default_rng(5).normal(size=(WIDE, WIDE)).astype(np.float32))
+    bert.save_pretrained(inner)
+    tokenizer(inner)
+    modules: list[Any] = [Transformer(str(inner), max_seq_length=32), Pooling(WIDE, pooling_mode=pooling)]
+    if dense:
+        modules.append(Dense(WIDE, dense))
+    if normalize:
+        modules.append(Normalize())
+    SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
+    return folder
+
+
+def entry_of(folder: Path, task: str, runtime: str, **changes: Any) -> ModelEntry:
+    """An entry that names every file of the folder, and nothing else: the folder says the rest."""
+    values: dict[str, Any] = {
+        "task": task,
+        "name": folder.name,
+        "version": "1",
+        "runtime": runtime,
+        "location": str(folder),
+        "licence": "Apache-2.0",
+        "files": {file: sha256_of(folder / file) for file in _files_of(folder)},
+    }
+    return ModelEntry.model_validate(values | changes)
