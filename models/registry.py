@@ -346,7 +346,7 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
         if names and entry.name not in names:
             continue
         folder = _folder(entry, base)
-        named = entry.files or _files_of(folder)
+        named = entry.files or files_of(folder)
         if not named:
             raise Fatal(f"model {entry.name}: no files in {folder}", hint="mend the entry's location, or put the files there")
         for file in named:
@@ -361,7 +361,7 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
     return changed
 
 
-def _files_of(folder: Path) -> list[str]:
+def files_of(folder: Path) -> list[str]:
     """Return every file under a folder, but hidden ones and *.md: cards change without the model."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"]
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
@@ -372,8 +372,8 @@ def location(folder: Path, path: Path = PACKAGED) -> str:
     return folder.name if folder.parent in (_base(path), _base(path).resolve()) else str(folder.resolve())
 
 
-def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
-    """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it.
+def record(entry: ModelEntry, path: Path = PACKAGED, *, serve: bool = True) -> None:
+    """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it (`serve`).
 
     Training and evaluation write versions, thresholds and figures so, by code. Only the head's comments are kept.
     """
@@ -386,7 +386,8 @@ def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
             break
     else:
         models.append(raw)
-    document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
+    if serve:
+        document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
     _write(path, document)
 
 

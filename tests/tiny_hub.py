@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.registry import ModelEntry, _files_of, sha256_of
+from models.registry import ModelEntry, files_of, sha256_of
 from tests import tiny_models as tiny
 
 WIDE = len(tiny.TOKENS)
@@ -68,8 +68,12 @@ def embedder_folder(folder: Path, *, pooling: str, normalize: bool, dense: int =
     """A sentence-transformers folder of any pooling, with a dense layer of so many dimensions and a normalisation where asked."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
     from transformers import BertModel
+
+    try:  # where they stand since 5.4
+        from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+    except ImportError:
+        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
     inner = folder.with_name(folder.name + "-inner")
     torch.manual_seed(5)
@@ -95,6 +99,6 @@ def entry_of(folder: Path, task: str, runtime: str, **changes: Any) -> ModelEntr
         "runtime": runtime,
         "location": str(folder),
         "licence": "Apache-2.0",
-        "files": {file: sha256_of(folder / file) for file in _files_of(folder)},
+        "files": {file: sha256_of(folder / file) for file in files_of(folder)},
     }
     return ModelEntry.model_validate(values | changes)

@@ -1,7 +1,7 @@
 """Named entities from a `transformers` token classifier as the hub has it: a folder with config, weights and tokenizer.
 
-What the folder says is used as it stands: `id2label` names the columns, in BIO, in BIOES or BILOU (their ends become B and I), or in
-IO and IOB1, where a run of one type is one entity. The windows, words and characters are those of `WindowedTagger`.
+What the folder says is used as it stands: `id2label` names the columns, in BIO, in BIOES or BILOU (their ends become B and I), or
+in IO and IOB1, where a run of one type is one entity. The windows, words and characters are those of `WindowedTagger`.
 `preprocessing` may say more: `types` renames the folder's types into published labels (and leaves the others out), `aggregation`
 says how a word's score comes from its pieces ("first", as most are trained, "average", "max"), `window` and `overlap` in tokens.
 """
@@ -114,7 +114,7 @@ class LabelMap:
     def _best(self, p: Floats) -> NDArray[np.int64]:
         """Return each word's likeliest type by its number, -1 for outside."""
         of_type = [p[:, self._begin[kind] + self._inside[kind]].sum(axis=-1) for kind in self.types]
-        return np.stack([p[:, self._outside], *of_type], axis=-1).argmax(axis=-1) - 1
+        return np.asarray(np.stack([p[:, self._outside], *of_type], axis=-1).argmax(axis=-1) - 1, dtype=np.int64)
 
 
 def aggregated(logits: Floats, firsts: NDArray[np.int64], how: Aggregation) -> Floats:

@@ -15,12 +15,14 @@ from rich.table import Table
 
 from models.errors import Permanent, VigilError
 from streams.cli.evaluate import evaluate
+from streams.cli.model_intake import add
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from models.tasks import ModelIdentity
 
-app = typer.Typer(help="The models: list, show, verify, evaluate, promote, roll back, export.", no_args_is_help=True)
+app = typer.Typer(help="The models: list, show, verify, add, evaluate, promote, roll back, export.", no_args_is_help=True)
+app.command("add")(add)
 app.command("evaluate")(evaluate)
 
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]

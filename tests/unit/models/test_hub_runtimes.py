@@ -1,4 +1,4 @@
-"""Folders as the hub has them, written by the libraries themselves: opened by a line in the registry, offline, and held to what they say."""
+"""Folders as the hub has them, written by the libraries themselves: opened by a line in the registry, held to what they say."""
 
 import json
 import shutil
@@ -207,14 +207,37 @@ def test_a_folders_prompt_goes_before_every_text_and_counts(tmp_path: Path) -> N
     from sentence_transformers import SentenceTransformer
 
     folder = hub.embedder_folder(
-        tmp_path / "st", pooling="mean", normalize=True, prompts={"passage": "mild cough: "}, default_prompt_name="passage"
+        tmp_path / "st",
+        pooling="mean",
+        normalize=True,
+        prompts={"passage": "mild cough: ", "document": ""},
+        default_prompt_name="passage",
     )
     model = embedder(folder)
     reference = SentenceTransformer(str(folder), device="cpu").encode(["fever"], normalize_embeddings=True)
     np.testing.assert_allclose(model.embed(["fever"]), reference, atol=1e-5)
     assert model.limit == 32 - 3
-    with pytest.raises(Permanent, match="query"):
-        embedder(folder, preprocessing={"prompt": "query"})
+    assert np.array_equal(embedder(folder, preprocessing={"prompt": "document"}).embed(["fever"]), bare(folder, "fever"))
+    with pytest.raises(Permanent, match="no prompt 'clinical'"):
+        embedder(folder, preprocessing={"prompt": "clinical"})
+
+
+def bare(folder: Path, text: str) -> np.ndarray:
+    """The vector of a text with no prompt before it."""
+    settings = folder / "config_sentence_transformers.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"prompts": {}, "default_prompt_name": None}))
+    return embedder(folder).embed([text])
+
+
+def test_code_that_a_folder_names_is_never_run(tmp_path: Path) -> None:
+    folder = hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True)
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[1]["type"] = "pooling_of_my_own.Pooling"
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "pooling_of_my_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(Fatal, match="pooling_of_my_own"):
+        embedder(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 # --------------------------------------------------------------------------------------------------- the base install
