@@ -8,15 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from models.errors import Fatal, Permanent
 from models.registry import LOADERS, ModelEntry, files_of, location, record, sha256_of
 
 # What opens a folder that holds such a thing. The first that fits counts: a sentence-transformers folder has a config.json too.
 _ARCHITECTURES: Final[Mapping[str, tuple[str, str]]] = {  # end of the class's name -> task, runtime
     "ForTokenClassification": ("ner", "transformers-token-classifier"),
+    "ForImageClassification": ("image-text", "transformers-image-classifier"),
+    "CLIPModel": ("image-text", "transformers-clip"),
 }
 _MARKS: Final[Mapping[str, tuple[str, str]]] = {  # file -> task, runtime
     "modules.json": ("embedding", "sentence-transformers"),
+    "open_clip_config.json": ("image-text", "open-clip"),
 }
 
 
@@ -45,10 +50,12 @@ def add(
     version: str = "1",
     licence: str = "site",
     kind: tuple[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> ModelEntry:
     """Hash every file of a folder and record it as a model; it serves nothing until it is promoted.
 
-    `kind` is (task, runtime) where the folder does not say it. An entry of the same task and name is
+    `kind` is (task, runtime) where the folder does not say it; `more` are further fields of the entry (labels, thresholds,
+    preprocessing). An entry of the same task and name is
     replaced. Raises `Permanent` for a folder or runtime that is not known, `Fatal` for one without files.
     """
     task, runtime = kind or kind_of(folder)
@@ -57,15 +64,12 @@ def add(
     files = {file: sha256_of(folder / file) for file in files_of(folder)}
     if not files:
         raise Fatal(f"no files in {folder}", hint="put the model's files there")
-    entry = ModelEntry(
-        task=task,
-        name=name or folder.resolve().name,
-        version=version,
-        runtime=runtime,
-        location=location(folder, registry),
-        files=files,
-        licence=licence,
-    )
+    said = {"task": task, "name": name or folder.resolve().name, "version": version, "runtime": runtime, "licence": licence}
+    try:
+        entry = ModelEntry.model_validate({**(more or {}), **said, "location": location(folder, registry), "files": files})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     record(entry, registry, serve=False)
     return entry
 

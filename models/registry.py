@@ -59,6 +59,9 @@ LOADERS: Final[dict[str, str]] = {
     # What hospitals bring as it is, a folder in the hub's own format; these need torch (extra: train).
     "transformers-token-classifier": "models.runtimes.transformers_token_classifier:load",
     "sentence-transformers": "models.runtimes.sentence_transformers:load",
+    "open-clip": "models.runtimes.open_clip:load",
+    "transformers-clip": "models.runtimes.transformers_clip:load",
+    "transformers-image-classifier": "models.runtimes.transformers_image_classifier:load",
 }
 
 M = TypeVar("M")

@@ -7,7 +7,7 @@ model's folder is run (`trust_remote_code` stays off), and pickled weights are r
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,20 @@ def read(weights: Weights, what: str, opening: Callable[[Path], Any]) -> Any:
                 f"{where(weights)}: its {what} cannot be read ({type(error).__name__}: {first[:300]})",
                 hint="[model.files] must name every file of the folder: clear it and seal the registry again",
             ) from error
+
+
+def whole(loaded: tuple[Any, Mapping[str, Any]], weights: Weights) -> Any:
+    """Return the model of `from_pretrained(..., output_loading_info=True)`.
+
+    Raises `Fatal` where the files lack some of its weights: the library would go on with random numbers in their place, and warn.
+    """
+    model, told = loaded
+    if missing := sorted(told["missing_keys"]) + sorted(str(one) for one in told.get("mismatched_keys", ())):
+        raise Fatal(
+            f"{where(weights)}: its weights lack {', '.join(missing[:4])}",
+            hint="it was not trained for this task: a base model must be fine-tuned first",
+        )
+    return model
 
 
 def cutter(tokenizer: Any, weights: Weights) -> Tokenizer:

@@ -139,16 +139,10 @@ def aggregated(logits: Floats, firsts: NDArray[np.int64], how: Aggregation) -> F
 def _opened(weights: Weights) -> tuple[Any, Any]:
     def opening(folder: Any) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
-        model, told = transformers.AutoModelForTokenClassification.from_pretrained(
+        loaded = transformers.AutoModelForTokenClassification.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
-        # The library would go on with random numbers in their place, and warn.
-        if missing := sorted(told["missing_keys"]) + sorted(str(one) for one in told.get("mismatched_keys", ())):
-            raise Fatal(
-                f"{hub.where(weights)}: its weights lack {', '.join(missing[:4])}",
-                hint="it is no token classifier: a base model must be fine-tuned first",
-            )
-        return model, tokenizer
+        return hub.whole(loaded, weights), tokenizer
 
     return cast(tuple[Any, Any], hub.read(weights, "transformers folder", opening))
 

@@ -1,7 +1,8 @@
 """`vigil models add`: a model of the site's own, by its folder, into the site's registry file."""
 
+import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +18,9 @@ def add(
     licence: Annotated[str, typer.Option(help="the licence it came under")] = "site",
     task: Annotated[str, typer.Option(help="its task, where the folder does not say it (with --runtime)")] = "",
     runtime: Annotated[str, typer.Option(help="what opens it, where the folder does not say it (with --task)")] = "",
+    entry: Annotated[
+        Path | None, typer.Option(help="a TOML file with more of the entry: labels, thresholds, preprocessing (prompts, types)")
+    ] = None,
     registry: Annotated[
         Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")
     ] = None,
@@ -26,8 +30,9 @@ def add(
 ) -> None:
     """Put a folder into the site's registry: what opens it is found out, every file is hashed, and it is opened once.
 
-    Knows folders of transformers (token classification) and of sentence-transformers. Nothing is fetched and no code of the
-    folder is run. It serves nothing until `vigil models promote`, or `vigil models challenge` to try it beside the champion.
+    Knows folders of transformers (token and image classification, CLIP), sentence-transformers and open_clip. Nothing is fetched
+    and no code of the folder is run. It serves nothing until `vigil models promote`, or `vigil models challenge` to try it beside
+    the champion.
     """
     from models.hub_folders import add as record_folder
     from models.registry import Registry
@@ -41,19 +46,26 @@ def add(
         raise Permanent("--task and --runtime go together", hint="leave both out where the folder says what it is")
     before = site.read_bytes() if site.is_file() else None
     kind = (task, runtime) if task else None
-    entry = record_folder(folder, site, name=name, version=version, licence=licence, kind=kind)
+    made = record_folder(folder, site, name=name, version=version, licence=licence, kind=kind, more=_more(entry))
     if not unopened:
         try:
-            Registry.load(site).open(entry.task, name=entry.name)
+            Registry.load(site).open(made.task, name=made.name)
         except VigilError:
             _restore(site, before)  # what does not open is no model: the file is as it was
             raise
     console = Console(soft_wrap=True, highlight=False)
     opened = "recorded, not opened" if unopened else "opened and recorded"
-    console.print(
-        f"{entry.name} {entry.version} ({entry.task}, {entry.runtime}): {len(entry.files)} files, {entry.digest}; {opened}"
-    )
-    console.print(f'let it serve:  vigil models promote {entry.task} {entry.name} --reason "..."', style="dim")
+    console.print(f"{made.name} {made.version} ({made.task}, {made.runtime}): {len(made.files)} files, {made.digest}; {opened}")
+    console.print(f'let it serve:  vigil models promote {made.task} {made.name} --reason "..."', style="dim")
+
+
+def _more(path: Path | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except FileNotFoundError as error:
+        raise Permanent(f"no file {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Permanent(f"{path} is not TOML: {error}") from error
 
 
 def _restore(site: Path, before: bytes | None) -> None:
