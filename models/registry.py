@@ -75,7 +75,14 @@ class Stage(BaseModel):
     champion: str = Field(min_length=1)
     challenger: str = ""
     mode: Literal["shadow", "split"] = Field("shadow", description="shadow: compared only; split: it answers for some patients")
-    percent: float = Field(10.0, ge=0, le=100, description="Of the patients (split), chosen by a hash of their id.")
+    percent: float | None = Field(
+        None, ge=0, le=100, description="Of the patients, by a hash of their id. Unset: 10 in a split, all in shadow."
+    )
+
+    @property
+    def share(self) -> float:
+        """The percentage of the patients that the challenger sees."""
+        return self.percent if self.percent is not None else (10.0 if self.mode == "split" else 100.0)
 
 
 def _hex_digest(value: str) -> str:
@@ -194,6 +201,11 @@ class Registry:
         """Say whether an entry is its task's champion."""
         stage = self._stages.get(entry.task)
         return stage is not None and stage.champion == entry.name
+
+    def trial(self, entry: ModelEntry) -> Stage | None:
+        """Return the trial that an entry is the challenger of, if it is one."""
+        stage = self._stages.get(entry.task)
+        return stage if stage is not None and entry.name == stage.challenger != stage.champion else None
 
     def folder(self, entry: ModelEntry) -> Path:
         """Return the folder an entry's files (and its card) lie in; nothing is verified."""
@@ -413,6 +425,28 @@ def promote(task: str, name: str, path: Path) -> str:
     document.setdefault("tasks", {})[task] = {"champion": name, "previous": before}
     _write(path, document)
     return before
+
+
+def challenge(task: str, challenger: Stage | None, path: Path) -> None:
+    """Put a challenger beside a task's champion, as `challenger` says it (its champion is not read); None ends the trial.
+
+    The caller verifies the model's files. Raises `Permanent` for a model that is not known, or that serves the task itself.
+    """
+    registry = Registry.load(path if path.is_file() else None)
+    champion = registry.champion(task)
+    document = _document(path) if path.is_file() else {}
+    table = dict(document.setdefault("tasks", {}).get(task, {"champion": champion}))
+    for key in ("challenger", "mode", "percent"):
+        table.pop(key, None)
+    if challenger is not None:
+        registry.entry(task, challenger.challenger)
+        if challenger.challenger == champion:
+            raise Permanent(
+                f"{champion} serves {task}: it cannot challenge itself", hint="`vigil models list` shows the others"
+            )
+        table |= challenger.model_dump(include={"challenger", "mode", "percent"}, exclude_none=True)
+    document["tasks"][task] = table
+    _write(path, document)
 
 
 def previous(task: str, path: Path) -> str:

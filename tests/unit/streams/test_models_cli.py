@@ -147,3 +147,35 @@ def test_a_folder_that_is_no_model_is_refused_and_the_registry_left_alone(tmp_pa
 
 def _list(site: Path, cwd: Path) -> list[str]:
     return vigil("models", "list", "--registry", site, "--json", cwd=cwd).stdout.splitlines()
+
+
+@pytest.mark.timeout(400)  # a process for each command
+def test_a_challenger_is_put_on_trial_shown_and_taken_out(tmp_path: Path, site: Path) -> None:
+    record(tiny.entry_of(tiny.classifier_folder(tmp_path / "other"), name="other"), site)
+    site_ = ("--registry", site, "--no-audit", "--reason", "measured")
+
+    def trial() -> dict[str, object]:
+        return {one["name"]: one["challenges"] for one in map(json.loads, _list(site, tmp_path)) if one["challenges"]}
+
+    assert trial() == {}
+    ran = vigil("models", "challenge", "other", "--shadow", *site_, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "other challenges tiny, shadow for 100% of the patients" in ran.stdout
+    assert trial() == {"other": {"mode": "shadow", "percent": 100.0}}
+    assert vigil("models", "challenge", "other", "--split", "10%", *site_, cwd=tmp_path).returncode == 0
+    assert trial() == {"other": {"mode": "split", "percent": 10.0}}
+    assert "split 10%" in vigil("models", "list", "--registry", site, cwd=tmp_path).stdout
+    for wrong in (
+        ("tiny", "--shadow"),  # it serves
+        ("nobody", "--shadow"),
+        ("other", "--split", "most"),
+        ("other", "--shadow", "--split", "10%"),
+        ("deterioration-lstm", "--shadow"),
+    ):
+        refused = vigil("models", "challenge", *wrong, *site_, cwd=tmp_path)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr, wrong
+    assert trial() == {"other": {"mode": "split", "percent": 10.0}}
+    assert vigil("models", "challenge", "ner", "--stop", *site_, cwd=tmp_path).returncode == 0
+    assert trial() == {}
+    (tmp_path / "other" / "model.onnx").write_bytes(b"broken")
+    assert "digest" in vigil("models", "challenge", "other", "--shadow", *site_, cwd=tmp_path).stderr
