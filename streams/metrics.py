@@ -59,6 +59,7 @@ class LaneMetrics:
             ("task", "role", "model", "version", "digest"),
         )
         self._refused = counter("models_refused", "models that the registry named and that could not serve", ("task", "role"))
+        self._cached = counter("prediction_cache", "answers looked up in a model's cache: hit, miss", ("task", "outcome"))
         self._shadowed = counter(
             "shadow_items",
             "inputs offered to a challenger in shadow: agreed, differed, incomparable, failed, dropped (queue full, or withdrawn)",
@@ -114,6 +115,11 @@ class LaneMetrics:
     def model_refused(self, task: str, role: str) -> None:
         """Count a model that could not be opened while another served on."""
         self._refused.labels(self.lane, task, role).inc()
+
+    def cached(self, task: str, hits: int, misses: int) -> None:
+        """Count answers looked up in a model's cache."""
+        self._cached.labels(self.lane, task, "hit").inc(hits)
+        self._cached.labels(self.lane, task, "miss").inc(misses)
 
     def shadowed(self, task: str, outcome: str, count: int = 1) -> None:
         """Count inputs offered to a challenger in shadow, by what became of them."""

@@ -19,6 +19,7 @@ from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
 from models.batching import describe
+from models.caching import PredictionCache
 from models.errors import Permanent, VigilError
 from models.registry import Registry
 from models.tasks import ModelIdentity
@@ -43,7 +44,8 @@ class Serving(Generic[M]):
 
     `run` makes a model's batch function, `cost` its measure of an item. `admit` is asked before a model serves: it makes ready what
     the model's outputs need, and raises where that cannot be. `judge` compares a challenger's answer with the champion's (`size`
-    gives an item's bytes); without it the task knows no shadow.
+    gives an item's bytes); without it the task knows no shadow. `cached`: items are texts, whose answers it may
+    remember where the site says so.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Serving(Generic[M]):
         admit: Callable[[M], Awaitable[None]] | None = None,
         judge: Judge | None = None,
         size: Callable[[Any], int] = len,
+        cached: bool = False,
     ) -> None:
         self.task = task
         self.shadow: Shadow[M] | None = Shadow(settings, metrics, task, run, judge, size=size) if judge else None
@@ -66,6 +69,7 @@ class Serving(Generic[M]):
         self._run = run
         self._cost = cost
         self._admit = admit
+        self._cached = cached and settings.cache_items > 0
         self._team: Team[M] | None = None
         self._seen = b""
         self._refused_at: float | None = None  # loop time
@@ -200,6 +204,12 @@ class Serving(Generic[M]):
             cost=self._cost(model) if self._cost else None,
             label=lambda: self.task if loaded.role == CHAMPION else f"{self.task}-{loaded.role}",
         )
+        if self._cached:
+            loaded.cache = PredictionCache(
+                items=self._settings.cache_items,
+                seconds=self._settings.cache_seconds,
+                observe=lambda hits, misses: self._metrics.cached(self.task, hits, misses),
+            )
         return loaded
 
     async def _ready(self, one: Loaded[M], *, serves: bool) -> None:
@@ -245,9 +255,7 @@ async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:
     groups: dict[int, list[int]] = {}
     for index, (model, _) in enumerate(asked):
         groups.setdefault(id(model), []).append(index)
-    answers = await asyncio.gather(
-        *(asked[indices[0]][0].batcher.map([asked[i][1] for i in indices]) for indices in groups.values())
-    )
+    answers = await asyncio.gather(*(asked[indices[0]][0].ask([asked[i][1] for i in indices]) for indices in groups.values()))
     results: list[Any] = [None] * len(asked)
     for indices, found in zip(groups.values(), answers, strict=True):
         for index, result in zip(indices, found, strict=True):

@@ -172,6 +172,13 @@ class ModelSettings(Section):
     largest_batch: int = Field(16, ge=1, description="items of one inference; on a CPU more buys little and padding costs")
     longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
     queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
+    cache_items: int = Field(
+        0,
+        ge=0,
+        description="answers that each text model remembers, in memory, by its own digest and the text's; 0: none. It pays "
+        "where the same text comes again (templates, replays)",
+    )
+    cache_seconds: float = Field(600.0, gt=0, description="how long an answer is remembered")
     shadow_queue: int = Field(
         256, ge=1, description="inputs that may wait for a challenger in shadow; what comes on top is left out, and counted"
     )

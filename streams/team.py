@@ -1,10 +1,12 @@
 """The models that a lane has open for a task: champion, challenger, and who of them answers for which patient."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
 from models.batching import MicroBatcher
+from models.caching import PredictionCache
 from models.registry import ModelEntry, Stage
 from models.tasks import ModelIdentity
 
@@ -22,6 +24,7 @@ class Loaded(Generic[M]):
     entry: ModelEntry
     role: str
     batcher: MicroBatcher[Any, Any] = field(init=False)
+    cache: PredictionCache[Any] | None = None
     users: int = 0
     admitted: bool = False  # what its outputs need is ready: not asked of one in shadow, which writes none
     retired: bool = False
@@ -30,6 +33,13 @@ class Loaded(Generic[M]):
     def identity(self) -> ModelIdentity:
         """Name, version and digest, for the outputs."""
         return self.entry.identity
+
+    async def ask(self, items: Sequence[Any]) -> list[Any]:
+        """Return results or errors as `MicroBatcher.map` does; what the cache knows is not asked again."""
+        if self.cache is None:
+            return await self.batcher.map(items)
+        lookup = self.cache.split(items)
+        return lookup.answers(await self.batcher.map(lookup.missing))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

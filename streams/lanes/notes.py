@@ -32,7 +32,13 @@ class NotesToEntities(Lane[NoteEvent]):
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
         self._ner: Serving[TokenClassifier] = Serving(
-            settings.models, metrics, "ner", lambda model: model.find, cost=lambda model: model.cost, judge=_entities_apart
+            settings.models,
+            metrics,
+            "ner",
+            lambda model: model.find,
+            cost=lambda model: model.cost,
+            judge=_entities_apart,
+            cached=True,
         )
 
     @property
@@ -93,6 +99,7 @@ class NotesToVectors(Lane[NoteEvent]):
             cost=lambda model: len,
             admit=self._admit,
             judge=_vectors_apart,
+            cached=True,
         )
         self._store: VectorStore | None = None
 

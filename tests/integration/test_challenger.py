@@ -125,3 +125,18 @@ async def test_in_a_split_a_patients_notes_are_always_the_work_of_the_same_model
     changes = [one["reason"] for one in audit if one["action"] == "model-change"]
     assert len(changes) == 2 and "40% of the patients" in changes[0] and "before old" in changes[1]
     assert await here.site.read("clinical.shadow") == []
+
+
+async def test_a_site_may_let_a_model_remember_and_its_answers_never_cross_to_another(kafka: Kafka, tmp_path: Path) -> None:
+    async with ward(kafka, tmp_path, "old", cache_items=8) as here, fed(here):
+        deaf(tmp_path, "new")
+        await here.more(30)
+        promote("ner", "new", here.registry)
+        await here.until_serves("new")
+        await here.more(30)
+        hits, misses = (here.sample("prediction_cache_total", task="ner", outcome=outcome) for outcome in ("hit", "miss"))
+        assert hits > misses
+    live = await here.site.read("clinical.entities")
+    assert sorted(e["source"]["event_id"] for e in live) == sorted(here.written), "one event for each note"
+    said = {(e["model"]["name"], tuple(one["text"] for one in e["entities"])) for e in live}
+    assert said == {("old", ("Fever", "cough", "Aspirin")), ("new", ("cough", "Aspirin"))}
