@@ -56,7 +56,12 @@ LOADERS: Final[dict[str, str]] = {
     "onnx-text-embedder": "models.runtimes.text_embedder:load",
     "onnx-image-text": "models.runtimes.image_text:load",
     "onnx-deterioration": "models.runtimes.deterioration:load",
-    # Slots for what hospitals bring as it is: "transformers-token-classifier", "sentence-transformers", "open-clip".
+    # What hospitals bring as it is, a folder in the hub's own format; these need torch (extra: train).
+    "transformers-token-classifier": "models.runtimes.transformers_token_classifier:load",
+    "sentence-transformers": "models.runtimes.sentence_transformers:load",
+    "open-clip": "models.runtimes.open_clip:load",
+    "transformers-clip": "models.runtimes.transformers_clip:load",
+    "transformers-image-classifier": "models.runtimes.transformers_image_classifier:load",
 }
 
 M = TypeVar("M")
@@ -70,7 +75,14 @@ class Stage(BaseModel):
     champion: str = Field(min_length=1)
     challenger: str = ""
     mode: Literal["shadow", "split"] = Field("shadow", description="shadow: compared only; split: it answers for some patients")
-    percent: float = Field(10.0, ge=0, le=100, description="Of the patients (split), chosen by a hash of their id.")
+    percent: float | None = Field(
+        None, ge=0, le=100, description="Of the patients, by a hash of their id. Unset: 10 in a split, all in shadow."
+    )
+
+    @property
+    def share(self) -> float:
+        """The percentage of the patients that the challenger sees."""
+        return self.percent if self.percent is not None else (10.0 if self.mode == "split" else 100.0)
 
 
 def _hex_digest(value: str) -> str:
@@ -98,7 +110,9 @@ class ModelEntry(BaseModel):
     runtime: str
     location: str = Field(description="A folder: relative to the registry file's own weights, or absolute.")
     files: dict[Annotated[str, AfterValidator(_plain_name)], Annotated[str, AfterValidator(_hex_digest)]] = Field(
-        description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened."
+        default_factory=dict,
+        description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened. Without any, "
+        "sealing takes every file of the folder but hidden ones and *.md.",
     )
     licence: str
     trained_on: tuple[str, ...] = ()
@@ -187,6 +201,11 @@ class Registry:
         """Say whether an entry is its task's champion."""
         stage = self._stages.get(entry.task)
         return stage is not None and stage.champion == entry.name
+
+    def trial(self, entry: ModelEntry) -> Stage | None:
+        """Return the trial that an entry is the challenger of, if it is one."""
+        stage = self._stages.get(entry.task)
+        return stage if stage is not None and entry.name == stage.challenger != stage.champion else None
 
     def folder(self, entry: ModelEntry) -> Path:
         """Return the folder an entry's files (and its card) lie in; nothing is verified."""
@@ -342,10 +361,13 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
         if names and entry.name not in names:
             continue
         folder = _folder(entry, base)
-        for file in entry.files:
+        named = entry.files or files_of(folder)
+        if not named:
+            raise Fatal(f"model {entry.name}: no files in {folder}", hint="mend the entry's location, or put the files there")
+        for file in named:
             if not (folder / file).is_file():
                 raise Fatal(f"model {entry.name}: file missing: {folder / file}", hint="train or export it first")
-        files = {file: sha256_of(folder / file) for file in sorted(entry.files)}
+        files = {file: sha256_of(folder / file) for file in sorted(named)}
         if files != entry.files:
             raw["files"] = files
             changed.append(entry.model_copy(update={"files": files}))
@@ -354,13 +376,19 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
     return changed
 
 
+def files_of(folder: Path) -> list[str]:
+    """Return every file under a folder, but hidden ones and *.md: cards change without the model."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"]
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
 def location(folder: Path, path: Path = PACKAGED) -> str:
     """Say where a folder lies as an entry of the registry file `path` says it: by its name where it lies beside its like."""
     return folder.name if folder.parent in (_base(path), _base(path).resolve()) else str(folder.resolve())
 
 
-def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
-    """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it.
+def record(entry: ModelEntry, path: Path = PACKAGED, *, serve: bool = True) -> None:
+    """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it (`serve`).
 
     Training and evaluation write versions, thresholds and figures so, by code. Only the head's comments are kept.
     """
@@ -373,7 +401,8 @@ def record(entry: ModelEntry, path: Path = PACKAGED) -> None:
             break
     else:
         models.append(raw)
-    document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
+    if serve:
+        document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
     _write(path, document)
 
 
@@ -396,6 +425,28 @@ def promote(task: str, name: str, path: Path) -> str:
     document.setdefault("tasks", {})[task] = {"champion": name, "previous": before}
     _write(path, document)
     return before
+
+
+def challenge(task: str, challenger: Stage | None, path: Path) -> None:
+    """Put a challenger beside a task's champion, as `challenger` says it (its champion is not read); None ends the trial.
+
+    The caller verifies the model's files. Raises `Permanent` for a model that is not known, or that serves the task itself.
+    """
+    registry = Registry.load(path if path.is_file() else None)
+    champion = registry.champion(task)
+    document = _document(path) if path.is_file() else {}
+    table = dict(document.setdefault("tasks", {}).get(task, {"champion": champion}))
+    for key in ("challenger", "mode", "percent"):
+        table.pop(key, None)
+    if challenger is not None:
+        registry.entry(task, challenger.challenger)
+        if challenger.challenger == champion:
+            raise Permanent(
+                f"{champion} serves {task}: it cannot challenge itself", hint="`vigil models list` shows the others"
+            )
+        table |= challenger.model_dump(include={"challenger", "mode", "percent"}, exclude_none=True)
+    document["tasks"][task] = table
+    _write(path, document)
 
 
 def previous(task: str, path: Path) -> str:

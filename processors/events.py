@@ -436,6 +436,28 @@ class HeartbeatEvent(Event):
     alerts_per_100_patient_days: float | None = None  # of the last 24 hours; None before an hour was watched in all
 
 
+class ShadowEvent(Event):
+    """What a challenger answered beside the champion, for comparison only: nothing acts on it, no alert, no chart, no search.
+
+    `disagreement` is 0 where both said the same and 1 where nothing of it was (`processors.comparing`); None where the challenger
+    failed (`error` is the error's class) or the two cannot be compared. Made at most once for an input, and left out under load.
+    """
+
+    topic: ClassVar[str] = "clinical.shadow"
+    type: ClassVar[str] = "org.vigil.shadow.v1"
+
+    patient_id: str
+    source: Source
+    task: str
+    champion: ModelRef
+    challenger: ModelRef
+    disagreement: Probability | None = None
+    error: str = ""
+    entities: tuple[Entity, ...] = ()  # the challenger's
+    findings: tuple[Finding, ...] = ()  # the challenger's
+    compared_at: AwareDatetime
+
+
 class AuditEntry(Part):
     """One prediction or access."""
 
@@ -522,6 +544,7 @@ EVENTS: tuple[type[Event], ...] = (
     ScoreEvent,
     AlertEvent,
     HeartbeatEvent,
+    ShadowEvent,
     AuditEvent,
     DeadLetterEvent,
     DeadLetterMarkEvent,

@@ -33,6 +33,7 @@ from processors.events import (
     PatientEvent,
     Rejected,
     ScoreEvent,
+    ShadowEvent,
     Source,
     VitalsEvent,
 )
@@ -208,6 +209,17 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         newest_observed_at=_AT,
         patients=24,
         active_alerts=1,
+    ),
+    ShadowEvent(
+        id=natural_id("example", "shadow"),
+        patient_id=_PATIENT,
+        source=_source("clinical.notes", "note"),
+        task="ner",
+        champion=_model("clinical-ner"),
+        challenger=_model("site-bert"),
+        disagreement=0.25,
+        entities=(Entity(label="symptom", text="chest pain", start=16, end=26, score=0.97),),
+        compared_at=_DECIDED,
     ),
     AuditEvent(
         id=natural_id("example", "audit"),

@@ -28,6 +28,7 @@ def batcher(
     metrics: LaneMetrics,
     cost: Callable[[Any], int] | None = None,
     label: Callable[[], str] | None = None,
+    start: Callable[[], None] = give_way_altogether,
 ) -> MicroBatcher[Any, Any]:
     """Return the model's micro-batcher with the site's settings, reporting to the lane's metrics (as `label` says, else `name`)."""
     return MicroBatcher(
@@ -38,7 +39,7 @@ def batcher(
         queue=settings.queue,
         cost=cost,
         observe=lambda items, seconds: metrics.inference(label() if label else name, items, seconds),
-        start=give_way_altogether,
+        start=start,
     )
 
 

@@ -11,6 +11,7 @@ from models.errors import VigilError
 from models.tasks import ModelIdentity
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+_APART = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _MISSED = ("retention", "past-end")  # as `streams.intake` says
 
@@ -65,6 +66,17 @@ class LaneMetrics:
         )
         self._refused = counter("models_refused", "models that the registry named and that could not serve", ("task", "role"))
         self._cached = counter("cached_predictions", "items asked of the prediction cache: hit or miss", ("task", "outcome"))
+        self._shadowed = counter(
+            "shadow_items",
+            "inputs offered to a challenger in shadow: agreed, differed, incomparable, failed, dropped (queue full, or withdrawn)",
+            ("task", "outcome"),
+        )
+        self._apart = histogram(
+            "shadow_disagreement", "of champion and challenger on one input: 0 the same, 1 nothing in common", _APART, ("task",)
+        )
+        self._unwritten = counter(
+            "shadow_unwritten", "comparisons that Kafka did not confirm; they are not tried again", ("task",)
+        )
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
         self._retries.labels(lane, "produce")  # at zero, as in `expect`
@@ -127,6 +139,18 @@ class LaneMetrics:
     def model_refused(self, task: str, role: str) -> None:
         """Count a model that could not be opened while another served on."""
         self._refused.labels(self.lane, task, role).inc()
+
+    def shadowed(self, task: str, outcome: str, count: int = 1) -> None:
+        """Count inputs offered to a challenger in shadow, by what became of them."""
+        self._shadowed.labels(self.lane, task, outcome).inc(count)
+
+    def disagreed(self, task: str, apart: float) -> None:
+        """Note how far champion and challenger were apart, 0 to 1."""
+        self._apart.labels(self.lane, task).observe(apart)
+
+    def shadow_unwritten(self, task: str, count: int) -> None:
+        """Count comparisons that were not written."""
+        self._unwritten.labels(self.lane, task).inc(count)
 
 
 class EdgeMetrics(Collector):

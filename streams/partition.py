@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 from models.batching import describe
 from models.errors import Fatal, Poison, Transient, VigilError
 from models.tasks import ModelIdentity
-from processors.events import AuditEntry, Event
+from processors.events import AuditEntry, Event, ShadowEvent
 from streams.audit import model_change_audit, prediction_audit
 from streams.clock import Clock
 from streams.deadletters import dead_letter
@@ -330,6 +330,7 @@ class StatelessJob:
         self._settings = settings
         self._clock = clock
         self._tracing = Tracing(settings.tracing, lane.name)
+        self._aside: Outbox | None = None  # of its own: a comparison that is too large must not spend the lane's producer
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -345,12 +346,16 @@ class StatelessJob:
         """Open the lane."""
         if self.lane.serving is not None:
             self.lane.serving.announce = self._audit_change
+            if self.lane.serving.shadow is not None:
+                self.lane.serving.shadow.report, self.lane.serving.shadow.clock = self._put_aside, self._clock
         await self.lane.open()
 
     async def close(self) -> None:
         """Close the lane."""
         self._tracing.stop()
         await self.lane.close()
+        if self._aside is not None:
+            await self._aside.stop()
 
     @property
     def _agent(self) -> str:
@@ -360,6 +365,15 @@ class StatelessJob:
         now = self._clock()
         event = model_change_audit(task, model, agent=self._agent, reason=reason, recorded_at=now)
         await self._outbox.send([self._outbox.encode(event, time=iso(now))])
+
+    async def _put_aside(self, events: Sequence[ShadowEvent]) -> None:
+        """Write what a challenger in shadow said, on its own topic."""
+        if self._aside is None:
+            aside = Outbox(self._settings, source=self._outbox.source)
+            await aside.start()
+            self._aside = aside
+        now = iso(self._clock())
+        await self._aside.send([self._aside.encode(event, time=now) for event in events])
 
     def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
         """Return a worker for each partition."""

@@ -13,6 +13,7 @@ from typing import Final
 log = logging.getLogger("vigil.worker")
 
 LOWEST: Final = 19  # nice
+_BEHIND: Final = 5  # nice: about a third of the CPU that each of the others gets while all want it (sched(7))
 
 
 def give_way(nice: int) -> None:
@@ -36,3 +37,13 @@ def give_way_altogether() -> None:
     """
     if hasattr(os, "SCHED_IDLE") and os.getpriority(os.PRIO_PROCESS, 0) >= LOWEST:  # both are per thread on Linux
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def step_back() -> None:
+    """Let this thread go behind the others of its process, on Linux, where niceness is a thread's own.
+
+    Not to the very end: it holds the interpreter's lock at times, and whoever waits for that would wait for the CPU with it.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.setpriority(os.PRIO_PROCESS, 0, min(LOWEST, os.getpriority(os.PRIO_PROCESS, 0) + _BEHIND))
+    give_way_altogether()

@@ -27,6 +27,7 @@ _CHANNELS = {
     "clinical.scores": "NEWS2 and deterioration score after a set of vitals, written by the lane vitals",
     "clinical.alerts": "an alert's life, and heartbeats, written by the lane vitals",
     "clinical.feedback": "what people answered, written by receivers of alerts",
+    "clinical.shadow": "what a challenger answered beside the champion: for comparison only, nothing may act on it",
     "clinical.audit": "who did what, written by every lane",
     "clinical.dead-letters": "what could not be processed, whole, written by lanes and connectors, and what operators did about it",
 }

@@ -15,18 +15,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
-from models.batching import MicroBatcher, describe
-from models.errors import VigilError
-from models.registry import ModelEntry, Registry, Stage
+from models.batching import describe
+from models.errors import Permanent, VigilError
+from models.registry import Registry
 from models.tasks import ModelIdentity
 from streams.caching import PredictionCache
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
+from streams.team import CHALLENGER, CHAMPION, Loaded, Team, let_go
+from streams.trial import Judge, Shadow
 
 M = TypeVar("M")
 
@@ -34,76 +35,16 @@ log = logging.getLogger("vigil.serving")
 
 AGAIN: Final = 60.0  # seconds until a refused model is tried again without any change of the registry file
 
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
-
 Announce = Callable[[str, ModelIdentity, str], Awaitable[None]]
 """Told of a switch before it takes place: the task, who serves it from now on, who served before, in words."""
-
-
-@dataclass(slots=True, eq=False)
-class Loaded(Generic[M]):
-    """An open model with its micro-batcher; `users` are the batches that work with it, `role` what it is now."""
-
-    model: M
-    entry: ModelEntry
-    role: str
-    cache: PredictionCache | None = None
-    batcher: MicroBatcher[Any, Any] = field(init=False)
-    users: int = 0
-    retired: bool = False
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Name, version and digest, for the outputs."""
-        return self.entry.identity
-
-    async def map(self, items: Sequence[Any]) -> list[Any]:
-        """Return each item's result or error, as `MicroBatcher.map` does; what the cache remembers is not run again."""
-        if self.cache is None:
-            return await self.batcher.map(items)
-        return await self.cache.through(self.entry, items, self.batcher.map)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Team(Generic[M]):
-    """The models of one batch."""
-
-    champion: Loaded[M]
-    challenger: Loaded[M] | None = None
-    stage: Stage = field(default_factory=lambda: Stage(champion="-"))
-
-    @property
-    def members(self) -> tuple[Loaded[M], ...]:
-        """Everyone in it."""
-        return (self.champion,) if self.challenger is None else (self.champion, self.challenger)
-
-    def of(self, patient: str) -> Loaded[M]:
-        """Say who answers for a patient: the champion, or in a split the challenger for its share. The same at every call."""
-        if self.challenger is not None and self.stage.mode == "split" and in_share(patient, self.stage.percent):
-            return self.challenger
-        return self.champion
-
-    @property
-    def shadow(self) -> Loaded[M] | None:
-        """The challenger that is only compared."""
-        return self.challenger if self.stage.mode == "shadow" else None
-
-
-def in_share(patient: str, percent: float) -> bool:
-    """Tell whether a patient is among the `percent` that a split gives to the challenger.
-
-    By a hash of the id alone: the same on every worker and every rerun, and a larger share holds the smaller one.
-    """
-    place = int.from_bytes(sha256(f"split\x1f{patient}".encode()).digest()[:8], "big")
-    return place < percent / 100 * 2**64
 
 
 class Serving(Generic[M]):
     """Holds a task's models open for a lane. `open` may be called again; `close` ends the threads.
 
     `run` makes a model's batch function, `cost` its measure of an item. `admit` is asked before a model serves: it makes ready what
-    the model's outputs need, and raises where that cannot be.
+    the model's outputs need, and raises where that cannot be. `judge` compares a challenger's answer with the champion's (`size`
+    gives an item's bytes); without it the task knows no shadow.
     """
 
     def __init__(
@@ -115,8 +56,11 @@ class Serving(Generic[M]):
         *,
         cost: Callable[[M], Callable[[Any], int]] | None = None,
         admit: Callable[[M], Awaitable[None]] | None = None,
+        judge: Judge | None = None,
+        size: Callable[[Any], int] = len,
     ) -> None:
         self.task = task
+        self.shadow: Shadow[M] | None = Shadow(settings, metrics, task, run, judge, size=size) if judge else None
         self.announce: Announce | None = None
         self._settings = settings
         self._metrics = metrics
@@ -149,7 +93,7 @@ class Serving(Generic[M]):
         finally:
             for one in team.members:
                 one.users -= 1
-                await _let_go(one)
+                await let_go(one)
 
     # ------------------------------------------------------------------------------------------------- life
 
@@ -170,6 +114,8 @@ class Serving(Generic[M]):
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+        if self.shadow is not None:
+            await self.shadow.stop()
         for one in self._team.members if self._team else ():
             await one.batcher.stop()
         if self._cache is not None:
@@ -197,17 +143,27 @@ class Serving(Generic[M]):
         old = self._team
         assert old is not None
         new = await self._arrange(registry, old)
-        if new.champion is not old.champion and self.announce is not None:
-            before = old.champion.identity
-            try:
-                await self.announce(self.task, new.champion.identity, f"live, before {before.name} {before.version}")
-            except BaseException:
-                await self._drop(new, keep=old)
-                raise
+        try:
+            await self._tell(old, new)
+        except BaseException:
+            await self._drop(new, keep=old)
+            raise
         self._install(new)
         if self._refused_at is None:
             self._said = ""
         await self._drop(old, keep=new)
+
+    async def _tell(self, old: Team[M], new: Team[M]) -> None:
+        """Announce who answers for patients from now on: another champion, a challenger's share in a split."""
+        if self.announce is None:
+            return
+        if new.champion is not old.champion:
+            before = old.champion.identity
+            await self.announce(self.task, new.champion.identity, f"live, before {before.name} {before.version}")
+        if new.answering and (new.challenger, new.stage.share) != (old.answering, old.stage.share):
+            await self.announce(
+                self.task, new.answering.identity, f"live, as a challenger for {new.stage.share:g}% of the patients"
+            )
 
     def _fingerprint(self) -> bytes:
         path = self._settings.registry
@@ -219,25 +175,27 @@ class Serving(Generic[M]):
     async def _arrange(self, registry: Registry, old: Team[M] | None) -> Team[M]:
         """Open who is named and not open yet. A challenger that fails is left out; a champion that fails raises."""
         stage = registry.stage(self.task)
-        champion = await self._member(registry, stage.champion, old)
+        champion = await self._member(registry, stage.champion, old, serves=True)
         challenger = None
         if stage.challenger and stage.challenger != stage.champion:
             try:
-                challenger = await self._member(registry, stage.challenger, old)
-            except VigilError as error:
+                if self.shadow is None and stage.mode == "shadow":
+                    raise Permanent(f"the task {self.task!r} knows no challenger in shadow")
+                challenger = await self._member(registry, stage.challenger, old, serves=stage.mode == "split")
+            except Exception as error:  # whatever a library raises: the champion serves all the same
                 self._refuse(CHALLENGER, error)
         return Team(champion, challenger, stage)
 
-    async def _member(self, registry: Registry, name: str, old: Team[M] | None) -> Loaded[M]:
+    async def _member(self, registry: Registry, name: str, old: Team[M] | None, *, serves: bool) -> Loaded[M]:
         entry = registry.entry(self.task, name)
         for one in old.members if old else ():
-            if one.entry == entry:
-                return one  # a challenger that is promoted is not loaded twice
+            if one.entry == entry:  # a challenger that is promoted is not loaded twice
+                await self._ready(one, serves=serves)
+                return one
         # Off the loop: hashing and loading take seconds, and batches go on meanwhile.
         model: Any = await asyncio.to_thread(lambda: registry.open(self.task, name=name, threads=self._settings.threads))
-        if self._admit:
-            await self._admit(model)
         loaded: Loaded[M] = Loaded(model, entry, CHALLENGER, self._cache)
+        await self._ready(loaded, serves=serves)
         loaded.batcher = batcher(
             self._run(model),
             name=self.task,
@@ -247,6 +205,12 @@ class Serving(Generic[M]):
             label=lambda: self.task if loaded.role == CHAMPION else f"{self.task}-{loaded.role}",
         )
         return loaded
+
+    async def _ready(self, one: Loaded[M], *, serves: bool) -> None:
+        """Admit a model whose outputs are stored. One in shadow stores none: its vectors may be of another length."""
+        if serves and self._admit and not one.admitted:
+            await self._admit(one.model)
+        one.admitted = one.admitted or serves
 
     def _install(self, team: Team[M]) -> None:
         """Let the next batch have this team."""
@@ -268,7 +232,7 @@ class Serving(Generic[M]):
         for one in team.members:
             if one not in keep.members:
                 one.retired = True
-                await _let_go(one)
+                await let_go(one)
 
     def _refuse(self, role: str, error: Exception) -> None:
         self._refused_at = asyncio.get_running_loop().time()
@@ -280,18 +244,12 @@ class Serving(Generic[M]):
             log.error("%s: %s refused, what served goes on: %s%s", self.task, role, said, f" ({hint})" if hint else "")
 
 
-async def _let_go(one: Loaded[Any]) -> None:
-    """End a retired model's thread once no batch works with it."""
-    if one.retired and not one.users:
-        await one.batcher.stop()
-
-
 async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:
     """Run each item through its model, all models at once; results or errors in the order given, as `MicroBatcher.map` does."""
     groups: dict[int, list[int]] = {}
     for index, (model, _) in enumerate(asked):
         groups.setdefault(id(model), []).append(index)
-    answers = await asyncio.gather(*(asked[indices[0]][0].map([asked[i][1] for i in indices]) for indices in groups.values()))
+    answers = await asyncio.gather(*(asked[indices[0]][0].ask([asked[i][1] for i in indices]) for indices in groups.values()))
     results: list[Any] = [None] * len(asked)
     for indices, found in zip(groups.values(), answers, strict=True):
         for index, result in zip(indices, found, strict=True):

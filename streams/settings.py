@@ -187,6 +187,10 @@ class ModelSettings(Section):
     longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
     queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
     cache: CacheSettings = Field(default_factory=lambda: CacheSettings(), description="predictions remembered")
+    shadow_queue: int = Field(
+        256, ge=1, description="inputs that may wait for a challenger in shadow; what comes on top is left out, and counted"
+    )
+    shadow_bytes: int = Field(64_000_000, ge=1, description="bytes of them at most: images are large")
     vitals_deadline: float = Field(0.5, gt=0, description="seconds NEWS2 waits for the model, then goes out alone, labelled so")
 
 

@@ -32,22 +32,26 @@ def prepare(image: NDArray[np.uint8], size: int) -> Floats:
     Raises:
         Poison: not such an image.
     """
-    grey = image.ndim == 2
-    if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
+    grey = picture(image).convert("L")
+    scale = size / max(grey.size)
+    fitted = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
+    if grey.size != fitted:
+        grey = grey.resize(fitted, Image.Resampling.BICUBIC)
+    canvas = np.zeros((size, size), np.float32)
+    left, top = (size - fitted[0]) // 2, (size - fitted[1]) // 2
+    canvas[top : top + fitted[1], left : left + fitted[0]] = np.asarray(grey, np.float32)
+    prepared: Floats = ((canvas - _MIDDLE) / _HALF)[None].astype(np.float32)
+    return prepared
+
+
+def picture(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an 8-bit greyscale [h, w] or RGB [h, w, 3] image as Pillow's, as it is. Raises `Poison` where it is no such image."""
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise Poison(f"image of type {image.dtype} and shape {image.shape}, expected 8-bit [h, w] or [h, w, 3]", stage="model")
     height, width = image.shape[:2]
     if min(height, width) < _SMALLEST or max(height, width) > _LONGEST:
         raise Poison(f"image of {width} x {height} pixels cannot be judged", stage="model")
-    picture = Image.fromarray(np.ascontiguousarray(image)).convert("L")
-    scale = size / max(height, width)
-    fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if picture.size != fitted:
-        picture = picture.resize(fitted, Image.Resampling.BICUBIC)
-    canvas = np.zeros((size, size), np.float32)
-    left, top = (size - fitted[0]) // 2, (size - fitted[1]) // 2
-    canvas[top : top + fitted[1], left : left + fitted[0]] = np.asarray(picture, np.float32)
-    prepared: Floats = ((canvas - _MIDDLE) / _HALF)[None].astype(np.float32)
-    return prepared
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,36 @@ class ImageTower(Protocol):
         ...
 
 
-class OnnxImageText:
+class PromptedImageText:
+    """What every CLIP-like runtime has once its towers embed: labels, asked for by prompts. A subclass has the towers."""
+
+    dimensions: int
+
+    def __init__(self, identity: ModelIdentity, prompts: Prompts, thresholds: Mapping[str, float] | None) -> None:
+        """Embed the prompts: the towers stand by now. `thresholds`: 0.5 for a label that has none."""
+        self._identity, self._prompts = identity, prompts
+        self.labels = tuple(prompts.texts)
+        self.thresholds: Mapping[str, float] = dict.fromkeys(self.labels, 0.5) | dict(thresholds or {})
+        self._label_vectors = np.stack([unit(self.embed_texts(texts).mean(axis=0)) for texts in prompts.texts.values()])
+        self._offsets = np.array([prompts.offsets.get(label, 0.0) for label in self.labels], np.float32)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and digest."""
+        return self._identity
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embed texts: [len(texts), dimensions], unit length. A text over the tower's limit raises `Poison`."""
+        raise NotImplementedError
+
+    def classify(self, embeddings: Floats) -> Floats:
+        """Return scores by the label prompts, [n, len(labels)], each row summing to 1."""
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.dimensions:
+            raise Poison(f"{self._identity.name}: embeddings of shape {embeddings.shape}", stage="model")
+        return softmax(self._prompts.scale * (embeddings @ self._label_vectors.T) + self._offsets)
+
+
+class OnnxImageText(PromptedImageText):
     """`ImageTextModel` on ONNX Runtime. The graph takes `image` [n, 1, size, size] and gives `embedding` [n, d], unit length."""
 
     def __init__(
@@ -107,18 +140,9 @@ class OnnxImageText:
         """
         if projection.ndim != 2 or projection.shape[0] != text.dimensions:
             raise Fatal(f"{identity.name}: projection of shape {projection.shape} on text of {text.dimensions} dimensions")
-        self._tower, self._text, self._projection, self._prompts, self._identity = tower, text, projection, prompts, identity
-        self._size = size
+        self._tower, self._text, self._projection, self._size = tower, text, projection, size
         self.dimensions: int = projection.shape[1]
-        self.labels = tuple(prompts.texts)
-        self.thresholds: Mapping[str, float] = dict.fromkeys(self.labels, 0.5) | dict(thresholds or {})
-        self._label_vectors = np.stack([_unit(self.embed_texts(texts).mean(axis=0)) for texts in prompts.texts.values()])
-        self._offsets = np.array([prompts.offsets.get(label, 0.0) for label in self.labels], np.float32)
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Name, version and digest."""
-        return self._identity
+        super().__init__(identity, prompts, thresholds)
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
         """Embed 8-bit greyscale [h, w] or RGB [h, w, 3] images of any size: [len(images), dimensions], unit length.
@@ -136,22 +160,18 @@ class OnnxImageText:
         """Embed texts: [len(texts), dimensions], unit length. A text over the embedder's limit raises `Poison`."""
         if not texts:
             return np.empty((0, self.dimensions), np.float32)
-        return _unit(self._text.embed(texts) @ self._projection)
-
-    def classify(self, embeddings: Floats) -> Floats:
-        """Return scores by the label prompts, [n, len(labels)], each row summing to 1."""
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.dimensions:
-            raise Poison(f"{self._identity.name}: embeddings of shape {embeddings.shape}", stage="model")
-        logits = self._prompts.scale * (embeddings @ self._label_vectors.T) + self._offsets
-        logits -= logits.max(axis=1, keepdims=True)
-        raised = np.exp(logits)
-        scores: Floats = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
-        return scores
+        return unit(self._text.embed(texts) @ self._projection)
 
 
-def _unit(rows: Floats) -> Floats:
-    unit: Floats = (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)).astype(np.float32)
-    return unit
+def softmax(logits: Floats) -> Floats:
+    """Return the rows as probabilities."""
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def unit(rows: Floats) -> Floats:
+    """Scale rows to unit length."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:

@@ -101,7 +101,7 @@ class WindowedTagger:
         firsts, lasts = words_of(encoding)
         if not len(firsts):
             return []
-        logits = self._word_logits(ids, firsts)
+        logits = self._words(self._token_logits(ids), firsts)
         found: list[Span] = []
         for head in self._heads:
             new = self._spoken(head, logits, text, encoding.offsets, firsts, lasts)
@@ -127,14 +127,18 @@ class WindowedTagger:
                 spans.append(Span(label, start, end, word_span.score))
         return spans
 
-    def _word_logits(self, ids: NDArray[np.int64], firsts: NDArray[np.int64]) -> Floats:
-        """Scores of each word [words, tags], from the window in which it has most context."""
+    def _words(self, logits: Floats, firsts: NDArray[np.int64]) -> Floats:
+        """Make the words' scores [words, tags] of their pieces' [tokens, columns]; `firsts` are the words' first pieces."""
+        return logits[firsts]
+
+    def _token_logits(self, ids: NDArray[np.int64]) -> Floats:
+        """Scores of each token [tokens, columns], from the window in which it has most context."""
         pieces: list[Floats] = []
         for start, end, keep_from, keep_to in windows(len(ids), self._room, self._overlap):
             framed = np.concatenate((self._prefix, ids[start:end], self._suffix)).astype(np.int64)[None]
             logits = self._emit(framed)[0]
-            kept = firsts[(firsts >= keep_from) & (firsts < keep_to)]
-            pieces.append(logits[kept - start + len(self._prefix)])
+            shift = len(self._prefix) - start
+            pieces.append(logits[keep_from + shift : keep_to + shift])
         return np.concatenate(pieces)
 
 

@@ -15,12 +15,17 @@ from rich.table import Table
 
 from models.errors import Permanent, VigilError
 from streams.cli.evaluate import evaluate
+from streams.cli.model_intake import add
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
+    from models.registry import ModelEntry, Registry
     from models.tasks import ModelIdentity
 
-app = typer.Typer(help="The models: list, show, verify, evaluate, promote, roll back, export.", no_args_is_help=True)
+app = typer.Typer(
+    help="The models: list, show, verify, add, evaluate, challenge, promote, roll back, export.", no_args_is_help=True
+)
+app.command("add")(add)
 app.command("evaluate")(evaluate)
 
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
@@ -31,19 +36,19 @@ Task = Annotated[str, typer.Argument(help="a task of the registry: ner, embeddin
 def list_models(
     registry: Site = None, json_: Annotated[bool, typer.Option("--json", help="one object per model")] = False
 ) -> None:
-    """Print every model of the registry; a star marks the one that serves its task."""
+    """Print every model of the registry: a star marks the one that serves its task, and a challenger shows its trial."""
     from models.registry import Registry
 
     known = Registry.load(_site(registry))
     table = Table("", "task", "model", "version", "runtime", "licence", "digest")
     for entry in known.entries():
-        serves = known.serves(entry)
+        serves, trial = known.serves(entry), known.trial(entry)
         if json_:
             shown = entry.model_dump(mode="json", include={"task", "name", "version", "runtime", "licence", "quality"})
-            print(json.dumps(shown | {"digest": entry.digest, "serves": serves}))
-        table.add_row(
-            "*" if serves else "", entry.task, entry.name, entry.version, entry.runtime, entry.licence, entry.digest[:12]
-        )
+            mode = {"mode": trial.mode, "percent": trial.share} if trial else None
+            print(json.dumps(shown | {"digest": entry.digest, "serves": serves, "challenges": mode}))
+        role = "*" if serves else (f"{trial.mode} {trial.share:g}%" if trial else "")
+        table.add_row(role, entry.task, entry.name, entry.version, entry.runtime, entry.licence, entry.digest[:12])
     if not json_:
         _console().print(table)
 
@@ -152,6 +157,72 @@ def rollback_model(
     name = previous(task, site)
     Registry.load(site).weights(task, name)
     _change(site, task, name, reason, lambda: promote(task, name, site), audit=not no_audit)
+
+
+@app.command("challenge")
+def challenge_model(
+    name: Annotated[str, typer.Argument(help="the model on trial, or with --stop the task whose trial ends")],
+    reason: Annotated[str, typer.Option(help="why, for the audit")],
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="compare it and nothing else: its answers reach no live topic")
+    ] = False,
+    split: Annotated[str, typer.Option(help="let it answer for this share of the patients, say 10%")] = "",
+    share: Annotated[str, typer.Option(help="with --shadow: compare on this share of the patients")] = "100%",
+    stop: Annotated[bool, typer.Option("--stop", help="end the trial; the champion serves all")] = False,
+    registry: Site = None,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
+) -> None:
+    """Put a model on trial beside the champion, in shadow or for a share of the patients; running lanes take it up live.
+
+    In shadow it is asked after the champion has answered: its answers go to clinical.shadow, vigil_shadow_items_total counts where
+    the two agreed, differed, or the challenger failed or was too slow. In a split the same patients get the same model at every
+    note, and each output names the model that made it. `vigil models promote` ends the trial as well.
+    """
+    from models.registry import Registry, Stage, challenge
+
+    if [shadow, bool(split), stop].count(True) != 1:
+        raise Permanent("say one of --shadow, --split SHARE and --stop")
+    site = _writable(registry)
+    known = Registry.load(site)
+    if stop:
+        task, champion = name, known.champion(name)
+        entry, stage = known.entry(task), None
+        words = f"{task}: the trial ends, {champion} serves all"
+    else:
+        entry = _only(known, name)
+        task, champion = entry.task, known.champion(entry.task)
+        if task == "deterioration":
+            raise Permanent("the vitals lane knows no trials", hint="compare with `vigil models evaluate`, then promote")
+        known.weights(task, name)
+        percent = _percent(split or share)
+        stage = Stage(champion=champion, challenger=name, mode="split" if split else "shadow", percent=percent)
+        words = f"{task}: {name} challenges {champion}, {stage.mode} for {percent:g}% of the patients"
+    if not reason.strip():
+        raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+    if audit := not no_audit:
+        asyncio.run(_audit(load(), task, entry.identity, f"{words}: {reason}"))
+    challenge(task, stage, site)
+    told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
+    _console().print(f"{words}; {told}. Running lanes take it up within seconds; vigil_model_info shows it.", highlight=False)
+
+
+def _only(known: "Registry", name: str) -> "ModelEntry":
+    found = [entry for entry in known.entries() if entry.name == name]
+    if len(found) != 1:
+        tasks = ", ".join(entry.task for entry in found)
+        problem = f"{name!r} is a model of several tasks: {tasks}" if found else f"unknown model {name!r}"
+        raise Permanent(problem, hint="`vigil models list` shows them")
+    return found[0]
+
+
+def _percent(said: str) -> float:
+    try:
+        value = float(said.strip().removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 100:
+        raise Permanent(f"{said!r} is no share of the patients", hint="say 10%")
+    return value
 
 
 def _change(site: Path, task: str, name: str, reason: str, change: Callable[[], str], *, audit: bool) -> None:

@@ -12,14 +12,17 @@ from connectors.qdrant.settings import images as images_collection
 from connectors.qdrant.store import VectorStore
 from models.errors import Poison
 from models.tasks import ImageTextModel, ModelIdentity
-from processors.events import ImageEvent
+from processors.comparing import labels_apart
+from processors.events import FindingsEvent, ImageEvent
 from processors.findings import findings_event, pixels
 from processors.vectors import image_point
 from streams.inference import raise_transient
 from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
-from streams.serving import Loaded, Serving, infer
+from streams.serving import Serving, infer
 from streams.settings import LaneSettings, Settings
+from streams.team import Loaded
+from streams.trial import Verdict
 
 Pixels = NDArray[np.uint8]
 
@@ -39,6 +42,8 @@ class ImagesToFindings(Lane[ImageEvent]):
             lambda model: lambda images: list(model.embed_images(images)),
             cost=lambda model: lambda image: int(image.size),
             admit=self._admit,
+            judge=_findings_apart,
+            size=lambda image: int(image.nbytes),
         )
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
@@ -75,12 +80,17 @@ class ImagesToFindings(Lane[ImageEvent]):
         async with self._models.batch() as team:
             models = [team.of(one.event.patient_id) for one in inputs]
             good = [(by, image) for by, image in zip(models, fetched, strict=True) if not isinstance(image, Poison)]
-            vectors = iter(await infer(good))
+            found = await infer(good)
+            raise_transient(found)
+            vectors = iter(found)
             outcomes = [
                 Outcome(error=image, model=by.identity) if isinstance(image, Poison) else _outcome(one, next(vectors), by)
                 for one, image, by in zip(inputs, fetched, models, strict=True)
             ]
-        raise_transient([outcome.error for outcome in outcomes])
+            if self._models.shadow is not None:
+                seen = [one for one, image in zip(inputs, fetched, strict=True) if not isinstance(image, Poison)]
+                asked = [(one, image, vector) for one, (_, image), vector in zip(seen, good, found, strict=True)]
+                self._models.shadow.offer(team, asked)
         return outcomes
 
     async def _pixels(self, image: ImageEvent) -> Pixels | Poison:
@@ -108,7 +118,20 @@ class ImagesToFindings(Lane[ImageEvent]):
 def _outcome(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -> Outcome:
     if not isinstance(vector, np.ndarray):
         return Outcome(error=vector, model=by.identity)
+    return Outcome(
+        [_findings(one, vector, by)], effect=image_point(one.event, one.source, vector, by.identity), model=by.identity
+    )
+
+
+def _findings(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -> FindingsEvent:
     model = by.model
     scores = model.classify(vector[np.newaxis])[0]
-    findings = findings_event(one.event, one.source, scores, model.labels, model.thresholds, by.identity)
-    return Outcome([findings], effect=image_point(one.event, one.source, vector, by.identity), model=by.identity)
+    return findings_event(one.event, one.source, scores, model.labels, model.thresholds, by.identity)
+
+
+def _findings_apart(
+    one: Input[ImageEvent], champion: Loaded[ImageTextModel], said: Any, challenger: Loaded[ImageTextModel], answer: Any
+) -> Verdict:
+    theirs, mine = (_findings(one, vector, by) for vector, by in ((said, champion), (answer, challenger)))
+    found = [[finding.label for finding in event.findings if finding.above_threshold] for event in (theirs, mine)]
+    return Verdict(labels_apart(*found), {"findings": mine.findings})

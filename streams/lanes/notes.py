@@ -8,7 +8,8 @@ import numpy as np
 
 from connectors.qdrant.settings import NOTES
 from connectors.qdrant.store import VectorStore, Where
-from models.tasks import ModelIdentity, TextEmbedder, TokenClassifier
+from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
+from processors.comparing import spans_apart, vectors_apart
 from processors.entities import WITHDRAWN, entities_event
 from processors.events import NoteEvent
 from processors.vectors import Chunk, Point, chunks, instant, note_points, owners
@@ -16,8 +17,10 @@ from streams.deadletters import redriven
 from streams.inference import is_error, raise_transient
 from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
-from streams.serving import Loaded, Serving, infer
+from streams.serving import Serving, infer
 from streams.settings import LaneSettings, Settings
+from streams.team import Loaded
+from streams.trial import Verdict
 
 
 class NotesToEntities(Lane[NoteEvent]):
@@ -29,7 +32,12 @@ class NotesToEntities(Lane[NoteEvent]):
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
         self._ner: Serving[TokenClassifier] = Serving(
-            settings.models, metrics, "ner", lambda model: model.find, cost=lambda model: model.cost
+            settings.models,
+            metrics,
+            "ner",
+            lambda model: model.find,
+            cost=lambda model: model.cost,
+            judge=_entities_apart,
         )
 
     @property
@@ -57,7 +65,9 @@ class NotesToEntities(Lane[NoteEvent]):
             chosen = [team.of(one.event.patient_id) for one in inputs]
             texts = ["" if one.event.status in WITHDRAWN else one.event.text for one in inputs]
             found = await infer(list(zip(chosen, texts, strict=True)))
-        raise_transient(found)
+            raise_transient(found)
+            if self._ner.shadow is not None:
+                self._ner.shadow.offer(team, list(zip(inputs, texts, found, strict=True)))
         outcomes = []
         for one, model, spans in zip(inputs, chosen, found, strict=True):
             by = model.identity
@@ -87,6 +97,7 @@ class NotesToVectors(Lane[NoteEvent]):
             lambda model: lambda texts: list(model.embed(texts)),
             cost=lambda model: len,
             admit=self._admit,
+            judge=_vectors_apart,
         )
         self._store: VectorStore | None = None
 
@@ -126,7 +137,11 @@ class NotesToVectors(Lane[NoteEvent]):
                 for chunk in cut
             ]
             vectors = await infer(passages)
-        raise_transient(vectors)
+            raise_transient(vectors)
+            if self._embedding.shadow is not None:
+                noted = [one for one, cut in zip(inputs, cuts, strict=True) for _ in cut]
+                asked = [(one, text, vector) for one, (_, text), vector in zip(noted, passages, vectors, strict=True)]
+                self._embedding.shadow.offer(team, asked)
         outcomes, first = [], 0
         for one, by, cut in zip(inputs, models, cuts, strict=True):
             mine = vectors[first : first + len(cut)]
@@ -174,3 +189,20 @@ def _outcome(one: Input[NoteEvent], cut: list[Chunk], vectors: Sequence[Any], by
     rows = np.stack(vectors) if vectors else np.empty((0, by.model.dimensions), np.float32)
     points = note_points(one.event, one.source, cut, rows, by.identity)
     return Outcome(effect=points, word="ok" if points else "no-text", model=by.identity)
+
+
+def _entities_apart(
+    one: Input[NoteEvent],
+    champion: Loaded[TokenClassifier],
+    said: list[Span],
+    challenger: Loaded[TokenClassifier],
+    answer: list[Span],
+) -> Verdict:
+    event = entities_event(one.event, one.source, answer, challenger.identity)
+    return Verdict(spans_apart(said, answer), {"entities": event.entities})
+
+
+def _vectors_apart(
+    one: Input[NoteEvent], champion: Loaded[TextEmbedder], said: Floats, challenger: Loaded[TextEmbedder], answer: Floats
+) -> Verdict:
+    return Verdict(vectors_apart(said, answer), {})

@@ -25,12 +25,12 @@ REPORTS = [
 ]
 
 
-def vigil(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def vigil(*arguments: object, cwd: Path, seconds: float = 110) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in [name for name in environment if name.startswith("VIGIL_")]:
         del environment[name]
     command = [sys.executable, "-m", "streams.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds)
 
 
 @pytest.fixture
@@ -105,3 +105,77 @@ def test_promote_and_roll_back_change_who_serves(tmp_path: Path, site: Path) -> 
     refused = vigil("models", "rollback", "ner", *site_, cwd=tmp_path)
     assert refused.returncode == 2
     assert "digest" in refused.stderr
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(600)
+def test_a_hub_folder_is_dropped_in_verified_and_promoted(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="extra: train")
+    from tests import tiny_hub as hub
+
+    bert, site = hub.classifier_folder(tmp_path / "site-bert"), tmp_path / "site.toml"
+    added = vigil("models", "add", bert, "--registry", site, cwd=tmp_path, seconds=280)
+    assert added.returncode == 0, added.stderr
+    assert "ner, transformers-token-classifier" in added.stdout
+    assert vigil("models", "verify", "site-bert", "--registry", site, cwd=tmp_path).returncode == 0
+    listed = {one["name"]: one for one in map(json.loads, _list(site, tmp_path))}
+    assert (listed["site-bert"]["serves"], listed["clinical-ner"]["serves"]) == (False, True)  # until it is promoted
+    promoted = vigil(
+        "models", "promote", "ner", "site-bert", "--registry", site, "--no-audit", "--reason", "ours", cwd=tmp_path
+    )
+    assert promoted.returncode == 0, promoted.stderr
+    assert {one["name"] for one in map(json.loads, _list(site, tmp_path)) if one["serves"] and one["task"] == "ner"} == {
+        "site-bert"
+    }
+
+
+def test_a_folder_that_is_no_model_is_refused_and_the_registry_left_alone(tmp_path: Path, site: Path) -> None:
+    before, odd = site.read_bytes(), tmp_path / "odd"
+    odd.mkdir()
+    (odd / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    unknown = vigil("models", "add", odd, "--registry", site, cwd=tmp_path)
+    assert unknown.returncode == 2 and "GPT2LMHeadModel" in unknown.stderr
+    broken = tiny.classifier_folder(tmp_path / "broken")
+    (broken / "model.onnx").write_bytes(b"no graph")
+    kind = ("--task", "ner", "--runtime", "onnx-token-classifier")
+    refused = vigil("models", "add", broken, *kind, "--registry", site, cwd=tmp_path)
+    assert refused.returncode == 2 and "no label map" in refused.stderr
+    assert site.read_bytes() == before
+    recorded = vigil("models", "add", broken, *kind, "--unopened", "--registry", site, cwd=tmp_path)
+    assert recorded.returncode == 0 and "not opened" in recorded.stdout
+
+
+def _list(site: Path, cwd: Path) -> list[str]:
+    return vigil("models", "list", "--registry", site, "--json", cwd=cwd).stdout.splitlines()
+
+
+@pytest.mark.timeout(400)  # a process for each command
+def test_a_challenger_is_put_on_trial_shown_and_taken_out(tmp_path: Path, site: Path) -> None:
+    record(tiny.entry_of(tiny.classifier_folder(tmp_path / "other"), name="other"), site)
+    site_ = ("--registry", site, "--no-audit", "--reason", "measured")
+
+    def trial() -> dict[str, object]:
+        return {one["name"]: one["challenges"] for one in map(json.loads, _list(site, tmp_path)) if one["challenges"]}
+
+    assert trial() == {}
+    ran = vigil("models", "challenge", "other", "--shadow", *site_, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "other challenges tiny, shadow for 100% of the patients" in ran.stdout
+    assert trial() == {"other": {"mode": "shadow", "percent": 100.0}}
+    assert vigil("models", "challenge", "other", "--split", "10%", *site_, cwd=tmp_path).returncode == 0
+    assert trial() == {"other": {"mode": "split", "percent": 10.0}}
+    assert "split 10%" in vigil("models", "list", "--registry", site, cwd=tmp_path).stdout
+    for wrong in (
+        ("tiny", "--shadow"),  # it serves
+        ("nobody", "--shadow"),
+        ("other", "--split", "most"),
+        ("other", "--shadow", "--split", "10%"),
+        ("deterioration-lstm", "--shadow"),
+    ):
+        refused = vigil("models", "challenge", *wrong, *site_, cwd=tmp_path)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr, wrong
+    assert trial() == {"other": {"mode": "split", "percent": 10.0}}
+    assert vigil("models", "challenge", "ner", "--stop", *site_, cwd=tmp_path).returncode == 0
+    assert trial() == {}
+    (tmp_path / "other" / "model.onnx").write_bytes(b"broken")
+    assert "digest" in vigil("models", "challenge", "other", "--shadow", *site_, cwd=tmp_path).stderr

@@ -1,0 +1,64 @@
+"""`open_clip` folders (BiomedCLIP, OpenAI's CLIP): open_clip_config.json, weights and, where its text tower has one, a tokenizer.
+
+A text tower that is a transformers model (BiomedCLIP's is a BERT) is named in the config by its place on the hub. Nothing is
+fetched: its own config.json is looked for in the subfolder `text_model` of the folder.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+import torch
+
+from models.errors import Fatal
+from models.registry import Weights
+from models.runtimes import hub
+from models.runtimes.clip import TorchImageText, scale_of
+
+_CONFIG: Final = "open_clip_config.json"
+_TEXT: Final = "text_model"
+
+
+def load(weights: Weights, *, threads: int) -> TorchImageText:
+    """Open it, for the registry. Raises `Fatal` where files and config do not fit each other."""
+    torch.set_num_threads(threads)
+    device = hub.device_of(weights)
+    model, prepare, tokenizer = hub.read(weights, "open_clip folder", lambda folder: _opened(folder, device, weights))
+    model.eval()
+    return TorchImageText(
+        weights,
+        lambda images: model.encode_image(torch.stack([prepare(image) for image in images]).to(device)),
+        lambda texts: model.encode_text(tokenizer(list(texts)).to(device)),
+        tokens=_counter(tokenizer),
+        limit=int(tokenizer.context_length),
+        scale=scale_of(model, weights.entry.preprocessing),
+    )
+
+
+def _opened(folder: Path, device: str, weights: Weights) -> tuple[Any, Any, Any]:
+    config = folder / _CONFIG
+    described = json.loads(config.read_text(encoding="utf-8"))
+    text = described.get("model_cfg", {}).get("text_cfg", {})
+    if text.get("hf_model_name"):
+        if not (folder / _TEXT / "config.json").is_file():
+            raise Fatal(
+                f"{hub.where(weights)}: the config of its text tower ({text['hf_model_name']}) is not in the folder",
+                hint=f"save it once where the hub can be reached: AutoConfig.from_pretrained({text['hf_model_name']!r})"
+                f".save_pretrained('{weights.folder / _TEXT}'), and seal the registry again",
+            )
+        text["hf_model_name"] = str(folder / _TEXT)
+        config.unlink()  # a link to the sealed file: this view of it alone says where the text tower lies
+        config.write_text(json.dumps(described), encoding="utf-8")
+    place = f"local-dir:{folder}"
+    model, prepare = open_clip.create_model_from_pretrained(place, device=device, weights_only=True)
+    return model, prepare, open_clip.get_tokenizer(place)
+
+
+def _counter(tokenizer: Any) -> Callable[[str], int]:
+    """Count a text's tokens uncut: the tokenizers themselves cut at the context's length, and say nothing."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:
+        return lambda text: len(inner(text, truncation=False)["input_ids"])
+    return lambda text: len(tokenizer.encode(text)) + 2  # start and end

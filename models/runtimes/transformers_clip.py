@@ -1,0 +1,51 @@
+"""`transformers` CLIP folders (CLIPModel and its kin): both towers, the folder's own tokenizer and image processor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+
+from models.registry import Weights
+from models.runtimes import hub
+from models.runtimes.clip import TorchImageText, scale_of
+
+
+def load(weights: Weights, *, threads: int) -> TorchImageText:
+    """Open it, for the registry. Raises `Fatal` where files and config do not fit each other."""
+    torch.set_num_threads(threads)
+    device = hub.device_of(weights)
+    model, tokenizer, processor = hub.read(weights, "transformers folder", lambda folder: _opened(folder, weights))
+    model = model.eval().to(device)
+    limit = int(model.config.text_config.max_position_embeddings)
+
+    def images(pictures: Sequence[Image.Image]) -> Any:
+        pixels = processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(device)
+        return _features(model.get_image_features(pixel_values=pixels))
+
+    def texts(given: Sequence[str]) -> Any:
+        tokens = tokenizer(list(given), padding=True, return_tensors="pt").to(device)
+        return _features(model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
+
+    return TorchImageText(
+        weights,
+        images,
+        texts,
+        tokens=lambda text: len(tokenizer(text, truncation=False)["input_ids"]),
+        limit=limit,
+        scale=scale_of(model, weights.entry.preprocessing),
+    )
+
+
+def _opened(folder: Any, weights: Weights) -> tuple[Any, Any, Any]:
+    model = hub.whole(
+        transformers.AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True, dtype=torch.float32),
+        weights,
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, tokenizer, transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def _features(found: Any) -> Any:
+    return found if isinstance(found, torch.Tensor) else found.pooler_output  # since transformers 5
