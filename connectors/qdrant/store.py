@@ -84,6 +84,11 @@ def _any(key: str, wanted: Sequence[str]) -> api.FieldCondition:
     return api.FieldCondition(key=key, match=api.MatchAny(any=list(wanted)))
 
 
+def _fits(collection: CollectionSpec, vectors: object) -> bool:
+    found = vectors.get(collection.vector) if isinstance(vectors, dict) else None
+    return isinstance(found, api.VectorParams) and found.size == collection.dimensions and found.distance == api.Distance.COSINE
+
+
 async def _acknowledge_at_once(response: httpx.Response) -> None:
     """Tell the kernel to acknowledge an answer's head now, so that its body follows at once.
 
@@ -158,6 +163,16 @@ class VectorStore:
         found: bool = await self._call(doing, self._client.collection_exists(collection.name))
         return found
 
+    async def fits(self, collection: CollectionSpec) -> bool:
+        """Tell whether the collection, which is there, holds vectors of this name, length and distance."""
+        doing = f"looking at the collection {collection.name}"
+        info = await self._call(doing, self._client.get_collection(collection.name))
+        return _fits(collection, info.config.params.vectors)
+
+    async def drop(self, collection: CollectionSpec) -> None:
+        """Delete the collection with all that it holds; nothing to do where it is not there."""
+        await self._call(f"dropping the collection {collection.name}", self._client.delete_collection(collection.name))
+
     async def _ensure(self, collection: CollectionSpec) -> None:
         name, doing = collection.name, f"making the collection {collection.name}"
         if not await self._call(doing, self._client.collection_exists(name)):
@@ -179,12 +194,7 @@ class VectorStore:
         )
 
     def _check(self, collection: CollectionSpec, vectors: object) -> None:
-        found = vectors.get(collection.vector) if isinstance(vectors, dict) else None
-        if (
-            not isinstance(found, api.VectorParams)
-            or found.size != collection.dimensions
-            or found.distance != api.Distance.COSINE
-        ):
+        if not _fits(collection, vectors):
             there = (
                 ", ".join(f'"{name}" {one.size} {one.distance.value}' for name, one in vectors.items())
                 if isinstance(vectors, dict)
@@ -258,6 +268,14 @@ class VectorStore:
         selector = api.FilterSelector(filter=chosen)
         await self._call(doing, self._client.delete(collection.name, points_selector=selector, wait=True), writing=True)
 
+    async def delete_points(self, collection: CollectionSpec, ids: Sequence[str]) -> None:
+        """Delete points by their ids; those that are not there already are nothing to it."""
+        for start in range(0, len(ids), _PAGE):
+            part = list(ids[start : start + _PAGE])
+            doing = f"deleting {len(part)} points in {collection.name}"
+            selector = api.PointIdsList(points=list(part))
+            await self._call(doing, self._client.delete(collection.name, points_selector=selector, wait=True), writing=True)
+
     async def rekey_patient(self, collections: Sequence[CollectionSpec], *, old: str, new: str) -> int:
         """Give the points of patient `old` to patient `new` (a merge); return how many there were. May be repeated."""
         if not old or not new:
@@ -319,8 +337,20 @@ class VectorStore:
             )
             records, offset = await self._call(f"reading {collection.name}", call)
             for record in records:
-                named = record.vector if isinstance(record.vector, dict) else {}
-                numbers: Any = named.get(collection.vector, [])
-                yield Point(str(record.id), np.asarray(numbers, dtype=np.float32), record.payload or {})
+                yield _point(collection, record)
             if offset is None:
                 return
+
+    async def retrieve(self, collection: CollectionSpec, ids: Sequence[str]) -> dict[str, Point]:
+        """Return the points of these ids that are there, whole, by id."""
+        if not ids:
+            return {}
+        call = self._client.retrieve(collection.name, ids=list(ids), with_payload=True, with_vectors=[collection.vector])
+        records = await self._call(f"reading {len(ids)} points of {collection.name}", call)
+        return {str(record.id): _point(collection, record) for record in records}
+
+
+def _point(collection: CollectionSpec, record: api.Record) -> Point:
+    named = record.vector if isinstance(record.vector, dict) else {}
+    numbers: Any = named.get(collection.vector, [])
+    return Point(str(record.id), np.asarray(numbers, dtype=np.float32), record.payload or {})

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,14 @@ class ImagesToFindings(Lane[ImageEvent]):
         self._batcher: MicroBatcher[Pixels, Floats] | None = None
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
-        self._collection: CollectionSpec | None = None
+        self.beside = ""  # at the end of the collection's name, while a rebuild makes it anew beside the one that serves
+
+    @property
+    def collection(self) -> CollectionSpec:
+        """The collection that the points go to, once the model is open."""
+        assert self._model is not None
+        spec = images_collection(self._model.dimensions)
+        return replace(spec, name=spec.name + self.beside)
 
     @property
     def config(self) -> LaneSettings:
@@ -62,9 +70,8 @@ class ImagesToFindings(Lane[ImageEvent]):
             )
             self._store = VectorStore(self.settings.vectors)
             self._objects = ObjectStore(self.settings.objects)
-            self._collection = images_collection(self._model.dimensions)
-        assert self._store is not None and self._collection is not None
-        await self._store.ensure([self._collection])
+        assert self._store is not None
+        await self._store.ensure([self.collection])
 
     async def process(self, inputs: Sequence[Input[ImageEvent]]) -> list[Outcome]:
         """Fetch the pixels by reference, check and decode them, embed all that can be decoded, classify."""
@@ -96,9 +103,9 @@ class ImagesToFindings(Lane[ImageEvent]):
 
     async def store(self, inputs: Sequence[Input[ImageEvent]], outcomes: Sequence[Outcome]) -> None:
         """Put the vectors into the image collection."""
-        assert self._store is not None and self._collection is not None
+        assert self._store is not None
         points = [outcome.effect for outcome in outcomes if outcome.effect is not None]
-        await self._store.upsert(self._collection, points)
+        await self._store.upsert(self.collection, points)
 
     async def close(self) -> None:
         """End the model's thread and the connections."""

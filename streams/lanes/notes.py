@@ -1,10 +1,11 @@
 """notes -> entities, notes -> vectors: what happens to a note."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from connectors.qdrant.settings import NOTES
+from connectors.qdrant.settings import NOTES, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
 from models.batching import MicroBatcher
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
@@ -76,6 +77,12 @@ class NotesToVectors(Lane[NoteEvent]):
         self._embedder: TextEmbedder | None = None
         self._batcher: MicroBatcher[str, Floats] | None = None
         self._store: VectorStore | None = None
+        self.beside = ""  # at the end of the collection's name, while a rebuild makes it anew beside the one that serves
+
+    @property
+    def collection(self) -> CollectionSpec:
+        """The collection that the points go to."""
+        return replace(NOTES, name=NOTES.name + self.beside)
 
     @property
     def config(self) -> LaneSettings:
@@ -101,7 +108,7 @@ class NotesToVectors(Lane[NoteEvent]):
             )
             self._store = VectorStore(self.settings.vectors)
         assert self._store is not None
-        await self._store.ensure([NOTES])
+        await self._store.ensure([self.collection])
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Cut each note into chunks that the model can take whole, embed them all together."""
@@ -146,13 +153,14 @@ class NotesToVectors(Lane[NoteEvent]):
                 continue
             newest |= owners(note, outcome.effect)
             received[note.note_id] = at
-        await self._store.replace_all(NOTES, owner_field="note_id", owners=newest)
+        await self._store.replace_all(self.collection, owner_field="note_id", owners=newest)
 
     async def _stored(self, note_id: str) -> str:
         """Return when the version that the store holds was received; nothing where it holds none."""
         assert self._store is not None
         where = Where(note_ids=(note_id,))
-        return max([str(p.payload["received"]) async for p in self._store.scan(NOTES, where, vectors=False)], default="")
+        stored = self._store.scan(self.collection, where, vectors=False)
+        return max([str(point.payload["received"]) async for point in stored], default="")
 
     async def close(self) -> None:
         """End the model's thread and the connections."""
