@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Protocol
 
 from models.errors import Permanent, Poison
 from processors import loinc, vitals
-from processors.events import DeadLetterEvent, Event, ObjectReference, VitalsEvent
+from processors.events import DeadLetterEvent, Event, ObjectReference, VitalsEvent, to_json
 
 Verdict = Literal["accepted", "refused", "ignored", "dead-letter"]
 About = Literal["unknown code", "unit", "value", "identifier", "time", "repeat", "negotiation"]
@@ -178,7 +178,7 @@ class Nowhere:
         """Confirm at once. Raises `Poison` for an event that is too large."""
         for event in events:
             allowed = self._largest * (2 if isinstance(event, DeadLetterEvent) else 1)
-            if len(event.__pydantic_serializer__.to_json(event)) > allowed:
+            if len(to_json(event)) > allowed:
                 raise Poison("a record is too large", stage="produce")
 
 

@@ -3,7 +3,9 @@
 The packaged `registry.toml` describes the weights that ship. A site lays a file of its own over it:
 
     [tasks.ner]
-    champion = "site-bert"              # one line changes the model that serves the task
+    champion = "site-bert"              # one line changes the model that serves the task: running lanes see it in seconds
+    challenger = "site-bert-2"          # optional: runs beside it (`Stage`)
+    mode = "shadow"                     # shadow: compared and nothing else; split: serves `percent` of the patients
 
     [[model]]
     task = "ner"
@@ -58,6 +60,17 @@ LOADERS: Final[dict[str, str]] = {
 }
 
 M = TypeVar("M")
+
+
+class Stage(BaseModel):
+    """Who serves a task: the champion, and a challenger on trial. A trial ends by promoting the challenger or taking it out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # `previous` stands beside them, for a rollback
+
+    champion: str = Field(min_length=1)
+    challenger: str = ""
+    mode: Literal["shadow", "split"] = Field("shadow", description="shadow: compared only; split: it answers for some patients")
+    percent: float = Field(10.0, ge=0, le=100, description="Of the patients (split), chosen by a hash of their id.")
 
 
 def _hex_digest(value: str) -> str:
@@ -138,10 +151,10 @@ def sha256_of(path: Path) -> str:
 class Registry:
     """The models this process may use. Immutable; to change it, load another."""
 
-    def __init__(self, entries: Sequence[tuple[ModelEntry, Path]], champions: Mapping[str, str]) -> None:
-        """Take entries with the folder their files lie in, and the champion's name per task."""
+    def __init__(self, entries: Sequence[tuple[ModelEntry, Path]], stages: Mapping[str, Stage]) -> None:
+        """Take entries with the folder their files lie in, and who serves each task."""
         self._entries = {(entry.task, entry.name): (entry, folder) for entry, folder in entries}
-        self._champions = dict(champions)
+        self._stages = dict(stages)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -149,11 +162,11 @@ class Registry:
 
         Raises `Fatal` where a file is absent or is not a registry, naming the entry and field.
         """
-        entries, champions = _read(PACKAGED, WEIGHTS)
+        entries, stages = _read(PACKAGED, WEIGHTS)
         if path is not None:
-            site_entries, site_champions = _read(path, path.parent)
-            entries, champions = [*entries, *site_entries], champions | site_champions
-        return cls(entries, champions)
+            site_entries, site_stages = _read(path, path.parent)
+            entries, stages = [*entries, *site_entries], stages | site_stages
+        return cls(entries, stages)
 
     def entries(self, task: str | None = None) -> list[ModelEntry]:
         """Return every entry (of one task), in the order of the files."""
@@ -161,14 +174,19 @@ class Registry:
 
     def champion(self, task: str) -> str:
         """Return the name of the model that serves a task. Raises `Permanent` where none is named."""
-        if (name := self._champions.get(task)) is not None:
-            return name
-        known = ", ".join(sorted(self._champions)) or "none"
+        return self.stage(task).champion
+
+    def stage(self, task: str) -> Stage:
+        """Return who serves a task and who is on trial. Raises `Permanent` where none is named."""
+        if (stage := self._stages.get(task)) is not None:
+            return stage
+        known = ", ".join(sorted(self._stages)) or "none"
         raise Permanent(f"no model serves the task {task!r}", hint=f"tasks with a champion: {known}")
 
     def serves(self, entry: ModelEntry) -> bool:
         """Say whether an entry is its task's champion."""
-        return self._champions.get(entry.task) == entry.name
+        stage = self._stages.get(entry.task)
+        return stage is not None and stage.champion == entry.name
 
     def folder(self, entry: ModelEntry) -> Path:
         """Return the folder an entry's files (and its card) lie in; nothing is verified."""
@@ -259,7 +277,7 @@ def _loader(entry: ModelEntry) -> Callable[..., Any]:
         ) from error
 
 
-def _read(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]], dict[str, str]]:
+def _read(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]], dict[str, Stage]]:
     document = _document(path)
     entries: list[tuple[ModelEntry, Path]] = []
     models = document.get("model", [])
@@ -274,11 +292,20 @@ def _read(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]], dict[s
             name = raw.get("name", "?") if isinstance(raw, dict) else "?"
             raise Fatal(f"registry {path}: model {name!r}: {where}: {first['msg']}") from error
         entries.append((entry, _folder(entry, base)))
-    try:
-        champions = {task: str(table["champion"]) for task, table in document.get("tasks", {}).items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Fatal(f'registry {path}: [tasks.NAME] needs champion = "model name"') from error
-    return entries, champions
+    return entries, _stages(path, document)
+
+
+def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:
+    stages: dict[str, Stage] = {}
+    tables = document.get("tasks", {})
+    for task, table in tables.items() if isinstance(tables, dict) else [("NAME", tables)]:
+        try:
+            stages[task] = Stage.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or 'champion = "model name"'
+            raise Fatal(f"registry {path}: [tasks.{task}] needs {where}: {first['msg']}") from error
+    return stages
 
 
 def _document(path: Path) -> dict[str, Any]:

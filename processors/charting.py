@@ -6,12 +6,11 @@ Reads the patient's context and observations and nothing of the alerts, so a who
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from models.tasks import Floats
 from processors import loinc, news2, vitals
 from processors.deterioration import HourlyWindow
-from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent
+from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent, trusted
 from processors.history import Entry, Put
 from processors.patients import Patient, ms, when
 from processors.rules import MonitorRules
@@ -319,10 +318,8 @@ class Charting:
         on_oxygen = None
         if oxygen is not None and at - oxygen[0] <= self._carry_oxygen:
             on_oxygen = oxygen[1] == "oxygen"
-        parameters: list[Parameter | dict[str, Any]] = []
-        scored: list[int] = []
+        parameters: list[Parameter] = []
         missing: list[str] = []
-        fresh: list[tuple[int, str, Entry]] = []
         observed_at, observed = 0, _EPOCH
         for name, unit, carried in self._parameters:
             entry = known.get(name)
@@ -332,7 +329,6 @@ class Charting:
             before = cache.get(name)
             if before is not None and before[0] is entry and before[1] == scale and before[2] is on_oxygen:
                 parameters.append(before[3])
-                scored.append(before[3].points)
                 continue
             if entry[0] != observed_at:
                 observed_at, observed = entry[0], when(entry[0])
@@ -340,15 +336,12 @@ class Charting:
                 value, points = news2.points(name, entry[1], scale, on_oxygen)
             else:
                 value, points = news2.points(name, entry[1])
-            fresh.append((len(scored), name, entry))
-            scored.append(points)
-            parameters.append({"name": name, "value": value, "unit": unit, "points": points, "observed_at": observed})
-        if not scored:
+            one = trusted(Parameter, {"name": name, "value": value, "unit": unit, "points": points, "observed_at": observed})
+            cache[name] = (entry, scale, on_oxygen, one)
+            parameters.append(one)
+        if not parameters:
             return None, "no parameter of NEWS2 known"
-        made = news2.total(parameters, scored, missing, scale)
-        for place, name, entry in fresh:
-            cache[name] = (entry, scale, on_oxygen, made.parameters[place])
-        return made, ""
+        return news2.total(parameters, missing, scale), ""
 
 
 _Entry = tuple[int, float | str, int, str, str, str]  # observed, value, rank, status, code, parameter

@@ -7,7 +7,7 @@ import numpy as np
 
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
-from processors.events import Deterioration, Driver, ModelRef
+from processors.events import Deterioration, Driver, ModelRef, trusted
 
 __all__ = ["FEATURES", "HOURS", "HOUR_MS", "HourlyWindow", "deterioration_of", "number", "reference"]
 
@@ -120,13 +120,17 @@ def deterioration_of(
     `drivers` are the signed effects in the order of `FEATURES` (None: not asked for); the `most` strongest that are not 0 are kept.
     """
     named = [
-        Driver(name=name, effect=round(float(effect), 4))
-        for name, effect in zip(FEATURES, () if drivers is None else drivers, strict=False)
+        (name, round(float(effect), 4)) for name, effect in zip(FEATURES, () if drivers is None else drivers, strict=False)
     ]
-    strongest = sorted((one for one in named if one.effect), key=lambda one: -abs(one.effect))[:most]
-    return Deterioration(
-        probability=round(float(probability), 4),
-        horizon_hours=horizon_hours,
-        drivers=tuple(strongest),
-        model=identity if isinstance(identity, ModelRef) else reference(identity),
+    strongest = sorted((one for one in named if one[1]), key=lambda one: -abs(one[1]))[:most]
+    if not 0 <= probability <= 1:
+        raise ValueError("a probability outside 0 to 1")
+    return trusted(
+        Deterioration,
+        {
+            "probability": round(float(probability), 4),
+            "horizon_hours": horizon_hours,
+            "drivers": tuple(Driver(name=name, effect=effect) for name, effect in strongest),
+            "model": identity if isinstance(identity, ModelRef) else reference(identity),
+        },
     )

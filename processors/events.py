@@ -9,8 +9,9 @@ Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a fiel
 """
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -20,6 +21,48 @@ class Part(BaseModel):
     """A part of an event: frozen, tolerant of fields that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+
+P = TypeVar("P", bound=Part)
+_set: Final = object.__setattr__
+
+
+class _Names(dict[type[Part], set[str]]):
+    """The names of each kind's fields: pydantic looks them up anew each time."""
+
+    def __missing__(self, kind: type[Part]) -> set[str]:
+        self[kind] = names = set(kind.model_fields)
+        return names
+
+
+_names: Final = _Names()
+
+
+def trusted(kind: type[P], fields: dict[str, Any]) -> P:
+    """Make a model of fields that this code has just computed: *all* of them, each of its own type; nothing is checked or copied.
+
+    For the few that are made for every set of vitals, where validation is a third of the work. It does what pydantic's
+    `model_construct` does, without its search for aliases and defaults, which costs more than validating. Tests hold that what
+    is made so equals what validation makes of it.
+    """
+    made = kind.__new__(kind)
+    _set(made, "__dict__", fields)
+    _set(made, "__pydantic_fields_set__", _names[kind])
+    _set(made, "__pydantic_extra__", None)
+    _set(made, "__pydantic_private__", None)
+    return made
+
+
+def to_json(part: Part) -> bytes:
+    """Return the JSON of an event as it stands on the wire, byte for byte what pydantic writes, in a third of its time.
+
+    Raises `TypeError` (orjson's `JSONEncodeError`) for text with lone surrogates, which is not Unicode.
+    """
+    return orjson.dumps(part, default=_fields, option=orjson.OPT_UTC_Z)
+
+
+def _fields(part: Part) -> dict[str, Any]:
+    return part.__dict__
 
 
 class Event(Part):

@@ -33,6 +33,7 @@ from processors.events import (
     ScoreEvent,
     Source,
     VitalsEvent,
+    trusted,
 )
 from processors.identity import natural_id
 from processors.outages import Outages
@@ -172,21 +173,24 @@ class Monitor:
 
     def _score(self, made: Assessment, deterioration: Deterioration | None, reason: str) -> ScoreEvent:
         event = made.event
-        return ScoreEvent(
-            id=natural_id(event.id, "score", self._digest),
-            patient_id=event.patient_id,
-            source=made.source,
-            encounter_id=event.encounter_id,
-            observed_at=event.observed_at,
-            received_at=event.received_at,
-            late=made.late,
-            news2=made.news2,
-            news2_reason=made.news2_reason,
-            deterioration=deterioration,
-            deterioration_reason="" if deterioration is not None else made.window_reason or reason or "no model",
-            rejected=made.rejected,
-            processing=event.processing,
-            flags=made.flags + (("catching-up",) if made.held else ()),
+        return trusted(
+            ScoreEvent,
+            {
+                "id": natural_id(event.id, "score", self._digest),
+                "patient_id": event.patient_id,
+                "source": made.source,
+                "encounter_id": event.encounter_id,
+                "observed_at": event.observed_at,
+                "received_at": event.received_at,
+                "late": made.late,
+                "news2": made.news2,
+                "news2_reason": made.news2_reason,
+                "deterioration": deterioration,
+                "deterioration_reason": "" if deterioration is not None else made.window_reason or reason or "no model",
+                "rejected": made.rejected,
+                "processing": event.processing,
+                "flags": made.flags + (("catching-up",) if made.held else ()),
+            },
         )
 
     def _stand(self, patient: Patient, made: Assessment, score_id: str) -> None:

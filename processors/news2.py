@@ -9,13 +9,13 @@ total with something missing is "at least".
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
-from processors.events import News2, Parameter
+from processors.events import News2, Parameter, trusted
 
 Scale = Literal[1, 2]
 Band = Literal["low", "low-medium", "medium", "high"]
@@ -90,24 +90,21 @@ def points(name: str, value: float | str, scale: Scale = 1, on_oxygen: bool | No
     return number, chart[bisect_left(chart, (number,))][1]
 
 
-def total(
-    parameters: Sequence[Parameter | Mapping[str, Any]], scored: Collection[int], missing: Collection[str], scale: Scale
-) -> News2:
-    """Add up parameters that scored `scored`. `missing` names those that are not known.
-
-    Parameters may be given as mappings of their fields: validated at one go, which is faster than one by one.
-    """
+def total(parameters: Sequence[Parameter], missing: Sequence[str], scale: Scale) -> News2:
+    """Add up what was scored. `missing` names the parameters that are not known."""
+    scored = [one.points for one in parameters]
     sum_, three = sum(scored), 3 in scored
-    return News2.model_validate(
+    return trusted(
+        News2,
         {
             "total": sum_,
             "at_least": bool(missing),
-            "missing": missing,
+            "missing": tuple(missing),
             "single_three": three,
             "scale": scale,
             "band": band(sum_, three),
-            "parameters": parameters,
-        }
+            "parameters": tuple(parameters),
+        },
     )
 
 
@@ -124,11 +121,9 @@ def score(values: Mapping[str, tuple[float | str, datetime]], *, scale: Scale = 
     """Score what is known of one patient: name -> (value in `UNITS`, ACVPU letter, air or oxygen; when observed)."""
     known = values.get("oxygen")
     on_oxygen = None if known is None else known[0] == "oxygen"
-    found: list[Mapping[str, Any]] = []
-    scored: list[int] = []
+    found: list[Parameter] = []
     for name in PARAMETERS:
         if name in values:
             value, one = points(name, values[name][0], scale, on_oxygen)
-            scored.append(one)
-            found.append({"name": name, "value": value, "unit": UNITS[name], "points": one, "observed_at": values[name][1]})
-    return total(found, scored, [name for name in PARAMETERS if name not in values], scale)
+            found.append(Parameter(name=name, value=value, unit=UNITS[name], points=one, observed_at=values[name][1]))
+    return total(found, [name for name in PARAMETERS if name not in values], scale)

@@ -27,8 +27,9 @@ def batcher(
     settings: ModelSettings,
     metrics: LaneMetrics,
     cost: Callable[[Any], int] | None = None,
+    label: Callable[[], str] | None = None,
 ) -> MicroBatcher[Any, Any]:
-    """Return the model's micro-batcher with the site's settings, reporting to the lane's metrics."""
+    """Return the model's micro-batcher with the site's settings, reporting to the lane's metrics (as `label` says, else `name`)."""
     return MicroBatcher(
         run,
         name=name,
@@ -36,7 +37,7 @@ def batcher(
         longest_delay=settings.longest_delay,
         queue=settings.queue,
         cost=cost,
-        observe=lambda items, seconds: metrics.inference(name, items, seconds),
+        observe=lambda items, seconds: metrics.inference(label() if label else name, items, seconds),
         start=give_way_altogether,
     )
 

@@ -20,6 +20,7 @@ from models.errors import VigilError
 from models.tasks import ModelIdentity
 from processors.events import Event, Source
 from streams.metrics import LaneMetrics
+from streams.serving import Serving
 from streams.settings import LaneSettings, Settings
 from streams.wire import decode
 
@@ -48,6 +49,7 @@ class Outcome:
     effect: Any = None
     error: VigilError | None = None
     word: str = "ok"  # for the audit: ok, duplicate, cancelled, ...
+    model: ModelIdentity | None = None  # who answered; the lane's own model where it is not said
 
 
 class Lane(ABC, Generic[E]):
@@ -68,7 +70,12 @@ class Lane(ABC, Generic[E]):
     @property
     @abstractmethod
     def model(self) -> ModelIdentity | None:
-        """The model that its predictions come from, for audit and dead letters."""
+        """The model that serves now: for the audit and dead letters of outcomes that do not name theirs."""
+
+    @property
+    def serving(self) -> Serving[Any] | None:
+        """The models that may change while the lane runs; none in a lane without."""
+        return None
 
     def decode(self, record: Any) -> Input[E]:
         """Read one record; raises `Poison`."""

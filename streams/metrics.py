@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from models.tasks import ModelIdentity
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
@@ -50,6 +52,13 @@ class LaneMetrics:
             "records that can never be read: retention took them, or the log was replaced",
             ("topic", "partition", "reason"),
         )
+        self._model_info = gauge(
+            "model_info",
+            "1 for each model that is open, by what it is to its task",
+            ("task", "role", "model", "version", "digest"),
+        )
+        self._refused = counter("models_refused", "models that the registry named and that could not serve", ("task", "role"))
+        self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
 
     def produced(self, topic: str, count: int = 1) -> None:
@@ -80,6 +89,19 @@ class LaneMetrics:
         """Note one run of a model."""
         self._model_batch.labels(self.lane, model).observe(items)
         self._model_seconds.labels(self.lane, model).observe(seconds)
+
+    def serves(self, task: str, role: str, model: ModelIdentity | None) -> None:
+        """Show the model in a role of a task, in place of the one before; None where there is none."""
+        before = self._serving.pop((task, role), None)
+        if before is not None and before != model:
+            self._model_info.remove(self.lane, task, role, before.name, before.version, before.digest)
+        if model is not None:
+            self._serving[task, role] = model
+            self._model_info.labels(self.lane, task, role, model.name, model.version, model.digest).set(1)
+
+    def model_refused(self, task: str, role: str) -> None:
+        """Count a model that could not be opened while another served on."""
+        self._refused.labels(self.lane, task, role).inc()
 
 
 class EdgeMetrics(Collector):

@@ -10,6 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,8 +18,9 @@ from aiokafka import TopicPartition
 
 from models.batching import describe
 from models.errors import Fatal, Poison, Transient, VigilError
+from models.tasks import ModelIdentity
 from processors.events import AuditEntry, Event
-from streams.audit import prediction_audit
+from streams.audit import model_change_audit, prediction_audit
 from streams.clock import Clock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
@@ -56,6 +58,15 @@ class Worker(Protocol):
 
 class Abandoned(Exception):
     """The step was given up because the worker closes; its records stay unsettled and are read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An input that becomes a dead letter; `model` is who was asked, None where none was."""
+
+    record: Any
+    error: BaseException
+    model: ModelIdentity | None = None
 
 
 class Steps:
@@ -172,16 +183,16 @@ class PartitionWorker(Generic[E]):
 
     async def _work(self, records: Sequence[Any]) -> None:
         inputs: list[Input[E]] = []
-        dead: list[tuple[Any, BaseException]] = []
+        dead: list[Dead] = []
         self._traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         for record in records:
             try:
                 inputs.append(self.lane.decode(record))
             except Poison as error:
-                dead.append((record, error))
+                dead.append(Dead(record, error))
         outcomes = await self._process(inputs) if inputs else []
         outcomes = await self._store(inputs, outcomes)
-        dead += [(i.record, o.error) for i, o in zip(inputs, outcomes, strict=True) if o.error is not None]
+        dead += [Dead(i.record, o.error, o.model) for i, o in zip(inputs, outcomes, strict=True) if o.error is not None]
         await self._write(inputs, outcomes, dead)
         for work in self._traces.values():
             work.end()
@@ -222,11 +233,9 @@ class PartitionWorker(Generic[E]):
             return [*left, *await self._store(inputs[half:], outcomes[half:])]
         return outcomes
 
-    async def _write(
-        self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], dead: Sequence[tuple[Any, BaseException]]
-    ) -> None:
+    async def _write(self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], dead: Sequence[Dead]) -> None:
         now = self._clock()
-        messages = self._messages(inputs, outcomes, now) + [self._dead(record, error, now) for record, error in dead]
+        messages = self._messages(inputs, outcomes, now) + [self._dead(one, now) for one in dead]
         try:
             await self.steps.persist("produce", lambda: self._outbox.send(messages))
         except Poison as error:
@@ -234,23 +243,24 @@ class PartitionWorker(Generic[E]):
             return
         for message in messages:
             self.lane.metrics.produced(message.topic)
-        for _, cause in dead:
-            self.lane.metrics.dead_lettered(cause.stage if isinstance(cause, Poison) else "process")
+        for one in dead:
+            self.lane.metrics.dead_lettered(one.error.stage if isinstance(one.error, Poison) else "process")
 
     async def _write_singly(
         self,
         inputs: Sequence[Input[E]],
         outcomes: Sequence[Outcome],
-        dead: Sequence[tuple[Any, BaseException]],
+        dead: Sequence[Dead],
         error: Poison,
     ) -> None:
         """Some output is too large: find whose it is, and make that input a dead letter."""
         if len(dead) == 1 and (not inputs or (len(inputs) == 1 and outcomes[0].error is not None)):
             raise Fatal(f"{self.lane.name}: a dead letter cannot be written: {error}") from error
         if len(inputs) == 1 and not dead:
-            await self._write(inputs, [Outcome(error=error)], [(inputs[0].record, error)])
+            model = outcomes[0].model
+            await self._write(inputs, [Outcome(error=error, model=model)], [Dead(inputs[0].record, error, model)])
             return
-        letters = {id(record): (record, cause) for record, cause in dead}
+        letters = {id(one.record): one for one in dead}
         for one, outcome in zip(inputs, outcomes, strict=True):
             await self._write([one], [outcome], [letters.pop(id(one.record))] if outcome.error is not None else [])
         for letter in letters.values():
@@ -259,23 +269,26 @@ class PartitionWorker(Generic[E]):
     def _messages(self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], now: datetime) -> list[Message]:
         time_header = iso(now)
         messages: list[Message] = []
-        entries: list[AuditEntry] = []
+        # One audit record for each model: a split gives a batch's notes to two, and a promotion may come between halves of one.
+        answered: dict[ModelIdentity | None, list[tuple[int, AuditEntry]]] = {}
         for one, outcome in zip(inputs, outcomes, strict=True):
+            entries = answered.setdefault(outcome.model or self.lane.model, [])
             if outcome.error is not None:
-                entries.append(self._entry(one, "", "dead-letter"))
+                entries.append((one.record.offset, self._entry(one, "", "dead-letter")))
                 continue
             traceparent = self._traces[id(one.record)].header
             for event in outcome.events:
                 messages.append(self._outbox.encode(event, time=time_header, traceparent=traceparent))
-            entries.append(self._entry(one, outcome.events[0].id if outcome.events else one.event.id, outcome.word))
-        if entries:
+            output = outcome.events[0].id if outcome.events else one.event.id
+            entries.append((one.record.offset, self._entry(one, output, outcome.word)))
+        for model, entries in answered.items():
             audit = prediction_audit(
-                entries,
+                [entry for _, entry in entries],
                 agent=self._agent,
                 subject=f"{self.lane.kind.topic}/{self.partition.partition}",
-                first_offset=inputs[0].record.offset,
-                last_offset=inputs[-1].record.offset,
-                model=self.lane.model,
+                first_offset=entries[0][0],
+                last_offset=entries[-1][0],
+                model=model,
                 recorded_at=now,
             )
             messages.append(self._outbox.encode(audit, time=time_header))
@@ -290,10 +303,15 @@ class PartitionWorker(Generic[E]):
             patient_id=getattr(one.event, "patient_id", ""),
         )
 
-    def _dead(self, record: Any, error: BaseException, now: datetime) -> Message:
-        digest = self.lane.model.digest if self.lane.model else ""
+    def _dead(self, dead: Dead, now: datetime) -> Message:
+        record, model = dead.record, dead.model or self.lane.model
         letter = dead_letter(
-            record, error, lane=self.lane.name, failed_at=now, attempts=self.steps.attempts, model_digest=digest
+            record,
+            dead.error,
+            lane=self.lane.name,
+            failed_at=now,
+            attempts=self.steps.attempts,
+            model_digest=model.digest if model else "",
         )
         log.warning(
             "%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, letter.message
@@ -324,6 +342,8 @@ class StatelessJob:
 
     async def open(self) -> None:
         """Open the lane."""
+        if self.lane.serving is not None:
+            self.lane.serving.announce = self._audit_change
         await self.lane.open()
 
     async def close(self) -> None:
@@ -331,11 +351,18 @@ class StatelessJob:
         self._tracing.stop()
         await self.lane.close()
 
+    @property
+    def _agent(self) -> str:
+        return f"{self.name}@{self._settings.worker.host}-{self._settings.worker.slot}"
+
+    async def _audit_change(self, task: str, model: ModelIdentity, reason: str) -> None:
+        now = self._clock()
+        event = model_change_audit(task, model, agent=self._agent, reason=reason, recorded_at=now)
+        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
+
     def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
         """Return a worker for each partition."""
-        worker = self._settings.worker
-        agent = f"{self.name}@{worker.host}-{worker.slot}"
-        own = (self._outbox, self._settings.engine, self._clock, agent, self._tracing)
+        own = (self._outbox, self._settings.engine, self._clock, self._agent, self._tracing)
         return {tp: PartitionWorker(self.lane, tp, *own) for tp in partitions}
 
 

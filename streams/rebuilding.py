@@ -36,7 +36,7 @@ from streams.lanes.images import ImagesToFindings
 from streams.lanes.notes import NotesToVectors
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
-from streams.partition import PartitionWorker
+from streams.partition import Dead, PartitionWorker
 from streams.reader import Reader
 from streams.settings import Settings
 from streams.staging import Building, Origins, Survey, survey, swap
@@ -97,11 +97,9 @@ class _Builder(PartitionWorker[Any]):
         """Process and store records, in order; transient trouble is waited for."""
         await self._work(records)
 
-    async def _write(
-        self, inputs: Sequence[Input[Any]], outcomes: Sequence[Outcome], dead: Sequence[tuple[Any, BaseException]]
-    ) -> None:
-        self.failed |= {(record.partition, record.offset) for record, _ in dead}
-        lost = {id(record) for record, _ in dead}
+    async def _write(self, inputs: Sequence[Input[Any]], outcomes: Sequence[Outcome], dead: Sequence[Dead]) -> None:
+        self.failed |= {(one.record.partition, one.record.offset) for one in dead}
+        lost = {id(one.record) for one in dead}
         for one in inputs:
             if id(one.record) not in lost:
                 self.owners.update(owned(one.event))
@@ -182,7 +180,9 @@ class Rebuild:
         )
         builder.failed, builder.owners = building.failed, set()
         begins = await self._recall(lane, building, builder.owners)
-        staged = lane.collection
+        champion = lane.serving.champion
+        assert champion is not None
+        staged = lane.collection(champion.dimensions)
         if building.phase == "build":
             for _ in range(_PASSES):
                 if await self._pass(builder, lane, building, tell) < _TOGETHER:
@@ -277,7 +277,7 @@ class Rebuild:
                 if record.topic == self._prefix + PatientEvent.topic:
                     if merge := self._hear(record):
                         await flush()
-                        await self._rekey(builder, lane.collection, *merge)
+                        await self._rekey(builder, lane.collection(0), *merge)
                 else:
                     waiting.append(record)
                 building.move(record.topic.removeprefix(self._prefix), record.partition, record.offset + 1)

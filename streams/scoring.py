@@ -10,7 +10,7 @@ from models.batching import MicroBatcher
 from models.errors import Poison, Transient
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AuditEntry, Deterioration, Event, VitalsEvent
+from processors.events import AuditEntry, Deterioration, Event, VitalsEvent, trusted
 from processors.monitor import Assessment
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
@@ -88,12 +88,15 @@ class Scoring:
 
     def audit_entry(self, event: VitalsEvent, record: Any, events: Sequence[Event]) -> AuditEntry:
         """Return the audit entry of one set; a repeat has no output of its own."""
-        return AuditEntry(
-            event_id=events[0].id if events else event.id,
-            input_id=event.id,
-            input_digest=sha256(record.value).hexdigest(),
-            outcome="ok" if events else "repeat",
-            patient_id=event.patient_id,
+        return trusted(
+            AuditEntry,
+            {
+                "event_id": events[0].id if events else event.id,
+                "input_id": event.id,
+                "input_digest": sha256(record.value).hexdigest(),
+                "outcome": "ok" if events else "repeat",
+                "patient_id": event.patient_id,
+            },
         )
 
     async def stop(self) -> None:

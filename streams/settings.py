@@ -165,6 +165,9 @@ class ModelSettings(Section):
     """Which models, and how inference is batched."""
 
     registry: Path | None = Field(None, description="a site's registry file, laid over the packaged one")
+    watch_seconds: float = Field(
+        5.0, gt=0, description="how often a running lane looks whether the site's registry file names another model"
+    )
     threads: int = Field(1, ge=1, description="ONNX Runtime threads per model: lanes scale by processes, not by threads")
     largest_batch: int = Field(16, ge=1, description="items of one inference; on a CPU more buys little and padding costs")
     longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")

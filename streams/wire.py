@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from models.errors import Poison
-from processors.events import AuditEvent, DeadLetterEvent, Event
+from processors.events import AuditEvent, DeadLetterEvent, Event, to_json
 
 E = TypeVar("E", bound=Event)
 Headers = list[tuple[str, bytes]]
@@ -50,7 +50,7 @@ def encode(event: Event, *, source: str, time: bytes = b"", traceparent: bytes |
         headers.append(("ce_time", time))
     if traceparent:
         headers.append(("traceparent", traceparent))
-    return Message(event.topic, key_of(event), event.__pydantic_serializer__.to_json(event), headers)
+    return Message(event.topic, key_of(event), to_json(event), headers)
 
 
 def key_of(event: Event) -> bytes | None:

@@ -119,7 +119,7 @@ def is_directory(data: bytes) -> bool:
         found = dcmread(BytesIO(data), specific_tags=["SOPClassUID"], stop_before_pixels=True)
     except Exception:  # what cannot be read is no directory; its outcome stands
         return False
-    return bool(found.file_meta.get("MediaStorageSOPClassUID", "") == _DIRECTORY)
+    return text(found.file_meta, "MediaStorageSOPClassUID") == _DIRECTORY
 
 
 def handle(data: bytes, context: Context, *, command: Command | None = None, every_frame: bool = False) -> Outcome:
@@ -139,7 +139,7 @@ def handle(data: bytes, context: Context, *, command: Command | None = None, eve
     subject = Subject(
         instance_uid=text(dataset, "SOPInstanceUID"),
         sop_class=text(dataset, "SOPClassUID"),
-        transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID") or ""),
+        transfer_syntax=text(dataset.file_meta, "TransferSyntaxUID"),
         digest=digest,
     )
     described = _described(dataset) if every_frame else None

@@ -40,12 +40,15 @@ def entries_of(bundle: Json) -> Iterable[Entry]:
     for n, one in enumerate(bundle.get("entry") or []):
         given, asked = one.get("resource"), one.get("request")
         asked = asked if isinstance(asked, dict) else {}
-        yield Entry(
+        entry = Entry(
             resource=given if isinstance(given, dict) else {},
             place=f"Bundle.entry[{n}]",
             method=text(asked.get("method")) or "POST",
             url=text(one.get("fullUrl")),
         )
+        if given and not kind_of(entry.resource):
+            entry.say(Issue("error", "structure", "not a resource"))
+        yield entry
 
 
 def request_issues(entry: Entry) -> list[Issue]:

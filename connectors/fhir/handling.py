@@ -197,11 +197,17 @@ class FhirMapper:
         events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries])
         for entry in entries:
             self._grade(entry)
-        if kind in ("transaction", "message") and any(entry.refused for entry in entries):
+        verdict = _verdict(events, entries)
+        all_or_none = kind in ("transaction", "message") and any(entry.refused for entry in entries)
+        if all_or_none or (verdict == "refused" and kind != "batch"):  # a batch is answered entry by entry
             return _refused(UNPROCESSABLE, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+        if kind in _WITHOUT_REQUEST and notification is None:
+            _say_what_is_empty(entries)
         issues = tuple(issue for entry in entries for issue in entry.issues)
         answer = answer_of(bundle, kind, entries)
-        outcome = Outcome(_verdict(events, entries), answer, issues, tuple(events), "Bundle", learnt, _pictures(entries))
+        if not entries and not notification:
+            issues = (Issue("information", "informational", "a Bundle without entries", "Bundle.entry"),)
+        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, _pictures(entries))
         return (
             replace(outcome, notification=notification, announced=announced(notification, entries)) if notification else outcome
         )
@@ -306,6 +312,13 @@ class _Bounded(dict[str, str]):
 
 def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
     return Outcome("refused", Answer(status, operation_outcome(issues)), issues, resource_type=kind)
+
+
+def _say_what_is_empty(entries: Iterable[Entry]) -> None:
+    """An entry without a resource (of a history: what was deleted) is accepted, and nothing becomes of it: say so."""
+    for entry in entries:
+        if not entry.resource:
+            entry.say(Issue("information", "informational", "an entry without a resource: not used"))
 
 
 def _pictures(entries: Iterable[Entry]) -> dict[str, NewObject]:

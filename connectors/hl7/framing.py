@@ -45,6 +45,7 @@ class Framer:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._head = min(HEAD_BYTES, limit)  # what is kept of a message above the limit, however it was cut
         self._buffer = bytearray()
         self._inside = False
         self._dropping = False  # inside a frame that is too large
@@ -112,14 +113,14 @@ class Framer:
             follower = bytes(self._buffer[position + 1 : position + 2])
             if self._buffer[position] == END[0]:
                 if not follower:
-                    self._scanned = position
+                    self._bound(position)
                     return None
                 if follower in (CR, b"\n", START):
                     return self._finish(position, position + (1 if follower == START else 2))
             else:  # a start mark inside a frame
                 opener = bytes(self._buffer[position + 1 : position + 4])
                 if len(opener) < 3 and any(full.startswith(opener) for full in _OPENERS):
-                    self._scanned = position
+                    self._bound(position)
                     return None
                 if opener in _OPENERS:
                     self.broken += 1
@@ -128,8 +129,7 @@ class Framer:
                     self._scanned = 0
                     return []
             position = self._next_mark(position + 1)
-        self._scanned = len(self._buffer)
-        self._bound()
+        self._bound(len(self._buffer))
         return None
 
     def _next_mark(self, position: int) -> int | None:
@@ -140,15 +140,16 @@ class Framer:
 
     def _finish(self, length: int, consumed: int) -> list[bytes | Oversize]:
         too_large = self._dropping or length > self._limit
-        content = bytes(self._buffer[: min(length, HEAD_BYTES) if too_large else length])
+        content = bytes(self._buffer[: min(length, self._head) if too_large else length])
         del self._buffer[:consumed]
         self._inside = self._dropping = False
         self._scanned = 0
         return [Oversize(content)] if too_large else [content]
 
-    def _bound(self) -> None:
-        """Keep only the head of a frame that is too large, and wait for its end."""
-        if len(self._buffer) > self._limit or self._dropping:
+    def _bound(self, searched: int) -> None:
+        """Search on from there. Of a frame that is too large keep the head, and the mark behind which more must come."""
+        if searched > self._limit or self._dropping:
             self._dropping = True
-            del self._buffer[min(HEAD_BYTES, self._limit) :]
-            self._scanned = len(self._buffer)
+            del self._buffer[self._head : searched]
+            searched = min(self._head, searched)
+        self._scanned = searched

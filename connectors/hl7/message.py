@@ -19,6 +19,7 @@ HEADERS: Final = frozenset({"MSH", "FHS", "BHS"})  # their first field is the se
 _SEGMENT: Final = re.compile(r"[A-Z][A-Z0-9]{2}$")
 _TERMINATOR: Final = re.compile(r"\r\n|\r|\n")
 _TEXT_SEGMENTS: Final = frozenset({"OBX", "NTE"})  # a line that is no segment goes on with the text of one of these
+_UNDECODABLE: Final = "\ufffd"  # as a delimiter it could not be written into an answer
 NULL: Final = '""'  # HL7's explicit "delete this value"
 
 
@@ -151,7 +152,8 @@ def _read_delimiters(start: str) -> Delimiters:
     encoding = _TERMINATOR.split(start[1:], maxsplit=1)[0].split(field, maxsplit=1)[0]
     if len(encoding) == 5 and encoding[2] == encoding[3] == "\\":
         encoding = encoding[:3] + encoding[4]
-    if any(mark.isalnum() or mark.isspace() for mark in encoding) or len(set(field + encoding)) <= len(encoding):
+    unusable = any(mark.isalnum() or mark.isspace() or mark == _UNDECODABLE for mark in encoding)
+    if unusable or field == _UNDECODABLE or len(set(field + encoding)) <= len(encoding):
         raise Unreadable("MSH-2 does not hold distinct delimiters", Location("MSH", 1, 2))
     marks = [*encoding[:5], *[""] * (5 - len(encoding))]
     return Delimiters(field, *marks)
@@ -217,7 +219,8 @@ def _components(text: str, marks: Delimiters, codec: str) -> tuple[str, ...]:
 def _sequences(escape: str) -> re.Pattern[str]:
     mark = re.escape(escape)
     known = (
-        r"[FSTREPHN]|X(?:[0-9A-Fa-f]{2})+|C[0-9A-Fa-f]{4}|M[0-9A-Fa-f]{4,6}|\.(?:br|ce|fi|nf|sp|sk|in|ti)\s*[+-]?\d*|Z\w{0,20}"
+        r"[FSTREPHN]|X(?:[0-9A-Fa-f]{2})+|C[0-9A-Fa-f]{4}|M[0-9A-Fa-f]{4,6}"
+        r"|\.(?:br|ce|fi|nf|sp|sk|in|ti)\s*[+-]?\d{0,9}|Z\w{0,20}"
     )
     return re.compile(f"{mark}({known}){mark}")
 

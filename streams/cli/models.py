@@ -128,7 +128,8 @@ def promote_model(
 ) -> None:
     """Let a model serve a task, by a line in the site's registry file; its files are verified first.
 
-    Lanes take it at their next start: a running lane keeps the model it has loaded.
+    Running lanes see it within `models.watch_seconds`, open it and switch between batches; the vitals lane takes it at its next
+    start, since a rerun after a crash must score as the first run did.
     """
     from models.registry import Registry, promote
 
@@ -144,7 +145,7 @@ def rollback_model(
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
 ) -> None:
-    """Let the model serve that served before the last promotion. Lanes take it at their next start."""
+    """Let the model serve that served before the last promotion. Running lanes switch as they do for `promote`."""
     from models.registry import Registry, previous, promote
 
     site = _writable(registry)
@@ -167,7 +168,13 @@ def _change(site: Path, task: str, name: str, reason: str, change: Callable[[], 
         asyncio.run(_audit(load(), task, identity, f"{before} -> {name}: {reason}"))
     change()
     told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
-    _console().print(f"{task}: {name} serves, before {before}; {told}. Restart the lanes of {task}.", highlight=False)
+    _console().print(f"{task}: {name} serves, before {before}; {told}. {_reaches(task)}", highlight=False)
+
+
+def _reaches(task: str) -> str:
+    if task == "deterioration":
+        return "Restart the vitals lane: it takes a model at its start."
+    return "Running lanes switch within seconds; vigil_model_info shows it."
 
 
 async def _audit(settings: Settings, task: str, model: "ModelIdentity", reason: str) -> None:

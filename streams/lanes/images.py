@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,15 @@ from connectors.objects import ObjectStore
 from connectors.qdrant.settings import CollectionSpec
 from connectors.qdrant.settings import images as images_collection
 from connectors.qdrant.store import VectorStore
-from models.batching import MicroBatcher
 from models.errors import Poison
-from models.tasks import Floats, ImageTextModel, ModelIdentity
+from models.tasks import ImageTextModel, ModelIdentity
 from processors.events import ImageEvent
 from processors.findings import findings_event, pixels
 from processors.vectors import image_point
-from streams.inference import batcher, open_model, raise_transient
+from streams.inference import raise_transient
 from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
+from streams.serving import Loaded, Serving, infer
 from streams.settings import LaneSettings, Settings
 
 Pixels = NDArray[np.uint8]
@@ -33,17 +34,21 @@ class ImagesToFindings(Lane[ImageEvent]):
 
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
-        self._model: ImageTextModel | None = None
-        self._batcher: MicroBatcher[Pixels, Floats] | None = None
+        self._models: Serving[ImageTextModel] = Serving(
+            settings.models,
+            metrics,
+            "image-text",
+            lambda model: lambda images: list(model.embed_images(images)),
+            cost=lambda model: lambda image: int(image.size),
+            admit=self._admit,
+        )
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
         self.beside = ""  # at the end of the collection's name, while a rebuild makes it anew beside the one that serves
 
-    @property
-    def collection(self) -> CollectionSpec:
-        """The collection that the points go to, once the model is open."""
-        assert self._model is not None
-        spec = images_collection(self._model.dimensions)
+    def collection(self, dimensions: int) -> CollectionSpec:
+        """Describe the collection that the points go to, for a model of that many dimensions."""
+        spec = images_collection(dimensions)
         return replace(spec, name=spec.name + self.beside)
 
     @property
@@ -54,33 +59,35 @@ class ImagesToFindings(Lane[ImageEvent]):
     @property
     def model(self) -> ModelIdentity | None:
         """The image-text model."""
-        return self._model.identity if self._model else None
+        return self._models.identity
+
+    @property
+    def serving(self) -> Serving[ImageTextModel]:
+        """The image-text models."""
+        return self._models
 
     async def open(self) -> None:
         """Load the model, connect to the vector store and the object store."""
-        models = self.settings.models
-        if self._model is None:
-            self._model = await open_model(models, "image-text")
-            self._batcher = batcher(
-                lambda images: list(self._model.embed_images(images)) if self._model else [],
-                name="image-text",
-                settings=models,
-                metrics=self.metrics,
-                cost=lambda image: image.size,
-            )
-            self._store = VectorStore(self.settings.vectors)
-            self._objects = ObjectStore(self.settings.objects)
+        self._store = self._store or VectorStore(self.settings.vectors)
+        self._objects = self._objects or ObjectStore(self.settings.objects)
+        await self._models.open()
+
+    async def _admit(self, model: ImageTextModel) -> None:
+        """Raise `Fatal` where the collection holds vectors of another length."""
         assert self._store is not None
-        await self._store.ensure([self.collection])
+        await self._store.ensure([self.collection(model.dimensions)])
 
     async def process(self, inputs: Sequence[Input[ImageEvent]]) -> list[Outcome]:
         """Fetch the pixels by reference, check and decode them, embed all that can be decoded, classify."""
-        assert self._model is not None and self._batcher is not None
         fetched = await asyncio.gather(*(self._pixels(one.event) for one in inputs))
-        good = [image for image in fetched if not isinstance(image, Poison)]
-        vectors = iter(await self._batcher.map(good))
-        outcomes = [Outcome(error=image) if isinstance(image, Poison) else self._outcome(one, next(vectors))
-                    for one, image in zip(inputs, fetched, strict=True)]  # fmt: skip
+        async with self._models.batch() as team:
+            models = [team.of(one.event.patient_id) for one in inputs]
+            good = [(by, image) for by, image in zip(models, fetched, strict=True) if not isinstance(image, Poison)]
+            vectors = iter(await infer(good))
+            outcomes = [
+                Outcome(error=image, model=by.identity) if isinstance(image, Poison) else _outcome(one, next(vectors), by)
+                for one, image, by in zip(inputs, fetched, models, strict=True)
+            ]
         raise_transient([outcome.error for outcome in outcomes])
         return outcomes
 
@@ -92,24 +99,24 @@ class ImagesToFindings(Lane[ImageEvent]):
         except Poison as error:
             return error
 
-    def _outcome(self, one: Input[ImageEvent], vector: object) -> Outcome:
-        assert self._model is not None
-        if not isinstance(vector, np.ndarray):
-            return Outcome(error=vector)  # type: ignore[arg-type]
-        model = self._model
-        scores = model.classify(vector[np.newaxis])[0]
-        findings = findings_event(one.event, one.source, scores, model.labels, model.thresholds, model.identity)
-        return Outcome([findings], effect=image_point(one.event, one.source, vector, model.identity))
-
     async def store(self, inputs: Sequence[Input[ImageEvent]], outcomes: Sequence[Outcome]) -> None:
         """Put the vectors into the image collection."""
         assert self._store is not None
         points = [outcome.effect for outcome in outcomes if outcome.effect is not None]
-        await self._store.upsert(self.collection, points)
+        if points:
+            await self._store.upsert(self.collection(len(points[0].vector)), points)
 
     async def close(self) -> None:
         """End the model's thread and the connections."""
-        if self._batcher:
-            await self._batcher.stop()
+        await self._models.close()
         if self._store:
             await self._store.close()
+
+
+def _outcome(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -> Outcome:
+    if not isinstance(vector, np.ndarray):
+        return Outcome(error=vector, model=by.identity)
+    model = by.model
+    scores = model.classify(vector[np.newaxis])[0]
+    findings = findings_event(one.event, one.source, scores, model.labels, model.thresholds, by.identity)
+    return Outcome([findings], effect=image_point(one.event, one.source, vector, by.identity), model=by.identity)

@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from connectors.qdrant.settings import NOTES, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
-from models.batching import MicroBatcher
-from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
+from models.tasks import ModelIdentity, TextEmbedder, TokenClassifier
 from processors.entities import WITHDRAWN, entities_event
 from processors.events import NoteEvent
 from processors.vectors import Chunk, Point, chunks, instant, note_points, owners
 from streams.deadletters import redriven
-from streams.inference import batcher, is_error, open_model, raise_transient
+from streams.inference import is_error, raise_transient
 from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
+from streams.serving import Loaded, Serving, infer
 from streams.settings import LaneSettings, Settings
 
 
@@ -27,8 +28,9 @@ class NotesToEntities(Lane[NoteEvent]):
 
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
-        self._ner: TokenClassifier | None = None
-        self._batcher: MicroBatcher[str, list[Span]] | None = None
+        self._ner: Serving[TokenClassifier] = Serving(
+            settings.models, metrics, "ner", lambda model: model.find, cost=lambda model: model.cost
+        )
 
     @property
     def config(self) -> LaneSettings:
@@ -38,32 +40,36 @@ class NotesToEntities(Lane[NoteEvent]):
     @property
     def model(self) -> ModelIdentity | None:
         """The named-entity model."""
-        return self._ner.identity if self._ner else None
+        return self._ner.identity
+
+    @property
+    def serving(self) -> Serving[TokenClassifier]:
+        """The named-entity models."""
+        return self._ner
 
     async def open(self) -> None:
         """Load the model."""
-        models = self.settings.models
-        self._ner = await open_model(models, "ner")
-        self._batcher = batcher(self._ner.find, name="ner", settings=models, metrics=self.metrics, cost=self._ner.cost)
+        await self._ner.open()
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Find entities; a withdrawn note gives an event without any, so that readers drop what they had."""
-        assert self._ner is not None and self._batcher is not None
-        texts = ["" if one.event.status in WITHDRAWN else one.event.text for one in inputs]
-        found = await self._batcher.map(texts)
+        async with self._ner.batch() as team:
+            chosen = [team.of(one.event.patient_id) for one in inputs]
+            texts = ["" if one.event.status in WITHDRAWN else one.event.text for one in inputs]
+            found = await infer(list(zip(chosen, texts, strict=True)))
         raise_transient(found)
         outcomes = []
-        for one, spans in zip(inputs, found, strict=True):
+        for one, model, spans in zip(inputs, chosen, found, strict=True):
+            by = model.identity
             if isinstance(spans, list):
-                outcomes.append(Outcome([entities_event(one.event, one.source, spans, self._ner.identity)]))
+                outcomes.append(Outcome([entities_event(one.event, one.source, spans, by)], model=by))
             else:
-                outcomes.append(Outcome(error=spans))
+                outcomes.append(Outcome(error=spans, model=by))
         return outcomes
 
     async def close(self) -> None:
         """End the model's thread."""
-        if self._batcher:
-            await self._batcher.stop()
+        await self._ner.close()
 
 
 class NotesToVectors(Lane[NoteEvent]):
@@ -74,15 +80,20 @@ class NotesToVectors(Lane[NoteEvent]):
 
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
-        self._embedder: TextEmbedder | None = None
-        self._batcher: MicroBatcher[str, Floats] | None = None
+        self._embedding: Serving[TextEmbedder] = Serving(
+            settings.models,
+            metrics,
+            "embedding",
+            lambda model: lambda texts: list(model.embed(texts)),
+            cost=lambda model: len,
+            admit=self._admit,
+        )
         self._store: VectorStore | None = None
         self.beside = ""  # at the end of the collection's name, while a rebuild makes it anew beside the one that serves
 
-    @property
-    def collection(self) -> CollectionSpec:
-        """The collection that the points go to."""
-        return replace(NOTES, name=NOTES.name + self.beside)
+    def collection(self, dimensions: int) -> CollectionSpec:
+        """Describe the collection that the points go to, for a model of that many dimensions."""
+        return replace(NOTES, name=NOTES.name + self.beside, dimensions=dimensions)
 
     @property
     def config(self) -> LaneSettings:
@@ -92,52 +103,41 @@ class NotesToVectors(Lane[NoteEvent]):
     @property
     def model(self) -> ModelIdentity | None:
         """The embedding model."""
-        return self._embedder.identity if self._embedder else None
+        return self._embedding.identity
+
+    @property
+    def serving(self) -> Serving[TextEmbedder]:
+        """The embedding models."""
+        return self._embedding
 
     async def open(self) -> None:
         """Load the model, connect to the vector store."""
-        models = self.settings.models
-        if self._embedder is None:
-            self._embedder = await open_model(models, "embedding")
-            self._batcher = batcher(
-                lambda texts: list(self._embedder.embed(texts)) if self._embedder else [],
-                name="embedding",
-                settings=models,
-                metrics=self.metrics,
-                cost=len,
-            )
-            self._store = VectorStore(self.settings.vectors)
+        self._store = self._store or VectorStore(self.settings.vectors)
+        await self._embedding.open()
+
+    async def _admit(self, model: TextEmbedder) -> None:
+        """Raise `Fatal` where the collection holds vectors of another length."""
         assert self._store is not None
-        await self._store.ensure([self.collection])
+        await self._store.ensure([self.collection(model.dimensions)])
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Cut each note into chunks that the model can take whole, embed them all together."""
-        assert self._embedder is not None and self._batcher is not None
-        cuts = [self._cut(one.event) for one in inputs]
-        passages = [one.event.text[chunk.start : chunk.end] for one, cut in zip(inputs, cuts, strict=True) for chunk in cut]
-        vectors = await self._batcher.map(passages)
+        async with self._embedding.batch() as team:
+            models = [team.of(one.event.patient_id) for one in inputs]
+            cuts = [_cut(one.event, by.model) for one, by in zip(inputs, models, strict=True)]
+            passages = [
+                (by, one.event.text[chunk.start : chunk.end])
+                for one, by, cut in zip(inputs, models, cuts, strict=True)
+                for chunk in cut
+            ]
+            vectors = await infer(passages)
         raise_transient(vectors)
         outcomes, first = [], 0
-        for one, cut in zip(inputs, cuts, strict=True):
+        for one, by, cut in zip(inputs, models, cuts, strict=True):
             mine = vectors[first : first + len(cut)]
             first += len(cut)
-            outcomes.append(self._outcome(one, cut, mine))
+            outcomes.append(_outcome(one, cut, mine, by))
         return outcomes
-
-    def _cut(self, note: NoteEvent) -> list[Chunk]:
-        assert self._embedder is not None
-        if note.status in WITHDRAWN:
-            return []
-        return chunks(note.text, self._embedder.offsets(note.text), self._embedder.limit)
-
-    def _outcome(self, one: Input[NoteEvent], cut: list[Chunk], vectors: Sequence[object]) -> Outcome:
-        assert self._embedder is not None
-        for vector in vectors:
-            if is_error(vector):
-                return Outcome(error=vector)  # type: ignore[arg-type]
-        rows = np.stack(vectors) if vectors else np.empty((0, self._embedder.dimensions), np.float32)  # type: ignore[arg-type]
-        points = note_points(one.event, one.source, cut, rows, self._embedder.identity)
-        return Outcome(effect=points, word="ok" if points else "no-text")
 
     async def store(self, inputs: Sequence[Input[NoteEvent]], outcomes: Sequence[Outcome]) -> None:
         """Replace each note's points: new ones first, then what an older version left. The newest version of a batch wins."""
@@ -153,18 +153,32 @@ class NotesToVectors(Lane[NoteEvent]):
                 continue
             newest |= owners(note, outcome.effect)
             received[note.note_id] = at
-        await self._store.replace_all(self.collection, owner_field="note_id", owners=newest)
+        made = next((points for points in newest.values() if points), None)
+        collection = self.collection(len(made[0].vector) if made else NOTES.dimensions)
+        await self._store.replace_all(collection, owner_field="note_id", owners=newest)
 
     async def _stored(self, note_id: str) -> str:
         """Return when the version that the store holds was received; nothing where it holds none."""
         assert self._store is not None
         where = Where(note_ids=(note_id,))
-        stored = self._store.scan(self.collection, where, vectors=False)
+        stored = self._store.scan(self.collection(NOTES.dimensions), where, vectors=False)
         return max([str(point.payload["received"]) async for point in stored], default="")
 
     async def close(self) -> None:
         """End the model's thread and the connections."""
-        if self._batcher:
-            await self._batcher.stop()
+        await self._embedding.close()
         if self._store:
             await self._store.close()
+
+
+def _cut(note: NoteEvent, model: TextEmbedder) -> list[Chunk]:
+    return [] if note.status in WITHDRAWN else chunks(note.text, model.offsets(note.text), model.limit)
+
+
+def _outcome(one: Input[NoteEvent], cut: list[Chunk], vectors: Sequence[Any], by: Loaded[TextEmbedder]) -> Outcome:
+    for vector in vectors:
+        if is_error(vector):
+            return Outcome(error=vector, model=by.identity)
+    rows = np.stack(vectors) if vectors else np.empty((0, by.model.dimensions), np.float32)
+    points = note_points(one.event, one.source, cut, rows, by.identity)
+    return Outcome(effect=points, word="ok" if points else "no-text", model=by.identity)

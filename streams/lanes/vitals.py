@@ -66,6 +66,7 @@ class VitalsJob:
         except Permanent as error:
             log.warning("vitals: no deterioration model (%s): NEWS2 stands alone", error)
             model = None
+        self._metrics.serves("deterioration", "champion", model.identity if model else None)
         self._scoring = Scoring(model, self._settings.models, self._metrics)
 
     async def close(self) -> None:

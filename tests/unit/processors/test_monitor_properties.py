@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
@@ -275,6 +276,25 @@ def check_life(life: list[AlertEvent]) -> None:
     assert len({(one.kind, one.patient_id) for one in life}) == 1
     assert all(0 < len(one.title) < 200 for one in life)
     assert [one.decided_at for one in life] == sorted(one.decided_at for one in life)
+
+
+def parts(model: BaseModel) -> Iterator[BaseModel]:
+    """A model and all models in it."""
+    yield model
+    for value in model.__dict__.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, BaseModel):
+                yield from parts(one)
+
+
+@QUICK
+@given(SEEDS, LENGTHS)
+def test_what_is_made_without_validation_is_what_validation_makes_of_it(seed: int, length: int) -> None:
+    for event in Driver().run(stream(seed, length)):
+        strict = type(event).model_validate(event.model_dump(), strict=True)
+        assert strict == event
+        assert strict.model_dump_json() == event.model_dump_json()
+        assert all(set(one.__dict__) == set(type(one).model_fields) for one in parts(event))
 
 
 @QUICK

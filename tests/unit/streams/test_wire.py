@@ -2,13 +2,16 @@
 
 from base64 import b64decode
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from math import isfinite
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import Permanent, Poison
-from processors.events import DeadLetterEvent, NoteEvent
+from processors.events import DeadLetterEvent, NoteEvent, Observation, VitalsEvent, to_json
 from processors.examples import EXAMPLES
 from streams.deadletters import dead_letter
 from streams.outbox import partition_of
@@ -28,6 +31,7 @@ class Record:
 
 
 NOTE = next(event for event in EXAMPLES if isinstance(event, NoteEvent))
+VITALS = next(event for event in EXAMPLES if isinstance(event, VitalsEvent))
 
 
 def test_a_changed_meaning_is_not_read_as_the_old_one() -> None:
@@ -38,10 +42,25 @@ def test_a_changed_meaning_is_not_read_as_the_old_one() -> None:
     assert decode(NoteEvent, Record(message.value, headers=())) == NOTE  # a producer without CloudEvents is tolerated
 
 
+ZONES = [UTC, timezone(timedelta(hours=-3, minutes=-30)), ZoneInfo("Europe/Berlin"), ZoneInfo("UTC")]
+
+
+@given(st.floats(), st.datetimes(min_value=datetime(1800, 1, 1)), st.sampled_from(ZONES), st.text())
+def test_what_is_written_is_what_pydantic_writes(value: float, time: datetime, zone: tzinfo, text: str) -> None:
+    event = VITALS.model_copy(
+        update={"observed_at": time.replace(tzinfo=zone), "observations": (Observation(code=text, value=value),)}
+    )
+    assert to_json(event) == event.model_dump_json().encode()
+    if isfinite(value):  # JSON has no other numbers
+        read = VitalsEvent.model_validate_json(to_json(event))
+        assert to_json(read) == read.model_dump_json().encode()
+
+
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: event.type)
 def test_every_event_survives_the_wire_with_cloudevents_headers(event: object) -> None:
     message = encode(event, source="/vigil/test", traceparent=b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")
     headers = dict(message.headers)
+    assert message.value == event.model_dump_json().encode()
     assert headers["ce_specversion"] == b"1.0"
     assert headers["ce_id"].decode() == event.id
     assert headers["ce_type"].decode() == event.type

@@ -13,7 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from connectors.deadletters import REFERENCE_TYPE
 from connectors.dicom import acknowledgement as ack
-from connectors.dicom.mapping import Command, Context, acquired_at, handle
+from connectors.dicom.mapping import Command, Context, acquired_at, handle, is_directory
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from processors.events import DeadLetterEvent, Identifier, ImageEvent, ObjectReference
 from tests.dicom_objects import encode, fill, make
@@ -245,3 +245,13 @@ def test_random_bytes_never_crash():
     for size in (1, 131, 132, 140, 500, 5000):
         for prefix in (b"", b"\0" * 128 + b"DICM"):
             assert handle(prefix + source.randbytes(size), context()).verdict == "refused"
+
+
+@pytest.mark.parametrize("keyword", [b"\x02\x00\x02\x00UI", b"\x02\x00\x10\x00UI"])
+def test_a_meta_element_of_an_unknown_representation_stops_no_import(keyword):
+    """Found by fuzzing: pydicom converts meta elements when they are looked at, and an import of a folder ended there."""
+    data = encode(make())
+    assert keyword in data
+    damaged = data.replace(keyword, keyword[:4] + b"U\x1a", 1)
+    assert not is_directory(damaged)
+    assert handle(damaged, context()).status in ack.STATUSES

@@ -252,3 +252,37 @@ def test_any_bytes_have_an_answer(body):
     outcome = handle(body)
     assert outcome.verdict in ("refused", "ignored")
     assert outcome.code in (400, 404, 422, 200)
+
+
+HOOK = Request("hook")
+
+
+@pytest.mark.parametrize("kind", ["history", "searchset", "collection"])
+@pytest.mark.parametrize("resource", [["x"], "x", {"resourceType": 5}, {"id": "1"}])
+def test_what_is_no_resource_is_refused_by_every_door(kind, resource):
+    """Found by fuzzing: the hook answered 200 "All OK" and left it out."""
+    entry = {"resource": resource, "request": {"method": "POST", "url": "Observation"}, "response": {"status": "201"}}
+    outcome = handle({"resourceType": "Bundle", "type": kind, "entry": [entry]}, HOOK)
+    assert (outcome.verdict, outcome.code, outcome.events) == ("refused", 400, ())
+
+
+def test_a_hooks_bundle_of_which_nothing_is_taken_is_not_answered_200():
+    """Found by fuzzing: refused, and a positive answer."""
+    sent = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": {"resourceType": "Nonsense"}}]}
+    assert (handle(sent, HOOK).verdict, handle(sent, HOOK).code) == ("refused", 422)
+    sent["entry"].append({"resource": observation()})
+    assert (handle(sent, HOOK).verdict, handle(sent, HOOK).code) == ("accepted", 200)
+
+
+def test_a_positive_answer_for_nothing_says_why():
+    empty = {"resourceType": "Bundle", "type": "searchset"}
+    deleted = {
+        "fullUrl": "Observation/1",
+        "request": {"method": "DELETE", "url": "Observation/1"},
+        "response": {"status": "204"},
+    }
+    history = {"resourceType": "Bundle", "type": "history", "entry": [deleted]}
+    for sent in (empty, history):
+        outcome = handle(sent, HOOK)
+        assert (outcome.verdict, outcome.code) == ("ignored", 200)
+        assert outcome.reason

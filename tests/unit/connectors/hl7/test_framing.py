@@ -1,9 +1,10 @@
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.hl7.framing import HEAD_BYTES, Framer, Oversize, frame
+from connectors.hl7.framing import CR, END, HEAD_BYTES, START, Framer, Oversize, frame
 
 MESSAGE = b"MSH|^~\\&|A|B\rPID|1"
 LIMIT = 10_000
@@ -136,3 +137,16 @@ def test_a_frame_after_any_noise_is_found_once_silence_has_closed_what_was_open(
         framer.feed(piece)
     framer.end_of_silence()
     assert framer.feed(frame(MESSAGE))[-1:] == [MESSAGE]
+
+
+@pytest.mark.parametrize("pending", [END, START, START + b"M", START + b"\xef\xbb"])
+def test_a_mark_at_the_end_of_every_read_does_not_let_an_oversized_frame_grow(pending: bytes) -> None:
+    """Found by fuzzing: the limit was not looked at while the byte behind a mark was waited for."""
+    framer = Framer(4096)
+    framer.feed(START + b"MSH|")
+    for _ in range(50):
+        assert framer.feed(b"x" * 1000 + pending) == []
+        assert framer.buffered <= 4096 + 1000 + len(pending)
+    (oversize,) = framer.feed(b"x" + END + CR)
+    assert isinstance(oversize, Oversize)
+    assert framer.feed(frame(b"MSH|^~")) == [b"MSH|^~"]

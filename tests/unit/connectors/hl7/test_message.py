@@ -275,3 +275,16 @@ def test_cutting_keeps_every_line_that_is_no_envelope(lines: list[bytes]) -> Non
     kept = [line for line in lines if line and not line.startswith(b"BHS|")]
     found = [line for piece in messages(b"\r".join(lines)) for line in piece.split(b"\r") if line]
     assert found == kept
+
+
+def test_a_formatting_command_with_thousands_of_digits_is_text() -> None:
+    """Found by fuzzing: Python reads no number of more than 4300 digits, and the error went up to the connection."""
+    sent = "\\.sp" + "9" * 5000 + "\\"
+    assert field(sent) == sent
+
+
+@pytest.mark.parametrize("header", [b"MSH\xff^~\\&", b"MSH|^~\xff&"])
+def test_a_delimiter_that_cannot_be_written_into_an_answer_is_none(header: bytes) -> None:
+    """Found by fuzzing: the answer had question marks for delimiters, and no sender could read it."""
+    with pytest.raises(Unreadable):
+        parse(header + b"|A|B|||20260101||ORU\xe9^R01|7|P|2.5", fallback="shift_jis")

@@ -1,0 +1,295 @@
+"""Who serves a task in a running lane: the registry's champion, changed live, between batches.
+
+    registry file --every models.watch_seconds--> another champion named --off the loop--> verified, loaded
+                                                                                              |
+    batch n   [ old champion ................ ] settled                                    audited, then
+    batch n+1                                   [ new champion ...                         switched
+
+A batch takes the models as they are when its inference begins (`batch`) and keeps them to the end of it, so a note is the work of
+one model, whole, and its output carries that model's digest. The old model is let go once its last batch has finished. A model that
+cannot be opened (digest, format, memory, other vectors than the store holds) is refused: a log line, a metric, and the old one
+serves on. It is tried again when the file changes, and every minute: a folder may still be on its way.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, Generic, TypeVar
+
+from models.batching import MicroBatcher, describe
+from models.errors import VigilError
+from models.registry import ModelEntry, Registry, Stage
+from models.tasks import ModelIdentity
+from streams.inference import batcher
+from streams.metrics import LaneMetrics
+from streams.settings import ModelSettings
+
+M = TypeVar("M")
+
+log = logging.getLogger("vigil.serving")
+
+AGAIN: Final = 60.0  # seconds until a refused model is tried again without any change of the registry file
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+
+Announce = Callable[[str, ModelIdentity, str], Awaitable[None]]
+"""Told of a switch before it takes place: the task, who serves it from now on, who served before, in words."""
+
+
+@dataclass(slots=True, eq=False)
+class Loaded(Generic[M]):
+    """An open model with its micro-batcher; `users` are the batches that work with it, `role` what it is now."""
+
+    model: M
+    entry: ModelEntry
+    role: str
+    batcher: MicroBatcher[Any, Any] = field(init=False)
+    users: int = 0
+    retired: bool = False
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and digest, for the outputs."""
+        return self.entry.identity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Team(Generic[M]):
+    """The models of one batch."""
+
+    champion: Loaded[M]
+    challenger: Loaded[M] | None = None
+    stage: Stage = field(default_factory=lambda: Stage(champion="-"))
+
+    @property
+    def members(self) -> tuple[Loaded[M], ...]:
+        """Everyone in it."""
+        return (self.champion,) if self.challenger is None else (self.champion, self.challenger)
+
+    def of(self, patient: str) -> Loaded[M]:
+        """Say who answers for a patient: the champion, or in a split the challenger for its share. The same at every call."""
+        if self.challenger is not None and self.stage.mode == "split" and in_share(patient, self.stage.percent):
+            return self.challenger
+        return self.champion
+
+    @property
+    def shadow(self) -> Loaded[M] | None:
+        """The challenger that is only compared."""
+        return self.challenger if self.stage.mode == "shadow" else None
+
+
+def in_share(patient: str, percent: float) -> bool:
+    """Tell whether a patient is among the `percent` that a split gives to the challenger.
+
+    By a hash of the id alone: the same on every worker and every rerun, and a larger share holds the smaller one.
+    """
+    place = int.from_bytes(sha256(f"split\x1f{patient}".encode()).digest()[:8], "big")
+    return place < percent / 100 * 2**64
+
+
+class Serving(Generic[M]):
+    """Holds a task's models open for a lane. `open` may be called again; `close` ends the threads.
+
+    `run` makes a model's batch function, `cost` its measure of an item. `admit` is asked before a model serves: it makes ready what
+    the model's outputs need, and raises where that cannot be.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        metrics: LaneMetrics,
+        task: str,
+        run: Callable[[M], Callable[[Sequence[Any]], Sequence[Any]]],
+        *,
+        cost: Callable[[M], Callable[[Any], int]] | None = None,
+        admit: Callable[[M], Awaitable[None]] | None = None,
+    ) -> None:
+        self.task = task
+        self.announce: Announce | None = None
+        self._settings = settings
+        self._metrics = metrics
+        self._run = run
+        self._cost = cost
+        self._admit = admit
+        self._team: Team[M] | None = None
+        self._seen = b""
+        self._refused_at: float | None = None  # loop time
+        self._said = ""
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def identity(self) -> ModelIdentity | None:
+        """The champion, once it is open."""
+        return self._team.champion.identity if self._team else None
+
+    @property
+    def champion(self) -> M | None:
+        """The champion itself, once it is open."""
+        return self._team.champion.model if self._team else None
+
+    # ------------------------------------------------------------------------------------------------- for a batch
+
+    @contextlib.asynccontextmanager
+    async def batch(self) -> AsyncIterator[Team[M]]:
+        """Lend the models as they are now, until the block ends; they stay open for so long, whoever is promoted meanwhile."""
+        team = self._team
+        assert team is not None, "a lane is opened before it processes"
+        for one in team.members:
+            one.users += 1
+        try:
+            yield team
+        finally:
+            for one in team.members:
+                one.users -= 1
+                await _let_go(one)
+
+    # ------------------------------------------------------------------------------------------------- life
+
+    async def open(self) -> None:
+        """Open the champion; raises as `Registry.open` and `admit` do. From then on the registry file is watched."""
+        if self._team is not None:
+            if self._admit:
+                await self._admit(self._team.champion.model)
+            return
+        self._seen = await asyncio.to_thread(self._fingerprint)
+        registry = await asyncio.to_thread(Registry.load, self._settings.registry)
+        self._install(await self._arrange(registry, None))
+        if self._settings.registry is not None:
+            self._watcher = asyncio.create_task(self._watch(), name=f"registry watch {self.task}")
+
+    async def close(self) -> None:
+        """End the watch and the models' threads."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        for one in self._team.members if self._team else ():
+            await one.batcher.stop()
+
+    # ------------------------------------------------------------------------------------------------- the watch
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.watch_seconds)
+            try:
+                await self.look()
+            except Exception as error:  # the watch must outlive whatever a file or a model can do
+                self._refuse(CHAMPION, error)
+
+    async def look(self) -> None:
+        """Look at the registry file once, and switch where it names other models. A `VigilError` says why it was refused."""
+        seen = await asyncio.to_thread(self._fingerprint)
+        now = asyncio.get_running_loop().time()
+        due = self._refused_at is not None and now - self._refused_at >= AGAIN
+        if seen == self._seen and not due:
+            return
+        self._seen, self._refused_at = seen, None
+        registry = await asyncio.to_thread(Registry.load, self._settings.registry)
+        old = self._team
+        assert old is not None
+        new = await self._arrange(registry, old)
+        if new.champion is not old.champion and self.announce is not None:
+            before = old.champion.identity
+            try:
+                await self.announce(self.task, new.champion.identity, f"live, before {before.name} {before.version}")
+            except BaseException:
+                await self._drop(new, keep=old)
+                raise
+        self._install(new)
+        if self._refused_at is None:
+            self._said = ""
+        await self._drop(old, keep=new)
+
+    def _fingerprint(self) -> bytes:
+        path = self._settings.registry
+        try:
+            return sha256(path.read_bytes()).digest() if path is not None else b""
+        except OSError:
+            return b"unreadable"  # loading says what is wrong
+
+    async def _arrange(self, registry: Registry, old: Team[M] | None) -> Team[M]:
+        """Open who is named and not open yet. A challenger that fails is left out; a champion that fails raises."""
+        stage = registry.stage(self.task)
+        champion = await self._member(registry, stage.champion, old)
+        challenger = None
+        if stage.challenger and stage.challenger != stage.champion:
+            try:
+                challenger = await self._member(registry, stage.challenger, old)
+            except VigilError as error:
+                self._refuse(CHALLENGER, error)
+        return Team(champion, challenger, stage)
+
+    async def _member(self, registry: Registry, name: str, old: Team[M] | None) -> Loaded[M]:
+        entry = registry.entry(self.task, name)
+        for one in old.members if old else ():
+            if one.entry == entry:
+                return one  # a challenger that is promoted is not loaded twice
+        # Off the loop: hashing and loading take seconds, and batches go on meanwhile.
+        model: Any = await asyncio.to_thread(lambda: registry.open(self.task, name=name, threads=self._settings.threads))
+        if self._admit:
+            await self._admit(model)
+        loaded: Loaded[M] = Loaded(model, entry, CHALLENGER)
+        loaded.batcher = batcher(
+            self._run(model),
+            name=self.task,
+            settings=self._settings,
+            metrics=self._metrics,
+            cost=self._cost(model) if self._cost else None,
+            label=lambda: self.task if loaded.role == CHAMPION else f"{self.task}-{loaded.role}",
+        )
+        return loaded
+
+    def _install(self, team: Team[M]) -> None:
+        """Let the next batch have this team."""
+        before, self._team = self._team, team
+        team.champion.role = CHAMPION
+        self._metrics.serves(self.task, CHAMPION, team.champion.identity)
+        if team.challenger is not None:
+            team.challenger.role = CHALLENGER
+        self._metrics.serves(self.task, CHALLENGER, team.challenger.identity if team.challenger else None)
+        if before is None:
+            return
+        for role, was, now in ((CHAMPION, before.champion, team.champion), (CHALLENGER, before.challenger, team.challenger)):
+            if was is not now:
+                self._metrics.event(f"{role}-switched")
+                named = "none" if now is None else f"{now.entry.name} {now.entry.version} ({now.entry.digest[:12]})"
+                log.info("%s: the %s is %s, before %s", self.task, role, named, "none" if was is None else was.entry.name)
+
+    async def _drop(self, team: Team[M], *, keep: Team[M]) -> None:
+        for one in team.members:
+            if one not in keep.members:
+                one.retired = True
+                await _let_go(one)
+
+    def _refuse(self, role: str, error: Exception) -> None:
+        self._refused_at = asyncio.get_running_loop().time()
+        self._metrics.model_refused(self.task, role)
+        said = str(error) if isinstance(error, VigilError) else describe(error)
+        if said != self._said:  # once, and not at every try
+            self._said = said
+            hint = getattr(error, "hint", None)
+            log.error("%s: %s refused, what served goes on: %s%s", self.task, role, said, f" ({hint})" if hint else "")
+
+
+async def _let_go(one: Loaded[Any]) -> None:
+    """End a retired model's thread once no batch works with it."""
+    if one.retired and not one.users:
+        await one.batcher.stop()
+
+
+async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:
+    """Run each item through its model, all models at once; results or errors in the order given, as `MicroBatcher.map` does."""
+    groups: dict[int, list[int]] = {}
+    for index, (model, _) in enumerate(asked):
+        groups.setdefault(id(model), []).append(index)
+    answers = await asyncio.gather(
+        *(asked[indices[0]][0].batcher.map([asked[i][1] for i in indices]) for indices in groups.values())
+    )
+    results: list[Any] = [None] * len(asked)
+    for indices, found in zip(groups.values(), answers, strict=True):
+        for index, result in zip(indices, found, strict=True):
+            results[index] = result
+    return results
