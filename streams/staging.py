@@ -1,13 +1,13 @@
-"""Two collections held side by side: the one that serves and the one that was built anew; how the new one moves in.
+"""Two collections held side by side: the one that serves and the one that was built anew; how far a rebuild is.
 
 Every step may be repeated: points are written whole under their own ids.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import orjson
@@ -20,8 +20,7 @@ from processors.vectors import Point
 _PAGE: Final = 500  # points compared at a time
 _SAME: Final = 1e-6  # of a component of a vector of unit length: what a store's own rounding may change
 
-Phase = Literal["new", "build", "swap"]
-Persist = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Phase = Literal["new", "build", "switched"]
 Counted = Callable[[int, int], None]
 
 
@@ -35,6 +34,8 @@ class Building:
     phase: Phase = "new"
     positions: dict[str, int] = field(default_factory=dict)  # "topic/partition": the offset after the last one applied
     failed: set[tuple[int, int]] = field(default_factory=set)  # partition, offset
+    staged: str = ""  # the collection that is built
+    before: str = ""  # the one that served before the switch
 
     @classmethod
     def open(cls, file: Path | None) -> "Building":
@@ -45,25 +46,27 @@ class Building:
             kept = orjson.loads(file.read_bytes())
             positions = {str(place): int(offset) for place, offset in kept["positions"].items()}
             failed = {(int(one[0]), int(one[1])) for one in kept["failed"]}
-            found = cls(file, str(kept["collection"]), str(kept["digest"]), kept["phase"], positions, failed)
+            names = str(kept["staged"]), str(kept["before"])
+            found = cls(file, str(kept["collection"]), str(kept["digest"]), kept["phase"], positions, failed, *names)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise Permanent(f"{file} is no progress file of a rebuild", hint="name another file, or remove it") from error
-        if found.phase not in ("build", "swap"):
+        if found.phase not in ("build", "switched"):
             raise Permanent(f"{file} is no progress file of a rebuild", hint="name another file, or remove it")
         return found
 
     def begin(self) -> None:
         """Begin anew."""
-        self.phase, self.positions = "new", {}
+        self.phase, self.positions, self.staged, self.before = "new", {}, "", ""
         self.failed.clear()
 
     def belongs_to(self, collection: str, digest: str) -> None:
         """Begin with this collection and model, or make sure that these are what was begun with; raises `Permanent`."""
         if self.phase == "new":
             self.collection, self.digest, self.phase = collection, digest, "build"
+            self.save()
         if self.collection != collection:
             raise Permanent(f"{self.file} belongs to a rebuild of {self.collection}", hint="name another file")
-        if self.digest != digest:
+        if self.digest and self.digest != digest:
             raise Permanent(f"{self.file} belongs to a rebuild by another model", hint="--restart begins anew")
 
     def enter(self, phase: Phase) -> None:
@@ -94,6 +97,8 @@ class Building:
             "phase": self.phase,
             "positions": self.positions,
             "failed": sorted(self.failed),
+            "staged": self.staged,
+            "before": self.before,
         }
         part = self.file.with_name(self.file.name + ".part")
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
@@ -223,22 +228,12 @@ def _compare(found: Survey, served: Point, built: Point) -> None:
         found.changed += 1
 
 
-async def swap(
-    store: VectorStore, serving: CollectionSpec, staged: CollectionSpec, stale: Sequence[str], persist: Persist, tell: Counted
-) -> None:
-    """Store into `serving` every point of `staged` that it has not, then delete what is too many there."""
-    total, done = await store.count(staged), 0
-    async for page in _pages(store.scan(staged)):
-        there = await persist("compare", lambda: store.retrieve(serving, [point.id for point in page]))  # noqa: B023
-        new = [point for point in page if not _alike(there.get(point.id), point)]
-        await persist("store", lambda: store.upsert(serving, new))  # noqa: B023
-        done += len(page)
-        tell(done, total)
-    await persist("delete", lambda: store.delete_points(serving, stale))
-
-
-def _alike(one: Point | None, other: Point) -> bool:
-    return one is not None and one.payload == other.payload and np.array_equal(one.vector, other.vector)
+async def copy(store: VectorStore, source: CollectionSpec, to: CollectionSpec) -> None:
+    """Make `to` and store every point of `source` in it, with all that the source is made for."""
+    made = await store.spec(source)
+    await store.ensure([replace(made, name=to.name, served=False)])
+    async for page in _pages(store.scan(made)):
+        await store.upsert(replace(made, name=to.name), page)
 
 
 async def _pages(points: AsyncIterator[Point]) -> AsyncIterator[list[Point]]:

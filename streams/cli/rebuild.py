@@ -21,20 +21,22 @@ def rebuild(
     collection: Annotated[str, typer.Argument(help="notes or images")],
     reason: Annotated[str, typer.Option(help="why, for the audit")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="build and compare point by point; change nothing")] = False,
-    drop: Annotated[
-        bool,
-        typer.Option("--drop", help="drop the old collection before the new points move in: it is damaged, or another model's"),
+    back: Annotated[
+        bool, typer.Option("--back", help="switch to the collection that served before, once it has what came since")
     ] = False,
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="keep the progress here; the same command again goes on from it")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="give up an unfinished rebuild, and begin anew")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask before the swap")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="drop what an unfinished rebuild has built, and begin anew")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before the switch")] = False,
     json_: Annotated[bool, typer.Option("--json", help="the outcome as one JSON object; asks nothing, so needs --yes")] = False,
 ) -> None:
-    """Build a collection anew from its topic and the merges, beside the one that serves; compare the two; then swap.
+    """Build a collection anew from its topic and the merges, compare it with the one that serves, then switch to it at once.
 
-    Search goes on meanwhile, and so may the lanes. Points whose record the topics no longer hold are carried over.
+    Search and the lanes go on meanwhile, and nothing that arrives is lost. Points whose record the topics no longer hold are
+    carried over. What served before is kept until the next rebuild has switched: --back is the way back.
     """
     import orjson
 
@@ -43,12 +45,12 @@ def rebuild(
 
     if json_ and not (yes or dry_run):
         raise Permanent("with --json nobody is asked", hint="--yes, or --dry-run")
-    wish = Wish(collection, reason, dry_run=dry_run, drop=drop, restart=restart)
+    wish = Wish(collection, reason, dry_run=dry_run, back=back, restart=restart)
 
     def agree(found: "Survey") -> bool:
-        if not json_:
+        if not (json_ or back):
             _print(found)
-        return yes or typer.confirm("swap?")
+        return yes or typer.confirm(f"switch {collection} to {'what served before' if back else 'what was built'}?")
 
     done = asyncio.run(_rebuild(load(), wish, resume, agree))
     if json_:
@@ -59,10 +61,12 @@ def rebuild(
     print(f"{done.records:,} records and {done.merges:,} merges read, through {done.model}")
     if done.failed:
         print(f"{done.failed:,} records gave nothing: a lane makes them dead letters")
-    if done.swapped:
-        print(f"swapped: {collection} serves {done.points:,} points")
+    if done.serves:
+        print(
+            f"{collection} is {done.serves} now: {done.points:,} points" + (f"; {done.before} is kept" if done.before else "")
+        )
     else:
-        print("dry run: nothing was changed" if dry_run else "not swapped: nothing was changed")
+        print("dry run: nothing was changed" if dry_run else "not switched: nothing was changed")
 
 
 async def _rebuild(settings: Settings, wish: "Wish", file: Path | None, agree: "Callable[[Survey], bool]") -> "Rebuilt":
@@ -88,7 +92,7 @@ async def _rebuild(settings: Settings, wish: "Wish", file: Path | None, agree: "
 
             return await work.run(
                 building,
-                tell=lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total),
+                tell=lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total or None),
                 agree=ask,
             )
     finally:
@@ -104,7 +108,8 @@ def _facts(done: "Rebuilt") -> dict[str, object]:
         **done.survey.counts,
         "farthest": done.survey.farthest,
         "equal": done.survey.equal,
-        "swapped": done.swapped,
+        "serves": done.serves,
+        "before": done.before,
         "points": done.points,
     }
 
@@ -120,8 +125,8 @@ def _print(found: "Survey") -> None:
         "added": "only built",
         "removed": "served, and not in the topics",
         "kept": "carried over: the topics no longer tell (retention, or pixels that are gone)",
-        "lost": "as these, and made for vectors of another length",
-        "later": "written meanwhile",
+        "lost": "not carried over: the topics no longer tell, and they are of another vector length",
+        "later": "written meanwhile: they come in after the switch",
     }
     for name, words in says.items():
         if number := found.counts[name]:

@@ -44,12 +44,12 @@ class ImagesToFindings(Lane[ImageEvent]):
         )
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
-        self.beside = ""  # at the end of the collection's name, while a rebuild makes it anew beside the one that serves
+        self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
 
     def collection(self, dimensions: int) -> CollectionSpec:
         """Describe the collection that the points go to, for a model of that many dimensions."""
         spec = images_collection(dimensions)
-        return replace(spec, name=spec.name + self.beside)
+        return replace(spec, name=self.beside or spec.name, served=not self.beside)
 
     @property
     def config(self) -> LaneSettings:

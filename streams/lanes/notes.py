@@ -89,11 +89,11 @@ class NotesToVectors(Lane[NoteEvent]):
             admit=self._admit,
         )
         self._store: VectorStore | None = None
-        self.beside = ""  # at the end of the collection's name, while a rebuild makes it anew beside the one that serves
+        self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
 
     def collection(self, dimensions: int) -> CollectionSpec:
         """Describe the collection that the points go to, for a model of that many dimensions."""
-        return replace(NOTES, name=NOTES.name + self.beside, dimensions=dimensions)
+        return replace(NOTES, name=self.beside or NOTES.name, dimensions=dimensions, served=not self.beside)
 
     @property
     def config(self) -> LaneSettings:
