@@ -1,6 +1,7 @@
 """Reading a stretch of a partition outside any group: for rebuilding state, replay, verifying."""
 
 from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -57,6 +58,21 @@ class Reader:
         except KafkaError as error:
             raise Transient(f"the bounds of {topic}[{partition}] cannot be read ({type(error).__name__})") from error
         return begin, end
+
+    async def offset_at(self, topic: str, partition: int, when: datetime) -> int:
+        """Return the first offset that was written at or after a time: all before it, in the order of the log, are older.
+
+        The embedded broker has no look-up by time: there it is the first offset of all, and who reads leaves out what is older.
+        """
+        begin, end = await self.bounds(topic, partition)
+        if self._kafka.embedded:
+            return begin
+        tp = TopicPartition(topic, partition)
+        try:
+            found = await self._consumer.offsets_for_times({tp: int(when.timestamp() * 1000)})
+        except KafkaError as error:
+            raise Transient(f"{topic}[{partition}] cannot be searched by time ({type(error).__name__})") from error
+        return end if found.get(tp) is None else max(begin, found[tp].offset)
 
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[list[Any]]:
         """Yield the records with start <= offset < end, in order, in chunks. Offsets that the log no longer holds are skipped."""

@@ -79,6 +79,11 @@ class Serving(Generic[M]):
         """The champion, once it is open."""
         return self._team.champion.identity if self._team else None
 
+    @property
+    def champion(self) -> M | None:
+        """The champion itself, once it is open."""
+        return self._team.champion.model if self._team else None
+
     # ------------------------------------------------------------------------------------------------- for a batch
 
     @contextlib.asynccontextmanager

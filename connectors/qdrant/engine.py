@@ -14,7 +14,7 @@ import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -147,6 +147,87 @@ class Collection:
                 raise not_found(f"No point with id {one} found")
 
 
+class Aliases:
+    """Second names of collections, in one small file; as in Qdrant an alias that is set again leads elsewhere from then on."""
+
+    def __init__(self, file: Path, there: Container[str]) -> None:
+        self._file = file
+        kept: dict[str, str] = orjson.loads(file.read_bytes()) if file.exists() else {}
+        self._there = there
+        # A crash while a collection was dropped leaves those that led to it.
+        self._all = {alias: name for alias, name in kept.items() if name in there}
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(sorted(self._all.items()))
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._all
+
+    def resolve(self, name: str) -> str:
+        """Return the name of the collection that an alias leads to; any other name is its own."""
+        return self._all.get(name, name)
+
+    def change(self, body: object) -> None:
+        """Apply `{"actions": [...]}` one after the other, as Qdrant does: those before a refused one stay done."""
+        actions = bodies.only(body, "aliases", frozenset({"actions"})).get("actions")
+        if not isinstance(actions, list):
+            raise bad_body("missing field `actions`")
+        before = dict(self._all)
+        try:
+            for action in actions:
+                self._apply(bodies.only(action, "action", frozenset({"create_alias", "delete_alias", "rename_alias"})))
+        finally:
+            self._keep(before)
+
+    def _apply(self, action: bodies.Body) -> None:
+        if len(action) != 1:
+            raise bad_body("aliases: an action has one name")
+        ((what, details),) = action.items()
+        if what == "create_alias":
+            name, alias = _names(details, "collection_name", "alias_name")
+            if name not in self._there:
+                raise not_found(f"Collection `{name}` doesn't exist!")
+            self._free(alias)
+            self._all[alias] = name
+        elif what == "delete_alias":
+            (alias,) = _names(details, "alias_name")
+            self._all.pop(alias, None)
+        else:
+            old, new = _names(details, "old_alias_name", "new_alias_name")
+            if old not in self._all:
+                raise not_found(f"Alias {old} does not exists!")
+            self._free(new)
+            self._all[new] = self._all.pop(old)
+
+    def _free(self, alias: str) -> None:
+        if alias in self._there:
+            raise Refusal(409, f"Wrong input: Collection `{alias}` already exists!")
+        _valid(alias, "alias_name")
+
+    def forget(self, name: str) -> None:
+        """Take away those that led to a collection that is no more."""
+        before = dict(self._all)
+        self._all = {alias: led for alias, led in self._all.items() if led != name}
+        self._keep(before)
+
+    def _keep(self, before: Mapping[str, str]) -> None:
+        if self._all != before:
+            write_durably(self._file, orjson.dumps(self._all))
+
+
+def _names(details: object, *fields: str) -> tuple[str, ...]:
+    given = bodies.only(details, "action", frozenset(fields))
+    found = tuple(given.get(field) for field in fields)
+    if not all(isinstance(one, str) for one in found):
+        raise bad_body(f"aliases: expected {' and '.join(fields)}")
+    return tuple(str(one) for one in found)
+
+
+def _valid(name: str, where: str) -> None:
+    if not 0 < len(name) <= 255 or _FORBIDDEN & set(name):
+        raise Refusal(422, f"Validation error in path parameters: [{where}: not a valid name]")
+
+
 class Collections:
     """All collections of one data folder, which this process owns as long as this object lives."""
 
@@ -167,6 +248,7 @@ class Collections:
         self._all = {
             (name := unquote(path.name.removeprefix("c-"))): self._open(name, path) for path in sorted(folder.glob("c-*"))
         }
+        self.aliases = Aliases(folder / "aliases.json", self._all)
 
     def _open(self, name: str, path: Path) -> Collection:
         try:
@@ -180,21 +262,22 @@ class Collections:
         return iter(list(self._all.values()))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._all
+        return isinstance(name, str) and self.aliases.resolve(name) in self._all
 
     def get(self, name: str) -> Collection:
-        """Return the collection, or raise Qdrant's 404."""
+        """Return the collection of this name or alias, or raise Qdrant's 404."""
         try:
-            return self._all[name]
+            return self._all[self.aliases.resolve(name)]
         except KeyError:
             raise not_found(f"Collection `{name}` doesn't exist!") from None
 
     def create(self, name: str, body: object) -> None:
         """Make a collection: in a folder of another name first, so that a crash leaves all of it or nothing."""
-        if not 0 < len(name) <= 255 or _FORBIDDEN & set(name):
-            raise Refusal(422, "Validation error in path parameters: [collection_name: not a valid name]")
+        _valid(name, "collection_name")
         if name in self._all:
             raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
+        if name in self.aliases:
+            raise wrong_input(f"Can't create collection with name {name}. Alias with the same name already exists")
         given = bodies.only(body, "collection", frozenset({"vectors"}) | _HINTS, _CREATE_ELSEWHERE)
         vectors = bodies.vectors_config(given.get("vectors"))
         slug = quote(name, safe=" ")
@@ -207,7 +290,7 @@ class Collections:
         self._all[name] = self._open(name, final)
 
     def drop(self, name: str) -> bool:
-        """Delete a collection; False when there was none."""
+        """Delete a collection and the aliases that lead to it; False when there was none (an alias alone is none)."""
         collection = self._all.pop(name, None)
         if collection is None:
             return False
@@ -215,6 +298,7 @@ class Collections:
         grave = self._folder / f".dropping-{collection.folder.name}"
         collection.folder.rename(grave)
         sync_folder(self._folder)
+        self.aliases.forget(name)
         shutil.rmtree(grave)
         return True
 

@@ -199,6 +199,17 @@ async def _drop_index(request: web.Request) -> object:
     return await _write(request, _collection(request), [operation])
 
 
+async def _change_aliases(request: web.Request) -> object:
+    request.app[STORE].aliases.change(await _body(request))
+    return True
+
+
+async def _list_aliases(request: web.Request) -> object:
+    only = request.match_info.get("name")
+    pairs = [pair for pair in request.app[STORE].aliases if only in (None, pair[1])]
+    return {"aliases": [{"alias_name": alias, "collection_name": name} for alias, name in pairs]}
+
+
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
@@ -364,10 +375,13 @@ async def _batch(request: web.Request, read: Callable[[object], bodies.Body]) ->
 _AT: Final = "/collections/{name}"
 ROUTES: Final[tuple[tuple[str, str, Callable[[web.Request], Awaitable[object]]], ...]] = (
     ("GET", "/collections", _list_collections),
+    ("GET", "/aliases", _list_aliases),
+    ("POST", "/collections/aliases", _change_aliases),
     ("GET", _AT, _describe_collection),
     ("PUT", _AT, _create_collection),
     ("DELETE", _AT, _drop_collection),
     ("GET", f"{_AT}/exists", _collection_exists),
+    ("GET", f"{_AT}/aliases", _list_aliases),
     ("PUT", f"{_AT}/index", _create_index),
     ("DELETE", f"{_AT}/index/{{field}}", _drop_index),
     ("PUT", f"{_AT}/points", _writing("upsert")),

@@ -41,12 +41,16 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexKind]] = {
 
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """One collection: its name, its one vector's name and length (cosine), its payload indexes."""
+    """One collection: its name, its one vector's name and length (cosine), its payload indexes.
+
+    `served`: the name is an alias, by which lanes write and readers ask, so that a rebuild can put another collection in its place.
+    """
 
     name: str
     vector: str
     dimensions: int
     indexes: Mapping[str, IndexKind] = field(default_factory=lambda: PAYLOAD_INDEXES)
+    served: bool = True
 
 
 NOTES: Final = CollectionSpec("notes", vector="text", dimensions=384)

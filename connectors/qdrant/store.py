@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
@@ -28,6 +28,7 @@ __all__ = ["Hit", "Point", "VectorStore", "Where"]
 T = TypeVar("T")
 
 _OWNERS_PER_CALL: Final = 64  # deletions that travel together when notes are replaced
+FIRST: Final = "-0"  # at the end of the name of the first collection behind an alias; a rebuild's ends with its time
 _PAGE: Final = 1000  # points a scroll reads at a time
 _IDLE_SECONDS: Final = 2.0  # Qdrant closes a connection after 5 idle seconds: be sooner, or a request meets the closing
 
@@ -82,6 +83,11 @@ class Where:
 
 def _any(key: str, wanted: Sequence[str]) -> api.FieldCondition:
     return api.FieldCondition(key=key, match=api.MatchAny(any=list(wanted)))
+
+
+def _fits(collection: CollectionSpec, vectors: object) -> bool:
+    found = vectors.get(collection.vector) if isinstance(vectors, dict) else None
+    return isinstance(found, api.VectorParams) and found.size == collection.dimensions and found.distance == api.Distance.COSINE
 
 
 async def _acknowledge_at_once(response: httpx.Response) -> None:
@@ -158,15 +164,69 @@ class VectorStore:
         found: bool = await self._call(doing, self._client.collection_exists(collection.name))
         return found
 
+    async def fits(self, collection: CollectionSpec) -> bool:
+        """Tell whether the collection, which is there, holds vectors of this name, length and distance."""
+        doing = f"looking at the collection {collection.name}"
+        info = await self._call(doing, self._client.get_collection(collection.name))
+        return _fits(collection, info.config.params.vectors)
+
+    async def spec(self, collection: CollectionSpec) -> CollectionSpec:
+        """Return what the collection of this name, which is there, was made for: its one named vector and its indexes."""
+        doing = f"looking at the collection {collection.name}"
+        info = await self._call(doing, self._client.get_collection(collection.name))
+        vectors = info.config.params.vectors
+        if not isinstance(vectors, dict) or len(vectors) != 1:
+            raise Permanent(f"the collection {collection.name} is none of Vigil's: it has not one named vector")
+        ((name, params),) = vectors.items()
+        indexes: dict[str, Any] = {one: index.data_type.value for one, index in info.payload_schema.items()}
+        return replace(collection, vector=name, dimensions=params.size, indexes=indexes)
+
+    async def drop(self, collection: CollectionSpec) -> None:
+        """Delete the collection, and the alias that leads to it, with all that it holds; nothing to do where it is not there."""
+        name = await self.target(collection) or collection.name
+        await self._call(f"dropping the collection {name}", self._client.delete_collection(name))
+
+    async def target(self, collection: CollectionSpec) -> str | None:
+        """Return the name of the collection that answers to this name, by an alias or by itself; None where there is none."""
+        doing = f"looking where {collection.name} leads"
+        for one in (await self._call(doing, self._client.get_aliases())).aliases:
+            if one.alias_name == collection.name:
+                return one.collection_name
+        return collection.name if await self.exists(collection) else None
+
+    async def names(self) -> list[str]:
+        """Return the names of all collections, in order; aliases are not among them."""
+        found = await self._call("listing the collections", self._client.get_collections())
+        return sorted(one.name for one in found.collections)
+
+    async def switch(self, collection: CollectionSpec, to: str) -> None:
+        """Let the alias lead to another collection: at once, for everybody. An alias that is set again is replaced whole."""
+        operation = api.CreateAliasOperation(create_alias=api.CreateAlias(collection_name=to, alias_name=collection.name))
+        doing = f"switching {collection.name} to {to}"
+        await self._call(doing, self._client.update_collection_aliases(change_aliases_operations=[operation]))
+
+    async def settled(self, collection: CollectionSpec) -> bool:
+        """Tell whether the store has done its work on the collection: indexed what is to be indexed, so that searches are fast."""
+        doing = f"looking at the collection {collection.name}"
+        info = await self._call(doing, self._client.get_collection(collection.name))
+        return info.status == api.CollectionStatus.GREEN
+
+    async def _make(self, collection: CollectionSpec, doing: str) -> None:
+        """Make it: under an alias, or under its very name. Another process may be faster with any part of it."""
+        name = f"{collection.name}{FIRST}" if collection.served else collection.name
+        params = api.VectorParams(size=collection.dimensions, distance=api.Distance.COSINE)
+        try:
+            await self._client.create_collection(name, vectors_config={collection.vector: params})
+        except TROUBLES as error:
+            if not await self._call(doing, self._client.collection_exists(name)):
+                raise_for(error, url=self._url, doing=doing, writing=False)
+        if collection.served and not await self.exists(collection):
+            await self.switch(collection, name)
+
     async def _ensure(self, collection: CollectionSpec) -> None:
         name, doing = collection.name, f"making the collection {collection.name}"
-        if not await self._call(doing, self._client.collection_exists(name)):
-            params = api.VectorParams(size=collection.dimensions, distance=api.Distance.COSINE)
-            try:
-                await self._client.create_collection(name, vectors_config={collection.vector: params})
-            except TROUBLES as error:
-                if not await self._call(doing, self._client.collection_exists(name)):  # else another process was faster
-                    raise_for(error, url=self._url, doing=doing, writing=False)
+        if not await self.exists(collection):
+            await self._make(collection, doing)
         info = await self._call(doing, self._client.get_collection(name))
         self._check(collection, info.config.params.vectors)
         missing = {one: kind for one, kind in collection.indexes.items() if one not in info.payload_schema}
@@ -179,12 +239,7 @@ class VectorStore:
         )
 
     def _check(self, collection: CollectionSpec, vectors: object) -> None:
-        found = vectors.get(collection.vector) if isinstance(vectors, dict) else None
-        if (
-            not isinstance(found, api.VectorParams)
-            or found.size != collection.dimensions
-            or found.distance != api.Distance.COSINE
-        ):
+        if not _fits(collection, vectors):
             there = (
                 ", ".join(f'"{name}" {one.size} {one.distance.value}' for name, one in vectors.items())
                 if isinstance(vectors, dict)
@@ -258,6 +313,14 @@ class VectorStore:
         selector = api.FilterSelector(filter=chosen)
         await self._call(doing, self._client.delete(collection.name, points_selector=selector, wait=True), writing=True)
 
+    async def delete_points(self, collection: CollectionSpec, ids: Sequence[str]) -> None:
+        """Delete points by their ids; those that are not there already are nothing to it."""
+        for start in range(0, len(ids), _PAGE):
+            part = list(ids[start : start + _PAGE])
+            doing = f"deleting {len(part)} points in {collection.name}"
+            selector = api.PointIdsList(points=list(part))
+            await self._call(doing, self._client.delete(collection.name, points_selector=selector, wait=True), writing=True)
+
     async def rekey_patient(self, collections: Sequence[CollectionSpec], *, old: str, new: str) -> int:
         """Give the points of patient `old` to patient `new` (a merge); return how many there were. May be repeated."""
         if not old or not new:
@@ -319,8 +382,20 @@ class VectorStore:
             )
             records, offset = await self._call(f"reading {collection.name}", call)
             for record in records:
-                named = record.vector if isinstance(record.vector, dict) else {}
-                numbers: Any = named.get(collection.vector, [])
-                yield Point(str(record.id), np.asarray(numbers, dtype=np.float32), record.payload or {})
+                yield _point(collection, record)
             if offset is None:
                 return
+
+    async def retrieve(self, collection: CollectionSpec, ids: Sequence[str]) -> dict[str, Point]:
+        """Return the points of these ids that are there, whole, by id."""
+        if not ids:
+            return {}
+        call = self._client.retrieve(collection.name, ids=list(ids), with_payload=True, with_vectors=[collection.vector])
+        records = await self._call(f"reading {len(ids)} points of {collection.name}", call)
+        return {str(record.id): _point(collection, record) for record in records}
+
+
+def _point(collection: CollectionSpec, record: api.Record) -> Point:
+    named = record.vector if isinstance(record.vector, dict) else {}
+    numbers: Any = named.get(collection.vector, [])
+    return Point(str(record.id), np.asarray(numbers, dtype=np.float32), record.payload or {})

@@ -34,6 +34,7 @@ def _register() -> None:
         deliver,
         doctor,
         models,
+        rebuild,
         replay,
         run,
         schemas,
@@ -42,6 +43,7 @@ def _register() -> None:
         status,
         topics,
         train,
+        travel,
     )
 
     app.add_typer(run.lanes, name="lane")
@@ -53,6 +55,8 @@ def _register() -> None:
     app.add_typer(deliver.app, name="deliver")
     app.add_typer(audit.app, name="audit")
     app.add_typer(dead_letters.app, name="dead-letters")
+    replay.app.command("rebuild")(rebuild.rebuild)
+    replay.app.command("vitals")(travel.vitals)
     app.add_typer(replay.app, name="replay")
     app.add_typer(models.app, name="models")
     app.add_typer(train.app, name="train")

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.objects import ObjectStore
+from connectors.qdrant.settings import CollectionSpec
 from connectors.qdrant.settings import images as images_collection
 from connectors.qdrant.store import VectorStore
 from models.errors import Poison
@@ -47,6 +49,12 @@ class ImagesToFindings(Lane[ImageEvent]):
         )
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
+        self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
+
+    def collection(self, dimensions: int) -> CollectionSpec:
+        """Describe the collection that the points go to, for a model of that many dimensions."""
+        spec = images_collection(dimensions)
+        return replace(spec, name=self.beside or spec.name, served=not self.beside)
 
     @property
     def config(self) -> LaneSettings:
@@ -72,7 +80,7 @@ class ImagesToFindings(Lane[ImageEvent]):
     async def _admit(self, model: ImageTextModel) -> None:
         """Raise `Fatal` where the collection holds vectors of another length."""
         assert self._store is not None
-        await self._store.ensure([images_collection(model.dimensions)])
+        await self._store.ensure([self.collection(model.dimensions)])
 
     async def process(self, inputs: Sequence[Input[ImageEvent]]) -> list[Outcome]:
         """Fetch the pixels by reference, check and decode them, embed all that can be decoded, classify."""
@@ -106,7 +114,7 @@ class ImagesToFindings(Lane[ImageEvent]):
         assert self._store is not None
         points = [outcome.effect for outcome in outcomes if outcome.effect is not None]
         if points:
-            await self._store.upsert(images_collection(len(points[0].vector)), points)
+            await self._store.upsert(self.collection(len(points[0].vector)), points)
 
     async def close(self) -> None:
         """End the model's thread and the connections."""

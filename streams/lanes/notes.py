@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from connectors.qdrant.settings import NOTES
+from connectors.qdrant.settings import NOTES, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.comparing import spans_apart, vectors_apart
@@ -100,6 +100,11 @@ class NotesToVectors(Lane[NoteEvent]):
             judge=_vectors_apart,
         )
         self._store: VectorStore | None = None
+        self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
+
+    def collection(self, dimensions: int) -> CollectionSpec:
+        """Describe the collection that the points go to, for a model of that many dimensions."""
+        return replace(NOTES, name=self.beside or NOTES.name, dimensions=dimensions, served=not self.beside)
 
     @property
     def config(self) -> LaneSettings:
@@ -124,7 +129,7 @@ class NotesToVectors(Lane[NoteEvent]):
     async def _admit(self, model: TextEmbedder) -> None:
         """Raise `Fatal` where the collection holds vectors of another length."""
         assert self._store is not None
-        await self._store.ensure([replace(NOTES, dimensions=model.dimensions)])
+        await self._store.ensure([self.collection(model.dimensions)])
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Cut each note into chunks that the model can take whole, embed them all together."""
@@ -163,13 +168,16 @@ class NotesToVectors(Lane[NoteEvent]):
                 continue
             newest |= owners(note, outcome.effect)
             received[note.note_id] = at
-        await self._store.replace_all(NOTES, owner_field="note_id", owners=newest)
+        made = next((points for points in newest.values() if points), None)
+        collection = self.collection(len(made[0].vector) if made else NOTES.dimensions)
+        await self._store.replace_all(collection, owner_field="note_id", owners=newest)
 
     async def _stored(self, note_id: str) -> str:
         """Return when the version that the store holds was received; nothing where it holds none."""
         assert self._store is not None
         where = Where(note_ids=(note_id,))
-        return max([str(p.payload["received"]) async for p in self._store.scan(NOTES, where, vectors=False)], default="")
+        stored = self._store.scan(self.collection(NOTES.dimensions), where, vectors=False)
+        return max([str(point.payload["received"]) async for point in stored], default="")
 
     async def close(self) -> None:
         """End the model's thread and the connections."""

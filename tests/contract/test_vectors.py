@@ -84,13 +84,36 @@ async def test_ensure_may_be_repeated_and_raced(store: VectorStore, settings: Qd
     assert await store.count(collection) == 1
     made = (await store._client.get_collection(name)).payload_schema
     assert {field: str(index.data_type.value) for field, index in made.items()} == dict(collection.indexes)
-    await store._client.delete_collection(name)
+    await store.drop(collection)
+    assert await store.target(collection) is None
 
 
 @pytest.mark.parametrize("other", [{"dimensions": 384}, {"vector": "image"}])
 async def test_ensure_for_another_model_is_fatal(store: VectorStore, notes: CollectionSpec, other: dict[str, Any]) -> None:
     with pytest.raises(Fatal, match=r'holds "text" 8 Cosine; this model needs "\w+" \d+ Cosine'):
         await store.ensure([replace(notes, **other)])
+
+
+async def test_an_alias_is_switched_and_what_it_led_to_stays(store: VectorStore) -> None:
+    served = replace(NOTES, name=f"served-{uuid.uuid4().hex[:12]}", dimensions=8)
+    other = replace(served, name=f"{served.name}-1", served=False)
+    assert await store.target(served) is None
+    await store.ensure([served, other])
+    assert (await store.target(served), await store.target(other)) == (f"{served.name}-0", other.name)
+    await store.upsert(served, [a_point(1)])
+    await store.upsert(other, [a_point(2), a_point(3)])
+    await store.switch(served, other.name)
+    assert (await store.target(served), await ids_in(store, served)) == (other.name, [2, 3])
+    await store.ensure([served])  # what is there is left as it is
+    assert await store.count(served) == 2 and await store.settled(served)
+    await store.switch(served, f"{served.name}-0")
+    assert await ids_in(store, served) == [1]
+    assert {f"{served.name}-0", other.name} <= set(await store.names()) and served.name not in await store.names()
+    with pytest.raises(Transient, match="does not exist"):
+        await store.switch(served, f"{served.name}-2")
+    await store.drop(served)
+    await store.drop(other)
+    assert not await store.exists(served)
 
 
 async def test_version(store: VectorStore) -> None:
@@ -480,7 +503,7 @@ async def test_images_by_text(store: VectorStore) -> None:
     hits = await search_images(store, model, "fever", limit=5)  # type: ignore[arg-type]  # has what is asked of it
     assert [hit.instance_uid for hit in hits] == ["1.2.1", "1.2.0"]
     assert (hits[0].modality, hits[0].uri, hits[0].time) == ("CR", "ab/cd/x.png", START)
-    await store._client.delete_collection(collection.name)  # the server is the session's: the lanes' images have another length
+    await store.drop(collection)  # the server is the session's: the lanes' images have another length
 
 
 # ------------------------------------------------------------------------------------------------------------------- size
@@ -512,7 +535,7 @@ async def test_ten_thousand_points(store: VectorStore, settings: QdrantSettings,
         wire = "gRPC" if settings.prefer_grpc else "HTTP"
         print(f"\n  {await store.version()} ({wire}): 10,000 points stored in {stored:.1f} s, "
               f"search p50 {p50:.1f} ms, p99 {p99:.1f} ms")  # fmt: skip
-    await store._client.delete_collection(collection.name)
+    await store.drop(collection)
 
 
 # ------------------------------------------------------------------------------------------------- the REST answers themselves
@@ -654,13 +677,11 @@ def without(value: Any, *names: str) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("settings", ["embedded", "server"], indirect=True)
-async def test_the_rest_answers(settings: QdrantSettings) -> None:
-    """Each request is answered with the status and the result that a Qdrant server gives."""
-    base = f"{settings.url}/collections/rest-{uuid.uuid4().hex[:12]}"
+async def unlike(base: str, exchange: Sequence[tuple[str, str, Any, int, Any]]) -> list[str]:
+    """Make the requests, one after the other; return those that were not answered as they should have been."""
     wrong = []
     async with httpx.AsyncClient(trust_env=False) as client:
-        for method, path, body, status, result in EXCHANGE:
+        for method, path, body, status, result in exchange:
             content = {"content": body} if isinstance(body, str) else {"json": body} if body is not None else {}
             answer = await client.request(method, base + path, **content)
             said = answer.json()
@@ -670,7 +691,63 @@ async def test_the_rest_answers(settings: QdrantSettings) -> None:
                 fits = fits and isinstance(said["status"]["error"], str) and set(said) == {"status", "time"}
             if not fits:
                 wrong.append(f"{method} {path} {body}: {answer.status_code} {answer.text}, not {status} {result}")
-    assert not wrong, "\n".join(wrong)
+    return wrong
+
+
+@pytest.mark.parametrize("settings", ["embedded", "server"], indirect=True)
+async def test_the_rest_answers(settings: QdrantSettings) -> None:
+    """Each request is answered with the status and the result that a Qdrant server gives."""
+    base = f"{settings.url}/collections/rest-{uuid.uuid4().hex[:12]}"
+    assert await unlike(base, EXCHANGE) == []
+
+
+def setting(collection: str, alias: str) -> dict[str, Any]:
+    return {"create_alias": {"collection_name": collection, "alias_name": alias}}
+
+
+def taking(alias: str) -> dict[str, Any]:
+    return {"delete_alias": {"alias_name": alias}}
+
+
+@pytest.mark.parametrize("settings", ["embedded", "server"], indirect=True)
+async def test_the_rest_answers_about_aliases(settings: QdrantSettings) -> None:
+    """Those before a refused action stay done; an alias is no collection, and goes with the one that it leads to."""
+    name = f"al-{uuid.uuid4().hex[:8]}"
+    one, two, no, alias, later = (f"{name}-{end}" for end in ("one", "two", "no", "alias", "later"))
+    vectors = {"vectors": {"text": {"size": 4, "distance": "Cosine"}}}
+    leads = {"aliases": [{"alias_name": alias, "collection_name": one}]}
+    exchange: list[tuple[str, str, Any, int, Any]] = [
+        ("PUT", f"/{one}", vectors, 200, True),
+        ("PUT", f"/{two}", vectors, 200, True),
+        ("POST", "/aliases", {"actions": [setting(one, alias)]}, 200, True),
+        ("POST", "/aliases", {"actions": [setting(one, alias)]}, 200, True),
+        ("GET", f"/{one}/aliases", None, 200, leads),
+        ("GET", f"/{alias}/aliases", None, 200, {"aliases": []}),
+        ("GET", f"/{alias}/exists", None, 200, {"exists": True}),
+        ("PUT", f"/{alias}/points?wait=true", {"points": [{"id": 1, "vector": {"text": [1, 0, 0, 0]}}]}, 200, COMPLETED),
+        ("POST", f"/{one}/points/count", {}, 200, {"count": 1}),
+        ("POST", "/aliases", {"actions": [setting(two, alias)]}, 200, True),
+        ("POST", f"/{alias}/points/count", {}, 200, {"count": 0}),
+        ("POST", "/aliases", {"actions": [taking(alias), setting(one, alias)]}, 200, True),
+        ("PUT", f"/{alias}", vectors, 400, None),
+        ("POST", "/aliases", {"actions": [setting(no, alias)]}, 404, None),
+        ("POST", "/aliases", {"actions": [setting(alias, later)]}, 404, None),
+        ("POST", "/aliases", {"actions": [setting(one, two)]}, 409, None),
+        ("POST", "/aliases", {"actions": [taking(no)]}, 200, True),
+        ("POST", "/aliases", {"actions": []}, 200, True),
+        ("POST", "/aliases", {}, 400, None),
+        ("GET", f"/{one}/aliases", None, 200, leads),
+        ("POST", "/aliases", {"actions": [{"rename_alias": {"old_alias_name": alias, "new_alias_name": later}}]}, 200, True),
+        ("POST", "/aliases", {"actions": [taking(later), setting(no, later)]}, 404, None),
+        ("GET", f"/{one}/aliases", None, 200, {"aliases": []}),
+        ("POST", "/aliases", {"actions": [setting(one, alias)]}, 200, True),
+        ("DELETE", f"/{alias}", None, 200, False),
+        ("DELETE", f"/{one}", None, 200, True),
+        ("GET", f"/{alias}", None, 404, None),
+        ("GET", f"/{alias}/exists", None, 200, {"exists": False}),
+        ("DELETE", f"/{two}", None, 200, True),
+    ]
+    assert await unlike(f"{settings.url}/collections", exchange) == []
 
 
 @pytest.mark.parametrize("settings", ["embedded", "server"], indirect=True)

@@ -189,6 +189,22 @@ def test_a_crash_while_a_collection_was_made_or_dropped_leaves_none(tmp_path: Pa
     assert sorted(path.name for path in data.glob("[c.]*-*")) == ["c-gone", "c-half", "c-kept"]
 
 
+def test_aliases_outlive_a_crash_and_go_with_what_they_lead_to(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    store = EmbeddedQdrant(data)
+    with store, client(store.url) as http:
+        for name in ("one", "two"):
+            http.put(f"/collections/{name}", json=VECTORS)
+            action = {"create_alias": {"collection_name": name, "alias_name": f"{name}-alias"}}
+            assert http.post("/collections/aliases", json={"actions": [action]}).json()["result"] is True
+        store.kill()
+    (data / "c-two").rename(data / ".dropping-c-two")  # killed before the alias was taken away
+    with store, client(store.url) as http:
+        found = http.get("/aliases").json()["result"]["aliases"]
+        assert found == [{"alias_name": "one-alias", "collection_name": "one"}]
+        assert http.post("/collections/one-alias/points/count", json={}).json()["result"] == {"count": 0}
+
+
 def test_collections_of_odd_names(embedded: EmbeddedQdrant) -> None:
     names = ["a b", "..", "Ü-%2F%", "c-c", ".lock", "x" * 150]
     with client(embedded.url) as http:
