@@ -110,7 +110,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -> None:
     from models.evaluation.ner_report import evaluate
     from models.registry import Registry
-    from models.training.ner_export import export
+    from models.training.ner_export import export, opened
 
     data = write_corpora(tmp_path / "data")
     recipe = Recipe(learning_rate=5e-3, tokens_per_step=256)
@@ -123,10 +123,9 @@ def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -
     )
     model = Registry.load(tmp_path / "site.toml").open("ner", name="clinical-ner")
     text = "a b aspirin mild cough ."
-    assert {(s.label, text[s.start : s.end]) for s in model.find([text])[0]} == {
-        ("medication", "aspirin"),
-        ("symptom", "cough"),
-    }
+    found = {(s.label, text[s.start : s.end]) for s in opened(tmp_path / "ner", "0.0.1").find([text])[0]}
+    assert found == {("medication", "aspirin"), ("symptom", "cough")}
+    assert {(s.label, text[s.start : s.end]) for s in model.find([text])[0]} <= found  # what reaches the thresholds
     assert measured.own_head["maccrobat"].micro.f1 > 0.9
     sections = {section.name: {one.name: one for one in section.metrics} for section in evaluate(model, data).sections}
     own = sections["BC5CDR-IOB/devel.tsv, own guide"]["micro F1"]
