@@ -6,7 +6,8 @@ those topics: so the lane writes it down, in one partition of the journal topic 
     entry   "at vitals offset `at`: take patients up to `ends[..]`, feedback up to `ends[..]`, then let the time be `now`;
             vitals below `reach` are decided as of this entry, and may be published, unless another entry comes before them"
     reach   "the last entry reaches further: to `upto`"
-    state   one patient's state as of (vitals offset, entry number); null: forgotten as of then
+    state   one patient's state as of (vitals offset, entry number); null: forgotten as of then. Each patient has two places, which
+            snapshots write in turn: the last state that a marker stands for is never written over
     marker  "every state changed up to (vitals offset, entry number) has been written": a rebuild starts here
     epoch   "from here on I own this partition": its own offset is the epoch's number, and what other epochs write after it is
             a zombie's and does not count
@@ -14,13 +15,15 @@ those topics: so the lane writes it down, in one partition of the journal topic 
 Rules
  1. An entry is confirmed before its effects are, and vitals are published only below the last entry's reach. So whatever was
     published was decided in a journalled order: a rerun takes what the log holds of the vitals below the reach before it writes an
-    entry of its own. The reach is ahead of the vitals, so that it costs a write only where they come in thousands between ticks.
+    entry of its own. The reach is ahead of the vitals, so that it costs a write only where thousands come in between ticks. But
+    as of an entry only those vitals are decided that came in within a tick of it; so of what the log holds below the reach, a rerun
+    takes what was stamped up to then, give or take `SKEW` between clocks. Whatever came later, while nobody worked, comes after
+    the first entry of the next owner, whose time tells it how long that was.
  2. A state or marker is written only when the vitals offset it stands for is committed. So nothing in the journal lies past the
     commit but entries and reaches, and compaction (newest record of each key) never removes what a rebuild needs.
  3. A rebuild loads the states as of the marker and replays the inputs from there to the commit, in the journalled order, writing
-    nothing. A state newer than the marker (a snapshot cut short) waits until the replay reaches the moment it stands for, be it
-    between two entries; the replay goes at least as far as the last of them, all of whose entries were applied and published.
- 4. Later entries at or past the commit are obeyed by the lane as it goes on, so a rerun of what was published but not committed
+    nothing. States newer than the marker are of a snapshot cut short: they count for nothing, whosever they are.
+ 4. Entries at or past the commit are obeyed by the lane as it goes on, so a rerun of what was published but not committed
     decides the same, and the same ids overwrite.
  5. The journal shows its writer that it still owns the partition: it is the only one who writes there, so each record's offset
     follows the last one's. Where it does not, what lies between is read; if it holds a claim, another worker rebuilt the state
@@ -32,7 +35,7 @@ Rules
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -52,6 +55,8 @@ TOPIC = "vigil.vitals.journal"
 # Entry keys are reused round this ring, so compaction bounds the journal; snapshots come far more often.
 _RING = 65_536
 _FRESH = 1.0  # seconds that the partition is taken for one's own after a write that showed it
+_PLACES = ("state/", "state-b/")
+SKEW = 30.0  # seconds that the clocks of those who write vitals and of the lane's hosts may differ (rule 1)
 
 
 class Superseded(Fatal):
@@ -89,15 +94,17 @@ class Memory:
     epoch: int = -1
     marker: Moment = field(default_factory=lambda: Moment(-1, 0))
     ends: dict[str, int] = field(default_factory=dict)
-    states: dict[str, tuple[Moment, bytes | None]] = field(default_factory=dict)
+    states: dict[str, dict[int, tuple[Moment, bytes | None]]] = field(default_factory=dict)  # by patient and place
     entries: list[Entry] = field(default_factory=list)
     reach: int = -1
+    stamp: float = -math.inf  # when the last entry was written, seconds since 1970
 
     def take(self, record: Any) -> None:
         """Read the next record of the journal."""
         if record.value is None:
             if int(header(record, "epoch") or -1) >= self.epoch:
-                self.states.pop(record.key.decode().removeprefix("state/"), None)
+                patient, place = _whose(record.key)
+                self.states.get(patient, {}).pop(place, None)
             return
         body = orjson.loads(record.value)
         kind = body["kind"]
@@ -108,7 +115,7 @@ class Memory:
             self._begin(body["epoch"])
         void = body["epoch"] < self.epoch  # written after a newer claim: by a zombie
         if kind == "state":
-            self._state(body, void)
+            self._state(body, _whose(record.key)[1], void)
         elif void:
             return
         elif kind == "marker":
@@ -121,7 +128,7 @@ class Memory:
             # The same number twice: a write that was confirmed only when repeated. What it led to goes by the last.
             while self.entries and self.entries[-1].number >= body["number"]:
                 self.entries.pop()
-            self.reach = body["reach"]
+            self.reach, self.stamp = body["reach"], record.timestamp / 1000
             self.entries.append(Entry(body["number"], body["at"], body["ends"], now, self.reach, record.offset))
 
     def _begin(self, epoch: int) -> None:
@@ -129,13 +136,26 @@ class Memory:
         self.entries = [entry for entry in self.entries if entry.offset < epoch]
         self.epoch = epoch
 
-    def _state(self, body: dict[str, Any], void: bool) -> None:
+    def _state(self, body: dict[str, Any], place: int, void: bool) -> None:
         # A zombie's is older than what the owner wrote since. If the owner wrote none, nothing changed since, or it was
         # compacted away by this very record: then it is the best there is.
-        if void and body["patient"] in self.states:
+        if void and self.states.get(body["patient"]):
             return
         state = None if body["state"] is None else orjson.dumps(body["state"])
-        self.states[body["patient"]] = (Moment(body["at"], body["number"]), state)
+        self.states.setdefault(body["patient"], {})[place] = (Moment(body["at"], body["number"]), state)
+
+    def standing(self) -> Iterator[tuple[str, int, bytes | None]]:
+        """Yield each patient's last state that the marker stands for, with its place (rule 3)."""
+        at, number = self.marker.at, self.marker.number
+        for patient, places in self.states.items():
+            known = [
+                (moment.number, moment.at, place, state)
+                for place, (moment, state) in places.items()
+                if moment.reached_by(at, number)
+            ]
+            if known:
+                _, _, place, state = max(known, key=lambda one: one[:3])
+                yield patient, place, state
 
 
 class Journal:
@@ -149,6 +169,8 @@ class Journal:
         self._next = -1  # the offset that the next record gets, if nobody else writes
         self._seen = -math.inf  # when it was last certain that nobody else does
         self._claim = orjson.dumps({"kind": "epoch", "owner": str(uuid4())})
+        self._places: dict[str, int] = {}  # where the last marked state of each patient lies
+        self._written: dict[str, int] = {}  # where those of the snapshot being taken lie
 
     async def claim(self) -> None:
         """Begin an epoch: everything before its record is what a rebuild reads, everything a zombie writes after it is void."""
@@ -161,6 +183,8 @@ class Journal:
         async for records in reader.read(topic, self.partition, 0, self.epoch):
             for record in records:
                 memory.take(record)
+        self._places = {patient: place for patient, place, _ in memory.standing()}
+        self._written = {}
         return memory
 
     async def enter(self, entry: Entry) -> Entry:
@@ -195,7 +219,8 @@ class Journal:
                 "patient": patient,
                 "state": None if state is None else orjson.Fragment(state),
             }
-            written.append(self._message(_state_key(patient), orjson.dumps(body)))
+            self._written[patient] = 1 - self._places.get(patient, 1)
+            written.append(self._message(_state_key(patient, self._written[patient]), orjson.dumps(body)))
         await self._outbox.send(written)
         self._next += len(written)
 
@@ -203,8 +228,13 @@ class Journal:
         """End a snapshot, all of whose states are written: the marker, then the tombstones of patients forgotten before it."""
         body = {"kind": "marker", "epoch": self.epoch, "at": moment.at, "number": moment.number, "ends": ends}
         await self._append(b"marker", body)
-        await self._outbox.send([self._message(_state_key(patient), None) for patient in forgotten])
-        self._next += len(forgotten)
+        self._places |= self._written
+        self._written = {}
+        gone = [self._message(_state_key(patient, place), None) for patient in forgotten for place in (0, 1)]
+        await self._outbox.send(gone)
+        self._next += len(gone)
+        for patient in forgotten:
+            self._places.pop(patient, None)
 
     async def _check_in(self) -> None:
         """Make sure that this is no zombie about to write old states over its successor's."""
@@ -233,8 +263,15 @@ class Journal:
         return Message(TOPIC, key, value, headers, partition=self.partition)
 
 
-def _state_key(patient: str) -> bytes:
-    return f"state/{patient}".encode()
+def _state_key(patient: str, place: int) -> bytes:
+    return f"{_PLACES[place]}{patient}".encode()
+
+
+def _whose(key: bytes) -> tuple[str, int]:
+    """Return the patient and the place of a state's key."""
+    text = key.decode()
+    place = 1 if text.startswith(_PLACES[1]) else 0
+    return text.removeprefix(_PLACES[place]), place
 
 
 async def stretch(reader: Reader, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Any]:

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from models.errors import Poison, Transient, VigilError
 from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
 from processors.monitor import Assessment, Monitor
+from streams import journal
 from streams.audit import prediction_audit
 from streams.clock import Clock
 from streams.deadletters import dead_letter
@@ -157,6 +158,9 @@ class MonitorWorker:
         self._reach = 0  # vitals below this offset may be published as decided (journal rule 1)
         self._word = 0  # vitals below this offset come before the first entry of this worker's own, likewise
         self._marked = 0  # number of the entry that the last marker stands for
+        self._covers = 0.0  # vitals that came in before (monotonic seconds) are decided as of the last entry (journal rule 1),
+        self._covered = 0  # those below this offset
+        self._accepted = 0  # vitals below this offset came in
         self._next_tick = 0.0
         self._next_snapshot = 0.0
         self._snapshot: _Snapshot | None = None
@@ -166,7 +170,13 @@ class MonitorWorker:
     def accept(self, piece: Slice) -> None:
         """Queue a slice of any of the topics that meet."""
         topic = piece.ledger.partition.topic.removeprefix(self._prefix)
-        (self._vitals if topic == VitalsEvent.topic else self._others[topic]).accept(piece)
+        if topic == VitalsEvent.topic:
+            self._vitals.accept(piece)
+            self._accepted = piece.records[-1].offset + 1
+            if time.monotonic() < self._covers:
+                self._covered = self._accepted
+        else:
+            self._others[topic].accept(piece)
         self._arrived.set()
 
     def close(self) -> None:
@@ -194,10 +204,10 @@ class MonitorWorker:
             await self._advance(self._word)
         elif any(queue.records for queue in self._others.values()) or time.monotonic() >= self._next_tick:
             await self._decide_order()
-        elif self._vitals.records:
+        elif self._vitals.records and self._vitals.records[0][0].offset < self._covered:
             if len(self._vitals.records) <= _SMALL:
                 await self._rounds.next()
-            await self._work(*self._vitals.take(self._most))
+            await self._work(*self._vitals.take(self._most, below=self._covered))
         else:
             await self._wait(
                 0 if self._snapshot is not None and self._ripe(self._snapshot) else self._next_tick - time.monotonic()
@@ -221,8 +231,10 @@ class MonitorWorker:
             if records:
                 ends[topic] = max(ends.get(topic, 0), records[-1].offset + 1)
         entry = Entry(self._entry + 1, self._at, ends, self._clock(), self._at + _AHEAD)
+        tick = self._settings.state.tick_seconds
+        self._covers, self._covered = time.monotonic() + tick, self._accepted
         entry = await self.steps.persist("journal", lambda: self._journal.enter(entry))
-        self._next_tick = time.monotonic() + self._settings.state.tick_seconds
+        self._next_tick = time.monotonic() + tick
         await self._apply(entry, slices)
 
     async def _obey(self, entry: Entry) -> None:
@@ -463,14 +475,25 @@ class MonitorWorker:
             if commit > begin and memory.marker.at < 0 and not memory.entries:
                 await self._without_journal(reader, replay)
             forced = await replay.run(reader, topic, max(begin, memory.marker.at))
-        self._at = max(commit, self._at)
+            self._at = max(commit, begin, self._at)
+            self._word = await self._vouched(reader, topic, min(memory.reach, end), memory.stamp)
         # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
         self._forced = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
-        self._reach, self._word = memory.reach, min(memory.reach, end)
+        self._reach = memory.reach
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
-            self.steps.name, len(memory.states), commit, time.monotonic() - began, replay.vitals, len(self._forced),
+            self.steps.name, len(replay.patients), commit, time.monotonic() - began, replay.vitals, len(self._forced),
         )  # fmt: skip
+
+    async def _vouched(self, reader: Reader, topic: str, reach: int, stamp: float) -> int:
+        """Return below which offset vitals may have been published as of the last entry, written at `stamp` (journal rule 1)."""
+        latest = (stamp + self._settings.state.tick_seconds + journal.SKEW) * 1000
+        word = self._at
+        async for record in stretch(reader, topic, self.number, self._at, reach):
+            if record.timestamp > latest:
+                break
+            word = record.offset + 1
+        return word
 
     async def _without_journal(self, reader: Reader, replay: "_Replay") -> None:
         """Offsets were committed, and the journal holds nothing: it was deleted, or never restored from a backup.
@@ -483,7 +506,7 @@ class MonitorWorker:
         topic = self._prefix + PatientEvent.topic
         _, end = await reader.bounds(topic, self.number)
         async for record in stretch(reader, topic, self.number, 0, end):
-            await replay.quietly(PatientEvent, record)
+            replay.quietly(PatientEvent, record)
 
 
 class _Replay:
@@ -494,42 +517,27 @@ class _Replay:
         self.memory = memory
         self.commit = commit
         self.vitals = 0
-        # States of a snapshot cut short wait for the moment they stand for (rule 3).
-        self._later = {p: s for p, s in memory.states.items() if not s[0].reached_by(memory.marker.at, memory.marker.number)}
+        self.patients = {patient: state for patient, _, state in memory.standing()}
 
     async def run(self, reader: Reader, topic: str, start: int) -> deque[Entry]:
         worker, memory = self.worker, self.memory
         monitor = worker._monitor
-        for patient, (_, state) in memory.states.items():
-            if patient not in self._later:
-                monitor.load(patient, state)
+        for patient, state in self.patients.items():
+            monitor.load(patient, state)
         worker._entry, worker._ends, worker._at = memory.marker.number, dict(memory.ends), start
         worker._marked = memory.marker.number
-        # A state is written when everything up to its moment is out: such entries are done, though nothing was committed since.
-        done = max((moment.number for moment, _ in self._later.values()), default=-1)
-        commit = max(self.commit, max((moment.at for moment, _ in self._later.values()), default=-1))
-        past = [entry for entry in memory.entries if entry.at < commit or entry.number <= done]
+        past = [entry for entry in memory.entries if entry.at < self.commit]
         for entry in past:
             await self._vitals(reader, topic, entry.at)
             for kind, record in await worker._secondary(entry, []):
-                await self.quietly(kind, record)
+                self.quietly(kind, record)
             if entry.now is not None:
                 worker._tick(entry)
             worker._entry, worker._ends = entry.number, entry.ends
-        await self._vitals(reader, topic, commit)
+        await self._vitals(reader, topic, self.commit)
         return deque(memory.entries[len(past) :])
 
     async def _vitals(self, reader: Reader, topic: str, end: int) -> None:
-        """Take the vitals below an offset, stopping wherever a state that waits stands for just that moment."""
-        self._arrive()
-        moments = {moment.at for moment, _ in self._later.values() if moment.number == self.worker._entry}
-        for stop in sorted(at for at in moments if self.worker._at < at < end):
-            await self._stretch(reader, topic, stop)
-            self._arrive()
-        await self._stretch(reader, topic, end)
-        self._arrive()
-
-    async def _stretch(self, reader: Reader, topic: str, end: int) -> None:
         worker = self.worker
         if worker._at >= end:  # most entries are ticks with nothing between: spare the broker the question
             return
@@ -538,11 +546,10 @@ class _Replay:
             for record in records:
                 with contextlib.suppress(Poison):
                     event = decode(VitalsEvent, record)
-                    if event.patient_id not in self._later:
-                        source = Source(
-                            topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id
-                        )
-                        assessments.append(worker._monitor.observe(event, source))
+                    source = Source(
+                        topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id
+                    )
+                    assessments.append(worker._monitor.observe(event, source))
             scores = await worker._scoring.score(assessments)
             for assessment, (deterioration, reason) in zip(assessments, scores, strict=True):
                 with contextlib.suppress(Poison):
@@ -550,14 +557,6 @@ class _Replay:
             self.vitals += len(records)
         worker._at = max(worker._at, end)
 
-    async def quietly(self, kind: type[Any], record: Any) -> None:
-        try:
-            if decode(kind, record).patient_id not in self._later:
-                self.worker._hear(kind, record)
-        except Poison:
-            pass
-
-    def _arrive(self) -> None:
-        at, number = self.worker._at, self.worker._entry
-        for patient in [p for p, (moment, _) in self._later.items() if moment.reached_by(at, number)]:
-            self.worker._monitor.load(patient, self._later.pop(patient)[1])
+    def quietly(self, kind: type[Any], record: Any) -> None:
+        with contextlib.suppress(Poison):
+            self.worker._hear(kind, record)

@@ -15,11 +15,12 @@ from typing import Any
 
 import orjson
 import pytest
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 
-from processors.events import TOPICS, FeedbackEvent, PatientEvent, Source, VitalsEvent
+from processors.events import TOPICS, FeedbackEvent, Observation, PatientEvent, Source, VitalsEvent
 from processors.identity import natural_id
 from processors.monitor import Monitor
+from streams import journal
 from streams.journal import TOPIC as JOURNAL
 from streams.ledger import Ledger
 from streams.metrics import LaneMetrics
@@ -321,19 +322,81 @@ async def test_what_was_published_before_a_context_arrived_is_not_decided_anew_w
         await ward.judge()
 
 
-async def half_a_snapshot(ward: Ward) -> None:
-    """Let the worker take a snapshot now and write its states, and never its marker."""
+async def half_a_snapshot(ward: Ward, writes: int | None = None) -> None:
+    """Let the worker take a snapshot now and write its states, or so many writes of them, and never its marker."""
     assert ward.worker is not None
-    worker, marked = ward.worker, asyncio.Event()
+    worker, cut = ward.worker, asyncio.Event()
+    done, save = 0, worker._journal.save
+
+    async def saved(*given: Any) -> None:
+        nonlocal done
+        await save(*given)
+        done += 1
+        if done == writes:
+            cut.set()
+            await asyncio.sleep(3600)  # where it is killed
 
     async def mark(*_: object) -> None:
         worker._next_snapshot = float("inf")  # no other one would end it
-        marked.set()
+        cut.set()
 
+    worker._journal.save = saved  # type: ignore[method-assign]
     worker._journal.mark = mark  # type: ignore[method-assign]
     worker._next_snapshot = 0.0
     worker._arrived.set()
-    await asyncio.wait_for(marked.wait(), 20)
+    await asyncio.wait_for(cut.wait(), 20)
+
+
+async def a_snapshot(ward: Ward) -> None:
+    """Let the worker take a whole snapshot now."""
+    assert ward.worker is not None
+    worker, before = ward.worker, ward.worker._marked
+    worker._next_snapshot = 0.0
+    worker._arrived.set()
+    await until(lambda: worker._marked > before, what="the marker is written")
+    worker._next_snapshot = float("inf")
+
+
+def breathless(number: int, step: int, at: datetime) -> VitalsEvent:
+    """One parameter of 3 points: an alert that a ward's budget may send to the worklist."""
+    well = next(iter(vitals(1, 1, at)))
+    rate = Observation(code="9279-1", value=26, unit="/min")
+    observations = tuple(rate if one.code == rate.code else one for one in well.observations)
+    return well.model_copy(
+        update={
+            "id": natural_id("test-breathless", number, step),
+            "patient_id": f"patient-{number:04d}",
+            "encounter_id": f"encounter-{number}",
+            "observations": observations,
+        }
+    )
+
+
+@pytest.mark.parametrize("writes", [1, None], ids=["first states", "all states"])
+async def test_a_snapshot_cut_short_leaves_the_partitions_own_state_as_it_was(kafka: Kafka, writes: int | None) -> None:
+    """What patients whose states were written did counts for their ward: its budget is used up, or it is not."""
+    async with Ward(kafka, 1, tick_seconds=20, snapshot_seconds=600) as ward:
+        await ward.write([patient(number, START) for number in range(40)])
+        ward.live()
+        ward.feed(PatientEvent, 40)
+        await ward.fed_is_done()
+        await a_snapshot(ward)
+        await ward.write([breathless(number, 1, ward.time) for number in range(20)])
+        ward.feed(VitalsEvent, 20)
+        await ward.fed_is_done()
+        await half_a_snapshot(ward, writes)
+        await ward.die()
+        await ward.write([breathless(30, 1, ward.time)])
+        ward.live()
+        await ward.finish()
+        routes = {
+            body["route"]
+            for copies in (await ward.published()).values()
+            for body in copies
+            if body.get("patient_id") == "patient-0030" and "alert_id" in body
+        }
+        assert routes == {"worklist"}
+        await ward.judge()
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["quiet", "busy"])
@@ -369,6 +432,59 @@ async def test_a_snapshot_cut_short_loses_nobody(kafka: Kafka, goes_on: bool) ->
         ward.live()
         await ward.finish()
         await ward.judge()
+
+
+async def test_after_an_outage_time_comes_first(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came while nobody worked is decided as of now: a state of then, over since, alerts nobody."""
+    monkeypatch.setattr(journal, "SKEW", 0.5)
+    async with Ward(kafka, 1, tick_seconds=0.3, snapshot_seconds=600) as ward:
+        await ward.write([patient(0, START)])
+        await ward.write(vitals(1, 1, START))
+        ward.live()
+        ward.feed(PatientEvent, 1)
+        await ward.fed_is_done()
+        ward.feed(VitalsEvent, 1)
+        await ward.fed_is_done()
+        await ward.die()
+        await asyncio.sleep(2.0)  # longer than a tick and the clocks' difference
+        began, ward.time = ward.time, ward.time + timedelta(minutes=40)
+        bad, well = breathless(0, 1, began + timedelta(minutes=5)), next(vitals(1, 1, began + timedelta(minutes=38), seed=2))
+        await ward.write([bad, well])
+        ward.live()
+        await ward.finish()
+        await ward.judge()
+        bodies = [body for copies in (await ward.published()).values() for body in copies]
+        assert not [body for body in bodies if body.get("kind") == "news2"]
+        assert [body for body in bodies if body.get("kind") == "monitoring-blind"]
+        flags = {body["observed_at"]: body["flags"] for body in bodies if "deterioration_reason" in body}
+        assert ["catching-up" in flags[orjson.loads(one.model_dump_json())["observed_at"]] for one in (bad, well)] == [
+            True,
+            True,
+        ]
+
+
+async def test_time_goes_on_where_the_log_ends_in_an_aborted_transaction(kafka: Kafka) -> None:
+    """Nobody waits for a record at an offset that holds none."""
+    async with Ward(kafka, 1, tick_seconds=0.2, snapshot_seconds=600) as ward:
+        await ward.write([patient(0, START)])
+        await ward.write(vitals(1, 1, START))
+        ward.live()
+        ward.feed(PatientEvent, 1)
+        ward.feed(VitalsEvent, 1)
+        await ward.fed_is_done()
+        await ward.die()
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=ward.prefix)
+        await producer.start()
+        await producer.begin_transaction()
+        await producer.send_and_wait(ward.prefix + VitalsEvent.topic, b"never", partition=0)
+        await producer.abort_transaction()
+        await producer.stop()
+        ward.live()
+        assert ward.worker is not None
+        worker = ward.worker
+        await until(lambda: worker._entry, what="the state is restored")
+        entry = worker._entry
+        await until(lambda: worker._entry > entry + 2, what="time goes on")
 
 
 async def said_scores(ward: Ward, number: int) -> bool:
