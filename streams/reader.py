@@ -31,7 +31,9 @@ class Reader:
             auto_offset_reset="none",
             isolation_level=self._isolation,
             max_partition_fetch_bytes=4 * 1024 * 1024,
-            fetch_max_wait_ms=20 if self._kafka.embedded else 500,  # the embedded broker answers an empty fetch only then
+            # What is read is there already. A fetch that waits at the end of one stretch holds up the next by so much; the embedded
+            # broker answers an empty fetch only then.
+            fetch_max_wait_ms=20 if self._kafka.embedded else 100,
         )
         await start_client(consumer, self._kafka)
         self._consumer = consumer
