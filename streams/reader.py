@@ -61,14 +61,14 @@ class Reader:
             raise Transient(f"the bounds of {topic}[{partition}] cannot be read ({type(error).__name__})") from error
         return begin, end
 
-    async def offset_at(self, topic: str, partition: int, when: datetime) -> int:
-        """Return the first offset that was written at or after a time: all before it, in the order of the log, are older.
+    async def offset_at(self, topic: str, partition: int, when: datetime) -> int | None:
+        """Return the first offset that was written at or after a time, the log's end if none was: all before it are older.
 
-        The embedded broker has no look-up by time: there it is the first offset of all, and who reads leaves out what is older.
+        None on the embedded broker, which has no look-up by time.
         """
-        begin, end = await self.bounds(topic, partition)
         if self._kafka.embedded:
-            return begin
+            return None
+        begin, end = await self.bounds(topic, partition)
         tp = TopicPartition(topic, partition)
         try:
             found = await self._consumer.offsets_for_times({tp: int(when.timestamp() * 1000)})
