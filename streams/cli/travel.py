@@ -43,9 +43,11 @@ def vitals(
 ) -> None:
     """Run a patient's past through the monitor again, here, and compare its scores and alerts with those that were published.
 
-    With --rules or --registry: what the machine would have said. The state is rebuilt from the beginning of what the topics still
-    hold, in the order that the journal has. Writes to no topic but the audit of this access. Exits 1 where anything differs, or
-    where there is no score.
+    With --rules or --registry: what the machine would have said.
+
+    The state is rebuilt from the beginning of what the topics still hold, in the order that the journal has.
+
+    Writes to no topic but the audit of this access. Exits 1 where anything differs, or where there is no score.
     """
     from streams.timetravel import Asked, Other
 

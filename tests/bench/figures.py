@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from tests.bench import latency, memory, notes, searching, vitals
+from tests.bench import latency, memory, notes, replay, searching, vitals
 from tests.bench.rate import Rate
 from tests.bench.stage import Stage
 
@@ -74,6 +74,11 @@ def _grown(stage: Stage) -> Value:
     return Value(max(one["growth_mb"] for one in found.values()), found)
 
 
+def _replayed(stage: Stage) -> Value:
+    found = replay.replayed(stage)
+    return Value(found["during"]["p99"], found)
+
+
 FIGURES = (
     Figure("notes_over_bare_model", "notes lane end to end / the bare model loop", "x", 0.9, True,
            lambda stage: _ratio(notes.entities(stage), "bare")),
@@ -89,4 +94,5 @@ FIGURES = (
     Figure("alert_p99_over_echo_1000", "the latter / bare aiokafka echo under the same load", "x", 3, False, _over_echo),
     Figure("search_p99_ms_10k", "a question over 10,000 notes, its embedding included", "ms", 50, False, _searched),
     Figure("rss_growth_mb", "memory taken by 100,000 events behind, the worst lane", "MB", 50, False, _grown),
+    Figure("live_note_p99_s_during_replay", "a live note to its entities while 50,000 are replayed", "s", 10, False, _replayed),
 )  # fmt: skip

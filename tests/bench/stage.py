@@ -40,6 +40,9 @@ class Sizes:
     searches: int = 1_000
     behind: int = 100_000  # events, when memory is looked at
     memory_seconds: float = 90.0
+    replayed_notes: int = 50_000  # under live load
+    live_notes_per_s: float = 5.0
+    live_seconds: float = 120.0  # before and after the replay
 
 
 QUICK = Sizes(
@@ -59,6 +62,8 @@ QUICK = Sizes(
     searches=40,
     behind=1_500,
     memory_seconds=3.0,
+    replayed_notes=300,
+    live_seconds=4.0,
 )
 
 
