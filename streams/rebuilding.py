@@ -249,7 +249,7 @@ class Rebuild:
             for topic in topics:
                 name = self._settings.kafka.topic_prefix + topic
                 for number in await reader.partitions(name):
-                    building.move(topic, number, await reader.offset_at(name, number, begun))
+                    building.move(topic, number, await reader.offset_at(name, number, begun) or 0)  # or all of it once more
         return building
 
     async def _go_back(self, lane: Writer, work: Reapplying, building: Building, tell: Tell, agree: Agree) -> None:

@@ -11,9 +11,9 @@ many, which overwrites the same ids.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -37,8 +37,10 @@ REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, Patie
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
 
 _TOGETHER: Final = 100  # records that are audited and written together
+_DISORDER: Final = timedelta(days=1)  # by which a record's time may be behind that of one before it in the log
 _LOOK: Final = 1.0  # seconds between looks at a lane that is behind
 
+Place = tuple[str, int, int]  # topic, partition, offset
 Range = tuple[int, int, int]  # partition, first offset, the one after the last
 
 
@@ -110,7 +112,8 @@ class Progress:
     file: Path | None
     choice: str
     done: int = 0
-    last: tuple[str, int, int] | None = None  # topic, partition, offset: originals are replayed in this order
+    last: Place | None = None  # originals are replayed in this order
+    held: set[Place] = field(default_factory=set)  # passed over: they were held back when it was their turn
 
     @classmethod
     def open(cls, file: Path | None, choice: Choice) -> "Progress":
@@ -120,20 +123,37 @@ class Progress:
         try:
             kept = orjson.loads(file.read_bytes())
             last = kept["last"]
-            found = cls(file, str(kept["choice"]), int(kept["done"]), None if last is None else (last[0], last[1], last[2]))
+            held = {(str(one[0]), int(one[1]), int(one[2])) for one in kept.get("held", ())}
+            place = None if last is None else (str(last[0]), int(last[1]), int(last[2]))
+            found = cls(file, str(kept["choice"]), int(kept["done"]), place, held)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise Permanent(f"{file} is no progress file of a replay", hint="name another file, or remove it") from error
         if found.choice != choice.digest:
             raise Permanent(f"{file} belongs to a replay of other records", hint="give the same options, or another file")
         return found
 
-    def note(self, letter: Letter, number: int) -> None:
-        """Keep that all up to this one is confirmed."""
-        self.last, self.done = _place(letter), self.done + number
+    def hold(self, letters: Iterable[Letter]) -> None:
+        """Remember what is held back and has not had its turn: by the time of a resumption it may be ready."""
+        places = map(_place, letters)
+        self.held |= {place for place in places if self.last is None or place > self.last}
+
+    def wants(self, letter: Letter) -> bool:
+        """Tell whether a record is still to be replayed."""
+        place = _place(letter)
+        return self.last is None or place > self.last or place in self.held
+
+    def note(self, letters: Sequence[Letter]) -> None:
+        """Keep that these, and all before them but those held back, are confirmed."""
+        places = [_place(letter) for letter in letters]
+        self.held.difference_update(places)
+        self.last = max(places if self.last is None else [*places, self.last])
+        self.done += len(places)
         if self.file is not None:
             part = self.file.with_name(self.file.name + ".part")
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.write(orjson.dumps({"choice": self.choice, "done": self.done, "last": self.last}))
+                out.write(
+                    orjson.dumps({"choice": self.choice, "done": self.done, "last": self.last, "held": sorted(self.held)})
+                )
                 out.flush()
                 os.fsync(out.fileno())
             part.replace(self.file)
@@ -175,10 +195,10 @@ class Replays:
             if strange := set(spans) - set(numbers):
                 raise Permanent(f"{topic} has no partition {min(strange)}", hint=f"it has {len(numbers)}")
             for number in numbers if not spans else sorted(spans):
-                begin, end = await reader.bounds(topic, number)
+                begin, end = await self._span(reader, topic, number, choice)
                 first, last = spans.get(number, (begin, end))
                 # Without a time to stop at, what is written while this reads is not chosen: `end` was taken before.
-                async for records in reader.read(topic, number, first, min(last, end)):
+                async for records in reader.read(topic, number, max(first, begin), min(last, end)):
                     for record in records:
                         if record.value is None or (choice.ranges and redriven(record) is not None):
                             continue  # a range names records by their own offsets: a copy in it is not its original
@@ -187,6 +207,15 @@ class Replays:
                             chosen.setdefault(_place(letter), letter)
                     _bounded(chosen, limit)
         return [chosen[place] for place in sorted(chosen)]
+
+    async def _span(self, reader: Reader, topic: str, number: int, choice: Choice) -> tuple[int, int]:
+        """Return the offsets between which the records of the chosen time lie; what is in between may still be of another."""
+        begin, end = await reader.bounds(topic, number)
+        if choice.since is not None and (at := await reader.offset_at(topic, number, choice.since)) is not None:
+            begin = max(begin, at)
+        if choice.until is not None and (at := await reader.offset_at(topic, number, choice.until + _DISORDER)) is not None:
+            end = min(end, at)
+        return begin, end
 
     async def _of_letters(self, choice: Choice, limit: int) -> list[Letter]:
         async with DeadLetters(self.settings) as desk:
@@ -218,9 +247,10 @@ class Replays:
         *,
         pace: Pace,
         progress: Progress,
+        held: Iterable[Letter] = (),
         tell: Callable[[Told], None] = lambda told: None,
     ) -> int:
-        """Write planned records to their topics again; return how many this run wrote.
+        """Write planned records to their topics again; return how many this run wrote. `held`: what the plan holds back.
 
         Yields to live traffic: before each part it waits until no lane that reads the topic lags by more than `pace.most_lag`, what
         it wrote itself included. Raises as the outbox does; what the progress file has is done.
@@ -229,7 +259,8 @@ class Replays:
             raise Permanent("opened for reading only: nothing can be audited, so nothing is replayed")
         if not reason.strip():
             raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-        todo = [letter for letter in letters if progress.last is None or _place(letter) > progress.last]
+        progress.hold(held)
+        todo = [letter for letter in letters if progress.wants(letter)]
         before = progress.done
         size = _TOGETHER if not pace.rate else max(1, min(_TOGETHER, int(pace.rate)))
         loop = asyncio.get_running_loop()
@@ -242,7 +273,7 @@ class Replays:
             began = loop.time()
             await self._audit(part, choice, reason)
             await self.outbox.send([redrive(one.event, topic=topic) for one, topic in zip(part, topics, strict=True)])
-            progress.note(part[-1], len(part))
+            progress.note(part)
             tell(Told(progress.done))
             if pace.rate and start + size < len(todo):
                 await asyncio.sleep(max(0.0, len(part) / pace.rate - (loop.time() - began)))
@@ -314,7 +345,7 @@ def body_of(value: bytes | None) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _place(letter: Letter) -> tuple[str, int, int]:
+def _place(letter: Letter) -> Place:
     event = letter.event
     return event.original_topic, event.original_partition, event.original_offset
 

@@ -1,60 +1,110 @@
 """Time travel for vitals: what the monitor said about one patient in a stretch of time, said again, with the state as it was.
 
 The state "as it was" is rebuilt from the beginning of what the topics still hold, not from a snapshot: the journal keeps only each
-patient's newest. The whole partition is run through the pure monitor in this process, in the order that the journal has written
-down (other patients' sets move the feeds' clocks and the catching-up after an outage); only the asked patient's windows go to the
-model.
+patient's newest. The whole partition is run through the pure monitor in this process (`streams.rerunning`): other patients' sets
+move the feeds' clocks and the catching-up after an outage. Only the asked patient's windows go to the model.
 
-Where the journal no longer holds the order (its entries go round a ring, and compaction keeps the newest of each: 18 hours of ticks
-of a second), records are taken in the order in which they were written, and logged time is theirs. What retention and compaction
-have taken is said in `Travel.notes`, and a score that differs names which of these may be why.
+`Other` asks what other rules or another model would have said. What retention and compaction have taken is told in `Travel.notes`,
+and a score that differs names which of these may be why.
 
-Nothing is written but the audit record of the access, before anything is shown.
+Nothing is written to a topic but the audit record of the access, before anything is shown.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import tomllib
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from math import isclose
+from pathlib import Path
 from typing import Any, Final
 
-import orjson
+from pydantic import ValidationError
 
 from models.errors import Permanent, Poison
 from processors.events import (
+    AlertEvent,
     AuditEntry,
     AuditEvent,
     Deterioration,
-    FeedbackEvent,
     PatientEvent,
     ScoreEvent,
-    Source,
     VitalsEvent,
 )
 from processors.identity import natural_id
 from processors.monitor import Monitor
+from processors.rules import MonitorRules
 from streams.clock import Clock, real_clock
 from streams.inference import open_model
 from streams.journal import TOPIC as JOURNAL
-from streams.journal import Entry, Memory, stretch
+from streams.journal import stretch
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
+from streams.rerunning import History, Rerun, Tell, written
 from streams.scoring import ABSENT, FAILED, LATE, Scoring
 from streams.settings import Settings
 from streams.wire import decode, iso
 
-_BATCH: Final = 256
 _NO_HURRY: Final = 600.0  # seconds for the model: here it is never late
-_FIELDS: Final = ("late", "news2", "news2_reason", "deterioration_reason", "rejected", "flags", "processing")
+_SCORE: Final = ("late", "news2", "news2_reason", "deterioration_reason", "rejected", "flags", "processing")
+_ALERT: Final = ("kind", "state", "severity", "title", "detail", "reason", "route", "observed_at")
 
-Tell = Callable[[int, int], None]
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What is to be otherwise than it is here: files of rules (the fields of `monitor`) and of a registry; None: as it is."""
+
+    rules: Path | None = None
+    registry: Path | None = None
+
+    @property
+    def words(self) -> str:
+        """Say it, for the audit."""
+        named = (("rules", self.rules), ("registry", self.registry))
+        return ", ".join(f"{what} {path.name}" for what, path in named if path is not None)
+
+    def over(self, settings: Settings) -> Settings:
+        """Return the settings with these laid over; raises `Permanent` that names what is wrong in a file."""
+        changed: dict[str, Any] = {}
+        if self.rules is not None:
+            changed["monitor"] = _rules(self.rules, settings.monitor)
+        if self.registry is not None:
+            if not self.registry.is_file():
+                raise Permanent(f"there is no registry file {self.registry}")
+            changed["models"] = settings.models.model_copy(update={"registry": self.registry})
+        return settings.model_copy(update=changed)
+
+
+def _rules(file: Path, site: MonitorRules) -> MonitorRules:
+    try:
+        given = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Permanent(f"the rules in {file} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Permanent(f"{file} is not TOML: {error}") from error
+    table = given.get("monitor", given)  # a site's whole settings file will do
+    try:
+        return MonitorRules.model_validate(_laid_over(site.model_dump(), table))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise Permanent(f"rules in {file}: {wrong}", hint="`vigil settings` shows those of `monitor`") from None
+
+
+def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _laid_over(under[name], over[name]) for name in under.keys() & over.keys() if _tables(under[name], over[name])
+    }
+    return {**under, **over, **both}
+
+
+def _tables(one: object, other: object) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Whose sets: those observed at or after `since` and before `until`."""
+    """Whose sets: those observed at or after `since` and before `until`; and what was said of alerts in that time."""
 
     patient: str
     since: datetime
@@ -70,6 +120,10 @@ class Asked:
     def takes(self, event: VitalsEvent | ScoreEvent) -> bool:
         """Tell whether a set, or its score, is one of these."""
         return event.patient_id == self.patient and self.since <= event.observed_at < self.until
+
+    def hears(self, event: AlertEvent) -> bool:
+        """Tell whether a step of an alert was, or would have been, decided in this time."""
+        return event.patient_id == self.patient and self.since <= event.decided_at < self.until
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,60 +141,84 @@ class Row:
         return self.published is not None and not self.differs
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an alert: as it is decided now, as it was published; one of them may be missing."""
+
+    now: AlertEvent | None
+    published: AlertEvent | None
+    differs: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Tell whether this was said then, too."""
+        return self.now is not None and self.published is not None and not self.differs
+
+    @property
+    def said(self) -> AlertEvent:
+        """The step as it is now, else as it was."""
+        found = self.now or self.published
+        assert found is not None
+        return found
+
+
 @dataclass(slots=True)
 class Travel:
     """What came of it. `notes` say in words what of the past is no longer there; `sets` were run through the monitor."""
 
     rows: list[Row] = field(default_factory=list)
+    alerts: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     sets: int = 0
     model: str = ""
 
-
-class History(Memory):
-    """All the entries that a journal partition still holds, beyond the last snapshot too."""
-
-    def take(self, record: Any) -> None:
-        """Read the next record of the journal; states and markers are of no use here, and states are large."""
-        if record.value is not None and orjson.loads(record.value)["kind"] not in ("state", "marker"):
-            super().take(record)
-
     @property
-    def gaps(self) -> bool:
-        """Tell whether some entries are no longer there."""
-        numbers = [entry.number for entry in self.entries]
-        return numbers != list(range(1, len(numbers) + 1))
+    def equal(self) -> bool:
+        """Tell whether all was said then as it is now; nothing is not."""
+        return bool(self.rows) and all(row.equal for row in self.rows) and all(step.equal for step in self.alerts)
 
 
 class TimeTravel:
     """Runs one patient's past again. `outbox` must be started: an access that cannot be accounted for is no access."""
 
-    def __init__(self, settings: Settings, outbox: Outbox, *, user: str, clock: Clock = real_clock) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, outbox: Outbox, *, user: str, clock: Clock = real_clock, other: Other | None = None
+    ) -> None:
+        self._other = other or Other()
+        self._settings = self._other.over(settings)
         self._outbox = outbox
         self._user = user
         self._clock = clock
         self._prefix = settings.kafka.topic_prefix
 
     async def go(self, asked: Asked, tell: Tell = lambda done, total: None) -> Travel:
-        """Return each set's score of then, in the order in which they were decided; raises `Transient` when no broker answers."""
+        """Return each set's score and each alert's step of that time, in the order in which they were decided.
+
+        Raises `Transient` when no broker answers, `Permanent` or `Fatal` for a model that was asked for and cannot be opened.
+        """
         async with Reader(self._settings.kafka) as reader:
             numbers = await reader.partitions(self._prefix + VitalsEvent.topic)
             if not numbers:
                 raise Permanent("there is no clinical.vitals here", hint="`vigil doctor`")
             number = partition_of(asked.patient.encode(), len(numbers))
             last, oldest = await self._last(reader, number, asked)
-            published, scores_cut = await self._published(reader, asked)
+            scores, scores_cut = await self._published(reader, asked, ScoreEvent)
+            alerts, alerts_cut = await self._published(reader, asked, AlertEvent)
             await self._audit(asked)
             travel = Travel()
-            run = await self._run(reader, number, asked, last, travel, tell) if last else []
+            rerun = await self._run(reader, number, asked, last, travel, tell)
             await self._note_retention(reader, number, asked, travel, oldest)
-        reasons = tuple(travel.notes)
-        travel.rows = [compared(score, published.get(score.source.event_id), reasons, scores_cut) for score in run]
+        then = {one.source.event_id: one for one in scores if isinstance(one, ScoreEvent) and asked.takes(one)}
+        reasons = (f"asked with other {self._other.words}",) if self._other.words else tuple(travel.notes)
+        travel.rows = [compared(score, then.get(score.source.event_id), reasons, scores_cut) for score in rerun.scores]
+        travel.alerts = steps(rerun.alerts, [one for one in alerts if isinstance(one, AlertEvent) and asked.hears(one)])
+        if alerts_cut:
+            travel.notes.append("retention has taken some of clinical.alerts: steps that are only there now may have been said")
         return travel
 
     async def _last(self, reader: Reader, number: int, asked: Asked) -> tuple[int, datetime | None]:
-        """Return the offset after the last set that is asked for, 0 when there is none; and when the oldest was written.
+        """Return the offset after the last set that is asked for or was written in that time, 0 when there is none; and when the
+        oldest of all was written.
 
         Only this patient's are decoded.
         """
@@ -148,33 +226,36 @@ class TimeTravel:
         oldest: datetime | None = None
         begin, end = await reader.bounds(topic, number)
         async for record in stretch(reader, topic, number, begin, end):
-            oldest = oldest or _written(record)
-            if record.key == key:
+            oldest = oldest or written(record)
+            if written(record) < asked.until:
+                last = record.offset + 1
+            elif record.key == key:
                 with suppress(Poison):
                     if asked.takes(decode(VitalsEvent, record)):
                         last = record.offset + 1
         return last, oldest
 
-    async def _published(self, reader: Reader, asked: Asked) -> tuple[dict[str, ScoreEvent], bool]:
-        """Return what was said then, the newest by the set's id, and whether retention has taken some of that topic."""
-        topic, key = self._prefix + ScoreEvent.topic, asked.patient.encode()
-        found: dict[str, ScoreEvent] = {}
+    async def _published(
+        self, reader: Reader, asked: Asked, kind: type[ScoreEvent | AlertEvent]
+    ) -> tuple[list[ScoreEvent | AlertEvent], bool]:
+        """Return what was said of this patient, each once, the newest; and whether retention has taken some of that topic."""
+        topic, key = self._prefix + kind.topic, asked.patient.encode()
+        found: dict[str, ScoreEvent | AlertEvent] = {}
         numbers = await reader.partitions(topic)
         if not numbers:
-            return found, False
+            return [], False
         number = partition_of(key, len(numbers))
         begin, end = await reader.bounds(topic, number)
         async for record in stretch(reader, topic, number, begin, end):
             if record.key == key:
                 with suppress(Poison):
-                    event = decode(ScoreEvent, record)
-                    if asked.takes(event):
-                        found[event.source.event_id] = event
-        return found, begin > 0
+                    event = decode(kind, record)
+                    found[event.source.event_id if isinstance(event, ScoreEvent) else event.id] = event
+        return list(found.values()), begin > 0
 
     # -------------------------------------------------------------------------------------------------------- the machine
 
-    async def _run(self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell) -> list[ScoreEvent]:
+    async def _run(self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell) -> Rerun:
         history = History()
         begin, end = await reader.bounds(self._prefix + JOURNAL, number)
         async for record in stretch(reader, self._prefix + JOURNAL, number, begin, end):
@@ -188,6 +269,8 @@ class TimeTravel:
         try:
             model = await open_model(models, "deterioration")
         except Permanent:
+            if self._other.registry is not None:
+                raise
             model = None
         scoring = Scoring(model, models, LaneMetrics("replay"))
         travel.model = f"{scoring.identity.name}@{scoring.identity.version}" if scoring.identity else "none"
@@ -198,13 +281,15 @@ class TimeTravel:
             await rerun.open(stack)
             number_before = 0
             for entry in history.entries:
-                if entry.at >= last:
+                if entry.at >= last and (entry.now is None or entry.now >= asked.until):
                     break
                 await rerun.obey(entry, known=entry.number == number_before + 1)
                 number_before = entry.number
             await rerun.advance(last, in_order=bool(history.entries))
+            if not history.entries and monitor.now is not None:
+                rerun.pass_time(min(asked.until, self._clock()))
         travel.sets = rerun.sets
-        return rerun.scores
+        return rerun
 
     async def _note_retention(self, reader: Reader, number: int, asked: Asked, travel: Travel, oldest: datetime | None) -> None:
         begin, _ = await reader.bounds(self._prefix + VitalsEvent.topic, number)
@@ -231,136 +316,24 @@ class TimeTravel:
         async for record in stretch(reader, topic, number, begin, end):
             holes = holes or record.offset > following
             following = record.offset + 1
-            context = context or (record.key == key and _written(record) < asked.until)
+            context = context or (record.key == key and written(record) < asked.until)
         return holes, context
 
     async def _audit(self, asked: Asked) -> None:
         at = self._clock()
         request = natural_id("access", self._user, "vitals", asked.patient, at.isoformat())
         entry = AuditEntry(event_id=request, outcome="shown", patient_id=asked.patient)
+        told = f"time travel {asked.since.isoformat()} to {asked.until.isoformat()}"
         event = AuditEvent(
             id=request,
             action="access",
             agent=self._user,
             subject=VitalsEvent.topic,
             entries=(entry,),
-            reason=f"time travel {asked.since.isoformat()} to {asked.until.isoformat()}; {asked.reason}".removesuffix("; "),
+            reason="; ".join(filter(None, (told, self._other.words, asked.reason))),
             recorded_at=at,
         )
         await self._outbox.send([self._outbox.encode(event, time=iso(at))])
-
-
-class Rerun:
-    """One partition's inputs through one monitor, up to `last`; keeps the scores that were asked for."""
-
-    def __init__(
-        self, settings: Settings, number: int, asked: Asked, monitor: Monitor, scoring: Scoring, last: int, tell: Tell
-    ) -> None:
-        self._settings = settings
-        self._number = number
-        self._asked = asked
-        self._monitor = monitor
-        self._scoring = scoring
-        self._last = last
-        self._tell = tell
-        self._heads: dict[type[Any], AsyncIterator[Any]] = {}
-        self._next: dict[type[Any], Any] = {}
-        self._step = settings.monitor.blind_after / 2  # logged time never stands still for an outage that was none
-        self.scores: list[ScoreEvent] = []
-        self.sets = 0
-
-    async def open(self, stack: AsyncExitStack) -> None:
-        """Stand at the beginning of what the topics hold."""
-        for kind in (VitalsEvent, PatientEvent, FeedbackEvent):
-            reader = await stack.enter_async_context(Reader(self._settings.kafka))
-            topic = self._settings.kafka.topic_prefix + kind.topic
-            begin, end = await reader.bounds(topic, self._number)
-            self._heads[kind] = stretch(reader, topic, self._number, begin, end)
-            await self._take(kind)
-
-    async def _take(self, kind: type[Any]) -> Any:
-        record = self._next.get(kind)
-        self._next[kind] = await anext(self._heads[kind], None)
-        return record
-
-    async def obey(self, entry: Entry, *, known: bool) -> None:
-        """Apply what an entry says. Where it is not `known` what came before, that is taken in the order of writing."""
-        await self.advance(entry.at, in_order=known, ends=None if known else entry.ends)
-        for kind in (PatientEvent, FeedbackEvent):
-            while (record := self._next[kind]) is not None and record.offset < entry.ends.get(kind.topic, 0):
-                await self._take(kind)
-                self._hear(kind, record)
-        if entry.now is not None:
-            if not known:
-                self._pass_time(entry.now)
-            self._tick(entry.now, entry.offset, entry.number)
-
-    async def advance(self, upto: int, *, in_order: bool, ends: dict[str, int] | None = None) -> None:
-        """Run the vitals below an offset. Unless the order is known, contexts and answers come in by when they were written."""
-        batch: list[Any] = []
-        while (record := self._next[VitalsEvent]) is not None and record.offset < upto:
-            if not in_order:
-                due = await self._due(_written(record), ends)
-                if batch and (due or _written(record) - _written(batch[-1]) >= timedelta(seconds=1)):
-                    await self._work(batch)
-                    batch = []
-                for kind, one in due:
-                    self._hear(kind, one)
-                if not batch:
-                    self._pass_time(_written(record))
-            batch.append(record)
-            await self._take(VitalsEvent)
-            if len(batch) >= _BATCH:
-                await self._work(batch)
-                batch = []
-        await self._work(batch)
-
-    async def _due(self, now: datetime, ends: dict[str, int] | None) -> list[tuple[type[Any], Any]]:
-        due: list[tuple[type[Any], Any]] = []
-        for kind in (PatientEvent, FeedbackEvent):
-            topic = str(kind.topic)
-            while (record := self._next[kind]) is not None and _written(record) <= now:
-                if ends is not None and record.offset >= ends.get(topic, 0):
-                    break
-                due.append((kind, record))
-                await self._take(kind)
-        return sorted(due, key=lambda one: _written(one[1]))
-
-    def _pass_time(self, now: datetime) -> None:
-        at = self._monitor.now
-        while at is not None and now - at > self._step:
-            at += self._step
-            self._tick(at, 0, 0)
-        self._tick(now, 0, 0)
-
-    def _tick(self, now: datetime, offset: int, number: int) -> None:
-        name = f"{self._number}/{number}"
-        self._monitor.tick(now, Source(topic=JOURNAL, partition=self._number, offset=max(offset, 0), event_id=name))
-
-    def _hear(self, kind: type[Any], record: Any) -> None:
-        with suppress(Poison):
-            event = decode(kind, record)
-            source = Source(topic=kind.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-            self._monitor.patient(event, source) if kind is PatientEvent else self._monitor.feedback(event, source)
-
-    async def _work(self, records: Sequence[Any]) -> None:
-        made = []
-        for record in records:
-            with suppress(Poison):
-                event = decode(VitalsEvent, record)
-                source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-                made.append(self._monitor.observe(event, source))
-        mine = [one for one in made if self._asked.takes(one.event)]
-        scored: dict[int, tuple[Deterioration | None, str]] = {}
-        for one, answer in zip(mine, await self._scoring.score(mine) if mine else [], strict=True):
-            scored[id(one)] = answer
-        for one in made:
-            with suppress(Poison):
-                events = self._monitor.decide(one, *scored.get(id(one), (None, "")))
-                self.scores += [event for event in events if isinstance(event, ScoreEvent) and self._asked.takes(event)]
-        self.sets += len(records)
-        if records:
-            self._tell(records[-1].offset + 1, self._last)
 
 
 def compared(score: ScoreEvent, published: ScoreEvent | None, notes: Sequence[str], scores_cut: bool) -> Row:
@@ -368,7 +341,7 @@ def compared(score: ScoreEvent, published: ScoreEvent | None, notes: Sequence[st
     if published is None:
         gone = "retention may have taken it from clinical.scores" if scores_cut else "the lane has not come to it, or could not"
         return Row(score, None, ("missing",), (gone,))
-    differs = [name for name in _FIELDS if getattr(score, name) != getattr(published, name)]
+    differs = [name for name in _SCORE if getattr(score, name) != getattr(published, name)]
     if not _same(score.deterioration, published.deterioration):
         differs.append("deterioration")
     if not differs:
@@ -384,11 +357,19 @@ def compared(score: ScoreEvent, published: ScoreEvent | None, notes: Sequence[st
     return Row(score, published, tuple(differs), tuple(why))
 
 
+def steps(now: Sequence[AlertEvent], then: Sequence[AlertEvent]) -> list[Step]:
+    """Hold the alerts' steps against those that were published, by their ids, in the order in which they were decided."""
+    before = {one.id: one for one in then}
+    found = []
+    for one in now:
+        was = before.pop(one.id, None)
+        differs = () if was is None else tuple(name for name in _ALERT if getattr(one, name) != getattr(was, name))
+        found.append(Step(one, was, differs))
+    found += [Step(None, one) for one in before.values()]
+    return sorted(found, key=lambda step: (step.said.decided_at, step.said.sequence))
+
+
 def _same(now: Deterioration | None, then: Deterioration | None) -> bool:
     if now is None or then is None:
         return now is then
     return now.model == then.model and isclose(now.probability, then.probability, abs_tol=1e-6)
-
-
-def _written(record: Any) -> datetime:
-    return datetime.fromtimestamp(max(0, record.timestamp) / 1000, UTC)

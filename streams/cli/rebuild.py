@@ -35,8 +35,11 @@ def rebuild(
 ) -> None:
     """Build a collection anew from its topic and the merges, compare it with the one that serves, then switch to it at once.
 
-    Search and the lanes go on meanwhile, and nothing that arrives is lost. Points whose record the topics no longer hold are
-    carried over. What served before is kept until the next rebuild has switched: --back is the way back.
+    Search and the lanes go on meanwhile, and nothing that arrives is lost.
+
+    Points whose record the topics no longer hold are carried over.
+
+    What served before is kept until the next rebuild has switched: --back is the way back.
     """
     import orjson
 

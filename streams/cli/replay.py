@@ -77,7 +77,7 @@ def run(
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
     if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready)}?", abort=True)):
-        done = asyncio.run(_run(settings, plan.ready, choice, reason, rate, max_lag, resume))
+        done = asyncio.run(_run(settings, plan, choice, reason, rate, max_lag, resume))
         print(f"{done} replayed" + (f", {len(plan.ready) - done} were done before" if done < len(plan.ready) else ""))
 
 
@@ -89,28 +89,27 @@ def shadow(
     patient: Patients = None,
     encounter: Encounters = None,
     type_: Types = None,
+    letter: Letters = None,
     limit: Limit = 10_000,
     registry: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="registry whose champion entity model is tried; the site's own if not given"),
     ] = None,
+    reason: Reason = "",
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per line: the total, then each patient")] = False,
 ) -> None:
-    """Run another entity model over chosen notes, here, and say what differs from clinical.entities. Writes nothing."""
+    """Run another entity model over chosen notes, here, and say what differs from clinical.entities.
+
+    Writes to no topic but the audit of this access.
+    """
     import orjson
 
     from streams.shadowing import KINDS
-    from streams.shadowing import shadow as compared
 
-    choice = _choice("clinical.notes", offsets, since, until, patient, encounter, type_, None)
-    settings = load()
-
-    async def work() -> "Diff":
-        from streams.replaying import Replays
-
-        return await compared(settings, await Replays(settings).choose(choice, limit=limit), registry)
-
-    diff = asyncio.run(work())
+    if not reason.strip():
+        raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+    choice = _choice("clinical.notes", offsets, since, until, patient, encounter, type_, letter)
+    diff = asyncio.run(_shadow(load(), choice, limit, registry, reason))
     if json_:
         print(orjson.dumps({"model": diff.model, "digest": diff.digest, "notes": diff.notes, **diff.total}).decode())
         for one, kinds in sorted(diff.patients.items()):
@@ -138,7 +137,7 @@ def _choice(
     from streams.replaying import Choice
 
     return Choice(
-        topic=topic,
+        topic="" if letters else topic,
         ranges=tuple(_range(one) for one in offsets or ()),
         since=since.astimezone() if since else None,
         until=until.astimezone() if until else None,
@@ -166,7 +165,7 @@ async def _plan(settings: Settings, choice: "Choice", limit: int, unverified: bo
 
 async def _run(
     settings: Settings,
-    letters: list["Letter"],
+    plan: "Plan",
     choice: "Choice",
     reason: str,
     rate: float,
@@ -185,12 +184,33 @@ async def _run(
     await outbox.start()
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("replay", total=len(letters), completed=progress.done)
+            task = bar.add_task("replay", total=len(plan.ready), completed=progress.done)
 
             def tell(told: replaying.Told) -> None:
                 bar.update(task, completed=told.done, description=f"waiting: {told.waits}" if told.waits else "replay")
 
-            return await replays.run(letters, choice, reason, pace=pace, progress=progress, tell=tell)
+            held = [letter for letters in plan.held.values() for letter in letters]
+            return await replays.run(plan.ready, choice, reason, pace=pace, progress=progress, held=held, tell=tell)
+    finally:
+        await outbox.stop()
+
+
+async def _shadow(settings: Settings, choice: "Choice", limit: int, registry: Path | None, reason: str) -> "Diff":
+    from streams.clock import clock_of
+    from streams.outbox import Outbox
+    from streams.replaying import Replays
+    from streams.shadowing import Shadow
+
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    await outbox.start()
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("choose", total=None)
+            letters = await Replays(settings).choose(choice, limit=limit)
+            bar.update(task, description="shadow", total=len(letters))
+            work = Shadow(settings, outbox, user=getpass.getuser(), clock=clock_of(settings.clock))
+            return await work.run(letters, choice, registry, reason, tell=lambda done: bar.update(task, completed=done))
     finally:
         await outbox.stop()
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import getpass
+import os
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,34 +13,57 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from models.errors import Permanent
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from processors.events import ScoreEvent
-    from streams.timetravel import Asked, Row, Travel
+    from streams.timetravel import Asked, Other, Row, Step, Travel
 
 
 def vitals(
     patient: Annotated[str, typer.Option(help="Vigil's own id of the patient")],
     since: Annotated[datetime, typer.Option("--from", help="observed at or after")],
     until: Annotated[datetime, typer.Option("--until", help="observed before")],
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="other rules: TOML with fields of `monitor`, laid over the site's")
+    ] = None,
+    registry: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="another model: a registry file whose deterioration champion answers")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write the comparison here too, as --json prints it; only you can read it"),
+    ] = None,
     reason: Annotated[str, typer.Option(help="why you look, for the audit")] = "",
-    json_: Annotated[bool, typer.Option("--json", help="one JSON object per line: what is told of all, then each set")] = False,
+    json_: Annotated[
+        bool,
+        typer.Option("--json", help="one JSON object per line: what is told of all, then each set, then each alert's step"),
+    ] = False,
 ) -> None:
-    """Run a patient's past through the monitor again, here, and hold its scores against those that were published.
+    """Run a patient's past through the monitor again, here, and compare its scores and alerts with those that were published.
 
-    The state is rebuilt from the beginning of what the topics still hold, in the order that the journal has. Writes nothing but the
-    audit of this access. Exits 1 where a score differs, or where there is none.
+    With --rules or --registry: what the machine would have said.
+
+    The state is rebuilt from the beginning of what the topics still hold, in the order that the journal has.
+
+    Writes to no topic but the audit of this access. Exits 1 where anything differs, or where there is no score.
     """
-    from streams.timetravel import Asked
+    from streams.timetravel import Asked, Other
 
     asked = Asked(patient, since.astimezone(), until.astimezone(), reason)
-    found = asyncio.run(_travel(load(), asked))
-    _print_json(found) if json_ else _print(found)
-    raise typer.Exit(0 if found.rows and all(row.equal for row in found.rows) else 1)
+    found = asyncio.run(_travel(load(), asked, Other(rules, registry)))
+    if report is not None:
+        _keep(report, found)
+    if json_:
+        for line in _lines(found):
+            print(line)
+    else:
+        _print(found)
+    raise typer.Exit(0 if found.equal else 1)
 
 
-async def _travel(settings: Settings, asked: "Asked") -> "Travel":
+async def _travel(settings: Settings, asked: "Asked", other: "Other") -> "Travel":
     from streams.clock import clock_of
     from streams.outbox import Outbox
     from streams.timetravel import TimeTravel
@@ -46,7 +72,7 @@ async def _travel(settings: Settings, asked: "Asked") -> "Travel":
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:
-        travel = TimeTravel(settings, outbox, user=getpass.getuser(), clock=clock_of(settings.clock))
+        travel = TimeTravel(settings, outbox, user=getpass.getuser(), clock=clock_of(settings.clock), other=other)
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("vitals", total=None)
             return await travel.go(asked, lambda done, total: bar.update(task, completed=done, total=total))
@@ -54,14 +80,30 @@ async def _travel(settings: Settings, asked: "Asked") -> "Travel":
         await outbox.stop()
 
 
-def _print_json(found: "Travel") -> None:
+def _keep(report: Path, found: "Travel") -> None:
+    try:
+        with os.fdopen(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+            out.writelines(f"{line}\n" for line in _lines(found))
+    except OSError as error:
+        raise Permanent(f"the report {report} cannot be written ({error.strerror})") from error
+
+
+def _lines(found: "Travel") -> Iterator[str]:
     import orjson
 
-    equal = sum(row.equal for row in found.rows)
-    told = {"scores": len(found.rows), "equal": equal, "sets_run": found.sets, "model": found.model, "notes": found.notes}
-    print(orjson.dumps(told).decode())
-    for row in found.rows:
-        print(orjson.dumps(_facts(row)).decode())
+    told = {
+        "scores": len(found.rows),
+        "equal": sum(row.equal for row in found.rows),
+        "alert_steps": len(found.alerts),
+        "alert_steps_equal": sum(step.equal for step in found.alerts),
+        "alerts_raised": sum(step.now is not None and step.now.state == "raised" for step in found.alerts),
+        "alerts_raised_then": sum(step.published is not None and step.published.state == "raised" for step in found.alerts),
+        "sets_run": found.sets,
+        "model": found.model,
+        "notes": found.notes,
+    }
+    for line in (told, *map(_facts, found.rows), *map(_alert_facts, found.alerts)):
+        yield orjson.dumps(line).decode()
 
 
 def _facts(row: "Row") -> dict[str, Any]:
@@ -76,6 +118,17 @@ def _facts(row: "Row") -> dict[str, Any]:
     }
 
 
+def _alert_facts(step: "Step") -> dict[str, Any]:
+    return {
+        "decided_at": step.said.decided_at.isoformat(),
+        "alert_id": step.said.alert_id,
+        "equal": step.equal,
+        "differs": step.differs,
+        "alert": step.now.model_dump(mode="json") if step.now else None,
+        "published": step.published.model_dump(mode="json") if step.published else None,
+    }
+
+
 def _print(found: "Travel") -> None:
     table = Table("observed (UTC)", "NEWS2", "published", "model", "published", "", title=f"{len(found.rows)} scores")
     for row in found.rows:
@@ -87,9 +140,23 @@ def _print(found: "Travel") -> None:
     if not console.is_terminal:
         console.width = 200  # for grep: a row stays a line
     console.print(table)
+    if found.alerts:
+        console.print(_alert_table(found.alerts))
     for note in found.notes:
         print(f"note: {note}")
     print(f"{sum(row.equal for row in found.rows)} of {len(found.rows)} equal what was published; {found.sets:,} sets were run")
+    alike = sum(step.equal for step in found.alerts)
+    print(f"{alike} of {len(found.alerts)} steps of alerts are as they were published" if found.alerts else "no alerts")
+
+
+def _alert_table(alerts: "list[Step]") -> Table:
+    table = Table("decided (UTC)", "alert", "now", "published", "", title=f"{len(alerts)} steps of alerts")
+    for step in alerts:
+        now, then = (f"{one.state}, {one.severity}, {one.route}" if one else "-" for one in (step.now, step.published))
+        missing = "only now" if step.published is None else "not now" if step.now is None else ""
+        verdict = "equal" if step.equal else missing or ", ".join(step.differs)
+        table.add_row(f"{step.said.decided_at:%Y-%m-%d %H:%M:%S}", step.said.kind, now, then, verdict)
+    return table
 
 
 def _words(score: "ScoreEvent | None") -> tuple[str, str]:

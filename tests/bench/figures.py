@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from tests.bench import latency, memory, notes, recovery, searching, vitals
+from tests.bench import latency, memory, notes, recovery, replay, searching, vitals
 from tests.bench.rate import Rate
 from tests.bench.stage import Stage
 
@@ -79,6 +79,11 @@ def _recovered(stage: Stage) -> Value:
     return Value(round(median(rounds), 2), recovery.summary(rounds))
 
 
+def _replayed(stage: Stage) -> Value:
+    found = replay.replayed(stage)
+    return Value(found["during"]["p99"], found)
+
+
 FIGURES = (
     Figure("notes_over_bare_model", "notes lane end to end / the bare model loop", "x", 0.9, True,
            lambda stage: _ratio(notes.entities(stage), "bare")),
@@ -96,4 +101,5 @@ FIGURES = (
     Figure("rss_growth_mb", "memory taken by 100,000 events behind, the worst lane", "MB", 50, False, _grown),
     Figure("recovery_s", "SIGKILL of the vitals worker to the first score of a set written after it, median", "s", 10, False,
            _recovered),
+    Figure("live_note_p99_s_during_replay", "a live note to its entities while 50,000 are replayed", "s", 10, False, _replayed),
 )  # fmt: skip

@@ -41,6 +41,9 @@ class Sizes:
     behind: int = 100_000  # events, when memory is looked at
     memory_seconds: float = 90.0
     kills: int = 20  # of a worker; the median of their recoveries counts
+    replayed_notes: int = 50_000  # under live load
+    live_notes_per_s: float = 5.0
+    live_seconds: float = 120.0  # before and after the replay
 
 
 QUICK = Sizes(
@@ -61,6 +64,8 @@ QUICK = Sizes(
     behind=1_500,
     memory_seconds=3.0,
     kills=1,
+    replayed_notes=300,
+    live_seconds=4.0,
 )
 
 

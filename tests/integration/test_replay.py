@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
-from models.errors import Permanent
+from models.errors import Permanent, Poison
 from processors.events import NoteEvent, VitalsEvent
 from processors.identity import natural_id
-from streams.deadletters import redriven
+from streams.deadletters import dead_letter, redriven
 from streams.outbox import Outbox
+from streams.reader import Reader
 from streams.redriving import REPLACED, YOUNG
 from streams.replaying import Choice, Pace, Progress, Replays, Told
 from tests import vitals as bedside
@@ -110,6 +113,51 @@ async def test_choosing_by_range_time_type_and_encounter(kafka: Kafka, tmp_path:
         await offsets(ranges=((99, 0, 1),))
 
 
+@pytest.mark.real_kafka
+async def test_a_choice_by_time_begins_to_read_where_that_time_begins(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, read, spans = Clinic(kafka, tmp_path), Reader.read, []
+    topic, half = site.prefix + NOTES, timedelta(hours=12)
+    start = datetime.now(UTC).replace(microsecond=0) - 12 * half
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    for number in range(10):  # two a day; one came half a day late
+        at = start + (number - (number == 5)) * half
+        body = note("p", str(number), "Cough.").model_dump_json().encode()
+        await producer.send_and_wait(topic, body, b"p", 0, int(at.timestamp() * 1000))
+    await producer.stop()
+
+    def seen(self: Reader, name: str, partition: int, first: int, end: int) -> AsyncIterator[list[Any]]:
+        if (name, partition) == (topic, 0):
+            spans.append((first, end))
+        return read(self, name, partition, first, end)
+
+    monkeypatch.setattr(Reader, "read", seen)
+    choice = Choice(topic=NOTES, since=start + 4 * half, until=start + 5 * half)
+    found = [one.event.original_offset for one in await Replays(site.settings).choose(choice, limit=100)]
+    assert (found, spans) == ([4, 5], [(4, 7)])  # a day of disorder is allowed for
+
+
+async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    await site.write(note("p", "a", "Cough."), note("p", "b", "Fever."))
+    records = await site.records(NOTES)
+    letter = dead_letter(records[1], Poison("cannot", stage="process"), lane="notes-entities", failed_at=datetime.now(UTC))
+    async with replays_of(site.settings) as replays:
+        assert replays.outbox is not None
+        await replays.outbox.send([replays.outbox.encode(letter)])
+        choice = Choice(letters=(letter.id[:12],))
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        assert [one.event.original_offset for one in plan.ready] == [1]
+        assert await replays.run(plan.ready, choice, "mended", pace=Pace(), progress=Progress.open(None, choice)) == 1
+        with pytest.raises(Permanent, match="no dead letter begins with nobody"):
+            await replays.choose(Choice(letters=("nobody",)), limit=100)
+    assert [one.value for one in (await site.records(NOTES))[2:]] == [records[1].value]
+    (audit,) = [one for one in await site.read("clinical.audit") if one["action"] == "replay"]
+    assert audit["subject"] == "dead letters"
+
+
 async def test_an_older_version_of_a_note_is_held_back(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     first = note("p", "a", "Fever.")
@@ -161,8 +209,15 @@ async def test_a_replay_that_was_stopped_goes_on_where_it_was(kafka: Kafka, tmp_
         plan = await replays.plan(await replays.choose(choice, limit=100))
         assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 12
         assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 0
+        # What was held back when the replay began, and is ready now, is not skipped; nor is it done twice.
+        file.unlink()
+        ready, held = plan.ready[5:], plan.ready[:5]
+        assert await replays.run(ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice), held=held) == 15
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 5
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 0
     records = await site.records(NOTES)
-    assert [one.value for one in records[20:]] == [one.value for one in records[:20]]
+    first = [one.value for one in records[:20]]
+    assert [one.value for one in records[20:]] == first + first[5:] + first[:5]
     with pytest.raises(Permanent, match="other records"):
         Progress.open(file, Choice(topic=NOTES, patients=("q",)))
     file.write_text("[]")

@@ -7,7 +7,7 @@ import pytest
 from processors.events import EntitiesEvent, Entity
 from streams.outbox import Outbox
 from streams.replaying import Choice, Replays
-from streams.shadowing import compare, shadow
+from streams.shadowing import Diff, Shadow, compare
 from tests.clinic import Clinic, note
 from tests.kafka import Kafka
 
@@ -24,6 +24,16 @@ def test_entities_are_compared_by_span() -> None:
     assert compare(old, new) == {"same": 1, "changed": 1, "removed": 1, "added": 1}
 
 
+async def shadow(site: Clinic, choice: Choice, told: list[int]) -> Diff:
+    outbox = Outbox(site.settings, source="/test")
+    await outbox.start()
+    try:
+        chosen = await Replays(site.settings).choose(choice, limit=100)
+        return await Shadow(site.settings, outbox, user="ml-3").run(chosen, choice, None, "a new model", tell=told.append)
+    finally:
+        await outbox.stop()
+
+
 async def test_the_shadow_differs_where_the_outputs_do(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     await site.write(
@@ -31,9 +41,13 @@ async def test_the_shadow_differs_where_the_outputs_do(kafka: Kafka, tmp_path: P
     )
     async with site.running("notes-entities"):
         await site.until_done("notes-entities", "clinical.notes")
-    chosen = await Replays(site.settings).choose(Choice(topic="clinical.notes"), limit=100)
-    alike = await shadow(site.settings, chosen, None)
-    assert set(alike.total) == {"same"}
+    told: list[int] = []
+    alike = await shadow(site, Choice(topic="clinical.notes"), told)
+    assert (set(alike.total), told) == ({"same"}, [2])
+    (audit,) = [one for one in await site.read("clinical.audit") if one["action"] == "replay"]
+    assert (audit["agent"], audit["subject"]) == ("ml-3", "shadow/ner")
+    assert audit["reason"].startswith(f"a new model; 2 notes of 2 patients through {alike.model}; ")
+    assert {(one["patient_id"], one["outcome"]) for one in audit["entries"]} == {("p", "shadowed"), ("q", "shadowed")}
     events = {one["patient_id"]: one for one in await site.read("clinical.entities")}
     assert alike.total["same"] == sum(len(one["entities"]) for one in events.values()) > 0
     # As another model would have left it: p's first entity with another label. It lies last on the topic, so it counts.
@@ -43,6 +57,8 @@ async def test_the_shadow_differs_where_the_outputs_do(kafka: Kafka, tmp_path: P
     await outbox.start()
     await outbox.send([outbox.encode(found.model_copy(update={"entities": (other, *found.entities[1:])}))])
     await outbox.stop()
-    differs = await shadow(site.settings, chosen, None)
+    differs = await shadow(site, Choice(topic="clinical.notes"), told)
     assert differs.patients["p"]["changed"] == 1
     assert differs.patients["q"] == alike.patients["q"]
+    only = await shadow(site, Choice(topic="clinical.notes", patients=("q",)), told)
+    assert (only.total, list(only.patients)) == (alike.patients["q"], ["q"])

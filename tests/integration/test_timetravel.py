@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,14 +11,18 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
+from typer import Typer
+from typer.testing import CliRunner
 
 from models.errors import Permanent
-from processors.events import FeedbackEvent, PatientEvent, VitalsEvent
+from models.registry import PACKAGED, Registry, record
+from processors.events import PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from processors.rules import MonitorRules
+from streams.cli.travel import vitals
 from streams.outbox import Outbox, partition_of
 from streams.settings import ModelSettings, VitalsStateSettings
-from streams.timetravel import Asked, TimeTravel, Travel
+from streams.timetravel import Asked, Other, TimeTravel, Travel
 from tests.bedside import ILL, WELL, observation
 from tests.clinic import ORIGIN, PARTITIONS, Clinic
 from tests.kafka import Kafka
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 STATE = VitalsStateSettings(tick_seconds=0.2, snapshot_seconds=1.0)
 PATIENT, OTHERS = "patient-a", ("patient-b", "patient-c", "patient-d")
 HYPERCAPNIC = {**WELL, "spo2": 89, "flow": 0}  # scale 1: three points; scale 2: none
-INPUTS: tuple[type[Any], ...] = (VitalsEvent, PatientEvent, FeedbackEvent)
+WRITTEN = ("clinical.vitals", "clinical.patients", "clinical.scores", "clinical.alerts", "vigil.vitals.journal")
 
 
 def context(patient: str, at: datetime, number: int = 0, **fields: Any) -> PatientEvent:
@@ -90,32 +91,47 @@ async def day(site: Clinic, start: datetime) -> None:
         await chart({"hr": 90}, minutes=26)
 
 
-async def travelled(site: Clinic, start: datetime, patient: str = PATIENT, *, hours: float = 1.0) -> Travel:
+@pytest.fixture(scope="module")
+def past(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clinic, datetime]:
+    """A day that is over, for tests that only look at it."""
+    site, start = site_of(kafka, tmp_path_factory.mktemp("past")), datetime.now(UTC) - timedelta(minutes=30)
+    asyncio.run(day(site, start))
+    return site, start
+
+
+async def travelled(
+    site: Clinic, start: datetime, patient: str = PATIENT, *, hours: float = 1.0, other: Other | None = None
+) -> Travel:
     outbox = Outbox(site.settings, source="/test")
     await outbox.start()
     try:
         asked = Asked(patient, start, start + timedelta(hours=hours), "a complaint")
-        return await TimeTravel(site.settings, outbox, user="ops-7").go(asked)
+        return await TimeTravel(site.settings, outbox, user="ops-7", other=other).go(asked)
     finally:
         await outbox.stop()
 
 
-async def test_a_day_gives_the_scores_of_that_day(kafka: Kafka, tmp_path: Path) -> None:
-    site = site_of(kafka, tmp_path)
-    start = datetime.now(UTC) - timedelta(minutes=30)
-    await day(site, start)
-    before = len(await site.read("clinical.scores")), len(await site.read("clinical.alerts"))
+def raised(found: Travel) -> set[tuple[str, bool]]:
+    """The kinds of alerts that were raised, and whether they are raised now as they were then."""
+    return {(step.said.kind, step.equal) for step in found.alerts if step.said.state == "raised"}
+
+
+async def test_a_day_gives_the_scores_and_alerts_of_that_day(past: tuple[Clinic, datetime]) -> None:
+    site, start = past
+    before = [await site.records(topic) for topic in WRITTEN]
     found = await travelled(site, start)
     assert [(row.equal, row.differs) for row in found.rows] == [(True, ())] * 6
-    assert found.notes == []
+    assert (found.notes, found.equal) == ([], True)
     totals = [row.score.news2.total if row.score.news2 else None for row in found.rows]
     assert totals[1] == 3 and totals[2] == 0  # scale 1, then scale 2: the state as it was
     assert all(row.score.deterioration is not None for row in found.rows)
-    assert (len(await site.read("clinical.scores")), len(await site.read("clinical.alerts"))) == before
+    assert raised(found) == {("news2", True)}
+    assert all(step.equal for step in found.alerts)
     (late,) = (await travelled(site, start - timedelta(hours=6), hours=2)).rows
     assert (late.equal, late.score.late) == (True, True)
     assert (await travelled(site, start, "nobody")).rows == []
-    audit = [one for one in await site.read("clinical.audit") if one["action"] == "access"]
+    assert [await site.records(topic) for topic in WRITTEN] == before
+    audit = [one for one in await site.read("clinical.audit") if one["action"] == "access"][:3]
     assert [(one["agent"], one["subject"], one["entries"][0]["patient_id"]) for one in audit] == [
         ("ops-7", VitalsEvent.topic, PATIENT), ("ops-7", VitalsEvent.topic, PATIENT), ("ops-7", VitalsEvent.topic, "nobody"),
     ]  # fmt: skip
@@ -124,22 +140,51 @@ async def test_a_day_gives_the_scores_of_that_day(kafka: Kafka, tmp_path: Path) 
         Asked(PATIENT, start, start)
 
 
-async def test_other_rules_and_scores_that_are_gone_are_told(kafka: Kafka, tmp_path: Path) -> None:
-    site = site_of(kafka, tmp_path)
-    start = datetime.now(UTC) - timedelta(minutes=30)
-    await day(site, start)
-    site.settings = site.settings.model_copy(update={"monitor": MonitorRules(staleness=timedelta(minutes=2))})
-    found = await travelled(site, start)
-    assert {row.differs[0] for row in found.rows if not row.equal} == {"late"}
+async def test_other_rules_and_another_model_tell_what_would_have_been_said(
+    past: tuple[Clinic, datetime], tmp_path: Path
+) -> None:
+    site, start = past
+    rules, registry = tmp_path / "strict.toml", tmp_path / "registry.toml"
+    rules.write_text('[monitor]\nstaleness = "PT2M"\n')
+    champion = Registry.load().entry("deterioration", Registry.load().champion("deterioration"))
+    location = str(PACKAGED.parent / "weights" / champion.location)
+    record(champion.model_copy(update={"name": "trial", "version": "9", "location": location}), registry)
+    strict = await travelled(site, start, other=Other(rules=rules))
+    assert {row.differs[0] for row in strict.rows if not row.equal} == {"late"}
+    assert {row.why for row in strict.rows if not row.equal} == {("asked with other rules strict.toml",)}
+    # What is late never alerts: what was raised would not have been.
+    assert raised(strict) == {("news2", False)}
+    assert all(step.now is None for step in strict.alerts if step.said.state == "raised")
+    trial = await travelled(site, start, other=Other(registry=registry))
+    assert trial.model == "trial@9"
+    assert {row.differs for row in trial.rows} == {("deterioration",)}
+    assert all(row.why[0].endswith("trial@9 now") for row in trial.rows)
+    audit = [one["reason"] for one in await site.read("clinical.audit") if one["action"] == "access"][-2:]
+    assert ["rules strict.toml" in audit[0], "registry registry.toml" in audit[1]] == [True, True]
+    rules.write_text("[monitor]\nstaleness = 7\nstalenes = 3\n")
+    with pytest.raises(Permanent, match=r"rules in .*stalenes: "):
+        await travelled(site, start, other=Other(rules=rules))
+    for other in (Other(rules=tmp_path / "none"), Other(registry=tmp_path / "none")):
+        with pytest.raises(Permanent, match="none"):
+            await travelled(site, start, other=other)
+
+
+async def test_rules_that_changed_since_and_scores_that_are_missing_are_told(past: tuple[Clinic, datetime]) -> None:
+    site, start = past
+    changed = site.settings.model_copy(update={"monitor": MonitorRules(staleness=timedelta(minutes=2))})
+    outbox = Outbox(changed, source="/test")
+    await outbox.start()
+    found = await TimeTravel(changed, outbox, user="ops-7").go(Asked(PATIENT, start, start + timedelta(hours=1)))
+    await outbox.stop()
     assert {row.why for row in found.rows if not row.equal} == {("rules or code have changed since",)}
-    await site.write(charted(PATIENT, start + timedelta(minutes=40), WELL, 99))  # no lane runs that would score it
-    assert (await travelled(site, start)).rows[-1].differs == ("missing",)
+    await site.write(charted(PATIENT, start + timedelta(hours=4), WELL, 99))  # no lane runs that would score it
+    assert (await travelled(site, start + timedelta(hours=3), hours=2)).rows[-1].differs == ("missing",)
 
 
-async def test_without_the_journal_the_order_of_writing_is_taken_and_told(kafka: Kafka, tmp_path: Path) -> None:
-    site, copy = site_of(kafka, tmp_path), site_of(kafka, tmp_path)
-    start = datetime.now(UTC) - timedelta(minutes=30)
-    await day(site, start)
+async def test_without_the_journal_the_order_of_writing_is_taken_and_told(
+    past: tuple[Clinic, datetime], kafka: Kafka, tmp_path: Path
+) -> None:
+    (site, start), copy = past, site_of(kafka, tmp_path)
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
     await producer.start()
     for topic in ("clinical.vitals", "clinical.patients", "clinical.scores"):
@@ -173,33 +218,41 @@ async def test_what_retention_has_taken_is_told(kafka: Kafka, tmp_path: Path) ->
     assert any(why.startswith("retention") for why in carried.why)
 
 
-async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
-    site = site_of(kafka, tmp_path)
-    start = datetime.now(UTC) - timedelta(minutes=30)
-    await day(site, start)
+async def test_the_command_line(past: tuple[Clinic, datetime], tmp_path: Path) -> None:
+    site, start = past
     env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "VIGIL_KAFKA__BOOTSTRAP": kafka.bootstrap,
+        "VIGIL_KAFKA__BOOTSTRAP": site.kafka.bootstrap,
         "VIGIL_KAFKA__TOPIC_PREFIX": site.prefix,
-        "VIGIL_KAFKA__EMBEDDED": str(kafka.kind == "embedded").lower(),
-        "TZ": "UTC",
+        "VIGIL_KAFKA__EMBEDDED": str(site.kafka.kind == "embedded").lower(),
     }
+    app = Typer()
+    app.command()(vitals)
 
     def vigil(code: int, *words: str) -> str:
-        command = [sys.executable, "-m", "streams.cli", "replay", "vitals", *words]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stdout + done.stderr
-        return done.stdout if code < 2 else done.stderr
+        done = CliRunner().invoke(app, [*words], env=env)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == code, done.output
+        return done.stdout
 
     def work() -> None:
-        times = [f"{at:%Y-%m-%dT%H:%M:%S}" for at in (start, start + timedelta(hours=1))]
-        asked = ("--from", times[0], "--until", times[1])
-        told, *rows = (json.loads(line) for line in vigil(0, "--patient", PATIENT, *asked, "--json").splitlines())
-        assert (told["scores"], told["equal"], len(rows)) == (6, 6, 6)
-        assert all(row["score"]["id"] == row["published"]["id"] for row in rows)
-        assert "6 of 6 equal what was published" in vigil(0, "--patient", PATIENT, *asked, "--reason", "a complaint")
+        here = datetime.now().astimezone().tzinfo
+        times = [f"{at.astimezone(here):%Y-%m-%dT%H:%M:%S}" for at in (start, start + timedelta(hours=1))]
+        asked, report = ("--from", times[0], "--until", times[1]), tmp_path / "report"
+        printed = vigil(0, "--patient", PATIENT, *asked, "--json", "--report", str(report))
+        told, *rows = (json.loads(line) for line in printed.splitlines())
+        assert (told["scores"], told["equal"], told["alerts_raised"], told["alerts_raised_then"]) == (6, 6, 2, 2)
+        assert len(rows) == 6 + told["alert_steps"]
+        assert all(row["score"]["id"] == row["published"]["id"] for row in rows[:6])
+        assert (report.read_text(), report.stat().st_mode & 0o077) == (printed, 0)
+        rules = tmp_path / "strict.toml"
+        rules.write_text('staleness = "PT2M"\n')
+        said = vigil(1, "--patient", PATIENT, *asked, "--reason", "a complaint", "--rules", str(rules))
+        assert "6 equal what was published" in said and "not now" in said
         assert "0 of 0 equal" in vigil(1, "--patient", "nobody", *asked)
-        assert "from when until when" in vigil(2, "--patient", PATIENT, "--from", times[1], "--until", times[0])
+        with pytest.raises(Permanent, match="from when until when"):
+            vigil(2, "--patient", PATIENT, "--from", times[1], "--until", times[0])
+        with pytest.raises(Permanent, match="cannot be written"):
+            vigil(2, "--patient", PATIENT, *asked, "--report", str(tmp_path))
 
     await asyncio.to_thread(work)
