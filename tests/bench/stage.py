@@ -41,6 +41,7 @@ class Sizes:
     behind: int = 100_000  # events, when memory is looked at
     memory_seconds: float = 90.0
     kills: int = 20  # of a worker; the median of their recoveries counts
+    calm_seconds: float = 30.0  # before a rolling upgrade
 
 
 QUICK = Sizes(
@@ -61,6 +62,7 @@ QUICK = Sizes(
     behind=1_500,
     memory_seconds=3.0,
     kills=1,
+    calm_seconds=3.0,
 )
 
 
