@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -14,6 +14,7 @@ from streams.settings import Settings, load
 if TYPE_CHECKING:
     from streams.lagging import Lag, WorkerState
 
+_WORST = 12  # partitions that the live view shows
 _PORTS = 32  # workers of one `vigil up` that are looked for, from its first health port on
 
 Lanes = Annotated[list[str] | None, typer.Option("--lane", help="this lane only; may be repeated")]
@@ -43,7 +44,10 @@ def status(
     once: Annotated[bool, typer.Option("--once", help="two looks, for the rate, then end")] = False,
     json_: Json = False,
 ) -> None:
-    """Show all lanes live: lag, rate, last commit, in flight, oldest record that is not acknowledged. Ends with Ctrl-C."""
+    """Show all lanes live: lag, rate, last commit, in flight, oldest record that is not acknowledged. Ends with Ctrl-C.
+
+    Below them stand the partitions that are furthest behind.
+    """
     addresses = worker or [f"127.0.0.1:{first_port + i}" for i in range(_PORTS)]
     settings = load()
     console = _console()
@@ -84,7 +88,7 @@ async def _watch(
         while True:
             began = time.monotonic()
             found = await lags(settings, lanes, before=before, seconds=began - at)
-            live.update(_lanes(found, await workers(addresses)), refresh=True)
+            live.update(Group(_lanes(found, await workers(addresses)), _partitions(_worst(found))), refresh=True)
             before, at = found, began
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
 
@@ -122,8 +126,14 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
     return table
 
 
+def _worst(found: list["Lag"]) -> list["Lag"]:
+    behind = [one for one in found if one.records]
+    return sorted(behind, key=lambda one: -(one.oldest_unacked_seconds or 0.0))[:_WORST]
+
+
 def _partitions(found: list["Lag"]) -> Table:
-    table = Table("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", title="partitions")
+    columns = ("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", "rate/s")
+    table = Table(*columns, title="partitions")
     for one in found:
         committed = "never" if one.committed is None else str(one.committed)
         table.add_row(
@@ -135,6 +145,7 @@ def _partitions(found: list["Lag"]) -> Table:
             f"{one.records:,}",
             _seconds(one.event_seconds),
             _seconds(one.oldest_unacked_seconds),
+            "" if one.rate is None else f"{one.rate:.1f}",
         )
     return table
 

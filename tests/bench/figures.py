@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from tests.bench import latency, memory, notes, recovery, replay, searching, vitals
 from tests.bench.rate import Rate
 from tests.bench.stage import Stage
@@ -76,7 +78,14 @@ def _grown(stage: Stage) -> Value:
 
 def _recovered(stage: Stage) -> Value:
     rounds = recovery.kills(stage)
-    return Value(round(median(rounds), 2), recovery.summary(rounds))
+    return Value(round(median(one.seconds for one in rounds), 2), recovery.summary(rounds))
+
+
+def _upgraded(stage: Stage) -> Value:
+    found = recovery.rolling(stage)
+    if found.lost:
+        raise RuntimeError(f"{found.lost} sets have no score")
+    return Value(round(float(np.percentile(found.during, 99)), 2), found.summary())
 
 
 def _replayed(stage: Stage) -> Value:
@@ -102,4 +111,6 @@ FIGURES = (
     Figure("recovery_s", "SIGKILL of the vitals worker to the first score of a set written after it, median", "s", 10, False,
            _recovered),
     Figure("live_note_p99_s_during_replay", "a live note to its entities while 50,000 are replayed", "s", 10, False, _replayed),
+    Figure("upgrade_p99_s", "set to score on the log while both vitals workers are restarted in turn; no set may be lost", "s", 10,
+           False, _upgraded),
 )  # fmt: skip

@@ -44,6 +44,7 @@ class Sizes:
     replayed_notes: int = 50_000  # under live load
     live_notes_per_s: float = 5.0
     live_seconds: float = 120.0  # before and after the replay
+    calm_seconds: float = 30.0  # before a rolling upgrade
 
 
 QUICK = Sizes(
@@ -66,6 +67,7 @@ QUICK = Sizes(
     kills=1,
     replayed_notes=300,
     live_seconds=4.0,
+    calm_seconds=3.0,
 )
 
 
