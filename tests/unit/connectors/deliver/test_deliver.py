@@ -19,8 +19,10 @@ from connectors.hl7.message import parse
 from processors.events import ScoreEvent
 from processors.examples import EXAMPLES
 from streams.courier import Courier, Way
+from streams.delivering import tell_test
 from streams.settings import Settings
 from tests.deliveries import alert
+from tests.receiver import HttpReceiver
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -211,3 +213,13 @@ async def test_our_own_fault_reaches_the_fallback_too() -> None:
     done = await courier(Scripted(*[KeyError("Mr. Smith")] * 9), Scripted()).deliver(make, Waits())
     assert done.by == "r1"
     assert "Smith" not in str(done.refusals[0][1])
+
+
+async def test_a_receiver_of_scores_can_be_tried_too() -> None:
+    async with HttpReceiver(status=201) as server:
+        settings = Settings(deliver={"risk": {"kind": "fhir-scores", "url": server.url.removesuffix("/alerts") + "/fhir"}})
+        trouble, _, _ = await tell_test(settings, "risk")
+    assert trouble == ""
+    [(status, told)] = server.seen
+    assert (status, told["path"], told["resourceType"]) == (201, "/fhir/RiskAssessment", "RiskAssessment")
+    assert told["meta"]["tag"][0]["code"] == "HTEST"
