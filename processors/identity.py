@@ -35,4 +35,4 @@ def patient_id(secret: bytes, authority: str, identifier: str) -> str:
     if not identifier.strip():
         raise ValueError("a patient identifier must not be empty")
     message = _SEPARATOR.join((authority.strip().upper(), identifier.strip())).encode()
-    return hmac.new(secret, message, sha256).hexdigest()[:32]
+    return hmac.digest(secret, message, "sha256").hex()[:32]

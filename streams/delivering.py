@@ -1,5 +1,7 @@
 """Deliveries: `vigil deliver run NAME`, a small consumer of `clinical.alerts` with a group of its own, on the lanes' engine.
 
+A receiver of scores (`fhir-scores`) is the same on `clinical.scores`; there is no heartbeat on it, hence no dead man's switch.
+
 One alert's offset is settled (and then committed) only after its receiver confirmed it, or its fallback did, or a dead letter was
 written because it was refused; and after the audit record of that. So a receiver that is down delays its own alerts, loses none,
 and delays nobody else. A crash repeats what was under way: at least once, with the same id.
@@ -24,7 +26,7 @@ from connectors.deliver.notice import Notice
 from connectors.deliver.opening import open_receiver
 from connectors.deliver.settings import AnyReceiver, chain
 from models.errors import Permanent, Poison, Transient
-from processors.events import AlertEvent, AuditEntry, AuditEvent, Event, HeartbeatEvent, Source
+from processors.events import AlertEvent, AuditEntry, AuditEvent, Event, HeartbeatEvent, News2, ScoreEvent, Source
 from processors.identity import natural_id
 from streams.clock import Clock, clock_of
 from streams.courier import Courier, Delivered, Way
@@ -93,7 +95,7 @@ class DeliveryWorker:
             except Poison as error:
                 await self._bury(record, error)
                 event = None
-            if isinstance(event, AlertEvent) and self._job.filter.takes(event):
+            if isinstance(event, ScoreEvent) or (isinstance(event, AlertEvent) and self._job.filter.takes(event)):
                 queue = self._patients.get(event.patient_id)
                 if queue is None:
                     queue = self._patients[event.patient_id] = deque()
@@ -113,9 +115,9 @@ class DeliveryWorker:
             beat = decode(HeartbeatEvent, record)
             self._job.vigilance.beat(record.partition, beat.decided_at)
             return None
-        if kind not in (None, AlertEvent.type.encode()):
-            raise Poison("neither an alert nor a heartbeat of a version that is known", stage="decode")
-        return decode(AlertEvent, record)
+        if kind not in (None, self._job.reads.type.encode()):
+            raise Poison("nothing of a kind and version that is known", stage="decode")
+        return decode(self._job.reads, record)
 
     # ------------------------------------------------------------------------------------------------- one patient
 
@@ -134,13 +136,13 @@ class DeliveryWorker:
     def _merged(self, step: Step, queue: deque[Step]) -> bool:
         """Have a later step of the same alert stand for this one, if this one is late."""
         now = self._job.clock()
-        if (now - step.alert.decided_at).total_seconds() <= self._job.own.late_after:
+        if (now - step.since).total_seconds() <= self._job.own.late_after:
             return False
-        later = next((one for one in queue if one.alert.alert_id == step.alert.alert_id), None)
+        later = next((one for one in queue if one.thread == step.thread), None)
         if later is None:
             return False
         later.parcels[:0] = step.parcels
-        later.passed_over[:0] = [*step.passed_over, step.alert.id]
+        later.passed_over[:0] = [*step.passed_over, step.event.id]
         self._job.metrics.event("passed-over")
         return True
 
@@ -148,9 +150,10 @@ class DeliveryWorker:
         job, token = self._job, Token(self._holding, step)
 
         def make(now: datetime, instead_of: str) -> Notice:
-            late = (now - step.alert.decided_at).total_seconds() > job.own.late_after
-            passed = tuple(step.passed_over)
-            return Notice("alert", step.alert.id, now, step.alert, late, passed, instead_of)
+            late = (now - step.since).total_seconds() > job.own.late_after
+            passed, event = tuple(step.passed_over), step.event
+            alert, score = (event, None) if isinstance(event, AlertEvent) else (None, event)
+            return Notice("alert", event.id, now, alert, late, passed, instead_of, score=score)
 
         done = await job.courier.deliver(make, token)
         for name, error in done.refusals:
@@ -168,16 +171,16 @@ class DeliveryWorker:
     async def _audit(self, step: Step, done: Delivered) -> None:
         now = self._job.clock()
         entry = AuditEntry(
-            event_id=step.alert.id,
-            input_id=step.alert.id,
+            event_id=step.event.id,
+            input_id=step.event.id,
             outcome=f"told {done.by}" if done.by else "refused",
-            patient_id=step.alert.patient_id,
+            patient_id=step.event.patient_id,
         )
         audit = AuditEvent(
-            id=natural_id("delivered", self._job.name, step.alert.id, done.by),
+            id=natural_id("delivered", self._job.name, step.event.id, done.by),
             action="access",
             agent=self._job.agent,
-            subject=f"{AlertEvent.topic}/{self._partition.partition}",
+            subject=f"{self._job.reads.topic}/{self._partition.partition}",
             entries=(entry,),
             recorded_at=now,
         )
@@ -216,6 +219,7 @@ class DeliveryJob:
         self.receiver = receiver
         self.name = lane_name(receiver)
         self.own: AnyReceiver = receiver_settings(settings, receiver)
+        self.reads: type[AlertEvent] | type[ScoreEvent] = ScoreEvent if self.own.kind == "fhir-scores" else AlertEvent
         self.engine: EngineSettings = settings.engine
         self.outbox = outbox
         self.metrics = metrics
@@ -232,7 +236,7 @@ class DeliveryJob:
     @property
     def topics(self) -> tuple[str, ...]:
         """Return the one topic that is read."""
-        return (AlertEvent.topic,)
+        return (self.reads.topic,)
 
     @property
     def batch_records(self) -> int:
@@ -255,7 +259,8 @@ class DeliveryJob:
     def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
         """Return a worker for each partition."""
         partitions = list(partitions)
-        self.vigilance.assigned(tp.partition for tp in partitions)
+        if self.reads is AlertEvent:
+            self.vigilance.assigned(tp.partition for tp in partitions)
         return {tp: DeliveryWorker(self, tp) for tp in partitions}
 
 
@@ -288,12 +293,23 @@ async def tell_test(settings: Settings, name: str) -> tuple[str, str, float]:
     now = clock()
     receiver = open_receiver(own)
     try:
-        await receiver.send(Notice("test", natural_id("test", name, now.isoformat()), now, trial_alert(name, now)))
+        await receiver.send(_trial(own, name, now))
     except (Unavailable, Refused) as error:
         return str(error), error.hint or "", time.monotonic() - began
     finally:
         await receiver.close()
     return "", "", time.monotonic() - began
+
+
+def _trial(own: AnyReceiver, name: str, now: datetime) -> Notice:
+    key = natural_id("test", name, now.isoformat())
+    if own.kind != "fhir-scores":
+        return Notice("test", key, now, trial_alert(name, now))
+    source = Source(topic=ScoreEvent.topic, partition=0, offset=0, event_id=key)
+    news2 = News2(total=0, at_least=False, single_three=False, scale=1, band="low", parameters=())
+    return Notice("test", key, now, score=ScoreEvent(
+        id=key, patient_id="test", source=source, observed_at=now, received_at=now, news2=news2, processing="training"
+    ))  # fmt: skip
 
 
 def trial_alert(name: str, now: datetime) -> AlertEvent:

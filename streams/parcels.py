@@ -5,10 +5,11 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from connectors.deliver.settings import ReceiverSettings
-from processors.events import AlertEvent
+from processors.events import AlertEvent, ScoreEvent
 from streams.ledger import Slice
 from streams.partition import Abandoned, Steps
 
@@ -34,12 +35,22 @@ class Parcel:
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """One step of an alert on its way, and the earlier ones that it stands for."""
+    """One step of an alert, or one score, on its way, and the earlier ones that it stands for."""
 
-    alert: AlertEvent
+    event: AlertEvent | ScoreEvent
     record: Any
     parcels: list[Parcel]
     passed_over: list[str] = field(default_factory=list)
+
+    @property
+    def thread(self) -> str:
+        """What it is one of: of two of the same thread the later one replaces the earlier."""
+        return self.event.alert_id if isinstance(self.event, AlertEvent) else self.event.patient_id
+
+    @property
+    def since(self) -> datetime:
+        """When it became known."""
+        return self.event.decided_at if isinstance(self.event, AlertEvent) else self.event.received_at
 
 
 class Filter:

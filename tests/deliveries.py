@@ -21,6 +21,7 @@ from tests.kafka import Kafka
 TOPICS = (
     "clinical.notes",
     "clinical.alerts",
+    "clinical.scores",
     "clinical.feedback",
     "clinical.audit",
     "clinical.dead-letters",

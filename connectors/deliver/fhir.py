@@ -25,8 +25,9 @@ PATIENT: Final = "urn:vigil:patient"
 PRIORITIES: Final[dict[Severity, str]] = {"information": "routine", "low-medium": "asap", "medium": "urgent", "high": "stat"}
 _CATEGORY: Final = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/communication-category", "code": "alert"}]}
 _FLAG_CATEGORY: Final = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/flag-category", "code": "clinical"}]}
-_TEST: Final = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
+TEST: Final = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
 _MEDIA_TYPE: Final = "application/fhir+json"
+HEADERS: Final = {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE, "prefer": "return=minimal"}
 
 
 def communication_of(notice: Notice) -> dict[str, Any]:
@@ -38,12 +39,12 @@ def communication_of(notice: Notice) -> dict[str, Any]:
         "status": "completed",
         "category": [_CATEGORY],
         "priority": PRIORITIES[alert.severity] if alert else "stat",
-        "sent": _time(notice.at),
+        "sent": time_of(notice.at),
         "sender": {"display": "Vigil"},
         "payload": [{"contentString": notice.title}],
     }
     if notice.kind == "test":
-        resource["meta"] = _TEST
+        resource["meta"] = TEST
     if alert is not None:
         resource["identifier"].append({"system": ALERT, "value": alert.alert_id})
         resource["subject"] = _patient(alert)
@@ -57,7 +58,7 @@ def communication_of(notice: Notice) -> dict[str, Any]:
 def flag_of(notice: Notice, alert: AlertEvent) -> dict[str, Any]:
     """Return the Flag of an alert as it stands now."""
     over = {"withdrawn": "entered-in-error", "resolved": "inactive", "declined": "inactive"}
-    period = {"end": _time(alert.decided_at)} if alert.state in over else {"start": _time(alert.observed_at)}
+    period = {"end": time_of(alert.decided_at)} if alert.state in over else {"start": time_of(alert.observed_at)}
     return {
         "resourceType": "Flag",
         "identifier": [{"system": ALERT, "value": alert.alert_id}],
@@ -73,7 +74,8 @@ def _patient(alert: AlertEvent) -> dict[str, Any]:
     return {"type": "Patient", "identifier": {"system": PATIENT, "value": alert.patient_id}}
 
 
-def _time(at: datetime) -> str:
+def time_of(at: datetime) -> str:
+    """Return an instant."""
     return at.isoformat(timespec="milliseconds")
 
 
@@ -96,7 +98,7 @@ class FhirReceiver:
             await self._write("PUT", url, flag_of(notice, notice.alert), {}, notice)
 
     async def _write(self, method: str, url: str, resource: dict[str, Any], headers: dict[str, str], notice: Notice) -> None:
-        headers = {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE, "prefer": "return=minimal", **headers}
+        headers = {**HEADERS, **headers}
         await exchange(self._client, method, url, orjson.dumps(resource), headers, notice, self._settings.timeout)
 
     async def close(self) -> None:

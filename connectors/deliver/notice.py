@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from processors.events import AlertEvent
+from processors.events import AlertEvent, ScoreEvent
 
 # alert: one step in an alert's life. test: the same, clearly marked, about nobody.
 # heartbeat: Vigil's whole chain up to here is alive. silence: nothing is heard of the lane that raises alerts; silence-over: it is
@@ -26,6 +26,7 @@ class Notice:
     instead_of: str = ""  # the receiver that did not take it, where this is its fallback
     since: datetime | None = None  # silence: since when
     partitions: tuple[int, ...] = ()  # silence: of `clinical.alerts`
+    score: ScoreEvent | None = None  # in place of `alert`, for a receiver of scores
 
     @property
     def age(self) -> float:

@@ -3,7 +3,8 @@
 from connectors.deliver.fhir import FhirReceiver
 from connectors.deliver.notice import Receiver
 from connectors.deliver.pcd import PcdReceiver
-from connectors.deliver.settings import AnyReceiver, PcdSettings, WebhookSettings
+from connectors.deliver.risk import FhirScores
+from connectors.deliver.settings import AnyReceiver, FhirScoresSettings, PcdSettings, WebhookSettings
 from connectors.deliver.webhook import WebhookReceiver
 
 
@@ -13,4 +14,6 @@ def open_receiver(settings: AnyReceiver) -> Receiver:
         return WebhookReceiver(settings)
     if isinstance(settings, PcdSettings):
         return PcdReceiver(settings)
+    if isinstance(settings, FhirScoresSettings):
+        return FhirScores(settings)
     return FhirReceiver(settings)

@@ -13,6 +13,7 @@ The facets are OBX segments that share one containment (OBX-4 1.0.0.0.n) and car
 | 7 alert type | 68485 MDC_ATTR_ALERT_TYPE | SA advisory; ST technical for missing data |
 | 8 alert text | 68546 MDC_ATTR_ALERT_TEXT | the title, marked where it is late or a test |
 
+OBX-8 of the first facet repeats priority and type; the profile wants them there and on no other facet, so that they have one place.
 MSH-10 names alert, step and patient (`connectors.hl7.mapping.answers`), so that PCD-05 needs no memory of ours.
 """
 
@@ -122,8 +123,9 @@ def _facets(notice: Notice) -> list[list[str]]:
         ("ST", "68485^MDC_ATTR_ALERT_TYPE^MDC", kind),
         ("ST", "68546^MDC_ATTR_ALERT_TEXT^MDC", _text(notice.title)),
     )
+    flags = f"{priority}~{kind}"  # OBX-8 of the first facet, and of no other
     return [
-        ["OBX", str(n), form, code, f"1.0.0.0.{n}", value, "", "", f"{priority}~{kind}", "", "", "F", "", "", _time(at)]
+        ["OBX", str(n), form, code, f"1.0.0.0.{n}", value, "", "", flags if n == 1 else "", "", "", "F", "", "", _time(at)]
         for n, (form, code, value) in enumerate(facets, 1)
     ]
 

@@ -113,6 +113,19 @@ class FhirReceiverSettings(HttpReceiver):
     flag: bool = Field(True, description="also keep a Flag per alert, active while the alert stands")
 
 
+class FhirScoresSettings(HttpReceiver):
+    """A FHIR R4 server that takes scores as RiskAssessment; a delivery of its own, so that no alert waits behind scores."""
+
+    kind: Literal["fhir-scores"]
+    token_file: Path | None = Field(None, description="a file with a bearer token, read anew at each request")
+
+    @model_validator(mode="after")
+    def _no_filter_by_alert(self) -> "FhirScoresSettings":
+        if self.severities or self.wards or self.routes:
+            raise ValueError("severities, wards and routes choose among alerts; a receiver of scores gets all scores")
+        return self
+
+
 class PcdSettings(ReceiverSettings):
     """An IHE ACM Alert Manager (PCD-04 over MLLP)."""
 
@@ -137,7 +150,7 @@ class PcdSettings(ReceiverSettings):
         return self
 
 
-AnyReceiver = Annotated[WebhookSettings | FhirReceiverSettings | PcdSettings, Field(discriminator="kind")]
+AnyReceiver = Annotated[WebhookSettings | FhirReceiverSettings | FhirScoresSettings | PcdSettings, Field(discriminator="kind")]
 
 
 class CallbackSettings(Section):
@@ -171,4 +184,6 @@ def chain(receivers: dict[str, AnyReceiver], name: str) -> tuple[str, ...]:
             raise ValueError(f"the fallbacks go in a circle: {' -> '.join([*found, name])}")
         found.append(name)
         name = receivers[name].fallback
+    if len({isinstance(receivers[one], FhirScoresSettings) for one in found}) > 1:
+        raise ValueError(f"a receiver of scores and one of alerts cannot stand in for each other: {' -> '.join(found)}")
     return tuple(found)

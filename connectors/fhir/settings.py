@@ -41,6 +41,11 @@ class FhirPeer(Section):
     charted: bool | None = Field(
         None, description="are its vitals validated by staff? unset: no for device data (MDC codes) and `preliminary`"
     )
+    answers_alerts: bool = Field(
+        False,
+        description="believe its Communications that answer our alerts: they end escalation, so only of a peer that shows a token "
+        "or a certificate and names the person who answered",
+    )
 
     @field_validator("zone")
     @classmethod

@@ -70,10 +70,15 @@ class Segment:
         text = self._fields[field] if field < len(self._fields) else ""
         if not text or text == NULL:
             return ""
+        if text.isalnum():  # no delimiter is a letter or digit, nor a blank: it is one value (a third of what is asked for)
+            return text if component == subcomponent == repetition == 1 else ""
         marks = self._delimiters
-        text = _pick(text, marks.repetition, repetition)
-        text = _pick(text, marks.component, component)
-        text = _pick(text, marks.subcomponent, subcomponent)
+        if repetition != 1 or marks.repetition in text:
+            text = _pick(text, marks.repetition, repetition)
+        if component != 1 or marks.component in text:
+            text = _pick(text, marks.component, component)
+        if subcomponent != 1 or marks.subcomponent in text:
+            text = _pick(text, marks.subcomponent, subcomponent)
         if marks.escape and marks.escape in text:
             text = unescape(text, marks, self._codec)
         return "" if text == NULL else text.strip()

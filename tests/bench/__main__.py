@@ -87,6 +87,10 @@ def connectors(
     from tests.kafka import local_kafka
 
     console, around, began = Console(), report.Surroundings(), time.monotonic()
+    if not quick and around.load_before > 1:
+        console.print(
+            f"[yellow]the machine is busy (load {around.load_before:.1f}): rates will be too low, CPU each less so[/]"
+        )
     feeds = only or ["mllp", "fhir", "dicom"]
     if unknown := set(feeds) - {"mllp", "fhir", "dicom"}:
         raise typer.BadParameter(f"no feed {', '.join(sorted(unknown))}; there are mllp, fhir, dicom")

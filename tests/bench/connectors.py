@@ -51,7 +51,7 @@ class Plan:
     associations: tuple[int, ...] = ASSOCIATIONS
 
 
-QUICK = Plan(seconds=0.5, warm=0.2, connections=(1, 4), associations=(1,))
+QUICK = Plan(seconds=1.0, warm=0.5, connections=(1, 4), associations=(1,))
 
 
 @dataclass(frozen=True, slots=True)

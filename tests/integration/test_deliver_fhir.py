@@ -54,7 +54,9 @@ async def test_an_answer_that_repeats_what_stood_in_the_alert_is_feedback_and_ou
         "sender": {"identifier": {"value": "nurse-7"}},
         "sent": "2026-01-01T12:00:00Z",
     }
-    settings = site(kafka, {}, connectors={"enabled": ["fhir"], "fhir": {"port": 0}})
+    settings = site(
+        kafka, {}, connectors={"enabled": ["fhir"], "fhir": {"port": 0, "peers": {"ehr": {"answers_alerts": True}}}}
+    )
     async with running(settings) as addresses, httpx.AsyncClient(base_url="http://{}:{}".format(*addresses["fhir"])) as client:
         assert (await client.post("/fhir/Communication", json=answer)).is_success
         assert (await client.post("/fhir/Communication", json=own)).is_success

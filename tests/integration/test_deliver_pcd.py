@@ -67,6 +67,7 @@ async def test_alerts_reach_the_manager_in_order_and_a_refusal_is_kept(kafka: Ka
     assert first.header.raw(9) == "ORU^R40^ORU_R40"
     assert [segment.get(5) for segment in first.all("OBX")][2:7] == ["start", "active", "enabled", "PH", "SA"]
     assert [segment.get(5) for segment in last.all("OBX")][2:4] == ["end", "inactive"]
+    assert [segment.raw(8) for segment in first.all("OBX")] == ["PH~SA"] + [""] * 7  # the profile: on the first facet only
     orders = first.first("OBR"), last.first("OBR")
     assert orders[0] is not None and orders[1] is not None
     assert orders[0].get(3) == orders[1].get(29, 2, 1) == sent[0].alert_id

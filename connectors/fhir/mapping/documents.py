@@ -105,7 +105,10 @@ def map_communication(reading: Reading) -> None:
     """Map a Communication: what people answered to an alert of ours, or a text that was sent about a patient."""
     resource = reading.resource
     if alert := _alert_id(resource):
-        _feedback(reading, alert)
+        if reading.sender.peer.answers_alerts:
+            _feedback(reading, alert)
+        else:
+            reading.note("inResponseTo", "an answer to an alert by a peer without `answers_alerts`: not used")
         return
     if any(text(one.get("system")) == ALERT_SYSTEM for one in objects(resource, "identifier")):
         reading.note("identifier", "an alert that Vigil itself wrote to that server: not used")

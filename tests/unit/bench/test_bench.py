@@ -1,14 +1,18 @@
 """The bench's own arithmetic: a wrong measurement is worse than none."""
 
+import asyncio
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from connectors.fhir.handling import FhirMapper, Request
+from connectors.fhir.settings import FhirSettings
 from connectors.hl7.handling import Hl7Mapper
 from connectors.hl7.settings import MllpSettings
 from connectors.identity import Identities, IdentitySettings
@@ -16,10 +20,12 @@ from models.registry import Registry
 from processors.events import AlertEvent, Source, VitalsEvent
 from processors.monitor import Monitor
 from processors.rules import MonitorRules
+from tests.bench import connectors
 from tests.bench.figures import FIGURES, Figure, Value
 from tests.bench.rate import steady
 from tests.bench.report import Surroundings, document, plot
 from tests.bench.wardload import STEPS, People, plan, stamped
+from tests.edge import identities
 
 
 def batches(partition: int, first: int, every: int, count: int, size: int) -> list[tuple[int, int, int]]:
@@ -111,3 +117,36 @@ def test_a_report_says_what_was_met_and_what_could_not_be_taken(tmp_path: Path) 
     pytest.importorskip("matplotlib")
     plot(tmp_path / "figures.png", FIGURES, values, body)
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_connector_bench_sends_is_taken_whole_and_no_two_are_alike() -> None:
+    settings = MllpSettings()
+    peer = settings.peer_of("127.0.0.1", ())
+    assert peer is not None
+    hl7 = Hl7Mapper(settings, identities())
+    frames = [*islice(connectors.hl7_messages("t"), 20)]
+    outcomes = [hl7.handle(one.strip(b"\x0b\x1c\r"), peer, datetime.now(UTC)) for one in frames]
+    assert {(one.verdict, one.code, len(one.events)) for one in outcomes} == {("accepted", "AA", 1)}
+    assert len({event.id for one in outcomes for event in one.events}) == 20
+    assert all(len(event.observations) == 4 for one in outcomes for event in one.events if isinstance(event, VitalsEvent))
+
+    fhir = FhirMapper(FhirSettings(), identities())
+    sender = fhir.sender("fhir", datetime.now(UTC))
+    for entries, door in ((1, Request("create", "Observation")), (5, Request("bundle"))):
+        bodies = [one.partition(b"\r\n\r\n")[2] for one in islice(connectors.fhir_requests("t", "h", entries), 4)]
+        answers = [fhir.handle(body, sender, door) for body in bodies]
+        assert {one.verdict for one in answers} == {"accepted"}
+        assert len({event.id for one in answers for event in one.events}) == sum(len(one.events) for one in answers) >= 4
+
+
+async def test_the_connector_bench_counts_no_answer_that_is_not_positive() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\x1c\r")
+        writer.write(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ACK|1|P|2.6\rMSA|AE|1\r\x1c\r")
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        with pytest.raises(connectors.Negative):
+            await connectors.Talk(reader, writer, connectors.hl7_messages("t")).mllp()
+        writer.close()

@@ -11,12 +11,18 @@ from connectors.deliver.acknowledgement import judge_hl7, judge_http, retry_afte
 from connectors.deliver.errors import Refused, Unavailable
 from connectors.deliver.notice import Notice
 from connectors.deliver.pcd import message_of
+from connectors.deliver.risk import assessments_of
 from connectors.deliver.settings import PcdSettings, ReceiverSettings, WebhookSettings
 from connectors.deliver.signing import key_of, sign, verified
+from connectors.fhir.structure import validate
 from connectors.hl7.message import parse
+from processors.events import ScoreEvent
+from processors.examples import EXAMPLES
 from streams.courier import Courier, Way
+from streams.delivering import tell_test
 from streams.settings import Settings
 from tests.deliveries import alert
+from tests.receiver import HttpReceiver
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -99,6 +105,40 @@ def test_a_title_with_delimiters_stays_one_field_and_a_test_is_test_traffic() ->
     assert text == "TEST, no patient: NEWS2 | 7 ^ & ~ \\   OBX|9"
 
 
+def test_a_score_is_a_risk_assessment_for_each_method_that_gave_one() -> None:
+    score = next(one for one in EXAMPLES if isinstance(one, ScoreEvent))
+    news2, model = assessments_of(score)
+    assert all(validate(one) == [] for one in (news2, model))
+    assert news2["prediction"][0]["qualitativeRisk"]["coding"][0]["code"] == "high"
+    assert news2["prediction"][0]["rationale"].startswith("NEWS2 7: respiratory_rate 26.0 /min (3)")
+    assert model["prediction"][0]["probabilityDecimal"] == 0.31
+    assert model["prediction"][0]["outcome"]["text"].endswith("within 6 h")
+    assert {one["subject"]["identifier"]["value"] for one in (news2, model)} == {score.patient_id}
+    assert len({one["identifier"][0]["value"] for one in (news2, model)}) == 2
+    assert "meta" not in news2
+
+
+def test_what_is_not_known_is_said_and_what_was_not_computed_is_no_low_risk() -> None:
+    score = next(one for one in EXAMPLES if isinstance(one, ScoreEvent))
+    assert score.news2 is not None
+    partial = score.news2.model_copy(update={"at_least": True, "missing": ("temperature",)})
+    [news2] = assessments_of(score.model_copy(update={"news2": partial, "deterioration": None, "processing": "training"}))
+    assert news2["status"] == "preliminary"
+    assert "at least 7" in news2["prediction"][0]["rationale"]
+    assert "missing: temperature" in news2["prediction"][0]["rationale"]
+    assert news2["meta"]["tag"][0]["code"] == "HTEST"
+    assert assessments_of(score.model_copy(update={"news2": None, "deterioration": None})) == []
+
+
+def test_scores_and_alerts_do_not_stand_in_for_each_other() -> None:
+    risk = {"kind": "fhir-scores", "url": "https://r.example/fhir"}
+    hook = {"kind": "webhook", "url": "https://r.example/", "secret": SECRET}
+    with pytest.raises(ValidationError, match="stand in"):
+        Settings(deliver={"risk": risk | {"fallback": "hook"}, "hook": hook})
+    with pytest.raises(ValidationError, match="all scores"):
+        Settings(deliver={"risk": risk | {"wards": ["W1"]}})
+
+
 class Scripted:
     """A receiver that does what it is told, one item a time; None confirms."""
 
@@ -173,3 +213,13 @@ async def test_our_own_fault_reaches_the_fallback_too() -> None:
     done = await courier(Scripted(*[KeyError("Mr. Smith")] * 9), Scripted()).deliver(make, Waits())
     assert done.by == "r1"
     assert "Smith" not in str(done.refusals[0][1])
+
+
+async def test_a_receiver_of_scores_can_be_tried_too() -> None:
+    async with HttpReceiver(status=201) as server:
+        settings = Settings(deliver={"risk": {"kind": "fhir-scores", "url": server.url.removesuffix("/alerts") + "/fhir"}})
+        trouble, _, _ = await tell_test(settings, "risk")
+    assert trouble == ""
+    [(status, told)] = server.seen
+    assert (status, told["path"], told["resourceType"]) == (201, "/fhir/RiskAssessment", "RiskAssessment")
+    assert told["meta"]["tag"][0]["code"] == "HTEST"

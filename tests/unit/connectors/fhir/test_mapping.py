@@ -443,6 +443,11 @@ def test_a_communication_is_a_note_or_the_answer_to_an_alert():
     }
     assert only(handle(said), NoteEvent).text == "Please review."
     about = {"inResponseTo": [{"identifier": {"system": "urn:vigil:alert", "value": "a-1"}}]}
-    assert handle(said | about).verdict == "dead-letter"  # nobody is named for it
-    answer = only(handle(said | about | {"sender": {"identifier": {"value": "nurse-7"}}}), FeedbackEvent)
+    named = said | about | {"sender": {"identifier": {"value": "nurse-7"}}}
+    stranger = handle(named)
+    assert (stranger.verdict, stranger.events) == ("ignored", ())  # no peer ends an escalation unless the site believes it
+    assert "answers_alerts" in stranger.reason
+    believed = mapper(peer=FhirPeer(answers_alerts=True))
+    assert handle(said | about, believed).verdict == "dead-letter"  # nobody is named for it
+    answer = only(handle(named, believed), FeedbackEvent)
     assert (answer.kind, answer.target_id, answer.by) == ("alert-acknowledged", "a-1", "nurse-7")

@@ -1,0 +1,27 @@
+"""The HTTP server of the connectors: what an open port needs besides limits."""
+
+import asyncio
+import socket
+from typing import Any
+
+from connectors.serving import HttpServer
+
+
+async def test_an_answers_body_does_not_wait_behind_its_head() -> None:
+    """TCP_NODELAY on accepted sockets: without it each answer took 40 ms more than its work, on every keep-alive connection."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = HttpServer(app, host="127.0.0.1", port=0, tls=None, connections=4, header_timeout=5, idle_timeout=5)
+    address = await server.start()
+    try:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        accepted = [one.transport.get_extra_info("socket") for one in server._server.server_state.connections]
+        assert [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0 for one in accepted] == [True]
+        writer.close()
+    finally:
+        await server.stop()
