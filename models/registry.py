@@ -36,7 +36,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast, overload
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import Fatal, Permanent
-from models.tasks import DeteriorationModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
+from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
 
 PACKAGED: Final = Path(__file__).with_name("registry.toml")
 WEIGHTS: Final = Path(__file__).with_name("weights")
@@ -47,6 +47,7 @@ PROTOCOLS: Final[Mapping[str, type]] = {
     "embedding": TextEmbedder,
     "image-text": ImageTextModel,
     "deterioration": DeteriorationModel,
+    "deterioration-home": HomeModel,
 }
 
 # Runtime -> "module:function", imported when a model of it is opened and not before: the base install never needs torch.
@@ -56,6 +57,7 @@ LOADERS: Final[dict[str, str]] = {
     "onnx-text-embedder": "models.runtimes.text_embedder:load",
     "onnx-image-text": "models.runtimes.image_text:load",
     "onnx-deterioration": "models.runtimes.deterioration:load",
+    "onnx-home": "models.runtimes.home:load",
     # Slots for what hospitals bring as it is: "transformers-token-classifier", "sentence-transformers", "open-clip".
 }
 
@@ -216,6 +218,8 @@ class Registry:
     def open(self, task: Literal["image-text"], *, name: str | None = None, threads: int = 1) -> ImageTextModel: ...
     @overload
     def open(self, task: Literal["deterioration"], *, name: str | None = None, threads: int = 1) -> DeteriorationModel: ...
+    @overload
+    def open(self, task: Literal["deterioration-home"], *, name: str | None = None, threads: int = 1) -> HomeModel: ...
     @overload
     def open(self, task: str, *, expect: Callable[..., M], name: str | None = None, threads: int = 1) -> M: ...
     @overload
