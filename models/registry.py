@@ -410,6 +410,28 @@ def previous(task: str, path: Path) -> str:
     raise Permanent(f"no earlier model of the task {task!r} is written down in {path}", hint="nothing was promoted there yet")
 
 
+def propose(entry: ModelEntry, path: Path) -> str:
+    """Record a model as its task's challenger, in shadow; the champion goes on serving. Return the champion's name.
+
+    Raises `Permanent` where another model is on trial already, or the name is the champion's own: then nothing is written.
+    """
+    stage = Registry.load(path if path.is_file() else None).stage(entry.task)
+    if entry.name == stage.champion:
+        raise Permanent(f"{entry.name} serves {entry.task}: a challenger needs a name of its own")
+    if stage.challenger not in ("", entry.name):
+        raise Permanent(
+            f"{stage.challenger} is on trial for {entry.task} already",
+            hint="promote it, or take it out of the registry file, and propose again",
+        )
+    document = _document(path) if path.is_file() else {}
+    table = document.setdefault("tasks", {}).setdefault(entry.task, {"champion": stage.champion})
+    document["tasks"][entry.task] = table | {"challenger": entry.name, "mode": "shadow"}
+    models = [one for one in document.get("model", []) if (one.get("task"), one.get("name")) != (entry.task, entry.name)]
+    document["model"] = [*models, entry.model_dump(exclude_defaults=True)]
+    _write(path, document)
+    return stage.champion
+
+
 def _base(path: Path) -> Path:
     return WEIGHTS if path == PACKAGED else path.parent
 

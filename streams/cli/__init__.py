@@ -36,6 +36,7 @@ def _register() -> None:
         home,
         models,
         replay,
+        retrain,
         run,
         schemas,
         search,
@@ -57,6 +58,7 @@ def _register() -> None:
     app.add_typer(replay.app, name="replay")
     app.add_typer(models.app, name="models")
     app.add_typer(train.app, name="train")
+    app.command("retrain")(retrain.retrain)
     app.add_typer(home.app, name="home")
     app.command("check-feed")(check_feed.check_feed)
     app.command("lag")(status.lag)

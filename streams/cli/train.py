@@ -97,6 +97,8 @@ def _home(
     else:
         cohort = Cohort(patients, seed=seed)
         diaries, origin, licence = home_synthetic.diaries(cohort), cohort.origin, "Apache-2.0"
+    if data is not None or sql is not None:
+        origin = home_synthetic.origin_of(diaries) or origin
     with bars() as progress:
         entry, found = training.ship(
             diaries, origin=origin, registry=registry, out=out, version=version, licence=licence, seed=seed, progress=progress

@@ -18,7 +18,7 @@ from models.evaluation.home_sets import COLUMNS, checksums, from_rows, read_csv,
 from models.registry import Registry
 from models.runtimes.home import DAYS, FEATURES
 from models.tasks import Floats, HomeModel
-from models.training.home_synthetic import Cohort, diaries, rows, write_csv
+from models.training.home_synthetic import Cohort, diaries, origin_of, rows, write_csv
 from processors.home import scores
 from streams.cli import home as cli
 
@@ -192,6 +192,12 @@ def test_what_it_generates_is_what_its_words_say() -> None:
     severity = known.stays.values[:, FEATURES.index("symptom_severity")]
     assert np.nanmean(severity[before[before >= 0]]) > np.nanmean(severity) + 0.5
     assert np.nanmin(severity[before[before >= 0]]) <= 3
+
+
+def test_what_was_generated_is_known_again_in_a_table(tmp_path: Path) -> None:
+    write_csv(Cohort(3, 30, 5), tmp_path / "x.csv")
+    assert origin_of(read_csv(tmp_path / "x.csv")) == "synthetic diaries: 3 of 3 patients, read from a table"
+    assert origin_of(from_rows("x", [row("a", 1)])) == ""
 
 
 # -- the model that ships --------------------------------------------------------------------------------------------
