@@ -2,7 +2,7 @@
 
 A hospital's feedback is tens or hundreds of labels, too few for a network. So the image tower stays as it is, file for file, and
 what maps words to images learns on: the text projection, the scale and the offsets, starting from the champion's and held near
-them. Classes count alike, as in the champion's calibration, whatever their share of the feedback.
+them. Classes count alike, as in the champion's calibration, whatever their share of the feedback. It takes numpy alone, no torch.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.errors import Permanent
 from models.evaluation import images as measuring
 from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
-from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.measures import Array, Bootstrap, Metric
 from models.evaluation.report import Progress, beside, figure, silent
 from models.registry import ModelEntry, Registry, Weights, location, sha256_of
 from models.tasks import Floats, ImageTextModel, ModelIdentity
@@ -212,30 +212,81 @@ def _learn(
     offsets: Sequence[float],
     recipe: Recipe,
 ) -> tuple[Floats, float, list[float]]:
-    """Move projection [text dimensions, d], scale and offsets so that images [n, d] get their labels; deterministic."""
-    import torch
-    from torch.nn import functional
+    """Move projection [text dimensions, d], scale and offsets so that images [n, d] get their labels; deterministic (Adam)."""
+    asked = Asked(
+        seen.astype(np.float64),
+        labels,
+        [one.astype(np.float64) for one in words],
+        start.astype(np.float64),
+        scale,
+        offsets,
+        recipe,
+    )
+    values = np.concatenate([start.ravel().astype(np.float64), np.zeros(1 + len(words))])
+    first, second = np.zeros_like(values), np.zeros_like(values)
+    for step in range(1, recipe.steps + 1):
+        _, slope = asked.loss(values)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        values = values - recipe.rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    projection, stretch, shift = asked.parts(values)
+    moved = [round(float(old + change), 6) for old, change in zip(offsets, shift, strict=True)]
+    return projection.astype(np.float32), round(scale * float(np.exp(stretch)), 6), moved
 
-    torch.set_num_threads(1)  # small matrices: threads would wait for each other
-    origin, pictures, target = torch.from_numpy(start), torch.from_numpy(seen), torch.from_numpy(labels)
-    spoken = [torch.from_numpy(one) for one in words]
-    projection = torch.nn.Parameter(origin.clone())
-    stretch, shift = torch.nn.Parameter(torch.zeros(())), torch.nn.Parameter(torch.zeros(len(words)))
-    given = torch.tensor(offsets, dtype=torch.float32)
-    share = torch.bincount(target, minlength=len(words)).clamp(min=1).float()
-    optimiser = torch.optim.Adam([projection, stretch, shift], lr=recipe.rate)
-    for _ in range(recipe.steps):
-        centres = [functional.normalize(functional.normalize(one @ projection, dim=1).mean(0), dim=0) for one in spoken]
-        logits = scale * stretch.exp() * pictures @ torch.stack(centres).T + given + shift
-        loss = functional.cross_entropy(logits, target, weight=len(target) / share)
-        loss = loss + recipe.anchor * (projection - origin).square().sum(0).mean()
-        loss = loss + recipe.settle * (stretch.square() + shift.square().sum())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    moved = (given + shift).detach().tolist()
-    learned: Floats = projection.detach().numpy().astype(np.float32)
-    return learned, round(scale * float(stretch.detach().exp()), 6), [round(float(one), 6) for one in moved]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What is minimised, over the projection, the scale's logarithm and the offsets in one vector.
+
+    Cross-entropy of softmax(scale x cosine(image, label) + offset), classes weighted alike, and the squared distances from the
+    champion's. A label's vector is the mean of its wordings', each of unit length, brought to unit length: as it is served.
+    """
+
+    seen: Array  # [images, d], unit length
+    labels: NDArray[np.int64]  # [images]
+    words: Sequence[Array]  # per label [wordings, text dimensions]
+    start: Array  # [text dimensions, d]
+    scale: float
+    offsets: Sequence[float]
+    recipe: Recipe
+
+    def parts(self, values: Array) -> tuple[Array, float, Array]:
+        """Take the vector apart: projection, scale's logarithm, offsets, the latter two as changes."""
+        size = self.start.size
+        return values[:size].reshape(self.start.shape), float(values[size]), values[size + 1 :]
+
+    def loss(self, values: Array) -> tuple[float, Array]:
+        """Return the loss and its gradient."""
+        projection, stretch, shift = self.parts(values)
+        raw = [one @ projection for one in self.words]
+        lengths = [np.linalg.norm(one, axis=1, keepdims=True) for one in raw]
+        unit = [one / length for one, length in zip(raw, lengths, strict=True)]
+        means = np.stack([one.mean(axis=0) for one in unit])
+        sizes = np.linalg.norm(means, axis=1, keepdims=True)
+        centres = means / sizes
+        factor = self.scale * np.exp(stretch)
+        cosine = self.seen @ centres.T
+        logits = factor * cosine + np.asarray(self.offsets) + shift
+        logits -= logits.max(axis=1, keepdims=True)
+        chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        share = np.bincount(self.labels, minlength=len(self.words))
+        weight = 1 / share[self.labels] / np.count_nonzero(share)  # sums to 1, each class to the same
+        rows = np.arange(len(self.labels))
+        away = projection - self.start
+        columns = self.start.shape[1]
+        value = -(weight * np.log(np.maximum(chance[rows, self.labels], 1e-300))).sum()
+        value += self.recipe.anchor * (away**2).sum() / columns + self.recipe.settle * (stretch**2 + (shift**2).sum())
+        by_logit = chance * weight[:, None]
+        by_logit[rows, self.labels] -= weight
+        by_centre = factor * by_logit.T @ self.seen
+        by_mean = (by_centre - centres * (centres * by_centre).sum(axis=1, keepdims=True)) / sizes
+        slope = 2 * self.recipe.anchor * away / columns
+        for at, one in enumerate(self.words):
+            by_unit = by_mean[at] / len(one)
+            by_raw = (by_unit - unit[at] * (unit[at] @ by_unit)[:, None]) / lengths[at]
+            slope = slope + one.T @ by_raw
+        by_stretch = (by_logit * factor * cosine).sum() + 2 * self.recipe.settle * stretch
+        by_shift = by_logit.sum(axis=0) + 2 * self.recipe.settle * shift
+        return float(value), np.concatenate([slope.ravel(), [by_stretch], by_shift])
 
 
 def _compare(

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from datetime import UTC, datetime
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -50,12 +49,10 @@ def retrain(
     """Train a challenger from the champion by the labelled feedback on clinical.feedback, and measure both on a fixed set.
 
     Writes a report (card.md, report.json) and proposes the challenger in the registry, in shadow, unless it ranks the fixed set
-    worse. It never promotes. Needs the train extra.
+    worse. It never promotes.
     """
     if task in _WITHOUT:
         raise Permanent(f"{task} cannot be retrained from feedback: {_WITHOUT[task]}", hint="vigil retrain images")
-    if find_spec("torch") is None:
-        raise Permanent("training needs torch, which is not installed", hint="pip install 'vigil-stream[train]'")
     if not fixed.exists():
         raise Permanent(f"no such fixed set: {fixed}", hint="--fixed takes a labels.csv, or a folder with a folder per class")
     if out.exists() and any(out.iterdir()):

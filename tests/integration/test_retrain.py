@@ -106,7 +106,6 @@ def fixed_set(folder: Path) -> Path:
 async def test_feedback_becomes_a_challenger_that_does_not_serve(
     kafka: Kafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torch")
     site, registry = Clinic(kafka, tmp_path), tiny.image_text_site(tmp_path)
     findings = await ward(site, registry, range(40))
     fixed = fixed_set(tmp_path / "fixed")
@@ -171,7 +170,6 @@ def test_tasks_whose_feedback_labels_nothing_say_why(tmp_path: Path) -> None:
 
 
 async def test_one_that_is_worse_is_not_proposed(kafka: Kafka, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     site, registry = Clinic(kafka, tmp_path), tiny.image_text_site(tmp_path)
     findings = await ward(site, registry, range(40))
     await site.write(*[feedback(one, LABELS[(number + 1) % 2]) for number, one in enumerate(findings)])  # all of them wrong

@@ -9,7 +9,7 @@ from PIL import Image
 
 from models.errors import Permanent
 from models.registry import ModelEntry, Registry, Stage, propose, record
-from models.training.image_retrain import Example, Outcome, require_enough, retrain
+from models.training.image_retrain import Asked, Example, Outcome, Recipe, require_enough, retrain
 from tests import tiny_models as tiny
 from tests.drawings import drawing
 
@@ -52,9 +52,22 @@ def test_enough_is_enough() -> None:
     require_enough(["pneumonia"] * 15 + ["no finding"] * 5, LABELS)
 
 
+def test_the_gradient_is_that_of_the_loss() -> None:
+    random = np.random.default_rng(1)
+    seen = random.normal(size=(9, 4))
+    seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1])
+    words = [random.normal(size=(3, 5)), random.normal(size=(2, 5))]
+    asked = Asked(seen, labels, words, random.normal(size=(5, 4)), 4.0, [0.1, -0.2], Recipe())
+    values = np.concatenate([asked.start.ravel(), np.zeros(3)]) + random.normal(size=23) / 5
+    _, slope = asked.loss(values)
+    steps = 1e-6 * np.eye(len(values))
+    measured = [(asked.loss(values + step)[0] - asked.loss(values - step)[0]) / 2e-6 for step in steps]
+    np.testing.assert_allclose(slope, measured, rtol=1e-5, atol=1e-7)
+
+
 @pytest.fixture(scope="module")
 def retrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
-    pytest.importorskip("torch")
     pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("retrained")
     site = tiny.image_text_site(folder)
@@ -63,7 +76,6 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
     return retrain(Registry.load(site), examples, fixed, folder / "new", site=site, version="1", rounds=20), folder
 
 
-@pytest.mark.torch
 def test_the_challenger_keeps_the_champions_tower_and_fits_the_labels_better(retrained: tuple[Outcome, Path]) -> None:
     found, folder = retrained
     champion = Registry.load(folder / "registry.toml").weights("image-text")
@@ -78,7 +90,6 @@ def test_the_challenger_keeps_the_champions_tower_and_fits_the_labels_better(ret
     assert (folder / "new/learned.npy").read_bytes() == (champion.folder / "learned.npy").read_bytes()
 
 
-@pytest.mark.torch
 def test_what_is_measured_on_is_not_learned_from(retrained: tuple[Outcome, Path]) -> None:
     found, folder = retrained
     assert found.labels == {"no finding": 20, "pneumonia": 20}
@@ -86,16 +97,13 @@ def test_what_is_measured_on_is_not_learned_from(retrained: tuple[Outcome, Path]
     assert found.entry.digest in (folder / "new/card.md").read_text()
 
 
-@pytest.mark.torch
 def test_it_starts_from_the_champion(retrained: tuple[Outcome, Path]) -> None:
     _, folder = retrained
     old, new = (np.load(folder / name / "text_projection.npy") for name in ("tiny-xray", "new"))
     assert 0 < np.linalg.norm(new - old) < 0.7 * np.linalg.norm(old)
 
 
-@pytest.mark.torch
 def test_one_that_ranks_the_fixed_set_worse_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     pytest.importorskip("onnx")
     site = tiny.image_text_site(tmp_path)
     fixed = fixed_set(tmp_path / "fixed", range(100, 130), swapped=True)
@@ -103,10 +111,8 @@ def test_one_that_ranks_the_fixed_set_worse_says_so(tmp_path: Path) -> None:
     assert retrain(Registry.load(site), examples, fixed, tmp_path / "new", site=site, version="1", rounds=20).worse
 
 
-@pytest.mark.torch
 @pytest.mark.slow
 def test_the_champion_that_ships_can_be_retrained(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     fixed = fixed_set(tmp_path / "fixed", range(100, 112))
     examples = [example(number) for number in range(24)]
     site = tmp_path / "registry.toml"
