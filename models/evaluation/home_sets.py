@@ -207,6 +207,7 @@ def _diaries(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str
         if day in known:
             raise Permanent(f"row {number}: a second row for the same patient and day", hint="one row for each patient and day")
         known[day] = (values, state)
+    days = dict(sorted(days.items()))  # a database gives rows in any order; the same rows give the same weights
     return _joined(name, days, dated=bool(dated), implausible=implausible)
 
 

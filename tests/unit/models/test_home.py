@@ -81,6 +81,14 @@ def test_a_value_out_of_range_counts_as_not_reported_and_is_counted() -> None:
     assert known.stays.values[1, 1] == 10
 
 
+def test_the_order_of_rows_changes_nothing() -> None:
+    found = list(rows(Cohort(4, 20, 3)))
+    mine, other = from_rows("x", found), from_rows("x", found[::-1])
+    assert mine.stays.ids == other.stays.ids
+    np.testing.assert_array_equal(mine.stays.values, other.stays.values)
+    np.testing.assert_array_equal(mine.rows(), other.rows())
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
