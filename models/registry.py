@@ -36,7 +36,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast, overload
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import Fatal, Permanent
-from models.tasks import DeteriorationModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
+from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
 
 PACKAGED: Final = Path(__file__).with_name("registry.toml")
 WEIGHTS: Final = Path(__file__).with_name("weights")
@@ -47,6 +47,7 @@ PROTOCOLS: Final[Mapping[str, type]] = {
     "embedding": TextEmbedder,
     "image-text": ImageTextModel,
     "deterioration": DeteriorationModel,
+    "deterioration-home": HomeModel,
 }
 
 # Runtime -> "module:function", imported when a model of it is opened and not before: the base install never needs torch.
@@ -56,6 +57,7 @@ LOADERS: Final[dict[str, str]] = {
     "onnx-text-embedder": "models.runtimes.text_embedder:load",
     "onnx-image-text": "models.runtimes.image_text:load",
     "onnx-deterioration": "models.runtimes.deterioration:load",
+    "onnx-home": "models.runtimes.home:load",
     # What hospitals bring as it is, a folder in the hub's own format; these need torch (extra: train).
     "transformers-token-classifier": "models.runtimes.transformers_token_classifier:load",
     "sentence-transformers": "models.runtimes.sentence_transformers:load",
@@ -235,6 +237,8 @@ class Registry:
     def open(self, task: Literal["image-text"], *, name: str | None = None, threads: int = 1) -> ImageTextModel: ...
     @overload
     def open(self, task: Literal["deterioration"], *, name: str | None = None, threads: int = 1) -> DeteriorationModel: ...
+    @overload
+    def open(self, task: Literal["deterioration-home"], *, name: str | None = None, threads: int = 1) -> HomeModel: ...
     @overload
     def open(self, task: str, *, expect: Callable[..., M], name: str | None = None, threads: int = 1) -> M: ...
     @overload
@@ -455,6 +459,28 @@ def previous(task: str, path: Path) -> str:
     if before := table.get("previous"):
         return str(before)
     raise Permanent(f"no earlier model of the task {task!r} is written down in {path}", hint="nothing was promoted there yet")
+
+
+def propose(entry: ModelEntry, path: Path) -> str:
+    """Record a model as its task's challenger, in shadow; the champion goes on serving. Return the champion's name.
+
+    Raises `Permanent` where another model is on trial already, or the name is the champion's own: then nothing is written.
+    """
+    stage = Registry.load(path if path.is_file() else None).stage(entry.task)
+    if entry.name == stage.champion:
+        raise Permanent(f"{entry.name} serves {entry.task}: a challenger needs a name of its own")
+    if stage.challenger not in ("", entry.name):
+        raise Permanent(
+            f"{stage.challenger} is on trial for {entry.task} already",
+            hint="promote it, or take it out of the registry file, and propose again",
+        )
+    document = _document(path) if path.is_file() else {}
+    table = document.setdefault("tasks", {}).setdefault(entry.task, {"champion": stage.champion})
+    document["tasks"][entry.task] = table | {"challenger": entry.name, "mode": "shadow"}
+    models = [one for one in document.get("model", []) if (one.get("task"), one.get("name")) != (entry.task, entry.name)]
+    document["model"] = [*models, entry.model_dump(exclude_defaults=True)]
+    _write(path, document)
+    return stage.champion
 
 
 def _base(path: Path) -> Path:

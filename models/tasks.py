@@ -111,3 +111,24 @@ class DeteriorationModel(Model, Protocol):
     def attribute(self, windows: Floats) -> Floats:
         """Say what drove each score: [n, len(features)] float32, signed, largest magnitude = strongest driver."""
         ...
+
+
+@runtime_checkable
+class HomeModel(Model, Protocol):
+    """Days of home monitoring into the probability of deterioration within `horizon_days`."""
+
+    days: int  # rows of the window, newest last
+    features: tuple[str, ...]  # columns: names as in `models.runtimes.home`; NaN = not reported that day
+    horizon_days: int
+
+    def score(self, windows: Floats) -> Floats:
+        """Score [n, days, len(features)] raw values, NaN where missing: [n] float32 in [0, 1]."""
+        ...
+
+    def attribute(self, windows: Floats) -> Floats:
+        """Say what drove each score: [n, len(features)] float32, signed."""
+        ...
+
+    def attribute_days(self, windows: Floats) -> Floats:
+        """Say which day's values drove each score: [n, days, len(features)] float32, signed."""
+        ...

@@ -8,6 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from models.registry import ModelEntry, Weights, sha256_of
+from tests.drawings import drawing
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = ("fever", "aspirin", "mild", "cough", "pain", "chest")
@@ -83,6 +84,53 @@ def embedder_folder(folder: Path, table: np.ndarray | None = None) -> Path:
     write_table(folder / "model.onnx", values, output="last_hidden_state", extra_inputs=["attention_mask"])
     tokenizer().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def image_text_site(folder: Path) -> Path:
+    """Write a site's registry whose image-text champion is `tiny-xray`: 64 patches of a picture, projected; return the file."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(5)
+    held = folder / "tiny-xray"
+    held.mkdir(parents=True)
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["patches"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Flatten", ["patches"], ["flat"]),
+        helper.make_node("Sub", ["flat", "mean"], ["centred"]),
+        helper.make_node("MatMul", ["centred", "axes"], ["seen"]),
+        helper.make_node("LpNormalization", ["seen"], ["embedding"], axis=1, p=2),
+    ]
+    mean = np.stack([drawing(opaque=False, seed=seed) for seed in range(20)]).mean(axis=0) / 128.0 - 127 / 128
+    tables = {
+        "mean": mean.reshape(8, 8, 8, 8).mean(axis=(1, 3)).reshape(1, 64).astype(np.float32),
+        "axes": random.normal(size=(64, 32)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tower",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 64, 64])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 32])],
+        [numpy_helper.from_array(table, name) for name, table in tables.items()],
+    )
+    made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    (held / "model.onnx").write_bytes(made.SerializeToString())
+    np.save(held / "text_projection.npy", (random.normal(size=(384, 32)) / 20).astype(np.float32))
+    np.save(held / "learned.npy", np.array([7], np.uint32))
+    entry = entry_of(
+        held,
+        task="image-text",
+        name="tiny-xray",
+        runtime="onnx-image-text",
+        files={name: sha256_of(held / name) for name in ("model.onnx", "text_projection.npy")},
+        labels=("no finding", "pneumonia"),
+        preprocessing={
+            "size": 64,
+            "text_tower": "all-MiniLM-L6-v2",
+            "scale": 5.0,
+            "prompts": {"no finding": ["clear lungs"], "pneumonia": ["consolidation"]},
+        },
+    )
+    return toml_of(entry, folder / "registry.toml")
 
 
 def weights_of(folder: Path, **changes: Any) -> Weights:

@@ -31,7 +31,7 @@ from models.evaluation.measures import Array, Bootstrap, Metric, calibration, ca
 from models.evaluation.report import Chart, Evaluation, Progress, Ranking, Reliability, Section, silent
 from models.evaluation.vital_sets import Stays, gather, unseen
 from models.runtimes.deterioration import FEATURES, VITALS
-from models.tasks import DeteriorationModel, Floats
+from models.tasks import DeteriorationModel, Floats, HomeModel
 
 _REFRACTORY_HOURS = 6  # an alert raised stands so long: a score still high within them is no new alert
 _LEAD_HOURS = 24  # an alert counts for an onset at most so many hours later
@@ -93,7 +93,7 @@ def evaluate(
     bootstrap = Bootstrap(groups, rounds=rounds, seed=seed)
     metrics = [*bootstrap.ranking(labels, scores).values()]
     if stays.hourly:
-        metrics += _calibration_metrics(bootstrap, labels, scores["model"])
+        metrics += calibration_metrics(bootstrap, labels, scores["model"])
         metrics += _alert_metrics(bootstrap, labels, scores, groups)
         high = np.argsort(-scores["model"], kind="stable")[
             : max(50, len(rows) // 50)
@@ -114,7 +114,9 @@ def evaluate(
     )
 
 
-def faithfulness(model: DeteriorationModel, windows: Floats, groups: NDArray[np.int64], *, remove: int = 3) -> Metric:
+def faithfulness(
+    model: DeteriorationModel | HomeModel, windows: Floats, groups: NDArray[np.int64], *, remove: int = 3
+) -> Metric:
     """Check attributions by deletion: the share of a score that goes when its strongest drivers are taken away together.
 
     The baseline takes away as many features at random, of those the window has. Attribution looks at one feature at a time,
@@ -138,7 +140,8 @@ def faithfulness(model: DeteriorationModel, windows: Floats, groups: NDArray[np.
     return Metric(name, mine.value, mine.low, mine.high, mine.n, {"at random": falls["random"]})
 
 
-def _calibration_metrics(bootstrap: Bootstrap, labels: Floats, scores: Floats) -> list[Metric]:
+def calibration_metrics(bootstrap: Bootstrap, labels: Floats, scores: Floats) -> list[Metric]:
+    """Measure how true calibrated scores are: observed / expected, Brier score and skill, expected calibration error."""
     target, chance = labels.astype(np.float64), scores.astype(np.float64)
     squared = (chance - target) ** 2
 

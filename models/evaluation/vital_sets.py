@@ -215,13 +215,14 @@ def gather(folder: Path) -> tuple[list[Stays], list[str]]:
     return found, notes
 
 
-def _open(path: Path) -> TextIO:
+def opened(path: Path) -> TextIO:
+    """Open a table as text, unpacked where it is gzip."""
     return cast(TextIO, gzip.open(path, "rt", newline="")) if path.suffix == ".gz" else path.open(newline="", encoding="utf-8")
 
 
 def _columns(path: Path) -> set[str]:
     try:
-        with _open(path) as file:
+        with opened(path) as file:
             return set(next(csv.reader(file), []))
     except (OSError, UnicodeDecodeError, csv.Error):
         return set()
@@ -254,7 +255,7 @@ def read_cinc2019(path: Path) -> Stays:
     rows: list[list[float]] = []
     known: list[list[float]] = []
     labels: list[float] = []
-    with _open(path) as file:
+    with opened(path) as file:
         reader = csv.reader(file)
         header = next(reader)
         columns = [header.index(column) if (column := _CINC_COLUMNS.get(name)) in header else -1 for name in FEATURES]
@@ -289,7 +290,7 @@ def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
     values = np.full((len(ids), _PHYSIONET_HOURS, len(FEATURES)), np.nan, np.float32)
     others = {code: at for at, code in enumerate(_PHYSIONET_CONTEXT)}
     context = np.full((len(ids), _PHYSIONET_HOURS, len(others)), np.nan, np.float32)
-    with _open(measurements) as file:
+    with opened(measurements) as file:
         reader = csv.reader(file)
         next(reader)
         for record, minute, code, text in reader:

@@ -77,24 +77,25 @@ def encode(windows: Floats, scaling: Scaling) -> Floats:
     """Encode [n, hours, f] raw values (NaN = not measured) as [hours, n, INPUTS]: last values, measured, hours since.
 
     The hours since a measurement are in units of the window's length, 1 where there was none at all. The last two blocks
-    hold the first `VITALS` features only.
+    hold the first `VITALS` features only (all of them where a model, as that of home monitoring, has fewer).
     """
     hours, width = windows.shape[1:]
+    vitals = min(VITALS, width)
     raw = np.ascontiguousarray(windows.transpose(1, 0, 2), dtype=np.float32)
     values = (raw - np.array(scaling.mean, np.float32)) / np.array(scaling.scale, np.float32)
     np.clip(values, -_CLIP, _CLIP, out=values)
     seen = ~np.isnan(raw)
-    encoded = np.empty((hours, len(windows), width + 2 * VITALS), np.float32)
+    encoded = np.empty((hours, len(windows), width + 2 * vitals), np.float32)
     carried = np.zeros((len(windows), width), np.float32)
-    since = np.ones((len(windows), VITALS), np.float32)
+    since = np.ones((len(windows), vitals), np.float32)
     hour = np.float32(1 / hours)
     for at in range(hours):
         np.copyto(carried, values[at], where=seen[at])
         np.minimum(since + hour, 1.0, out=since)
-        np.copyto(since, 0.0, where=seen[at, :, :VITALS])
+        np.copyto(since, 0.0, where=seen[at, :, :vitals])
         encoded[at, :, :width] = carried
-        encoded[at, :, width : width + VITALS] = seen[at, :, :VITALS]
-        encoded[at, :, width + VITALS :] = since
+        encoded[at, :, width : width + vitals] = seen[at, :, :vitals]
+        encoded[at, :, width + vitals :] = since
     return encoded
 
 

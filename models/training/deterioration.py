@@ -144,7 +144,7 @@ def fit(
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    scaling, network = scaling_of(first.stays), build(recipe)
+    scaling, network = scaling_of(first.stays), build(recipe.hidden, recipe.dropout)
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)
     )
@@ -220,22 +220,22 @@ class _Draw:
         return found
 
 
-def build(recipe: Recipe) -> Any:
-    """Return the torch network: encoded [hours, n, INPUTS] -> log-odds [n]."""
+def build(hidden: int, dropout: float, inputs: int = INPUTS) -> Any:
+    """Return the torch network: encoded [hours, n, inputs] -> log-odds [n]."""
     import torch
 
     class Network(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.lstm = torch.nn.LSTM(INPUTS, recipe.hidden)
-            self.dropout = torch.nn.Dropout(recipe.dropout)
-            self.head = torch.nn.Linear(recipe.hidden, 1)
+            self.lstm = torch.nn.LSTM(inputs, hidden)
+            self.dropout = torch.nn.Dropout(dropout)
+            self.head = torch.nn.Linear(hidden, 1)
             with torch.no_grad():  # remember by default
-                self.lstm.bias_ih_l0[recipe.hidden : 2 * recipe.hidden] = 1.0
+                self.lstm.bias_ih_l0[hidden : 2 * hidden] = 1.0
 
         def forward(self, encoded: Any) -> Any:
-            _, (hidden, _) = self.lstm(encoded)
-            return self.head(self.dropout(hidden[0]))[:, 0]
+            _, (state, _) = self.lstm(encoded)
+            return self.head(self.dropout(state[0]))[:, 0]
 
     return Network()
 
@@ -292,7 +292,7 @@ def export(network: Any, scaling: Scaling, out: Path, *, calibration: tuple[floa
 
     to_onnx(
         Calibrated(),
-        (torch.zeros(scaling.hours, BLOCK, INPUTS),),
+        (torch.zeros(scaling.hours, BLOCK, network.lstm.input_size),),
         out / "model.onnx",
         inputs=["x"],
         outputs=["probability"],

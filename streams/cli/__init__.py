@@ -33,9 +33,11 @@ def _register() -> None:
         dead_letters,
         deliver,
         doctor,
+        home,
         models,
         rebuild,
         replay,
+        retrain,
         run,
         schemas,
         search,
@@ -60,6 +62,8 @@ def _register() -> None:
     app.add_typer(replay.app, name="replay")
     app.add_typer(models.app, name="models")
     app.add_typer(train.app, name="train")
+    app.command("retrain")(retrain.retrain)
+    app.add_typer(home.app, name="home")
     app.command("check-feed")(check_feed.check_feed)
     app.command("lag")(status.lag)
     app.command("status")(status.status)

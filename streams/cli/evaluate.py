@@ -59,8 +59,9 @@ def evaluate(
 ) -> None:
     """Measure a model on a folder of data that it did not learn from, with 95% intervals and baselines.
 
-    Files are told by what is in them: IOB *.tsv and case reports *.jsonl (ner, assertion), cinc2019 and physionet2012 tables
-    (deterioration), images with a labels.csv or in a folder per class (images), notes with descriptions *.jsonl.gz (retrieval).
+    Files are told by what is in them: IOB *.tsv and case reports *.jsonl (ner, assertion), cinc2019 and physionet2012 tables or
+    home monitoring diaries (deterioration), images with a labels.csv or in a folder per class (images), notes with descriptions
+    *.jsonl.gz (retrieval).
     What the model learned from is left out, and what was passed over is said.
     """
     from models.evaluation import plots as drawing
@@ -71,10 +72,10 @@ def evaluate(
     site = registry or load().models.registry
     known = Registry.load(site)
     began = time.monotonic()
-    with _bars() as report:
+    with bars() as report:
         found = _MEASURES[task](known, data, model, rounds, report)
-    console = _console()
-    _print(console, found)
+    shown = console()
+    table_of(shown, found)
     folder = plots or (json_.with_name(f"{json_.stem}-plots") if json_ else Path(f"evaluation-{task}"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")
@@ -85,9 +86,9 @@ def evaluate(
         drawn = f"{len(drawing.draw(found, folder))} plots and figures.md in {folder}"
     else:
         drawn = f"figures.md in {folder}; no plots: matplotlib is not installed (pip install 'vigil-stream[bench]')"
-    console.print(f"{drawn}; {time.monotonic() - began:.0f} s", style="dim", highlight=False, soft_wrap=True)
+    shown.print(f"{drawn}; {time.monotonic() - began:.0f} s", style="dim", highlight=False, soft_wrap=True)
     if record:
-        _record(console, known, site, task, model, found)
+        _record(shown, known, site, task, model, found)
 
 
 def _ner(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
@@ -105,8 +106,12 @@ def _assertion(registry: "Registry", data: Path, name: str | None, rounds: int, 
 
 
 def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
-    from models.evaluation import deterioration
+    from models.evaluation import deterioration, home, home_sets
 
+    names = {entry.name for entry in registry.entries(home.TASK)}
+    if name in names or (name is None and home_sets.found_in(data)):
+        weights, monitor = registry.weights(home.TASK, name), registry.open(home.TASK, name=name)
+        return home.evaluate_all(monitor, data, weights.folder, rounds=rounds, progress=report)
     weights, model, notes = registry.weights("deterioration", name), registry.open("deterioration", name=name), list[str]()
     figures = deterioration.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
     return deterioration.report(model, figures, notes)
@@ -150,7 +155,7 @@ _MEASURES: Final[dict[Task, Callable[["Registry", Path, str | None, int, "Report
 
 
 @contextmanager
-def _bars() -> "Iterator[Report]":
+def bars() -> "Iterator[Report]":
     """Show a bar for each stretch of work, on standard error; nothing where nobody looks."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -164,14 +169,16 @@ def _bars() -> "Iterator[Report]":
         yield report
 
 
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # for grep: a row stays a line
-    return console
+def console() -> Console:
+    """Return the console; where nobody looks it is wide."""
+    made = Console()
+    if not made.is_terminal:
+        made.width = 200  # for grep: a row stays a line
+    return made
 
 
-def _print(console: Console, found: "Evaluation") -> None:
+def table_of(console: Console, found: "Evaluation") -> None:
+    """Print an evaluation: a table for each set, then the notes."""
     from models.evaluation.report import beside, figure
 
     by = f"{found.model.name} {found.model.version}, digest {found.model.digest[:12]}" if found.model else "rules"
@@ -191,9 +198,9 @@ def _record(
 ) -> None:
     from models.registry import holder, record
 
-    if task not in REGISTERED:
+    if found.model is None:
         raise Permanent("nothing to record: rules stand in no registry", hint="leave --record out")
-    weights = registry.weights(REGISTERED[task], name)
+    weights = registry.weights("deterioration-home" if found.task == "deterioration-home" else REGISTERED[task], name)
     where = holder(weights.entry, site)
     record(weights.entry.model_copy(update={"quality": found.quality()}), where)
     (weights.folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from models.errors import Permanent
+from streams.cli.evaluate import bars, console, table_of
 
 app = typer.Typer(
     help="Train a model on a folder of data; `vigil models evaluate` then measures it. Needs the train extra.",
@@ -43,12 +44,66 @@ def ner(
 
 
 @app.command("deterioration")
-def deterioration(data: Data, out: Out, registry: Site, seed: Seed = 20261123) -> None:
-    """Train the deterioration model on cinc2019 and physionet2012 set a, by patient; others stay unseen for measuring."""
+def deterioration(
+    out: Out,
+    registry: Site,
+    data: Annotated[Path | None, typer.Option("--data", help="the folder of data; with --home a CSV file of diaries")] = None,
+    seed: Annotated[int | None, typer.Option(help="the same seed, data and versions give the same weights")] = None,
+    home: Annotated[bool, typer.Option("--home", help="home monitoring instead: 7 days of a diary, 3 days ahead")] = False,
+    sql: Annotated[
+        str | None,
+        typer.Option("--sql", envvar="VIGIL_HOME_SQL", help="with --home: the database's SQLAlchemy URL, for --table"),
+    ] = None,
+    table: Annotated[str, typer.Option("--table", help="with --sql: a table, or a SELECT that names the columns")] = "diaries",
+    patients: Annotated[int, typer.Option(min=1, help="with --home alone: synthetic patients")] = 800,
+    version: Annotated[str, typer.Option(help="with --home: version of what is made")] = "1",
+) -> None:
+    """Train the deterioration model on cinc2019 and physionet2012 set a, by patient; others stay unseen for measuring.
+
+    With --home: from a CSV file (--data) or a database (--sql, --table) with the columns patient, day, facial_pain,
+    self_reported_pain, respiratory_rate, symptom_severity, deteriorated; at least 50 patients with 14 days. Without either it
+    learns from synthetic diaries, and says so in its card: such a model is not for patients.
+    """
+    if home:
+        _home(out, registry, data, sql, table, patients, seed=7 if seed is None else seed, version=version)
+        return
+    if sql is not None:
+        raise Permanent("--sql is for home monitoring", hint="add --home, or give --data")
+    if data is None:
+        raise Permanent("--data is missing", hint="the folder with cinc2019 and physionet2012, or --home")
     _ready(data)
     from models.training import deterioration as training
 
-    entry = training.ship(data, registry=registry, out=out, seed=seed)
+    entry = training.ship(data, registry=registry, out=out, seed=20261123 if seed is None else seed)
+    _say(entry.name, entry.version, entry.digest, out)
+
+
+def _home(
+    out: Path, registry: Path, data: Path | None, sql: str | None, table: str, patients: int, *, seed: int, version: str
+) -> None:
+    from models.evaluation.home_sets import read_csv, read_sql
+    from models.training import home_synthetic
+    from models.training.home_synthetic import Cohort
+
+    _needs_torch()
+    from models.training import home as training
+
+    if data is not None and sql is not None:
+        raise Permanent("--data and --sql are two sources", hint="give one of them")
+    if data is not None:
+        diaries, origin, licence = read_csv(data), "a site's own diaries, from CSV", "site"
+    elif sql is not None:
+        diaries, origin, licence = read_sql(sql, table), "a site's own diaries, from its database", "site"
+    else:
+        cohort = Cohort(patients, seed=seed)
+        diaries, origin, licence = home_synthetic.diaries(cohort), cohort.origin, "Apache-2.0"
+    if data is not None or sql is not None:
+        origin = home_synthetic.origin_of(diaries) or origin
+    with bars() as progress:
+        entry, found = training.ship(
+            diaries, origin=origin, registry=registry, out=out, version=version, licence=licence, seed=seed, progress=progress
+        )
+    table_of(console(), found)
     _say(entry.name, entry.version, entry.digest, out)
 
 
@@ -62,15 +117,19 @@ def images(data: Data, out: Out, registry: Site, seed: Seed = 20261123) -> None:
     _say(entry.name, entry.version, entry.digest, out)
 
 
-def _ready(data: Path) -> None:
+def _needs_torch() -> None:
     if find_spec("torch") is None:
         raise Permanent("training needs torch, which is not installed", hint="pip install 'vigil-stream[train]'")
+
+
+def _ready(data: Path) -> None:
+    _needs_torch()
     if not data.is_dir():
         raise Permanent(f"no such folder: {data}", hint="--data takes a folder of data")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")  # steps and losses
 
 
 def _say(name: str, version: str, digest: str, out: Path) -> None:
-    console = Console(soft_wrap=True)
-    console.print(f"{name} {version} {digest} in {out}", highlight=False)
-    console.print("`vigil models evaluate` measures it, `vigil models promote` lets it serve", style="dim", highlight=False)
+    said = Console(soft_wrap=True)
+    said.print(f"{name} {version} {digest} in {out}", highlight=False)
+    said.print("`vigil models evaluate` measures it, `vigil models promote` lets it serve", style="dim", highlight=False)

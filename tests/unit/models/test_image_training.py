@@ -10,19 +10,12 @@ from models.errors import Permanent
 from models.evaluation.image_sets import checksums, pixels, read
 from models.evaluation.images import evaluate
 from models.registry import ModelEntry, Registry, record, seal
+from tests.drawings import drawing
 
 
 def draw(path: Path, *, opaque: bool, seed: int) -> None:
-    """Dark lungs, and in one of them a white patch."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:1:64j, 0:1:64j]
-    body = 190 - 150 * (np.exp(-(((x - 0.3) / 0.12) ** 2 + ((y - 0.5) / 0.3) ** 2)))
-    body -= 150 * np.exp(-(((x - 0.7) / 0.12) ** 2 + ((y - 0.5) / 0.3) ** 2))
-    if opaque:
-        left, low = random.choice([0.3, 0.7]), random.uniform(0.4, 0.65)
-        body += 140 * np.exp(-(((x - left) / 0.1) ** 2 + ((y - low) / 0.12) ** 2))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(body + random.normal(0, 5, body.shape), 0, 255).astype(np.uint8)).save(path)
+    Image.fromarray(drawing(opaque=opaque, seed=seed)).save(path)
 
 
 def folder_of(tmp_path: Path, count: int = 6) -> Path:
