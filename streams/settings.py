@@ -172,6 +172,12 @@ class ModelSettings(Section):
     largest_batch: int = Field(16, ge=1, description="items of one inference; on a CPU more buys little and padding costs")
     longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
     queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
+    drift_window: int = Field(
+        500,
+        ge=0,
+        description="inputs that are compared with the model's reference at a time, where it has one; 0: no watch. "
+        "Smaller windows take chance for drift",
+    )
     cache_items: int = Field(
         0,
         ge=0,

@@ -16,6 +16,7 @@ from rich.table import Table
 from models.errors import Permanent, VigilError
 from streams.cli.evaluate import evaluate
 from streams.cli.model_intake import add, pull
+from streams.cli.model_reference import reference
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command("add")(add)
 app.command("pull")(pull)
 app.command("evaluate")(evaluate)
+app.command("reference")(reference)
 
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
 Task = Annotated[str, typer.Argument(help="a task of the registry: ner, embedding, image-text, deterioration")]

@@ -8,6 +8,7 @@ import numpy as np
 
 from connectors.qdrant.settings import NOTES
 from connectors.qdrant.store import VectorStore, Where
+from models.drift import Figures, Reference, labels_in, of_notes
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.comparing import spans_apart, vectors_apart
 from processors.entities import WITHDRAWN, entities_event
@@ -39,6 +40,7 @@ class NotesToEntities(Lane[NoteEvent]):
             cost=lambda model: model.cost,
             judge=_entities_apart,
             cached=True,
+            figures=_figures,
         )
 
     @property
@@ -208,3 +210,7 @@ def _vectors_apart(
     one: Input[NoteEvent], champion: Loaded[TextEmbedder], said: Floats, challenger: Loaded[TextEmbedder], answer: Floats
 ) -> Verdict:
     return Verdict(vectors_apart(said, answer), {})
+
+
+def _figures(model: TokenClassifier, reference: Reference, texts: Sequence[str], found: Sequence[list[Span]]) -> Figures:
+    return of_notes(texts, found, labels_in(reference))
