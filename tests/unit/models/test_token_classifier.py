@@ -97,7 +97,7 @@ def test_each_word_is_read_where_it_has_most_context() -> None:
 
     model = WindowedTagger(IDENTITY, tiny.tokenizer(), places, [Head("h", ("O", "B-x"))], window=room + 2, overlap=overlap)
     ids = np.full(22, tiny.IDS["a"])
-    kept = model._word_logits(ids, np.arange(22))[:, 0] - 1
+    kept = model._token_logits(ids)[:, 0] - 1
     assert kept.min() == 0
     assert list(kept[:8]) == list(range(8))
     assert all(2 <= place <= 7 for place in kept[8:-8])
