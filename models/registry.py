@@ -40,6 +40,9 @@ from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, M
 
 PACKAGED: Final = Path(__file__).with_name("registry.toml")
 WEIGHTS: Final = Path(__file__).with_name("weights")
+DRIFT: Final = (
+    "drift.json"  # beside the weights and none of them: a reference (`models.drift`) changes where the model does not
+)
 
 # What a model of a task must be able to do: checked on the object that a loader returns.
 PROTOCOLS: Final[Mapping[str, type]] = {
@@ -381,8 +384,9 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Return every file under a folder, but hidden ones and *.md: cards change without the model."""
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"]
+    """Return every file under a folder, but hidden ones, *.md and drift.json: cards and references change without the model."""
+    every = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    found = [path for path in every if path.suffix != ".md" and path.as_posix() != DRIFT]
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 

@@ -41,3 +41,16 @@ def model_change_audit(task: str, model: ModelIdentity, *, agent: str, reason: s
         reason=reason,
         recorded_at=recorded_at,
     )
+
+
+def drift_audit(task: str, model: ModelIdentity, *, agent: str, reason: str, recorded_at: datetime) -> AuditEvent:
+    """Make the record of a shift: what a model sees or says now is no longer what it was measured on."""
+    return AuditEvent(
+        id=natural_id("drift", agent, task, model.digest, reason, recorded_at.isoformat()),
+        action="lifecycle",
+        agent=agent,
+        subject=f"model/{task}",
+        model=ModelRef(name=model.name, version=model.version, digest=model.digest),
+        reason=reason,
+        recorded_at=recorded_at,
+    )

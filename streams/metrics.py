@@ -77,6 +77,12 @@ class LaneMetrics:
         self._unwritten = counter(
             "shadow_unwritten", "comparisons that Kafka did not confirm; they are not tried again", ("task",)
         )
+        self._psi = gauge(
+            "drift_psi",
+            "population stability index of a figure against the model's reference: < 0.1 stable, > 0.25 shifted",
+            ("task", "model", "figure"),
+        )
+        self._absent = gauge("drift_missing", "share of the last window without that figure", ("task", "model", "figure"))
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
         self._retries.labels(lane, "produce")  # at zero, as in `expect`
@@ -139,6 +145,11 @@ class LaneMetrics:
     def model_refused(self, task: str, role: str) -> None:
         """Count a model that could not be opened while another served on."""
         self._refused.labels(self.lane, task, role).inc()
+
+    def drifted(self, task: str, model: str, figure: str, index: float, missing: float) -> None:
+        """Show how far a figure is from the model's reference, and how often it is missing."""
+        self._psi.labels(self.lane, task, model, figure).set(index)
+        self._absent.labels(self.lane, task, model, figure).set(missing)
 
     def shadowed(self, task: str, outcome: str, count: int = 1) -> None:
         """Count inputs offered to a challenger in shadow, by what became of them."""

@@ -20,7 +20,7 @@ from models.batching import describe
 from models.errors import Fatal, Poison, Transient, VigilError
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, Event, ShadowEvent
-from streams.audit import model_change_audit, prediction_audit
+from streams.audit import drift_audit, model_change_audit, prediction_audit
 from streams.clock import Clock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
@@ -345,7 +345,7 @@ class StatelessJob:
     async def open(self) -> None:
         """Open the lane."""
         if self.lane.serving is not None:
-            self.lane.serving.announce = self._audit_change
+            self.lane.serving.announce, self.lane.serving.remark = self._audit_change, self._audit_drift
             if self.lane.serving.shadow is not None:
                 self.lane.serving.shadow.report, self.lane.serving.shadow.clock = self._put_aside, self._clock
         await self.lane.open()
@@ -364,6 +364,11 @@ class StatelessJob:
     async def _audit_change(self, task: str, model: ModelIdentity, reason: str) -> None:
         now = self._clock()
         event = model_change_audit(task, model, agent=self._agent, reason=reason, recorded_at=now)
+        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
+
+    async def _audit_drift(self, task: str, model: ModelIdentity, words: str) -> None:
+        now = self._clock()
+        event = drift_audit(task, model, agent=self._agent, reason=words, recorded_at=now)
         await self._outbox.send([self._outbox.encode(event, time=iso(now))])
 
     async def _put_aside(self, events: Sequence[ShadowEvent]) -> None:

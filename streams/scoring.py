@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from models.batching import MicroBatcher
+from models.drift import Drift, of_windows
 from models.errors import Poison, Transient
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
 from processors.deterioration import deterioration_of
 from processors.events import AuditEntry, Deterioration, Event, VitalsEvent, trusted
 from processors.monitor import Assessment
+from streams.drifting import observe
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
@@ -28,8 +30,11 @@ NOTEWORTHY = 0.1  # below this the drivers of a score interest nobody, and they 
 class Scoring:
     """Scores assessments; never raises for the model's sake, since vitals do not wait for a model."""
 
-    def __init__(self, model: DeteriorationModel | None, settings: ModelSettings, metrics: LaneMetrics) -> None:
+    def __init__(
+        self, model: DeteriorationModel | None, settings: ModelSettings, metrics: LaneMetrics, drift: Drift | None = None
+    ) -> None:
         self._model = model
+        self._drift = drift
         self._deadline = settings.vitals_deadline
         self._metrics = metrics
         self._batcher: MicroBatcher[Any, Any] | None = None
@@ -60,6 +65,9 @@ class Scoring:
         scores = self._model.score(windows)
         if not np.isfinite(scores).all():
             raise Poison("the deterioration model answered with NaN", stage="model")
+        if self._drift is not None:
+            features = self._model.features
+            observe(self._drift, lambda: of_windows(windows, features, scores))
         of_note = np.flatnonzero(scores >= NOTEWORTHY)
         drivers = self._model.attribute(windows[of_note]).tolist() if len(of_note) else []
         return scores, dict(zip(of_note.tolist(), drivers, strict=True))

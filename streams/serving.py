@@ -16,13 +16,16 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from models.batching import describe
+from models.drift import Figures, Reference
 from models.errors import Permanent, VigilError
-from models.registry import Registry
+from models.registry import ModelEntry, Registry
 from models.tasks import ModelIdentity
 from streams.caching import PredictionCache
+from streams.drifting import Remark, observe, watch
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
@@ -44,7 +47,7 @@ class Serving(Generic[M]):
 
     `run` makes a model's batch function, `cost` its measure of an item. `admit` is asked before a model serves: it makes ready what
     the model's outputs need, and raises where that cannot be. `judge` compares a challenger's answer with the champion's (`size`
-    gives an item's bytes); without it the task knows no shadow.
+    gives an item's bytes); without it the task knows no shadow. `figures` of items and answers are watched for drift.
     """
 
     def __init__(
@@ -58,8 +61,11 @@ class Serving(Generic[M]):
         admit: Callable[[M], Awaitable[None]] | None = None,
         judge: Judge | None = None,
         size: Callable[[Any], int] = len,
+        figures: Callable[[M, Reference, Sequence[Any], Sequence[Any]], Figures] | None = None,
     ) -> None:
         self.task = task
+        self.remark: Remark | None = None
+        self._figures = figures
         self.shadow: Shadow[M] | None = Shadow(settings, metrics, task, run, judge, size=size) if judge else None
         self.announce: Announce | None = None
         self._settings = settings
@@ -209,7 +215,15 @@ class Serving(Generic[M]):
             cost=self._cost(model) if self._cost else None,
             label=lambda: self.task if loaded.role == CHAMPION else f"{self.task}-{loaded.role}",
         )
+        loaded.drift = self._watched(model, entry, registry.folder(entry))
         return loaded
+
+    def _watched(self, model: M, entry: ModelEntry, folder: Path) -> Callable[[Sequence[Any], Sequence[Any]], None] | None:
+        figures = self._figures
+        drift = watch(self._settings, self._metrics, entry, folder, lambda: self.remark) if figures is not None else None
+        if drift is None or figures is None:
+            return None
+        return lambda items, answers: observe(drift, lambda: figures(model, drift.reference, items, answers))
 
     async def _ready(self, one: Loaded[M], *, serves: bool) -> None:
         """Admit a model whose outputs are stored. One in shadow stores none: its vectors may be of another length."""

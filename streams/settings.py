@@ -187,6 +187,12 @@ class ModelSettings(Section):
     longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
     queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
     cache: CacheSettings = Field(default_factory=lambda: CacheSettings(), description="predictions remembered")
+    drift_window: int = Field(
+        500,
+        ge=0,
+        description="inputs that are compared with the model's reference at a time, where it has one; 0: no watch. "
+        "Smaller windows take chance for drift",
+    )
     shadow_queue: int = Field(
         256, ge=1, description="inputs that may wait for a challenger in shadow; what comes on top is left out, and counted"
     )

@@ -1,6 +1,6 @@
 """The models that a lane has open for a task: champion, challenger, and who of them answers for which patient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
@@ -25,6 +25,7 @@ class Loaded(Generic[M]):
     role: str
     cache: PredictionCache | None = None
     batcher: MicroBatcher[Any, Any] = field(init=False)
+    drift: Callable[[Sequence[Any], Sequence[Any]], None] | None = None  # told of items and answers
     users: int = 0
     admitted: bool = False  # what its outputs need is ready: not asked of one in shadow, which writes none
     retired: bool = False
@@ -37,8 +38,14 @@ class Loaded(Generic[M]):
     async def ask(self, items: Sequence[Any]) -> list[Any]:
         """Return results or errors as `MicroBatcher.map` does; what the cache remembers is not asked again."""
         if self.cache is None:
-            return await self.batcher.map(items)
-        return await self.cache.through(self.entry, items, self.batcher.map)
+            answers: list[Any] = await self.batcher.map(items)
+        else:
+            answers = await self.cache.through(self.entry, items, self.batcher.map)
+        if self.drift is not None:
+            good = [(item, answer) for item, answer in zip(items, answers, strict=True) if not isinstance(answer, Exception)]
+            if good:
+                self.drift(*map(list, zip(*good, strict=True)))
+        return answers
 
 
 @dataclass(frozen=True, slots=True, eq=False)

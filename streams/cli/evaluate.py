@@ -159,12 +159,12 @@ def bars() -> "Iterator[Report]":
     """Show a bar for each stretch of work, on standard error; nothing where nobody looks."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars = {}
+        shown = {}
 
         def report(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
+            if what not in shown:
+                shown[what] = progress.add_task(what, total=total)
+            progress.update(shown[what], completed=done, total=total)
 
         yield report
 

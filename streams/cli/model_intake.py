@@ -1,4 +1,4 @@
-"""`vigil models add`: a model of the site's own, by its folder, into the site's registry file."""
+"""`vigil models add` and `pull`: a model of the site's own into the site's registry file, by its folder or from a mirror."""
 
 import tomllib
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TaskID
 
 from models.errors import Permanent, VigilError
 from streams.settings import load
@@ -37,11 +38,7 @@ def add(
     from models.hub_folders import add as record_folder
     from models.registry import Registry
 
-    site = registry or load().models.registry
-    if site is None:
-        raise Permanent(
-            "there is no registry file of the site", hint="set models.registry (VIGIL_MODELS__REGISTRY), or --registry"
-        )
+    site = _site(registry)
     if bool(task) != bool(runtime):
         raise Permanent("--task and --runtime go together", hint="leave both out where the folder says what it is")
     before = site.read_bytes() if site.is_file() else None
@@ -57,6 +54,50 @@ def add(
     opened = "recorded, not opened" if unopened else "opened and recorded"
     console.print(f"{made.name} {made.version} ({made.task}, {made.runtime}): {len(made.files)} files, {made.digest}; {opened}")
     console.print(f'let it serve:  vigil models promote {made.task} {made.name} --reason "..."', style="dim")
+
+
+def pull(
+    source: Annotated[str, typer.Argument(help="the mirror: a folder, or an http(s):// address, with a registry.toml in it")],
+    name: Annotated[str, typer.Argument(help="the model, as the mirror's registry.toml calls it")],
+    task: Annotated[str, typer.Option(help="its task, where the mirror has several of that name")] = "",
+    digest: Annotated[str, typer.Option(help="the model's digest, as somebody trusted told it: another one is refused")] = "",
+    registry: Annotated[
+        Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")
+    ] = None,
+) -> None:
+    """Fetch a model from the site's mirror into a folder beside the registry file, and record it there.
+
+    Every file is hashed as it arrives, and the model is put in place whole or not at all. It serves nothing until `vigil models
+    promote`. Lanes never fetch anything.
+    """
+    from models import mirror
+
+    site = _site(registry)
+    with Progress(*Progress.get_default_columns()[:1], DownloadColumn(), console=Console(stderr=True)) as shown:
+        bars: dict[str, TaskID] = {}
+
+        def arrived(file: str, size: int) -> None:
+            if file not in bars:
+                bars[file] = shown.add_task(file, total=None)
+            shown.advance(bars[file], size)
+
+        entry = mirror.pull(mirror.mirror(source), name, site, task=task, digest=digest, progress=arrived)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"{entry.name} {entry.version} ({entry.task}, {entry.runtime}): {len(entry.files)} files, {entry.digest}; recorded"
+    )
+    if not digest:
+        console.print("its digest is the mirror's own word: compare it, or pull with --digest", style="yellow")
+    console.print(f'let it serve:  vigil models promote {entry.task} {entry.name} --reason "..."', style="dim")
+
+
+def _site(registry: Path | None) -> Path:
+    site = registry or load().models.registry
+    if site is None:
+        raise Permanent(
+            "there is no registry file of the site", hint="set models.registry (VIGIL_MODELS__REGISTRY), or --registry"
+        )
+    return site
 
 
 def _more(path: Path | None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from models.errors import Permanent, VigilError
 from streams.cli.evaluate import evaluate
-from streams.cli.model_intake import add
+from streams.cli.model_intake import add, pull
+from streams.cli.model_reference import reference
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from models.tasks import ModelIdentity
 
 app = typer.Typer(
-    help="The models: list, show, verify, add, evaluate, challenge, promote, roll back, export.", no_args_is_help=True
+    help="The models: list, show, verify, add, pull, evaluate, challenge, promote, roll back, export.", no_args_is_help=True
 )
 app.command("add")(add)
+app.command("pull")(pull)
 app.command("evaluate")(evaluate)
+app.command("reference")(reference)
 
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
 Task = Annotated[str, typer.Argument(help="a task of the registry: ner, embedding, image-text, deterioration")]

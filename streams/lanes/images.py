@@ -12,6 +12,7 @@ from connectors.objects import ObjectStore
 from connectors.qdrant.settings import CollectionSpec
 from connectors.qdrant.settings import images as images_collection
 from connectors.qdrant.store import VectorStore
+from models.drift import Figures, Reference, of_images
 from models.errors import Poison
 from models.tasks import ImageTextModel, ModelIdentity
 from processors.comparing import labels_apart
@@ -46,6 +47,7 @@ class ImagesToFindings(Lane[ImageEvent]):
             admit=self._admit,
             judge=_findings_apart,
             size=lambda image: int(image.nbytes),
+            figures=_figures,
         )
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
@@ -143,3 +145,7 @@ def _findings_apart(
     theirs, mine = (_findings(one, vector, by) for vector, by in ((said, champion), (answer, challenger)))
     found = [[finding.label for finding in event.findings if finding.above_threshold] for event in (theirs, mine)]
     return Verdict(labels_apart(*found), {"findings": mine.findings})
+
+
+def _figures(model: ImageTextModel, reference: Reference, images: Sequence[Pixels], vectors: Sequence[Any]) -> Figures:
+    return of_images(images, model.classify(np.stack(vectors)), model.labels)

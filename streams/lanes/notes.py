@@ -8,6 +8,7 @@ import numpy as np
 
 from connectors.qdrant.settings import NOTES, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
+from models.drift import Figures, Reference, labels_in, of_notes
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.comparing import spans_apart, vectors_apart
 from processors.entities import WITHDRAWN, entities_event
@@ -38,6 +39,7 @@ class NotesToEntities(Lane[NoteEvent]):
             lambda model: model.find,
             cost=lambda model: model.cost,
             judge=_entities_apart,
+            figures=_figures,
         )
 
     @property
@@ -214,3 +216,7 @@ def _vectors_apart(
     one: Input[NoteEvent], champion: Loaded[TextEmbedder], said: Floats, challenger: Loaded[TextEmbedder], answer: Floats
 ) -> Verdict:
     return Verdict(vectors_apart(said, answer), {})
+
+
+def _figures(model: TokenClassifier, reference: Reference, texts: Sequence[str], found: Sequence[list[Span]]) -> Figures:
+    return of_notes(texts, found, labels_in(reference))

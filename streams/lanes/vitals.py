@@ -8,10 +8,15 @@ from typing import get_args
 
 from aiokafka import TopicPartition
 
+from models.drift import Drift
 from models.errors import Fatal, Permanent
+from models.registry import Registry
+from models.tasks import ModelIdentity
 from processors.events import AlertState, FeedbackEvent, PatientEvent, VitalsEvent
 from processors.monitor import Monitor
+from streams.audit import drift_audit
 from streams.clock import Clock
+from streams.drifting import watch
 from streams.inference import open_model
 from streams.intake import Intake
 from streams.journal import TOPIC as JOURNAL
@@ -22,6 +27,7 @@ from streams.partition import Worker
 from streams.scoring import Scoring
 from streams.settings import Settings
 from streams.tracing import Tracing
+from streams.wire import iso
 
 log = logging.getLogger("vigil.vitals")
 
@@ -70,7 +76,19 @@ class VitalsJob:
             log.warning("vitals: no deterioration model (%s): NEWS2 stands alone", error)
             model = None
         self._metrics.serves("deterioration", "champion", model.identity if model else None)
-        self._scoring = Scoring(model, self._settings.models, self._metrics)
+        drift = await self._watched() if model else None
+        self._scoring = Scoring(model, self._settings.models, self._metrics, drift)
+
+    async def _watched(self) -> Drift | None:
+        registry = await asyncio.to_thread(Registry.load, self._settings.models.registry)
+        entry = registry.entry("deterioration")
+        return watch(self._settings.models, self._metrics, entry, registry.folder(entry), lambda: self._remark)
+
+    async def _remark(self, task: str, model: ModelIdentity, words: str) -> None:
+        host, now = self._settings.worker, self._clock()
+        agent = f"{self.name}@{host.host}-{host.slot}"
+        event = drift_audit(task, model, agent=agent, reason=words, recorded_at=now)
+        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
 
     async def close(self) -> None:
         """End the model's thread."""

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from models.hub_folders import add
 from models.registry import promote, record
 from processors.identity import natural_id
+from tests import tiny_hub as hub
 from tests import tiny_models as tiny
 from tests.clinic import audited
 from tests.kafka import Kafka
@@ -80,3 +82,26 @@ async def test_what_cannot_serve_is_refused_and_the_old_model_serves_on(
         assert runs(events, partition) == ["good", "damaged"]
     told = [one.getMessage() for one in caplog.records if "refused" in one.getMessage()]
     assert [word for word in ("digest", "nobody", "not TOML", "missing") if not any(word in line for line in told)] == []
+
+
+@pytest.mark.torch
+async def test_a_transformers_folder_takes_over_by_the_registry_alone(kafka: Kafka, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="extra: train")
+    import models.runtimes.transformers_token_classifier  # noqa: F401 - its libraries take a cold disk longer than a test waits
+
+    folder = hub.classifier_folder(tmp_path / "site-bert")
+    async with ward(kafka, tmp_path, "old") as here, fed(here):
+        await here.more(30)
+        added = add(folder, here.registry)
+        promote("ner", "site-bert", here.registry)
+        await here.until_serves("site-bert")
+        await here.more(30)
+    events = await here.site.read("clinical.entities")
+    assert sorted(e["source"]["event_id"] for e in events) == sorted(here.written), "one event for each note"
+    digests = {"old": tiny.entry_of(tmp_path / "old").digest, "site-bert": added.digest}
+    for event in events:
+        assert event["model"]["digest"] == digests[event["model"]["name"]]
+        assert [one["text"] for one in event["entities"]] == ["Fever", "cough", "Aspirin"]
+    for partition in {e["source"]["partition"] for e in events}:
+        assert runs(events, partition) == ["old", "site-bert"]
+    assert not await here.site.read("clinical.dead-letters")

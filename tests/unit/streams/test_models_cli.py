@@ -179,3 +179,17 @@ def test_a_challenger_is_put_on_trial_shown_and_taken_out(tmp_path: Path, site: 
     assert trial() == {}
     (tmp_path / "other" / "model.onnx").write_bytes(b"broken")
     assert "digest" in vigil("models", "challenge", "other", "--shadow", *site_, cwd=tmp_path).stderr
+
+
+def test_a_model_is_pulled_from_a_folder_and_another_than_was_meant_is_not(tmp_path: Path, site: Path) -> None:
+    mirror, here = tmp_path, tmp_path / "here" / "site.toml"
+    here.parent.mkdir()
+    site.rename(mirror / "registry.toml")
+    index = mirror / "registry.toml"
+    index.write_text(index.read_text().replace(str(tmp_path / "tiny"), "tiny"))
+    refused = vigil("models", "pull", mirror, "tiny", "--digest", "0" * 64, "--registry", here, cwd=tmp_path)
+    assert refused.returncode == 2 and "not 000" in refused.stderr
+    pulled = vigil("models", "pull", mirror, "tiny", "--registry", here, cwd=tmp_path)
+    assert pulled.returncode == 0, pulled.stderr
+    assert "the mirror's own word" in pulled.stdout
+    assert vigil("models", "verify", "tiny", "--registry", here, cwd=tmp_path).returncode == 0

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
+from models.drift import Drift, measured, of_windows
 from models.registry import Registry
 from models.tasks import DeteriorationModel, Floats
 from processors.charting import Assessment
@@ -103,4 +104,31 @@ async def test_what_is_late_or_has_no_window_says_so(model: DeteriorationModel) 
     scoring = Scoring(told, ModelSettings(vitals_deadline=0.05), LaneMetrics("test"))
     with_window, without = assessed(model, 1, 1)[0], Assessment(1, vitals(1), SOURCE, None)
     assert [reason for _, reason in await scoring.score([with_window, without])] == [LATE, NOTHING]
+    await scoring.stop()
+
+
+async def test_windows_and_scores_are_watched_for_drift_and_a_watch_that_fails_costs_no_score(
+    model: DeteriorationModel,
+) -> None:
+    every = np.concatenate([a.window[None] for a in assessed(model, 1, 400) if a.window is not None])
+    shown: dict[str, float] = {}
+    alarms: list[str] = []
+    drift = Drift(
+        measured(of_windows(every, model.features, model.score(every)), "400 windows"),
+        window=200,
+        publish=lambda figure, index, missing: shown.update({figure: index}),
+        alarm=lambda figure, index: alarms.append(figure),
+    )
+    metrics = LaneMetrics("test")
+    scoring = Scoring(model, ModelSettings(), metrics, drift)
+    await scoring.score(assessed(model, 2, 200))
+    assert set(shown) == {*model.features, "score"} and not alarms
+    changed = assessed(model, 3, 200)
+    for one in changed:
+        assert one.window is not None
+        one.window[:, 0] = np.nan  # nobody takes the pulse any more
+    await scoring.score(changed)
+    assert model.features[0] in alarms and model.features[1] not in alarms
+    drift.observe = None  # type: ignore[assignment,method-assign]
+    assert len(said(await scoring.score(assessed(model, 2, 3)))) == 3
     await scoring.stop()

@@ -1,0 +1,44 @@
+"""`vigil models reference`: what a model saw and said where it was measured, for the watch over drift."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from models.errors import Permanent
+from streams.cli.evaluate import bars
+from streams.settings import load
+
+
+def reference(
+    name: Annotated[str, typer.Argument(help="a model of the registry")],
+    data: Annotated[
+        Path, typer.Option("--data", help="a folder of data like what it is to see: notes *.txt, or as for evaluate")
+    ],
+    most: Annotated[int, typer.Option(min=100, help="inputs at most; of more, some by chance")] = 2000,
+    registry: Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting")] = None,
+) -> None:
+    """Count what a model sees and says on a folder of data, as the reference that running lanes compare with.
+
+    It holds histograms alone, no text and no patient, and lies beside the site's registry file (without one: beside the weights),
+    under the model's digest. Lanes take it at their next start, or when the registry file names the model anew;
+    vigil_drift_psi shows each figure, and a shift is written to the log and the audit.
+    """
+    from models.drift import places
+    from models.evaluation.drift_reference import reference as made
+    from models.registry import Registry
+
+    if not data.exists():
+        raise Permanent(f"no such folder: {data}", hint="--data takes a folder of data")
+    site = registry or load().models.registry
+    known = Registry.load(site)
+    found = [entry for entry in known.entries() if entry.name == name]
+    if len(found) != 1:
+        raise Permanent(f"{len(found)} models are called {name!r}", hint="`vigil models list` shows them")
+    with bars() as report:
+        counted = made(known, found[0], data, most=most, progress=report)
+    path = places(found[0], known.folder(found[0]), site)[0]
+    counted.write(path)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{name}: {len(counted.figures)} figures of {counted.of} in {path}")
