@@ -101,11 +101,15 @@ class Charting:
         if patient.context.undecided_scale:
             flags.append("scale-2-without-decision")
         rejected: list[Rejected] = []
+        reference = received if now is None else now
+        stale = reference - observed > self._staleness
+        ahead = max(reference, received) + self._tolerance
+        if patient.newest is not None and patient.newest > ahead and not stale:
+            # Neither clock has come so far: the one that stamped it was wrong, and must not make all sets look old until then.
+            patient.recall(ahead, min(reference, observed - 1))
         readings = self._readings(patient, event, observed, received + self._tolerance, rejected)
         before = patient.newest
         taken = self._take(patient, event, readings, rejected)
-        reference = received if now is None else now
-        stale = reference - observed > self._staleness
         made.late = stale or (not taken.current and before is not None and observed < before)
         if event.encounter_id is not None and not made.late:
             patient.encounter_id = event.encounter_id

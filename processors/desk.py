@@ -113,7 +113,7 @@ class Desk:
             return []
         if cause.is_set:
             alert.calm_sets += 1
-            if alert.calm_sets == 1:
+            if alert.calm_sets == 1 or cause.observed < alert.calm_since:  # or a clock was wrong then
                 alert.calm_since = cause.observed
         lasting = alert.calm_sets >= rules.resolve_sets and cause.observed - alert.calm_since >= self._resolve_after
         if not (lasting or because):
@@ -168,7 +168,7 @@ class Desk:
             alert.calm_sets = 0
             return []
         alert.calm_sets += 1
-        if alert.calm_sets == 1:
+        if alert.calm_sets == 1 or cause.observed < alert.calm_since:  # or a clock was wrong then
             alert.calm_since = cause.observed
         if alert.calm_sets < rules.resolve_sets or cause.observed - alert.calm_since < self._resolve_after:
             return []

@@ -433,6 +433,9 @@ class HeartbeatEvent(Event):
     newest_observed_at: AwareDatetime | None = None
     patients: int = 0  # watched in this partition
     active_alerts: int = 0
+    set_back_seconds: float = (
+        0.0  # logged time went back by so much: a clock was, or is, wrong; earlier `decided_at` may lie ahead
+    )
     alerts_per_100_patient_days: float | None = None  # of the last 24 hours; None before an hour was watched in all
 
 

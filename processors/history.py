@@ -156,6 +156,18 @@ class History:
         numbers = sorted(one[1] for one in kept if not isinstance(one[1], str))
         return numbers[len(numbers) // 2] if numbers else mode(str(one[1]) for one in reversed(kept))
 
+    def recall(self, after: int, to: int) -> None:
+        """Take back what a wrong clock stamped later than `after`: the last value of each parameter counts as of about `to`."""
+        for entries in self.entries.values():
+            place = bisect_right(entries, after, key=_time)
+            if place < len(entries):
+                at = max(to, entries[place - 1][0] + 1) if place else to
+                entries[place:] = [(at, *entries[-1][1:])]
+        for parameter in list(self.samples):
+            self.samples[parameter] = [one for one in self.samples[parameter] if one[0] <= after]
+            if not self.samples[parameter]:
+                del self.samples[parameter]
+
     def promote(self, parameter: str, at: int) -> float | str | None:
         """Return the sample of exactly that time: its sender has declared it final without sending it again."""
         return next((value for when, value, _ in self.samples.get(parameter, ()) if when == at), None)

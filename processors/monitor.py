@@ -40,6 +40,7 @@ from processors.outages import Outages
 from processors.partition import Partition
 from processors.patients import Context, Patient, ms, when
 from processors.rules import MonitorRules
+from processors.setback import set_back_partition, set_back_patient
 from processors.timers import Timers, band_of
 
 __all__ = ["Assessment", "Monitor", "MonitorRules"]
@@ -297,12 +298,14 @@ class Monitor:
     def tick(self, now: datetime, source: Source) -> list[Event]:
         """Move logged time and run what is due: blindness, feeds, silence, escalation, suppression, forgetting, heartbeat.
 
-        A time that is not later than the last one does nothing.
+        A time that is not later than the last one does nothing, or, when it is earlier by more than `rules.set_back`, sets logged
+        time back: or else all timers would stand, and all sets be history, until a clock that ran ahead has been caught up with.
         """
         self._between()
         state = self._partition
         micros = (now - _EPOCH) // _US
-        if state.now is not None and micros <= state.now:
+        back = 0 if state.now is None else state.now - micros
+        if state.now is not None and 0 <= back <= self.rules.set_back // _US:
             return []
         before = self._now
         state.now = micros
@@ -310,6 +313,9 @@ class Monitor:
         self._dirty.add(self.id)
         out: list[Event] = []
         asleep = state.woke_at is not None
+        if back > 0:
+            out += self._set_back(back // 1000, self._now, source)
+            before = None
         out += self._outages.wake(before, self._now, source)
         if state.woke_at is None:
             out += self._outages.feeds(self._now, source)
@@ -320,8 +326,19 @@ class Monitor:
         for patient_id in due:
             out += self._run_timers(self._patients[patient_id], self._now, source)
         if state.heartbeat_at is None or self._now - state.heartbeat_at >= self.rules.heartbeat // _MS:
-            out.append(self._beat(now, self._now))
+            out.append(self._beat(now, self._now, max(0, back)))
         return out
+
+    def _set_back(self, by: int, now: int, source: Source) -> list[AlertEvent]:
+        self.counts["set_back"] += 1
+        suppressed = max(self.rules.suppression, self.rules.declined_suppression) // _MS
+        for patient in self._patients.values():
+            self._save(patient.id)
+            set_back_patient(patient, now, by, suppressed)
+            self._dirty.add(patient.id)
+        steps = self._outages.set_back(now, by, source)
+        set_back_partition(self._partition, now)
+        return steps
 
     def _run_timers(self, patient: Patient, now: int, source: Source) -> list[AlertEvent]:
         self._save(patient.id)
@@ -334,20 +351,21 @@ class Monitor:
             self._admit(patient.id).context = patient.context
         return run.steps
 
-    def _beat(self, logged: datetime, now: int) -> HeartbeatEvent:
+    def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:
         state = self._partition
         watched = sum(not patient.ended for patient in self._patients.values())
         if state.heartbeat_at is not None and now - state.heartbeat_at <= self.rules.blind_after // _MS:
             state.count_patients(watched, now - state.heartbeat_at, now)
         state.heartbeat_at = now
         return HeartbeatEvent(
-            id=natural_id("heartbeat", "vitals", state.number, state.now or 0),
+            id=natural_id("heartbeat", "vitals", state.number, state.stamp(state.now or 0)),
             lane="vitals",
             partition=state.number,
             decided_at=logged,
             newest_observed_at=None if state.newest is None else when(state.newest),
             patients=watched,
             active_alerts=len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values()),
+            set_back_seconds=back / 1_000_000,
             alerts_per_100_patient_days=state.alerts_per_100_patient_days(),
         )
 

@@ -22,6 +22,7 @@ class Outages:
     def __init__(self, rules: MonitorRules, partition: Partition) -> None:
         self._rules = rules
         self._partition = partition
+        self._tolerance = rules.future_tolerance // _MS
 
     def wake(self, before: int | None, now: int, source: Source) -> list[AlertEvent]:
         """Notice a gap in logged time; and later, that the backlog is through. One notice tells from when to when."""
@@ -41,12 +42,22 @@ class Outages:
                 steps.append(self._end(_BLIND, f"caught up; {state.late} older sets went to history", now, source))
         return steps
 
+    def set_back(self, now: int, by: int, source: Source) -> list[AlertEvent]:
+        """End the catch-up that an outage of the time to come began: the clock was wrong, then or now."""
+        state = self._partition
+        if state.woke_at is None or state.woke_at <= now or _BLIND not in state.alerts:
+            return []
+        reason = f"logged time was set back by {hours_and_minutes(by)}: there may have been no outage"
+        return [self._end(_BLIND, reason, now, source)]
+
     def feeds(self, now: int, source: Source) -> list[AlertEvent]:
         """Say which peers stopped and which are back."""
         state, rules = self._partition, self._rules.feed_silence
         steps: list[AlertEvent] = []
         for peer in sorted(state.feeds):
             feed, key = state.feeds[peer], f"feed-stopped:{peer}"
+            if feed.last > now + self._tolerance:  # by a clock that was wrong: it must not look alive until then
+                feed.last, feed.began = now, min(feed.began, now)
             stopped = now - feed.last > feed.limit(peer, rules)
             if stopped and key not in state.alerts:
                 alert = self._open(key, "feed-stopped", now)
@@ -65,7 +76,7 @@ class Outages:
         return [self._step(alert, state, event.reason, now, source, by=event.by)]
 
     def _open(self, key: str, kind: AlertKind, now: int) -> Alert:
-        alert = Alert(natural_id("alert", self._partition.id, key, now), kind, "information")
+        alert = Alert(natural_id("alert", self._partition.id, key, self._partition.stamp(now)), kind, "information")
         alert.route = self._rules.default_route
         self._partition.alerts[key] = alert
         return alert

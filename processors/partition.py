@@ -67,6 +67,7 @@ class Partition:
     woke_at: int | None = None  # catching up after an outage that ended then
     caught_up: bool = False  # a set that was received after waking has come by
     late: int = 0  # sets that went to history since waking
+    set_backs: int = 0  # how often logged time was set back
     feeds: dict[str, Feed] = field(default_factory=dict)
     hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
     alerts: dict[str, Alert] = field(default_factory=dict)  # "monitoring-blind", or "feed-stopped:" and the peer
@@ -75,6 +76,10 @@ class Partition:
     def id(self) -> str:
         """The pseudo patient whose snapshot this is, and the `patient_id` of its alerts."""
         return f"partition-{self.number}"
+
+    def stamp(self, now: int) -> int | str:
+        """Return what makes an id of this moment: the same time may come again after time was set back."""
+        return f"{now}/{self.set_backs}" if self.set_backs else now
 
     def hear(self, peer: str, received: int, rules: FeedSilence) -> None:
         """Move a peer's clock."""
@@ -108,7 +113,7 @@ class Partition:
 
     def dump(self) -> bytes:
         """Return a snapshot from which `load` goes on exactly alike."""
-        plain = ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late")
+        plain = ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late", "set_backs")
         return orjson.dumps(
             {
                 "v": 1,
@@ -124,6 +129,7 @@ class Partition:
         raw: dict[str, Any] = snapshot(state)
         for name in ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late"):
             setattr(self, name, raw[name])
+        self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
         self.hours = {hour: Hour(wards, watched) for hour, wards, watched in raw["hours"]}
         self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

@@ -202,6 +202,14 @@ class Patient:
             return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
         return ""
 
+    def recall(self, after: int, to: int) -> None:
+        """Let what was stamped later than `after` count as of about `to`."""
+        self.history.recall(after, to)
+        self.newest = self.history.newest
+        if self.heard is not None and self.heard > after:
+            self.heard = to
+        self.hours = None
+
     def dump(self) -> bytes:
         """Return a snapshot from which `load` makes a record that goes on exactly alike."""
         return orjson.dumps(

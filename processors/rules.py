@@ -118,6 +118,12 @@ class MonitorRules(_Rules):
         description="a set stamped later than it was received by more than this is flagged and used as of its receipt: a wrong "
         "clock must not make all later sets look old",
     )
+    set_back: timedelta = Field(
+        _minutes(1),
+        ge=timedelta(),
+        description="logged time goes back when a clock shows this much less than was logged: a worker's clock was wrong, or is. "
+        "Of less, as two hosts' clocks may differ, it stands still until it is caught up with",
+    )
     minimum_severity: Literal["low-medium", "medium", "high"] = Field(
         "low-medium", description="the mildest NEWS2 trigger that alerts; RCP: a single 3 asks for a clinician's assessment"
     )

@@ -44,6 +44,7 @@ class Timers:
         self._partition = partition
         self._charting = charting
         self._desk = desk
+        self._tolerance = rules.future_tolerance // _MS
         self._forget_after = rules.forget_after // _MS
         self._forget_silent = rules.forget_silent // _MS
         silence = rules.silence
@@ -59,7 +60,7 @@ class Timers:
     def run(self, patient: Patient, now: int, source: Source) -> Run:
         """Run what is due for a patient and work out when to look again (`patient.due`)."""
         run = Run()
-        cause = Cause.about(patient, f"tick:{self._partition.number}:{now}", source, now)
+        cause = Cause.about(patient, f"tick:{self._partition.number}:{self._partition.stamp(now)}", source, now)
         if ended := patient.ended:
             self._end(patient, ended, cause, run)
             return run
@@ -68,6 +69,8 @@ class Timers:
         if self._partition.woke_at is not None:
             patient.due = 0  # what is missing, or answered, may lie in the backlog
             return run
+        if patient.heard is not None and patient.heard > now + self._tolerance:
+            patient.heard, run.changed = now, True  # a clock is wrong: the silence must not begin only then
         forget = self._silent_until(patient)
         if forget is not None and now >= forget:
             run.steps += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)

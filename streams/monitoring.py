@@ -23,7 +23,7 @@ from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, So
 from processors.monitor import Assessment, Monitor
 from streams import journal
 from streams.audit import prediction_audit
-from streams.clock import Clock
+from streams.clock import Clock, SteadyClock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
 from streams.journal import TOPIC, Entry, Journal, Memory, Moment, stretch
@@ -131,6 +131,7 @@ class MonitorWorker:
         tracing: Tracing,
         room: asyncio.Semaphore | None = None,
         rounds: "Rounds | None" = None,
+        logged: SteadyClock | None = None,
     ) -> None:
         self.number = number
         # Decoded sets are large, and deciding is the processor's work: more partitions at it at once would only hold more memory.
@@ -142,6 +143,7 @@ class MonitorWorker:
         self._intake = intake
         self._metrics = metrics
         self._clock = clock
+        self._logged = logged or SteadyClock(clock, settings.clock, count=metrics.event)
         self._scoring = scoring
         self._agent = agent
         self._tracing = tracing
@@ -230,7 +232,7 @@ class MonitorWorker:
             slices += complete
             if records:
                 ends[topic] = max(ends.get(topic, 0), records[-1].offset + 1)
-        entry = Entry(self._entry + 1, self._at, ends, self._clock(), self._at + _AHEAD)
+        entry = Entry(self._entry + 1, self._at, ends, self._logged(), self._at + _AHEAD)
         tick = self._settings.state.tick_seconds
         self._covers, self._covered = time.monotonic() + tick, self._accepted
         entry = await self.steps.persist("journal", lambda: self._journal.enter(entry))
@@ -345,6 +347,7 @@ class MonitorWorker:
         for record in records:
             try:
                 event = decode(VitalsEvent, record)
+                self._logged.witness(event.observed_at, event.received_at)
                 source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
                 assessments.append((record, event, self._monitor.observe(event, source)))
             except Poison as error:
@@ -406,6 +409,9 @@ class MonitorWorker:
             state = getattr(event, "state", None)
             if state is not None:
                 self._metrics.event(f"alert-{state}")
+            if back := getattr(event, "set_back_seconds", 0.0):
+                log.error("%s: logged time was set back by %.0f s: a clock was, or is, wrong", self.steps.name, back)
+                self._metrics.event("time-set-back")
 
     # ------------------------------------------------------------------------------------------------- snapshots
 

@@ -245,11 +245,17 @@ class WorkerSettings(Section):
 
 
 class ClockSettings(Section):
-    """An accelerated clock for the demo; a site leaves it alone."""
+    """When a step of the wall clock is believed; and an accelerated clock for the demo, which a site leaves alone."""
 
     epoch: datetime | None = Field(None, description="what the clock showed at `started`")
     started: datetime | None = Field(None, description="real time when it showed `epoch`")
     speed: float = Field(1.0, gt=0, description="seconds of the clock per real second")
+    step_seconds: float = Field(
+        30.0, gt=0, description="vitals: the wall clock has stepped when it differs by more from the time that has passed"
+    )
+    hold_seconds: float = Field(
+        120.0, ge=0, description="vitals: a step is believed once it has lasted so long; a clock that is put right steps back"
+    )
 
 
 class TracingSettings(Section):

@@ -55,9 +55,11 @@ class Vigilance:
 
     def beat(self, partition: int, decided_at: datetime) -> None:
         """Take note of a heartbeat; old ones that are read after an outage are what they are."""
-        heard = self._heard.get(partition)
-        if heard is None or decided_at > heard:
-            self._heard[partition] = decided_at
+        heard, now = self._heard.get(partition), self._clock()
+        if (
+            heard is None or decided_at > heard or heard > now
+        ):  # ahead of us: a clock was wrong, and no silence may hide behind it
+            self._heard[partition] = min(decided_at, now)
 
     def silent(self, now: datetime) -> dict[int, datetime]:
         """Return the partitions that have been silent for too long, and since when."""

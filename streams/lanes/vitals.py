@@ -15,7 +15,7 @@ from models.tasks import ModelIdentity
 from processors.events import AlertState, FeedbackEvent, PatientEvent, VitalsEvent
 from processors.monitor import Monitor
 from streams.audit import drift_audit
-from streams.clock import Clock
+from streams.clock import Clock, SteadyClock
 from streams.drifting import watch
 from streams.inference import open_model
 from streams.intake import Intake
@@ -31,7 +31,10 @@ from streams.wire import iso
 
 log = logging.getLogger("vigil.vitals")
 
-_COUNTED = ("unmatched-feedback", "score-late", "score-failed", *(f"alert-{state}" for state in get_args(AlertState)))
+_COUNTED = (
+    *("unmatched-feedback", "score-late", "score-failed", *(f"alert-{state}" for state in get_args(AlertState))),
+    *("clock-step", "clock-followed", "clock-refused", "time-set-back"),
+)
 _AT_ONCE = 2  # partitions that decide: while one waits for the model, the other decodes
 
 
@@ -49,6 +52,7 @@ class VitalsJob:
         self._scoring: Scoring | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._rounds = Rounds(settings.engine.gather)
+        self._logged = SteadyClock(clock, settings.clock, count=metrics.event)  # of all partitions: more witnesses
         metrics.expect(_COUNTED)
 
     @property
@@ -120,6 +124,7 @@ class VitalsJob:
                 tracing=self._tracing,
                 room=self._room,
                 rounds=self._rounds,
+                logged=self._logged,
             )
             workers.update(dict.fromkeys(meeting, worker))
         return workers
