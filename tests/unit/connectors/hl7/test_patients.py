@@ -9,7 +9,9 @@ from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
 from processors.events import DeadLetterEvent, PatientEvent
 from tests.edge import identities
-from tests.hl7_messages import NOW, PULSE, message, vitals
+from tests.hl7_messages import PULSE, message, vitals
+
+RECEIVED = datetime(2027, 3, 2, 12, tzinfo=UTC)  # after all of these messages were sent, but for those of a wrong clock
 
 SETTINGS = MllpSettings.model_validate(
     {
@@ -29,9 +31,10 @@ class Ward:
         self.mapper = Hl7Mapper(SETTINGS, identities(), self.contexts)
         self.peer = Peer("adt", Hl7Peer())
         self.outcome: Outcome | None = None
+        self.received = RECEIVED
 
     def take(self, raw: bytes) -> list[PatientEvent]:
-        self.outcome = self.mapper.handle(raw, self.peer, NOW)
+        self.outcome = self.mapper.handle(raw, self.peer, self.received)
         for context in self.outcome.contexts:
             self.contexts.remember(context)
         return [*self.outcome.contexts]
@@ -63,7 +66,7 @@ def test_admission() -> None:
         "R2",
         "B3",
     )
-    assert (event.effective_at, event.received_at) == (datetime(2026, 3, 2, 9, tzinfo=UTC), NOW)
+    assert (event.effective_at, event.received_at) == (datetime(2026, 3, 2, 9, tzinfo=UTC), RECEIVED)
     assert event.encounter_id
     assert event.patient_id == identities().patient(event.identifiers[0])
 
@@ -113,6 +116,45 @@ def test_a_cancel_counts_by_when_it_was_recorded_not_by_what_it_cancels() -> Non
     ward.take(adt("A03", pid(), pv1(), at="202603021200"))
     (event,) = ward.take(message("EVN|A13|202603021230||||202603021000", pid(), pv1(), kind="ADT^A13"))
     assert event.encounter_status == "in-progress"
+
+
+def test_a_stamp_in_the_future_counts_as_of_its_receipt() -> None:
+    """One mistyped year must not hold off transfers and discharges until then."""
+    ward = Ward()
+    ward.received = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    ward.take(adt("A01", pid(), pv1("W1"), at="202603020900"))
+    (wrong,) = ward.take(adt("A08", pid(), pv1("W1"), at="20620101"))
+    assert wrong.effective_at == ward.received
+    assert ward.outcome is not None
+    assert "1 x a time in the future: counts as of its receipt" in ward.outcome.reason
+    ward.received = datetime(2026, 3, 2, 10, tzinfo=UTC)
+    (moved,) = ward.take(adt("A02", pid(), pv1("W2"), at="202603021000"))
+    assert (moved.location.ward, moved.effective_at) == ("W2", ward.received)
+    ward.received = datetime(2026, 3, 2, 11, tzinfo=UTC)
+    (gone,) = ward.take(adt("A03", pid(), pv1("W2"), at="202603021100"))
+    assert (gone.encounter_status, gone.effective_at) == ("finished", ward.received)
+
+
+def test_clocks_that_differ_by_minutes_keep_their_order() -> None:
+    ward = Ward()
+    ward.received = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    (gone,) = ward.take(adt("A03", pid(), pv1(), at="202603020904"))
+    assert gone.effective_at == datetime(2026, 3, 2, 9, 4, tzinfo=UTC)
+    (late,) = ward.take(adt("A08", pid(), pv1("W9"), at="202603020903"))
+    assert (late.encounter_status, late.location.ward) == ("finished", "W1")
+
+
+def test_a_context_published_with_a_future_time_is_superseded_by_what_arrives_now() -> None:
+    """By an older version, or in the compacted topic since then."""
+    ward = Ward()
+    ward.received = datetime(2026, 3, 2, 10, tzinfo=UTC)
+    (known,) = ward.take(adt("A01", pid(), pv1("W1"), at="202603020900"))
+    ward.contexts.remember(known.model_copy(update={"effective_at": datetime(2062, 1, 1, tzinfo=UTC)}))
+    (fact, *_) = ward.take(vitals("OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F", pid=pid()))
+    assert fact.effective_at == ward.received
+    (gone,) = ward.take(adt("A03", pid(), pv1("W2"), at="202603021000"))
+    assert (gone.encounter_status, gone.location.ward, gone.effective_at) == ("finished", "W2", ward.received)
+    assert ward.contexts.get(known.patient_id) == gone
 
 
 def test_what_a_clinician_decided_survives_registration_updates() -> None:
