@@ -124,7 +124,7 @@ class Charting:
         self._score(made, patient, readings, observed, taken.current)
         made.ended = patient.ended
         if made.ended and not made.late:
-            flags.append("not-watched")
+            flags.append("moved" if patient.context.merged_into else "not-watched")
         made.flags = tuple(flags)
         made.rejected = _told(rejected)
 

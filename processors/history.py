@@ -15,7 +15,7 @@ from processors.deterioration import HOUR_MS, HOURS
 
 Entry = tuple[int, float | str, int]  # observed, value, rank (lower takes precedence)
 
-_CORRECTED = -1  # the rank of a correction: above every source's
+CORRECTED = -1  # the rank of a correction: above every source's
 KEPT = 4  # a correction or two of the newest value still leaves what stood before
 _WINDOW = HOURS * HOUR_MS
 _RIVALS = 8  # of a parameter: they matter only as long as what they lost to may be taken back
@@ -65,7 +65,7 @@ class History:
         """
         if self.gone and self._is_gone(parameter, at, value, correcting=correcting):
             return Put.TAKEN_BACK
-        rank = _CORRECTED if correcting else rank
+        rank = CORRECTED if correcting else rank
         entries = self.entries.get(parameter)
         if entries is None:
             self.entries[parameter] = [(at, value, rank)]

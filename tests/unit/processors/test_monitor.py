@@ -774,7 +774,6 @@ def test_unknown_feedback_is_counted_and_leaves_nothing() -> None:
         ({"encounter_status": "finished"}, "resolved", "discharged"),
         ({"encounter_status": "cancelled"}, "resolved", "encounter cancelled"),
         ({"deceased": True}, "resolved", "recorded as deceased"),
-        ({"merged_into": "patient-b"}, "withdrawn", "merged into patient-b"),
     ],
 )
 def test_what_ends_the_watch(change: dict[str, Any], state: str, reason: str) -> None:
