@@ -9,6 +9,8 @@ not repeat the place. The rule, for every connector:
 3. A message older than that context fills only what is unknown: a late or repeated admission does not undo a discharge.
 4. A message stamped later than it was received, by more than `FUTURE`, counts as of its receipt, and so does such a context
    that was published before: one wrong clock must not make every later transfer and discharge look old.
+5. What is observed or written under a record that was merged away is filed under the surviving one (`surviving`): devices keep an
+   old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -78,6 +80,37 @@ def in_future(at: datetime, received_at: datetime) -> bool:
 def since(context: PatientEvent) -> datetime:
     """Return when a context took effect; its receipt where it says that that lies in the future (rule 4)."""
     return context.received_at if in_future(context.effective_at, context.received_at) else context.effective_at
+
+
+def surviving(contexts: Contexts, patient_id: str) -> str:
+    """Return the record that a patient's was merged into, over several merges; the patient's own where there was none (rule 5)."""
+    passed = {patient_id}
+    current = patient_id
+    while (known := contexts.get(current)) is not None and known.merged_into:
+        current = known.merged_into
+        if current in passed:  # a circle has no survivor
+            return patient_id
+        passed.add(current)
+    return current
+
+
+def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:
+    """Return what the surviving record of a merge takes over because it does not know it. The stay goes over as one.
+
+    A stay in progress goes over also where the survivor's own is over: the patient who lies there under a temporary number, with
+    a discharge of last year under the lasting one, must not be taken for discharged. A merge that is told again takes nothing
+    over: the survivor has moved on since.
+    """
+    if prior is None or (survivor is not None and prior.merged_into == survivor.patient_id):
+        return {}
+    own, others = facts_of(survivor), facts_of(prior)
+    names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
+    lies_there = prior.encounter_status == "in-progress" and own.get("encounter_status") in ("finished", "cancelled", "planned")
+    if lies_there or not own.get("encounter_id"):
+        names += ["encounter_id", "encounter_status", "location"]
+    if not own.get("spo2_scale_decided_by"):
+        names += ["spo2_scale", "spo2_scale_decided_by"]
+    return {name: others[name] for name in names}
 
 
 def is_late(known: PatientEvent | None, at: datetime) -> bool:

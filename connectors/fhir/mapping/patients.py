@@ -4,7 +4,7 @@
    in the future counts as the receipt, noted.
 2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
    id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
-3. `link` replaced-by merges this record into another, `replaces` the other into this one.
+3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
 4. A stay that is over, planned or cancelled does not displace another one that is in progress.
 5. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import Contexts, in_future, is_late, since, whole
+from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
 from connectors.fhir.mapping.reading import LOGICAL, Reading, codings, objects, text
 from connectors.fhir.structure import Json
 from processors.events import Location, PatientEvent
@@ -115,6 +115,8 @@ def _link(reading: Reading, book: Book, n: int, link: Json, patient: str, at: da
         return
     survivor, prior = (other.patient_id, patient) if kind == "replaced-by" else (patient, other.patient_id)
     if survivor != prior and not _circular(book, survivor, prior):
+        if taken := inherited(book.get(survivor), book.get(prior)):
+            book.write(reading, survivor, taken)
         book.write(reading, prior, {"merged_into": survivor}, at=at)
 
 
@@ -142,7 +144,7 @@ def _person(reading: Reading) -> dict[str, Any]:
 def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
     """Map an Encounter."""
     resource = reading.resource
-    subject = reading.subject()
+    subject = reading.subject(followed=False)  # a stay is the record's own
     if subject is None:
         return
     stay = reading.encounter_of(resource, subject)

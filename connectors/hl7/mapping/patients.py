@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import Contexts, facts_of, in_future, is_late, since, whole
+from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -235,22 +235,12 @@ def _merge(book: Book, group: Group, subject: Subject) -> None:
     prior = _prior(reading, group)
     if prior is None or prior.patient_id == subject.patient_id:
         return
-    said = {"merged_into": None} | _said(reading, group, subject)
-    book.write(subject.patient_id, _inherited(book.get(subject.patient_id), book.get(prior.patient_id)) | said)
+    known = book.get(subject.patient_id)
+    said = {"merged_into": None} | inherited(known, book.get(prior.patient_id)) | _said(reading, group, subject)
+    if known and said.get("encounter_id", known.encounter_id) != known.encounter_id:
+        said.setdefault("encounter_status", "unknown")  # PV1's stay is another than the one whose end is known
+    book.write(subject.patient_id, said)
     book.write(prior.patient_id, {"identifiers": prior.identifiers, "merged_into": subject.patient_id})
-
-
-def _inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:
-    """Return what the surviving record takes over because it does not know it. The stay goes over as one."""
-    if prior is None:
-        return {}
-    own, others = facts_of(survivor), facts_of(prior)
-    names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
-    if not own.get("encounter_id"):
-        names += ["encounter_id", "encounter_status", "location"]
-    if not own.get("spo2_scale_decided_by"):
-        names += ["spo2_scale", "spo2_scale_decided_by"]
-    return {name: others[name] for name in names}
 
 
 def _move(book: Book, group: Group, subject: Subject) -> None:
@@ -279,5 +269,6 @@ def _link(book: Book, groups: list[Group], *, together: bool) -> None:
     for other in subjects[1:]:
         if other.patient_id != first.patient_id:
             merged = {"merged_into": first.patient_id if together else None}
-            book.write(first.patient_id, {"identifiers": first.identifiers} | ({} if together else {"merged_into": None}))
+            taken = inherited(book.get(first.patient_id), book.get(other.patient_id)) if together else {"merged_into": None}
+            book.write(first.patient_id, taken | {"identifiers": first.identifiers})
             book.write(other.patient_id, {"identifiers": other.identifiers} | merged)

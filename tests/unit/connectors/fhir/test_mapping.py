@@ -354,9 +354,17 @@ def test_links_merge_and_never_in_a_circle():
     using = mapper()
     other = [{"system": MRN, "value": "P2"}]
     link = [{"other": {"identifier": {"system": MRN, "value": "P1"}}, "type": "replaced-by"}]
+    using.learn(handle(encounter(subject={"identifier": other[0]}), using))
     merged = handle(patient(identifier=other, link=link), using)
     using.learn(merged)
-    assert only(merged, PatientEvent).merged_into == P1
+    by_record = {event.patient_id: event for event in merged.events if isinstance(event, PatientEvent)}
+    (p2,) = by_record.keys() - {P1}
+    assert (by_record[p2].merged_into, by_record[P1].merged_into) == (P1, None)
+    assert (by_record[P1].birth_date, by_record[P1].encounter_status) == ("1950-02-03", "in-progress")  # what it lacked
+    late = handle(observation(subject={"identifier": other[0]}), using)
+    assert only(late, VitalsEvent).patient_id == P1
+    stay = handle(encounter(status="finished", subject={"identifier": other[0]}), using)
+    assert only(stay, PatientEvent).patient_id == p2
     back = [{"other": {"identifier": other[0]}, "type": "replaced-by"}]
     assert only(handle(patient(link=back), using), PatientEvent).merged_into is None
     replaces = handle(patient(link=[{"other": {"identifier": {"system": MRN, "value": "P3"}}, "type": "replaces"}]))
