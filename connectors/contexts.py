@@ -7,6 +7,10 @@ not repeat the place. The rule, for every connector:
 1. What a message says replaces what was known.
 2. What it does not say is kept from the context as last published.
 3. A message older than that context fills only what is unknown: a late or repeated admission does not undo a discharge.
+4. A message stamped later than it was received, by more than `FUTURE`, counts as of its receipt, and so does such a context
+   that was published before: one wrong clock must not make every later transfer and discharge look old.
+5. What is observed or written under a record that was merged away is filed under the surviving one (`surviving`): devices keep an
+   old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -15,13 +19,16 @@ miss the other's last word; what was missed comes back with the sender's next sn
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from processors.events import Origin, PatientEvent
 
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
+
+
+FUTURE: Final = timedelta(minutes=5)  # as `monitor.future_tolerance` for vitals: clocks that differ so little keep their order
 
 
 class Contexts(Protocol):
@@ -53,7 +60,7 @@ class MemoryContexts:
     def remember(self, context: PatientEvent) -> None:
         """Take over a context, unless a newer one is known: the topic's echo comes after what this process wrote itself."""
         known = self._known.get(context.patient_id)
-        if known is None or (known.effective_at, known.received_at) <= (context.effective_at, context.received_at):
+        if known is None or _order(known) <= _order(context):
             self._known[context.patient_id] = context
             self._known.move_to_end(context.patient_id)
             if len(self._known) > self._limit:
@@ -65,9 +72,54 @@ def facts_of(context: PatientEvent | None) -> dict[str, Any]:
     return {name: getattr(context, name) for name in FACTS} if context else {}
 
 
+def in_future(at: datetime, received_at: datetime) -> bool:
+    """Whether a stamp lies so far after the receipt that a clock must be wrong, or a year mistyped."""
+    return at - received_at > FUTURE
+
+
+def since(context: PatientEvent) -> datetime:
+    """Return when a context took effect; its receipt where it says that that lies in the future (rule 4)."""
+    return context.received_at if in_future(context.effective_at, context.received_at) else context.effective_at
+
+
+def surviving(contexts: Contexts, patient_id: str) -> str:
+    """Return the record that a patient's was merged into, over several merges; the patient's own where there was none (rule 5)."""
+    passed = {patient_id}
+    current = patient_id
+    while (known := contexts.get(current)) is not None and known.merged_into:
+        current = known.merged_into
+        if current in passed:  # a circle has no survivor
+            return patient_id
+        passed.add(current)
+    return current
+
+
+def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:
+    """Return what the surviving record of a merge takes over because it does not know it. The stay goes over as one.
+
+    A stay in progress goes over also where the survivor's own is over: the patient who lies there under a temporary number, with
+    a discharge of last year under the lasting one, must not be taken for discharged. A merge that is told again takes nothing
+    over: the survivor has moved on since.
+    """
+    if prior is None or (survivor is not None and prior.merged_into == survivor.patient_id):
+        return {}
+    own, others = facts_of(survivor), facts_of(prior)
+    names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
+    lies_there = prior.encounter_status == "in-progress" and own.get("encounter_status") in ("finished", "cancelled", "planned")
+    if lies_there or not own.get("encounter_id"):
+        names += ["encounter_id", "encounter_status", "location"]
+    if not own.get("spo2_scale_decided_by"):
+        names += ["spo2_scale", "spo2_scale_decided_by"]
+    return {name: others[name] for name in names}
+
+
 def is_late(known: PatientEvent | None, at: datetime) -> bool:
     """Whether a message that took effect then is older than what is known."""
-    return known is not None and known.effective_at > at
+    return known is not None and since(known) > at
+
+
+def _order(context: PatientEvent) -> tuple[datetime, datetime]:
+    return since(context), context.received_at
 
 
 def whole(
@@ -85,13 +137,15 @@ def whole(
 
     `at` is when it took effect; `late` overrides the comparison with `known`.
     """
+    if in_future(at, received_at):
+        at = received_at
     if late is None:
         late = is_late(known, at)
     facts = facts_of(known)
     for name, value in said.items():
         if not late or facts.get(name) == PatientEvent.model_fields[name].default:
             facts[name] = value
-    effective_at = known.effective_at if known and late else at
+    effective_at = since(known) if known and late else at
     return PatientEvent(
         id=id, patient_id=patient_id, effective_at=effective_at, received_at=received_at, origin=origin, **facts
     )

@@ -12,6 +12,7 @@ from processors import loinc, news2, vitals
 from processors.deterioration import HourlyWindow
 from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent, trusted
 from processors.history import Entry, Put
+from processors.news2 import Scale
 from processors.patients import Patient, ms, when
 from processors.rules import MonitorRules
 
@@ -19,6 +20,9 @@ _MS = timedelta(milliseconds=1)
 _EPOCH = when(0)
 _UNVALIDATED = 1_000_000  # added to the rank: for one time, a validated value takes precedence over a stream's
 _PER_SOURCE = 10  # more than the preferences that the codes of one parameter have
+
+# Where a value that scores nothing lies, most typically: of two that score alike for one time the one farther from it counts.
+_TYPICAL = {"respiratory_rate": 16.0, "spo2": 100.0, "systolic": 120.0, "heart_rate": 70.0, "temperature": 37.0}
 
 _MOST_TOLD = 100  # observations that were not used, in one score
 _LONGEST = 200  # characters of a sender's code, and of a reason
@@ -124,7 +128,7 @@ class Charting:
         self._score(made, patient, readings, observed, taken.current)
         made.ended = patient.ended
         if made.ended and not made.late:
-            flags.append("not-watched")
+            flags.append("moved" if patient.context.merged_into else "not-watched")
         made.flags = tuple(flags)
         made.rejected = _told(rejected)
 
@@ -176,7 +180,7 @@ class Charting:
             parameter, value, preference = reading
             entry: _Entry = (at, value, base + preference, status, one.code, parameter)
             if parameter in readings:
-                entry = _one_of(readings[parameter], entry, older, rejected)
+                entry = _one_of(readings[parameter], entry, older, rejected, patient.context.scale)
             readings[parameter] = entry
         systolic, diastolic = readings.get("systolic"), readings.get("diastolic")
         if systolic and diastolic and _swapped(systolic, diastolic):
@@ -241,6 +245,15 @@ class Charting:
                     taken.current = taken.fresh = True
             elif put is Put.PAST:
                 patient.hours = hours = None
+            elif put is Put.REPLACED:
+                patient.hours = hours = None
+                if history.entries[parameter][-1][0] == at:
+                    taken.current = taken.fresh = True
+            elif put is Put.RIVAL:
+                if self._contest(patient, parameter, at, value, taken):
+                    patient.hours = hours = None
+                else:
+                    rejected.append(Rejected(code=code, reason=_GRAVER))
             elif put is Put.OUTRANKED:
                 rejected.append(Rejected(code=code, reason="another value, of higher precedence, stands for this time"))
             elif put is Put.TAKEN_BACK:
@@ -249,9 +262,32 @@ class Charting:
                 )
         return taken
 
+    def _contest(self, patient: Patient, parameter: str, at: int, value: float | str, taken: _Taken) -> bool:
+        """Decide which of two values for one time counts, neither being a correction: the graver. True: the new one.
+
+        Two feeds that stamp to the minute measure twice within it. The milder value is no proof that the graver was wrong, so it
+        takes nothing back; the next set shows what lasted.
+        """
+        history = patient.history
+        place = history.latest(parameter, at)
+        assert place is not None
+        oxygen = history.latest("oxygen", at)
+        on_oxygen = oxygen[1] == "oxygen" if oxygen is not None and at - oxygen[0] <= self._carry_oxygen else None
+        scale = patient.context.scale
+        stands, new = (_gravity(parameter, one, scale, on_oxygen) for one in (place[1], value))
+        history.settle(parameter, at, value, counts=new > stands)
+        if new <= stands:
+            return False
+        if history.entries[parameter][-1][0] == at:
+            taken.current = True
+            taken.fresh = taken.fresh or new[0] > stands[0]  # as grave is the same minute told twice, not a set of its own
+        return True
+
     @staticmethod
     def _take_back(patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken) -> bool:
         history = patient.history
+        if history.drop_rival(parameter, at, value):
+            return False
         entries = history.entries.get(parameter)
         newest = entries[-1][0] if entries else None
         found = history.remove(parameter, at, value, rank)
@@ -352,8 +388,19 @@ _Entry = tuple[int, float | str, int, str, str, str]  # observed, value, rank, s
 _Readings = dict[str, _Entry]  # by parameter; older values of a parameter that came in the same set under other keys, first
 
 
-def _one_of(first: _Entry, second: _Entry, older: list[_Entry], rejected: list[Rejected]) -> _Entry:
-    """Choose between two values of one parameter in one set: the newer; oxygen before air; the preferred code; the later one."""
+_GRAVER = "two values for one time, neither a correction: the graver counts"
+
+
+def _gravity(parameter: str, value: float | str, scale: Scale, on_oxygen: bool | None = None) -> tuple[int, float]:
+    """Return NEWS2's points and how far from the typical a value lies; (0, 0.0) for what NEWS2 does not score."""
+    if parameter not in news2.UNITS:
+        return 0, 0.0
+    points = news2.points(parameter, value, scale, on_oxygen)[1]
+    return points, 0.0 if isinstance(value, str) else abs(value - _TYPICAL[parameter])
+
+
+def _one_of(first: _Entry, second: _Entry, older: list[_Entry], rejected: list[Rejected], scale: Scale) -> _Entry:
+    """Choose between two values of one parameter in one set: the newer; oxygen before air; the preferred code; the graver."""
     if first[0] != second[0]:
         early, late = sorted((first, second), key=lambda entry: entry[0])
         older.append(early)
@@ -365,6 +412,10 @@ def _one_of(first: _Entry, second: _Entry, older: list[_Entry], rejected: list[R
     if second[2] > first[2]:
         rejected.append(Rejected(code=second[4], reason="another code of the same vital sign in this set takes precedence"))
         return first
+    if first[2] == second[2] and first[3] == second[3] == "final":
+        milder, graver = sorted((first, second), key=lambda entry: _gravity(entry[5], entry[1], scale))
+        rejected.append(Rejected(code=milder[4], reason=_GRAVER))
+        return graver
     return second
 
 

@@ -194,6 +194,7 @@ class VitalsEvent(Event):
     observations: tuple[Observation, ...]
     device: str = ""
     charted: bool = True  # a validated set; False: a monitor's unvalidated stream, which needs persistence before it counts
+    moved_from: tuple[str, ...] = ()  # the lane passed it on from a record that was merged into this patient's: under which ids
     processing: ProcessingId = "production"
     origin: Origin
 
@@ -384,7 +385,8 @@ class ScoreEvent(Output):
     rejected: tuple[Rejected, ...] = ()
     processing: ProcessingId = "production"
     # future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
-    # (discharged, deceased or merged: never alerts), catching-up (from an outage's backlog), test-traffic
+    # (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
+    # catching-up (from an outage's backlog), test-traffic
     flags: tuple[str, ...] = ()
 
 

@@ -15,9 +15,10 @@ from processors.deterioration import HOUR_MS, HOURS
 
 Entry = tuple[int, float | str, int]  # observed, value, rank (lower takes precedence)
 
-_CORRECTED = -1  # the rank of a correction: above every source's
+CORRECTED = -1  # the rank of a correction: above every source's
 KEPT = 4  # a correction or two of the newest value still leaves what stood before
 _WINDOW = HOURS * HOUR_MS
+_RIVALS = 8  # of a parameter: they matter only as long as what they lost to may be taken back
 _MOST = 32  # values of a parameter before the superfluous are let go of, all at once: rarely, since this is a hot path
 
 
@@ -27,7 +28,9 @@ class Put(Enum):
     NEW = "the newest of its parameter"
     PAST = "older than the newest"
     SAME = "known already: one observation, whichever feeds brought it"
-    CHANGED = "another value stood for this time and was replaced"
+    CHANGED = "another value stood for this time and was corrected"
+    REPLACED = "another value, of lower precedence, stood for this time: that one is not called wrong"
+    RIVAL = "another value of the same precedence stands for this time: neither corrects the other, see `settle`"
     OUTRANKED = "another value stands for this time and takes precedence"
     TAKEN_BACK = "this value was taken back for this time"
 
@@ -37,14 +40,18 @@ class History:
 
     `gone` are values that were taken back: the same one for the same time is not taken in again, however late it is repeated (or if
     it comes after what takes it back). Another value is; so is the same one as a correction.
+
+    `rivals` are the values of equal precedence that do not count for their time because another one does: two feeds that stamp to
+    the minute measured differently within it. One of them stands in again when that other value is taken back.
     """
 
-    __slots__ = ("entries", "gone", "samples")
+    __slots__ = ("entries", "gone", "rivals", "samples")
 
     def __init__(self) -> None:
         self.entries: dict[str, list[Entry]] = {}
         self.samples: dict[str, list[Entry]] = {}
         self.gone: dict[str, list[tuple[int, float | str]]] = {}  # the last few of each parameter
+        self.rivals: dict[str, list[Entry]] = {}  # likewise
 
     @property
     def newest(self) -> int | None:
@@ -58,7 +65,7 @@ class History:
         """
         if self.gone and self._is_gone(parameter, at, value, correcting=correcting):
             return Put.TAKEN_BACK
-        rank = _CORRECTED if correcting else rank
+        rank = CORRECTED if correcting else rank
         entries = self.entries.get(parameter)
         if entries is None:
             self.entries[parameter] = [(at, value, rank)]
@@ -80,19 +87,62 @@ class History:
             if known == value:
                 entries[place] = (at, value, min(rank, known_rank))
                 return Put.SAME
-            if rank > known_rank and not correcting:
-                return Put.OUTRANKED
+            if not correcting:
+                if rank == known_rank:
+                    return Put.RIVAL
+                if rank > known_rank:
+                    return Put.OUTRANKED
             entries[place] = entry
+            if not correcting:
+                return Put.REPLACED
+            self._without_rivals(parameter, at)
             return Put.CHANGED
         entries.insert(place, entry)
         if len(entries) > _MOST:
             self.entries[parameter] = _thinned(entries)
         return Put.PAST
 
+    def settle(self, parameter: str, at: int, value: float | str, *, counts: bool) -> None:
+        """Settle what `put` called a `RIVAL`: the value that `counts` stands for that time, the other is kept beside it."""
+        entries = self.entries[parameter]
+        place = bisect_left(entries, at, key=_time)
+        _, known, rank = entries[place]
+        if counts:
+            entries[place] = (at, value, rank)
+        rivals = self.rivals.setdefault(parameter, [])
+        rivals[:] = [one for one in rivals if one[0] != at or one[1] not in (known, value)]
+        rivals.append((at, known if counts else value, rank))
+        del rivals[:-_RIVALS]
+
+    def drop_rival(self, parameter: str, at: int, value: float | str | None) -> bool:
+        """Take back a value that does not count for its time; true when it was one: what counts is not what was meant."""
+        rivals = self.rivals.get(parameter, [])
+        kept = [one for one in rivals if one[0] != at or one[1] != value]
+        if value is None or len(kept) == len(rivals):
+            return False
+        self._bury(parameter, at, value)
+        self._keep_rivals(parameter, kept)
+        return True
+
+    def _without_rivals(self, parameter: str, at: int) -> list[Entry]:
+        """Let go of the rivals for a time; return them, oldest first."""
+        if parameter not in self.rivals:
+            return []
+        found = [one for one in self.rivals[parameter] if one[0] == at]
+        self._keep_rivals(parameter, [one for one in self.rivals[parameter] if one[0] != at])
+        return found
+
+    def _keep_rivals(self, parameter: str, kept: list[Entry]) -> None:
+        if kept:
+            self.rivals[parameter] = kept
+        else:
+            self.rivals.pop(parameter, None)
+
     def remove(self, parameter: str, at: int, value: float | str | None, rank: int) -> bool:
         """Take back what was entered in error; true when it was still known.
 
-        It goes when the value is the same or not told, or when the one who takes it back has precedence.
+        It goes when the value is the same or not told, or when the one who takes it back has precedence. The last of its rivals
+        stands in for it, if there are any and the value is told: without one, all that was said of that time is taken back.
         """
         found = False
         if value is not None:
@@ -105,6 +155,12 @@ class History:
                 if value is None or value == known or rank <= known_rank:
                     found = True
                     self._bury(parameter, at, known)
+                    rivals = self._without_rivals(parameter, at) if kept is self.entries else []
+                    if rivals and value is not None:
+                        entries[place] = rivals.pop()
+                        self.rivals.setdefault(parameter, []).extend(rivals)
+                        self._keep_rivals(parameter, self.rivals[parameter])
+                        continue
                     del entries[place]
                     if not entries:
                         del kept[parameter]

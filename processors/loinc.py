@@ -56,6 +56,7 @@ ACVPU: dict[str, tuple[str, ...]] = {
 _ANSWERS: dict[str, str] = {word.casefold(): letter for letter, words in ACVPU.items() for word in words}
 
 ROOM_AIR: frozenset[str] = frozenset({"air", "room air", "ra", "722742002"})  # the last: SNOMED CT, breathing room air
+ON_OXYGEN = "oxygen"  # some oxygen: all that is kept of a flow or a share, so all that can move with a merged record
 
 
 def consciousness(answer: str) -> str | None:

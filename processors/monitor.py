@@ -20,11 +20,11 @@ from itertools import islice
 from models.batching import describe
 from models.errors import Poison
 from models.tasks import ModelIdentity
+from processors import moving
 from processors.charting import Assessment, Charting
 from processors.desk import Cause, Desk
 from processors.events import (
     AlertEvent,
-    AlertState,
     Deterioration,
     Event,
     FeedbackEvent,
@@ -110,7 +110,8 @@ class Monitor:
             return made
         self._remember(patient, event.id)
         state = self._partition
-        state.hear(event.origin.peer, made.received, self.rules.feed_silence)
+        if not event.moved_from:  # its feed was heard where it came in
+            state.hear(event.origin.peer, made.received, self.rules.feed_silence)
         if state.woke_at is not None:
             made.held = made.received < state.woke_at
             state.caught_up = state.caught_up or not made.held
@@ -148,7 +149,8 @@ class Monitor:
         score = self._score(made, deterioration, reason)
         patient = made.patient
         if patient is None or made.ended:
-            return [score]
+            survivor = patient.context.merged_into if patient else None
+            return [score, *moving.forwarded(made.event, survivor)] if survivor else [score]
         cause = Cause(
             made.event.id,
             made.source,
@@ -204,8 +206,8 @@ class Monitor:
     def patient(self, event: PatientEvent, source: Source) -> list[Event]:
         """Take a patient's new context: close, withdraw, re-route or re-score the alerts.
 
-        A merge withdraws the old id's alerts and stops watching it. The surviving id may live in another partition: its record
-        is its own, and what is observed next under it scores there; observations do not move.
+        A merge withdraws the old id's alerts, says where the patient went, and stops watching it. The surviving id may live in
+        another partition: what is known of the patient goes there as a set (`processors.moving`), and alerts anew if it still does.
 
         Raises `Poison` for a context that cannot be taken: the patient keeps being watched, and the others too.
         """
@@ -231,8 +233,11 @@ class Monitor:
             patient.ended_at = now
             patient.unsettled = False
             patient.closed.clear()
-            state: AlertState = "withdrawn" if patient.context.merged_into else "resolved"
-            return list(self._desk.close(patient, state, ended, cause))
+            survivor = patient.context.merged_into
+            if survivor is None:
+                return list(self._desk.close(patient, "resolved", ended, cause))
+            steps = self._desk.close(patient, "withdrawn", f"{ended}: watched there from now on", cause)
+            return [*steps, *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ())]
         patient.ended_at = None
         return list(self._new_context(patient, before, cause, reopened=was_ended))
 

@@ -220,6 +220,7 @@ class Patient:
                 "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "gone": self.history.gone,
+                **({"rivals": self.history.rivals} if self.history.rivals else {}),
                 "seen": list(self.seen),
                 "newest": self.newest,
                 "heard": self.heard,
@@ -244,6 +245,9 @@ class Patient:
         made.history.samples = {name: unpacked(entries) for name, entries in raw["samples"].items()}
         # snapshots of before 0.1.0 have none
         made.history.gone = {name: [(at, value) for at, value in gone] for name, gone in raw.get("gone", {}).items()}
+        made.history.rivals = {
+            name: [(at, value, rank) for at, value, rank in rivals] for name, rivals in raw.get("rivals", {}).items()
+        }
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])

@@ -95,7 +95,8 @@ class Timers:
             run.changed = True
         patient.due = patient.ended_at + self._forget_after
         if cause.now >= patient.due:
-            run.forget = "all"
+            # A device that keeps its old number for days must not become a stranger: what it says goes on to the survivor.
+            run.forget = "observed" if patient.context.merged_into and patient.heard is not None else "all"
 
     def _reconsider(self, patient: Patient, cause: Cause, run: Run) -> None:
         """Let the current state alert where the backlog is through, or a suppression has run out."""

@@ -73,6 +73,8 @@ def read(code: str, value: float | str | None, unit: str, *, unitless: Mapping[s
     if isinstance(value, str):
         if parameter == "oxygen" and value.strip().casefold() in loinc.ROOM_AIR:
             return Reading(parameter, "air", preference)
+        if parameter == "oxygen" and value.strip().casefold() == loinc.ON_OXYGEN:
+            return Reading(parameter, "oxygen", preference)
         return "not a number"
     number = _measure(quantity, float(value), unit or unitless.get(quantity, ""))
     if isinstance(number, str):

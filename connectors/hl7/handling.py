@@ -91,7 +91,8 @@ class Hl7Mapper:
     def __init__(self, settings: MllpSettings, identities: Identities, contexts: Contexts | None = None) -> None:
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._facility = settings.facility
-        self._tables = Tables(identities, settings.codes, settings.context_codes, timedelta(seconds=settings.set_seconds))
+        window = timedelta(seconds=settings.set_seconds)
+        self._tables = Tables(identities, settings.codes, settings.context_codes, window, self.contexts)
 
     def handle(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:
         """Parse, map and decide. Never raises for what a message contains: what nobody foresaw becomes a dead letter."""
@@ -193,7 +194,7 @@ class _Case:
     def _map_document(self, reading: Reading, trigger: str) -> None:
         message = reading.message
         pid = message.first("PID")
-        subject = reading.subject(pid)
+        subject = reading.watched(pid)
         if subject is None:
             where = pid.at(3) if pid else Location("PID")
             reading.trouble("nobody to file this under", where, Condition.REQUIRED_FIELD_MISSING, stage="identify")

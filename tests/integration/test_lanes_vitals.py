@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
+import orjson
 import pytest
 
 from models.registry import Registry
@@ -45,9 +46,10 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "ceiling": {"ceiling_of_care": "ward-based care"},
     "ceiling-later": {},
     "merged": {},
+    "surviving": {},
 }
 SETS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(CONTEXTS, ILL),
+    **dict.fromkeys((patient for patient in CONTEXTS if patient != "surviving"), ILL),
     "unknown": ILL,
     **dict.fromkeys(("scale-1", "scale-2", "undecided"), HYPERCAPNIC),
 }
@@ -132,7 +134,7 @@ async def _play(site: Clinic) -> Course:
             charted("corrected", seen, WELL, status="corrected", number=1),
             charted("mixed-up", seen, ILL, status="entered-in-error", number=1),
             context("ceiling-later", now, 1, ceiling_of_care="ward-based care"),
-            context("merged", now, 1, merged_into="adult"),
+            context("merged", now, 1, merged_into="surviving"),
         )  # fmt: skip
 
         async def escalated() -> bool:
@@ -184,9 +186,15 @@ def test_an_alert_that_rested_on_wrong_values_is_withdrawn(course: Course, patie
     assert withdrawn["reason"].startswith("corrected or taken back")
 
 
-def test_a_merge_withdraws_the_old_ids_alert(course: Course) -> None:
+def test_a_merge_takes_the_alert_to_the_surviving_id(course: Course) -> None:
     raised, withdrawn = course.alerts["merged"]
-    assert (raised["state"], withdrawn["state"], withdrawn["reason"]) == ("raised", "withdrawn", "merged into adult")
+    assert (raised["state"], withdrawn["state"]) == ("raised", "withdrawn")
+    assert withdrawn["reason"] == "merged into surviving: watched there from now on"
+    again = course.alerts["surviving"][0]
+    assert (again["state"], again["severity"], again["observed_at"]) == ("raised", raised["severity"], raised["observed_at"])
+    (score,) = course.scores["surviving"]
+    assert score["news2"]["total"] == 8
+    assert orjson.loads(course.inputs[score["source"]["event_id"]].value or b"")["moved_from"] == ["merged"]
 
 
 def test_an_answer_stops_the_escalation(course: Course) -> None:

@@ -1,19 +1,26 @@
-"""A merge of two records: the vectors follow."""
+"""A merge of two records: the vectors follow, and so does the watch."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from connectors.hl7.sender import MllpSender
+from connectors.hl7.settings import MllpSettings
+from connectors.identity import Identities
 from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import NOTES, QdrantSettings
 from connectors.qdrant.store import Point, VectorStore, Where
-from processors.events import PatientEvent
+from processors.events import Identifier, PatientEvent
 from processors.identity import natural_id
+from streams.edge import running as serving
 from streams.lanes.merges import PatientsToVectors
-from streams.settings import KafkaSettings, Settings
+from streams.settings import ConnectorSettings, KafkaSettings, Settings, VitalsStateSettings
+from tests import bedside
+from tests.clinic import Clinic
+from tests.hl7_messages import message, obx
 from tests.kafka import Kafka
 from tests.lanes import produce, running, until
 from tests.vitals import patient
@@ -54,3 +61,68 @@ async def test_a_chain_of_merges_ends_at_the_last_and_others_stay(kafka: Kafka, 
                 await until(done, what="the merges are committed")
             counts = {n: await store.count(NOTES, Where(patient_ids=(f"patient-{n:04d}",))) for n in (1, 2, 3, 4)}
     assert counts == {1: 0, 2: 0, 3: 3, 4: 1}
+
+
+def stamped(at: datetime) -> str:
+    return f"{at:%Y%m%d%H%M%S}+0000"
+
+
+def pid(number: str) -> str:
+    return f"PID|1||{number}^^^HOSP^MR||DOE^JANE||19500321|F"
+
+
+def adt(trigger: str, *segments: str) -> bytes:
+    at = stamped(datetime.now(UTC))
+    return message(f"EVN|{trigger}|{at}", *segments, kind=f"ADT^{trigger}", control_id=natural_id(trigger, *segments), sent=at)
+
+
+def charted(number: str, pulse: int) -> bytes:
+    """A set that makes NEWS2 7 and more, as a device with this patient's number sends it."""
+    at = stamped(datetime.now(UTC))
+    lines = [
+        obx("9279-1^Respirations^LN", "28", "/min^^UCUM", number=1),
+        obx("59408-5^SpO2^LN", "85", "%^^UCUM", number=2),
+        obx("8867-4^Heart rate^LN", str(pulse), "/min^^UCUM", number=3),
+    ]
+    order = f"OBR|1||F9|VS^Vitals|||{at}"
+    return message(pid(number), order, *lines, control_id=f"{number}-{pulse}", sent=at)
+
+
+@pytest.mark.timeout(180)
+async def test_a_patient_goes_on_being_watched_over_a_merge(kafka: Kafka, tmp_path: Path) -> None:
+    """Over MLLP: the alert goes on under the survivor, and so does what a device sends that nobody has given the new number."""
+    mllp = ConnectorSettings(mllp=MllpSettings.model_validate({"port": 0}), enabled=("mllp",))
+    site = Clinic(kafka, tmp_path, connectors=mllp, state=VitalsStateSettings(tick_seconds=0.2))
+    ids = Identities(site.settings.identity)
+    survivor, old = (ids.patient(Identifier(authority="HOSP", value=number)) for number in ("100", "200"))
+
+    async def told(patient_id: str, state: str, total: int) -> dict[str, object]:
+        """Wait for a step of an alert."""
+
+        async def found() -> dict[str, object] | None:
+            steps = [one for one in await site.read("clinical.alerts") if one.get("patient_id") == patient_id]
+            right = (one for one in steps if one.get("state") == state and (one.get("news2") or {"total": 0})["total"] == total)
+            return next(right, None)
+
+        return dict(await until(found, within=60, what=f"an alert is {state} with {total} points"))
+
+    async with site.running("vitals"), serving(site.settings) as addresses, MllpSender(*addresses["mllp"]) as ehr:
+        for number in ("100", "200"):
+            await ehr.send(adt("A01", pid(number), f"PV1|1|I|W1^R2^B3{'|' * 16}E{number}"))
+        await ehr.send(charted("200", 70))
+        raised = await told(old, "raised", 6)
+        await ehr.send(adt("A40", pid("100"), "MRG|200^^^HOSP^MR"))
+        gone = await told(old, "withdrawn", 0)
+        assert (gone["alert_id"], gone["reason"]) == (raised["alert_id"], f"merged into {survivor}: watched there from now on")
+        again = await told(survivor, "raised", 6)
+        assert again["observed_at"] == raised["observed_at"]
+        await ehr.send(charted("200", 135))
+        assert (await told(survivor, "updated", 9))["alert_id"] == again["alert_id"]
+        # Of a process that has not heard of the merge: filed under the old id, passed on by the lane.
+        now = datetime.now(UTC)
+        stray = bedside.vitals(0, {**bedside.ILL, "hr": 135, "sbp": 85}, patient=old, id="stray")
+        await site.write(stray.model_copy(update={"observed_at": now, "received_at": now + timedelta(seconds=1)}))
+        assert (await told(survivor, "updated", 14))["alert_id"] == again["alert_id"]
+    scores = [one for one in await site.read("clinical.scores") if one["patient_id"] == old]
+    assert [one["flags"] for one in scores] == [[], ["moved"]]
+    assert not await site.read("clinical.dead-letters")

@@ -1,9 +1,10 @@
 """Patient and Encounter to patient contexts. How a partial message becomes a whole context stands in `connectors.contexts`.
 
-1. A Patient takes effect when its server last wrote it (meta.lastUpdated), else when it was received; an Encounter likewise.
+1. A Patient takes effect when its server last wrote it (meta.lastUpdated), else when it was received; an Encounter likewise. A time
+   in the future counts as the receipt, noted.
 2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
    id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
-3. `link` replaced-by merges this record into another, `replaces` the other into this one.
+3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
 4. A stay that is over, planned or cancelled does not displace another one that is in progress.
 5. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
 """
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import Contexts, is_late, whole
+from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
 from connectors.fhir.mapping.reading import LOGICAL, Reading, codings, objects, text
 from connectors.fhir.structure import Json
 from processors.events import Location, PatientEvent
@@ -49,7 +50,10 @@ class Book:
         """Apply what a resource says. Without `at` it is a single fact, which says nothing of how new the rest is."""
         known = self.get(patient_id)
         fact = at is None
-        when = at or (known.effective_at if known else reading.sender.received_at)
+        when = at or (since(known) if known else reading.sender.received_at)
+        if in_future(when, reading.sender.received_at):
+            reading.note("", "a time in the future: counts as of its receipt")
+            when = reading.sender.received_at
         late = not fact and is_late(known, when) and patient_id not in self._written
         if late:
             reading.note("", "older than what is known of the patient: fills only what is missing")
@@ -59,7 +63,7 @@ class Book:
             said,
             id="unset",
             patient_id=patient_id,
-            at=max(when, known.effective_at) if known and patient_id in self._written else when,
+            at=max(when, since(known)) if known and patient_id in self._written else when,
             received_at=reading.sender.received_at,
             origin=reading.origin,
             late=late,
@@ -111,6 +115,8 @@ def _link(reading: Reading, book: Book, n: int, link: Json, patient: str, at: da
         return
     survivor, prior = (other.patient_id, patient) if kind == "replaced-by" else (patient, other.patient_id)
     if survivor != prior and not _circular(book, survivor, prior):
+        if taken := inherited(book.get(survivor), book.get(prior)):
+            book.write(reading, survivor, taken)
         book.write(reading, prior, {"merged_into": survivor}, at=at)
 
 
@@ -138,7 +144,7 @@ def _person(reading: Reading) -> dict[str, Any]:
 def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
     """Map an Encounter."""
     resource = reading.resource
-    subject = reading.subject()
+    subject = reading.subject(followed=False)  # a stay is the record's own
     if subject is None:
         return
     stay = reading.encounter_of(resource, subject)

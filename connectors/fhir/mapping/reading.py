@@ -1,13 +1,13 @@
 """One resource while it is being mapped: what the mappers share, and what they find."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from connectors.contexts import Contexts
+from connectors.contexts import Contexts, surviving
 from connectors.fhir.acknowledgement import Issue
 from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
@@ -169,12 +169,18 @@ class Reading:
 
     # --------------------------------------------------------------------------------------------------------- whose it is
 
-    def subject(self, name: str = "subject") -> Subject | None:
-        """Return the patient that an element refers to; None, and noted as trouble, when it names nobody that may be used."""
+    def subject(self, name: str = "subject", *, followed: bool = True) -> Subject | None:
+        """Return the patient that an element refers to; None, and noted as trouble, when it names nobody that may be used.
+
+        `followed`: where their record was merged away, the surviving one.
+        """
         reference = self.resource.get(name)
         found = self.patient(reference) if isinstance(reference, dict) else None
         if found is None:
             self.trouble(name, "names no patient that is known: held apart, not guessed", code="not-found", stage="identify")
+        elif followed and (survivor := surviving(self.site.contexts, found.patient_id)) != found.patient_id:
+            self.note(name, "a record that was merged away: filed under the surviving one")
+            return replace(found, patient_id=survivor)
         return found
 
     def patient(self, reference: Json) -> Subject | None:

@@ -1,7 +1,7 @@
 """ADT to patient contexts. How a partial message becomes a whole context stands in `connectors.contexts`; what ADT adds:
 
 1. A message takes effect when it was recorded (EVN-2, else MSH-7), not when its event occurred (EVN-6), which in a cancel or a
-   late entry lies before what it corrects. HL7's null (`""`) deletes a value.
+   late entry lies before what it corrects. HL7's null (`""`) deletes a value. A time in the future counts as the receipt, flagged.
 2. An admission with another visit number begins a new stay: place, pregnancy and ceiling of care of the old one are not carried
    over (the SpO2 scale is: it was decided for the patient).
 3. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import Contexts, facts_of, is_late, whole
+from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -117,7 +117,8 @@ class Book:
     def __init__(self, reading: Reading, contexts: Contexts, at: datetime) -> None:
         self.reading = reading
         self._contexts = contexts
-        self._at = at
+        self._future = in_future(at, reading.received_at)
+        self._at = reading.received_at if self._future else at
         self._written: dict[str, PatientEvent] = {}
 
     def get(self, patient_id: str) -> PatientEvent | None:
@@ -127,6 +128,8 @@ class Book:
     def write(self, patient_id: str, said: Mapping[str, Any], *, fact: bool = False) -> None:
         """Apply what the message says to what is known. A single `fact` says nothing of how new the rest of the context is."""
         known = self.get(patient_id)
+        if self._future and not fact:
+            self.reading.flags["a time in the future: counts as of its receipt"] += 1
         late = not fact and is_late(known, self._at) and patient_id not in self._written
         if late:
             self.reading.flags["older than what is known of the patient: fills only what is missing"] += 1
@@ -135,7 +138,7 @@ class Book:
             said,
             id="unset",
             patient_id=patient_id,
-            at=known.effective_at if fact and known else self._at,
+            at=since(known) if fact and known else self._at,
             received_at=self.reading.received_at,
             origin=self.reading.origin,
             late=late,
@@ -232,22 +235,12 @@ def _merge(book: Book, group: Group, subject: Subject) -> None:
     prior = _prior(reading, group)
     if prior is None or prior.patient_id == subject.patient_id:
         return
-    said = {"merged_into": None} | _said(reading, group, subject)
-    book.write(subject.patient_id, _inherited(book.get(subject.patient_id), book.get(prior.patient_id)) | said)
+    known = book.get(subject.patient_id)
+    said = {"merged_into": None} | inherited(known, book.get(prior.patient_id)) | _said(reading, group, subject)
+    if known and said.get("encounter_id", known.encounter_id) != known.encounter_id:
+        said.setdefault("encounter_status", "unknown")  # PV1's stay is another than the one whose end is known
+    book.write(subject.patient_id, said)
     book.write(prior.patient_id, {"identifiers": prior.identifiers, "merged_into": subject.patient_id})
-
-
-def _inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:
-    """Return what the surviving record takes over because it does not know it. The stay goes over as one."""
-    if prior is None:
-        return {}
-    own, others = facts_of(survivor), facts_of(prior)
-    names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
-    if not own.get("encounter_id"):
-        names += ["encounter_id", "encounter_status", "location"]
-    if not own.get("spo2_scale_decided_by"):
-        names += ["spo2_scale", "spo2_scale_decided_by"]
-    return {name: others[name] for name in names}
 
 
 def _move(book: Book, group: Group, subject: Subject) -> None:
@@ -276,5 +269,6 @@ def _link(book: Book, groups: list[Group], *, together: bool) -> None:
     for other in subjects[1:]:
         if other.patient_id != first.patient_id:
             merged = {"merged_into": first.patient_id if together else None}
-            book.write(first.patient_id, {"identifiers": first.identifiers} | ({} if together else {"merged_into": None}))
+            taken = inherited(book.get(first.patient_id), book.get(other.patient_id)) if together else {"merged_into": None}
+            book.write(first.patient_id, taken | {"identifiers": first.identifiers})
             book.write(other.patient_id, {"identifiers": other.identifiers} | merged)

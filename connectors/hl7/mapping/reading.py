@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from connectors.contexts import Contexts, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
@@ -34,6 +35,7 @@ class Tables:
     codes: Mapping[str, LocalCode]
     context_codes: Mapping[str, ContextCode]
     set_window: timedelta
+    contexts: Contexts
 
 
 class Reading:
@@ -91,6 +93,14 @@ class Reading:
         identifiers = self.identifiers(pid, 3) or self.identifiers(pid, 2) if pid else ()
         chosen = self.tables.identities.choose(identifiers)
         return Subject(self.tables.identities.patient(chosen), identifiers, chosen.authority) if chosen else None
+
+    def watched(self, pid: Segment | None) -> Subject | None:
+        """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into."""
+        subject = self.subject(pid)
+        if subject is None or (survivor := surviving(self.tables.contexts, subject.patient_id)) == subject.patient_id:
+            return subject
+        self.flags["a number that was merged away: filed under the surviving record"] += 1
+        return replace(subject, patient_id=survivor)
 
     def identifiers(self, segment: Segment, field: int) -> tuple[Identifier, ...]:
         """Return the identifiers of a CX field: value, assigning authority (HD: namespace, universal id), type code."""

@@ -62,7 +62,7 @@ def map_results(reading: Reading, contexts: Contexts) -> None:
         observed, report, facts = _sort(reading, order)
         if not observed and not facts and not report.parts and not report.statuses:
             continue
-        subject = reading.subject(order.pid)
+        subject = reading.watched(order.pid)
         if subject is None:
             if not held_apart:
                 where = order.pid.at(3) if order.pid else Location("PID")

@@ -30,6 +30,14 @@ def total(score: ScoreEvent) -> int:
     return score.news2.total
 
 
+def restored(before: Ward) -> Ward:
+    """Return a ward with a monitor that was loaded from the other's snapshots."""
+    ward = Ward(admit=False)
+    for name in (PATIENT, before.monitor.id):
+        ward.monitor.load(name, before.monitor.dump(name))
+    return ward
+
+
 # ------------------------------------------------------------------------------------------------------------ a whole life
 
 
@@ -369,8 +377,69 @@ def test_precedence_where_two_feeds_differ() -> None:
     ward = Ward(rules)
     ward.chart(0, {**WELL, "rr": 30}, peer="gateway")
     score, found = ward.chart(0, {**WELL, "rr": 16}, peer="ehr", received=1)
-    assert total(score) == 0
-    assert only(found).state == "withdrawn"  # what it rested on was replaced
+    assert (total(score), found) == (0, [])  # what it rested on was measured all the same: nothing is withdrawn
+    ward.chart(10, WELL, peer="ehr")
+    assert steps(ward.chart(26, WELL, peer="ehr")[1]) == [("news2", "resolved", "low-medium")]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_another_feeds_value_for_the_same_minute_is_no_correction(restarted: bool) -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, {**WELL, "spo2": 80, "rr": 22}, peer="bedside")[1])
+    score, found = ward.chart(0, WELL, peer="ehr", received=1)
+    assert (total(score), found) == (5, [])
+    assert {one.reason for one in score.rejected} == {"two values for one time, neither a correction: the graver counts"}
+    if restarted:
+        ward = restored(ward)
+    assert ward.chart(1, {"temp": 36.8}, peer="ehr")[1] == []
+    taken = only(
+        ward.chart(0, observations=[observation("spo2", 80, status="entered-in-error")], peer="bedside", received=2)[1]
+    )
+    assert (taken.alert_id, taken.state) == (raised.alert_id, "withdrawn")  # 97 stands in for it; respirations stay
+    assert taken.news2 is not None
+    assert [(one.name, one.value) for one in taken.news2.parameters if one.name == "spo2"] == [("spo2", 97.0)]
+
+
+def test_the_graver_of_two_feeds_counts_whichever_comes_first() -> None:
+    ward = Ward()
+    assert ward.chart(0, WELL, peer="ehr")[1] == []
+    score, found = ward.chart(0, {**WELL, "spo2": 80, "rr": 22}, peer="bedside", received=1)
+    assert (total(score), steps(found)) == (5, [("news2", "raised", "medium")])
+    score, found = ward.chart(0, {"spo2": 60}, peer="third", received=2)  # as many points, and graver
+    assert score.news2 is not None
+    assert ([one.value for one in score.news2.parameters if one.name == "spo2"], found) == ([60.0], [])
+
+
+def test_to_take_back_the_milder_value_leaves_the_graver_and_its_alert() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "spo2": 80, "rr": 22}, peer="bedside")
+    ward.chart(0, WELL, peer="ehr", received=1)
+    wrong = [observation("spo2", 97, status="entered-in-error")]
+    score, found = ward.chart(0, observations=wrong, peer="ehr", received=2)
+    assert (total(score), found) == (5, [])
+
+
+def test_the_same_minute_told_twice_is_one_set_towards_calm() -> None:
+    ward = Ward(MonitorRules(resolve_after=timedelta(0)))
+    ward.chart(0, ILL, peer="bedside")
+    assert ward.chart(10, WELL, peer="bedside")[1] == []
+    assert ward.chart(10, {**WELL, "hr": 72, "temp": 36.9}, peer="ehr", received=11)[1] == []
+    assert steps(ward.chart(20, WELL, peer="bedside")[1]) == [("news2", "resolved", "high")]
+
+
+def test_a_corrected_value_counts_whatever_the_feeds_measured() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "spo2": 80, "rr": 22}, peer="bedside")
+    ward.chart(0, WELL, peer="ehr", received=1)
+    gone = only(ward.chart(0, observations=[observation("spo2", 96, status="corrected")], received=2)[1])
+    assert (gone.state, gone.reason) == ("withdrawn", "corrected or taken back: SpO2")
+    assert ward.monitor._patients[PATIENT].history.rivals.keys() == {"respiratory_rate"}
+
+
+def test_within_one_set_too_the_graver_of_two_values_counts() -> None:
+    score, found = Ward().chart(0, observations=[observation("spo2", 80), observation("spo2", 97)])
+    assert (total(score), steps(found)) == (3, [("news2", "raised", "low-medium")])
+    assert len(score.rejected) == 1
 
 
 def test_a_future_stamp_is_flagged_and_does_not_make_later_sets_old() -> None:
@@ -443,9 +512,7 @@ def test_what_was_taken_back_stays_away_when_it_comes_again(restarted: bool) -> 
     for minute in range(6, 36):
         ward.chart(minute, {"temp": 36.6})
     if restarted:
-        before, ward = ward.monitor, Ward(admit=False)
-        for name in (PATIENT, before.id):
-            ward.monitor.load(name, before.dump(name))
+        ward = restored(ward)
     score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
     assert isinstance(score, ScoreEvent)
     assert alerts(found) == []
@@ -707,7 +774,6 @@ def test_unknown_feedback_is_counted_and_leaves_nothing() -> None:
         ({"encounter_status": "finished"}, "resolved", "discharged"),
         ({"encounter_status": "cancelled"}, "resolved", "encounter cancelled"),
         ({"deceased": True}, "resolved", "recorded as deceased"),
-        ({"merged_into": "patient-b"}, "withdrawn", "merged into patient-b"),
     ],
 )
 def test_what_ends_the_watch(change: dict[str, Any], state: str, reason: str) -> None:

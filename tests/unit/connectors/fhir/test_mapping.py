@@ -301,6 +301,24 @@ def test_contexts_grow_over_requests_and_late_ones_fill_gaps_only():
     assert only(old, PatientEvent).birth_date == "1950-02-03"
 
 
+def test_a_time_in_the_future_counts_as_of_its_receipt():
+    """A server whose clock is wrong must not hold off what comes after."""
+    using = mapper()
+    made = handle(patient(meta={"lastUpdated": "2062-01-01T00:00:00Z"}), using)
+    assert only(made, PatientEvent).effective_at == NOW
+    using.learn(made)
+    finished = handle(encounter(status="finished", meta={"lastUpdated": NOW.isoformat()}), using)
+    assert only(finished, PatientEvent).encounter_status == "finished"
+
+
+def test_a_context_published_with_a_future_time_is_superseded_by_what_arrives_now():
+    using = mapper()
+    known = only(handle(encounter(), using), PatientEvent)
+    using.contexts.remember(known.model_copy(update={"effective_at": datetime(2062, 1, 1, tzinfo=UTC)}))
+    finished = only(handle(encounter(status="finished"), using), PatientEvent)
+    assert (finished.encounter_status, finished.effective_at) == ("finished", NOW)
+
+
 def test_a_stay_that_is_over_does_not_displace_one_in_progress():
     contexts = MemoryContexts()
     using = mapper(contexts)
@@ -336,9 +354,17 @@ def test_links_merge_and_never_in_a_circle():
     using = mapper()
     other = [{"system": MRN, "value": "P2"}]
     link = [{"other": {"identifier": {"system": MRN, "value": "P1"}}, "type": "replaced-by"}]
+    using.learn(handle(encounter(subject={"identifier": other[0]}), using))
     merged = handle(patient(identifier=other, link=link), using)
     using.learn(merged)
-    assert only(merged, PatientEvent).merged_into == P1
+    by_record = {event.patient_id: event for event in merged.events if isinstance(event, PatientEvent)}
+    (p2,) = by_record.keys() - {P1}
+    assert (by_record[p2].merged_into, by_record[P1].merged_into) == (P1, None)
+    assert (by_record[P1].birth_date, by_record[P1].encounter_status) == ("1950-02-03", "in-progress")  # what it lacked
+    late = handle(observation(subject={"identifier": other[0]}), using)
+    assert only(late, VitalsEvent).patient_id == P1
+    stay = handle(encounter(status="finished", subject={"identifier": other[0]}), using)
+    assert only(stay, PatientEvent).patient_id == p2
     back = [{"other": {"identifier": other[0]}, "type": "replaced-by"}]
     assert only(handle(patient(link=back), using), PatientEvent).merged_into is None
     replaces = handle(patient(link=[{"other": {"identifier": {"system": MRN, "value": "P3"}}, "type": "replaces"}]))

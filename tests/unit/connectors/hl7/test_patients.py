@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.contexts import MemoryContexts
+from connectors.contexts import MemoryContexts, surviving
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
 from processors.events import DeadLetterEvent, PatientEvent
 from tests.edge import identities
-from tests.hl7_messages import NOW, PULSE, message, vitals
+from tests.hl7_messages import PULSE, message, vitals
+
+RECEIVED = datetime(2027, 3, 2, 12, tzinfo=UTC)  # after all of these messages were sent, but for those of a wrong clock
 
 SETTINGS = MllpSettings.model_validate(
     {
@@ -29,9 +31,10 @@ class Ward:
         self.mapper = Hl7Mapper(SETTINGS, identities(), self.contexts)
         self.peer = Peer("adt", Hl7Peer())
         self.outcome: Outcome | None = None
+        self.received = RECEIVED
 
     def take(self, raw: bytes) -> list[PatientEvent]:
-        self.outcome = self.mapper.handle(raw, self.peer, NOW)
+        self.outcome = self.mapper.handle(raw, self.peer, self.received)
         for context in self.outcome.contexts:
             self.contexts.remember(context)
         return [*self.outcome.contexts]
@@ -63,7 +66,7 @@ def test_admission() -> None:
         "R2",
         "B3",
     )
-    assert (event.effective_at, event.received_at) == (datetime(2026, 3, 2, 9, tzinfo=UTC), NOW)
+    assert (event.effective_at, event.received_at) == (datetime(2026, 3, 2, 9, tzinfo=UTC), RECEIVED)
     assert event.encounter_id
     assert event.patient_id == identities().patient(event.identifiers[0])
 
@@ -113,6 +116,45 @@ def test_a_cancel_counts_by_when_it_was_recorded_not_by_what_it_cancels() -> Non
     ward.take(adt("A03", pid(), pv1(), at="202603021200"))
     (event,) = ward.take(message("EVN|A13|202603021230||||202603021000", pid(), pv1(), kind="ADT^A13"))
     assert event.encounter_status == "in-progress"
+
+
+def test_a_stamp_in_the_future_counts_as_of_its_receipt() -> None:
+    """One mistyped year must not hold off transfers and discharges until then."""
+    ward = Ward()
+    ward.received = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    ward.take(adt("A01", pid(), pv1("W1"), at="202603020900"))
+    (wrong,) = ward.take(adt("A08", pid(), pv1("W1"), at="20620101"))
+    assert wrong.effective_at == ward.received
+    assert ward.outcome is not None
+    assert "1 x a time in the future: counts as of its receipt" in ward.outcome.reason
+    ward.received = datetime(2026, 3, 2, 10, tzinfo=UTC)
+    (moved,) = ward.take(adt("A02", pid(), pv1("W2"), at="202603021000"))
+    assert (moved.location.ward, moved.effective_at) == ("W2", ward.received)
+    ward.received = datetime(2026, 3, 2, 11, tzinfo=UTC)
+    (gone,) = ward.take(adt("A03", pid(), pv1("W2"), at="202603021100"))
+    assert (gone.encounter_status, gone.effective_at) == ("finished", ward.received)
+
+
+def test_clocks_that_differ_by_minutes_keep_their_order() -> None:
+    ward = Ward()
+    ward.received = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    (gone,) = ward.take(adt("A03", pid(), pv1(), at="202603020904"))
+    assert gone.effective_at == datetime(2026, 3, 2, 9, 4, tzinfo=UTC)
+    (late,) = ward.take(adt("A08", pid(), pv1("W9"), at="202603020903"))
+    assert (late.encounter_status, late.location.ward) == ("finished", "W1")
+
+
+def test_a_context_published_with_a_future_time_is_superseded_by_what_arrives_now() -> None:
+    """By an older version, or in the compacted topic since then."""
+    ward = Ward()
+    ward.received = datetime(2026, 3, 2, 10, tzinfo=UTC)
+    (known,) = ward.take(adt("A01", pid(), pv1("W1"), at="202603020900"))
+    ward.contexts.remember(known.model_copy(update={"effective_at": datetime(2062, 1, 1, tzinfo=UTC)}))
+    (fact, *_) = ward.take(vitals("OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F", pid=pid()))
+    assert fact.effective_at == ward.received
+    (gone,) = ward.take(adt("A03", pid(), pv1("W2"), at="202603021000"))
+    assert (gone.encounter_status, gone.location.ward, gone.effective_at) == ("finished", "W2", ward.received)
+    assert ward.contexts.get(known.patient_id) == gone
 
 
 def test_what_a_clinician_decided_survives_registration_updates() -> None:
@@ -226,6 +268,64 @@ def test_merge_keeps_what_the_survivor_knows_itself() -> None:
     (new,) = ward.take(adt("A01", pid("2", birth="19600101"), pv1("W8", visit="V2")))
     survivor, _ = ward.take(adt("A40", pid("2", birth=""), mrg("1"), at="202603021000"))
     assert (survivor.encounter_id, survivor.location.ward, survivor.birth_date) == (new.encounter_id, "W8", "1960-01-01")
+
+
+def test_a_stay_in_progress_goes_over_to_a_survivor_whose_own_is_over_and_once_only() -> None:
+    """Admitted under a temporary number, discharged last year under the lasting one."""
+    ward = Ward()
+    ward.take(adt("A03", pid("2"), pv1("W8", visit="V2"), at="202503020900"))
+    (here,) = ward.take(adt("A01", pid("1"), pv1("W7", visit="V1"), at="202603020900"))
+    survivor, _ = ward.take(adt("A40", pid("2"), mrg("1"), at="202603021000"))
+    assert (survivor.encounter_id, survivor.encounter_status, survivor.location) == (
+        here.encounter_id,
+        "in-progress",
+        here.location,
+    )
+    ward.take(adt("A03", pid("2"), pv1("W7", visit="V1"), at="202603021100"))
+    again, _ = ward.take(adt("A40", pid("2"), mrg("1"), at="202603021200"))
+    assert again.encounter_status == "finished"
+
+
+def test_a_merge_that_names_another_stay_than_the_survivors_does_not_end_it() -> None:
+    ward = Ward()
+    ward.take(adt("A03", pid("2"), pv1("W8", visit="V2"), at="202503020900"))
+    survivor, _ = ward.take(adt("A40", pid("2"), pv1("W7", visit="V1").replace("PV1|1|I", "PV1|1|E"), mrg("1")))
+    assert survivor.encounter_status == "unknown"
+
+
+def test_what_a_device_sends_under_a_merged_number_is_filed_under_the_survivor() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid("1"), pv1("W7", visit="V1")))
+    survivor, prior = ward.take(adt("A40", pid("2"), mrg("1"), at="202603021000"))
+    scale = "OBX|1|ST|SCALE^SpO2 scale^L||2||||||F|||||DR7^HOUSE"
+    (fact,) = ward.take(vitals(scale, PULSE, pid=pid("1")))
+    assert ward.outcome is not None
+    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]
+    assert (fact.spo2_scale, fact.merged_into) == (2, None)
+    assert "1 x a number that was merged away: filed under the surviving record" in ward.outcome.reason
+    ward.take(adt("A40", pid("3"), mrg("2"), at="202603021100"))
+    ward.take(vitals(PULSE, pid=pid("1")))
+    assert [one.patient_id for one in ward.outcome.events] == [ward.take(adt("A08", pid("3")))[0].patient_id]  # type: ignore[attr-defined]
+    report = "TXA|1|PN^Progress note|TX||||||||D1||||||AU"
+    ward.take(message(pid("1"), report, "OBX|1|TX|||Stable.||||||F", kind="MDM^T02"))
+    assert ward.outcome.verdict == "accepted"
+    assert prior.patient_id not in {getattr(event, "patient_id", "") for event in ward.outcome.events}
+
+
+def test_an_unlinked_number_is_filed_under_its_own_record_again() -> None:
+    ward = Ward()
+    _, second = ward.take(adt("A24", pid("1"), pid("2")))
+    ward.take(adt("A37", pid("1"), pid("2"), at="202603021000"))
+    ward.take(vitals(PULSE, pid=pid("2")))
+    assert ward.outcome is not None
+    assert [one.patient_id for one in ward.outcome.events] == [second.patient_id]  # type: ignore[attr-defined]
+
+
+def test_records_merged_in_a_circle_have_no_survivor() -> None:
+    ward = Ward()
+    one, two = ward.take(adt("A24", pid("1"), pid("2")))
+    ward.contexts.remember(one.model_copy(update={"merged_into": two.patient_id}))
+    assert [surviving(ward.contexts, each.patient_id) for each in (one, two)] == [one.patient_id, two.patient_id]
 
 
 def test_several_merges_in_one_message() -> None:
