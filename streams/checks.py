@@ -8,9 +8,10 @@ from typing import Literal
 from connectors.objects import ObjectStore
 from connectors.qdrant.store import VectorStore
 from models.batching import describe
-from models.errors import VigilError
+from models.errors import Permanent, VigilError
 from streams import topics
 from streams.caching import redis_version
+from streams.drift import Difference, show
 from streams.inference import open_model
 from streams.settings import DEMO_SECRET, Settings
 
@@ -48,10 +49,13 @@ async def _kafka(settings: Settings) -> list[Check]:
     checks = [Check("ok", "kafka", f"answers at {settings.kafka.bootstrap}")]
     wanted = {plan.name.removeprefix(settings.kafka.topic_prefix) for plan in topics.plans(settings.topics)}
     missing = sorted(wanted - set(found))
+    configured = [] if settings.kafka.embedded else await _configured(settings)
     if missing and not settings.kafka.embedded:
         checks.append(Check("wrong", "topics", f"missing: {', '.join(missing)}", "run `vigil topics create`"))
     elif not missing:
-        checks.append(Check("ok", "topics", f"all {len(wanted)} are there"))
+        as_said = "" if configured or settings.kafka.embedded else ", configured as the settings say"
+        checks.append(Check("ok", "topics", f"all {len(wanted)} are there{as_said}"))
+    checks += configured
     few = {name: count for name, count in found.items() if count != settings.topics.partitions and not settings.kafka.embedded}
     if few:
         words = ", ".join(f"{name} has {count}" for name, count in few.items())
@@ -62,6 +66,48 @@ async def _kafka(settings: Settings) -> list[Check]:
         mend = "recreate them with one number of partitions: a patient's records must meet in one lane"
         checks.append(Check("wrong", "topics", f"topics that meet differ in partitions: {meet}", mend))
     return checks
+
+
+async def _configured(settings: Settings) -> list[Check]:
+    """Hold copies, retention, compaction and the like against what `vigil topics create` makes; one finding for each kind."""
+    try:
+        found = await topics.inspect(settings)
+    except Permanent as error:
+        return [Check("warning", "topics", f"whether they lose data cannot be told: {error}", error.hint or "")]
+    checks = []
+    copies = settings.topics.replication
+    few = [f"{topic.name} has {topic.copies}" for topic in found if topic.copies < copies]
+    if few:
+        words = f"the settings say {copies} copies; {', '.join(few)}: a broker that is lost takes what it alone has along"
+        mend = "give them more with Kafka's kafka-reassign-partitions; on a cluster of fewer brokers set topics.replication"
+        checks.append(Check("wrong", "topics", words, mend))
+    same: dict[Difference, list[str]] = {}
+    for topic in found:
+        for one in topic.differs:
+            same.setdefault(one, []).append(topic.name)
+    checks += [_difference(one, names) for one, names in sorted(same.items(), key=lambda item: not item[0].loses)]
+    return checks
+
+
+_SETTING = {
+    "retention.ms": "topics.retention_hours",
+    "min.insync.replicas": "topics.min_insync",
+    "max.message.bytes": "topics.largest_message_bytes",
+}
+
+
+def _difference(one: Difference, names: list[str]) -> Check:
+    found, wanted = show(one.option, one.found), show(one.option, one.wanted)
+    words = f"{', '.join(names)}: {one.option} is {found}, should be {wanted}: {one.words}"
+    if one.loses:
+        mend = f"run `vigil topics create`, which sets {one.option}; what is gone already stays gone"
+        return Check("wrong", "topics", words, mend)
+    mend = "run `vigil topics create --alter`"
+    if one.option == "retention.ms":
+        mend += ", which lets Kafka delete what is older"
+    if one.option in _SETTING:
+        mend = f"set {_SETTING[one.option]} to what is there, or {mend}"
+    return Check("warning", "topics", words, mend)
 
 
 async def _qdrant(settings: Settings) -> list[Check]:

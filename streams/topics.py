@@ -1,6 +1,7 @@
 """The topics on a cluster: what `vigil topics create` makes and `vigil doctor` compares."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from models.errors import Permanent, Transient
 from processors.events import TOPICS, DeadLetterEvent, PatientEvent
+from streams.drift import UNLIMITED, Difference, differences
 from streams.journal import TOPIC as JOURNAL
 from streams.kafka import confluent_config, no_broker, require_broker
 from streams.settings import Settings, TopicSettings
@@ -34,15 +36,16 @@ def plans(settings: TopicSettings, *, prefix: str = "") -> list[TopicPlan]:
 def _plan(name: str, settings: TopicSettings, prefix: str) -> TopicPlan:
     insync = settings.min_insync or max(1, settings.replication - 1)
     size = settings.largest_message_bytes * (2 if name == DeadLetterEvent.topic else 1)
-    config = {"min.insync.replicas": str(insync), "max.message.bytes": str(size)}
-    if name in (PatientEvent.topic, JOURNAL):
-        config["cleanup.policy"] = "compact"
+    config = {"min.insync.replicas": str(insync), "max.message.bytes": str(size), "message.timestamp.type": "CreateTime"}
+    # The policy and the limits are given even where they are Kafka's defaults: a cluster may have others.
+    config["cleanup.policy"] = "compact" if name in (PatientEvent.topic, JOURNAL) else "delete"
     if name == PatientEvent.topic:
         # A rebuild of state replays the contexts since the last snapshot one by one: compaction must not be faster than that.
         config["min.compaction.lag.ms"] = str(7 * 24 * _HOUR_MS)
     if name not in (PatientEvent.topic, JOURNAL):
         hours = settings.retention_hours.get(name, settings.default_retention_hours)
         config["retention.ms"] = str(int(hours * _HOUR_MS))
+        config["retention.bytes"] = UNLIMITED
     return TopicPlan(prefix + name, settings.partitions, settings.replication, config)
 
 
@@ -51,8 +54,18 @@ class TopicChange:
     """What was done about one topic."""
 
     name: str
-    done: str  # created, unchanged, configuration changed, partitions added, differs
+    done: str  # created, unchanged, configuration changed, left as it is, differs (in its partitions)
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFound:
+    """A topic of ours that is there, by its name without the prefix. `copies`: of the partition that has fewest."""
+
+    name: str
+    partitions: int
+    copies: int
+    differs: tuple[Difference, ...]
 
 
 def _admin(settings: Settings) -> AdminClient:
@@ -62,17 +75,20 @@ def _admin(settings: Settings) -> AdminClient:
     return admin
 
 
-async def create(settings: Settings) -> list[TopicChange]:
+async def create(settings: Settings, *, alter: bool = False) -> list[TopicChange]:
     """Create what is missing, mend what differs where that is safe; may be repeated.
 
-    Partitions are never added to a topic that has fewer: keys would move, and a patient's records would lie in two partitions.
+    What loses data or state is mended. What only differs (a longer retention, say) somebody may have chosen, and setting it back
+    may delete records: that is said, and done with `alter` only. Partitions are never added to a topic that has fewer: keys would
+    move, and a patient's records would lie in two partitions.
+
     Raises `Transient` when no broker answers, `Permanent` when the cluster refuses.
     """
     await require_broker(settings.kafka)
-    return await asyncio.to_thread(_create, settings)
+    return await asyncio.to_thread(_create, settings, alter)
 
 
-def _create(settings: Settings) -> list[TopicChange]:
+def _create(settings: Settings, alter: bool) -> list[TopicChange]:
     admin = _admin(settings)
     wanted = plans(settings.topics, prefix=settings.kafka.topic_prefix)
     there = _there(admin, settings)
@@ -88,36 +104,59 @@ def _create(settings: Settings) -> list[TopicChange]:
                 if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # somebody else makes them too
                     raise _refused(f"topic {name} cannot be created", error) from error
     created = {plan.name for plan in missing}
-    return [TopicChange(p.name, "created") if p.name in created else _mend(admin, p, there[p.name]) for p in wanted]
+    differ = _differ(admin, [plan for plan in wanted if plan.name not in created], there)
+    return [
+        TopicChange(p.name, "created") if p.name in created else _mend(admin, p, there[p.name][0], differ[p.name], alter)
+        for p in wanted
+    ]
 
 
-def _there(admin: AdminClient, settings: Settings) -> dict[str, int]:
+def _there(admin: AdminClient, settings: Settings) -> dict[str, tuple[int, int]]:
+    """Return the partitions of every topic that is there, and the copies of the one that has fewest."""
     try:
         metadata: Any = admin.list_topics(timeout=10)
     except KafkaException as error:
         raise asyncio.run(no_broker(settings.kafka)) from error  # this is a thread without an event loop
-    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+    return {
+        name: (len(topic.partitions), min((len(one.replicas) for one in topic.partitions.values()), default=0))
+        for name, topic in metadata.topics.items()
+    }
 
 
-def _mend(admin: AdminClient, plan: TopicPlan, partitions: int) -> TopicChange:
-    resource = ConfigResource(ResourceType.TOPIC, plan.name)
-    try:
-        found = next(iter(admin.describe_configs([resource], request_timeout=30).values())).result()
-    except KafkaException as error:
-        raise _refused(f"the configuration of {plan.name} cannot be read", error) from error
-    differs = {name: value for name, value in plan.config.items() if name in found and found[name].value != value}
-    if differs:
-        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in differs.items()]
+def _differ(
+    admin: AdminClient, wanted: Sequence[TopicPlan], there: dict[str, tuple[int, int]]
+) -> dict[str, tuple[Difference, ...]]:
+    """Ask for the configuration of topics that are there, and compare."""
+    if not wanted:
+        return {}
+    asked = admin.describe_configs([ConfigResource(ResourceType.TOPIC, plan.name) for plan in wanted], request_timeout=30)
+    answers = {resource.name: future for resource, future in asked.items()}
+    found = {}
+    for plan in wanted:
+        try:
+            config = {name: entry.value for name, entry in answers[plan.name].result().items()}
+        except KafkaException as error:
+            raise _refused(f"the configuration of {plan.name} cannot be read", error) from error
+        found[plan.name] = tuple(differences(plan.config, config, copies=there[plan.name][1]))
+    return found
+
+
+def _mend(admin: AdminClient, plan: TopicPlan, partitions: int, differs: Sequence[Difference], alter: bool) -> TopicChange:
+    changes = [one for one in differs if one.loses or alter]
+    if changes:
+        entries = [ConfigEntry(one.option, one.wanted, incremental_operation=AlterConfigOpType.SET) for one in changes]
         changed = ConfigResource(ResourceType.TOPIC, plan.name, incremental_configs=entries)
         try:
             next(iter(admin.incremental_alter_configs([changed], request_timeout=30).values())).result()
         except KafkaException as error:
             raise _refused(f"the configuration of {plan.name} cannot be changed", error) from error
+    left = [one for one in differs if one not in changes]
+    details = [one.short for one in changes] + [f"left: {one.short}" for one in left]
     if partitions != plan.partitions:
-        return TopicChange(plan.name, "differs", f"has {partitions} partitions, the settings say {plan.partitions}")
-    return (
-        TopicChange(plan.name, "configuration changed", ", ".join(differs)) if differs else TopicChange(plan.name, "unchanged")
-    )
+        details.insert(0, f"has {partitions} partitions, the settings say {plan.partitions}")
+        return TopicChange(plan.name, "differs", "; ".join(details))
+    done = "configuration changed" if changes else "left as it is" if left else "unchanged"
+    return TopicChange(plan.name, done, "; ".join(details))
 
 
 _HINTS = {
@@ -142,4 +181,22 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
     await require_broker(settings.kafka)
     there = await asyncio.to_thread(lambda: _there(_admin(settings), settings))
     prefix = settings.kafka.topic_prefix
-    return {name: there[prefix + name] for name in (*TOPICS, JOURNAL) if prefix + name in there}
+    return {name: there[prefix + name][0] for name in (*TOPICS, JOURNAL) if prefix + name in there}
+
+
+async def inspect(settings: Settings) -> list[TopicFound]:
+    """Return every topic of ours that is there, and where its configuration is not what `create` makes it.
+
+    Raises `Transient` when no broker answers, `Permanent` when the account may not read configurations. Not for the embedded
+    broker, which has none.
+    """
+    await require_broker(settings.kafka)
+    return await asyncio.to_thread(_inspect, settings)
+
+
+def _inspect(settings: Settings) -> list[TopicFound]:
+    admin, prefix = _admin(settings), settings.kafka.topic_prefix
+    there = _there(admin, settings)
+    wanted = [plan for plan in plans(settings.topics, prefix=prefix) if plan.name in there]
+    differ = _differ(admin, wanted, there)
+    return [TopicFound(plan.name.removeprefix(prefix), *there[plan.name], differ[plan.name]) for plan in wanted]

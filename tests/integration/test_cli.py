@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from connectors.qdrant.embedded import EmbeddedQdrant
 from infra.kafka.host import free_ports
@@ -72,6 +72,12 @@ def _rows(said: str) -> dict[str, str]:
     return {row[0]: row[1] for row in cells}
 
 
+def _configured(kafka: Kafka, topic: str) -> dict[str, str]:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    return {name: entry.value for name, entry in admin.describe_configs([resource])[resource].result().items()}
+
+
 # ------------------------------------------------------------------------------------------------------------------ topics
 
 
@@ -86,13 +92,22 @@ def test_topics_are_created_once_and_mended(vigil: Vigil, env: dict[str, str], k
     assert (again.returncode, _rows(again.stdout)) == (0, dict.fromkeys(names, "unchanged"))
 
     notes = prefix + "clinical.notes"
-    changed = vigil("topics", "create", VIGIL_TOPICS__RETENTION_HOURS='{"clinical.notes": 1}')
-    assert changed.returncode == 0
-    assert _rows(changed.stdout)[notes] == "configuration changed"
-    assert "retention.ms" in next(line for line in changed.stdout.splitlines() if notes in line)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
-    resource = ConfigResource(ResourceType.TOPIC, notes)
-    assert admin.describe_configs([resource])[resource].result()["retention.ms"].value == "3600000"
+    longer = vigil("topics", "create", VIGIL_TOPICS__RETENTION_HOURS='{"clinical.notes": 1000}')
+    assert longer.returncode == 0
+    assert _rows(longer.stdout)[notes] == "configuration changed"
+    assert "retention.ms 14 days -> 41.67 days" in next(line for line in longer.stdout.splitlines() if notes in line)
+    assert _configured(kafka, notes)["retention.ms"] == "3600000000"
+
+    shorter = {"VIGIL_TOPICS__RETENTION_HOURS": '{"clinical.notes": 1}'}
+    left = vigil("topics", "create", **shorter)
+    assert (left.returncode, _rows(left.stdout)[notes]) == (0, "left as it is"), "records would be deleted"
+    assert "left: retention.ms 41.67 days -> 1 h" in left.stdout
+    assert "--alter" in left.stderr
+    assert _configured(kafka, notes)["retention.ms"] == "3600000000"
+    altered = vigil("topics", "create", "--alter", **shorter)
+    assert (altered.returncode, _rows(altered.stdout)[notes]) == (0, "configuration changed")
+    assert _configured(kafka, notes)["retention.ms"] == "3600000"
+    assert set(_rows(vigil("topics", "create", "--alter", **shorter).stdout).values()) == {"unchanged"}
 
     listed = vigil("topics", "list")
     assert (listed.returncode, _rows(listed.stdout)) == (0, dict.fromkeys(names, "2"))
@@ -255,6 +270,62 @@ def test_doctor_warns_of_partitions_that_differ(vigil: Vigil, kafka: Kafka, env:
     assert "clinical.vitals has 5" in found
     _, mend = _finding(done.stdout, "differ in partitions")
     assert "one number of partitions" in mend
+
+
+@real
+def test_doctor_names_topics_that_lose_state_and_records(vigil: Vigil, kafka: Kafka, env: dict[str, str], store: str) -> None:
+    prefix, well = env["VIGIL_KAFKA__TOPIC_PREFIX"], {"VIGIL_VECTORS__URL": store}
+    journal, alerts, notes = (prefix + name for name in ("vigil.vitals.journal", "clinical.alerts", "clinical.notes"))
+    kafka.create(journal, 2, cleanup_policy="delete", retention_ms="60000", max_message_bytes="4000000")
+    kafka.create(alerts, 2, cleanup_policy="compact", max_message_bytes="1000000")
+    assert set(_rows(vigil("topics", "create").stdout).values()) == {"created", "configuration changed"}
+    assert _configured(kafka, journal)["cleanup.policy"] == "compact"
+    assert vigil("doctor", **well).returncode == 0
+
+    _set(kafka, journal, **{"cleanup.policy": "delete", "retention.ms": "60000"})
+    _set(kafka, alerts, **{"cleanup.policy": "compact", "retention.ms": "60000"})
+    _set(kafka, notes, **{"max.message.bytes": "1000000", "retention.bytes": "5000000"})
+    lost = vigil("doctor", **well)
+    assert lost.returncode == 1
+    for what, words in (
+        ("vigil.vitals.journal: cleanup.policy is delete, should be compact", "deletes records after 1 min"),
+        ("clinical.alerts: cleanup.policy is compact, should be delete", "history"),
+        ("clinical.alerts: retention.ms is 1 min, should be 14 days", "deleted after 1 min"),
+        ("clinical.notes: max.message.bytes is 1 MB, should be 4 MB", "refuse records over 1 MB"),
+        ("clinical.notes: retention.bytes is 5 MB, should be unlimited", "oldest records"),
+    ):
+        found, mend = _finding(lost.stdout, what)
+        assert found.startswith("bad")
+        assert words in found
+        assert "run `vigil topics create`" in mend
+    assert vigil("topics", "create").returncode == 0
+    assert vigil("doctor", **well).returncode == 0, "the command that doctor names mends it"
+
+
+@real
+def test_doctor_warns_of_topics_that_only_differ(vigil: Vigil, kafka: Kafka, env: dict[str, str], store: str) -> None:
+    well = {"VIGIL_VECTORS__URL": store}
+    assert vigil("topics", "create").returncode == 0
+    vitals = env["VIGIL_KAFKA__TOPIC_PREFIX"] + "clinical.vitals"
+    _set(kafka, vitals, **{"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"})
+    done = vigil("doctor", **well)
+    assert done.returncode == 0
+    found, mend = _finding(done.stdout, "clinical.vitals: retention.ms is unlimited, should be 14 days")
+    assert found.startswith("warn")
+    assert "topics.retention_hours" in mend
+    assert "delete what is older" in mend
+    found, mend = _finding(done.stdout, "clinical.vitals: message.timestamp.type is LogAppendTime, should be CreateTime")
+    assert "latencies" in found
+    assert "run `vigil topics create --alter`" in mend
+    assert vigil("topics", "create", "--alter").returncode == 0
+    assert "configured as the settings say" in vigil("doctor", **well).stdout
+
+
+def _set(kafka: Kafka, topic: str, **config: str) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    admin.incremental_alter_configs([resource])[resource].result()
 
 
 # ---------------------------------------------------------------------------------------------------------------------- up
