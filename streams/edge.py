@@ -174,6 +174,7 @@ class Edge:
             store=objects,
             identities=identities,
             now=self._clock,
+            contexts=contexts,
             under_pressure=lambda: disk_nearly_full(objects, own.min_free_bytes),
             observe=observe,
         )
@@ -195,6 +196,7 @@ class Edge:
             store=objects,
             identities=identities,
             now=self._clock,
+            contexts=contexts,
             under_pressure=lambda: disk_nearly_full(objects, own.dicom.min_free_bytes),
             observe=observe,
         )

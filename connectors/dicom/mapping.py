@@ -22,6 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from connectors.contexts import Contexts, surviving
 from connectors.deadletters import dead_letter
 from connectors.dicom import pixels
 from connectors.dicom.acknowledgement import (
@@ -111,6 +112,7 @@ class Context:
     peer: DicomPeer
     received_at: datetime
     study: str = ""  # the only study that is taken (STOW-RS to a study)
+    contexts: Contexts | None = None  # who was merged into whom
 
 
 def is_directory(data: bytes) -> bool:
@@ -290,7 +292,7 @@ def _offset(value: str) -> tzinfo | None:
 
 
 def _patient(dataset: Dataset, context: Context) -> str:
-    """Return Vigil's patient id, empty where the object names no patient that the site vouches for.
+    """Return Vigil's patient id, after a merge the surviving one; empty where the object names nobody that the site vouches for.
 
     Candidates: (0010,0020) Patient ID, then (0010,1002) Other Patient IDs. Authority: (0010,0021) issuer, else the universal id of
     its qualifiers (0010,0024), else the peer's or the connector's setting.
@@ -304,7 +306,10 @@ def _patient(dataset: Dataset, context: Context) -> str:
             if item is dataset or any(names):
                 found.append(Identifier(authority=context.identities.authority(*names, default), value=value))
     chosen = context.identities.choose(found)
-    return "" if chosen is None else context.identities.patient(chosen)
+    if chosen is None:
+        return ""
+    person = context.identities.patient(chosen)
+    return person if context.contexts is None else surviving(context.contexts, person)
 
 
 def _encounter(dataset: Dataset, context: Context) -> str | None:

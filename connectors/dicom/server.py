@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 
+from connectors.contexts import Contexts
 from connectors.dicom.acknowledgement import CONGESTED, LIMIT_EXCEEDED, OUT_OF_RESOURCES, SUCCESS, status_of
 from connectors.dicom.mapping import Command, Context, Outcome, handle
 from connectors.dicom.publishing import Publishing, log_failure
@@ -48,16 +49,18 @@ class DicomServer:
         store: Store,
         identities: Identities,
         now: Callable[[], datetime],
+        contexts: Contexts | None = None,
         under_pressure: Callable[[], bool] = lambda: False,
         observe: Observer = lambda outcome, status, seconds: None,
     ) -> None:
-        """`now` gives aware times; `under_pressure` says that the store's disk is nearly full;
-        `observe` is called from the association's thread after each answer (for metrics).
+        """`now` gives aware times; `contexts` is what is known of patients; `under_pressure` says that the store's disk is nearly
+        full; `observe` is called from the association's thread after each answer (for metrics).
         """
         self.settings = settings
         self._publishing = Publishing(publisher, store, seconds=settings.confirm_timeout)
         self._identities = identities
         self._now = now
+        self._contexts = contexts
         self._under_pressure = under_pressure
         self._observe = observe
         self._decoders = threading.BoundedSemaphore(settings.decoders)
@@ -149,9 +152,8 @@ class DicomServer:
         try:
             request = event.request
             command = Command(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
-            context = Context(
-                self.settings, self._identities, self.settings.peer(event.assoc.requestor.ae_title or ""), self._now()
-            )
+            peer = self.settings.peer(event.assoc.requestor.ae_title or "")
+            context = Context(self.settings, self._identities, peer, self._now(), contexts=self._contexts)
             with self._decoders:
                 outcome = handle(event.encoded_dataset(), context, command=command)
             self._publishing.notice(outcome)

@@ -29,6 +29,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from connectors.contexts import Contexts
 from connectors.dicom.acknowledgement import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS
 from connectors.dicom.mapping import Context, Outcome, handle
 from connectors.dicom.multipart import Malformed, Part, TooLong, boundary_of, parts
@@ -57,6 +58,7 @@ class StowServer:
         store: Store,
         identities: Identities,
         now: Callable[[], datetime],
+        contexts: Contexts | None = None,
         under_pressure: Callable[[], bool] = lambda: False,
         observe: Observer = lambda outcome, status, seconds: None,
     ) -> None:
@@ -66,6 +68,7 @@ class StowServer:
         self._publishing = Publishing(publisher, store, seconds=objects.confirm_timeout)
         self._identities = identities
         self._now = now
+        self._contexts = contexts
         self._under_pressure = under_pressure
         self._observe = observe
         self._decoders = asyncio.Semaphore(objects.decoders)
@@ -152,7 +155,7 @@ class StowServer:
         if part.media_type != _DICOM:
             outcome = Outcome("refused", CANNOT_UNDERSTAND, "a part is no application/dicom")
         else:
-            context = Context(self._objects, self._identities, peer, self._now(), study=study)
+            context = Context(self._objects, self._identities, peer, self._now(), study=study, contexts=self._contexts)
             async with self._decoders:
                 outcome = await asyncio.to_thread(handle, part.data, context)
         status = await self._publishing.answer(outcome)

@@ -11,11 +11,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
+from connectors.contexts import MemoryContexts
 from connectors.deadletters import REFERENCE_TYPE
 from connectors.dicom import acknowledgement as ack
 from connectors.dicom.mapping import Command, Context, acquired_at, handle, is_directory
 from connectors.dicom.settings import DicomPeer, DicomSettings
-from processors.events import DeadLetterEvent, Identifier, ImageEvent, ObjectReference
+from processors.events import DeadLetterEvent, Identifier, ImageEvent, ObjectReference, PatientEvent
 from tests.dicom_objects import encode, fill, make
 from tests.edge import identities
 
@@ -37,6 +38,16 @@ def references(outcome):
 
 def events(outcome):
     return outcome.events(references(outcome))
+
+
+def test_a_picture_under_a_merged_number_is_filed_under_the_survivor():
+    dataset = make(IssuerOfPatientID="hosp a")
+    (before,) = events(handle(encode(dataset), context()))
+    contexts = MemoryContexts()
+    merged = {"id": "a40", "patient_id": before.patient_id, "merged_into": "survivor", "origin": before.origin}
+    contexts.remember(PatientEvent(**merged, effective_at=NOW, received_at=NOW))
+    (event,) = events(handle(encode(dataset), replace(context(), contexts=contexts)))
+    assert event.patient_id == "survivor"
 
 
 def test_a_picture_becomes_one_event_with_a_reference():
