@@ -26,6 +26,7 @@ from mode import Service
 
 from models.batching import describe
 from models.errors import Fatal, VigilError
+from streams import topics
 from streams.collector import Collector
 from streams.intake import Intake
 from streams.kafka import faust_config
@@ -123,6 +124,7 @@ class Engine(Service):  # type: ignore[misc]
         self.app.flow_control.resume()  # a channel without a Faust consumer needs it
         try:
             await self._begin("connecting", "connect to Kafka", self.outbox.start)
+            await self._begin("waiting for topics", "look for them", lambda: topics.require(self.settings, self.job.topics))
             await self._begin("loading", "open", self.job.open)
             self.stage = "joining"
             await self.add_runtime_dependency(self.intake)
@@ -259,7 +261,8 @@ class Engine(Service):  # type: ignore[misc]
         if self.failure is not None:
             return f"failed: {type(self.failure).__name__}"
         if self.stage != "running":
-            return self.stage
+            waits = self._starting.held_since is not None
+            return f"{self.stage}: {self._starting.held_reason}" if waits else self.stage
         held = [worker.steps.held_reason for worker in self._unique_workers() if worker.steps.held_since is not None]
         if held:
             return f"{len(held)} of {len(self._unique_workers())} partitions held: {held[0]}"

@@ -4,6 +4,8 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from models.batching import describe
@@ -12,28 +14,47 @@ from models.errors import VigilError
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-8s {name} %(message)s"
 
 
-class Limit(logging.Filter):
-    """Lets one line a second of each (logger, message pattern) through, and says how many it kept back.
+_LONGEST_PAUSE = 3600.0  # seconds
 
-    While a broker is down aiokafka writes about 80 lines a second, which would bury the one line that matters.
+
+@dataclass(slots=True)
+class _Heard:
+    written: float  # when one was let through
+    latest: float  # when the last came, let through or not
+    pause: float  # seconds from `written` on in which none is
+    kept: int = 0
+
+
+class Limit(logging.Filter):
+    """Lets one line of each (logger, message pattern) through, then ever fewer of them, and says how many it kept back.
+
+    While a broker is down aiokafka writes about 80 lines a second, which would bury the one line that matters. The first pause is
+    `seconds`, each one after it twice as long, an hour at most: what a third party repeats for ever is no news. A line that was
+    not heard for a whole pause is news again.
     """
 
-    def __init__(self, seconds: float = 5.0) -> None:
+    def __init__(self, seconds: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._seconds = seconds
-        self._last: dict[tuple[str, str], tuple[float, int]] = {}
+        self._clock = clock
+        self._last: dict[tuple[str, str], _Heard] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether this line goes out."""
         key = (record.name, str(record.msg))
-        now = time.monotonic()
-        last, kept = self._last.get(key, (0.0, 0))
-        if now - last < self._seconds:
-            self._last[key] = (last, kept + 1)
+        now = self._clock()
+        heard = self._last.get(key)
+        if heard is None:
+            self._last[key] = _Heard(now, now, self._seconds)
+            return True
+        quiet, heard.latest = now - heard.latest, now
+        if now - heard.written < heard.pause:
+            heard.kept += 1
             return False
-        self._last[key] = (now, 0)
-        if kept:
-            record.msg = f"{record.msg} (and {kept} more like it)"
+        if heard.kept:
+            record.msg = f"{record.msg} (and {heard.kept} more like it)"
+        heard.pause = self._seconds if quiet >= heard.pause else min(2 * heard.pause, _LONGEST_PAUSE)
+        heard.written, heard.kept = now, 0
         return True
 
 

@@ -19,6 +19,7 @@ from aiokafka.errors import (
     ProducerFenced,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
     UnsupportedVersionError,
 )
 from aiokafka.partitioner import murmur2
@@ -184,10 +185,16 @@ class Outbox:
             return False
 
     async def partitions(self, topic: str) -> int:
-        """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about."""
+        """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about.
+
+        Raises `Transient` when it is not there, after the time that a request may take: it may be about to be made.
+        """
         count = self._partition_counts.get(topic)
         if count is None:
-            count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
+            try:
+                count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
+            except UnknownTopicOrPartitionError as error:
+                raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
         return count
 
 

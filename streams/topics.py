@@ -1,7 +1,7 @@
 """The topics on a cluster: what `vigil topics create` makes and `vigil doctor` compares."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +182,22 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
     there = await asyncio.to_thread(lambda: _there(_admin(settings), settings))
     prefix = settings.kafka.topic_prefix
     return {name: there[prefix + name][0] for name in (*TOPICS, JOURNAL) if prefix + name in there}
+
+
+async def require(settings: Settings, names: Iterable[str]) -> None:
+    """Raise `Transient` that names those of the topics (without the prefix) that are not there, and the command that makes them.
+
+    Asks by a list of all topics: a client that asks for one that is missing has it made where the cluster makes topics by itself,
+    with neither compaction nor retention as they must be; where not, it asks for ever, and says so each time. The embedded broker
+    makes topics on first use, as they must be.
+    """
+    if settings.kafka.embedded:
+        return
+    there = await partition_counts(settings)
+    missing = [settings.kafka.topic_prefix + name for name in names if name not in there]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise Transient(f"{', '.join(missing)} {are} not there, or not shown to this account", hint="run `vigil topics create`")
 
 
 async def inspect(settings: Settings) -> list[TopicFound]:

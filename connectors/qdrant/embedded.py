@@ -79,7 +79,12 @@ class EmbeddedQdrant:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
             with self._log.open("ab") as log:
                 self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for whoever started it: it stays until they have finished
                 )
             self.url = self._wait_for(address, timeout)
         return self.url

@@ -44,16 +44,27 @@ class Player:
     answers: Counter[str] = field(default_factory=Counter)
 
     async def play(self, messages: Iterable[Sendable], now: Clock, start: Any) -> None:
-        """Send each message when the ward's clock says so; a channel that is slow delays only itself."""
+        """Send each message when the ward's clock says so; a channel that is slow delays only itself.
+
+        When cancelled, it sends nothing more, and ends when what is under way was answered.
+        """
         queues: dict[str, asyncio.Queue[Sendable | None]] = {name: asyncio.Queue(1000) for name in ("mllp", "fhir", "dicom")}
         workers = [asyncio.create_task(self._channel(name, queue)) for name, queue in queues.items()]
-        for message in messages:
-            while now() < start + message.at:  # noqa: ASYNC110 - the ward's clock is not the loop's
-                await asyncio.sleep(0.02)
-            await queues[message.channel].put(message)
-        for queue in queues.values():
-            await queue.put(None)
-        await asyncio.gather(*workers)
+        try:
+            for message in messages:
+                while now() < start + message.at:  # noqa: ASYNC110 - the ward's clock is not the loop's
+                    await asyncio.sleep(0.02)
+                await queues[message.channel].put(message)
+            for queue in queues.values():
+                await queue.put(None)
+            await asyncio.shield(asyncio.gather(*workers))
+        except asyncio.CancelledError:
+            for queue in queues.values():
+                while not queue.empty():
+                    queue.get_nowait()
+                queue.put_nowait(None)
+            await asyncio.gather(*workers, return_exceptions=True)
+            raise
 
     async def _channel(self, name: str, queue: "asyncio.Queue[Sendable | None]") -> None:
         opened: dict[str, Callable[[], Any]] = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom}

@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from connectors.qdrant.store import VectorStore
+from models.errors import VigilError
 from streams.clock import clock_of
 from streams.demo.play import Player
 from streams.demo.staff import Staff
@@ -22,48 +23,87 @@ from streams.demo.watch import LANES_OF, Watcher, unaccounted
 from streams.outbox import Outbox
 
 COLLECTIONS = ("notes", "images")
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+T = TypeVar("T")
 _LANES = tuple(dict.fromkeys(lane for lanes in LANES_OF.values() for lane in lanes))
 
 
 async def run(plan: DemoPlan, json_file: Path | None = None) -> int:
-    """Play the ward; return 0 only if every accepted input was accounted for."""
+    """Play the ward; return 0 only if every accepted input was accounted for, 130 if it was interrupted before that was known.
+
+    Interrupted once (Ctrl-C, SIGTERM) it sends nothing more, finishes what was accepted and tells of that; twice, it ends at once.
+    """
     began = time.monotonic()
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    epoch = datetime.now(UTC).replace(microsecond=0)
     stage, view = Stage(plan), View(plan)
+    interrupts = _Interrupts(view)
+    summary = None
     try:
         view.say("starting broker and vector store")
-        await stage.build(epoch)
+        await stage.build(datetime.now(UTC).replace(microsecond=0))
         view.say("starting lanes and connectors")
-        await stage.raise_curtain()
-        settings = stage.settings()
-        now = clock_of(settings.clock)
-        outbox = Outbox(settings, source="/vigil/demo-ward/staff")
-        async with Watcher(settings) as watcher, Staff(outbox, now, plan.seed) as staff:
-            player = Player(dict(stage.addresses))
-            start = now()
-            watcher.account.told = staff.see
-            messages = ward(seed=plan.seed, hours=plan.hours, patients=plan.patients, epoch=start)
-            async with _shown(view, watcher, player, now, start):
-                playing = asyncio.create_task(player.play(messages, now, start))
-                interrupted = asyncio.create_task(stopping.wait())
-                await asyncio.wait([playing, interrupted], return_when=asyncio.FIRST_COMPLETED)
-                if interrupted.done():
-                    playing.cancel()
-                    view.say("stopping: what was accepted is finished first")
-                await asyncio.gather(playing, return_exceptions=interrupted.done())
-                interrupted.cancel()
-                settled = await watcher.settle(within=60.0)
-            summary = await _summary(stage, watcher, player, settled, time.monotonic() - began)
+        if await _unless(interrupts.first, stage.raise_curtain(view.say)):
+            summary = await _play(stage, view, interrupts, began)
     finally:
         view.say("stopping")
         await stage.strike()
+    if summary is None:
+        view.say("interrupted before the ward was played: nothing was sent, and nothing is left running")
+        return INTERRUPTED
     for file in filter(None, (plan.out / "summary.json", json_file)):
         await asyncio.to_thread(file.write_bytes, orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     view.end(summary)
-    return 0 if summary["lost"] == 0 and settled else 1
+    if interrupts.second.is_set() and not summary["settled"]:
+        return INTERRUPTED
+    return 0 if summary["lost"] == 0 and summary["settled"] else 1
+
+
+class _Interrupts:
+    """SIGINT and SIGTERM, counted up to two."""
+
+    def __init__(self, view: View) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._view = view
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._come)
+
+    def _come(self) -> None:
+        if not self.first.is_set():
+            self.first.set()
+            self._view.say("interrupted: what was accepted is finished first; interrupt once more to end at once")
+        elif not self.second.is_set():
+            self.second.set()
+            self._view.say("interrupted again: ending at once")
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T] | None":
+    """Do the work and return its finished task; None if the event came first: then the work was cancelled, and has ended."""
+    task, came = asyncio.create_task(work), asyncio.create_task(event.wait())
+    await asyncio.wait([task, came], return_when=asyncio.FIRST_COMPLETED)
+    came.cancel()
+    if task.done():
+        task.result()  # what went wrong is raised here
+        return task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None
+
+
+async def _play(stage: Stage, view: View, interrupts: _Interrupts, began: float) -> dict[str, Any]:
+    plan, settings = stage.plan, stage.settings()
+    now = clock_of(settings.clock)
+    outbox = Outbox(settings, source="/vigil/demo-ward/staff")
+    async with Watcher(settings) as watcher, Staff(outbox, now, plan.seed) as staff:
+        player = Player(dict(stage.addresses))
+        start = now()
+        watcher.account.told = staff.see
+        messages = ward(seed=plan.seed, hours=plan.hours, patients=plan.patients, epoch=start)
+        async with _shown(view, watcher, player, now, start):
+            whole = await _unless(interrupts.first, player.play(messages, now, start))
+            played = timedelta(hours=plan.hours) if whole else now() - start
+            settled = await _unless(interrupts.second, watcher.settle(within=60.0))
+        done = settled is not None and settled.result()
+        summary = await _summary(stage, watcher, player, done, time.monotonic() - began)
+    return {**summary, "interrupted": whole is None, "ward_time_played": str(played).partition(".")[0]}
 
 
 @contextlib.asynccontextmanager
@@ -118,11 +158,14 @@ async def _summary(stage: Stage, watcher: Watcher, player: Player, settled: bool
         "embedded": {"broker": stage.broker is not None, "vectors": stage.store is not None},
         "unaccounted": [f"{one.channel} {one.what}" for one in nowhere][:20],
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ward_time_played": str(timedelta(hours=stage.plan.hours)),
     }
 
 
-async def _points(store: VectorStore, collection: str) -> int:
+async def _points(store: VectorStore, collection: str) -> int | None:
+    """Count a collection's points; None where that cannot be told: it is not there yet, or the store no more."""
     from connectors.qdrant.settings import CollectionSpec
 
-    return await store.count(CollectionSpec(collection, vector="", dimensions=0))
+    try:
+        return await store.count(CollectionSpec(collection, vector="", dimensions=0))
+    except VigilError:
+        return None

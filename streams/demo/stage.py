@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from streams.settings import Settings, load
 from streams.supervisor import Child, Supervisor, lane_children
 from streams.worker import free_port
 
+_NEWS = 10.0  # seconds between lines about a start that takes long
 PARTITIONS = 2  # on two cores; a site has more
 
 
@@ -103,8 +104,11 @@ class Stage:
         os.environ.update(self.env)
         return load()
 
-    async def raise_curtain(self, within: float = 180.0) -> None:
-        """Start lanes and connectors and wait until all are ready. Raises `Fatal` that names whoever is not."""
+    async def raise_curtain(self, say: Callable[[str], None], within: float = 300.0) -> None:
+        """Start lanes and connectors and wait until all are ready; `say` is told for whom. Raises `Fatal` that names who is not.
+
+        `within`: seconds; beside busy neighbours on two cores it has taken 180.
+        """
         logs, ports = self.plan.out / "logs", {}
         children = []
         for child in lane_children(list(LANES), 1, env=self.env):
@@ -119,14 +123,18 @@ class Stage:
         self.supervisor = Supervisor(children)
         await self.supervisor.start()
         deadline = asyncio.get_running_loop().time() + within
+        said = asyncio.get_running_loop().time()
         waiting = {name: f"http://127.0.0.1:{port}/ready" for name, port in ports.items()}
         while waiting or not file.exists():
             failed = next((child for child in children if child.restarts > 1), None)
             if failed is not None and failed.log is not None:
                 last = failed.log.read_text(errors="replace").strip().rsplit("\n", 1)[-1]
                 raise Fatal(f"{failed.name} does not start: {last}", hint=f"its log is {failed.log}")
+            late = [*waiting, *([] if file.exists() else ["connectors"])]
+            if asyncio.get_running_loop().time() > said + _NEWS:
+                said = asyncio.get_running_loop().time()
+                say(f"{len(children) - len(late)} of {len(children)} are ready, still starting: {', '.join(late)}")
             if asyncio.get_running_loop().time() > deadline:
-                late = [*waiting, *([] if file.exists() else ["connectors"])]
                 raise Fatal(f"not ready within {within:.0f} s: {', '.join(late)}", hint=f"their logs are in {logs}")
             for name, url in list(waiting.items()):
                 if await asyncio.to_thread(_answers, url):

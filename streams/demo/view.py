@@ -90,10 +90,15 @@ class View:
             table.add_row(lane, str(row["n"]), _number(row["p50"]), _number(row["p99"]))
         say(table)
         say("alerts: " + (", ".join(f"{state} {count}" for state, count in summary["alerts"].items()) or "none"))
-        say("vectors: " + ", ".join(f"{name} {count}" for name, count in summary["vectors"].items()))
+        counts = {name: "not counted" if count is None else count for name, count in summary["vectors"].items()}
+        say("vectors: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        if summary["interrupted"]:
+            say(f"interrupted after {summary['ward_time_played']} of the ward's {summary['ward_hours']:g} hours")
         out = self._plan.out
         say(f"left to look at: {out}/summary.json, {out}/logs, {out}/objects, {out}/qdrant")
-        if summary["lost"]:
+        if summary["lost"] and summary["interrupted"] and not summary["settled"]:
+            say(f"{summary['lost']} were not finished when it was ended: not waited for is not lost")
+        elif summary["lost"]:
             say(f"[bold red]LOST: {summary['unaccounted']}")
 
 

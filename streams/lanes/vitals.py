@@ -26,6 +26,7 @@ from streams.outbox import Outbox
 from streams.partition import Worker
 from streams.scoring import Scoring
 from streams.settings import Settings
+from streams.topics import require
 from streams.tracing import Tracing
 from streams.wire import iso
 
@@ -68,6 +69,7 @@ class VitalsJob:
     async def open(self) -> None:
         """Check that the topics can meet, load the model; without one NEWS2 stands alone, labelled so."""
         prefix = self._settings.kafka.topic_prefix
+        await require(self._settings, (*self.topics, JOURNAL))
         counts = {topic: await self._outbox.partitions(prefix + topic) for topic in (*self.topics, JOURNAL)}
         if len(set(counts.values())) != 1:
             raise Fatal(

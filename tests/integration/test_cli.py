@@ -384,6 +384,55 @@ def test_up_restarts_what_is_killed_and_stops_everything(vigil: Vigil, env: dict
             up.kill()
 
 
+def _reason(port: int) -> str:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return str(json.loads(error.read())["reason"])
+    except OSError:
+        pass
+    return ""
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("notes-entities", "clinical.notes"), ("vitals", "clinical.vitals"), ("vitals", "vigil.vitals.journal")],
+)
+def test_a_lane_waits_for_its_topics_and_says_so_once(
+    vigil: Vigil, env: dict[str, str], kafka: Kafka, tmp_path: Path, name: str, missing: str
+) -> None:
+    prefix, port = env["VIGIL_KAFKA__TOPIC_PREFIX"], free_ports(1)[0]
+    if missing == "vigil.vitals.journal":  # all that it reads is there, and not what it writes down
+        for topic in ("clinical.vitals", "clinical.patients", "clinical.feedback"):
+            kafka.create(prefix + topic, 2)
+    own = {
+        "VIGIL_WORKER__HEALTH_PORT": str(port),
+        "VIGIL_ENGINE__BACKOFF_MOST": "0.4",
+        "VIGIL_LANES__NOTES_ENTITIES__NICE": "0",
+    }
+    lane = LaneProcess(name, {**env, **own}, tmp_path / "lane.log")
+    lane.start()
+    try:
+        _until(lambda: "vigil topics create" in _reason(port), lane)
+        assert prefix + missing in _reason(port)
+        _until(lambda: _retries(port) > 8, lane)
+        assert lane.log.count("vigil topics create") == 1, lane.log
+        assert "not found in cluster metadata" not in lane.log
+        assert vigil("topics", "create").returncode == 0
+        _until(lambda: _get(port, "/ready") == 200, lane)
+        assert lane.stop() == 0, lane.log
+    finally:
+        if lane.running:
+            lane.kill()
+
+
+def _retries(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vigil_retries_total{"))
+
+
 @real
 def test_a_supervisor_that_is_killed_leaves_no_lane_behind(vigil: Vigil, env: dict[str, str], tmp_path: Path) -> None:
     assert vigil("topics", "create").returncode == 0

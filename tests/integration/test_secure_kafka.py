@@ -322,7 +322,8 @@ async def test_a_lane_waits_for_its_password_to_be_right(secure: Secure) -> None
     async with running(settings) as (_, engine, _lane):
         await until(lambda: engine.metrics.registry.get_sample_value(
             "vigil_retries_total", {"lane": "echo", "step": "connect to Kafka"}), what="a first attempt")  # fmt: skip
-        assert engine.unready() == "connecting"
+        assert engine.unready().startswith("connecting")
+        await until(lambda: "user 'late' or its password" in engine.unready(), what="the reason is said")
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{secure.plain}"})
         user = UserScramCredentialUpsertion("late", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), PASSWORD.encode())
         admin.alter_user_scram_credentials([user])["late"].result()
