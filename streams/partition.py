@@ -313,6 +313,7 @@ class PartitionWorker(Generic[E]):
             failed_at=now,
             attempts=self.steps.attempts,
             model_digest=model.digest if model else "",
+            room=self._outbox.letter_room,
         )
         log.warning(
             "%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, letter.message
