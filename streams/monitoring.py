@@ -18,6 +18,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from models.batching import MOVED
 from models.errors import Fatal, Poison, Transient, VigilError
 from processors.events import AuditEntry, DeadLetterEvent, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
 from processors.monitor import Assessment, Monitor
@@ -184,6 +185,7 @@ class MonitorWorker:
 
     async def run(self) -> None:
         """Restore the state, then work until closed."""
+        MOVED.set(self.steps.moved)  # of this task's own context
         try:
             await self.steps.persist("claim the journal", self._journal.claim)
             await self.steps.persist("restore the state", self._restore)

@@ -36,9 +36,10 @@ class Loaded(Generic[M]):
 
     async def ask(self, items: Sequence[Any]) -> list[Any]:
         """Return results or errors as `MicroBatcher.map` does; what the cache remembers is not asked again."""
-        if self.cache is None:
-            return await self.batcher.map(items)
-        return await self.cache.through(self.entry, items, self.batcher.map)
+        with self.batcher.watched():
+            if self.cache is None:
+                return await self.batcher.map(items)
+            return await self.cache.through(self.entry, items, self.batcher.map)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
