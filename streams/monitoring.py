@@ -504,7 +504,7 @@ class MonitorWorker:
             committed = await self._intake.committed(TopicPartition(topic, self.number))
         except KafkaError as error:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
-        async with Reader(self._settings.kafka) as reader:
+        async with Reader(self._settings.kafka, moved=self.steps.moved) as reader:
             memory = await self._journal.remember(reader, self._prefix + TOPIC)
             begin, end = await reader.bounds(topic, self.number)
             commit = begin if committed is None else committed
@@ -569,6 +569,7 @@ class _Replay:
                 await self.quietly(kind, record)
             if entry.now is not None:
                 worker._tick(entry)
+            worker.steps.moved()
             worker._entry, worker._ends = entry.number, entry.ends
         await self._vitals(reader, topic, commit)
         return deque(memory.entries[len(past) :])

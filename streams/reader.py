@@ -1,6 +1,6 @@
 """Reading a stretch of a partition outside any group: for rebuilding state, replay, verifying."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -15,11 +15,15 @@ from streams.settings import KafkaSettings
 class Reader:
     """A consumer without a group. Use as `async with Reader(settings.kafka) as reader`.
 
-    Raises `Transient` when the broker does not answer.
+    `moved` is called with every chunk read: who reads for long is not to be taken for one that hangs. Raises `Transient` when the
+    broker does not answer.
     """
 
-    def __init__(self, kafka: KafkaSettings, *, read_committed: bool = True) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, *, read_committed: bool = True, moved: Callable[[], object] = lambda: None
+    ) -> None:
         self._kafka = kafka
+        self._moved = moved
         self._isolation = "read_committed" if read_committed else "read_uncommitted"
         self._consumer: AIOKafkaConsumer = None
 
@@ -95,4 +99,5 @@ class Reader:
                 raise Transient(f"{topic}[{partition}] cannot be read ({type(error).__name__})") from error
             records = [record for record in found.get(tp, ()) if record.offset < end]
             if records:
+                self._moved()
                 yield records
