@@ -7,20 +7,28 @@ fails alone: a batch that raises is run again item by item, so one poisonous tex
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from models.errors import Fatal, Poison, Transient, VigilError
+from models.parts import listening
 
 I = TypeVar("I")  # noqa: E741 - item in
 O = TypeVar("O")  # noqa: E741 - result out
 
 log = logging.getLogger("vigil.batching")
+
+MOVED: ContextVar[Callable[[], None] | None] = ContextVar("moved", default=None)
+"""Whom a task that waits for a model wants to be told of each run and each part of one: this is waiting, not hanging."""
+
+_TOLD_EVERY = 0.25  # seconds at least between two parts that are told: a part may take milliseconds
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +73,25 @@ class MicroBatcher(Generic[I, O]):
         self._room = asyncio.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}", initializer=start)
         self._task: asyncio.Task[None] | None = None
+        self._watchers: list[Callable[[], None]] = []
+        self._told = 0.0
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tell the task's `MOVED` of all that the model gets done, whose turn it may be: nobody is served out of order for long."""
+        moved = MOVED.get()
+        if moved is None:
+            yield
+            return
+        self._watchers.append(moved)
+        try:
+            yield
+        finally:
+            self._watchers.remove(moved)
+
+    def _moved(self) -> None:
+        for moved in self._watchers:
+            moved()
 
     @property
     def waiting(self) -> int:
@@ -143,8 +170,9 @@ class MicroBatcher(Generic[I, O]):
     async def _work(self, batch: Sequence[_Waiting[I, O]]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._thread, self._timed, [entry.item for entry in batch])
+            results = await loop.run_in_executor(self._thread, self._timed, loop, [entry.item for entry in batch])
         except Exception as error:
+            self._moved()
             if len(batch) == 1 or isinstance(error, Fatal | Transient):
                 for entry in batch:
                     _fail(entry.done, error, self.name)
@@ -152,13 +180,21 @@ class MicroBatcher(Generic[I, O]):
             for entry in batch:  # one of them spoilt it for all: find out which
                 await self._work([entry])
             return
+        self._moved()
         for entry, result in zip(batch, results, strict=True):
             if not entry.done.done():
                 entry.done.set_result(result)
 
-    def _timed(self, items: Sequence[I]) -> Sequence[O]:
+    def _timed(self, loop: asyncio.AbstractEventLoop, items: Sequence[I]) -> Sequence[O]:
+        def told() -> None:
+            if time.perf_counter() - self._told >= _TOLD_EVERY:
+                self._told = time.perf_counter()
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(self._moved)
+
         begun = time.perf_counter()
-        results = self._run(items)
+        with listening(told):
+            results = self._run(items)
         if len(results) != len(items):
             raise Fatal(f"model {self.name}: {len(results)} results for {len(items)} items")
         if self._observe:

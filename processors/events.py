@@ -8,13 +8,26 @@ Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a fiel
 `patient_id` is Vigil's own pseudonym (`processors.identity.patient_id`), the key of every record that has one.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+# How long what stands in an input may be, in characters. Everything that comes of an event repeats its ids and codes: unbounded, a
+# record that just fits its topic makes a score, an audit record or a snapshot that fits none. Far above what the standards allow
+# (HL7 v2 ST 199, FHIR id 64, DICOM UI 64, LO 64), so that what is refused is broken and not merely long.
+Id = Annotated[str, Field(max_length=512)]
+Code = Annotated[str, Field(max_length=256)]
+Unit = Annotated[str, Field(max_length=128)]
+LONGEST_NAME: Final = 512
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Line = Annotated[str, Field(max_length=4096)]
+MOST_OBSERVATIONS: Final = 2000  # of one set
+MOST_IDENTIFIERS: Final = 500  # of one patient
 
 
 class Part(BaseModel):
@@ -53,6 +66,25 @@ def trusted(kind: type[P], fields: dict[str, Any]) -> P:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """What of an event is longer than it may be. `value` is patient data: it serves to find its place, never to be shown."""
+
+    field: str
+    value: Any
+    most: int
+    things: str  # that `most` counts: characters, items
+
+
+def excess(error: ValidationError) -> Excess | None:
+    """Return what is too long, None where an event is wrong for another reason."""
+    for one in error.errors():
+        if one["type"] in ("string_too_long", "too_long"):
+            things = "characters" if one["type"] == "string_too_long" else "items"
+            return Excess(".".join(map(str, one["loc"])), one["input"], one["ctx"]["max_length"], things)
+    return None
+
+
 def to_json(part: Part) -> bytes:
     """Return the JSON of an event as it stands on the wire, byte for byte what pydantic writes, in a third of its time.
 
@@ -71,7 +103,7 @@ class Event(Part):
     topic: ClassVar[str]
     type: ClassVar[str]  # CloudEvents `type`
 
-    id: str = Field(min_length=1)
+    id: Id = Field(min_length=1)
 
 
 class Source(Part):
@@ -87,10 +119,10 @@ class Origin(Part):
     """The sender's message that an input came from."""
 
     protocol: Literal["hl7v2", "fhir", "dicom", "file", "vigil"]
-    peer: str = ""  # the peer's configured name, never a person's
-    message_id: str = ""  # HL7 MSH-10, FHIR versioned id, DICOM SOP Instance UID
-    message_type: str = ""  # HL7 MSH-9, FHIR resource type, DICOM SOP class
-    digest: str = ""  # SHA-256 of the message's bytes, hex
+    peer: Name = ""  # the peer's configured name, never a person's
+    message_id: Id = ""  # HL7 MSH-10, FHIR versioned id, DICOM SOP Instance UID
+    message_type: Code = ""  # HL7 MSH-9, FHIR resource type, DICOM SOP class
+    digest: Code = ""  # SHA-256 of the message's bytes, hex
 
 
 class ModelRef(Part):
@@ -104,17 +136,17 @@ class ModelRef(Part):
 class Coding(Part):
     """A code with its system; `system` is an URI such as http://loinc.org, empty for a sender's own code."""
 
-    system: str = ""
-    code: str
-    display: str = ""
+    system: Name = ""
+    code: Code
+    display: Line = ""
 
 
 class ObjectReference(Part):
     """Where the bytes lie (claim check: no pixels in Kafka). `uri` is relative to the configured object store."""
 
-    uri: str
+    uri: Line
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    media_type: str
+    media_type: Code
     bytes: int = Field(ge=0)
 
 
@@ -129,12 +161,12 @@ class NoteEvent(Event):
     topic: ClassVar[str] = "clinical.notes"
     type: ClassVar[str] = "org.vigil.note.v1"
 
-    patient_id: str
-    encounter_id: str | None = None
-    note_id: str
+    patient_id: Id
+    encounter_id: Id | None = None
+    note_id: Id
     status: Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"] = "final"
     relation: Literal["original", "addendum", "replacement", "edit", "cancel"] = "original"
-    replaces: str | None = None  # note_id of the document that this one replaces or adds to
+    replaces: Id | None = None  # note_id of the document that this one replaces or adds to
     note_type: Coding  # LOINC document type where the sender gives one
     text: str
     authored_at: AwareDatetime
@@ -149,14 +181,14 @@ class ImageEvent(Event):
     topic: ClassVar[str] = "clinical.images"
     type: ClassVar[str] = "org.vigil.image.v1"
 
-    patient_id: str
-    encounter_id: str | None = None
-    study_uid: str
-    series_uid: str
-    instance_uid: str
-    modality: str  # DICOM (0008,0060): CR, DX, CT, ...
-    body_part: str = ""  # DICOM (0018,0015)
-    view: str = ""  # DICOM (0018,5101)
+    patient_id: Id
+    encounter_id: Id | None = None
+    study_uid: Id
+    series_uid: Id
+    instance_uid: Id
+    modality: Code  # DICOM (0008,0060): CR, DX, CT, ...
+    body_part: Code = ""  # DICOM (0018,0015)
+    view: Code = ""  # DICOM (0018,5101)
     rows: int = Field(gt=0)
     columns: int = Field(gt=0)
     pixels: ObjectReference
@@ -174,9 +206,9 @@ ObservationStatus = Literal[
 class Observation(Part):
     """One measured value. `code` is LOINC; `value` is in `unit` (UCUM) as sent, converted by the lane; text for coded ones."""
 
-    code: str
-    value: float | str | None = None
-    unit: str = ""
+    code: Code
+    value: float | Line | None = None
+    unit: Unit = ""
     status: ObservationStatus = "final"
     observed_at: AwareDatetime | None = None  # where it differs from the set's
 
@@ -187,12 +219,12 @@ class VitalsEvent(Event):
     topic: ClassVar[str] = "clinical.vitals"
     type: ClassVar[str] = "org.vigil.vitals.v1"
 
-    patient_id: str
-    encounter_id: str | None = None
+    patient_id: Id
+    encounter_id: Id | None = None
     observed_at: AwareDatetime
     received_at: AwareDatetime
-    observations: tuple[Observation, ...]
-    device: str = ""
+    observations: tuple[Observation, ...] = Field(max_length=MOST_OBSERVATIONS)
+    device: Name = ""
     charted: bool = True  # a validated set; False: a monitor's unvalidated stream, which needs persistence before it counts
     moved_from: tuple[str, ...] = ()  # the lane passed it on from a record that was merged into this patient's: under which ids
     processing: ProcessingId = "production"
@@ -202,17 +234,17 @@ class VitalsEvent(Event):
 class Identifier(Part):
     """A patient identifier as sent. Stands in `clinical.patients` only."""
 
-    authority: str
-    value: str
-    kind: str = ""  # HL7 table 0203: MR, PI, ...
+    authority: Name
+    value: Name
+    kind: Code = ""  # HL7 table 0203: MR, PI, ...
 
 
 class Location(Part):
     """Where the patient lies (HL7 PV1-3)."""
 
-    ward: str = ""
-    room: str = ""
-    bed: str = ""
+    ward: Name = ""
+    room: Name = ""
+    bed: Name = ""
 
 
 class PatientEvent(Event):
@@ -224,18 +256,18 @@ class PatientEvent(Event):
     topic: ClassVar[str] = "clinical.patients"
     type: ClassVar[str] = "org.vigil.patient.v1"
 
-    patient_id: str
-    identifiers: tuple[Identifier, ...] = ()
-    birth_date: str | None = None  # ISO date
+    patient_id: Id
+    identifiers: tuple[Identifier, ...] = Field((), max_length=MOST_IDENTIFIERS)
+    birth_date: Code | None = None  # ISO date
     pregnant: bool | None = None
     spo2_scale: Literal[1, 2] = 1
-    spo2_scale_decided_by: str | None = None
-    ceiling_of_care: str | None = None
-    encounter_id: str | None = None
+    spo2_scale_decided_by: Id | None = None
+    ceiling_of_care: Line | None = None
+    encounter_id: Id | None = None
     encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
     location: Location = Location()
     deceased: bool = False
-    merged_into: str | None = None  # the surviving patient_id
+    merged_into: Id | None = None  # the surviving patient_id
     effective_at: AwareDatetime
     received_at: AwareDatetime
     origin: Origin
@@ -247,12 +279,12 @@ class FeedbackEvent(Event):
     topic: ClassVar[str] = "clinical.feedback"
     type: ClassVar[str] = "org.vigil.feedback.v1"
 
-    patient_id: str
+    patient_id: Id
     kind: Literal["alert-acknowledged", "alert-declined", "finding-confirmed", "finding-corrected"]
-    target_id: str  # alert_id, or the id of the event that holds the finding
-    by: str  # the actor's id in the site's directory
-    reason: str = ""
-    label: str = ""  # the corrected label
+    target_id: Id  # alert_id, or the id of the event that holds the finding
+    by: Id  # the actor's id in the site's directory
+    reason: Line = ""
+    label: Line = ""  # the corrected label
     given_at: AwareDatetime
     received_at: AwareDatetime
     origin: Origin
@@ -499,8 +531,25 @@ class Header(Part):
     value: str | None
 
 
+class Cut(Part):
+    """What a dead letter had no room for: the original's sizes in bytes, and the digest by which the whole is known again.
+
+    The letter's key, value and headers are then the original's beginnings. The whole stands at its place for as long as the
+    topic keeps it.
+    """
+
+    key_bytes: int = Field(ge=0)
+    value_bytes: int = Field(ge=0)
+    headers: int = Field(ge=0)  # how many
+    header_bytes: int = Field(ge=0)  # names and values
+    sha256: str  # of the original's value, hex
+
+
 class DeadLetterEvent(Event):
-    """What could not be processed: whole, so that it can be redriven byte for byte. `message` carries no patient text."""
+    """What could not be processed: whole, so that it can be redriven byte for byte. `message` carries no patient text.
+
+    Of an original that fits no letter it holds the beginnings, and says so in `cut`.
+    """
 
     topic: ClassVar[str] = "clinical.dead-letters"
     type: ClassVar[str] = "org.vigil.dead-letter.v1"
@@ -519,6 +568,7 @@ class DeadLetterEvent(Event):
     original_key: str | None = None  # base64
     original_value: str | None = None  # base64
     original_headers: tuple[Header, ...] = ()
+    cut: Cut | None = None
     failed_at: AwareDatetime
 
 

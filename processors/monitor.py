@@ -14,6 +14,7 @@ state at the end of it may alert.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -400,6 +401,10 @@ class Monitor:
         for patient_id in list(islice(self._unsaved, most)):
             self._save(patient_id)
         return None if self._unsaved else self._saved
+
+    def not_saved(self, ids: Iterable[str]) -> None:
+        """Take a snapshot back that could not be kept: whose states it held are `dirty` again."""
+        self._dirty.update(ids)
 
     def _save(self, patient_id: str) -> None:
         """Dump a patient who is about to change, or whose turn it is, if the snapshot being taken still lacks it."""

@@ -138,7 +138,7 @@ class Context:
             :7
         ]
         (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:]
-        made.location = Location(ward=ward, room=room, bed=bed)
+        made.location = Location.model_construct(ward=ward, room=room, bed=bed)  # as it was saved, however long
         return made
 
 

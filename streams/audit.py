@@ -1,11 +1,27 @@
 """Audit records: of predictions, one Kafka record for a micro-batch, confirmed together with its outputs; of a model's change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, AuditEvent, ModelRef
 from processors.identity import natural_id
+
+
+def portions(entries: Sequence[AuditEntry], largest: int) -> Iterator[list[AuditEntry]]:
+    """Cut a batch's entries into as many audit records as it takes for each to fit `largest` bytes."""
+    portion: list[AuditEntry] = []
+    room = half = largest // 2
+    for entry in entries:
+        # JSON escapes a character to six bytes at most.
+        size = 6 * (len(entry.event_id) + len(entry.input_id) + len(entry.patient_id) + len(entry.outcome)) + 256
+        if portion and size > room:
+            yield portion
+            portion, room = [], half
+        portion.append(entry)
+        room -= size
+    if portion:
+        yield portion
 
 
 def prediction_audit(

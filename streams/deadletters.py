@@ -4,15 +4,17 @@ A redriven record is the original's bytes and headers, and four headers more tha
 tried and where the original stood. A lane that fails on it again makes the same letter, with the attempts added up.
 """
 
+import json
 import re
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Final
 
 from models.batching import describe
 from models.errors import Permanent, Poison, VigilError
-from processors.events import DeadLetterEvent, Header
+from processors.events import Cut, DeadLetterEvent, Header
 from processors.identity import natural_id
 from streams.wire import Headers, Message
 
@@ -20,6 +22,9 @@ LETTER: Final = "vigil-redriven-letter"  # the dead letter's id
 ATTEMPTS: Final = "vigil-redriven-attempts"  # how often the original was tried so far
 SOURCE: Final = "vigil-redriven-source"  # partition/offset of the original on this topic
 WRITTEN: Final = "vigil-redriven-written"  # the original record's timestamp, ms since 1970, or nothing
+_AROUND: Final = 16 * 1024  # bytes of a letter's record besides the original: its words and places, its own headers
+_HEADER: Final = 24  # bytes of a header in a letter besides its name and value
+_MOST_WORDS: Final = 2000  # characters of a letter's message
 _OURS: Final = frozenset({LETTER, ATTEMPTS, SOURCE, WRITTEN})
 _PLACE: Final = re.compile(rb"(\d{1,9})/(\d{1,18})")
 _COUNT: Final = re.compile(rb"\d{1,9}")
@@ -50,7 +55,16 @@ def redriven(record: Any) -> Redriven | None:
 
 
 def redrive(letter: DeadLetterEvent, *, topic: str) -> Message:
-    """Return the original record, byte for byte and for the partition it stood in, marked as redriven from `letter`."""
+    """Return the original record, byte for byte and for the partition it stood in, marked as redriven from `letter`.
+
+    Raises `Permanent` for a letter that holds only the original's beginnings.
+    """
+    if letter.cut is not None:
+        place = f"{letter.original_topic}[{letter.original_partition}] offset {letter.original_offset}"
+        raise Permanent(
+            f"letter {letter.id} has no room for its original ({letter.cut.value_bytes} bytes, {letter.cut.headers} headers)",
+            hint=f"the whole is at {place} for as long as that topic keeps it; discard the letter once it is dealt with",
+        )
     written = letter.original_timestamp
     headers: Headers = [
         *((header.name, _bytes(header.value)) for header in letter.original_headers),  # type: ignore[list-item]
@@ -69,12 +83,22 @@ def original(letter: DeadLetterEvent) -> bytes | None:
 
 
 def dead_letter(
-    record: Any, error: BaseException, *, lane: str, failed_at: datetime, attempts: int = 1, model_digest: str = ""
+    record: Any,
+    error: BaseException,
+    *,
+    lane: str,
+    failed_at: datetime,
+    attempts: int = 1,
+    model_digest: str = "",
+    room: int | None = None,
 ) -> DeadLetterEvent:
     """Make the dead letter of a Kafka record. The same record and lane give the same id, however often it is read or redriven.
 
     Of a redriven record it is the original's letter: the original's place, time and headers. `attempts` are added to those before
     where it was this lane that failed then; a lane that fails on it for the first time makes a letter of its own.
+
+    `room`: bytes that a record of the dead-letter topic may have. An original that does not fit is cut, and the letter says so
+    (`Cut`): the letter of whatever a topic took can be written. The same original is cut the same.
     """
     source = redriven(record)
     partition, offset, timestamp = record.partition, record.offset, record.timestamp
@@ -83,10 +107,15 @@ def dead_letter(
     letter_id = natural_id("dead-letter", lane, record.topic, partition, offset)
     if source is not None and source.letter_id == letter_id:
         attempts += source.attempts
-    headers = [(name, value) for name, value in record.headers if source is None or name not in _OURS]
+    headers = tuple((name, value) for name, value in record.headers if source is None or name not in _OURS)
+    whole = _Original(record.key, record.value, headers)
+    kept = whole if room is None else whole.within(room - _AROUND)
+    cut = None if kept is whole else whole.sizes()
     stage = error.stage if isinstance(error, Poison) else "process"
     # An unforeseen exception's words may quote the input: only its kind and place are kept.
-    message = str(error) if isinstance(error, VigilError) else describe(error)
+    message = (str(error) if isinstance(error, VigilError) else describe(error))[:_MOST_WORDS]
+    if cut is not None:
+        message += f" (cut, the original fits no letter: {cut.value_bytes} bytes, {cut.headers} headers)"
     return DeadLetterEvent(
         id=letter_id,
         lane=lane,
@@ -100,11 +129,53 @@ def dead_letter(
         original_partition=partition,
         original_offset=offset,
         original_timestamp=datetime.fromtimestamp(timestamp / 1000, UTC) if timestamp >= 0 else None,
-        original_key=_base64(record.key),
-        original_value=_base64(record.value),
-        original_headers=tuple(Header(name=name, value=_base64(value)) for name, value in headers),
+        original_key=_base64(kept.key),
+        original_value=_base64(kept.value),
+        original_headers=tuple(Header(name=name, value=_base64(value)) for name, value in kept.headers),
+        cut=cut,
         failed_at=failed_at,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Original:
+    """A record's own bytes, or the beginnings of them."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    def sizes(self) -> Cut:
+        return Cut(
+            key_bytes=len(self.key or b""),
+            value_bytes=len(self.value or b""),
+            headers=len(self.headers),
+            header_bytes=sum(len(name.encode(errors="replace")) + len(value or b"") for name, value in self.headers),
+            sha256=sha256(self.value or b"").hexdigest(),
+        )
+
+    def within(self, room: int) -> "_Original":
+        """Return what fits so many bytes of a letter's record: itself, or first some of the key, then the value, then headers."""
+        most = room // 16  # of a key: it stands in the letter and is the letter's own key too
+        key = self.key if self.key is None else self.key[:most]
+        left = room - _in_base64(key) - len(key or b"")
+        value = self.value
+        if value is not None and _in_base64(value) > left:
+            value = value[: left // 4 * 3]
+        left -= _in_base64(value)
+        headers: list[tuple[str, bytes | None]] = []
+        for name, data in self.headers:
+            left -= _HEADER + len(json.dumps(name)) + _in_base64(data)
+            if left < 0:
+                break
+            headers.append((name, data))
+        if (key, value, len(headers)) == (self.key, self.value, len(self.headers)):
+            return self
+        return _Original(key, value, tuple(headers))
+
+
+def _in_base64(data: bytes | None) -> int:
+    return 0 if data is None else -(-len(data) // 3) * 4
 
 
 def _base64(data: bytes | None) -> str | None:

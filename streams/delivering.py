@@ -188,7 +188,7 @@ class DeliveryWorker:
 
     async def _bury(self, record: Any, error: Poison) -> None:
         now = self._job.clock()
-        letter = dead_letter(record, error, lane=self._job.name, failed_at=now)
+        letter = dead_letter(record, error, lane=self._job.name, failed_at=now, room=self._job.outbox.letter_room)
         log.warning("%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, error)
         await self._write(letter, now)
         self._job.metrics.dead_lettered(letter.stage, letter.error)

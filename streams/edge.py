@@ -45,8 +45,10 @@ T = TypeVar("T")
 _LOOK: Final = 2.0  # seconds between looks whether Kafka answers
 
 
-async def serve(settings: Settings, addresses: Path | None = None) -> None:
+async def serve(settings: Settings, addresses: Path | None = None, *, leaving: Callable[[], object] = lambda: None) -> None:
     """Run the connectors until SIGINT or SIGTERM. `addresses`: where to write, as JSON, what listens where.
+
+    `leaving` is called when they begin to stop, for whatever reason: the process is to end in time then.
 
     Raises `Fatal` when a connector cannot listen, or no longer does.
     """
@@ -60,6 +62,7 @@ async def serve(settings: Settings, addresses: Path | None = None) -> None:
         running = asyncio.create_task(_run(edge, pages, addresses))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        leaving()
         if stopping.is_set():
             log.info("stopping: what is in flight is answered first")
         running.cancel()  # while Kafka is away it may not even have started

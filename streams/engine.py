@@ -89,6 +89,7 @@ class Engine(Service):  # type: ignore[misc]
         self.settings = settings
         self.metrics = metrics
         self.failure: BaseException | None = None
+        self.leaving: Callable[[], object] = lambda: None  # told that the process is to end; whoever owns it sees to that
         self.stage = "starting"
         self._starting = Steps(job.name, settings.engine, metrics)
         self._channel = app.channel()
@@ -159,6 +160,7 @@ class Engine(Service):  # type: ignore[misc]
         if self.failure is None:
             self.failure = error
             self.stage = "failed"
+            self.leaving()
             hint = getattr(error, "hint", None)
             what = error if isinstance(error, VigilError) else describe(error)
             log.critical("%s stops: %s%s", self.job.name, what, f" ({hint})" if hint else "")

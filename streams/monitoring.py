@@ -18,11 +18,12 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from models.errors import Poison, Transient, VigilError
-from processors.events import AuditEntry, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
+from models.batching import MOVED
+from models.errors import Fatal, Poison, Transient, VigilError
+from processors.events import AuditEntry, DeadLetterEvent, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams import journal
-from streams.audit import prediction_audit
+from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
@@ -101,6 +102,14 @@ class Rounds:
         self._waiting = None
         self._last = asyncio.get_running_loop().time()
         waiting.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is to be written, and the input that it comes of; None where it comes of the time or of a whole batch."""
+
+    message: Message
+    record: Any = None
 
 
 @dataclass(slots=True)
@@ -188,6 +197,7 @@ class MonitorWorker:
 
     async def run(self) -> None:
         """Restore the state, then work until closed."""
+        MOVED.set(self.steps.moved)  # of this task's own context
         try:
             await self.steps.persist("claim the journal", self._journal.claim)
             await self.steps.persist("restore the state", self._restore)
@@ -258,13 +268,13 @@ class MonitorWorker:
         return self._at >= upto
 
     async def _apply(self, entry: Entry, slices: Sequence[Slice]) -> None:
-        events: list[tuple[Event, bytes | None]] = []
+        events: list[tuple[Event, Any]] = []
         dead: list[tuple[Any, Poison]] = []
         records = await self.steps.persist("read context", lambda: self._secondary(entry, slices))
         for kind, record in records:
             unmatched = self._monitor.counts["unmatched_feedback"]
             try:
-                events += [(event, traceparent_of(record)) for event in self._hear(kind, record)]
+                events += [(event, record) for event in self._hear(kind, record)]
             except Poison as error:
                 dead.append((record, error))
             if self._monitor.counts["unmatched_feedback"] > unmatched:  # somebody believes that they have answered an alert
@@ -273,7 +283,9 @@ class MonitorWorker:
         if entry.now is not None:
             events += [(event, None) for event in self._tick(entry)]
         self._entry, self._ends, self._reach = entry.number, entry.ends, entry.reach
-        await self._write([self._encode(event, traceparent) for event, traceparent in events], dead)
+        await self._write(
+            [Written(self._encode(event, traceparent_of(record) if record else None), record) for event, record in events], dead
+        )
         for piece in slices:
             piece.settle()
         self._settle_applied()
@@ -340,7 +352,7 @@ class MonitorWorker:
 
     async def _decide(
         self, records: Sequence[Any], traces: dict[int, Work]
-    ) -> tuple[list[Message], list[tuple[Any, Poison]], list[Event]]:
+    ) -> tuple[list[Written], list[tuple[Any, Poison]], list[Event]]:
         """Return what is to be written: outputs with their audit, and dead letters; and the steps of alerts among the outputs."""
         assessments: list[tuple[Any, VitalsEvent, Assessment]] = []
         dead: list[tuple[Any, Poison]] = []
@@ -353,8 +365,9 @@ class MonitorWorker:
             except Poison as error:
                 dead.append((record, error))
         scores = await self._scoring.score([assessment for _, _, assessment in assessments])
-        messages: list[Message] = []
+        messages: list[Written] = []
         entries: list[AuditEntry] = []
+        decided: list[Any] = []
         steps: list[Event] = []
         now = self._clock()
         for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
@@ -363,11 +376,15 @@ class MonitorWorker:
             except Poison as error:
                 dead.append((record, error))
                 continue
-            messages += [self._encode(out, traces[id(record)].header) for out in events]
+            messages += [Written(self._encode(out, traces[id(record)].header), record) for out in events]
             steps += events[1:]
             entries.append(self._scoring.audit_entry(event, record, events))
-        if entries:
-            messages.append(self._audit(entries, records, now))
+            decided.append(record)
+        done = 0
+        for some in portions(entries, self._settings.topics.largest_message_bytes):
+            whole = len(some) == len(entries)
+            messages.append(Written(self._audit(some, records if whole else decided[done : done + len(some)], now)))
+            done += len(some)
         self._at = records[-1].offset + 1
         return messages, dead, steps
 
@@ -388,16 +405,45 @@ class MonitorWorker:
         )
         return self._outbox.encode(audit, time=iso(now))
 
-    async def _write(self, messages: list[Message], dead: Sequence[tuple[Any, VigilError]]) -> None:
+    async def _write(self, messages: list[Written], dead: Sequence[tuple[Any, VigilError]]) -> None:
+        letters = [self._letter(record, error) for record, error in dead]
+        unfit = await self._send([*messages, *letters])
+        # What fits goes out, whatever becomes of the rest: the machine has taken the step. A rerun finds the same unfit.
+        again: dict[int, Written] = {}
+        for one, error in unfit:
+            if one.message.topic == DeadLetterEvent.topic:
+                raise Fatal(
+                    f"{self.steps.name}: a dead letter cannot be written: {error}",
+                    hint="the topic takes less than topics.largest_message_bytes says: `vigil topics create` sets it",
+                ) from error
+            if one.record is None:
+                log.error("%s: what the time led to is too large for %s and is lost", self.steps.name, one.message.topic)
+                self._metrics.event("output-too-large")
+            elif id(one.record) not in again:
+                again[id(one.record)] = self._letter(one.record, error)
+        if again:
+            await self._write(list(again.values()), ())
+
+    def _letter(self, record: Any, error: VigilError) -> Written:
         digest = self._scoring.identity.digest if self._scoring.identity else ""
-        for record, error in dead:
-            letter = dead_letter(record, error, lane="vitals", failed_at=self._clock(), model_digest=digest)
-            log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
-            messages.append(self._outbox.encode(letter, traceparent=traceparent_of(record)))
-            self._metrics.dead_lettered(letter.stage, letter.error)
-        await self.steps.persist("produce", lambda: self._outbox.send(messages))
-        for message in messages:
-            self._metrics.produced(message.topic)
+        room = self._outbox.letter_room
+        letter = dead_letter(record, error, lane="vitals", failed_at=self._clock(), model_digest=digest, room=room)
+        log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
+        self._metrics.dead_lettered(letter.stage, letter.error)
+        return Written(self._outbox.encode(letter, traceparent=traceparent_of(record)), record)
+
+    async def _send(self, messages: Sequence[Written]) -> list[tuple[Written, Poison]]:
+        """Write, in order, what fits; return what no broker takes."""
+        try:
+            await self.steps.persist("produce", lambda: self._outbox.send([one.message for one in messages]))
+        except Poison as error:
+            if len(messages) == 1:
+                return [(messages[0], error)]
+            half = len(messages) // 2
+            return [*await self._send(messages[:half]), *await self._send(messages[half:])]
+        for one in messages:
+            self._metrics.produced(one.message.topic)
+        return []
 
     def _observe_latency(self, records: Sequence[Any]) -> None:
         now = time.time()
@@ -437,7 +483,15 @@ class MonitorWorker:
     async def _save(self, snapshot: _Snapshot, states: list[tuple[str, bytes | None]]) -> None:
         few = states[snapshot.written : snapshot.written + _STATES_A_TURN]
         if few:
-            await self.steps.persist("snapshot", lambda: self._journal.save(snapshot.moment, few))
+            try:
+                await self.steps.persist("snapshot", lambda: self._journal.save(snapshot.moment, few))
+            except Poison as error:
+                # Without it no marker may be written: a rebuild goes on from the last one, further back each time.
+                log.error("%s: a state is too large for the journal, no snapshot until it shrinks: %s", self.steps.name, error)
+                self._metrics.event("state-too-large")
+                self._monitor.not_saved(patient for patient, _ in states)
+                self._snapshot = None
+                return
             snapshot.written += len(few)
             return
         forgotten = [patient for patient, state in states if state is None]
@@ -468,7 +522,7 @@ class MonitorWorker:
             committed = await self._intake.committed(TopicPartition(topic, self.number))
         except KafkaError as error:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
-        async with Reader(self._settings.kafka) as reader:
+        async with Reader(self._settings.kafka, moved=self.steps.moved) as reader:
             memory = await self._journal.remember(reader, self._prefix + TOPIC)
             begin, end = await reader.bounds(topic, self.number)
             commit = begin if committed is None else committed
@@ -539,6 +593,7 @@ class _Replay:
                 self.quietly(kind, record)
             if entry.now is not None:
                 worker._tick(entry)
+            worker.steps.moved()
             worker._entry, worker._ends = entry.number, entry.ends
         await self._vitals(reader, topic, self.commit)
         return deque(memory.entries[len(past) :])

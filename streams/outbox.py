@@ -48,7 +48,7 @@ class Outbox:
     def __init__(self, settings: Settings, *, source: str) -> None:
         self._settings = settings
         self._prefix = settings.kafka.topic_prefix
-        # Dead letters carry the original as base64 (4/3) and more around it.
+        # Dead letters carry the original as base64 (4/3) and more around it; `letter_room` is what they may have of it.
         self._largest = 2 * settings.topics.largest_message_bytes
         self._producer: AIOKafkaProducer = None
         self._spent: AIOKafkaProducer = None
@@ -58,6 +58,11 @@ class Outbox:
         self._hashes: dict[bytes, int] = {}
         self.source = source
         self.sent = 0
+
+    @property
+    def letter_room(self) -> int:
+        """Return the bytes that a record of the dead-letter topic may have, as `vigil topics create` makes it."""
+        return self._largest
 
     async def start(self) -> None:
         """Connect; raises `Transient` when no broker answers."""
@@ -69,7 +74,7 @@ class Outbox:
             **aiokafka_config(self._settings.kafka),
             acks="all",
             enable_idempotence=True,
-            max_batch_size=512 * 1024,
+            max_batch_size=min(512 * 1024, self._settings.topics.largest_message_bytes),  # what every topic takes
             max_request_size=self._largest,
             request_timeout_ms=int(self._settings.engine.request_timeout * 1000),
             metadata_max_age_ms=30_000,

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from aiokafka import TopicPartition
 
-from models.batching import describe
+from models.batching import MOVED, describe
 from models.errors import Fatal, Poison, Transient, VigilError
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, Event, ShadowEvent
@@ -82,6 +82,10 @@ class Steps:
         self._engine = engine
         self._metrics = metrics
 
+    def moved(self) -> None:
+        """Something got done: whoever looks for a stall begins to count anew."""
+        self.progress = time.monotonic()
+
     async def persist(self, step: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work; on `Transient` wait (jittered, doubling, capped) and do it again, for as long as it takes."""
         wait = self._engine.backoff_first
@@ -146,6 +150,7 @@ class PartitionWorker(Generic[E]):
 
     async def run(self) -> None:
         """Work until closed."""
+        MOVED.set(self.steps.moved)  # of this task's own context
         while not self.steps.closing.is_set():
             pieces = await self._take()
             if pieces:
@@ -161,10 +166,13 @@ class PartitionWorker(Generic[E]):
             self._arrived.clear()
             await self._arrived.wait()
         pieces: list[Slice] = []
-        records = 0
-        while self._waiting and (not pieces or records + len(self._waiting[0].records) <= self.lane.config.batch_records):
+        records = size = 0
+        most = self.lane.config
+        while self._waiting:
+            records, size = records + len(self._waiting[0].records), size + sum(map(_bytes, self._waiting[0].records))
+            if pieces and (records > most.batch_records or size > most.batch_bytes):
+                break
             pieces.append(self._waiting.popleft())
-            records += len(pieces[-1].records)
         return pieces
 
     def close(self) -> None:
@@ -174,9 +182,16 @@ class PartitionWorker(Generic[E]):
 
     async def _settle(self, pieces: Sequence[Slice]) -> None:
         records = [record for piece in pieces for record in piece.records]
-        size = self.lane.config.batch_records
-        for i in range(0, len(records), size):  # a slice may be larger than this lane's batch
-            await self._work(records[i : i + size])
+        most = self.lane.config
+        batch: list[Any] = []
+        size = 0
+        for record in records:  # a slice may be larger than this lane's batch
+            if batch and (len(batch) >= most.batch_records or size + _bytes(record) > most.batch_bytes):
+                await self._work(batch)
+                batch, size = [], 0
+            batch.append(record)
+            size += _bytes(record)
+        await self._work(batch)
         for piece in pieces:
             piece.settle()
         self.lane.metrics.consumed.inc(len(records))
@@ -313,6 +328,7 @@ class PartitionWorker(Generic[E]):
             failed_at=now,
             attempts=self.steps.attempts,
             model_digest=model.digest if model else "",
+            room=self._outbox.letter_room,
         )
         log.warning(
             "%s offset %d: dead letter %s (%s: %s)", self.steps.name, record.offset, letter.id, letter.stage, letter.message
@@ -384,6 +400,11 @@ class StatelessJob:
         """Return a worker for each partition."""
         own = (self._outbox, self._settings.engine, self._clock, self._agent, self._tracing)
         return {tp: PartitionWorker(self.lane, tp, *own) for tp in partitions}
+
+
+def _bytes(record: Any) -> int:
+    """What a record costs, about: inference takes as long as its text is."""
+    return len(record.value or b"")
 
 
 def _poison(error: Exception, *, stage: str = "process") -> VigilError:

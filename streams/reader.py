@@ -1,6 +1,6 @@
 """Reading a stretch of a partition outside any group: for rebuilding state, replay, verifying."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,11 +29,15 @@ class Reader:
 
     Stretches that follow each other are cheap: what was fetched beyond one is kept for the next.
 
-    Raises `Transient` when the broker does not answer.
+    `moved` is called with every chunk read: who reads for long is not to be taken for one that hangs. Raises `Transient` when the
+    broker does not answer.
     """
 
-    def __init__(self, kafka: KafkaSettings, *, read_committed: bool = True) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, *, read_committed: bool = True, moved: Callable[[], object] = lambda: None
+    ) -> None:
         self._kafka = kafka
+        self._moved = moved
         self._isolation = "read_committed" if read_committed else "read_uncommitted"
         self._consumer: AIOKafkaConsumer = None
         self._ahead: _Ahead | None = None
@@ -109,6 +113,7 @@ class Reader:
         while True:
             records = [record for record in found if start <= record.offset < end]
             if records:
+                self._moved()
                 yield records
             if position >= end:
                 break

@@ -37,7 +37,7 @@ from streams.deadletters import original, redrive, redriven
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
-from streams.wire import Message, decode, header, iso
+from streams.wire import Message, decode, header, iso, key_of
 
 State = Literal["open", "redriven", "discarded"]
 
@@ -47,6 +47,7 @@ _TICK: Final = timedelta(minutes=1)  # the lane's logged time stands still for a
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
 
 CONNECTOR = "from a connector: it never was a record; its sender has to send it again"
+CUT = "too large for a letter: the whole is at its place for as long as its topic keeps it"
 NO_INPUT = "its topic is no input of this site's lanes"
 YOUNG = "vitals that could still alert live; they can be redriven when they are history"
 REPLACED = "a newer version is on its topic and would be overwritten"
@@ -188,6 +189,8 @@ class DeadLetters:
             topic = letter.event.original_topic.removeprefix(self._prefix)
             if letter.event.original_partition < 0:
                 plan.held[CONNECTOR].append(letter)
+            elif letter.event.cut is not None:
+                plan.held[CUT].append(letter)
             elif topic not in INPUTS or letter.event.original_topic != self._prefix + topic:
                 plan.held[NO_INPUT].append(letter)
             elif topic == VitalsEvent.topic and at < self._history_from(letter):
@@ -398,5 +401,5 @@ def _body(value: bytes | None) -> dict[str, Any]:
 
 
 def _patient(letter: DeadLetterEvent) -> str:
-    key = redrive(letter, topic="").key
+    key = key_of(letter)
     return "" if key is None else key.decode(errors="replace")

@@ -131,6 +131,12 @@ class LaneSettings(Section):
     """One lane."""
 
     batch_records: int = Field(32, ge=1, description="records of one batch of a partition at most")
+    batch_bytes: int = Field(
+        256_000,
+        ge=1,
+        description="bytes of their values at most, one record always: what long notes cost, some 15 s of a core for the "
+        "default; the vitals lane goes by records",
+    )
     nice: int = Field(
         19,
         ge=0,

@@ -37,10 +37,11 @@ class Loaded(Generic[M]):
 
     async def ask(self, items: Sequence[Any]) -> list[Any]:
         """Return results or errors as `MicroBatcher.map` does; what the cache remembers is not asked again."""
-        if self.cache is None:
-            answers: list[Any] = await self.batcher.map(items)
-        else:
-            answers = await self.cache.through(self.entry, items, self.batcher.map)
+        with self.batcher.watched():
+            if self.cache is None:
+                answers: list[Any] = await self.batcher.map(items)
+            else:
+                answers = await self.cache.through(self.entry, items, self.batcher.map)
         if self.drift is not None:
             good = [(item, answer) for item, answer in zip(items, answers, strict=True) if not isinstance(answer, Exception)]
             if good:

@@ -1,9 +1,11 @@
 """One process of one lane: `vigil lane run NAME`. Builds the lane, runs it under Faust's worker, exits non-zero on failure."""
 
 import asyncio
+import functools
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import faust
@@ -11,6 +13,7 @@ import faust
 from models.errors import VigilError
 from streams.engine import Engine, MakeJob, new_app
 from streams.health import add_pages
+from streams.leaving import leave_within
 from streams.log import setup_logging
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
@@ -19,13 +22,22 @@ from streams.settings import LaneSettings, Settings
 
 log = logging.getLogger("vigil.worker")
 
+_CLOSING = 20.0  # seconds beside the grace for what is in flight, until models, stores and producer are closed
+_JOINING = 5.0  # seconds that Python may wait for its threads once all is closed
+
 
 class LaneWorker(faust.Worker):  # type: ignore[misc]
     """Faust's worker, without its banner, spinner and logging: a lane's log is Vigil's."""
 
-    def __init__(self, app: Any, **kwargs: Any) -> None:
+    def __init__(self, app: Any, *, leaving: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(app, override_logging=False, quiet=True, redirect_stdouts=False, **kwargs)
         self.spinner = None
+        self.leaving = leaving
+
+    async def stop(self) -> None:
+        """Stop, in time."""
+        self.leaving()
+        await super().stop()
 
 
 def build(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> tuple[Any, Engine]:
@@ -63,13 +75,17 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app, engine = build(settings, name, make, lane)
+    # A model or a store that never answers holds a thread for ever, and the thread this process: whoever supervises it waits.
+    engine.leaving = functools.partial(leave_within, settings.engine.grace + _CLOSING, name)
     try:
-        LaneWorker(app, loop=loop).execute_from_commandline()
+        LaneWorker(app, leaving=engine.leaving, loop=loop).execute_from_commandline()
     except SystemExit as end:
         if engine.failure is None:
             return int(end.code or 0)
     except VigilError:
         pass  # said by the engine already
+    finally:
+        leave_within(_JOINING, name)
     sys.stderr.flush()
     return 1
 

@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 import orjson
+from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
 from connectors.deadletters import dead_letter
@@ -50,7 +51,7 @@ from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse
 from connectors.fhir.subscriptions import Status, status_of
 from connectors.identity import Identities
 from connectors.publisher import NewObject
-from processors.events import Event, PatientEvent
+from processors.events import Event, PatientEvent, excess
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +139,19 @@ class FhirMapper:
             if kind == "Bundle" and (request.door in ("bundle", "message", "hook", "any")):
                 return self._bundle(resource, sender, request)
             return self._single(resource, sender, request)
+        except ValidationError as error:
+            if found := excess(error):  # nothing is cut: the sender keeps it
+                words = f"longer than the {found.most} {found.things} that are taken"
+                return _refused(
+                    UNPROCESSABLE, (Issue("error", "too-long", words, _place_of(resource, found.value) or kind),), kind
+                )
+            return self._failed(error, kind, sender)
         except Exception as error:  # whatever a body does to us, its sender gets an answer and keeps what it has
-            log.error("mapping failed: %s (type %s, peer %s)", *_fault(error), kind if is_known(kind) else "?", sender.name)
-            return _refused(
-                BAD_REQUEST, (Issue("error", "exception", f"the mapping failed with {type(error).__name__}"),), kind
-            )
+            return self._failed(error, kind, sender)
+
+    def _failed(self, error: Exception, kind: str, sender: Sender) -> Outcome:
+        log.error("mapping failed: %s (type %s, peer %s)", *_fault(error), kind if is_known(kind) else "?", sender.name)
+        return _refused(BAD_REQUEST, (Issue("error", "exception", f"the mapping failed with {type(error).__name__}"),), kind)
 
     # ------------------------------------------------------------------------------------------------------- one resource
 
@@ -312,6 +321,19 @@ class _Bounded(dict[str, str]):
 
 def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
     return Outcome("refused", Answer(status, operation_outcome(issues)), issues, resource_type=kind)
+
+
+def _place_of(part: Any, value: Any, place: str = "") -> str:
+    """Return the FHIRPath of a value in what was sent, "" where it stands there otherwise."""
+    place = place or text(part.get("resourceType"))
+    for name, one in part.items():
+        for n, item in enumerate(one) if isinstance(one, list) else ((-1, one),):
+            here = f"{place}.{name}" + (f"[{n}]" if n >= 0 else "")
+            if item == value:
+                return here
+            if isinstance(item, dict) and (found := _place_of(item, value, here)):
+                return found
+    return ""
 
 
 def _say_what_is_empty(entries: Iterable[Entry]) -> None:

@@ -22,6 +22,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Final, Literal
 
+from pydantic import ValidationError
+
 from connectors.contexts import Contexts, MemoryContexts
 from connectors.deadletters import dead_letter
 from connectors.hl7 import acknowledgement
@@ -35,7 +37,7 @@ from connectors.hl7.mapping.results import map_results
 from connectors.hl7.message import Message, parse
 from connectors.hl7.settings import MllpSettings, Peer
 from connectors.identity import Identities
-from processors.events import DeadLetterEvent, Event, PatientEvent, ProcessingId
+from processors.events import DeadLetterEvent, Event, Excess, PatientEvent, ProcessingId, excess
 from processors.identity import content_hash
 
 log = logging.getLogger(__name__)
@@ -157,7 +159,11 @@ class _Case:
         if refusal := self._unsupported(kind):
             return self.finish(refusal[0], "refused", (refusal[1],))
         processing = PROCESSING.get(self.message.header.get(11).upper(), self.peer.settings.empty_processing)
-        self.reading = Reading(self.message, self.peer, self.received_at, self.digest, processing, self.mapper.tables)
+        try:
+            self.reading = Reading(self.message, self.peer, self.received_at, self.digest, processing, self.mapper.tables)
+        except ValidationError as error:  # of MSH-9 and MSH-10, which say where an event comes from
+            too_long = excess(error)
+            return self.finish(Grade.ERROR, "refused", (self._too_long(too_long or Excess("MSH", "", 0, "characters")),))
         if unusable is None:
             try:
                 if not self._map(kind, trigger):
@@ -165,12 +171,22 @@ class _Case:
             except Unreadable as error:
                 return self.finish(Grade.ERROR, "refused", (error.trouble,))
             except Exception as error:  # whatever a message does to us, it must not be lost or stop the feed
+                if isinstance(error, ValidationError) and (too_long := excess(error)):
+                    return self.finish(Grade.ERROR, "refused", (self._too_long(too_long),))
                 log.error("mapping failed: %s at %s (type %s, peer %s)", *_fault(error), kind, self.peer.name)
                 unusable = Trouble(f"the mapping failed with {type(error).__name__}", None, Condition.APPLICATION_ERROR)
         if unusable:
             self.reading.events.clear()
             self.reading.troubles[:] = [unusable]
         return self._mapped(self.reading)
+
+    def _too_long(self, found: Excess) -> Trouble:
+        """Say where in the message the value stands that no event has room for: nothing is cut, and the sender keeps it."""
+        assert self.message is not None
+        reason = f"longer than the {found.most} {found.things} that are taken"
+        if not isinstance(found.value, str):
+            return Trouble(f"{reason} ({found.field})", None, Condition.VALUE_TOO_LONG)
+        return Trouble(reason, self.message.place_of(found.value), Condition.VALUE_TOO_LONG)
 
     def _map(self, kind: str, trigger: str) -> bool:
         assert self.reading is not None

@@ -122,6 +122,20 @@ class Message:
         """Iterate over the segments of a name."""
         return (segment for segment in self.segments if segment.name == name)
 
+    def place_of(self, value: str) -> Location:
+        """Return the place whose value this is, or is taken from; the longest one's where none holds it."""
+        places = [(len(segment.raw(n)), segment, n) for segment in self.segments for n in range(1, len(segment) + 1)]
+        _, longest, at = max(places, key=lambda place: place[0])
+        for length, segment, n in places:
+            if length < len(value):
+                continue
+            if value in (segment.raw(n), segment.whole(n)):
+                return segment.at(n)
+            for part, text in enumerate(segment.components(n), 1):
+                if text == value:
+                    return segment.at(n, part)
+        return longest.at(at)
+
     def first(self, name: str) -> Segment | None:
         """Return the first segment of a name."""
         return next(self.all(name), None)

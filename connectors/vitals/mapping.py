@@ -21,7 +21,7 @@ from connectors.hl7.mapping.vitals import number
 from connectors.identity import Identities
 from connectors.vitals.settings import FileMapping
 from models.errors import Permanent
-from processors.events import DeadLetterEvent, Event, Identifier, Observation, Origin, PatientEvent, VitalsEvent
+from processors.events import LONGEST_NAME, DeadLetterEvent, Event, Identifier, Observation, Origin, PatientEvent, VitalsEvent
 from processors.identity import content_hash, natural_id
 
 JSON_LINES: Final = frozenset({".jsonl", ".ndjson"})
@@ -109,6 +109,8 @@ class RowMapper:
         patient = self._text(row, mapping.patient)
         if not patient:
             raise Unusable("no patient")
+        if max(len(patient), len(self._text(row, mapping.device))) > LONGEST_NAME:
+            raise Unusable(f"a patient's number or a device's name of more than {LONGEST_NAME} characters")
         found = Reading(patient, self._time(row), self._text(row, mapping.encounter), self._text(row, mapping.device))
         if mapping.layout == "long":
             self._cell(found, row, self._text(row, mapping.parameter), mapping.value)

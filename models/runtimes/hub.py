@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from models.errors import Fatal, Permanent, Poison, Transient
+from models.parts import part_done
 from models.registry import Weights
 
 
@@ -95,6 +96,7 @@ def running(name: str) -> Iterator[None]:
     try:
         with torch.inference_mode():
             yield
+        part_done()
     except torch.OutOfMemoryError as error:
         raise Transient(f"{name}: out of memory in a run") from error
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from models.errors import Fatal, Permanent, Poison, Transient
+from models.parts import part_done
 from models.registry import Weights
 from models.tasks import Floats
 
@@ -79,6 +80,7 @@ class Session:
             if "allocate" in str(error).lower():
                 raise Transient(f"{self._where}: out of memory in a run") from error
             raise Poison(f"{self._where}: the run failed ({type(error).__name__})", stage="model") from error
+        part_done()
         values = np.asarray(result, dtype=np.float32)
         finite(values, self._where)
         return values

@@ -76,10 +76,13 @@ def serve(
 ) -> None:
     """Run the connectors: HL7 v2 over MLLP, FHIR over HTTP, DICOM C-STORE; STOW-RS where `connectors.enabled` names it."""
     from streams.edge import serve as run_edge
+    from streams.leaving import leave_within
     from streams.log import setup_logging
 
     setup_logging("connectors")
-    asyncio.run(run_edge(load(), addresses))
+    settings = load()
+    # A store that never answers holds a thread for ever, and the thread this process.
+    asyncio.run(run_edge(settings, addresses, leaving=lambda: leave_within(settings.engine.grace + 20, "connectors")))
 
 
 def demo(

@@ -1,7 +1,9 @@
 """`vigil search`, `vigil similar`: looking things up by meaning."""
 
 import asyncio
+import contextlib
 import getpass
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +12,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from models.errors import Transient
+from streams.leaving import leave_within
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.searching import Searcher
+
+_LONGEST = 300.0  # seconds, the loading of the model included
 
 
 def search(
@@ -48,13 +54,29 @@ def similar(
 
 
 async def _search(settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int) -> list[dict[str, Any]]:
-    async with _searcher(settings) as searcher:
+    async with _in_time(), _searcher(settings) as searcher:
         return await searcher.search(text, where=where, images=images, limit=limit)
 
 
 async def _similar(settings: Settings, patient: str, limit: int) -> list[dict[str, Any]]:
-    async with _searcher(settings) as searcher:
+    async with _in_time(), _searcher(settings) as searcher:
         return await searcher.similar(patient, limit=limit)
+
+
+@contextlib.asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """Give up on a model or store that never answers; a thread that it holds does not keep the process then."""
+    try:
+        async with asyncio.timeout(_LONGEST):
+            yield
+    except TimeoutError as error:
+        leave_within(5, "the search")
+        raise Transient(
+            f"the search had no answer within {_LONGEST:.0f} s", hint="`vigil doctor` asks models and stores"
+        ) from error
+    except asyncio.CancelledError:  # interrupted
+        leave_within(5, "the search")
+        raise
 
 
 def _searcher(settings: Settings) -> "Searcher":

@@ -14,6 +14,7 @@ from models.registry import Registry
 from processors.events import FeedbackEvent, Location, PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from processors.rules import CeilingPolicy, EscalationStep, MonitorRules
+from streams.partition import Steps
 from streams.scoring import ABSENT
 from streams.settings import ModelSettings, VitalsStateSettings
 from tests import clinic
@@ -266,3 +267,19 @@ async def test_one_odd_record_stops_nobody_elses_monitoring_also_after_a_restart
     assert found.scores["placeholder"][0]["news2_reason"] == "age unknown"
     (letter,) = found.dead
     assert (letter["stage"], letter["message"]) == ("process", "a time outside the years 1800 to 2999")
+
+
+async def test_a_long_rebuild_shows_that_it_goes_on(kafka: Kafka, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken for a stall, it is killed at the same place at every start."""
+    site, now = Clinic(kafka, tmp_path, state=VitalsStateSettings(tick_seconds=0.2, snapshot_seconds=3600)), datetime.now(UTC)
+    sets = [charted("adult", now - timedelta(seconds=number), WELL, number=number) for number in range(2100)]
+    await site.write(*sets)
+    async with site.running("vitals"):
+        await site.until_done("vitals", "clinical.vitals")
+    moved: list[str] = []
+    monkeypatch.setattr(Steps, "moved", lambda steps: moved.append(steps.name))
+    async with site.running("vitals"):
+        await site.write(charted("adult", now, WELL, number=5000))
+        await site.until_done("vitals", "clinical.vitals")
+    partition = next(record.partition for record in await site.records("clinical.vitals"))
+    assert moved.count(f"vitals[{partition}]") >= 3  # the journal, and two chunks of the vitals at least

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import Poison
+from models.errors import Permanent, Poison
 from processors.events import DeadLetterEvent
 from streams.deadletters import ATTEMPTS, LETTER, SOURCE, WRITTEN, dead_letter, original, redrive, redriven
+from streams.wire import encode
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -97,3 +99,24 @@ def test_headers_that_make_no_sense_are_a_records_own(name: str, value: bytes) -
 
 def test_a_record_without_headers_is_not_redriven() -> None:
     assert redriven(Record(headers=())) is None
+
+
+@given(records, st.integers(17_000, 40_000), st.integers(0, 60_000), st.integers(0, 2000), st.integers(0, 60_000))
+@settings(max_examples=50, deadline=None)
+def test_a_letter_always_fits_its_room_and_keeps_what_it_can(
+    record: Record, room: int, key: int, headers: int, value: int
+) -> None:
+    giant = replace(record, key=b"k" * key, value=b"v" * value, headers=(("name", b"x"),) * headers)
+    letter = dead_letter(giant, Poison("cannot"), lane="x", failed_at=NOON, room=room)
+    message = encode(letter, source="/vigil/site/lanes/x", time=b"2026-01-01T12:00:00.000Z")
+    size = sum(len(part or b"") for part in (message.key, message.value, *(v for _, v in message.headers)))
+    assert size <= room
+    assert giant.value is not None and giant.value.startswith(original(letter) or b"")
+    whole = dead_letter(giant, Poison("cannot"), lane="x", failed_at=NOON)
+    if letter.cut is None:
+        assert letter == whole
+    else:
+        assert (letter.cut.key_bytes, letter.cut.value_bytes, letter.cut.headers) == (key, value, headers)
+        assert letter.cut.sha256 == sha256(giant.value).hexdigest()
+        with pytest.raises(Permanent):
+            redrive(letter, topic="clinical.notes")

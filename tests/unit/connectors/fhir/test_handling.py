@@ -286,3 +286,12 @@ def test_a_positive_answer_for_nothing_says_why():
         outcome = handle(sent, HOOK)
         assert (outcome.verdict, outcome.code) == ("ignored", 200)
         assert outcome.reason
+
+
+def test_a_value_that_no_event_has_room_for_is_refused_and_its_place_named():
+    number = "9" * 100_000
+    outcome = handle(patient(identifier=[{"system": "urn:mrn", "value": "1"}, {"system": "urn:mrn", "value": number}]))
+    assert (outcome.verdict, outcome.code, outcome.events) == ("refused", 422, ())
+    assert outcome.answer.body["issue"][0]["code"] == "too-long"
+    assert outcome.issues[0].expression == "Patient.identifier[1].value"
+    assert number not in outcome.reason

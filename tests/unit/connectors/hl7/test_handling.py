@@ -171,3 +171,32 @@ def test_an_identifier_without_authority_is_the_peers_or_the_facilitys() -> None
     assert isinstance(named, VitalsEvent)
     assert patient(authority="HOSP") == named.patient_id
     assert patient() != named.patient_id
+
+
+LONG = "W" * 3_998_300
+
+
+@pytest.mark.parametrize(
+    ("place", "segments"),
+    [
+        ("PV1-3.1", [PID, f"PV1|1|I|{LONG}^1^1"]),
+        ("PID-3.1", [f"PID|1||{LONG}^^^HOSP^MR", PV1]),
+        ("PID-3.5", [f"PID|1||1^^^HOSP^{LONG}", PV1]),
+    ],
+)
+def test_a_value_that_no_event_has_room_for_is_refused_and_its_place_named(place: str, segments: list[str]) -> None:
+    """Taken, it stops the lane behind: what comes of it would fit no topic."""
+    outcome = reader()(message(*segments, kind="ADT^A01"))
+    assert (outcome.verdict, outcome.code, outcome.events) == ("refused", "AE", ())
+    assert place in outcome.reason and "WW" not in outcome.reason
+    assert b"|104^" in outcome.answers[0][1]  # table 0357: value too long
+
+
+def test_a_control_id_that_no_event_has_room_for_is_refused() -> None:
+    raw = message(PID, PV1, kind="ADT^A01")
+    head, _, rest = raw.partition(b"\r")
+    fields = head.split(b"|")
+    fields[9] = b"C" * 100_000
+    outcome = reader()(b"|".join(fields) + b"\r" + rest)
+    assert (outcome.verdict, outcome.events) == ("refused", ())
+    assert "MSH-10" in outcome.reason
