@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 
-from processors.events import TOPICS, FeedbackEvent, Observation, PatientEvent, Source, VitalsEvent
+from processors.events import TOPICS, FeedbackEvent, Observation, Origin, PatientEvent, Source, VitalsEvent
 from processors.identity import natural_id
 from processors.monitor import Monitor
 from streams import journal
@@ -27,15 +28,17 @@ from streams.metrics import LaneMetrics
 from streams.monitoring import MonitorWorker
 from streams.outbox import Outbox
 from streams.scoring import Scoring
-from streams.settings import EngineSettings, KafkaSettings, Settings, VitalsStateSettings
+from streams.settings import ClockSettings, EngineSettings, KafkaSettings, Settings, VitalsStateSettings
 from streams.tracing import Tracing
 from streams.wire import Message, decode
+from tests.bedside import ILL, observation
 from tests.kafka import Kafka
 from tests.lanes import until
 from tests.vitals import patient, vitals
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+STEPS = ClockSettings(step_seconds=3600)  # the ward's clock runs far ahead of what passes
 INPUTS: tuple[type[Any], ...] = (VitalsEvent, PatientEvent, FeedbackEvent)
 
 
@@ -70,7 +73,15 @@ class Group:
 class Ward:
     """One partition of the vitals lane: its topics, its lives one after the other, and what became of it all."""
 
-    def __init__(self, kafka: Kafka, seed: int, *, tick_seconds: float = 0.03, snapshot_seconds: float = 0.15) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        seed: int,
+        *,
+        tick_seconds: float = 0.03,
+        snapshot_seconds: float = 0.15,
+        steps: ClockSettings = STEPS,
+    ) -> None:
         self.kafka = kafka
         self.random = random.Random(seed)
         self.prefix = kafka.name("w") + "."
@@ -80,9 +91,11 @@ class Ward:
             kafka=KafkaSettings(bootstrap=kafka.bootstrap, topic_prefix=self.prefix, embedded=kafka.kind == "embedded"),
             engine=EngineSettings(),
             state=VitalsStateSettings(tick_seconds=tick_seconds, snapshot_seconds=snapshot_seconds),
+            clock=steps,
         )
         self.group = Group(self.prefix)
         self.time = START
+        self.wrong = timedelta()  # what the clock of the worker's host is off by
         self.metrics = LaneMetrics("vitals")
         self.outbox = Outbox(self.settings, source="/test")
         self.senders = Outbox(self.settings, source="/test")
@@ -104,7 +117,7 @@ class Ward:
     def clock(self) -> datetime:
         """A clock that goes on by a second or two at every look."""
         self.time += timedelta(seconds=self.random.uniform(0.5, 2.0))
-        return self.time
+        return self.time + self.wrong
 
     def tp(self, kind: type[Any]) -> TopicPartition:
         return TopicPartition(self.prefix + kind.topic, 0)
@@ -485,6 +498,71 @@ async def test_time_goes_on_where_the_log_ends_in_an_aborted_transaction(kafka: 
         await until(lambda: worker._entry, what="the state is restored")
         entry = worker._entry
         await until(lambda: worker._entry > entry + 2, what="time goes on")
+
+
+def ill(number: int, now: datetime, step: int) -> VitalsEvent:
+    """A set of somebody whose NEWS2 is 8, observed and received just now."""
+    return VitalsEvent(
+        id=natural_id("test-ill", number, step),
+        patient_id=patient(number, START).patient_id,
+        observed_at=now,
+        received_at=now,
+        observations=tuple(observation(name, value) for name, value in ILL.items()),
+        origin=Origin(protocol="hl7v2", peer="test-monitor"),
+    )
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_with_a_clock_that_jumps_it_says_what_an_undisturbed_run_says_and_alerts_when_the_clock_is_right(
+    kafka: Kafka, seed: int
+) -> None:
+    """The worker's host is set wrong, now in flight, now before a start; at last from ten days ahead."""
+    patients, lives = 24, 8
+    jumps = [timedelta(minutes=30), timedelta(hours=2), timedelta(days=10), -timedelta(hours=1), timedelta(), timedelta()]
+    async with Ward(kafka, seed, steps=ClockSettings(step_seconds=60, hold_seconds=0.1)) as ward:
+        await ward.write([patient(number, START) for number in range(patients)])
+        sets = list(vitals(patients, 30, START, every=timedelta(seconds=40), seed=seed))
+        for life in range(lives):
+            ward.wrong = ward.random.choice(jumps)
+            ward.live()
+            ward.feed(VitalsEvent, 1_000_000)  # what the log holds comes before any tick of this life
+            await ward.live_for_a_while()
+            ward.wrong = ward.random.choice(jumps)
+            await ward.write(sets[life * len(sets) // lives : (life + 1) * len(sets) // lives])
+            await ward.write(contexts(patients, ward.random, life))
+            await ward.live_for_a_while()
+            await ward.die()
+        for wrong in (timedelta(days=10), timedelta()):  # of the last life but one the journal keeps a time to come
+            await ward.die()
+            ward.wrong = wrong
+            ward.live()
+            ward.feed(VitalsEvent, 1_000_000)
+            await until(lambda: logs_its_clock(ward), what="the host's clock is logged")
+        since = ward.time
+        await ward.write([patient(patients, START)])
+        ward.feed(PatientEvent, 1_000)
+        await ward.fed_is_done()
+        await ward.write([ill(patients, ward.time, 0)])
+        await ward.finish()
+        await ward.judge()
+        raised = [
+            copies[0]
+            for copies in (await ward.published()).values()
+            if copies[0].get("state") == "raised" and copies[0]["patient_id"] == patient(patients, START).patient_id
+        ]
+        assert [one["kind"] for one in raised] == ["news2"]
+        assert since <= datetime.fromisoformat(raised[0]["decided_at"]) <= ward.time
+        now = [datetime.fromisoformat(one["now"]) for one in await ward.history()]
+        assert sum(later < earlier - timedelta(minutes=1) for earlier, later in pairwise(now)) >= 1
+
+
+def logs_its_clock(ward: Ward) -> bool:
+    assert ward.worker is not None
+    assert ward.task is not None
+    if ward.task.done():
+        ward.task.result()
+    now = ward.worker._monitor.now
+    return now is not None and abs(now - ward.time - ward.wrong) < timedelta(minutes=1)
 
 
 async def said_scores(ward: Ward, number: int) -> bool:
