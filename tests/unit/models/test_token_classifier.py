@@ -277,7 +277,7 @@ def test_the_shipped_model_does_not_mind_its_neighbours(shipped: TokenClassifier
 
 def test_the_shipped_model_reads_past_its_window(shipped: TokenClassifier) -> None:
     filler = "He was reviewed by the team and remained comfortable overnight. "
-    text = filler * 60 + "On day four he developed fever and received vancomycin."
+    text = filler * 60 + "On day four he developed fever and was started on amoxicillin."
     found = texts_of(text, shipped.find([text])[0])
     assert ("symptom", "fever") in found
-    assert ("medication", "vancomycin") in found
+    assert ("medication", "amoxicillin") in found

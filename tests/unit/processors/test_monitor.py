@@ -317,8 +317,8 @@ def test_a_set_of_garbage_still_gives_one_score() -> None:
 
 
 def test_a_great_deal_of_garbage_gives_a_score_that_fits_into_a_record() -> None:
-    garbage = [Observation(code="9279-1", value=16, unit=f"unit-{n}-" + "x" * 5000) for n in range(200)]
-    score, _ = Ward().chart(0, observations=[*garbage, *(Observation(code="8867-4" + "9" * n, value=70) for n in range(300))])
+    garbage = [Observation(code="9279-1", value=16, unit=f"unit-{n}-" + "x" * 100) for n in range(1000)]
+    score, _ = Ward().chart(0, observations=[*garbage, *(Observation(code="8867-4" + "9" * n, value=70) for n in range(250))])
     assert len(score.model_dump_json()) < 100_000
     assert score.rejected[-1].reason.startswith("and ")
 
