@@ -226,10 +226,12 @@ def test_an_alert_id_is_raised_once_and_test_traffic_never(feed: Feed) -> None:
     assert rehearsed and not rehearsed & {one["source"]["event_id"] for one in raised}
 
 
-def test_a_merge_withdraws_what_was_raised_under_the_old_number(feed: Feed) -> None:
+def test_a_merge_takes_the_alert_along_to_the_surviving_record(feed: Feed) -> None:
     steps = [one for one in feed.topics["clinical.alerts"] if one.get("patient_id") == feed.patient("OLD1")]
     assert [one["state"] for one in steps if one["kind"] == "news2"] == ["raised", "withdrawn"]
-    assert steps[-1]["reason"] == f"merged into {feed.patient('NEW1')}"
+    assert steps[-1]["reason"] == f"merged into {feed.patient('NEW1')}: watched there from now on"
+    there = [one for one in feed.topics["clinical.alerts"] if one.get("patient_id") == feed.patient("NEW1")]
+    assert [one["state"] for one in there if one["kind"] == "news2"][:1] == ["raised"]
 
 
 def test_vectors_follow_a_merge(feed: Feed) -> None:
