@@ -83,9 +83,14 @@ class SteadyClock:
         self._last = told, elapsed
         return told
 
+    @property
+    def doubts(self) -> bool:
+        """Tell whether a step is not believed yet: only then are witnesses asked."""
+        return self._off is not None
+
     def witness(self, observed: datetime, received: datetime) -> None:
         """Take note of a set's own times: two clocks, of which the earlier one has been reached."""
-        if self._off is not None:
+        if self.doubts:
             shown = min(observed, received)
             self._newest = shown if self._newest is None else max(self._newest, shown)
 

@@ -3,7 +3,7 @@
     wait -> [journal an entry] -> apply -> outputs confirmed -> settle -> (snapshot now and then) -> wait
 
 The deciding is `processors.monitor.Monitor`, a deterministic machine; this worker feeds it in an order that `streams.journal`
-makes repeatable, and writes what it says. `restore` brings the machine to where the commit is before the first live record.
+makes repeatable, and writes what it says. `streams.restoring` brings it to where the commit is before the first live record.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -20,23 +20,24 @@ from aiokafka.errors import KafkaError
 
 from models.batching import MOVED
 from models.errors import Fatal, Poison, Transient, VigilError
-from processors.events import AuditEntry, DeadLetterEvent, Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
+from processors.events import AuditEntry, DeadLetterEvent, Event, VitalsEvent
 from processors.monitor import Assessment, Monitor
-from streams import journal
 from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
-from streams.journal import TOPIC, Entry, Journal, Memory, Moment, stretch
+from streams.journal import Entry, Journal, Moment
 from streams.ledger import Slice
+from streams.machine import SECONDARY, Machine
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.partition import Abandoned, Steps
 from streams.reader import Reader
+from streams.restoring import Restoring
 from streams.scoring import Scoring
 from streams.settings import Settings
 from streams.tracing import Tracing, Work
-from streams.wire import Message, decode, iso, traceparent_of
+from streams.wire import Message, iso, traceparent_of
 
 log = logging.getLogger("vigil.vitals")
 
@@ -44,8 +45,6 @@ _ENTRIES_PER_MARKER = 100
 _AHEAD = 2048  # vitals that an entry reaches ahead: what comes in between two ticks, mostly
 _SMALL = 64  # sets of a batch that asks for no room of its own: side by side such batches share one run of the model
 _STATES_A_TURN = 16  # dumped or written between two batches: a millisecond or two, so that no alert waits for a snapshot
-# Applied in this order within an entry: context before what people answered.
-SECONDARY: tuple[type[PatientEvent] | type[FeedbackEvent], ...] = (PatientEvent, FeedbackEvent)
 
 
 class _Queue:
@@ -157,14 +156,11 @@ class MonitorWorker:
         self._agent = agent
         self._tracing = tracing
         self._new_monitor = new_monitor
-        self._monitor = new_monitor(number)
+        self._machine = Machine(new_monitor(number), number)
         self._journal = Journal(outbox, number, settings.kafka)
         self._vitals = _Queue()
         self._others: dict[str, _Queue] = {kind.topic: _Queue() for kind in SECONDARY}
         self._arrived = asyncio.Event()
-        self._at = 0  # vitals below this offset have been applied
-        self._entry = 0  # number of the last entry applied
-        self._ends: dict[str, int] = {}  # the others below these offsets have been applied
         self._forced: deque[Entry] = deque()
         self._reach = 0  # vitals below this offset may be published as decided (journal rule 1)
         self._word = 0  # vitals below this offset come before the first entry of this worker's own, likewise
@@ -212,7 +208,7 @@ class MonitorWorker:
     async def _turn(self) -> None:
         if self._forced:
             await self._obey(self._forced[0])
-        elif self._at < self._word:
+        elif self._machine.at < self._word:
             await self._advance(self._word)
         elif any(queue.records for queue in self._others.values()) or time.monotonic() >= self._next_tick:
             await self._decide_order()
@@ -236,13 +232,13 @@ class MonitorWorker:
 
     async def _decide_order(self) -> None:
         """Journal that what waits beside the vitals, and the time, come now; then apply it (journal rule 1)."""
-        ends, slices = dict(self._ends), []
+        ends, slices = dict(self._machine.ends), []
         for topic, queue in self._others.items():
             records, complete = queue.take(self._most)
             slices += complete
             if records:
                 ends[topic] = max(ends.get(topic, 0), records[-1].offset + 1)
-        entry = Entry(self._entry + 1, self._at, ends, self._logged(), self._at + _AHEAD)
+        entry = Entry(self._machine.entry + 1, self._machine.at, ends, self._logged(), self._machine.at + _AHEAD)
         tick = self._settings.state.tick_seconds
         self._covers, self._covered = time.monotonic() + tick, self._accepted
         entry = await self.steps.persist("journal", lambda: self._journal.enter(entry))
@@ -262,28 +258,31 @@ class MonitorWorker:
         following = self._vitals.next_offset
         if records:
             await self._work(records, complete)
-        elif self._at < upto and following is not None and following >= upto:
-            self._at = upto  # the log no longer holds what lay between
-        elif self._at < upto:
+        elif self._machine.at < upto and following is not None and following >= upto:
+            self._machine.at = upto  # the log no longer holds what lay between
+        elif self._machine.at < upto:
             await self._wait(1.0)
-        return self._at >= upto
+        return self._machine.at >= upto
 
     async def _apply(self, entry: Entry, slices: Sequence[Slice]) -> None:
         events: list[tuple[Event, Any]] = []
         dead: list[tuple[Any, Poison]] = []
-        records = await self.steps.persist("read context", lambda: self._secondary(entry, slices))
+        records = await self.steps.persist("read context", lambda: self._context(entry, slices))
         for kind, record in records:
-            unmatched = self._monitor.counts["unmatched_feedback"]
+            unmatched = self._machine.monitor.counts["unmatched_feedback"]
             try:
-                events += [(event, record) for event in self._hear(kind, record)]
+                events += [(event, record) for event in self._machine.hear(kind, record)]
             except Poison as error:
                 dead.append((record, error))
-            if self._monitor.counts["unmatched_feedback"] > unmatched:  # somebody believes that they have answered an alert
+            if (
+                self._machine.monitor.counts["unmatched_feedback"] > unmatched
+            ):  # somebody believes that they have answered an alert
                 log.warning("%s: the answer at %s offset %d fits no alert", self.steps.name, record.topic, record.offset)
                 self._metrics.event("unmatched-feedback")
         if entry.now is not None:
-            events += [(event, None) for event in self._tick(entry)]
-        self._entry, self._ends, self._reach = entry.number, entry.ends, entry.reach
+            ticked = self._machine.tick(entry.now, number=entry.number, offset=entry.offset)
+            events += [(event, None) for event in ticked]
+        self._machine.entry, self._machine.ends, self._reach = entry.number, entry.ends, entry.reach
         await self._write(
             [Written(self._encode(event, traceparent_of(record) if record else None), record) for event, record in events], dead
         )
@@ -292,53 +291,29 @@ class MonitorWorker:
         self._settle_applied()
         self._count([event for event, _ in events])
 
-    async def _secondary(self, entry: Entry, slices: Sequence[Slice]) -> list[tuple[type[Any], Any]]:
+    async def _context(self, entry: Entry, slices: Sequence[Slice]) -> list[tuple[type[Any], Any]]:
         """Return the records that an entry takes, from the slices in hand or, after a restart, from the log."""
-        found: list[tuple[type[Any], Any]] = []
         in_hand: dict[str, list[Any]] = {}
         for piece in slices:
-            topic = piece.ledger.partition.topic.removeprefix(self._prefix)
-            in_hand.setdefault(topic, []).extend(piece.records)
-        for kind in SECONDARY:
-            start, end = self._ends.get(kind.topic, 0), entry.ends.get(kind.topic, 0)
-            records = in_hand.get(kind.topic)
-            if start >= end:
-                continue
-            if records is None or records[-1].offset + 1 < end:
-                async with Reader(self._settings.kafka) as reader:
-                    records = [r async for r in stretch(reader, self._prefix + kind.topic, self.number, start, end)]
-            found += [(kind, record) for record in records if start <= record.offset < end]
-        return found
+            in_hand.setdefault(piece.ledger.partition.topic.removeprefix(self._prefix), []).extend(piece.records)
+        return await self._machine.context(entry, lambda: Reader(self._settings.kafka), self._prefix, in_hand)
 
     def _settle_applied(self) -> None:
         # What an obeyed entry read from the log may still come in through the intake: it is applied already.
         for topic, queue in self._others.items():
-            _, complete = queue.take(1_000_000_000, below=self._ends.get(topic, 0))
+            _, complete = queue.take(1_000_000_000, below=self._machine.ends.get(topic, 0))
             for piece in complete:
                 piece.settle()
 
-    # ------------------------------------------------------------------------------------------------- the machine
-
-    def _hear(self, kind: type[Any], record: Any) -> list[Event]:
-        event = decode(kind, record)
-        source = Source(topic=kind.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-        if isinstance(event, PatientEvent):
-            return self._monitor.patient(event, source)
-        return self._monitor.feedback(event, source)
-
-    def _tick(self, entry: Entry) -> list[Event]:
-        assert entry.now is not None
-        name = f"{self.number}/{entry.number}"
-        source = Source(topic=TOPIC, partition=self.number, offset=max(entry.offset, 0), event_id=name)
-        return self._monitor.tick(entry.now, source)
+    # ------------------------------------------------------------------------------------------------- vitals
 
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
         traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         async with self._room if len(records) > _SMALL else contextlib.nullcontext():
             messages, dead, steps = await self._decide(records, traces)
-        if self._at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
-            reach = self._at + _AHEAD
+        if self._machine.at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
+            reach = self._machine.at + _AHEAD
             await self.steps.persist("journal", lambda: self._journal.reach(reach))
             self._reach = reach
         await self._write(messages, dead)
@@ -355,38 +330,38 @@ class MonitorWorker:
         self, records: Sequence[Any], traces: dict[int, Work]
     ) -> tuple[list[Written], list[tuple[Any, Poison]], list[Event]]:
         """Return what is to be written: outputs with their audit, and dead letters; and the steps of alerts among the outputs."""
-        assessments: list[tuple[Any, VitalsEvent, Assessment]] = []
+        assessments: list[tuple[Any, Assessment]] = []
         dead: list[tuple[Any, Poison]] = []
         for record in records:
             try:
-                event = decode(VitalsEvent, record)
-                self._logged.witness(event.observed_at, event.received_at)
-                source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-                assessments.append((record, event, self._monitor.observe(event, source)))
+                assessments.append((record, self._machine.observe(record)))
             except Poison as error:
                 dead.append((record, error))
-        scores = await self._scoring.score([assessment for _, _, assessment in assessments])
+        if self._logged.doubts:
+            for _, assessment in assessments:
+                self._logged.witness(assessment.event.observed_at, assessment.event.received_at)
+        scores = await self._scoring.score([assessment for _, assessment in assessments])
         messages: list[Written] = []
         entries: list[AuditEntry] = []
         decided: list[Any] = []
         steps: list[Event] = []
         now = self._clock()
-        for (record, event, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
+        for (record, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
             try:
-                events = self._monitor.decide(assessment, deterioration, reason)
+                events = self._machine.monitor.decide(assessment, deterioration, reason)
             except Poison as error:
                 dead.append((record, error))
                 continue
             messages += [Written(self._encode(out, traces[id(record)].header), record) for out in events]
             steps += events[1:]
-            entries.append(self._scoring.audit_entry(event, record, events))
+            entries.append(self._scoring.audit_entry(assessment.event, record, events))
             decided.append(record)
         done = 0
         for some in portions(entries, self._settings.topics.largest_message_bytes):
             whole = len(some) == len(entries)
             messages.append(Written(self._audit(some, records if whole else decided[done : done + len(some)], now)))
             done += len(some)
-        self._at = records[-1].offset + 1
+        self._machine.at = records[-1].offset + 1
         return messages, dead, steps
 
     # ------------------------------------------------------------------------------------------------- writing
@@ -467,17 +442,17 @@ class MonitorWorker:
             if time.monotonic() < self._next_snapshot or self._forced:
                 return
             # A night without vitals: a marker alone spares a restart the thousands of ticks since the last one.
-            if self._monitor.dirty() or self._entry - self._marked > _ENTRIES_PER_MARKER:
-                self._monitor.begin_snapshot()
-                self._snapshot = _Snapshot(Moment(self._at, self._entry), dict(self._ends))
+            if self._machine.monitor.dirty() or self._machine.entry - self._marked > _ENTRIES_PER_MARKER:
+                self._machine.monitor.begin_snapshot()
+                self._snapshot = _Snapshot(Moment(self._machine.at, self._machine.entry), dict(self._machine.ends))
             self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds
             return
         snapshot = self._snapshot
         if snapshot.states is None:
-            found = self._monitor.snapshot(_STATES_A_TURN)
+            found = self._machine.monitor.snapshot(_STATES_A_TURN)
             if found is not None:
                 # The partition's own state last: it counts what the patients' states say.
-                snapshot.states = sorted(found.items(), key=lambda item: (item[0] == self._monitor.id, item[0]))
+                snapshot.states = sorted(found.items(), key=lambda item: (item[0] == self._machine.monitor.id, item[0]))
         elif self._ripe(snapshot):
             await self._save(snapshot, snapshot.states)
 
@@ -490,7 +465,7 @@ class MonitorWorker:
                 # Without it no marker may be written: a rebuild goes on from the last one, further back each time.
                 log.error("%s: a state is too large for the journal, no snapshot until it shrinks: %s", self.steps.name, error)
                 self._metrics.event("state-too-large")
-                self._monitor.not_saved(patient for patient, _ in states)
+                self._machine.monitor.not_saved(patient for patient, _ in states)
                 self._snapshot = None
                 return
             snapshot.written += len(few)
@@ -509,116 +484,21 @@ class MonitorWorker:
         if ledger is None:
             return -1
         if not ledger.slices:  # everything taken in is committed
-            return max(self._at, ledger.committed)
+            return max(self._machine.at, ledger.committed)
         return ledger.committed
 
     # ------------------------------------------------------------------------------------------------- restore
 
     async def _restore(self) -> None:
-        """Bring a new machine to where the group's commit is (journal rules 3 and 4); may be repeated."""
-        began = time.monotonic()
-        self._monitor = self._new_monitor(self.number)  # a try that broke off half-way has moved the old one
+        """Bring a new machine to where the group's commit is; may be repeated."""
         topic = self._prefix + VitalsEvent.topic
         try:
             committed = await self._intake.committed(TopicPartition(topic, self.number))
         except KafkaError as error:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
-        async with Reader(self._settings.kafka, moved=self.steps.moved) as reader:
-            memory = await self._journal.remember(reader, self._prefix + TOPIC)
-            begin, end = await reader.bounds(topic, self.number)
-            commit = begin if committed is None else committed
-            if memory.marker.at >= 0 and begin > memory.marker.at:
-                log.error(
-                    "%s: the log begins at %d, the last snapshot stands at %d: retention overtook the lane, state is incomplete",
-                    self.steps.name, begin, memory.marker.at,
-                )  # fmt: skip
-            replay = _Replay(self, memory, commit)
-            if commit > begin and memory.marker.at < 0 and not memory.entries:
-                await self._without_journal(reader, replay)
-            forced = await replay.run(reader, topic, max(begin, memory.marker.at))
-            self._at = max(commit, begin, self._at)
-            self._word = await self._vouched(reader, topic, min(memory.reach, end), memory.stamp)
-        # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
-        self._forced = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
-        self._reach = memory.reach
-        log.info(
-            "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
-            self.steps.name, len(replay.patients), commit, time.monotonic() - began, replay.vitals, len(self._forced),
-        )  # fmt: skip
-
-    async def _vouched(self, reader: Reader, topic: str, reach: int, stamp: float) -> int:
-        """Return below which offset vitals may have been published as of the last entry, written at `stamp` (journal rule 1)."""
-        latest = (stamp + self._settings.state.tick_seconds + journal.SKEW) * 1000
-        word = self._at
-        async for record in stretch(reader, topic, self.number, self._at, reach):
-            if record.timestamp > latest:
-                break
-            word = record.offset + 1
-        return word
-
-    async def _without_journal(self, reader: Reader, replay: "_Replay") -> None:
-        """Offsets were committed, and the journal holds nothing: it was deleted, or never restored from a backup.
-
-        Who the patients are stands in the compacted topic; it is read whole, and all vitals that the log holds are replayed.
-        """
-        log.error(
-            "%s: the journal is empty though offsets are committed: state is rebuilt from the topics alone", self.steps.name
-        )
-        topic = self._prefix + PatientEvent.topic
-        _, end = await reader.bounds(topic, self.number)
-        async for record in stretch(reader, topic, self.number, 0, end):
-            replay.quietly(PatientEvent, record)
-
-
-class _Replay:
-    """Runs the inputs between the marker and the commit through the machine, in the journalled order, writing nothing."""
-
-    def __init__(self, worker: MonitorWorker, memory: Memory, commit: int) -> None:
-        self.worker = worker
-        self.memory = memory
-        self.commit = commit
-        self.vitals = 0
-        self.patients = {patient: state for patient, _, state in memory.standing()}
-
-    async def run(self, reader: Reader, topic: str, start: int) -> deque[Entry]:
-        worker, memory = self.worker, self.memory
-        monitor = worker._monitor
-        for patient, state in self.patients.items():
-            monitor.load(patient, state)
-        worker._entry, worker._ends, worker._at = memory.marker.number, dict(memory.ends), start
-        worker._marked = memory.marker.number
-        past = [entry for entry in memory.entries if entry.at < self.commit]
-        for entry in past:
-            await self._vitals(reader, topic, entry.at)
-            for kind, record in await worker._secondary(entry, []):
-                self.quietly(kind, record)
-            if entry.now is not None:
-                worker._tick(entry)
-            worker.steps.moved()
-            worker._entry, worker._ends = entry.number, entry.ends
-        await self._vitals(reader, topic, self.commit)
-        return deque(memory.entries[len(past) :])
-
-    async def _vitals(self, reader: Reader, topic: str, end: int) -> None:
-        worker = self.worker
-        if worker._at >= end:  # most entries are ticks with nothing between: spare the broker the question
-            return
-        async for records in reader.read(topic, worker.number, worker._at, end):
-            assessments = []
-            for record in records:
-                with contextlib.suppress(Poison):
-                    event = decode(VitalsEvent, record)
-                    source = Source(
-                        topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id
-                    )
-                    assessments.append(worker._monitor.observe(event, source))
-            scores = await worker._scoring.score(assessments)
-            for assessment, (deterioration, reason) in zip(assessments, scores, strict=True):
-                with contextlib.suppress(Poison):
-                    worker._monitor.decide(assessment, deterioration, reason)
-            self.vitals += len(records)
-        worker._at = max(worker._at, end)
-
-    def quietly(self, kind: type[Any], record: Any) -> None:
-        with contextlib.suppress(Poison):
-            self.worker._hear(kind, record)
+        # A machine of its own each time: a try that broke off half-way has moved the old one.
+        monitor = self._new_monitor(self.number)
+        restoring = Restoring(self.steps.name, monitor, self.number, self._settings, self._scoring, self.steps.moved)
+        restored = await restoring.run(self._journal, committed)
+        self._machine, self._forced = restored.machine, restored.forced
+        self._reach, self._word, self._marked = restored.reach, restored.word, restored.marked

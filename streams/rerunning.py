@@ -12,14 +12,13 @@ from typing import Any, Final, Protocol
 import orjson
 
 from models.errors import Poison
-from processors.events import AlertEvent, Deterioration, Event, FeedbackEvent, PatientEvent, ScoreEvent, Source, VitalsEvent
+from processors.events import AlertEvent, Deterioration, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor
-from streams.journal import TOPIC as JOURNAL
 from streams.journal import Entry, Memory, stretch
+from streams.machine import SECONDARY, Machine
 from streams.reader import Reader
 from streams.scoring import Scoring
 from streams.settings import Settings
-from streams.wire import decode
 
 _BATCH: Final = 256
 
@@ -62,7 +61,7 @@ class Rerun:
         self._settings = settings
         self._number = number
         self._asked = asked
-        self._monitor = monitor
+        self._machine = Machine(monitor, number)
         self._scoring = scoring
         self._last = last
         self._tell = tell
@@ -75,7 +74,7 @@ class Rerun:
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Stand at the beginning of what the topics hold."""
-        for kind in (VitalsEvent, PatientEvent, FeedbackEvent):
+        for kind in (VitalsEvent, *SECONDARY):
             reader = await stack.enter_async_context(Reader(self._settings.kafka))
             topic = self._settings.kafka.topic_prefix + kind.topic
             begin, end = await reader.bounds(topic, self._number)
@@ -90,7 +89,7 @@ class Rerun:
     async def obey(self, entry: Entry, *, known: bool) -> None:
         """Apply what an entry says. Where it is not `known` what came before, that is taken in the order of writing."""
         await self.advance(entry.at, in_order=known, ends=None if known else entry.ends)
-        for kind in (PatientEvent, FeedbackEvent):
+        for kind in SECONDARY:
             while (record := self._next[kind]) is not None and record.offset < entry.ends.get(kind.topic, 0):
                 await self._take(kind)
                 self._hear(kind, record)
@@ -121,7 +120,7 @@ class Rerun:
 
     async def _due(self, now: datetime, ends: dict[str, int] | None) -> list[tuple[type[Any], Any]]:
         due: list[tuple[type[Any], Any]] = []
-        for kind in (PatientEvent, FeedbackEvent):
+        for kind in SECONDARY:
             topic = str(kind.topic)
             while (record := self._next[kind]) is not None and written(record) <= now:
                 if ends is not None and record.offset >= ends.get(topic, 0):
@@ -132,21 +131,18 @@ class Rerun:
 
     def pass_time(self, now: datetime) -> None:
         """Let logged time come to `now`, in steps that are no outage."""
-        at = self._monitor.now
+        at = self._machine.monitor.now
         while at is not None and now - at > self._step:
             at += self._step
             self._tick(at, 0, 0)
         self._tick(now, 0, 0)
 
     def _tick(self, now: datetime, offset: int, number: int) -> None:
-        name = f"{self._number}/{number}"
-        self._keep(self._monitor.tick(now, Source(topic=JOURNAL, partition=self._number, offset=max(offset, 0), event_id=name)))
+        self._keep(self._machine.tick(now, number=number, offset=offset))
 
     def _hear(self, kind: type[Any], record: Any) -> None:
         with suppress(Poison):
-            event = decode(kind, record)
-            source = Source(topic=kind.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-            self._keep(self._monitor.patient(event, source) if kind is PatientEvent else self._monitor.feedback(event, source))
+            self._keep(self._machine.hear(kind, record))
 
     def _keep(self, events: Sequence[Event]) -> None:
         self.scores += [event for event in events if isinstance(event, ScoreEvent) and self._asked.takes(event)]
@@ -156,16 +152,14 @@ class Rerun:
         made = []
         for record in records:
             with suppress(Poison):
-                event = decode(VitalsEvent, record)
-                source = Source(topic=VitalsEvent.topic, partition=record.partition, offset=record.offset, event_id=event.id)
-                made.append(self._monitor.observe(event, source))
+                made.append(self._machine.observe(record))
         mine = [one for one in made if self._asked.takes(one.event)]
         scored: dict[int, tuple[Deterioration | None, str]] = {}
         for one, answer in zip(mine, await self._scoring.score(mine) if mine else [], strict=True):
             scored[id(one)] = answer
         for one in made:
             with suppress(Poison):
-                self._keep(self._monitor.decide(one, *scored.get(id(one), (None, ""))))
+                self._keep(self._machine.monitor.decide(one, *scored.get(id(one), (None, ""))))
         self.sets += len(records)
         if records:
             self._tell(records[-1].offset + 1, self._last)

@@ -495,9 +495,9 @@ async def test_time_goes_on_where_the_log_ends_in_an_aborted_transaction(kafka: 
         ward.live()
         assert ward.worker is not None
         worker = ward.worker
-        await until(lambda: worker._entry, what="the state is restored")
-        entry = worker._entry
-        await until(lambda: worker._entry > entry + 2, what="time goes on")
+        await until(lambda: worker._machine.entry, what="the state is restored")
+        entry = worker._machine.entry
+        await until(lambda: worker._machine.entry > entry + 2, what="time goes on")
 
 
 def ill(number: int, now: datetime, step: int) -> VitalsEvent:
@@ -561,7 +561,7 @@ def logs_its_clock(ward: Ward) -> bool:
     assert ward.task is not None
     if ward.task.done():
         ward.task.result()
-    now = ward.worker._monitor.now
+    now = ward.worker._machine.monitor.now
     return now is not None and abs(now - ward.time - ward.wrong) < timedelta(minutes=1)
 
 

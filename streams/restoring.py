@@ -1,0 +1,144 @@
+"""A partition of the vitals lane brought back to the group's commit, from the journal and the topics (journal rules 3 and 4).
+
+    states as of the marker -> inputs up to the commit, in the journalled order, writing nothing -> entries left to obey
+
+The worker goes on from there: it obeys the entries, takes the vitals below `word` as they may have been published, and only then
+journals an entry of its own.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from models.errors import Poison
+from processors.events import PatientEvent, VitalsEvent
+from processors.monitor import Monitor
+from streams import journal
+from streams.journal import TOPIC, Entry, Journal, Memory, stretch
+from streams.machine import Machine
+from streams.reader import Reader
+from streams.scoring import Scoring
+from streams.settings import Settings
+
+log = logging.getLogger("vigil.vitals")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A machine at the commit, and what binds whoever goes on with it."""
+
+    machine: Machine
+    forced: deque[Entry]  # to be obeyed
+    reach: int  # vitals below this offset may be published as decided (journal rule 1)
+    word: int  # vitals below this offset come before the first entry of the new owner's own, likewise
+    marked: int  # number of the entry that the last marker stands for
+
+
+class Restoring:
+    """One restore of partition `number`. `moved` is called as it goes on: a long one is not to be taken for a stall."""
+
+    def __init__(
+        self, name: str, monitor: Monitor, number: int, settings: Settings, scoring: Scoring, moved: Callable[[], object]
+    ) -> None:
+        self._name = name
+        self._machine = Machine(monitor, number)
+        self._settings = settings
+        self._prefix = settings.kafka.topic_prefix
+        self._scoring = scoring
+        self._moved = moved
+        self._sets = 0
+
+    async def run(self, own: Journal, committed: int | None) -> Restored:
+        """Restore; `committed` is the group's offset of the vitals, None where it has none. Raises `Transient`: begin anew then."""
+        began, kafka = time.monotonic(), self._settings.kafka
+        machine, topic = self._machine, self._prefix + VitalsEvent.topic
+        # Two, since each goes on cheaply from where it is: vitals and contexts come in turns.
+        async with Reader(kafka, moved=self._moved) as reader, Reader(kafka, moved=self._moved) as contexts:
+            memory = await own.remember(reader, self._prefix + TOPIC)
+            begin, end = await reader.bounds(topic, machine.number)
+            commit = begin if committed is None else committed
+            if memory.marker.at >= 0 and begin > memory.marker.at:
+                log.error(
+                    "%s: the log begins at %d, the last snapshot stands at %d: retention overtook the lane, state is incomplete",
+                    self._name, begin, memory.marker.at,
+                )  # fmt: skip
+            patients = self._load(memory)
+            if commit > begin and memory.marker.at < 0 and not memory.entries:
+                await self._without_journal(contexts)
+            machine.at = max(begin, memory.marker.at)
+            forced = await self._replay(reader, contexts, memory, commit)
+            machine.at = max(commit, begin, machine.at)
+            word = await self._vouched(reader, min(memory.reach, end), memory.stamp)
+        log.info(
+            "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
+            self._name, patients, commit, time.monotonic() - began, self._sets, len(forced),
+        )  # fmt: skip
+        # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
+        obeyed = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
+        return Restored(machine, obeyed, memory.reach, word, memory.marker.number)
+
+    def _load(self, memory: Memory) -> int:
+        """Take the states as of the marker; return how many."""
+        machine, patients = self._machine, 0
+        for patient, _, state in memory.standing():
+            machine.monitor.load(patient, state)
+            patients += 1
+        machine.entry, machine.ends = memory.marker.number, dict(memory.ends)
+        return patients
+
+    async def _replay(self, reader: Reader, contexts: Reader, memory: Memory, commit: int) -> list[Entry]:
+        """Run what lies between the marker and the commit; return the entries at or past the commit."""
+        machine = self._machine
+        past = [entry for entry in memory.entries if entry.at < commit]
+        for entry in past:
+            await self._vitals(reader, entry.at)
+            for kind, record in await machine.context(entry, lambda: contextlib.nullcontext(contexts), self._prefix, {}):
+                with contextlib.suppress(Poison):
+                    machine.hear(kind, record)
+            if entry.now is not None:
+                machine.tick(entry.now, number=entry.number, offset=entry.offset)
+            self._moved()
+            machine.entry, machine.ends = entry.number, entry.ends
+        await self._vitals(reader, commit)
+        return memory.entries[len(past) :]
+
+    async def _vitals(self, reader: Reader, end: int) -> None:
+        machine = self._machine
+        if machine.at >= end:  # most entries are ticks with nothing between: spare the broker the question
+            return
+        async for records in reader.read(self._prefix + VitalsEvent.topic, machine.number, machine.at, end):
+            assessments = []
+            for record in records:
+                with contextlib.suppress(Poison):
+                    assessments.append(machine.observe(record))
+            scores = await self._scoring.score(assessments)
+            for assessment, (deterioration, reason) in zip(assessments, scores, strict=True):
+                with contextlib.suppress(Poison):
+                    machine.monitor.decide(assessment, deterioration, reason)
+            self._sets += len(records)
+        machine.at = max(machine.at, end)
+
+    async def _vouched(self, reader: Reader, reach: int, stamp: float) -> int:
+        """Return below which offset vitals may have been published as of the last entry, written at `stamp` (journal rule 1)."""
+        latest = (stamp + self._settings.state.tick_seconds + journal.SKEW) * 1000
+        word, number = self._machine.at, self._machine.number
+        async for record in stretch(reader, self._prefix + VitalsEvent.topic, number, word, reach):
+            if record.timestamp > latest:
+                break
+            word = record.offset + 1
+        return word
+
+    async def _without_journal(self, contexts: Reader) -> None:
+        """Offsets were committed, and the journal holds nothing: it was deleted, or never restored from a backup.
+
+        Who the patients are stands in the compacted topic; it is read whole, and all vitals that the log holds are replayed.
+        """
+        log.error("%s: the journal is empty though offsets are committed: state is rebuilt from the topics alone", self._name)
+        topic, number = self._prefix + PatientEvent.topic, self._machine.number
+        _, end = await contexts.bounds(topic, number)
+        async for record in stretch(contexts, topic, number, 0, end):
+            with contextlib.suppress(Poison):
+                self._machine.hear(PatientEvent, record)
