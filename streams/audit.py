@@ -1,11 +1,14 @@
 """Audit records: of predictions, one Kafka record for a micro-batch, confirmed together with its outputs; of a model's change."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
+from typing import Literal, Protocol
 
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, AuditEvent, ModelRef
 from processors.identity import natural_id
+from streams.clock import Clock
+from streams.outbox import Outbox
 
 
 def portions(entries: Sequence[AuditEntry], largest: int) -> Iterator[list[AuditEntry]]:
@@ -48,25 +51,48 @@ def prediction_audit(
 
 def model_change_audit(task: str, model: ModelIdentity, *, agent: str, reason: str, recorded_at: datetime) -> AuditEvent:
     """Make the record of a promotion or a rollback: `model` is what serves the task from now on."""
-    return AuditEvent(
-        id=natural_id("model-change", agent, task, model.digest, recorded_at.isoformat()),
-        action="model-change",
-        agent=agent,
-        subject=f"model/{task}",
-        model=ModelRef(name=model.name, version=model.version, digest=model.digest),
-        reason=reason,
-        recorded_at=recorded_at,
-    )
+    request = natural_id("model-change", agent, task, model.digest, recorded_at.isoformat())
+    return _of_model(request, "model-change", task, model, agent, reason, recorded_at)
 
 
 def drift_audit(task: str, model: ModelIdentity, *, agent: str, reason: str, recorded_at: datetime) -> AuditEvent:
     """Make the record of a shift: what a model sees or says now is no longer what it was measured on."""
+    request = natural_id("drift", agent, task, model.digest, reason, recorded_at.isoformat())
+    return _of_model(request, "lifecycle", task, model, agent, reason, recorded_at)
+
+
+def _of_model(
+    request: str,
+    action: Literal["model-change", "lifecycle"],
+    task: str,
+    model: ModelIdentity,
+    agent: str,
+    reason: str,
+    recorded_at: datetime,
+) -> AuditEvent:
     return AuditEvent(
-        id=natural_id("drift", agent, task, model.digest, reason, recorded_at.isoformat()),
-        action="lifecycle",
+        id=request,
+        action=action,
         agent=agent,
         subject=f"model/{task}",
         model=ModelRef(name=model.name, version=model.version, digest=model.digest),
         reason=reason,
         recorded_at=recorded_at,
     )
+
+
+class MakeAudit(Protocol):
+    """Makes the record of something that happened to a task's model."""
+
+    def __call__(self, task: str, model: ModelIdentity, *, agent: str, reason: str, recorded_at: datetime) -> AuditEvent:
+        """Make it."""
+        ...
+
+
+def recorder(make: MakeAudit, outbox: Outbox, agent: str, clock: Clock) -> Callable[[str, ModelIdentity, str], Awaitable[None]]:
+    """Return what a lane is told of its models by: it writes (task, model, words) down as `make` makes it, confirmed."""
+
+    async def record(task: str, model: ModelIdentity, words: str) -> None:
+        await outbox.audit(make(task, model, agent=agent, reason=words, recorded_at=clock()))
+
+    return record

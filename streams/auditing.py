@@ -16,7 +16,7 @@ from streams.clock import Clock
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
-from streams.wire import decode, iso
+from streams.wire import decode
 
 SHORTEST: Final = 8  # characters of an id: less is in every record
 
@@ -133,7 +133,7 @@ class AuditLog:
             ),
             recorded_at=now,
         )
-        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
+        await self._outbox.audit(event)
 
 
 def _add(found: dict[tuple[object, ...], Found], question: Question, record: Any) -> None:

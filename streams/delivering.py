@@ -224,7 +224,7 @@ class DeliveryJob:
         self.outbox = outbox
         self.metrics = metrics
         self.clock: Clock = clock_of(settings.clock)
-        self.agent = f"{self.name}@{settings.worker.host}-{settings.worker.slot}"
+        self.agent = settings.worker.agent(self.name)
         self.filter = Filter(self.own)
         self.courier = Courier((), self.clock)
         self.vigilance = Vigilance(receiver, self.own, self.clock, metrics)
@@ -237,6 +237,11 @@ class DeliveryJob:
     def topics(self) -> tuple[str, ...]:
         """Return the one topic that is read."""
         return (self.reads.topic,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Return the same: it keeps no state elsewhere."""
+        return self.topics
 
     @property
     def batch_records(self) -> int:

@@ -61,6 +61,11 @@ class Job(Protocol):
         ...
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Return the topics that must be there before anything is begun: those read, and what it keeps its state in."""
+        ...
+
+    @property
     def batch_records(self) -> int:
         """Return the records of one batch at most."""
         ...
@@ -125,7 +130,7 @@ class Engine(Service):  # type: ignore[misc]
         self.app.flow_control.resume()  # a channel without a Faust consumer needs it
         try:
             await self._begin("connecting", "connect to Kafka", self.outbox.start)
-            await self._begin("waiting for topics", "look for them", lambda: topics.require(self.settings, self.job.topics))
+            await self._begin("waiting for topics", "look for them", lambda: topics.require(self.settings, self.job.needs))
             await self._begin("loading", "open", self.job.open)
             self.stage = "joining"
             await self.add_runtime_dependency(self.intake)

@@ -25,10 +25,10 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from models.errors import Fatal, Poison, Transient
-from processors.events import Event
+from processors.events import AuditEvent, Event
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import Settings
-from streams.wire import Message, encode
+from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
 
@@ -156,6 +156,10 @@ class Outbox:
             self._spent = producer
             # One that is too large fails its successors by its gap in the sequence: it is the cause.
             raise next((error for error in errors if isinstance(error, _TOO_LARGE)), errors[0])
+
+    async def audit(self, event: AuditEvent) -> None:
+        """Write an audit record, confirmed. Raises as `send`."""
+        await self.send([self.encode(event, time=iso(event.recorded_at))])
 
     async def append(self, message: Message) -> int:
         """Write one record and return the offset that it got. Raises as `send`."""

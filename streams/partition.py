@@ -20,7 +20,7 @@ from models.batching import MOVED, describe
 from models.errors import Fatal, Poison, Transient, VigilError
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, Event, ShadowEvent
-from streams.audit import drift_audit, model_change_audit, prediction_audit
+from streams.audit import drift_audit, model_change_audit, prediction_audit, recorder
 from streams.clock import Clock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
@@ -354,6 +354,11 @@ class StatelessJob:
         return (self.lane.kind.topic,)
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Return the same: it keeps no state elsewhere."""
+        return self.topics
+
+    @property
     def batch_records(self) -> int:
         """Return the records of one batch at most."""
         return self.lane.config.batch_records
@@ -361,7 +366,9 @@ class StatelessJob:
     async def open(self) -> None:
         """Open the lane."""
         if self.lane.serving is not None:
-            self.lane.serving.announce, self.lane.serving.remark = self._audit_change, self._audit_drift
+            told = self._outbox, self._settings.worker.agent(self.name), self._clock
+            self.lane.serving.announce = recorder(model_change_audit, *told)
+            self.lane.serving.remark = recorder(drift_audit, *told)
             if self.lane.serving.shadow is not None:
                 self.lane.serving.shadow.report, self.lane.serving.shadow.clock = self._put_aside, self._clock
         await self.lane.open()
@@ -372,20 +379,6 @@ class StatelessJob:
         await self.lane.close()
         if self._aside is not None:
             await self._aside.stop()
-
-    @property
-    def _agent(self) -> str:
-        return f"{self.name}@{self._settings.worker.host}-{self._settings.worker.slot}"
-
-    async def _audit_change(self, task: str, model: ModelIdentity, reason: str) -> None:
-        now = self._clock()
-        event = model_change_audit(task, model, agent=self._agent, reason=reason, recorded_at=now)
-        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
-
-    async def _audit_drift(self, task: str, model: ModelIdentity, words: str) -> None:
-        now = self._clock()
-        event = drift_audit(task, model, agent=self._agent, reason=words, recorded_at=now)
-        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
 
     async def _put_aside(self, events: Sequence[ShadowEvent]) -> None:
         """Write what a challenger in shadow said, on its own topic."""
@@ -398,7 +391,7 @@ class StatelessJob:
 
     def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
         """Return a worker for each partition."""
-        own = (self._outbox, self._settings.engine, self._clock, self._agent, self._tracing)
+        own = (self._outbox, self._settings.engine, self._clock, self._settings.worker.agent(self.name), self._tracing)
         return {tp: PartitionWorker(self.lane, tp, *own) for tp in partitions}
 
 

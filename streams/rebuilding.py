@@ -38,7 +38,6 @@ from streams.reader import Reader
 from streams.reapplying import LANES, TOGETHER, Reapplying, Tell, Writer
 from streams.settings import Settings
 from streams.staging import Building, Origins, Survey, copy, survey
-from streams.wire import iso
 
 _PASSES: Final = 5  # over what was written meanwhile, before the switch; the rest comes after it
 _CLOCKS: Final = timedelta(minutes=10)  # by which a feed's clock may be behind ours
@@ -289,7 +288,7 @@ class Rebuild:
             reason=f"rebuild {what}{' (dry run)' if self._wish.dry_run else ''}{counts}; {self._wish.reason}",
             recorded_at=at,
         )
-        await self._outbox.send([self._outbox.encode(event, time=iso(at))])
+        await self._outbox.audit(event)
 
 
 def _dimensions(lane: Writer) -> int:

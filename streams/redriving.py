@@ -325,7 +325,7 @@ class DeadLetters:
             reason=reason,
             recorded_at=at,
         )
-        await self._outbox.send([self._outbox.encode(event, time=iso(at))])
+        await self._outbox.audit(event)
 
 
 def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, int]]:

@@ -31,7 +31,6 @@ from streams.reader import Reader
 from streams.redriving import DeadLetters, Letter, Plan
 from streams.redriving import Which as WhichLetters
 from streams.settings import Settings
-from streams.wire import iso
 
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
@@ -292,16 +291,7 @@ class Replays:
         assert self.outbox is not None
         at = self.clock()
         request = natural_id("replay", self.user, at.isoformat(), *map(str, _place(letters[0])))
-        entries = tuple(
-            AuditEntry(
-                event_id=request,
-                input_id=str(body_of(original(letter.event)).get("id", "")),
-                input_digest=letter.digest,
-                outcome="replayed",
-                patient_id=str(body_of(original(letter.event)).get("patient_id", "")),
-            )
-            for letter in letters
-        )
+        entries = tuple(audit_entry(letter, request, "replayed") for letter in letters)
         event = AuditEvent(
             id=request,
             action="replay",
@@ -311,7 +301,7 @@ class Replays:
             reason=f"{reason} {choice.words}",
             recorded_at=at,
         )
-        await self.outbox.send([self.outbox.encode(event, time=iso(at))])
+        await self.outbox.audit(event)
 
 
 def as_letter(record: Any) -> Letter:
@@ -334,6 +324,18 @@ def counts(letters: Sequence[Letter]) -> list[tuple[str, str, int, int]]:
         records[which] += 1
         patients.setdefault(which, set()).add(body.get("patient_id"))
     return [(*which, number, len(patients[which])) for which, number in records.most_common()]
+
+
+def audit_entry(letter: Letter, request: str, outcome: str) -> AuditEntry:
+    """Say in the audit what became of a record that was chosen, and whose it is."""
+    body = body_of(original(letter.event))
+    return AuditEntry(
+        event_id=request,
+        input_id=str(body.get("id", "")),
+        input_digest=letter.digest,
+        outcome=outcome,
+        patient_id=str(body.get("patient_id", "")),
+    )
 
 
 def body_of(value: bytes | None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from streams.clock import Clock, real_clock
 from streams.inference import open_model
 from streams.outbox import Outbox
 from streams.settings import Settings
-from streams.wire import iso
 
 
 class Searcher:
@@ -80,7 +79,7 @@ class Searcher:
             entries=entries,
             recorded_at=at,
         )
-        await self._outbox.send([self._outbox.encode(event, time=iso(at))])
+        await self._outbox.audit(event)
 
     async def _model(self, task: str) -> Any:
         if task not in self._models:

@@ -249,6 +249,10 @@ class WorkerSettings(Section):
     health_port: int = Field(0, ge=0, description="/live, /ready, /metrics; 0: any free port, written to the log")
     health_host: str = Field("127.0.0.1", description="0.0.0.0 to let Prometheus scrape from outside")
 
+    def agent(self, lane: str) -> str:
+        """Return who a worker of a lane is in the audit."""
+        return f"{lane}@{self.host}-{self.slot}"
+
 
 class ClockSettings(Section):
     """When a step of the wall clock is believed; and an accelerated clock for the demo, which a site leaves alone."""

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from models.errors import Permanent, Poison
-from processors.events import AuditEntry, AuditEvent, EntitiesEvent, Entity, NoteEvent
+from processors.events import AuditEvent, EntitiesEvent, Entity, NoteEvent
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import original
@@ -24,9 +24,9 @@ from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.redriving import Letter
-from streams.replaying import Choice, body_of
+from streams.replaying import Choice, audit_entry, body_of
 from streams.settings import Settings
-from streams.wire import decode, iso
+from streams.wire import decode
 
 KINDS = ("added", "removed", "changed", "same", "not-compared")
 _TOGETHER: Final = 32
@@ -114,16 +114,7 @@ class Shadow:
         patients = {str(body_of(original(letter.event)).get("patient_id", "")) for letter in letters}
         for start in range(0, max(1, len(letters)), _AUDITED):
             request = natural_id("shadow", self._user, diff.digest, at.isoformat(), start)
-            entries = tuple(
-                AuditEntry(
-                    event_id=request,
-                    input_id=str(body_of(original(letter.event)).get("id", "")),
-                    input_digest=letter.digest,
-                    outcome="shadowed",
-                    patient_id=str(body_of(original(letter.event)).get("patient_id", "")),
-                )
-                for letter in letters[start : start + _AUDITED]
-            )
+            entries = tuple(audit_entry(letter, request, "shadowed") for letter in letters[start : start + _AUDITED])
             event = AuditEvent(
                 id=request,
                 action="replay",
@@ -133,7 +124,7 @@ class Shadow:
                 reason=f"{reason}; {len(letters)} notes of {len(patients)} patients through {diff.model}; {choice.words}",
                 recorded_at=at,
             )
-            await self._outbox.send([self._outbox.encode(event, time=iso(at))])
+            await self._outbox.audit(event)
 
 
 def _inputs(lane: NotesToEntities, letters: Sequence[Letter], diff: Diff) -> list[Input[NoteEvent]]:

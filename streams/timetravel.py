@@ -44,7 +44,7 @@ from streams.reader import Reader
 from streams.rerunning import History, Rerun, Tell, written
 from streams.scoring import ABSENT, FAILED, LATE, Scoring
 from streams.settings import Settings
-from streams.wire import decode, iso
+from streams.wire import decode
 
 _NO_HURRY: Final = 600.0  # seconds for the model: here it is never late
 _SCORE: Final = ("late", "news2", "news2_reason", "deterioration_reason", "rejected", "flags", "processing")
@@ -333,7 +333,7 @@ class TimeTravel:
             reason="; ".join(filter(None, (told, self._other.words, asked.reason))),
             recorded_at=at,
         )
-        await self._outbox.send([self._outbox.encode(event, time=iso(at))])
+        await self._outbox.audit(event)
 
 
 def compared(score: ScoreEvent, published: ScoreEvent | None, notes: Sequence[str], scores_cut: bool) -> Row:

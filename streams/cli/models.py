@@ -4,7 +4,6 @@ import asyncio
 import getpass
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -203,7 +202,7 @@ def challenge_model(
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
     if audit := not no_audit:
-        asyncio.run(_audit(load(), task, entry.identity, f"{words}: {reason}"))
+        asyncio.run(audit_change(load(), task, entry.identity, f"{words}: {reason}"))
     challenge(task, stage, site)
     told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
     _console().print(f"{words}; {told}. Running lanes take it up within seconds; vigil_model_info shows it.", highlight=False)
@@ -239,7 +238,7 @@ def _change(site: Path, task: str, name: str, reason: str, change: Callable[[], 
         raise Permanent(f"{name} serves {task} already")
     identity = Registry.load(site).entry(task, name).identity
     if audit:
-        asyncio.run(_audit(load(), task, identity, f"{before} -> {name}: {reason}"))
+        asyncio.run(audit_change(load(), task, identity, f"{before} -> {name}: {reason}"))
     change()
     told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
     _console().print(f"{task}: {name} serves, before {before}; {told}. {_reaches(task)}", highlight=False)
@@ -251,17 +250,16 @@ def _reaches(task: str) -> str:
     return "Running lanes switch within seconds; vigil_model_info shows it."
 
 
-async def _audit(settings: Settings, task: str, model: "ModelIdentity", reason: str) -> None:
-    from streams.audit import model_change_audit
+async def audit_change(settings: Settings, task: str, model: "ModelIdentity", reason: str) -> None:
+    """Write down that a model is to serve or to be tried, before it does."""
+    from streams.audit import model_change_audit, recorder
+    from streams.clock import real_clock
     from streams.outbox import Outbox
-    from streams.wire import iso
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
-    at = datetime.now(UTC)
     await outbox.start()
     try:
-        event = model_change_audit(task, model, agent=getpass.getuser(), reason=reason, recorded_at=at)
-        await outbox.send([outbox.encode(event, time=iso(at))])
+        await recorder(model_change_audit, outbox, getpass.getuser(), real_clock)(task, model, reason)
     finally:
         await outbox.stop()
 

@@ -1,7 +1,6 @@
 """`vigil retrain`: a challenger from what people said of findings. It proposes; only `vigil models promote` lets a model serve."""
 
 import asyncio
-import getpass
 import json
 from collections import Counter
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from models.errors import Permanent
 from streams.cli.evaluate import bars, console
+from streams.cli.models import audit_change
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -101,24 +101,8 @@ def _run(settings: Settings, fixed: Path, out: Path, site: Path, least: int, rou
 
 def _audit(settings: Settings, found: "Outcome") -> None:
     """Audit first, then change, as for a promotion."""
-    from streams.audit import model_change_audit
-    from streams.outbox import Outbox
-    from streams.wire import iso
-
-    async def write() -> None:
-        outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
-        at = datetime.now(UTC)
-        reason = f"proposed as challenger of {found.champion.name}: {sum(found.labels.values())} labels of clinical.feedback"
-        await outbox.start()
-        try:
-            event = model_change_audit(
-                found.entry.task, found.entry.identity, agent=getpass.getuser(), reason=reason, recorded_at=at
-            )
-            await outbox.send([outbox.encode(event, time=iso(at))])
-        finally:
-            await outbox.stop()
-
-    asyncio.run(write())
+    reason = f"proposed as challenger of {found.champion.name}: {sum(found.labels.values())} labels of clinical.feedback"
+    asyncio.run(audit_change(settings, found.entry.task, found.entry.identity, reason))
 
 
 def _say_labels(labels: "Labels") -> None:

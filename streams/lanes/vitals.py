@@ -11,10 +11,9 @@ from aiokafka import TopicPartition
 from models.drift import Drift
 from models.errors import Fatal, Permanent
 from models.registry import Registry
-from models.tasks import ModelIdentity
 from processors.events import AlertState, FeedbackEvent, PatientEvent, VitalsEvent
 from processors.monitor import Monitor
-from streams.audit import drift_audit
+from streams.audit import drift_audit, recorder
 from streams.clock import Clock, SteadyClock
 from streams.drifting import watch
 from streams.inference import open_model
@@ -26,9 +25,7 @@ from streams.outbox import Outbox
 from streams.partition import Worker
 from streams.scoring import Scoring
 from streams.settings import Settings
-from streams.topics import require
 from streams.tracing import Tracing
-from streams.wire import iso
 
 log = logging.getLogger("vigil.vitals")
 
@@ -62,6 +59,11 @@ class VitalsJob:
         return (VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic)
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Return these and the journal."""
+        return (*self.topics, JOURNAL)
+
+    @property
     def batch_records(self) -> int:
         """Return the records of one batch at most."""
         return self._settings.lanes.vitals.batch_records
@@ -69,8 +71,7 @@ class VitalsJob:
     async def open(self) -> None:
         """Check that the topics can meet, load the model; without one NEWS2 stands alone, labelled so."""
         prefix = self._settings.kafka.topic_prefix
-        await require(self._settings, (*self.topics, JOURNAL))
-        counts = {topic: await self._outbox.partitions(prefix + topic) for topic in (*self.topics, JOURNAL)}
+        counts = {topic: await self._outbox.partitions(prefix + topic) for topic in self.needs}
         if len(set(counts.values())) != 1:
             raise Fatal(
                 f"vitals: topics that meet differ in partitions: {counts}",
@@ -88,13 +89,8 @@ class VitalsJob:
     async def _watched(self) -> Drift | None:
         registry = await asyncio.to_thread(Registry.load, self._settings.models.registry)
         entry = registry.entry("deterioration")
-        return watch(self._settings.models, self._metrics, entry, registry.folder(entry), lambda: self._remark)
-
-    async def _remark(self, task: str, model: ModelIdentity, words: str) -> None:
-        host, now = self._settings.worker, self._clock()
-        agent = f"{self.name}@{host.host}-{host.slot}"
-        event = drift_audit(task, model, agent=agent, reason=words, recorded_at=now)
-        await self._outbox.send([self._outbox.encode(event, time=iso(now))])
+        remark = recorder(drift_audit, self._outbox, self._settings.worker.agent(self.name), self._clock)
+        return watch(self._settings.models, self._metrics, entry, registry.folder(entry), lambda: remark)
 
     async def close(self) -> None:
         """End the model's thread."""
@@ -109,7 +105,6 @@ class VitalsJob:
         for tp in partitions:
             numbers[tp.partition].append(tp)
         workers: dict[TopicPartition, Worker] = {}
-        host = self._settings.worker
         for number, meeting in numbers.items():
             if len(meeting) != len(self.topics):
                 raise Fatal(f"vitals: assigned only {sorted(tp.topic for tp in meeting)} of partition {number}")
@@ -122,7 +117,7 @@ class VitalsJob:
                 clock=self._clock,
                 scoring=self._scoring,
                 new_monitor=self._new_monitor,
-                agent=f"{self.name}@{host.host}-{host.slot}",
+                agent=self._settings.worker.agent(self.name),
                 tracing=self._tracing,
                 room=self._room,
                 rounds=self._rounds,
