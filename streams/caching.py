@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import orjson
 from cachetools import TTLCache
+from pydantic import SecretStr
 
 from models.errors import Fatal, Transient, VigilError
 from models.registry import ModelEntry
@@ -75,8 +76,8 @@ class MemoryStore:
 class RedisStore:
     """A Redis shared by all workers. Whenever it does not answer in time, it is left alone for a while."""
 
-    def __init__(self, settings: CacheSettings, metrics: LaneMetrics) -> None:
-        self._redis, self._errors = _connect(settings)
+    def __init__(self, address: SecretStr, settings: CacheSettings, metrics: LaneMetrics) -> None:
+        self._redis, self._errors = _connect(address, settings.redis_patience)
         self._metrics = metrics
         self._seconds = max(1, round(settings.seconds))
         self._patience = settings.redis_patience
@@ -115,25 +116,23 @@ class RedisStore:
         await self._redis.aclose()
 
 
-def _connect(settings: CacheSettings) -> tuple[Any, tuple[type[Exception], ...]]:
+def _connect(address: SecretStr, patience: float) -> tuple[Any, tuple[type[Exception], ...]]:
     """Return a client, not connected yet, and what it raises. Raises `Fatal` where there can be none."""
     try:
         from redis.asyncio import Redis
         from redis.exceptions import RedisError
     except ImportError as error:
         raise Fatal("models.cache.redis is set, but there is no client", hint="pip install 'vigil-stream[redis]'") from error
-    assert settings.redis is not None
     try:
-        address, patience = settings.redis.get_secret_value(), settings.redis_patience
-        client = Redis.from_url(address, socket_timeout=patience, socket_connect_timeout=patience)
+        client = Redis.from_url(address.get_secret_value(), socket_timeout=patience, socket_connect_timeout=patience)
     except ValueError:  # its words quote the address, with the password in it
         raise Fatal("models.cache.redis is no address", hint="redis://host:6379/0, or rediss:// for TLS") from None
     return client, (RedisError, OSError, TimeoutError)
 
 
-async def redis_version(settings: CacheSettings) -> str:
-    """Say which Redis answers at the configured address; raises `Transient` when none does, `Fatal` where none can."""
-    client, errors = _connect(settings)
+async def redis_version(address: SecretStr, patience: float) -> str:
+    """Say which Redis answers there; raises `Transient` when none does within `patience` seconds, `Fatal` where none can."""
+    client, errors = _connect(address, patience)
     try:
         found = await client.info("server")
         return f"Redis {found['redis_version']}"
@@ -158,13 +157,16 @@ class PredictionCache:
         if settings.megabytes:
             stores.append(MemoryStore(int(settings.megabytes * 1e6), settings.seconds))
         if settings.redis is not None:
-            stores.append(RedisStore(settings, metrics))
+            stores.append(RedisStore(settings.redis, settings, metrics))
         return cls(stores, metrics, task) if stores else None
 
-    async def through(self, entry: ModelEntry, items: Sequence[Any], run: Run) -> list[Any]:
-        """Return what `run(items)` would, running only what is not remembered, and what comes more than once only once."""
-        owner = key_of_model(entry)
-        keys = [owner + _digest(item) for item in items]
+    async def through(self, owner: bytes, items: Sequence[Any], run: Run) -> list[Any]:
+        """Return what `run(items)` would, running only what is not remembered, and what comes more than once only once.
+
+        `owner` is `key_of_model` of who runs.
+        """
+        # Off the loop: an image has megabytes to be hashed.
+        keys = await asyncio.to_thread(lambda: [owner + _digest(item) for item in items])
         found = await self._recall(dict.fromkeys(keys))
         lacking = {key: item for key, item in zip(keys, items, strict=True) if found[key] is None}
         self._metrics.cached(self._task, hits=len(items) - len(lacking), misses=len(lacking))
@@ -203,7 +205,9 @@ def key_of_model(entry: ModelEntry) -> bytes:
 def _digest(item: Any) -> bytes:
     if isinstance(item, str):
         return sha256(item.encode("utf-8", "surrogatepass")).hexdigest().encode()
-    return sha256(f"{item.dtype}{item.shape}".encode() + np.ascontiguousarray(item).tobytes()).hexdigest().encode()
+    digest = sha256(f"{item.dtype}{item.shape}".encode())
+    digest.update(np.ascontiguousarray(item).data)
+    return digest.hexdigest().encode()
 
 
 def pack(answer: Any) -> bytes:

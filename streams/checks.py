@@ -11,9 +11,9 @@ from models.batching import describe
 from models.errors import Permanent, VigilError
 from streams import topics
 from streams.caching import redis_version
-from streams.drift import Difference, show
 from streams.inference import open_model
 from streams.settings import DEMO_SECRET, Settings
+from streams.topic_options import Difference, show
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
 _LOW_DISK = 5 * 2**30
@@ -134,10 +134,11 @@ async def _models(settings: Settings) -> list[Check]:
 
 
 async def _cache(settings: Settings) -> list[Check]:
-    if settings.models.cache.redis is None:
+    cache = settings.models.cache
+    if cache.redis is None:
         return []
     try:
-        return [Check("ok", "redis", f"{await redis_version(settings.models.cache)}, as cache of predictions")]
+        return [Check("ok", "redis", f"{await redis_version(cache.redis, cache.redis_patience)}, as cache of predictions")]
     except VigilError as error:
         mend = "is it up, and does models.cache.redis hold its address and password? until then models run on every input"
         return [Check("warning", "redis", str(error), error.hint or mend)]

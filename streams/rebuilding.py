@@ -170,10 +170,7 @@ class Rebuild:
     async def _build(self, lane: Writer, work: Reapplying, building: Building, tell: Tell, agree: Agree) -> None:
         if building.phase == "build":
             begins = await work.recall()
-            for _ in range(_PASSES):
-                read, _ = await work.run(tell)
-                if read < TOGETHER:
-                    break
+            await _follow(work, tell)
             staged = lane.collection(_dimensions(lane))
             origins = Origins(lane.kind.topic, begins, building.ends(lane.kind.topic), building.failed, work.owners)
             serving = replace(staged, name=self._alias.name, served=True)
@@ -264,10 +261,7 @@ class Rebuild:
         if not agree(self.rebuilt.survey):
             return
         await work.recall()
-        for _ in range(_PASSES):
-            read, _ = await work.run(tell)
-            if read < TOGETHER:
-                break
+        await _follow(work, tell)
         await self._switch(building)
         lane.beside = ""
         await work.catch_up(tell)
@@ -289,6 +283,14 @@ class Rebuild:
             recorded_at=at,
         )
         await self._outbox.audit(event)
+
+
+async def _follow(work: Reapplying, tell: Tell) -> None:
+    """Apply what the topics hold, and what is written meanwhile, until little is left for the catching up."""
+    for _ in range(_PASSES):
+        read, _ = await work.run(tell)
+        if read < TOGETHER:
+            return
 
 
 def _dimensions(lane: Writer) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from models.batching import MicroBatcher
 from models.registry import ModelEntry, Stage
 from models.tasks import ModelIdentity
-from streams.caching import PredictionCache
+from streams.caching import PredictionCache, key_of_model
 
 M = TypeVar("M")
 
@@ -27,8 +27,12 @@ class Loaded(Generic[M]):
     batcher: MicroBatcher[Any, Any] = field(init=False)
     drift: Callable[[Sequence[Any], Sequence[Any]], None] | None = None  # told of items and answers
     users: int = 0
+    key: bytes = field(init=False)  # of its predictions in the cache
     admitted: bool = False  # what its outputs need is ready: not asked of one in shadow, which writes none
     retired: bool = False
+
+    def __post_init__(self) -> None:
+        self.key = key_of_model(self.entry)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -41,7 +45,7 @@ class Loaded(Generic[M]):
             if self.cache is None:
                 answers: list[Any] = await self.batcher.map(items)
             else:
-                answers = await self.cache.through(self.entry, items, self.batcher.map)
+                answers = await self.cache.through(self.key, items, self.batcher.map)
         if self.drift is not None:
             good = [(item, answer) for item, answer in zip(items, answers, strict=True) if not isinstance(answer, Exception)]
             if good:

@@ -10,10 +10,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from models.errors import Permanent, Transient
 from processors.events import TOPICS, DeadLetterEvent, PatientEvent
-from streams.drift import UNLIMITED, Difference, differences
 from streams.journal import TOPIC as JOURNAL
 from streams.kafka import confluent_config, no_broker, require_broker
 from streams.settings import Settings, TopicSettings
+from streams.topic_options import UNLIMITED, Difference, differences
 
 _HOUR_MS = 3_600_000
 

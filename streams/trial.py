@@ -12,7 +12,7 @@ wrong here alone: every error ends in a count and, once for each kind, in a log 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -101,8 +101,10 @@ class Shadow(Generic[M]):
         self._open: tuple[Loaded[M], MicroBatcher[Any, Any]] | None = None
         self._told: set[str] = set()
 
-    def offer(self, team: Team[M], asked: Sequence[tuple[Subject, Any, Any]]) -> None:
-        """Queue (input, item, champion's answer) for the challenger in shadow, if there is one. Returns at once."""
+    def offer(self, team: Team[M], asked: Iterable[tuple[Subject, Any, Any]]) -> None:
+        """Queue (input, item, champion's answer) for the challenger in shadow; they are not looked at if there is none."""
+        if team.challenger is None:
+            return
         for one, item, answer in asked:
             challenger = team.beside(one.event.patient_id)
             if challenger is None or isinstance(answer, Exception):

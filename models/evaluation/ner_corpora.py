@@ -142,28 +142,6 @@ def split_by_document(documents: Sequence[Document]) -> tuple[list[Document], li
     return [d for i, d in enumerate(ordered) if i % 5], ordered[::5]
 
 
-def read_folder(data: Path) -> dict[str, list[Document]]:
-    """Read what may be measured on in a folder and the folders in it: file name, as seen from `data` -> documents.
-
-    Every `*.tsv` (IOB) and `*.jsonl` (case reports) that is not named train; of a `train.jsonl` with no other file beside
-    it, the dev part of `split_by_document`. Raises `Permanent` where there is nothing, or a file is not what it should be.
-    """
-    found: dict[str, list[Document]] = {}
-    for path in sorted([*data.rglob("*.tsv"), *data.rglob("*.jsonl")]):
-        name = path.relative_to(data).as_posix()
-        if path.suffix == ".tsv" and path.stem != "train":
-            found[name] = read_iob(path, sentences=SENTENCES_TOGETHER)
-        elif path.suffix == ".jsonl":
-            documents = read_maccrobat(path)
-            if path.stem != "train":
-                found[name] = documents
-            elif len(list(path.parent.glob("*.jsonl"))) == 1:
-                found[f"{name} (every fifth document)"] = split_by_document(documents)[1]
-    if not any(found.values()):
-        raise Permanent(f"no annotated text in {data}", hint="*.tsv with IOB columns and *.jsonl case reports are read")
-    return {name: documents for name, documents in found.items() if documents}
-
-
 def labels_of(documents: Sequence[Document]) -> frozenset[str]:
     """Return every gold label that occurs."""
     return frozenset(gold.label for document in documents for gold in document.gold)

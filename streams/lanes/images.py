@@ -98,8 +98,8 @@ class ImagesToFindings(Lane[ImageEvent]):
                 for one, image, by in zip(inputs, fetched, models, strict=True)
             ]
             if self._models.shadow is not None:
-                seen = [one for one, image in zip(inputs, fetched, strict=True) if not isinstance(image, Poison)]
-                asked = [(one, image, vector) for one, (_, image), vector in zip(seen, good, found, strict=True)]
+                seen = (one for one, image in zip(inputs, fetched, strict=True) if not isinstance(image, Poison))
+                asked = ((one, image, vector) for one, (_, image), vector in zip(seen, good, found, strict=True))
                 self._models.shadow.offer(team, asked)
         return outcomes
 

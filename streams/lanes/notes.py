@@ -69,7 +69,7 @@ class NotesToEntities(Lane[NoteEvent]):
             found = await infer(list(zip(chosen, texts, strict=True)))
             raise_transient(found)
             if self._ner.shadow is not None:
-                self._ner.shadow.offer(team, list(zip(inputs, texts, found, strict=True)))
+                self._ner.shadow.offer(team, zip(inputs, texts, found, strict=True))
         outcomes = []
         for one, model, spans in zip(inputs, chosen, found, strict=True):
             by = model.identity
@@ -146,8 +146,8 @@ class NotesToVectors(Lane[NoteEvent]):
             vectors = await infer(passages)
             raise_transient(vectors)
             if self._embedding.shadow is not None:
-                noted = [one for one, cut in zip(inputs, cuts, strict=True) for _ in cut]
-                asked = [(one, text, vector) for one, (_, text), vector in zip(noted, passages, vectors, strict=True)]
+                noted = (one for one, cut in zip(inputs, cuts, strict=True) for _ in cut)
+                asked = ((one, text, vector) for one, (_, text), vector in zip(noted, passages, vectors, strict=True))
                 self._embedding.shadow.offer(team, asked)
         outcomes, first = [], 0
         for one, by, cut in zip(inputs, models, cuts, strict=True):

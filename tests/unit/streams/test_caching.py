@@ -17,7 +17,7 @@ from infra.kafka.host import free_ports
 from models.errors import Fatal, Poison, Transient
 from models.registry import ModelEntry
 from models.tasks import Span
-from streams.caching import MemoryStore, PredictionCache, RedisStore, pack, redis_version, unpack
+from streams.caching import MemoryStore, PredictionCache, RedisStore, key_of_model, pack, redis_version, unpack
 from streams.metrics import LaneMetrics
 from streams.settings import CacheSettings
 from tests.lanes import until
@@ -70,9 +70,10 @@ def test_what_is_remembered_is_bit_for_bit_what_was_said(answer: Any) -> None:
 
 async def test_the_same_input_runs_once(metrics: LaneMetrics) -> None:
     cache, model = memory(metrics), Model()
-    first = await cache.through(entry(), ["pain", "no pain", "pain"], model.run)
+    first = await cache.through(key_of_model(entry()), ["pain", "no pain", "pain"], model.run)
     assert model.asked == ["pain", "no pain"]
-    assert await cache.through(entry(), ["no pain", "fever", "pain"], model.run) == [first[1], [Span("x", 0, 5, 0.5)], first[0]]
+    again = await cache.through(key_of_model(entry()), ["no pain", "fever", "pain"], model.run)
+    assert again == [first[1], [Span("x", 0, 5, 0.5)], first[0]]
     assert model.asked == ["pain", "no pain", "fever"]
     assert metrics.registry.get_sample_value(
         "vigil_cached_predictions_total", {"lane": "notes-entities", "task": "ner", "outcome": "hit"}
@@ -82,14 +83,14 @@ async def test_the_same_input_runs_once(metrics: LaneMetrics) -> None:
 async def test_models_share_nothing_and_a_new_threshold_is_another_model(metrics: LaneMetrics) -> None:
     cache, model = memory(metrics), Model()
     for one in (entry(), entry(files={"model.onnx": "1" * 64}), entry(thresholds={"condition": 0.6})):
-        await cache.through(one, ["pain"], model.run)
+        await cache.through(key_of_model(one), ["pain"], model.run)
     assert model.asked == ["pain"] * 3
 
 
 async def test_errors_are_not_remembered(metrics: LaneMetrics) -> None:
     cache, model = memory(metrics), Model()
     for _ in range(2):
-        good, bad = await cache.through(entry(), ["good", "poison"], model.run)
+        good, bad = await cache.through(key_of_model(entry()), ["good", "poison"], model.run)
         assert isinstance(bad, Poison) and good == [Span("x", 0, 4, 0.5)]
     assert model.asked == ["good", "poison", "poison"]
 
@@ -102,7 +103,7 @@ async def test_images_differ_by_shape_and_pixels(metrics: LaneMetrics) -> None:
         return [np.array([image.sum()], np.float32) for image in images]
 
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    await cache.through(entry(), [image, image.T, image.reshape(4, 3), image.copy()], run)
+    await cache.through(key_of_model(entry()), [image, image.T, image.reshape(4, 3), image.copy()], run)
     assert ran == [3]
 
 
@@ -173,7 +174,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 async def shared(redis: Redis, metrics: LaneMetrics) -> AsyncIterator[PredictionCache]:
     """A cache with nothing but Redis in it."""
     cache = memory(metrics, megabytes=0, redis=redis.url, redis_patience=1.0)
-    ready = RedisStore(CacheSettings(redis=redis.url), LaneMetrics("probe"))
+    ready = RedisStore(redis.url, CacheSettings(), LaneMetrics("probe"))
 
     async def answers() -> bool:
         ready._rests_until = 0.0
@@ -188,11 +189,11 @@ async def shared(redis: Redis, metrics: LaneMetrics) -> AsyncIterator[Prediction
 
 async def test_workers_share_what_redis_holds(redis: Redis, shared: PredictionCache, metrics: LaneMetrics) -> None:
     model = Model()
-    said = await shared.through(entry(), ["pain", "fever"], model.run)
+    said = await shared.through(key_of_model(entry()), ["pain", "fever"], model.run)
     other = memory(metrics, redis=redis.url, redis_patience=1.0)  # memory of its own before the same Redis
-    assert await other.through(entry(), ["fever", "pain"], model.run) == said[::-1]
+    assert await other.through(key_of_model(entry()), ["fever", "pain"], model.run) == said[::-1]
     redis.stop()
-    assert await other.through(entry(), ["pain"], model.run) == said[:1]  # by now it is nearer
+    assert await other.through(key_of_model(entry()), ["pain"], model.run) == said[:1]  # by now it is nearer
     assert model.asked == ["pain", "fever"]
     await other.close()
 
@@ -202,10 +203,10 @@ async def test_models_run_when_redis_does_not_answer(
     redis: Redis, shared: PredictionCache, metrics: LaneMetrics, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Model()
-    await shared.through(entry(), ["pain"], model.run)
+    await shared.through(key_of_model(entry()), ["pain"], model.run)
     redis.stop() if trouble == "killed" else redis.signal(signal.SIGSTOP)
     for _ in range(50):  # left alone after the first time: fifty waits would be a minute and more
-        assert await shared.through(entry(), ["pain"], model.run) == [[Span("x", 0, 4, 0.5)]]
+        assert await shared.through(key_of_model(entry()), ["pain"], model.run) == [[Span("x", 0, 4, 0.5)]]
     assert len(model.asked) == 51
     said = [record.getMessage() for record in caplog.records if record.name == "vigil.cache"]
     assert len(said) == 1 and "Redis does not serve" in said[0]
@@ -216,17 +217,16 @@ async def test_a_wrong_password_is_a_miss_and_shows_nowhere(
 ) -> None:
     wrong = SecretStr(redis.url.get_secret_value().replace("s3cret-word", "wr0ng-word"))
     cache, model = memory(metrics, megabytes=0, redis=wrong), Model()
-    assert await cache.through(entry(), ["pain"], model.run) == [[Span("x", 0, 4, 0.5)]]
+    assert await cache.through(key_of_model(entry()), ["pain"], model.run) == [[Span("x", 0, 4, 0.5)]]
     assert "AuthenticationError" in caplog.text and "wr0ng-word" not in caplog.text
     await cache.close()
 
 
 async def test_the_doctor_asks_who_answers(redis: Redis, shared: PredictionCache) -> None:
-    settings = CacheSettings(redis=redis.url, redis_patience=1.0)
-    assert (await redis_version(settings)).startswith("Redis ")
+    assert (await redis_version(redis.url, 1.0)).startswith("Redis ")
     redis.stop()
     with pytest.raises(Transient):
-        await redis_version(settings)
+        await redis_version(redis.url, 1.0)
 
 
 def test_no_address_is_refused_without_quoting_it(metrics: LaneMetrics) -> None:

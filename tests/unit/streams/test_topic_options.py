@@ -2,8 +2,8 @@
 
 import pytest
 
-from streams.drift import differences, size, span
 from streams.settings import TopicSettings
+from streams.topic_options import differences, size, span
 from streams.topics import plans
 
 _DAY = 86_400_000
