@@ -11,7 +11,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent
-from models.registry import LOADERS, ModelEntry, files_of, location, record, sha256_of
+from models.registering import files_of, location, record
+from models.registry import LOADERS, ModelEntry, sha256_of
 
 # What opens a folder that holds such a thing. The first that fits counts: a sentence-transformers folder has a config.json too.
 _ARCHITECTURES: Final[Mapping[str, tuple[str, str]]] = {  # end of the class's name -> task, runtime

@@ -21,7 +21,8 @@ import httpx
 from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent, Transient
-from models.registry import ModelEntry, record, sha256_of
+from models.registering import record
+from models.registry import ModelEntry, sha256_of
 
 INDEX: Final = "registry.toml"
 _PIECE: Final = 1 << 20  # bytes

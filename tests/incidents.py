@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient
 from connectors.qdrant.embedded import EmbeddedQdrant
 from infra.kafka.host import free_ports
 from infra.kafka.kafka import LocalKafka
-from models.registry import record
+from models.registering import record
 from processors.events import TOPICS
 from streams.journal import TOPIC as JOURNAL
 from tests import tiny_models

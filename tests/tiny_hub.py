@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from models.registry import ModelEntry, files_of, sha256_of
+from models.registering import files_of
+from models.registry import ModelEntry, sha256_of
 from tests import tiny_models as tiny
 
 WIDE = len(tiny.TOKENS)

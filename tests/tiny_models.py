@@ -140,7 +140,7 @@ def weights_of(folder: Path, **changes: Any) -> Weights:
 
 def toml_of(entry: Mapping[str, Any] | ModelEntry, path: Path) -> Path:
     """Write a site's registry with one entry that serves its task."""
-    from models.registry import record
+    from models.registering import record
 
     record(entry if isinstance(entry, ModelEntry) else ModelEntry.model_validate(entry), path)
     return path

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.registry import ModelEntry, record
+from models.registering import record
+from models.registry import ModelEntry
 from streams.engine import Engine
 from streams.settings import ModelSettings
 from tests import tiny_models as tiny

@@ -9,7 +9,8 @@ from pathlib import Path
 from models.evaluation import deterioration
 from models.evaluation.deterioration import SetFigures
 from models.evaluation.measures import Metric
-from models.registry import WEIGHTS, ModelEntry, Registry, record
+from models.registering import record
+from models.registry import WEIGHTS, ModelEntry, Registry
 from models.runtimes.deterioration import UNITS
 from models.tasks import DeteriorationModel
 

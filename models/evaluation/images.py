@@ -25,7 +25,8 @@ from models.evaluation.image_prompts import HELD
 from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
 from models.evaluation.measures import Array, Bootstrap, Metric, auroc, calibration, calibration_metric
 from models.evaluation.report import Chart, Confusion, Evaluation, Progress, Ranking, Reliability, Section, silent
-from models.registry import WEIGHTS, ModelEntry, Registry, record
+from models.registering import record
+from models.registry import WEIGHTS, ModelEntry, Registry
 from models.tasks import Floats, ImageTextModel
 
 POSITIVE = "pneumonia"

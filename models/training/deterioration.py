@@ -23,7 +23,8 @@ from models.errors import Permanent
 from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import Stays, part, read
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, location, record, sha256_of
+from models.registering import location, record
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, sha256_of
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets

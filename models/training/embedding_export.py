@@ -14,7 +14,8 @@ import numpy as np
 
 from models.errors import Permanent
 from models.export import OUTLIERS, Feeds, Parity, nodes, parity, run, seconds_per_item, to_int8, to_onnx
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
+from models.registering import location, record
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
 from models.runtimes.text_embedder import LIMIT, OnnxTextEmbedder, mean_pooled
 from models.runtimes.token_classifier import load_tokenizer
 from models.tasks import TextEmbedder

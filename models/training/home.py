@@ -23,7 +23,8 @@ from models.evaluation.home_sets import Diaries, checksums, require_enough
 from models.evaluation.measures import auroc
 from models.evaluation.report import Evaluation, Progress, silent
 from models.evaluation.vital_sets import part
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, location, record, sha256_of
+from models.registering import location, record
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, sha256_of
 from models.runtimes.deterioration import Scaling, encode
 from models.runtimes.home import DAYS, FEATURES, HORIZON_DAYS
 from models.training import home_synthetic

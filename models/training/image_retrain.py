@@ -20,7 +20,8 @@ from models.evaluation import images as measuring
 from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
 from models.evaluation.measures import Array, Bootstrap, Metric
 from models.evaluation.report import Progress, beside, figure, silent
-from models.registry import ModelEntry, Registry, Weights, location, sha256_of
+from models.registering import location
+from models.registry import ModelEntry, Registry, Weights, sha256_of
 from models.tasks import Floats, ImageTextModel, ModelIdentity
 
 TASK: Final = "image-text"

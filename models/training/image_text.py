@@ -26,7 +26,8 @@ from models.evaluation.image_prompts import LEARNED
 from models.evaluation.image_sets import LabelledImage, checksums, pixels, read
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import part
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, location, record, sha256_of
+from models.registering import location, record
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, sha256_of
 from models.runtimes.image_text import prepare
 from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt

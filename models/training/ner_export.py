@@ -13,7 +13,8 @@ from models.errors import Permanent
 from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
 from models.export import OUTLIERS, nodes, to_int8, to_onnx
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, location, record, sha256_of
+from models.registering import location, record
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
 from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier
 from models.tasks import Span
 from models.training.ner import HEADS, Corpus, build, corpora, default_start, evaluate

@@ -196,7 +196,7 @@ def table_of(console: Console, found: "Evaluation") -> None:
 def _record(
     console: Console, registry: "Registry", site: Path | None, task: Task, name: str | None, found: "Evaluation"
 ) -> None:
-    from models.registry import holder, record
+    from models.registering import holder, record
 
     if found.model is None:
         raise Permanent("nothing to record: rules stand in no registry", hint="leave --record out")

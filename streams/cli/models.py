@@ -138,7 +138,8 @@ def promote_model(
     Running lanes see it within `models.watch_seconds`, open it and switch between batches; the vitals lane takes it at its next
     start, since a rerun after a crash must score as the first run did.
     """
-    from models.registry import Registry, promote
+    from models.registering import promote
+    from models.registry import Registry
 
     site = _writable(registry)
     weights = Registry.load(site).weights(task, name)
@@ -153,7 +154,8 @@ def rollback_model(
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
 ) -> None:
     """Let the model serve that served before the last promotion. Running lanes switch as they do for `promote`."""
-    from models.registry import Registry, previous, promote
+    from models.registering import previous, promote
+    from models.registry import Registry
 
     site = _writable(registry)
     name = previous(task, site)
@@ -180,7 +182,8 @@ def challenge_model(
     the two agreed, differed, or the challenger failed or was too slow. In a split the same patients get the same model at every
     note, and each output names the model that made it. `vigil models promote` ends the trial as well.
     """
-    from models.registry import Registry, Stage, challenge
+    from models.registering import challenge
+    from models.registry import Registry, Stage
 
     if [shadow, bool(split), stop].count(True) != 1:
         raise Permanent("say one of --shadow, --split SHARE and --stop")

@@ -68,7 +68,8 @@ def retrain(
 
 
 def _run(settings: Settings, fixed: Path, out: Path, site: Path, least: int, rounds: int) -> None:
-    from models.registry import Registry, propose
+    from models.registering import propose
+    from models.registry import Registry
     from models.training import image_retrain
     from streams.feedback import labelled_images
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from models.registry import Stage, challenge, promote, record
+from models.registering import challenge, promote, record
+from models.registry import Stage
 from streams.team import in_share
 from tests import tiny_models as tiny
 from tests.kafka import Kafka

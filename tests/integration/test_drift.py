@@ -6,7 +6,8 @@ import pytest
 
 from models.drift import SHIFTED, STABLE, places
 from models.evaluation.drift_reference import reference
-from models.registry import Registry, record
+from models.registering import record
+from models.registry import Registry
 from tests.kafka import Kafka
 from tests.lanes import until
 from tests.ward import TEXT, Ward, entry, fed, ward

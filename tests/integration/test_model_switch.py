@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.hub_folders import add
-from models.registry import promote, record
+from models.registering import promote, record
 from processors.identity import natural_id
 from tests import tiny_hub as hub
 from tests import tiny_models as tiny

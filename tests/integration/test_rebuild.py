@@ -20,7 +20,8 @@ from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import NOTES, CollectionSpec, QdrantSettings, images
 from connectors.qdrant.store import Point, VectorStore
 from models.errors import Permanent
-from models.registry import Registry, promote, record
+from models.registering import promote, record
+from models.registry import Registry
 from processors.events import ImageEvent, NoteEvent, ObjectReference, PatientEvent
 from processors.identity import natural_id
 from streams.cli.rebuild import rebuild

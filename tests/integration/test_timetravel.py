@@ -15,7 +15,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from models.errors import Permanent
-from models.registry import PACKAGED, Registry, record
+from models.registering import record
+from models.registry import PACKAGED, Registry
 from processors.events import PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from processors.rules import MonitorRules

@@ -297,7 +297,8 @@ def test_a_ward_charts_every_fourth_hour(tmp_path: Path) -> None:
 def test_training_end_to_end_gives_a_model_that_loads_and_ranks(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
-    from models.registry import ModelEntry, Registry, record, seal
+    from models.registering import record, seal
+    from models.registry import ModelEntry, Registry
     from models.training.deterioration import Recipe, train
 
     write_cinc(tmp_path / "data" / "one", patients=120)

@@ -12,7 +12,8 @@ from models.errors import Permanent
 from models.evaluation import image_sets, ner_report, plots, vital_sets
 from models.evaluation.measures import Metric
 from models.evaluation.report import Confusion, Curves, Evaluation, Ranking, Reliability, Section
-from models.registry import ModelEntry, Registry, holder, previous, promote, record
+from models.registering import holder, previous, promote, record
+from models.registry import ModelEntry, Registry
 from models.runtimes.token_classifier import OnnxTokenClassifier
 from tests import tiny_models as tiny
 

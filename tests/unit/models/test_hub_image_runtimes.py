@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from models.errors import Fatal, Permanent, Poison
-from models.registry import Registry, Weights, record
+from models.registering import record
+from models.registry import Registry, Weights
 from models.tasks import ImageTextModel
 from tests import tiny_hub as hub
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from models.errors import Fatal, Permanent, Poison
-from models.registry import Registry, Weights, record, seal
+from models.registering import record, seal
+from models.registry import Registry, Weights
 from tests import tiny_hub as hub
 from tests import tiny_models as tiny
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from models.errors import Permanent
-from models.registry import ModelEntry, Registry, Stage, propose, record
+from models.registering import propose, record
+from models.registry import ModelEntry, Registry, Stage
 from models.training.image_retrain import Asked, Example, Outcome, Recipe, require_enough, retrain
 from tests import tiny_models as tiny
 from tests.drawings import drawing

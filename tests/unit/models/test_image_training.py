@@ -9,7 +9,8 @@ from PIL import Image
 from models.errors import Permanent
 from models.evaluation.image_sets import checksums, pixels, read
 from models.evaluation.images import evaluate
-from models.registry import ModelEntry, Registry, record, seal
+from models.registering import record, seal
+from models.registry import ModelEntry, Registry
 from tests.drawings import drawing
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from models.errors import Fatal, Permanent, Transient
 from models.mirror import mirror, offered, pull
-from models.registry import Registry, record
+from models.registering import record
+from models.registry import Registry
 from tests import tiny_models as tiny
 
 pytest.importorskip("onnx", reason="tiny graphs are written by onnx (extra: train)")

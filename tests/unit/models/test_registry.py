@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import Fatal, Permanent
-from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, _document, main, record, seal
+from models.registering import main, record, seal
+from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, document_of
 from models.tasks import TextEmbedder, TokenClassifier
 from tests import tiny_models as tiny
 
@@ -218,7 +219,7 @@ def test_whatever_an_entry_holds_comes_back_from_the_file(
     path = tmp_path_factory.mktemp("registry") / "site.toml"
     entry = tiny_entry(files={"m": "a" * 64}, preprocessing=preprocessing, licence=licence)
     record(entry, path)
-    assert ModelEntry.model_validate(_document(path)["model"][0]) == entry
+    assert ModelEntry.model_validate(document_of(path)["model"][0]) == entry
 
 
 def test_loading_the_registry_imports_no_torch() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.registry import record
+from models.registering import record
 from tests import tiny_models as tiny
 
 ROOT = Path(__file__).parents[3]
