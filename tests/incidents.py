@@ -38,6 +38,12 @@ from tests.receiver import SECRET
 from tests.vitals import LaneProcess, patient, vitals
 
 
+class Started(LaneProcess):
+    """A process of `vigil` with its health port."""
+
+    port: int
+
+
 class Desk:
     """An operator's desk: a site of one incident, its processes, and the transcript."""
 
@@ -68,14 +74,14 @@ class Desk:
         """End every process."""
         self._stack.close()
 
-    def run(self, *words: str, name: str = "") -> LaneProcess:
+    def run(self, *words: str, name: str = "") -> Started:
         """Start a process of `vigil`, with a health port that the transcript calls HOST:9101."""
         (port,) = free_ports(1)
         self._names[f"127.0.0.1:{port}"] = "127.0.0.1:9101"
         env = {**self.env, "VIGIL_WORKER__HEALTH_PORT": str(port), "PYTHONPATH": str(INFRA.parent)}
         log = self.folder / f"{name or words[-1]}.log"
-        process = LaneProcess(name or words[-1], env, log, command=[sys.executable, "-m", "streams.cli", *words])
-        process.port = port  # type: ignore[attr-defined]
+        process = Started(name or words[-1], env, log, command=[sys.executable, "-m", "streams.cli", *words])
+        process.port = port
         process.start()
         self._stack.callback(lambda: process.stop() if process.running else None)
         return process
@@ -99,10 +105,10 @@ class Desk:
                 raise TimeoutError(f"{what} within {within:.0f} s")
             time.sleep(0.2)
 
-    def page(self, process: LaneProcess, path: str) -> str:
+    def page(self, process: Started, path: str) -> str:
         """A health page; nothing where nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/{path}", timeout=2) as answer:  # type: ignore[attr-defined]
+            with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/{path}", timeout=2) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:
@@ -110,7 +116,7 @@ class Desk:
         except OSError:
             return ""
 
-    def until_ready(self, process: LaneProcess) -> None:
+    def until_ready(self, process: Started) -> None:
         """Wait for /ready."""
 
         def ready() -> bool:
@@ -133,11 +139,11 @@ class Desk:
         self._kept(f"vigil {command}", said.stdout + said.stderr, keep)
         return said.stdout
 
-    def ready(self, process: LaneProcess) -> None:
+    def ready(self, process: Started) -> None:
         """Ask /ready."""
-        self._kept(f"curl -s http://127.0.0.1:{process.port}/ready", self.page(process, "ready"), "")  # type: ignore[attr-defined]
+        self._kept(f"curl -s http://127.0.0.1:{process.port}/ready", self.page(process, "ready"), "")
 
-    def log(self, process: LaneProcess, pattern: str, *, last: int = 3) -> None:
+    def log(self, process: Started, pattern: str, *, last: int = 3) -> None:
         """Wait for lines of a log, and keep the last of them."""
         self.until(lambda: re.search(pattern, process.log), f"{pattern} in the log of {process.name}")
         lines = [line for line in process.log.splitlines() if re.search(pattern, line)]
@@ -169,14 +175,14 @@ def down(desk: Desk) -> None:
     lane.kill()
     fill(desk.kafka.bootstrap, desk.prefix + "clinical.vitals", encoded(sets[200:]))
     desk.say("the worker of the vitals lane was killed; 200 sets came since")
-    desk.type(f"status --once --lane vitals --worker 127.0.0.1:{lane.port}", keep="lane|vitals|┃|│")  # type: ignore[attr-defined]
+    desk.type(f"status --once --lane vitals --worker 127.0.0.1:{lane.port}", keep="lane|vitals|┃|│")
     again = desk.run("lane", "run", "vitals", name="vitals-again")
     desk.until_ready(again)
     desk.until(lambda: 'vigil_consumed_total{lane="vitals"} 200.0' in desk.page(again, "metrics"), "200 sets are scored")
     time.sleep(2)
     desk.say("`vigil up` has started it again")
     desk.log(again, "restored", last=2)
-    desk.type(f"status --once --lane vitals --worker 127.0.0.1:{again.port}", keep="lane|vitals|┃|│")  # type: ignore[attr-defined]
+    desk.type(f"status --once --lane vitals --worker 127.0.0.1:{again.port}", keep="lane|vitals|┃|│")
 
 
 def held(desk: Desk) -> None:

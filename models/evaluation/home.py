@@ -14,7 +14,9 @@ Rules fixed before looking, the same for the model and all it is measured agains
 Patients the model learned from are left out. Intervals are 95%, bootstrapped by patient.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -195,15 +197,16 @@ def _alert_metrics(diaries: Diaries, rows: NDArray[np.int64], scores: dict[str, 
     days = np.bincount(diaries.stays.stay_of[rows], minlength=len(diaries.stays.ids)).astype(np.float64)
     by_kind = {kind: _within_budget(diaries, rows, score, _BUDGET * float(days.sum())) for kind, score in scores.items()}
     metrics = []
-    for name, measure in (
-        ("onsets caught", lambda a, w: _share(w, a.caught, a.onsets)),
-        ("lead time (days)", lambda a, w: _share(w, a.lead, a.caught)),
-        ("alerts per patient-week", lambda a, w: 7 * _share(w, a.raised, days)),
-    ):
-        found = {
-            kind: patients.metric(kind, lambda weights, alerts=alerts, measure=measure: measure(alerts, weights))  # type: ignore[misc]
-            for kind, alerts in by_kind.items()
-        }
+    shares: Sequence[tuple[str, Callable[[_Alerts], tuple[Array, Array]]]] = (
+        ("onsets caught", lambda alerts: (alerts.caught, alerts.onsets)),
+        ("lead time (days)", lambda alerts: (alerts.lead, alerts.caught)),
+        ("alerts per patient-week", lambda alerts: (7 * alerts.raised, days)),
+    )
+    for name, share in shares:
+        found = {}
+        for kind, alerts in by_kind.items():
+            part, whole = share(alerts)
+            found[kind] = patients.metric(kind, partial(_share, part=part, whole=whole))
         mine = found.pop("model")
         title = name if name.startswith("alerts") else f"{name}, at one alert in four patient-weeks"
         metrics.append(Metric(title, mine.value, mine.low, mine.high, mine.n, found))

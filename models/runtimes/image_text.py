@@ -5,6 +5,7 @@ The text side is the text embedder that ships anyway (by its name in the registr
 """
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -91,7 +92,7 @@ class ImageTower(Protocol):
         ...
 
 
-class PromptedImageText:
+class PromptedImageText(ABC):
     """What every CLIP-like runtime has once its towers embed: labels, asked for by prompts. A subclass has the towers."""
 
     dimensions: int
@@ -109,9 +110,9 @@ class PromptedImageText:
         """Name, version and digest."""
         return self._identity
 
+    @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts: [len(texts), dimensions], unit length. A text over the tower's limit raises `Poison`."""
-        raise NotImplementedError
 
     def classify(self, embeddings: Floats) -> Floats:
         """Return scores by the label prompts, [n, len(labels)], each row summing to 1."""

@@ -70,9 +70,8 @@ def scaling_of(stays: Stays, horizon_hours: int = HORIZON_HOURS) -> Scaling:
     """Mean and standard deviation of what was measured in `stays`."""
     mean, scale = np.zeros(len(FEATURES)), np.ones(len(FEATURES))
     for at in range(VITALS):  # yes/no features stay as they are
-        if True:
-            known = stays.values[:, at][~np.isnan(stays.values[:, at])].astype(np.float64)
-            mean[at], scale[at] = round(float(known.mean()), 3), round(float(known.std()), 3)
+        known = stays.values[:, at][~np.isnan(stays.values[:, at])].astype(np.float64)
+        mean[at], scale[at] = round(float(known.mean()), 3), round(float(known.std()), 3)
     return Scaling(FEATURES, tuple(mean.tolist()), tuple(scale.tolist()), HOURS, horizon_hours)
 
 

@@ -68,7 +68,7 @@ class Latencies:
 
 def alerts(stage: Stage) -> dict[str, Latencies]:
     """Return the latencies at 200 and 1,000 sets a second, and of the echo at 1,000."""
-    return stage.once("alerts", lambda: _alerts(stage))  # type: ignore[no-any-return]
+    return stage.once("alerts", lambda: _alerts(stage))
 
 
 def _alerts(stage: Stage) -> dict[str, Latencies]:

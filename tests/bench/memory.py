@@ -36,7 +36,7 @@ _MB = 1024 * 1024
 
 def growth(stage: Stage) -> dict[str, dict[str, Any]]:
     """Return what each lane held: warm, most, growth in MB, events worked off meanwhile."""
-    return stage.once("memory", lambda: {name: _growth(stage, name) for name in LANES})  # type: ignore[no-any-return]
+    return stage.once("memory", lambda: {name: _growth(stage, name) for name in LANES})
 
 
 def _growth(stage: Stage, name: str) -> dict[str, Any]:

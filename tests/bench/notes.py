@@ -22,7 +22,7 @@ GUIDE = CollectionSpec("guide", NOTES.vector, NOTES.dimensions, NOTES.indexes)
 
 def entities(stage: Stage) -> dict[str, list[Rate]]:
     """Return notes a second of the bare loop and the lane, one worker, the same notes, taken in turn."""
-    return stage.once("notes", lambda: _entities(stage))  # type: ignore[no-any-return]
+    return stage.once("notes", lambda: _entities(stage))
 
 
 def _entities(stage: Stage) -> dict[str, list[Rate]]:
@@ -55,7 +55,7 @@ def _bare(stage: Stage, file: Path, warm: int) -> Rate:
 
 def vectors(stage: Stage) -> dict[str, list[Rate]]:
     """Return notes a second into Qdrant of the guide and the lane: as many workers, one model thread each, the same notes."""
-    return stage.once("vectors", lambda: _vectors(stage))  # type: ignore[no-any-return]
+    return stage.once("vectors", lambda: _vectors(stage))
 
 
 def _vectors(stage: Stage) -> dict[str, list[Rate]]:

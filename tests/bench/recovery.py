@@ -43,7 +43,7 @@ class Kill:
 
 def kills(stage: Stage) -> list[Kill]:
     """Return the rounds."""
-    return stage.once("recovery", lambda: _kills(stage))  # type: ignore[no-any-return]
+    return stage.once("recovery", lambda: _kills(stage))
 
 
 def summary(found: list[Kill]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Rolling:
 
 def rolling(stage: Stage) -> Rolling:
     """Return what becomes of sets while both workers of the lane are stopped in good order and started again, in turn."""
-    return stage.once("rolling", lambda: _rolling(stage))  # type: ignore[no-any-return]
+    return stage.once("rolling", lambda: _rolling(stage))
 
 
 def _rolling(stage: Stage) -> Rolling:

@@ -54,7 +54,7 @@ class _Live:
 
 def replayed(stage: Stage) -> dict[str, Any]:
     """Return the percentiles of the three phases (s), and how long the replay took."""
-    return stage.once("replay", lambda: _replayed(stage))  # type: ignore[no-any-return]
+    return stage.once("replay", lambda: _replayed(stage))
 
 
 def _replayed(stage: Stage) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from connectors.qdrant.embedded import EmbeddedQdrant
 from processors.events import TOPICS
@@ -17,6 +17,8 @@ from tests.kafka import local_kafka
 from tests.qdrant import binary, qdrant_server
 
 PARTITIONS = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,12 @@ class Stage:
     _taken: dict[str, Any] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+    def once(self, name: str, measure: Callable[[], T]) -> T:
         """Measure, or return what was measured under that name."""
         if name not in self._taken:
             self._taken[name] = measure()
-        return self._taken[name]
+        taken: T = self._taken[name]
+        return taken
 
     def site(self, stem: str, more: Mapping[str, str] | None = None) -> Site:
         """Create a site with every topic."""

@@ -24,7 +24,7 @@ _WARM = 4  # sets a patient, unmeasured
 
 def throughput(stage: Stage) -> dict[str, list[Rate]]:
     """Return the rates of the lane and both peers, one a round, taken in turn."""
-    return stage.once("vitals", lambda: _throughput(stage))  # type: ignore[no-any-return]
+    return stage.once("vitals", lambda: _throughput(stage))
 
 
 def _throughput(stage: Stage) -> dict[str, list[Rate]]:

@@ -5,6 +5,7 @@ One suite over each, over real sockets: the webhook's call-back, ORA^R41 over ML
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -37,19 +38,20 @@ ALERT = alert("a" * 32, at=NOW)
 TOKEN = "a-bearer-token-of-these-tests"
 
 
-class Back:
+class Back(ABC):
     """A running way back. `known`: the sender is who it should be."""
 
     def __init__(self) -> None:
         self.publisher, self.port = RecordingPublisher(), 0
         self.stack = AsyncExitStack()
 
+    @abstractmethod
     async def start(self, *, known: bool) -> None:
-        raise NotImplementedError
+        """Open it."""
 
+    @abstractmethod
     async def answer(self, said: str = "acknowledged", *, by: str = "nurse-7", number: int = 1) -> bool:
         """Give an answer (acknowledged, declined); tells whether it was taken as such."""
-        raise NotImplementedError
 
     async def garbage(self) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", self.port)

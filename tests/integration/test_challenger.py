@@ -84,6 +84,7 @@ async def test_a_challenger_that_fails_or_is_slow_never_touches_the_champion(
             raise RuntimeError("patient text in it: " + texts[0])
         return find(self, texts)
 
+    # The real runtime all the same: no small model fails, or takes its time, when it is asked to.
     monkeypatch.setattr(OnnxTokenClassifier, "find", told)
     async with ward(kafka, tmp_path, "old", "failing", "slow", shadow_queue=4) as here, fed(here):
         trial(here, "shadow", name="failing")

@@ -287,6 +287,7 @@ async def test_live_lanes_go_on_and_nothing_that_comes_meanwhile_is_lost(
                 await site.until_done("notes-vectors", NoteEvent.topic)
             await apply(self, records)
 
+        # Both do the real thing, after what has to happen just before it: chance would seldom bring that about.
         monkeypatch.setattr(VectorStore, "switch", busy)
         monkeypatch.setattr(_Worker, "apply", overtaken)
         done = await rebuilt(site, Wish("notes", "why"))

@@ -133,7 +133,7 @@ async def test_a_choice_by_time_begins_to_read_where_that_time_begins(
             spans.append((first, end))
         return read(self, name, partition, first, end)
 
-    monkeypatch.setattr(Reader, "read", seen)
+    monkeypatch.setattr(Reader, "read", seen)  # the real one, looked at
     choice = Choice(topic=NOTES, since=start + 4 * half, until=start + 5 * half)
     found = [one.event.original_offset for one in await Replays(site.settings).choose(choice, limit=100)]
     assert (found, spans) == ([4, 5], [(4, 7)])  # a day of disorder is allowed for

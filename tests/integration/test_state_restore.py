@@ -353,6 +353,7 @@ async def half_a_snapshot(ward: Ward, writes: int | None = None) -> None:
         worker._next_snapshot = float("inf")  # no other one would end it
         cut.set()
 
+    # The real journal, stopped where a kill would have to strike within a millisecond.
     worker._journal.save = saved  # type: ignore[method-assign]
     worker._journal.mark = mark  # type: ignore[method-assign]
     worker._next_snapshot = 0.0
@@ -449,7 +450,7 @@ async def test_a_snapshot_cut_short_loses_nobody(kafka: Kafka, goes_on: bool) ->
 
 async def test_after_an_outage_time_comes_first(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came while nobody worked is decided as of now: a state of then, over since, alerts nobody."""
-    monkeypatch.setattr(journal, "SKEW", 0.5)
+    monkeypatch.setattr(journal, "SKEW", 0.5)  # half a minute of waiting otherwise
     async with Ward(kafka, 1, tick_seconds=0.3, snapshot_seconds=600) as ward:
         await ward.write([patient(0, START)])
         await ward.write(vitals(1, 1, START))

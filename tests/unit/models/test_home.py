@@ -317,7 +317,7 @@ def test_what_is_shipped_is_measured_on_others_and_evaluated_again_the_same(
     from models.training import home as training
 
     quick = training.Recipe(hidden=8, steps=60, batch=128, learning_rate=1e-2)
-    monkeypatch.setattr(training, "Recipe", lambda: quick)
+    monkeypatch.setattr(training, "Recipe", lambda: quick)  # a training of seconds: the shipped recipe takes half a minute
     cohort = Cohort(80, 60, 2)
     site = tmp_path / "registry.toml"
     entry, found = training.ship(
