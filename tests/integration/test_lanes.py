@@ -529,7 +529,13 @@ async def test_a_damaged_model_file_keeps_its_lane_from_starting(kafka: Kafka, t
 
 def test_a_lane_that_refuses_to_start_says_so_and_exits(kafka: Kafka, tmp_path: Path) -> None:
     models = _damaged(tmp_path, "ner")
-    env = {"VIGIL_KAFKA__BOOTSTRAP": kafka.bootstrap, "VIGIL_MODELS__REGISTRY": str(models.registry)}
+    env = {
+        "VIGIL_KAFKA__BOOTSTRAP": kafka.bootstrap,
+        "VIGIL_KAFKA__TOPIC_PREFIX": Clinic(
+            kafka, tmp_path
+        ).prefix,  # whose topics are there: a lane waits for them before all else
+        "VIGIL_MODELS__REGISTRY": str(models.registry),
+    }
     lane = LaneProcess("notes-entities", env, tmp_path / "log")
     lane.start()
     assert lane._process is not None
