@@ -3,7 +3,8 @@
     callers --map()--> [bounded waiting room] --like with like--> one executor thread --> futures
 
 Bounded everywhere: at most `queue` items wait, then callers wait; at most `largest` items run at once. An item that fails alone
-fails alone: a batch that raises is run again item by item, so one poisonous text does not take its neighbours along.
+fails alone: a batch that raises is run again item by item, so one poisonous text does not take its neighbours along; one that found
+no memory is run again in halves.
 """
 
 import asyncio
@@ -173,9 +174,15 @@ class MicroBatcher(Generic[I, O]):
             results = await loop.run_in_executor(self._thread, self._timed, loop, [entry.item for entry in batch])
         except Exception as error:
             self._moved()
-            if len(batch) == 1 or isinstance(error, Fatal | Transient):
+            if len(batch) == 1 or isinstance(error, Fatal):
                 for entry in batch:
                     _fail(entry.done, error, self.name)
+                return
+            if isinstance(error, Transient):  # no memory for all of them at once: there may be for half
+                half = len(batch) // 2
+                log.warning("model %s: a run of %d items failed (%s); in two halves", self.name, len(batch), error)
+                await self._work(batch[:half])
+                await self._work(batch[half:])
                 return
             for entry in batch:  # one of them spoilt it for all: find out which
                 await self._work([entry])

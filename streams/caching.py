@@ -104,7 +104,8 @@ class RedisStore:
         if now < self._rests_until:
             return None
         try:
-            return await asyncio.wait_for(question(), 2 * self._patience)
+            async with asyncio.timeout(2 * self._patience):
+                return await question()
         except self._errors as error:
             self._metrics.event("cache-unreachable")
             log.warning("Redis does not serve as cache (%s): models run without it for %g s", type(error).__name__, _PAUSE)

@@ -79,7 +79,7 @@ class Job(Protocol):
         ...
 
     def workers(self, partitions: Iterable[TopicPartition], intake: Intake) -> dict[TopicPartition, Worker]:
-        """Return the worker of each partition assigned; partitions that meet share one."""
+        """Return the worker of each partition assigned; partitions that meet share one, and have none before all are there."""
         ...
 
 
@@ -273,6 +273,9 @@ class Engine(Service):  # type: ignore[misc]
         held = [worker.steps.held_reason for worker in self._unique_workers() if worker.steps.held_since is not None]
         if held:
             return f"{len(held)} of {len(self._unique_workers())} partitions held: {held[0]}"
+        waiting = [tp for tp in self.intake.ledgers if tp not in self._workers]
+        if waiting:
+            return f"{len(waiting)} partitions wait for the partitions of other topics that go with them"
         return ""
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from math import inf
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -17,6 +18,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from mode import Service
 
 from models.errors import Fatal
+from streams import groups
 from streams.broker import CLIENT_SETTINGS as EMBEDDED
 from streams.kafka import aiokafka_config
 from streams.ledger import Ledger, Slice
@@ -25,6 +27,8 @@ from streams.settings import Settings
 log = logging.getLogger("vigil.intake")
 
 _PATIENCE = 10.0  # seconds for questions to the broker on which nothing but an alarm depends
+_ASK_AGAIN, _ASK_AGAIN_MOST = 3.0, 60.0  # seconds before another assignment is asked for
+_UNTAKEN = 5.0  # seconds without a commit taken before it is worth a warning
 
 
 class Owner(Protocol):
@@ -74,6 +78,8 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._settled = asyncio.Event()
         self._committing = asyncio.Lock()
         self._recent_rebalances: deque[float] = deque()
+        self._ask_again = _ASK_AGAIN
+        self._untaken_since: float | None = None
         self._consumer: AIOKafkaConsumer = None
 
     def _new_consumer(self) -> AIOKafkaConsumer:
@@ -174,11 +180,26 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             except (KafkaError, IllegalStateError) as error:
                 # Carried by the next commit, or read again by the next owner: never lost either way.
                 self.commit_failures += 1
-                log.info("%s: commit not taken (%s); it is tried again", self.group, type(error).__name__)
+                self._not_taken(error)
                 return
             self.last_commit = time.monotonic()
+            if self._untaken_since is not None:
+                log.info("%s: commits are taken again", self.group)
+                self._untaken_since = None
             for tp, end in ends.items():
                 ledgers[tp].forget(end)
+
+    def _not_taken(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self._untaken_since is None:  # once is nothing: a rebalance does it
+            log.info("%s: commit not taken (%s); it is tried again", self.group, type(error).__name__)
+            self._untaken_since = now
+        elif self._untaken_since <= now - _UNTAKEN:
+            log.warning(
+                "%s: no commit has been taken for %.0f s (%s): work goes on, and would be repeated after a restart",
+                self.group, now - self._untaken_since, type(error).__name__,
+            )  # fmt: skip
+            self._untaken_since = inf  # said once
 
     # ------------------------------------------------------------------------------------------------- step 8
 
@@ -204,6 +225,8 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._owner.assigned(assigned)
         if assigned:
             self.add_future(self._compare(assigned))
+        if not self._settings.kafka.embedded:  # which describes no groups
+            self.add_future(self._look_for_the_rest(self.ledgers))
         log.info("%s: %d partitions assigned", self.group, len(assigned))
 
     def _count_rebalance(self) -> None:
@@ -218,6 +241,32 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 f"{self.group}: {len(self._recent_rebalances)} rebalances within a minute",
                 hint=f"does another process run as {worker.host} slot {worker.slot}? Each worker needs a slot of its own",
             )
+
+    async def _look_for_the_rest(self, ledgers: dict[TopicPartition, Ledger]) -> None:
+        """Ask for another assignment where partitions of the topics are nobody's.
+
+        A static member that comes back within its session is given what it had, and nobody looks at the topics: one that was
+        made anew meanwhile, or has more partitions now, would be nobody's for good.
+        """
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                taken = await groups.taken(self._settings.kafka, self.group)
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.info("%s: not known whether every partition is assigned (%s)", self.group, type(error).__name__)
+            return
+        there = {TopicPartition(topic, n) for topic in self.topics for n in self._consumer.partitions_for_topic(topic) or ()}
+        left = [f"{tp.topic}[{tp.partition}]" for tp in sorted(there - taken)] if taken is not None else []
+        if not left:
+            self._ask_again = _ASK_AGAIN
+            return
+        log.warning(
+            "%s: nobody is assigned %s: was the topic made anew, or did it grow? Another assignment is asked for in %.0f s",
+            self.group, ", ".join(left), self._ask_again,
+        )  # fmt: skip
+        await self.sleep(self._ask_again)
+        self._ask_again = min(2 * self._ask_again, _ASK_AGAIN_MOST)
+        if self.ledgers is ledgers and not self.should_stop:  # no other assignment has come
+            self._consumer.subscribe(self.topics, listener=self)
 
     # ------------------------------------------------------------------------------------------------- what the log has lost
 
@@ -283,7 +332,8 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         for tp, ledger in list(self.ledgers.items()):
             try:
                 # Answers at once where a position is known, which is nearly always.
-                read = await asyncio.wait_for(self._consumer.position(tp), 0.1)
+                async with asyncio.timeout(0.1):
+                    read = await self._consumer.position(tp)
             except (TimeoutError, IllegalStateError, KafkaError):
                 continue
             if read != ledger.read or ledger.slices:  # what it has in hand is the workers' to answer for
@@ -328,12 +378,15 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if self._consumer is None:
             return
         try:
-            await asyncio.wait_for(self._owner.revoked(within=self._engine.grace), self._engine.grace + 5)
-            await asyncio.wait_for(self.commit(), 5)
+            async with asyncio.timeout(self._engine.grace + 5):
+                await self._owner.revoked(within=self._engine.grace)
+            async with asyncio.timeout(5):
+                await self.commit()
         except TimeoutError:
             log.warning("%s: stopped before everything in flight was committed; the next start reads it again", self.group)
         try:
-            await asyncio.wait_for(self._consumer.stop(), 10)
+            async with asyncio.timeout(10):
+                await self._consumer.stop()
         except TimeoutError:
             log.warning("%s: the broker did not answer the goodbye", self.group)
 

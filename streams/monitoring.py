@@ -224,7 +224,8 @@ class MonitorWorker:
     async def _wait(self, seconds: float) -> None:
         self._arrived.clear()
         try:
-            await asyncio.wait_for(self._arrived.wait(), max(0.0, seconds))
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._arrived.wait()
         except TimeoutError:
             pass
 

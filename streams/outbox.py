@@ -86,7 +86,8 @@ class Outbox:
         """Disconnect. Nothing is flushed here: every `send` has waited for its own confirmations."""
         if self._producer is not None:
             try:
-                await asyncio.wait_for(self._producer.stop(), 10)
+                async with asyncio.timeout(10):
+                    await self._producer.stop()
             except (TimeoutError, KafkaError):
                 log.warning("the producer did not close in time; what it held was not confirmed and will be made again")
         for task in self._retiring:
@@ -189,7 +190,8 @@ class Outbox:
     async def answers(self) -> bool:
         """Tell whether a broker answers now; for whoever has nothing to write and wants to know."""
         try:
-            return bool(await asyncio.wait_for(self._producer.client.force_metadata_update(), 5))
+            async with asyncio.timeout(5):
+                return bool(await self._producer.client.force_metadata_update())
         except (KafkaError, OSError, TimeoutError):
             return False
 

@@ -92,7 +92,8 @@ class Holding:
         while (left := end - time.monotonic()) > 0:
             steps.progress = time.monotonic()  # an attempt was made: this is waiting, not hanging
             try:
-                await asyncio.wait_for(steps.closing.wait(), min(left, 5.0))
+                async with asyncio.timeout(min(left, 5.0)):
+                    await steps.closing.wait()
                 raise Abandoned
             except TimeoutError:
                 pass

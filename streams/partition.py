@@ -103,7 +103,8 @@ class Steps:
                 return result
             try:
                 # Jitter: partitions and workers that wait for the same thing do not come back all at once.
-                await asyncio.wait_for(self.closing.wait(), wait * random.uniform(0.5, 1.0))
+                async with asyncio.timeout(wait * random.uniform(0.5, 1.0)):
+                    await self.closing.wait()
                 raise Abandoned
             except TimeoutError:
                 pass

@@ -45,7 +45,8 @@ class KafkaPublisher:
             self._writer = asyncio.create_task(self._write(), name="publisher")
         try:
             # Not cancelled on time-out: the write may yet succeed. The sender resends, and the same ids overwrite.
-            await asyncio.wait_for(asyncio.shield(done), timeout or self._timeout)
+            async with asyncio.timeout(timeout or self._timeout):
+                await asyncio.shield(done)
         except TimeoutError:
             raise Transient("Kafka did not confirm in time") from None
 

@@ -78,7 +78,8 @@ class Supervisor:
             child.wait = _FIRST if time.monotonic() - began > _CALM else child.wait
             log.warning("%s %s; started again in %.0f s", child.name, ended, child.wait)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), child.wait)
+                async with asyncio.timeout(child.wait):
+                    await self._stopping.wait()
             child.wait = min(2 * child.wait, _MOST)
             child.restarts += 1
 

@@ -5,6 +5,7 @@ reads goes into the section `Seen` of its page in infra/runbook, with ports and 
 run it by hand when what a command says has changed.
 """
 
+import asyncio
 import os
 import re
 import shlex
@@ -19,9 +20,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
-
 from connectors.qdrant.embedded import EmbeddedQdrant
 from infra.kafka.host import free_ports
 from infra.kafka.kafka import LocalKafka
@@ -32,7 +30,7 @@ from tests import tiny_models
 from tests.bench.rate import create, encoded, fill
 from tests.clinic import NOWHERE, note
 from tests.deliveries import alert
-from tests.kafka import local_kafka
+from tests.kafka import delete_records, local_kafka
 from tests.monitoring import INFRA
 from tests.receiver import SECRET
 from tests.vitals import LaneProcess, patient, vitals
@@ -262,9 +260,7 @@ def missed(desk: Desk) -> None:
     desk.until(lambda: 'vigil_consumed_total{lane="notes-entities"} 20.0' in desk.page(lane, "metrics"), "20 notes are done")
     lane.stop()
     fill(desk.kafka.bootstrap, topic, encoded(note(f"p{n}", "later", "Cough.") for n in range(40)))
-    admin = AdminClient({"bootstrap.servers": desk.kafka.bootstrap})
-    for future in admin.delete_records([TopicPartition(topic, 0, 25)]).values():
-        future.result()
+    asyncio.run(delete_records(desk.kafka.bootstrap, topic, {0: 25}))
     desk.say("the lane stood still for longer than the topic keeps its records")
     lane = desk.run("lane", "run", "notes-entities", name="again")
     desk.log(lane, "are lost", last=1)

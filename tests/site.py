@@ -5,13 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from confluent_kafka.admin import AdminClient
 
 from processors.events import NoteEvent
 from streams.settings import EngineSettings, KafkaSettings, Settings, WorkerSettings
-from tests.kafka import Kafka
+from tests.kafka import Kafka, delete_records
 from tests.lanes import bodies, produce, until, wire
 
 TOPICS = ("clinical.notes", "clinical.entities", "clinical.audit", "clinical.dead-letters")
@@ -115,14 +113,7 @@ class Site:
 
     async def delete_records(self, before: dict[int, int]) -> None:
         """Take records from the start of the notes, as retention does: those below the offset given for each partition."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)  # librdkafka's crashed here (2.12.2, rarely)
-        await admin.start()
-        try:
-            await admin.delete_records(
-                {TopicPartition(self.notes, number): RecordsToDelete(offset) for number, offset in before.items()}
-            )
-        finally:
-            await admin.close()
+        await delete_records(self.kafka.bootstrap, self.notes, before)
 
 
 def numbered(notes: Sequence[int]) -> Counter[str]:

@@ -69,8 +69,10 @@ class Publishing:
 
 
 def log_failure(error: BaseException) -> None:
-    """Log what went wrong on our side: the class only, since the words may quote the object."""
-    if isinstance(error, VigilError | TimeoutError):
-        log.warning("DICOM: not confirmed (%s)", type(error).__name__)
+    """Log what went wrong on our side: our own errors' words, which quote nothing; of others the class only."""
+    if isinstance(error, VigilError):
+        log.warning("DICOM: not confirmed: %s%s", error, f" ({error.hint})" if error.hint else "")
+    elif isinstance(error, TimeoutError):
+        log.warning("DICOM: not confirmed in time")
     else:
         log.error("DICOM: unforeseen %s while storing", type(error).__name__)

@@ -107,7 +107,12 @@ class VitalsJob:
         workers: dict[TopicPartition, Worker] = {}
         for number, meeting in numbers.items():
             if len(meeting) != len(self.topics):
-                raise Fatal(f"vitals: assigned only {sorted(tp.topic for tp in meeting)} of partition {number}")
+                log.error(
+                    "vitals: assigned only %s of partition %d: it waits for the rest",
+                    sorted(tp.topic for tp in meeting),
+                    number,
+                )
+                continue
             worker = MonitorWorker(
                 number,
                 settings=self._settings,

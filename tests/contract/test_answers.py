@@ -98,7 +98,8 @@ class Pcd05(Back):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(b"\x0b" + message.encode() + b"\x1c\r")
-            answer = await asyncio.wait_for(reader.read(65536), 20)
+            async with asyncio.timeout(20):
+                answer = await reader.read(65536)
         finally:
             writer.close()
         ack = read_ack(answer.strip(b"\x0b\x1c\r")) if answer else None

@@ -6,20 +6,28 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from infra.kafka.host import LocalKafkaError, free_ports, require_free
 from infra.kafka.kafka import LocalKafka
 from tests import qdrant
-from tests.faults import broken_models, messages, outside, report, workers
+from tests.faults import broken_models, messages, outside, report, senders, stores, workers
 from tests.faults.arena import Fault, Row, arena
+from tests.faults.disk import small_disk
 from tests.faults.proxy import Proxy
 from tests.faults.verify import Verdict
 from tests.kafka import Kafka, local_kafka
 
-MATRIX: list[Fault] = [*workers.FAULTS, *outside.FAULTS, *messages.FAULTS, *broken_models.FAULTS]
+MATRIX: list[Fault] = [
+    *workers.FAULTS,
+    *outside.FAULTS,
+    *stores.FAULTS,
+    *messages.FAULTS,
+    *broken_models.FAULTS,
+    *senders.FAULTS,
+]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,11 +70,14 @@ def play(faults: list[Fault], seed: int) -> list[Row]:
         sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
     rows: list[Row] = []
     undisturbed: dict[str, Verdict] = {}
-    faults = sorted(faults, key=lambda one: one.brokers)  # stable: the undisturbed runs stay first
-    for brokers in sorted({one.brokers for one in faults}):
-        with cluster(brokers) as (local, proxy):
+    for fault in faults:
+        if missing := fault.needs():
+            say(f"{fault.row} is left out: it needs {missing}")
+    faults = [one for one in faults if not one.needs()]
+    for brokers, small in dict.fromkeys(sorted((one.brokers, one.small_disk) for one in faults)):
+        with cluster(brokers, small) as (local, proxy):
             kafka = Kafka("local", local.bootstrap, local=local)
-            for fault in (one for one in faults if one.brokers == brokers):
+            for fault in (one for one in faults if (one.brokers, one.small_disk) == (brokers, small)):
                 say(f"{len(rows) + 1}/{len(faults)} {fault.row}: {fault.words}")
                 row, verdict = _row(fault, kafka, proxy, program, seed, undisturbed.get(fault.lane))
                 if fault.name == "undisturbed" and row.good:
@@ -91,8 +102,11 @@ def _row(
 
 
 @contextmanager
-def cluster(brokers: int) -> Iterator[tuple[LocalKafka, Proxy | None]]:
-    """Three brokers; or one with two listeners: senders and verifier speak to it directly, workers through the proxy."""
+def cluster(brokers: int, small: bool = False) -> Iterator[tuple[LocalKafka, Proxy | None]]:
+    """Three brokers; or one with two listeners: senders and verifier speak to it directly, workers through the proxy.
+
+    `small`: it lies on a file system of its own of 200 MB.
+    """
     if brokers > 1:
         with local_kafka(brokers) as local:
             yield local, None
@@ -111,7 +125,12 @@ def cluster(brokers: int) -> Iterator[tuple[LocalKafka, Proxy | None]]:
         "inter.broker.listener.name": "PLAINTEXT",
         "log.retention.check.interval.ms": "1000",
     }
-    with TemporaryDirectory(prefix="vigil-kafka-", ignore_cleanup_errors=True) as folder, Proxy(front, through) as proxy:
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="vigil-kafka-", ignore_cleanup_errors=True))
+        if small:
+            stack.enter_context(small_disk(Path(folder), 200))
+            settings |= {"log.segment.bytes": "1048576"}
+        proxy = stack.enter_context(Proxy(front, through))
         local = LocalKafka(Path(folder), port=direct, settings=settings, die_with_parent=True, report=say)
         local.start()
         try:

@@ -23,6 +23,7 @@ from tests.faults.verify import INPUT, Judge, Verdict
 from tests.faults.watch import Watch, Worker, log_lines
 from tests.kafka import Kafka
 from tests.qdrant import QdrantServer
+from tests.redis import Redis
 
 SESSION = 6.0  # seconds
 PARTITIONS = 2
@@ -48,6 +49,10 @@ class Fault:
     same: bool = True  # whether the outputs must equal those of an undisturbed run
     deaths: bool = False  # whether a worker may end by itself
     seen: str = ""  # words that an operator must find in log, health or metrics
+    load: "Callable[[Arena], Load] | None" = None  # instead of the lane's own load
+    settle: float = SETTLE  # seconds, its patience after the load
+    needs: "Callable[[], str | None]" = lambda: None  # what this machine lacks for it, in words
+    small_disk: bool = False  # whether the broker lies on a small file system of its own
 
     @property
     def row(self) -> str:
@@ -65,6 +70,7 @@ class Row:
     accepted: int = 0
     lost: int = 0
     duplicated_effects: int = 0
+    gone: int = 0  # what Kafka itself deleted before the lane read it: told to the operator to the record
     longest_stall_s: float = 0.0
     recovered_s: float | None = None
     dead_letters: int = 0
@@ -88,12 +94,17 @@ class Arena:
     ) -> None:
         self.fault, self.kafka, self.qdrant, self.folder = fault, kafka, qdrant, folder
         self._proxy = proxy
+        self.stack = ExitStack()  # what ends with the row
+        self.store: Proxy | None = None  # before Qdrant, where a fault puts one
+        self.redis: Redis | None = None
+        self.models: list[dict[str, Any]] = []  # entries of a registry that a fault lays
         self.seed = seed
         self.random = random.Random(f"{fault.row} {seed}")
         self.prefix = kafka.name("f." + fault.lane) + "."
         self.objects = folder / "objects"
         self.wrong: list[str] = []
         self.spoilt = 0  # records with an id that must end as dead letters
+        self.gone = 0  # accepted records that Kafka deleted before they were read
         self.workers: list[Worker] = []
         self.env = {
             "VIGIL_KAFKA__BOOTSTRAP": f"127.0.0.1:{proxy.port}" if proxy else kafka.bootstrap,
@@ -120,6 +131,11 @@ class Arena:
     def input(self) -> str:
         """The topic that the lane reads, without prefix."""
         return INPUT[self.fault.lane]
+
+    @property
+    def group(self) -> str:
+        """The lane's consumer group."""
+        return f"{self.prefix}vigil.{self.fault.lane}"
 
     @property
     def broker(self) -> LocalKafka:
@@ -165,22 +181,26 @@ class Arena:
         began = time.monotonic()
         for topic in (*TOPICS, JOURNAL):
             self.kafka.create(self.prefix + topic, PARTITIONS)
-        load = inputs.of_lane(self.fault.lane, self.seed, self.fault.seconds, str(self.objects))
+        load = (
+            self.fault.load(self)
+            if self.fault.load
+            else inputs.of_lane(self.fault.lane, self.seed, self.fault.seconds, str(self.objects))
+        )
         if self.fault.prepare:
             self.fault.prepare(self)
         for slot in range(self.fault.workers):
             self.worker(slot).start()
-        group = f"{self.prefix}vigil.{self.fault.lane}"
         topics = tuple(self.prefix + one for one in dict.fromkeys((self.input, *(sent.topic for sent in load.before))))
         try:
-            with Watch(self.kafka.bootstrap, group, topics, lambda: self.workers) as self.watch:
+            with Watch(self.kafka.bootstrap, self.group, topics, lambda: self.workers) as self.watch:
                 self._play(load)
-                settled = self.watch.settled(SETTLE)
+                settled = self.watch.settled(self.fault.settle)
                 if not settled:
-                    self.wrong.append(f"not settled within {SETTLE:.0f} s: {self.watch.behind} records behind")
+                    self.wrong.append(f"not settled within {self.fault.settle:.0f} s: {self.watch.behind} records behind")
         finally:
             for worker in self.workers:
                 self._end(worker)
+        self.wrong += self.sender.reckon()
         judge = Judge(self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, self._store())
         logs = "\n".join(worker.log for worker in self.workers)
         verdict = judge.judge(logs, undisturbed if self.fault.same else None)
@@ -228,6 +248,9 @@ class Arena:
         wanted = self.spoilt + spoilt
         if verdict.dead_letters != wanted:
             wrong.append(f"{verdict.dead_letters} dead letters, and {wanted} records were spoilt")
+        missed = sum(value for name, value in watch.metrics.items() if name.startswith("vigil_missed_total"))
+        if missed != self.gone:
+            wrong.append(f"{self.gone} records were gone before they were read, and the operator is told of {missed:.0f}")
         operator = {
             "log": dict(log_lines(logs).most_common(6)),
             "health": dict(watch.health.most_common(6)),
@@ -243,6 +266,7 @@ class Arena:
             accepted=verdict.accepted,
             lost=verdict.lost,
             duplicated_effects=verdict.duplicated,
+            gone=self.gone,
             longest_stall_s=round(watch.longest_stall, 1),
             recovered_s=None if watch.recovered is None else round(watch.recovered, 1),
             dead_letters=verdict.dead_letters,
@@ -268,6 +292,7 @@ def arena(fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: 
             qdrant.start()
             stack.callback(qdrant.stop)
         site = Arena(fault, kafka, proxy, qdrant, folder, seed)
+        stack.enter_context(site.stack)
         try:
             yield site
         finally:

@@ -1,10 +1,15 @@
-"""Models that fail in their real runtime: graphs of a few bytes whose ONNX Runtime session gives NaN or raises. Needs `onnx`."""
+"""Models that fail in their real runtime: graphs of a few bytes with which ONNX Runtime gives NaN, raises, dawdles, hangs or finds
+no memory. Needs `onnx`."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.clinic import site_registry
 from tests.faults.arena import Arena, Fault, Twist
@@ -40,14 +45,14 @@ def model_of(table: Callable[[], np.ndarray]) -> Callable[[Arena], None]:
     return prepare
 
 
-def texts(trouble: str) -> Callable[[Arena], Twist]:
-    """Give every tenth note the word that the model cannot bear; its neighbours are well."""
+def texts(trouble: str, *, bad: bool = True) -> Callable[[Arena], Twist]:
+    """Give every tenth note the word that the model cannot bear; its neighbours are well. `bad`: it ends as a dead letter."""
 
     def prepare(arena: Arena) -> Twist:
         def twist(number: int, one: Sent) -> list[Sent]:
-            bad = number % 10 == 4
-            arena.spoilt += bad
-            body = {**json.loads(one.value or b""), "text": f"mild cough, {PHI} {trouble if bad else 'fever'}."}
+            troubled = number % 10 == 4
+            arena.spoilt += troubled and bad
+            body = {**json.loads(one.value or b""), "text": f"mild cough, {PHI} {trouble if troubled else 'fever'}."}
             return [replace(one, value=json.dumps(body).encode())]
 
         return twist
@@ -55,19 +60,160 @@ def texts(trouble: str) -> Callable[[Arena], Twist]:
     return prepare
 
 
+def lingering(turns: int) -> Callable[[Path], None]:
+    """Write a graph that goes so many times through an empty loop for each of one word in a batch: 2**62 is for ever."""
+
+    def write(path: Path) -> None:
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["sum", "one"], ["sum_after"])],
+            "body",
+            [
+                _value("turn", TensorProto.INT64, []),
+                _value("go_on", TensorProto.BOOL, []),
+                _value("sum", TensorProto.FLOAT, []),
+            ],
+            [_value("goes_on", TensorProto.BOOL, []), _value("sum_after", TensorProto.FLOAT, [])],
+            [_constant("one", np.float32(0.0))],
+        )
+        loop = helper.make_node("Loop", ["turns", "yes", "zero"], ["waste"], body=body)
+        _with_waste(path, [helper.make_node("Mul", ["found", "each"], ["turns"]), loop], turns)
+
+    return write
+
+
+def greedy(path: Path) -> None:
+    """Write a graph that asks for 4 TiB for each of one word."""
+    nodes = [
+        helper.make_node("Mul", ["found", "each"], ["asked"]),
+        helper.make_node("Reshape", ["asked", "flat"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["lots"]),
+        helper.make_node("ReduceSum", ["lots"], ["waste"], keepdims=0),
+    ]
+    _with_waste(path, nodes, 2**40)
+
+
+def _with_waste(path: Path, nodes: list[Any], each: int) -> None:
+    """Write the table's graph, with `nodes` making the scalar `waste` (of 0) out of `found`, how often the word is there."""
+    before = [
+        helper.make_node("Equal", ["input_ids", "word"], ["is_word"]),
+        helper.make_node("Cast", ["is_word"], ["ones"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["ones"], ["found"], keepdims=0),
+    ]
+    after = [
+        helper.make_node("Gather", ["table", "input_ids"], ["looked_up"]),
+        helper.make_node("Add", ["looked_up", "waste"], ["logits"]),
+    ]
+    constants = {
+        "table": scores(),
+        "word": np.int64(IDS[SPOILS]),
+        "each": np.int64(each),
+        "flat": np.array([1], np.int64),
+        "yes": np.bool_(True),
+        "zero": np.float32(0.0),
+    }
+    graph = helper.make_graph(
+        [*before, *nodes, *after],
+        "waste",
+        [_value("input_ids", TensorProto.INT64, ["batch", "tokens"])],
+        [_value("logits", TensorProto.FLOAT, ["batch", "tokens", scores().shape[1]])],
+        [_constant(name, value) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    path.write_bytes(model.SerializeToString())
+
+
+def _value(name: str, kind: int, shape: list[Any]) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _constant(name: str, value: Any) -> Any:
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def wasteful(write: Callable[[Path], None]) -> Callable[[Arena], None]:
+    """Lay a registry with such a graph as champion; `well` is the same model without the waste."""
+
+    def prepare(arena: Arena) -> None:
+        entries = []
+        for name in ("tiny", "well"):
+            folder = classifier_folder(arena.folder / name)
+            if name == "tiny":
+                write(folder / "model.onnx")
+            entries.append({**entry_of(folder).model_dump(exclude_defaults=True), "name": name})
+        arena.models = entries
+        _serve(arena, "tiny")
+
+    return prepare
+
+
+def _serve(arena: Arena, name: str) -> None:
+    registry = site_registry(arena.folder, champions={"ner": name}, models=arena.models)
+    arena.env["VIGIL_MODELS__REGISTRY"] = str(registry)
+
+
+def other_model(arena: Arena) -> None:
+    """Wait until the hung worker ends; then the operator goes back to the model of before."""
+    deadline = time.monotonic() + 60.0
+    while not arena.worker().deaths:
+        if time.monotonic() > deadline:
+            arena.wrong.append("the hung worker did not end")
+            return
+        time.sleep(0.2)
+    _serve(arena, "well")
+
+
+def other_model_live(arena: Arena) -> None:
+    """Let the lane be held for a while; then the operator goes back to the model of before, and restarts nothing."""
+    arena.sleep(8.0)
+    _serve(arena, "well")
+
+
 FAULTS = [
+    *(
+        Fault(
+            name,
+            "notes-entities",
+            words,
+            nothing,
+            twist=texts(trouble),
+            prepare=prepare,
+            same=False,
+            seen="dead_lettered",
+        )
+        for name, words, trouble, prepare in (
+            ("model-raises", "ONNX Runtime raises on a tenth of the notes", RAISES, model_of(short_table)),
+            ("model-nan", "the model's scores are not a number for a tenth of the notes", SPOILS, model_of(nan_table)),
+        )
+    ),
     Fault(
-        name,
+        "model-out-of-memory",
         "notes-entities",
-        words,
-        nothing,
-        twist=texts(trouble),
-        prepare=model_of(table),
+        "ONNX Runtime finds no memory for a tenth of the notes; then the operator takes another model",
+        other_model_live,
+        twist=texts(SPOILS, bad=False),
+        prepare=wasteful(greedy),
         same=False,
-        seen="dead_lettered",
-    )
-    for name, words, trouble, table in (
-        ("model-raises", "ONNX Runtime raises on a tenth of the notes", RAISES, short_table),
-        ("model-nan", "the model's scores are not a number for a tenth of the notes", SPOILS, nan_table),
-    )
+        seen="out of memory",
+    ),
+    Fault(
+        "model-slow",
+        "notes-entities",
+        "a tenth of the notes takes a second each",
+        nothing,
+        twist=texts(SPOILS, bad=False),
+        prepare=wasteful(lingering(2_000_000)),
+        same=False,
+    ),
+    Fault(
+        "model-hung",
+        "notes-entities",
+        "the model never comes back from a note; then the operator takes another one",
+        other_model,
+        twist=texts(SPOILS, bad=False),
+        prepare=wasteful(lingering(2**62)),
+        settings=(("VIGIL_ENGINE__STALL_AFTER", "6"), ("VIGIL_ENGINE__GRACE", "2")),
+        same=False,
+        deaths=True,
+        seen="unsettled records",
+    ),
 ]

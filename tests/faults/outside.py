@@ -1,12 +1,23 @@
-"""Faults of what a lane stands on: the broker, the network, the vector store, the objects, the topics."""
+"""Faults of what carries the records: the broker, its disk, its answers, the network, the topics."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from tests.faults.arena import SESSION, Arena, Fault, Twist
-from tests.faults.inputs import Sent
-from tests.faults.workers import nothing
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+from infra.kafka.host import LocalKafkaError
+from processors.events import TOPICS
+from streams.journal import TOPIC as JOURNAL
+from tests import vitals
+from tests.faults.arena import PARTITIONS, SESSION, Arena, Fault
+from tests.faults.disk import full, no_mounting
+from tests.faults.inputs import Load, sent
+from tests.kafka import delete_records
 
 
 def broker_kill(arena: Arena) -> None:
@@ -26,27 +37,6 @@ def broker_freeze(arena: Arena) -> None:
     arena.kafka.freeze()
     arena.sleep(8.0)
     arena.kafka.thaw()
-
-
-def qdrant_down(arena: Arena) -> None:
-    """SIGKILL Qdrant, 6 s later start it with its data."""
-    assert arena.qdrant is not None
-    arena.qdrant.kill()
-    arena.sleep(6.0)
-    arena.qdrant.start()
-
-
-def qdrant_restart(arena: Arena) -> None:
-    """Stop Qdrant in good order and start it."""
-    assert arena.qdrant is not None
-    arena.qdrant.stop()
-    arena.qdrant.start()
-
-
-def qdrant_hangs(arena: Arena) -> None:
-    """Qdrant takes connections and answers none for 8 s, past the client's time-out."""
-    assert arena.qdrant is not None and arena.qdrant.process is not None
-    arena.freeze(arena.qdrant.process.pid, 8.0)
 
 
 def partition(arena: Arena) -> None:
@@ -80,24 +70,38 @@ def leader_change(arena: Arena) -> None:
     arena.broker.start(broker=3)
 
 
-def _films(arena: Arena) -> list[Path]:
-    return sorted(path for path in arena.objects.rglob("*.png") if path.is_file())
+def refused(topics: Callable[[Arena], Sequence[str]]) -> Callable[[Arena], None]:
+    """The brokers refuse every write to some topics for 8 s: they want three replicas in sync, and one of three brokers is dead."""
+
+    def strike(arena: Arena) -> None:
+        arena.broker.kill(broker=3)
+        arena.sleep(9.0)  # until the controllers have noticed
+        _alter(arena, topics(arena), "min.insync.replicas", "3")
+        arena.sleep(8.0)
+        _alter(arena, topics(arena), "min.insync.replicas", "2")
+        arena.broker.start(broker=3)
+
+    return strike
 
 
-def spoil_film(spoil: Callable[[Path], object]) -> Callable[[Arena], Twist]:
-    """Spoil one film's file before the first image leaves: every image that refers to it is spoilt."""
+def _outputs(arena: Arena) -> list[str]:
+    return [arena.prefix + topic for topic in (*TOPICS, JOURNAL) if topic != arena.input]
 
-    def prepare(arena: Arena) -> Twist:
-        film = _films(arena)[0]
-        spoil(film)
 
-        def twist(number: int, one: Sent) -> list[Sent]:
-            arena.spoilt += json.loads(one.value or b"")["pixels"]["sha256"] == film.stem
-            return [one]
+def _commits(arena: Arena) -> list[str]:
+    return ["__consumer_offsets"]
 
-        return twist
 
-    return prepare
+def _admin(arena: Arena) -> Any:
+    return AdminClient({"bootstrap.servers": arena.kafka.bootstrap, "log_level": 2})
+
+
+def _alter(arena: Arena, topics: Sequence[str], name: str, value: str) -> None:
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    asked = [ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
+    admin = _admin(arena)
+    for answer in admin.incremental_alter_configs(asked).values():
+        answer.result()
 
 
 def backlog(arena: Arena) -> None:
@@ -107,7 +111,69 @@ def backlog(arena: Arena) -> None:
     arena.worker().start()
 
 
-VECTORS = ("notes-vectors", "images")
+def many_sets(arena: Arena) -> Load:
+    """100,000 sets of 500 patients, as fast as they can be sent."""
+    start = datetime.now(UTC)
+    people = [sent(vitals.patient(number, start - timedelta(hours=1))) for number in range(500)]
+    sets = vitals.vitals(500, 200, start, every=timedelta(seconds=1), seed=arena.seed)
+    return Load(people, [sent(one) for one in sets], rate=8_000.0)
+
+
+def retention(arena: Arena) -> None:
+    """While the worker is down Kafka deletes twenty records of each partition that it has not read."""
+    arena.stop(0)
+    arena.sleep(5.0)
+    arena.sender.flush()
+    name = arena.prefix + arena.input
+    committed = arena.kafka.committed(arena.group, name)
+    begins = {number: committed.get(number, 0) + 20 for number in range(PARTITIONS)}
+    asyncio.run(delete_records(arena.kafka.bootstrap, name, begins))
+    for number, begin in begins.items():
+        for offset in range(committed.get(number, 0), begin):
+            del arena.sender.accepted.at[arena.input, number, offset]
+            arena.gone += 1
+    arena.worker().start()
+
+
+def recreated(absent: float) -> Callable[[Arena], None]:
+    """Delete the input topic under the working lane and, so many seconds later, make it anew, empty. All in it had been read."""
+    return lambda arena: _recreate(arena, absent)
+
+
+def _recreate(arena: Arena, absent: float) -> None:
+    with arena.sender.held():
+        if not arena.watch.settled(30.0):
+            raise RuntimeError("the lane did not read what was there")
+        name = arena.prefix + arena.input
+        admin = _admin(arena)
+        for answer in admin.delete_topics([name], operation_timeout=30).values():
+            answer.result()
+        arena.sleep(absent)
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                arena.kafka.create(name, PARTITIONS)
+                break
+            except KafkaException:  # it is still being deleted
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        accepted = arena.sender.accepted
+        accepted.at = {
+            (topic, number, -1 - offset if topic == arena.input else offset): event_id  # offsets begin anew
+            for (topic, number, offset), event_id in accepted.at.items()
+        }
+
+
+def full_disk(arena: Arena) -> None:
+    """Nothing more fits on the broker's disk for 8 s; then there is room again, and the broker is started."""
+    with full(arena.broker.data):
+        arena.sleep(8.0)
+    with suppress(LocalKafkaError):
+        arena.kafka.kill()  # it may have ended by itself, as Kafka does when it has no disk left
+    arena.kafka.start()
+
+
 FAULTS = [
     *(
         Fault("broker-kill", lane, "the broker killed, started 4 s later", broker_kill, seconds=18, short=lane == "vitals")
@@ -122,22 +188,6 @@ FAULTS = [
         for lane in ("vitals", "notes-entities")
     ),
     *(
-        Fault(
-            "qdrant-down",
-            lane,
-            "Qdrant killed, started 6 s later",
-            qdrant_down,
-            short=lane == "notes-vectors",
-            seen="store",
-        )
-        for lane in VECTORS
-    ),
-    *(Fault("qdrant-restart", lane, "Qdrant restarted in good order", qdrant_restart) for lane in VECTORS),
-    *(
-        Fault("qdrant-hangs", lane, "Qdrant answers nothing for 8 s", qdrant_hangs, seconds=16, seen="store")
-        for lane in VECTORS
-    ),
-    *(
         Fault("partition", lane, "nothing passes to or from the broker for 9 s", partition, seconds=20, workers=workers)
         for lane, workers in (("vitals", 1), ("notes-entities", 1))
     ),
@@ -146,18 +196,51 @@ FAULTS = [
         Fault("slow-network", lane, "150 ms, 100 kB/s to the broker, 8 s", slow_network, seconds=18)
         for lane in ("vitals", "images")
     ),
-    Fault("object-missing", "images", "a film's file is gone", nothing, twist=spoil_film(Path.unlink), seen="dead_lettered"),
-    Fault(
-        "object-corrupt",
-        "images",
-        "a film's file has other bytes",
-        nothing,
-        twist=spoil_film(lambda path: path.write_bytes(b"x" * 100)),
-        seen="dead_lettered",
-    ),
     *(
         Fault("backlog", lane, "all of the load waits for a worker that starts", backlog)
         for lane in ("vitals", "notes-vectors")
+    ),
+    Fault(
+        "backlog-100k",
+        "vitals",
+        "100,000 sets wait for a worker that starts",
+        backlog,
+        load=many_sets,
+        seconds=20,
+        settle=300,
+        same=False,
+    ),
+    *(
+        Fault(name, lane, words, refused(topics), brokers=3, seconds=24, seen=seen)
+        for name, words, topics, seen in (
+            ("produce-error", "the brokers refuse what the lane writes for 8 s", _outputs, "NotEnoughReplicas"),
+            ("commit-error", "the brokers refuse every offset commit for 8 s", _commits, "commit"),
+        )
+        for lane in ("vitals", "notes-entities", "notes-vectors")
+    ),
+    *(
+        Fault("retention", lane, "retention takes forty records before they are read", retention, same=False, seen="are lost")
+        for lane in ("vitals", "notes-entities")
+    ),
+    *(
+        Fault(name, lane, words, recreated(absent), same=False, seconds=20, deaths=True)
+        for name, words, absent in (
+            ("recreated", "the input topic deleted and, 3 s later, made anew, empty", 3.0),
+            ("recreated-at-once", "the input topic deleted and made anew at once, empty", 0.0),
+        )
+        for lane in ("vitals", "notes-entities")
+    ),
+    *(
+        Fault(
+            "broker-disk-full",
+            lane,
+            "nothing fits on the broker's disk for 8 s",
+            full_disk,
+            seconds=20,
+            small_disk=True,
+            needs=no_mounting,
+        )
+        for lane in ("vitals", "notes-entities")
     ),
     *(
         Fault("leader-change", lane, "each of three brokers goes in turn", leader_change, brokers=3, seconds=24)

@@ -1,10 +1,12 @@
-"""A TCP proxy between the workers and the broker: it cuts, blocks and slows what passes, and knows nothing of Kafka."""
+"""Proxies of the tests: one that cuts, blocks and slows what passes and knows no protocol; one before Qdrant that refuses."""
 
 import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine
 from typing import Any
+
+import httpx
 
 PIECE = 64 * 1024
 
@@ -97,3 +99,58 @@ class Proxy:
                 await asyncio.sleep(self._delay + (len(piece) / self._rate if self._rate else 0.0))
             writer.write(piece)
             await writer.drain()
+
+
+class Refuser(Proxy):
+    """Speaks HTTP before Qdrant. While `refusing`, every other write gets a 503: of those, each second one was carried out."""
+
+    def __init__(self, listen: int, target: int) -> None:
+        super().__init__(listen, target)
+        self.refusing = False
+        self.refused = 0
+        self._writes = 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pipes.add(task)
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._target}", timeout=30.0) as client:
+                while head := await _head(reader):
+                    method, path, kept, length = head
+                    body = await reader.readexactly(length)
+                    status, content = await self._answer(client, method, path, kept, body)
+                    told = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+                    writer.write(told.encode() + content)
+                    await writer.drain()
+        except (OSError, httpx.HTTPError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the connection is over, whichever side ended it
+        finally:
+            self._pipes.discard(task)
+            writer.transport.abort()
+
+    async def _answer(
+        self, client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes]:
+        write = method == "PUT" or (method == "POST" and path.partition("?")[0].endswith(("/points/delete", "/points/payload")))
+        turn = 0
+        if self.refusing and write and "/points" in path:
+            self._writes += 1
+            turn = self._writes % 4
+        if turn != 1:
+            found = await client.request(method, path, content=body, headers=headers)
+            if turn != 3:
+                return found.status_code, found.content
+        self.refused += 1
+        return 503, b'{"status":{"error":"refused by the test"}}'
+
+
+async def _head(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], int] | None:
+    try:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    method, path, _ = lines[0].split(" ", 2)
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
+    kept: dict[str, str] = {name: fields[name] for name in ("content-type", "api-key") if name in fields}
+    return method, path, kept, int(fields.get("content-length", "0"))

@@ -15,6 +15,7 @@ COLUMNS = (
     "accepted",
     "lost",
     "duplicated_effects",
+    "gone",
     "longest_stall_s",
     "recovered_s",
     "dead_letters",

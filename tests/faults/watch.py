@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -25,15 +25,24 @@ _LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d+ (WARNING|ERROR|CRITICAL)\s+(.*)$", re.
 
 
 class Worker(LaneProcess):
-    """A worker of a lane on a slot and a health port of its own."""
+    """A worker of a lane (or whatever `command` starts) on a slot and a health port of its own."""
 
-    def __init__(self, lane: str, slot: int, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, lane: str, slot: int, env: Mapping[str, str], folder: Path, *, command: Sequence[str] = ()) -> None:
         (self.port,) = free_ports(1)
         own = {**env, "VIGIL_WORKER__SLOT": str(slot), "VIGIL_WORKER__HEALTH_PORT": str(self.port)}
-        super().__init__(lane, own, folder / f"{lane}-{slot}.log")
+        super().__init__(lane, own, folder / f"{lane}-{slot}.log", command=command)
         self.slot = slot
         self.wanted = False  # whether the supervisor would have it run
         self.deaths: list[int] = []  # exit codes of ends that nobody asked for
+
+    def log_to(self, file: Path) -> None:
+        """Let its log go elsewhere, from its next start on; what is no plain file is not read."""
+        self._log = file
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return super().log if self._log.is_file() else ""
 
     def start(self) -> None:
         """Start it, and want it to run."""
@@ -139,7 +148,7 @@ class Watch:
         done = ends = 0
         for one in self._consumer.committed(places, timeout=2):
             low, high = self._consumer.get_watermark_offsets(TopicPartition(one.topic, one.partition), timeout=2)
-            done += min(max(one.offset, low), high) if one.offset >= 0 else low
+            done += max(one.offset, low) if 0 <= one.offset <= high else low  # beyond the end: of a topic that was there before
             ends += high
         return done, ends
 

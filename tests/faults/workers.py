@@ -1,6 +1,10 @@
 """Faults of workers: ended, killed, frozen, added and removed."""
 
+import shutil
+from pathlib import Path
+
 from tests.faults.arena import SESSION, Arena, Fault
+from tests.faults.watch import Worker
 
 ALL = ("vitals", "notes-entities", "notes-vectors", "images")
 
@@ -54,6 +58,56 @@ def rolling(arena: Arena) -> None:
         arena.sleep(1.0)
 
 
+def twin(arena: Arena) -> None:
+    """A second process comes with the same instance id, as after a slip in a deployment, and goes 16 s later."""
+    folder = arena.folder / "twin"
+    folder.mkdir()
+    second = Worker(arena.fault.lane, 0, arena.env, folder)
+    second.start()
+    second.wanted = False  # nobody starts it again
+    arena.workers = [*arena.workers, second]
+    arena.sleep(16.0)
+    if second.running:
+        second.kill()
+
+
+def no_room_for_logs(arena: Arena) -> None:
+    """The file that the worker's log goes to lies on a full disk: every write to it fails."""
+    arena.worker().log_to(Path("/dev/full"))
+
+
+FAKETIME = "libfaketimeMT.so.1"
+
+
+def no_faketime() -> str | None:
+    """libfaketime has to be there."""
+    return None if _faketime() else "libfaketime (Debian package faketime)"
+
+
+def _faketime() -> Path | None:
+    return next(Path("/usr/lib").glob(f"**/faketime/{FAKETIME}"), None) if shutil.which("faketime") else None
+
+
+def fake_clock(arena: Arena) -> None:
+    """Let the worker see the wall clock through a file that a fault may set; the monotonic one stays true."""
+    library, file = _faketime(), arena.folder / "clock"
+    assert library is not None
+    file.write_text("+0")
+    arena.env |= {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def clock_jumps(arena: Arena) -> None:
+    """The worker's clock jumps an hour ahead for 4 s, then an hour back for 4 s."""
+    for offset in ("+3600", "-3600", "+0"):
+        (arena.folder / "clock").write_text(offset)
+        arena.sleep(4.0)
+
+
 FAULTS = [
     *(Fault("undisturbed", lane, "no fault: the run that others are compared with", nothing) for lane in ALL),
     *(
@@ -75,4 +129,32 @@ FAULTS = [
     ),
     *(Fault("rebalance", lane, "workers added and removed mid-batch", rebalance, seconds=24) for lane in ALL),
     *(Fault("rolling-restart", lane, "all workers restarted in turn", rolling, workers=2) for lane in ALL),
+    *(
+        Fault(
+            "fenced",
+            lane,
+            "a second process with the same instance id for 16 s",
+            twin,
+            seconds=24,
+            deaths=True,
+            seen="another",
+        )
+        for lane in ("vitals", "notes-entities")
+    ),
+    *(
+        Fault("log-disk-full", lane, "the worker's log lies on a full disk", nothing, prepare=no_room_for_logs)
+        for lane in ("vitals", "notes-entities")
+    ),
+    *(
+        Fault(
+            "clock-jump",
+            lane,
+            "the worker's clock an hour ahead, then an hour back, 4 s each",
+            clock_jumps,
+            prepare=fake_clock,
+            seconds=18,
+            needs=no_faketime,
+        )
+        for lane in ("vitals", "notes-entities")
+    ),
 ]

@@ -70,7 +70,8 @@ class Site:
 
     async def end(self, process: asyncio.subprocess.Process) -> Said:
         try:
-            out, err = await asyncio.wait_for(process.communicate(), 60)
+            async with asyncio.timeout(60):
+                out, err = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
@@ -147,7 +148,8 @@ async def test_fhir_interrupted_and_gone_on_with(site: Site) -> None:
     async with ehr(site.folder) as (server, words):
         server.gate = 4  # Patient, and three pages of five
         process = await site.start(*words)
-        await asyncio.wait_for(server.waiting.wait(), 60)
+        async with asyncio.timeout(60):
+            await server.waiting.wait()
         process.send_signal(signal.SIGINT)
         stopped = await site.end(process)
         assert stopped.code == 130, stopped.err

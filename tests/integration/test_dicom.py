@@ -383,7 +383,8 @@ async def test_dcmtk_senders(tmp_path):
 
 async def _tool(*command: str | Path) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
     return process.returncode, out.decode(errors="replace")
 
 

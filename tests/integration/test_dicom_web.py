@@ -130,7 +130,8 @@ async def test_a_sender_that_falls_silent_is_given_up():
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\nContent-Length: 1000\r\n\r\n--cut"
         writer.write(head.encode())
-        assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+        async with asyncio.timeout(5):
+            assert b" 400 " in await reader.readline()
         writer.close()
         assert (await stow(server, make())).status_code == 200
 

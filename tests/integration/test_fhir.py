@@ -225,10 +225,12 @@ async def test_peers_that_misbehave_disturb_nobody():
         garbage = await _open(server, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200))
         endless = await _open(server, b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000)
         assert (await server.client.post("/fhir/Observation", json=observation())).status_code == 201
-        assert b"408" in await asyncio.wait_for(half_body[0].read(), 5)
+        async with asyncio.timeout(5):
+            assert b"408" in await half_body[0].read()
         for one in (silent[0], silent[-1], half_header, garbage, endless):
             try:
-                await asyncio.wait_for(one[0].read(), 5)  # ends: closed by the server
+                async with asyncio.timeout(5):
+                    await one[0].read()  # ends: closed by the server
             except ConnectionError:
                 pass
         drip = await _open(server)
@@ -332,7 +334,8 @@ async def test_curl(tmp_path):
             "--data-binary", f"@{tmp_path / 'bundle.json'}", f"{server.url}/fhir",
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, _ = await asyncio.wait_for(curl.communicate(), 20)
+        async with asyncio.timeout(20):
+            out, _ = await curl.communicate()
         assert out.endswith(b"200")
         assert {type(event) for event in server.publisher.events} == {PatientEvent, VitalsEvent, NoteEvent}
 

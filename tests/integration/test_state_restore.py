@@ -174,9 +174,11 @@ class Ward:
         """Die where it stands: nothing is finished, nothing settled is committed any more."""
         if self.task is None:
             return
-        self.task.cancel()
+        while not self.task.done():  # again: aiokafka swallows a cancellation that meets it while it closes a consumer
+            self.task.cancel()
+            await asyncio.wait([self.task], timeout=0.2)
         with suppress(asyncio.CancelledError):
-            await self.task
+            self.task.result()
         self.task = None
 
     async def live_for_a_while(self, patience: float = 0.4) -> None:
@@ -358,7 +360,8 @@ async def half_a_snapshot(ward: Ward, writes: int | None = None) -> None:
     worker._journal.mark = mark  # type: ignore[method-assign]
     worker._next_snapshot = 0.0
     worker._arrived.set()
-    await asyncio.wait_for(cut.wait(), 20)
+    async with asyncio.timeout(20):
+        await cut.wait()
 
 
 async def a_snapshot(ward: Ward) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -26,7 +24,7 @@ from streams.settings import ModelSettings, VitalsStateSettings
 from streams.timetravel import Asked, Other, TimeTravel, Travel
 from tests.bedside import ILL, WELL, observation
 from tests.clinic import ORIGIN, PARTITIONS, Clinic
-from tests.kafka import Kafka
+from tests.kafka import Kafka, delete_records
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -207,11 +205,8 @@ async def test_what_retention_has_taken_is_told(kafka: Kafka, tmp_path: Path) ->
     await day(site, start)
     number = partition_of(PATIENT.encode(), PARTITIONS)
     mine = [one for one in await site.records("clinical.vitals") if one.key == PATIENT.encode()]
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     # All up to the set of which the next one carries the values forward.
-    cut = TopicPartition(site.prefix + "clinical.vitals", number, mine[3].offset)
-    for done in (await asyncio.to_thread(admin.delete_records, [cut])).values():
-        await asyncio.to_thread(done.result)
+    await delete_records(kafka.bootstrap, site.prefix + "clinical.vitals", {number: mine[3].offset})
     found = await travelled(site, start)
     assert [note for note in found.notes if note.startswith(f"retention has taken the first {mine[3].offset} vitals")]
     carried = found.rows[0]

@@ -149,7 +149,8 @@ class Storm:
     async def _is_over(self, within: float) -> bool:
         """Wait so long; tell whether everything was worked off meanwhile."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.over.wait(), within)
+            async with asyncio.timeout(within):
+                await self.over.wait()
         return self.over.is_set()
 
     async def _settle(self, began: float) -> bool:

@@ -18,6 +18,7 @@ class Model:
         self.batches: list[list[int]] = []
         self.go = threading.Event()
         self.go.set()
+        self.fits = 1000  # items that find memory together
 
     def __call__(self, items: Sequence[int]) -> list[int]:
         self.go.wait(5)
@@ -26,6 +27,8 @@ class Model:
             raise ValueError("Mr. Smith's note")
         if 99 in items:
             raise Fatal("wrong weights")
+        if len(items) > self.fits:
+            raise Transient("out of memory")
         return [2 * item for item in items]
 
 
@@ -60,6 +63,18 @@ async def test_fatal_is_raised() -> None:
     batcher = MicroBatcher[int, int](Model(), name="m")
     with pytest.raises(Fatal, match="wrong weights"):
         await batcher.map([1, 99])
+    await batcher.stop()
+
+
+async def test_a_batch_without_memory_goes_in_halves_and_an_item_without_waits() -> None:
+    model = Model()
+    model.fits = 2
+    batcher = MicroBatcher[int, int](model, name="m", largest=8, longest_delay=0.02)
+    assert await batcher.map([1, 2, 3, 4, 5, 6, 7]) == [2, 4, 6, 8, 10, 12, 14]
+    assert [len(batch) for batch in model.batches] == [7, 3, 1, 2, 4, 2, 2]
+    model.fits = 0
+    [result] = await batcher.map([1])
+    assert isinstance(result, Transient)
     await batcher.stop()
 
 

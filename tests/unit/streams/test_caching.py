@@ -1,10 +1,7 @@
 """What the prediction cache may say, and what becomes of it when Redis does not answer."""
 
 import asyncio
-import os
-import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from infra.kafka.host import free_ports
 from models.errors import Fatal, Poison, Transient
 from models.registry import ModelEntry
 from models.tasks import Span
@@ -21,6 +17,7 @@ from streams.caching import MemoryStore, PredictionCache, RedisStore, key_of_mod
 from streams.metrics import LaneMetrics
 from streams.settings import CacheSettings
 from tests.lanes import until
+from tests.redis import Redis, why_no_redis
 
 SPANS = [Span("condition", 3, 9, 0.1 + 0.2), Span("symptom", 12, 20, 1 / 3)]
 
@@ -126,44 +123,10 @@ def test_no_cache_by_setting(metrics: LaneMetrics) -> None:
 # ---------------------------------------------------------------------------------------------------------------- Redis
 
 
-class Redis:
-    def __init__(self, folder: Path) -> None:
-        [self.port] = free_ports(1)
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> SecretStr:
-        return SecretStr(f"redis://:s3cret-word@127.0.0.1:{self.port}/0")
-
-    def start(self) -> None:
-        command = [
-            "redis-server",
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--requirepass",
-            "s3cret-word",
-            "--save",
-            "",
-        ]
-        self._process = subprocess.Popen([*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL)
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, number)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("needs redis-server (Debian package redis-server)")
+    if missing := why_no_redis():
+        pytest.skip(f"needs {missing}")
     server = Redis(tmp_path)
     server.start()
     yield server

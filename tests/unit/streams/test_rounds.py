@@ -47,7 +47,8 @@ async def test_one_that_is_cancelled_leaves_the_others_waiting() -> None:
     tasks = [asyncio.create_task(rounds.next()) for _ in range(2)]
     await asyncio.sleep(0)
     tasks[0].cancel()
-    await asyncio.wait_for(tasks[1], 5)
+    async with asyncio.timeout(5):
+        await tasks[1]
     assert tasks[0].cancelled()
 
 

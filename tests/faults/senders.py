@@ -1,0 +1,212 @@
+"""The load through the connectors: HL7 v2 over MLLP and DICOM C-STORE into `vigil serve`, and faults of and under that process.
+
+A sender sends one message at a time and sends it again until the answer is positive, as the systems of a hospital do. What was
+answered positively is accepted: the verifier then looks for it on the topic by what the sender calls it (MSH-10, SOP Instance UID).
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import pydicom
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pynetdicom import AE
+
+from connectors.hl7.sender import MllpSender
+from infra.kafka.host import free_ports
+from streams.demo import radiographs
+from streams.demo.hl7 import Writer
+from streams.demo.notes import MIX
+from streams.demo.people import people
+from streams.demo.physiology import COURSES, Body
+from tests.faults.arena import Arena, Fault
+from tests.faults.disk import full, no_mounting, small_disk
+from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent
+from tests.faults.outside import broker_kill, partition
+from tests.faults.watch import Worker
+from tests.faults.workers import nothing
+
+RATE = PATIENTS / EVERY.total_seconds()  # messages a second
+ANSWER = 10.0  # seconds that a sender waits for one
+SLOT = 90  # the listener's: no lane's worker has it
+
+
+class Front(Sender):
+    """Sends the load through `vigil serve`; what was accepted is known when the topic has been read."""
+
+    def __init__(self, arena: Arena) -> None:
+        super().__init__(arena.kafka.bootstrap, arena.prefix)
+        self._arena = arena
+        mllp, fhir, dicom = free_ports(3)
+        self._port = dicom if arena.fault.lane == "images" else mllp
+        env = {
+            **arena.env,
+            "VIGIL_CONNECTORS__MLLP__PORT": str(mllp),
+            "VIGIL_CONNECTORS__FHIR__PORT": str(fhir),
+            "VIGIL_CONNECTORS__DICOM__PORT": str(dicom),
+            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
+            "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
+            "VIGIL_CONNECTORS__MLLP__PUBLISH_SECONDS": "3",
+            "VIGIL_ENGINE__PUBLISH_TIMEOUT": "3",
+        }
+        command = [sys.executable, "-m", "streams.cli", "serve"]
+        self.listener = Worker("serve", SLOT, env, arena.folder, command=command)
+        self.answered: set[str] = set()  # positively
+        self.sent: set[str] = set()
+
+    def pace(self, load: Load, over: threading.Event, **_: Any) -> None:
+        """Send in time, or as soon as the answers let it."""
+        if self._arena.fault.lane == "images":
+            self._store(load, over)
+        else:
+            asyncio.run(self._speak(load, over))
+
+    def _due(self, load: Load, over: threading.Event) -> Iterator[Sent]:
+        began = time.monotonic()
+        for number, one in zip(itertools.count(), load.paced, strict=False):
+            over.wait(max(0.0, began + number / load.rate - time.monotonic()))
+            if over.is_set():
+                return
+            self.sent.add(one.event_id)
+            yield one
+
+    async def _speak(self, load: Load, over: threading.Event) -> None:
+        async with MllpSender("127.0.0.1", self._port, timeout=ANSWER, longest_pause=1.0) as sender:
+            for one in self._due(load, over):
+                await sender.send(one.value or b"")
+                self.answered.add(one.event_id)
+
+    def _store(self, load: Load, over: threading.Event) -> None:
+        entity = AE()
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ANSWER
+        entity.add_requested_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
+        association: Any = None
+        for one in self._due(load, over):
+            image = pydicom.dcmread(BytesIO(one.value or b""))
+            while not over.is_set():
+                if association is None or not association.is_established:
+                    association = entity.associate("127.0.0.1", self._port)
+                if association.is_established and association.send_c_store(image).get("Status") == 0x0000:
+                    self.answered.add(one.event_id)
+                    break
+                over.wait(0.3)
+        if association is not None and association.is_established:
+            association.release()
+
+    def reckon(self) -> list[str]:
+        """Find on the topic what was answered positively."""
+        topic, became = self._arena.input, dict[str, set[str]]()
+        for record in self._arena.kafka.read(self._arena.prefix + topic):
+            body = json.loads(record.value or b"")
+            name = body["origin"]["message_id"]
+            became.setdefault(name, set()).add(body["id"])
+            if name in self.answered:
+                self.accepted.at[topic, record.partition, record.offset] = body["id"]
+            else:
+                self.accepted.unknown.add(body["id"])
+        for number, name in enumerate(sorted(self.answered - set(became))):
+            self.accepted.at[topic, -1, number] = f"answered, and not on the topic: {name}"
+        several = [f"{name} became {len(ids)} events" for name, ids in became.items() if len(ids) > 1]
+        return several + [f"nobody sent {name}" for name in set(became) - self.sent]
+
+
+def messages(arena: Arena) -> Load:
+    """Make the lane's load as its senders would write it: an ORU a second of each patient, documents, chest films."""
+    rng, start = random.Random(arena.seed), datetime.now(UTC)
+    ward = [replace(one, family=PHI) for one in people(arena.seed, PATIENTS)]
+    writers = [Writer(one, start) for one in ward]
+    bodies = [Body(f"faults {arena.seed} {one.number}", COURSES[one.course]) for one in ward]
+    paced = []
+    for number in range(int(arena.fault.seconds * RATE)):
+        turn, place = divmod(number, PATIENTS)
+        at, signs = start + turn * EVERY, bodies[place].vitals(turn / 4)
+        if arena.fault.lane == "vitals":
+            data = writers[place].oru([(at, signs)], at, order=f"{place}-{turn}")
+        elif arena.fault.lane == "images":
+            picture = radiographs.draw(number, radiographs.SIGNS[number % len(radiographs.SIGNS)], 128)
+            data = radiographs.dicom(picture, ward[place], at, accession=f"{place}-{turn}")
+        else:
+            kind, write, _ = rng.choice(MIX)
+            text = write(rng, ward[place], signs)[:160]
+            data = writers[place].mdm("T02", at, text, kind, number=f"{place}-{turn}")
+        paced.append(Sent(arena.input, b"", data, _name(arena.fault.lane, data)))
+    return Load([], paced, RATE)
+
+
+def _name(lane: str, data: bytes) -> str:
+    if lane == "images":
+        return str(pydicom.dcmread(BytesIO(data), stop_before_pixels=True).SOPInstanceUID)
+    return data.split(b"|", 10)[9].decode()
+
+
+def front(arena: Arena) -> None:
+    """Put `vigil serve` before the lane."""
+    made = Front(arena)
+    arena.sender, arena.workers = made, [made.listener]
+    made.listener.start()
+
+
+def front_on_a_small_disk(arena: Arena) -> None:
+    """The same, with an object store of 32 MB."""
+    arena.stack.enter_context(small_disk(arena.objects, 32))
+    front(arena)
+
+
+def listener_sigkill(arena: Arena) -> None:
+    """SIGKILL `vigil serve` at three random moments, started again at once."""
+    listener = arena.worker(SLOT)
+    for _ in range(3):
+        arena.sleep(0.2, 2.0)
+        listener.kill()
+        listener.start()
+        listener.until_ready()
+
+
+def listener_sigterm(arena: Arena) -> None:
+    """SIGTERM it twice in the middle of work, started again."""
+    for _ in range(2):
+        arena.sleep(0.5, 2.0)
+        arena.stop(SLOT)
+        arena.worker(SLOT).start()
+        arena.worker(SLOT).until_ready()
+
+
+def objects_full(arena: Arena) -> None:
+    """Nothing fits into the object store for 6 s."""
+    with full(arena.objects):
+        arena.sleep(6.0)
+
+
+def through(name: str, words: str, strike: Callable[[Arena], None], lanes: Sequence[str], **more: Any) -> list[Fault]:
+    """Make the rows of one fault, one for each lane, with the load through the connectors."""
+    given: dict[str, Any] = {"load": messages, "prepare": front, "same": False, "seconds": 18.0, **more}
+    return [Fault(name, lane, words, strike, **given) for lane in lanes]
+
+
+ALL = ("vitals", "notes-entities", "notes-vectors", "images")
+FEEDS = ("vitals", "notes-entities", "images")
+FAULTS = [
+    *through("through-connectors", "no fault: the load over real sockets", nothing, ALL, seconds=14.0),
+    *through("listener-sigkill", "`vigil serve` killed three times", listener_sigkill, FEEDS, seconds=20.0),
+    *through("listener-sigterm", "`vigil serve` ended twice in the middle of work", listener_sigterm, ("vitals", "images")),
+    *through("listener-broker-kill", "the broker killed for 4 s, under connectors and lane", broker_kill, FEEDS),
+    *through("listener-partition", "nothing passes to the broker for 9 s", partition, ("vitals", "images"), seconds=20.0),
+    *through(
+        "objects-disk-full",
+        "nothing fits into the object store for 6 s",
+        objects_full,
+        ("images",),
+        prepare=front_on_a_small_disk,
+        needs=no_mounting,
+        seen="space",
+    ),
+]
