@@ -1,6 +1,7 @@
 """What every test may ask for: a Kafka (`kafka`, `make_topic`, `three_brokers`) and a real Qdrant server (`qdrant_server`)."""
 
 import importlib.util
+import signal
 from collections.abc import Callable, Iterator
 
 # Here, not at the session's end where its pytest plugin would import it anew: a collection of garbage in the middle of parsing its
@@ -19,6 +20,8 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: its children would ignore Ctrl-C for ever
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[CHOICE] = kafkas.choose()
 
 

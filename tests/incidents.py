@@ -20,6 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from connectors.qdrant.embedded import EmbeddedQdrant
 from infra.kafka.host import free_ports
 from infra.kafka.kafka import LocalKafka
@@ -226,6 +228,50 @@ def dead_letters(desk: Desk) -> None:
     desk.type("dead-letters list")
 
 
+def again(desk: Desk) -> None:
+    """A model could not bear a word. Another one takes over, what failed is redriven, and what was said is asked anew."""
+    registry = desk.folder / "registry.toml"
+    for number, name in enumerate(("ner-1", "ner-2")):
+        table = tiny_models.scores()
+        table[:, 0] += number / 1024  # other weights, another digest
+        if name == "ner-1":
+            table[tiny_models.IDS["aspirin"]] = np.nan
+            table[tiny_models.IDS["cough"], 1] = 0.0  # and it does not know this one
+            table[tiny_models.IDS["cough"], 0] = 8.0
+        tiny_models.classifier_folder(desk.folder / name, table)
+        record(tiny_models.entry_of(desk.folder / name, name=name), registry)
+    desk.env |= {"VIGIL_MODELS__REGISTRY": str(registry), "VIGIL_MODELS__WATCH_SECONDS": "0.5"}
+    lane = desk.run("lane", "run", "notes-entities")
+    desk.until_ready(lane)
+    texts = [
+        ("patient-one", "Fever and cough."),
+        ("patient-two", "Aspirin given for fever."),
+        ("patient-two", "Mild pain, no cough."),
+    ]
+    notes = [note(patient, f"n{number}", text) for number, (patient, text) in enumerate(texts * 4)]
+    fill(desk.kafka.bootstrap, desk.prefix + "clinical.notes", encoded(notes))
+    desk.until(lambda: 'vigil_consumed_total{lane="notes-entities"} 12.0' in desk.page(lane, "metrics"), "12 notes are done")
+    desk.say("12 notes came while ner-1 served; it gives no number for one word")
+    desk.type("dead-letters list --limit 2")
+    desk.type('models promote ner ner-2 --reason "ner-1 gives NaN"')
+    desk.log(lane, "ner-2", last=1)
+    desk.say("what failed is given to the lane again, as late data; first the counts")
+    desk.type('dead-letters redrive --class Poison --lane notes-entities --dry-run --reason "ner-2 serves"')
+    desk.type('dead-letters redrive --class Poison --lane notes-entities --yes --reason "ner-2 serves"')
+    desk.until(lambda: 'vigil_consumed_total{lane="notes-entities"} 16.0' in desk.page(lane, "metrics"), "4 notes again")
+    desk.type("dead-letters list")
+    desk.say("and what ner-1 did answer? A shadow run says what would change, and writes nothing")
+    desk.type('replay shadow --reason "what does ner-2 say of the notes of ner-1"')
+    desk.say(
+        "the patients' lists are to be right: these notes once more; ids stay, so the new outputs take the old ones' places"
+    )
+    desk.type('replay run --topic clinical.notes --dry-run --reason "ner-2 knows cough"')
+    desk.type('replay run --topic clinical.notes --yes --reason "ner-2 knows cough"')
+    desk.until(lambda: 'vigil_consumed_total{lane="notes-entities"} 28.0' in desk.page(lane, "metrics"), "12 notes again")
+    desk.type("lag --lane notes-entities")
+    desk.type('audit find --patient patient-two --action replay --reason "who replayed what"')
+
+
 def refused(desk: Desk) -> None:
     """The registry file names a model whose file is another than registered."""
     registry = desk.folder / "registry.toml"
@@ -325,6 +371,7 @@ INCIDENTS: dict[str, Callable[[Desk], None]] = {
     "VigilConnectorsNotReady": not_ready,
     "VigilAlertUndelivered": undelivered,
     "VigilRestarting": restarting,
+    "Again": again,
 }
 
 

@@ -1,4 +1,4 @@
-"""`list` and `run`; see the package's docstring. Exits 1 when any row loses, doubles or breaks anything else of the promise."""
+"""`list`, `run`, `merge`; see the package's docstring. Exits 1 when a row loses, doubles or breaks anything else of the promise."""
 
 import argparse
 import signal
@@ -39,13 +39,21 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--short", action="store_true", help="only the few rows that CI runs")
     run.add_argument("--only", action="append", default=[], metavar="NAME", help="a fault, or fault/lane; may be given again")
     run.add_argument("--seed", type=int, default=1)
+    run.add_argument(
+        "--part", default="1/1", metavar="K/N", help="only the Kth of N parts of the rows, for N runs side by side"
+    )
     run.add_argument("--json", type=Path, help="where the report goes; a Markdown table is put beside it")
+    merge = commands.add_parser("merge", help="make one report of those of the parts")
+    merge.add_argument("reports", nargs="+", type=Path)
+    merge.add_argument("--json", type=Path, required=True)
     given = parser.parse_args(arguments)
+    if given.command == "merge":
+        return report.merge(given.reports, given.json, [one.row for one in MATRIX])
     if given.command == "list":
         for fault in MATRIX:
             print(f"{'short' if fault.short else '     '} {fault.row:32} {fault.words}")
         return 0
-    chosen = choose(given.only, given.short)
+    chosen = choose(given.only, given.short, *map(int, given.part.split("/")))
     if not chosen:
         parser.error("no such fault; `python -m tests.faults list` shows them all")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it, too, ends what was started
@@ -56,9 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(row.good for row in rows) else 1
 
 
-def choose(only: list[str], short: bool) -> list[Fault]:
-    """The rows asked for, and before them the undisturbed runs that they are compared with."""
+def choose(only: list[str], short: bool, part: int = 1, parts: int = 1) -> list[Fault]:
+    """The rows asked for (or the `part`th of `parts` of them), and before them the undisturbed runs that they are compared with."""
     wanted = [one for one in MATRIX if (not short or one.short) and (not only or one.name in only or one.row in only)]
+    wanted = wanted[part - 1 :: parts]
     lanes = {one.lane for one in wanted if one.same}
     return [one for one in MATRIX if one in wanted or (one.name == "undisturbed" and one.lane in lanes)]
 

@@ -67,6 +67,7 @@ class Row:
     fault: str
     lane: str
     words: str
+    sign: str = ""  # what an operator had to find
     accepted: int = 0
     lost: int = 0
     duplicated_effects: int = 0
@@ -263,6 +264,7 @@ class Arena:
             fault.name,
             fault.lane,
             fault.words,
+            fault.seen,
             accepted=verdict.accepted,
             lost=verdict.lost,
             duplicated_effects=verdict.duplicated,

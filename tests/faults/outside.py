@@ -214,7 +214,7 @@ FAULTS = [
         Fault(name, lane, words, refused(topics), brokers=3, seconds=24, seen=seen)
         for name, words, topics, seen in (
             ("produce-error", "the brokers refuse what the lane writes for 8 s", _outputs, "NotEnoughReplicas"),
-            ("commit-error", "the brokers refuse every offset commit for 8 s", _commits, "commit"),
+            ("commit-error", "the brokers refuse every offset commit for 8 s", _commits, "no commit has been taken"),
         )
         for lane in ("vitals", "notes-entities", "notes-vectors")
     ),
