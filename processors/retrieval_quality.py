@@ -111,6 +111,12 @@ def evaluate(
     return Evaluation("retrieval", model.identity, tuple(sections), tuple(notes))
 
 
+def first(model: TextEmbedder, files: Sequence[Questions]) -> float:
+    """Return recall@1 over all questions of the files: one figure, to compare models of one run by."""
+    found = np.concatenate([_places(embedded_scores(model, asked), asked) for asked in files])
+    return float((found <= 1).mean())
+
+
 def figures(ranks: Mapping[str, NDArray[np.int64]], rounds: int) -> list[Metric]:
     """Recall@1, recall@10 and nDCG@10 of the first method, with the others as baselines and the paired differences."""
     bootstrap = Bootstrap(np.arange(len(next(iter(ranks.values())))), rounds=rounds)

