@@ -179,6 +179,7 @@ class MicroBatcher(Generic[I, O]):
                     _fail(entry.done, error, self.name)
                 return
             if isinstance(error, Transient):  # no memory for all of them at once: there may be for half
+                batch = [entry for entry in batch if not entry.done.done()]  # whose caller still waits
                 half = len(batch) // 2
                 log.warning("model %s: a run of %d items failed (%s); in two halves", self.name, len(batch), error)
                 await self._work(batch[:half])

@@ -99,6 +99,7 @@ class Engine(Service):  # type: ignore[misc]
         self._starting = Steps(job.name, settings.engine, metrics)
         self._channel = app.channel()
         self._workers: dict[TopicPartition, Worker] = {}
+        self._incomplete = 0  # partitions assigned without those of other topics that go with them
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._beat = time.monotonic()
         self._assigned_once = False
@@ -175,7 +176,9 @@ class Engine(Service):  # type: ignore[misc]
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Start a worker per partition (or per number, where topics meet)."""
+        partitions = list(partitions)
         self._workers = self.job.workers(partitions, self.intake)
+        self._incomplete = len(set(partitions) - self._workers.keys())
         for worker in {id(worker): worker for worker in self._workers.values()}.values():
             task = asyncio.create_task(worker.run(), name=worker.steps.name)
             self._tasks[id(worker)] = task
@@ -201,7 +204,7 @@ class Engine(Service):  # type: ignore[misc]
             for task in tasks:
                 task.cancel()  # what it had in flight stays unsettled and is read again
             await asyncio.wait(tasks, timeout=1)
-        self._workers, self._tasks = {}, {}
+        self._workers, self._tasks, self._incomplete = {}, {}, 0
 
     def missed(self, partition: TopicPartition, reason: str, records: int) -> None:
         """Count records that can never be read; the intake has said it in words."""
@@ -273,9 +276,8 @@ class Engine(Service):  # type: ignore[misc]
         held = [worker.steps.held_reason for worker in self._unique_workers() if worker.steps.held_since is not None]
         if held:
             return f"{len(held)} of {len(self._unique_workers())} partitions held: {held[0]}"
-        waiting = [tp for tp in self.intake.ledgers if tp not in self._workers]
-        if waiting:
-            return f"{len(waiting)} partitions wait for the partitions of other topics that go with them"
+        if self._incomplete:
+            return f"{self._incomplete} partitions wait for the partitions of other topics that go with them"
         return ""
 
 

@@ -1,13 +1,32 @@
 """What a consumer group's coordinator knows of it."""
 
+from collections.abc import Iterable
+
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.errors import for_code
 
 from streams.kafka import aiokafka_config
 from streams.settings import KafkaSettings
 
 _STABLE = "Stable"
+
+
+class RangeOnRequest(RangePartitionAssignor):  # type: ignore[misc]  # untyped
+    """The range assignor, of one consumer (a subclass each), that can ask for another assignment by counting `requests` up.
+
+    The coordinator takes a rejoin for a wish to be assigned anew only where it comes from the group's leader, or where what the
+    member says of itself has changed. Who leads a consumer that came back as a static member is not told.
+    """
+
+    requests = 0
+
+    @classmethod
+    def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """Say which topics we take, and how often we have asked."""
+        return ConsumerProtocolMemberMetadata(cls.version, list(topics), str(cls.requests).encode() if cls.requests else b"")
 
 
 async def taken(settings: KafkaSettings, group: str) -> set[TopicPartition] | None:
@@ -22,6 +41,8 @@ async def taken(settings: KafkaSettings, group: str) -> set[TopicPartition] | No
     finally:
         await admin.close()
     [found] = answer.to_object()["groups"]
+    if found["error_code"]:
+        raise for_code(found["error_code"])
     if found["state"] != _STABLE:
         return None
     return {

@@ -6,18 +6,19 @@ channel, pauses a partition whose ledger is full and keeps polling the others, w
 
 import asyncio
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 from mode import Service
 
-from models.errors import Fatal
+from models.errors import Fatal, VigilError
 from streams import groups
 from streams.broker import CLIENT_SETTINGS as EMBEDDED
 from streams.kafka import aiokafka_config
@@ -28,7 +29,8 @@ log = logging.getLogger("vigil.intake")
 
 _PATIENCE = 10.0  # seconds for questions to the broker on which nothing but an alarm depends
 _ASK_AGAIN, _ASK_AGAIN_MOST = 3.0, 60.0  # seconds before another assignment is asked for
-_UNTAKEN = 5.0  # seconds without a commit taken before it is worth a warning
+_UNTAKEN = 5.0  # seconds for a commit, and without one taken before it is worth a warning
+_LOOK_EVERY = 60.0  # seconds between looks whether every partition is somebody's
 
 
 class Owner(Protocol):
@@ -45,6 +47,16 @@ class Owner(Protocol):
     def missed(self, partition: TopicPartition, reason: str, records: int) -> None:
         """Take note that up to so many records can never be read: `retention` took them, or the log is `past-end`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Commit:
+    """A commit under way: of which ledgers, up to where, since when."""
+
+    task: "asyncio.Future[None]"
+    ledgers: Mapping[TopicPartition, Ledger]
+    ends: Mapping[TopicPartition, int]
+    began: float
 
 
 class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
@@ -78,8 +90,11 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._settled = asyncio.Event()
         self._committing = asyncio.Lock()
         self._recent_rebalances: deque[float] = deque()
+        self._assignor: type[groups.RangeOnRequest] = type("RangeOnRequest", (groups.RangeOnRequest,), {})
         self._ask_again = _ASK_AGAIN
+        self._next_look = inf  # for partitions that are nobody's
         self._untaken_since: float | None = None
+        self._pending: _Commit | None = None
         self._consumer: AIOKafkaConsumer = None
 
     def _new_consumer(self) -> AIOKafkaConsumer:
@@ -105,7 +120,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             max_partition_fetch_bytes=512 * 1024,  # what is fetched ahead is held, too; a larger record still comes, alone
             metadata_max_age_ms=30_000,  # new partitions are seen within half a minute
             # Range assigns the same partition numbers of all topics to one member: the vitals lane's topics must meet.
-            partition_assignment_strategy=(RangePartitionAssignor,),
+            partition_assignment_strategy=(self._assignor,),
         )
 
     async def on_start(self) -> None:
@@ -171,35 +186,58 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def commit(self) -> None:
         """Commit the settled prefix of every partition; what fails stays in the ledger for the next time."""
         async with self._committing:
+            if self._pending is not None and not await self._end(self._pending):
+                return
             ledgers = dict(self.ledgers)
             ends = {tp: end for tp, ledger in ledgers.items() if (end := ledger.settled_end()) is not None}
             if not ends:
-                return
-            try:
-                await self._consumer.commit(ends)
-            except (KafkaError, IllegalStateError) as error:
-                # Carried by the next commit, or read again by the next owner: never lost either way.
-                self.commit_failures += 1
-                self._not_taken(error)
-                return
-            self.last_commit = time.monotonic()
-            if self._untaken_since is not None:
-                log.info("%s: commits are taken again", self.group)
                 self._untaken_since = None
-            for tp, end in ends.items():
-                ledgers[tp].forget(end)
+                return
+            # A task of its own: aiokafka tries for ever, and one that is given up would still be under way beside the next.
+            self._pending = _Commit(asyncio.ensure_future(self._consumer.commit(ends)), ledgers, ends, time.monotonic())
+            await self._end(self._pending)
 
-    def _not_taken(self, error: Exception) -> None:
+    async def _end(self, commit: "_Commit") -> bool:
+        """Wait for a commit, though not for long; tell whether it has ended, in whatever way."""
+        await asyncio.wait({commit.task}, timeout=_UNTAKEN)
+        if not commit.task.done():
+            self._not_taken(commit, "no answer")
+            return False
+        self._pending = None
+        try:
+            commit.task.result()
+        except (KafkaError, IllegalStateError) as error:
+            # Carried by the next commit, or read again by the next owner: never lost either way.
+            self._not_taken(commit, type(error).__name__)
+            return True
+        self.last_commit = time.monotonic()
+        if self._untaken_since is not None:
+            log.info("%s: commits are taken again", self.group)
+            self._untaken_since = None
+        for tp, end in commit.ends.items():
+            commit.ledgers[tp].forget(end)
+        return True
+
+    async def _give_up(self) -> None:
+        """End a commit that is still under way."""
+        if self._pending is not None:
+            self._pending.task.cancel()
+            await asyncio.gather(self._pending.task, return_exceptions=True)
+            self._pending = None
+
+    def _not_taken(self, commit: "_Commit", reason: str) -> None:
+        self.commit_failures += 1
         now = time.monotonic()
-        if self._untaken_since is None:  # once is nothing: a rebalance does it
-            log.info("%s: commit not taken (%s); it is tried again", self.group, type(error).__name__)
-            self._untaken_since = now
-        elif self._untaken_since <= now - _UNTAKEN:
+        if self._untaken_since is None:
+            self._untaken_since = commit.began
+        if self._untaken_since > now - _UNTAKEN:  # once is nothing: a rebalance does it
+            log.info("%s: commit not taken (%s); it is tried again", self.group, reason)
+        elif self._untaken_since != -inf:
             log.warning(
                 "%s: no commit has been taken for %.0f s (%s): work goes on, and would be repeated after a restart",
-                self.group, now - self._untaken_since, type(error).__name__,
+                self.group, now - self._untaken_since, reason,
             )  # fmt: skip
-            self._untaken_since = inf  # said once
+            self._untaken_since = -inf  # said once
 
     # ------------------------------------------------------------------------------------------------- step 8
 
@@ -211,6 +249,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if revoked:
             await self._owner.revoked(within=self._engine.drain)
             await self.commit()
+            await self._give_up()  # later it would be in the next owner's way: Kafka takes any member's commit
         for ledger in self.ledgers.values():
             ledger.dropped = True
         self.ledgers = {}
@@ -222,11 +261,11 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _assign(self, assigned: list[TopicPartition]) -> None:
         self._count_rebalance()
         self.ledgers = {tp: Ledger(tp, self._settled) for tp in assigned}
+        self._untaken_since = None
         self._owner.assigned(assigned)
         if assigned:
             self.add_future(self._compare(assigned))
-        if not self._settings.kafka.embedded:  # which describes no groups
-            self.add_future(self._look_for_the_rest(self.ledgers))
+        self._next_look = time.monotonic()
         log.info("%s: %d partitions assigned", self.group, len(assigned))
 
     def _count_rebalance(self) -> None:
@@ -242,31 +281,50 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 hint=f"does another process run as {worker.host} slot {worker.slot}? Each worker needs a slot of its own",
             )
 
-    async def _look_for_the_rest(self, ledgers: dict[TopicPartition, Ledger]) -> None:
-        """Ask for another assignment where partitions of the topics are nobody's.
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_the_group(self) -> None:
+        if not self._settings.kafka.embedded:  # which describes no groups
+            await self._guard(self._group_loop())
+
+    async def _group_loop(self) -> None:
+        while not self.should_stop:
+            await self.sleep(1.0)
+            if time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + _LOOK_EVERY
+                await self._look_for_the_rest()
+
+    async def _look_for_the_rest(self) -> None:
+        """Ask for another assignment where partitions of the topics are nobody's, or somebody's that are there no more.
 
         A static member that comes back within its session is given what it had, and nobody looks at the topics: one that was
         made anew meanwhile, or has more partitions now, would be nobody's for good.
         """
+        ledgers = self.ledgers
         try:
             async with asyncio.timeout(_PATIENCE):
                 taken = await groups.taken(self._settings.kafka, self.group)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except (KafkaError, OSError, TimeoutError, VigilError) as error:
             log.info("%s: not known whether every partition is assigned (%s)", self.group, type(error).__name__)
             return
-        there = {TopicPartition(topic, n) for topic in self.topics for n in self._consumer.partitions_for_topic(topic) or ()}
-        left = [f"{tp.topic}[{tp.partition}]" for tp in sorted(there - taken)] if taken is not None else []
-        if not left:
+        if taken is None:
+            return  # being assigned
+        there = {topic: self._consumer.partitions_for_topic(topic) or set() for topic in self.topics}
+        known = {TopicPartition(topic, number) for topic, numbers in there.items() for number in numbers}
+        wrong = (known - taken) | {tp for tp in taken - known if there.get(tp.topic)}
+        if not wrong:
             self._ask_again = _ASK_AGAIN
             return
+        wait = self._ask_again * random.uniform(0.5, 1.5)
         log.warning(
-            "%s: nobody is assigned %s: was the topic made anew, or did it grow? Another assignment is asked for in %.0f s",
-            self.group, ", ".join(left), self._ask_again,
+            "%s: not assigned as the topics are: %s; was one made anew, or did it grow? Another assignment is asked for in %.0f s",
+            self.group, ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(wrong)), wait,
         )  # fmt: skip
-        await self.sleep(self._ask_again)
+        await self.sleep(wait)
         self._ask_again = min(2 * self._ask_again, _ASK_AGAIN_MOST)
         if self.ledgers is ledgers and not self.should_stop:  # no other assignment has come
-            self._consumer.subscribe(self.topics, listener=self)
+            self._assignor.requests += 1
+            # As aiokafka does when topics change; `subscribe` would drop the assignment before what is in flight is committed.
+            self._consumer._coordinator.request_rejoin()
 
     # ------------------------------------------------------------------------------------------------- what the log has lost
 
@@ -389,6 +447,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._consumer.stop()
         except TimeoutError:
             log.warning("%s: the broker did not answer the goodbye", self.group)
+        await self._give_up()
 
     async def _guard(self, work: Awaitable[None]) -> None:
         # aiokafka only logs what a rebalance listener raises, and mode restarts nothing: a failure here must stop the lane.

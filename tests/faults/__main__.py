@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,10 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen:
         parser.error("no such fault; `python -m tests.faults list` shows them all")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it, too, ends what was started
-    rows = play(chosen, given.seed)
+    rows = play(chosen, given.seed, lambda rows: report.write(given.json, rows, given.seed) if given.json else None)
     print(report.table(rows))
-    if given.json:
-        report.write(given.json, rows, given.seed)
     return 0 if all(row.good for row in rows) else 1
 
 
@@ -72,8 +70,8 @@ def choose(only: list[str], short: bool, part: int = 1, parts: int = 1) -> list[
     return [one for one in MATRIX if one in wanted or (one.name == "undisturbed" and one.lane in lanes)]
 
 
-def play(faults: list[Fault], seed: int) -> list[Row]:
-    """Run rows one after the other on one broker; each has topics, a group and stores of its own."""
+def play(faults: list[Fault], seed: int, told: Callable[[list[Row]], None]) -> list[Row]:
+    """Run rows one after the other on one broker; each has topics, a group and stores of its own. `told` hears of all so far."""
     program = qdrant.binary()
     if program is None:
         sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
@@ -89,6 +87,8 @@ def play(faults: list[Fault], seed: int) -> list[Row]:
             for fault in (one for one in faults if (one.brokers, one.small_disk) == (brokers, small)):
                 say(f"{len(rows) + 1}/{len(faults)} {fault.row}: {fault.words}")
                 row, verdict = _row(fault, kafka, proxy, program, seed, undisturbed.get(fault.lane))
+                if fault.same and fault.name != "undisturbed" and fault.lane not in undisturbed:
+                    row.wrong.append("there is no good undisturbed run to compare it with")
                 if fault.name == "undisturbed" and row.good:
                     undisturbed[fault.lane] = verdict
                 kafka.mend()
@@ -96,6 +96,7 @@ def play(faults: list[Fault], seed: int) -> list[Row]:
                     proxy.heal()
                 say(f"    {'holds' if row.good else 'BROKEN'} in {row.seconds} s {row.wrong or ''}")
                 rows.append(row)
+                told(rows)
     return rows
 
 

@@ -84,7 +84,7 @@ class Row:
     @property
     def good(self) -> bool:
         """Whether the promise held."""
-        return not self.lost and not self.duplicated_effects and not self.wrong
+        return bool(self.accepted) and not self.lost and not self.duplicated_effects and not self.wrong
 
 
 class Arena:
@@ -217,13 +217,15 @@ class Arena:
             raise RuntimeError(f"{self.fault.row}: the contexts were not read")
         self.watch.longest_stall = 0.0
         twist = self.fault.twist(self) if self.fault.twist else lambda _, one: [one]
-        pacing = threading.Thread(target=self.sender.pace, args=(load, self.over), kwargs={"twist": twist})
+        pacing = threading.Thread(target=self.sender.pace, args=(load, self.over), kwargs={"twist": twist}, daemon=True)
         pacing.start()
         try:
             self.sleep(2.0)
             self.fault.strike(self)
             self.watch.cleared()
-            pacing.join()
+            pacing.join(self.fault.seconds + self.fault.settle)
+            if pacing.is_alive():
+                raise RuntimeError(f"{self.fault.row}: the senders are not answered")
         except BaseException:
             self.over.set()
             raise

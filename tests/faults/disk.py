@@ -27,10 +27,9 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 def full(folder: Path) -> Iterator[None]:
     """Let nothing more fit on the disk of a folder within the block."""
     ballast = folder / "ballast"
-    with ballast.open("wb") as file, suppress(OSError):
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
-            file.write(bytes(1 << 16))
-            file.flush()
+            file.write(bytes(1 << 12))
     try:
         yield
     finally:

@@ -223,7 +223,7 @@ FAULTS = [
         for lane in ("vitals", "notes-entities")
     ),
     *(
-        Fault(name, lane, words, recreated(absent), same=False, seconds=20, deaths=True)
+        Fault(name, lane, words, recreated(absent), same=False, seconds=20)
         for name, words, absent in (
             ("recreated", "the input topic deleted and, 3 s later, made anew, empty", 3.0),
             ("recreated-at-once", "the input topic deleted and made anew at once, empty", 0.0),
@@ -239,6 +239,7 @@ FAULTS = [
             seconds=20,
             small_disk=True,
             needs=no_mounting,
+            seen="KafkaStorageError",
         )
         for lane in ("vitals", "notes-entities")
     ),

@@ -132,7 +132,7 @@ class Refuser(Proxy):
     async def _answer(
         self, client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, bytes]:
-        write = method == "PUT" or (method == "POST" and path.partition("?")[0].endswith(("/points/delete", "/points/payload")))
+        write = method == "PUT" or (method == "POST" and path.partition("?")[0].endswith(("/points/batch", "/points/delete")))
         turn = 0
         if self.refusing and write and "/points" in path:
             self._writes += 1

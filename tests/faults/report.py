@@ -63,17 +63,19 @@ def write(file: Path, rows: list[Row], seed: int) -> None:
 
 
 def merge(reports: list[Path], file: Path, order: list[str]) -> int:
-    """Make one report of the parts' (`order`: fault/lane of all rows); a row that stands in several is taken from the first."""
+    """Make one report of the parts' (`order`: fault/lane of all rows); of one that stands in several the bad one counts."""
     bodies = [json.loads(report.read_text()) for report in reports]
     found: dict[str, dict[str, Any]] = {}
     for row in itertools.chain.from_iterable(body["rows"] for body in bodies):
-        found.setdefault(f"{row['fault']}/{row['lane']}", row)
+        name = f"{row['fault']}/{row['lane']}"
+        if name not in found or not row["holds"]:
+            found[name] = row
     told = [found[name] for name in order if name in found]
     rows = [Row(**{name: value for name, value in row.items() if name != "holds"}) for row in told]
     _write(file, {**bodies[0], "side_by_side": len(bodies), "rows": told}, rows)
     missing = [name for name in order if name not in found]
     print(f"{sum(row.good for row in rows)} of {len(rows)} rows hold" + (f"; not run: {', '.join(missing)}" if missing else ""))
-    return 0 if all(row.good for row in rows) else 1
+    return 0 if all(row.good for row in rows) and not missing else 1
 
 
 def _write(file: Path, body: dict[str, Any], rows: list[Row]) -> None:

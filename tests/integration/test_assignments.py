@@ -32,7 +32,24 @@ async def test_partitions_that_came_while_the_worker_was_away_are_read(kafka: Ka
             await site.until_committed(40)
             assert len(engine.intake.ledgers) == 3
     assert await site.echoed() == numbered(range(40))
-    assert "nobody is assigned" in caplog.text
+    assert "not assigned as the topics are" in caplog.text
+
+
+async def test_two_workers_with_a_backlog_share_what_came_meanwhile(kafka: Kafka) -> None:
+    """Neither is told that it leads; ledgers are full when the rejoin comes, and nothing that is in flight is lost or repeated."""
+    site = Site(kafka, partitions=2, session_timeout=30.0, held_records=16)
+    await site.write(*[note(i) for i in range(10)])
+    async with running(site.settings()) as (_, first, _lane), running(site.settings(slot=1)) as (_, second, _other):
+        await until(lambda: len(first.intake.ledgers) == len(second.intake.ledgers) == 1, what="one partition each")
+        await site.until_committed(10)
+    await asyncio.to_thread(grow, kafka, site.notes, 4)
+    site.partitions = 4
+    await site.write(*[note(i) for i in range(10, 400)])
+    async with running(site.settings()) as (_, first, _lane), running(site.settings(slot=1)) as (_, second, _other):
+        await site.until_committed(400, within=60)
+        assert sorted(tp.partition for one in (first, second) for tp in one.intake.ledgers) == [0, 1, 2, 3]
+        assert not first.failure and not second.failure
+    assert set(await site.echoed()) == set(numbered(range(400)))
 
 
 async def test_nothing_is_asked_for_where_every_partition_is_somebodys(kafka: Kafka) -> None:
