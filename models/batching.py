@@ -169,6 +169,9 @@ class MicroBatcher(Generic[I, O]):
         return batch
 
     async def _work(self, batch: Sequence[_Waiting[I, O]]) -> None:
+        batch = [entry for entry in batch if not entry.done.done()]  # whose caller still waits
+        if not batch:
+            return
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._thread, self._timed, loop, [entry.item for entry in batch])
@@ -179,7 +182,6 @@ class MicroBatcher(Generic[I, O]):
                     _fail(entry.done, error, self.name)
                 return
             if isinstance(error, Transient):  # no memory for all of them at once: there may be for half
-                batch = [entry for entry in batch if not entry.done.done()]  # whose caller still waits
                 half = len(batch) // 2
                 log.warning("model %s: a run of %d items failed (%s); in two halves", self.name, len(batch), error)
                 await self._work(batch[:half])

@@ -78,6 +78,19 @@ async def test_a_batch_without_memory_goes_in_halves_and_an_item_without_waits()
     await batcher.stop()
 
 
+async def test_a_batch_that_nobody_waits_for_any_more_is_not_tried_in_parts() -> None:
+    model = Model()
+    model.fits = 0
+    model.go.clear()
+    batcher = MicroBatcher[int, int](model, name="m", largest=8, longest_delay=0.02)
+    late = await batcher.map([1, 2, 3], deadline=0.2)
+    assert all(isinstance(result, Transient) for result in late)
+    model.go.set()
+    [result] = await batcher.map([4])
+    assert isinstance(result, Transient) and model.batches == [[1, 2, 3], [4]]
+    await batcher.stop()
+
+
 async def test_what_is_late_is_transient_and_is_not_run_any_more() -> None:
     model = Model()
     model.go.clear()
