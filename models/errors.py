@@ -18,6 +18,11 @@ class VigilError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def advice(self) -> str:
+        """The message, and behind it in brackets the hint where there is one: for a line of a log."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class Transient(VigilError):
     """The world outside is in the way (broker, vector store, object store, a late model): the same input may work later."""

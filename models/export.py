@@ -9,16 +9,17 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
 
+T = TypeVar("T")
 Feeds = Mapping[str, NDArray[Any]]
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -81,22 +82,30 @@ def to_int8(
     weights can overflow. `skip` names graph nodes to leave as they are.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        # symbolic shapes fail on positions cut to the length of the input, and dynamic INT8 does not need them
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        written = Path(folder) / "int8.onnx"
+    def write(prepared: str, written: str) -> None:
         quantize_dynamic(
-            str(prepared),
-            str(written),
+            prepared,
+            written,
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(skip),
         )
+
+    return quantised(source, target, write)
+
+
+def quantised(source: Path, target: Path, write: Callable[[str, str], None]) -> Path:
+    """Quantise by `write(prepared, written)`, both paths, from a graph made ready for it; `target` gets a whole file or none."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, written = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        # symbolic shapes fail on positions cut to the length of the input, and INT8 of products does not need them
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        write(str(prepared), str(written))
         shutil.copyfile(written, target)
     return target
 
@@ -132,15 +141,20 @@ def parity(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> P
 
 
 def seconds_per_item(path: Path, output: str, feeds: Sequence[Feeds], *, threads: int = 1, repeats: int = 3) -> float:
-    """Time an ONNX file over feeds, one at a time: seconds per feed, the best of `repeats` passes after a warm-up."""
+    """Time an ONNX file over feeds as `best_seconds` does."""
     session = _session(path, threads)
+    return best_seconds(lambda feed: session.run([output], dict(feed)), feeds, repeats=repeats)
+
+
+def best_seconds(run_one: Callable[[T], object], items: Sequence[T], *, repeats: int = 3) -> float:
+    """Time something over items, one at a time: seconds per item, the best of `repeats` passes after a warm-up."""
     best = math.inf
     for repeat in range(repeats + 1):
         began = time.perf_counter()
-        for feed in feeds:
-            session.run([output], dict(feed))
+        for item in items:
+            run_one(item)
         if repeat:
-            best = min(best, (time.perf_counter() - began) / len(feeds))
+            best = min(best, (time.perf_counter() - began) / len(items))
     return best
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.export import Feeds, Parity, parity, run, seconds_per_item, to_int8
+from models.export import Feeds, Parity, parity, quantised, run, seconds_per_item, to_int8
 
 Vectors = Callable[[Path], Sequence[np.ndarray]]
 Metric = Callable[[Path], float]
@@ -31,6 +31,27 @@ class Row:
     milliseconds: float
     megabytes: float
     metric: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All ways on one machine, and torch's milliseconds for the same items, likewise alone. `metric_name` is the task's."""
+
+    rows: Sequence[Row]
+    torch_milliseconds: float
+    metric_name: str
+
+    def table(self) -> list[list[str]]:
+        """Return it as text, the head first: for the card and for the terminal."""
+        torch = self.torch_milliseconds
+        head = ["way", "mean cosine", "lowest", self.metric_name, "ms an item", "times torch", "MB"]
+        lines = [["torch, fp32", "", "", "", f"{torch:.1f}", "1.0", ""]]
+        for row in self.rows:
+            cosines = [f"{row.parity.cosine_mean:.4f}", f"{row.parity.cosine_lowest:.4f}"]
+            speed = [f"{row.milliseconds:.1f}", f"{torch / row.milliseconds:.1f}"]
+            metric = "" if row.metric is None else f"{row.metric:.3f}"
+            lines.append([row.name, *cosines, metric, *speed, f"{row.megabytes:.0f}"])
+        return [head, *lines]
 
 
 def compare(
@@ -90,9 +111,8 @@ def to_static(source: Path, target: Path, calibration: Sequence[Feeds], *, skip:
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # its base is Any here: onnxruntime ships no types
         def __init__(self) -> None:
             self._left = iter(calibration)
 
@@ -100,13 +120,10 @@ def to_static(source: Path, target: Path, calibration: Sequence[Feeds], *, skip:
             feed = next(self._left, None)
             return None if feed is None else dict(feed)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    def write(prepared: str, written: str) -> None:
         quantize_static(
-            str(prepared),
-            str(target),
+            prepared,
+            written,
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
@@ -117,7 +134,8 @@ def to_static(source: Path, target: Path, calibration: Sequence[Feeds], *, skip:
             nodes_to_exclude=list(skip),
             calibrate_method=CalibrationMethod.MinMax,
         )
-    return target
+
+    return quantised(source, target, write)
 
 
 def pooled(output: str, feeds: Sequence[Feeds], pool: Callable[[np.ndarray, Feeds], np.ndarray]) -> Vectors:

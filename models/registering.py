@@ -211,7 +211,7 @@ def _value(value: Any) -> str:
             return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"
         case dict():
             return "{ " + ", ".join(_pairs(value)) + " }" if value else "{}"
-    raise TypeError(f"no TOML for {type(value).__name__}")
+    raise TypeError(f"no TOML for {type(value).__name__}")  # the type alone; an entry's values are facts about a model anyway
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -121,7 +121,7 @@ class Courier:
                 reason = reason or f"{one.way.name} refuses: {error}"
                 if not one.given_up():
                     break  # it may be a passing state of its own: ask again before anybody else is told
-                log.warning("%s refused for good: %s%s", one.way.name, error, f" ({error.hint})" if error.hint else "")
+                log.warning("%s refused for good: %s", one.way.name, error.advice)
             except Unavailable as error:
                 reason = reason or f"{one.way.name}: {error}"
                 if not one.passed_over(monotonic()):

@@ -32,7 +32,7 @@ def watch(
     try:
         reference = Reference.read(found)
     except Permanent as error:
-        log.warning("%s: not watched for drift: %s (%s)", entry.name, error, error.hint)
+        log.warning("%s: not watched for drift: %s", entry.name, error.advice)
         return None
     loop, telling = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 

@@ -138,8 +138,7 @@ class Edge:
                 return await work()
             except Transient as error:
                 self._trouble = f"{what}: {error}"
-                hint = f" ({error.hint})" if error.hint else ""
-                log.warning("%s not there yet: %s%s; trying again in %.1f s", what, error, hint, wait)
+                log.warning("%s not there yet: %s; trying again in %.1f s", what, error.advice, wait)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, engine.backoff_most)
 

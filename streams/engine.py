@@ -28,7 +28,7 @@ from models.batching import describe
 from models.errors import Fatal, VigilError
 from streams import topics
 from streams.collector import Collector
-from streams.intake import Intake
+from streams.intake import Intake, task
 from streams.kafka import faust_config
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
@@ -167,9 +167,7 @@ class Engine(Service):  # type: ignore[misc]
             self.failure = error
             self.stage = "failed"
             self.leaving()
-            hint = getattr(error, "hint", None)
-            what = error if isinstance(error, VigilError) else describe(error)
-            log.critical("%s stops: %s%s", self.job.name, what, f" ({hint})" if hint else "")
+            log.critical("%s stops: %s", self.job.name, error.advice if isinstance(error, VigilError) else describe(error))
             await self.app.crash(error)
 
     # ------------------------------------------------------------------------------------------------- owner of partitions
@@ -212,7 +210,7 @@ class Engine(Service):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------------------- watchdog
 
-    @Service.task  # type: ignore[untyped-decorator]
+    @task
     async def _watch(self) -> None:
         self.add_future(Collector().run())
         while not self.should_stop:

@@ -14,7 +14,7 @@ from streams.settings import KafkaSettings
 _STABLE = "Stable"
 
 
-class RangeOnRequest(RangePartitionAssignor):  # type: ignore[misc]  # untyped
+class RangeOnRequest(RangePartitionAssignor):  # type: ignore[misc]  # its base is Any here: aiokafka's types are not read
     """The range assignor, of one consumer (a subclass each), that can ask for another assignment by counting `requests` up.
 
     The coordinator takes a rejoin for a wish to be assigned anew only where it comes from the group's leader, or where what the

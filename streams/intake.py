@@ -27,6 +27,8 @@ from streams.settings import Settings
 
 log = logging.getLogger("vigil.intake")
 
+task: Callable[[Callable[[Any], Awaitable[None]]], Any] = Service.task  # with the types that mode does not ship
+
 _PATIENCE = 10.0  # seconds for questions to the broker on which nothing but an alarm depends
 _ASK_AGAIN, _ASK_AGAIN_MOST = 3.0, 60.0  # seconds before another assignment is asked for
 _UNTAKEN = 5.0  # seconds for a commit, and without one taken before it is worth a warning
@@ -140,7 +142,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------------------- steps 1 and 2
 
-    @Service.task  # type: ignore[untyped-decorator]
+    @task
     async def _pull(self) -> None:
         await self._guard(self._pull_loop())
 
@@ -174,7 +176,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------------------- steps 5 to 7
 
-    @Service.task  # type: ignore[untyped-decorator]
+    @task
     async def _commit_regularly(self) -> None:
         await self._guard(self._commit_loop())
 
@@ -281,7 +283,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 hint=f"does another process run as {worker.host} slot {worker.slot}? Each worker needs a slot of its own",
             )
 
-    @Service.task  # type: ignore[untyped-decorator]
+    @task
     async def _watch_the_group(self) -> None:
         if not self._settings.kafka.embedded:  # which describes no groups
             await self._guard(self._group_loop())
@@ -359,7 +361,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             )  # fmt: skip
             self._owner.missed(tp, "past-end", committed - end)
 
-    @Service.task  # type: ignore[untyped-decorator]
+    @task
     async def _watch_the_log(self) -> None:
         await self._guard(self._watch_loop())
 

@@ -270,14 +270,13 @@ class MonitorWorker:
         dead: list[tuple[Any, Poison]] = []
         records = await self.steps.persist("read context", lambda: self._context(entry, slices))
         for kind, record in records:
-            unmatched = self._machine.monitor.counts["unmatched_feedback"]
+            counts = self._machine.monitor.counts
+            unmatched = counts["unmatched_feedback"]
             try:
                 events += [(event, record) for event in self._machine.hear(kind, record)]
             except Poison as error:
                 dead.append((record, error))
-            if (
-                self._machine.monitor.counts["unmatched_feedback"] > unmatched
-            ):  # somebody believes that they have answered an alert
+            if counts["unmatched_feedback"] > unmatched:  # somebody believes that they have answered an alert
                 log.warning("%s: the answer at %s offset %d fits no alert", self.steps.name, record.topic, record.offset)
                 self._metrics.event("unmatched-feedback")
         if entry.now is not None:

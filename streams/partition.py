@@ -114,7 +114,7 @@ class Steps:
     def _hold(self, step: str, error: Transient, wait: float) -> None:
         self.progress = time.monotonic()  # an attempt was made: this is waiting, not hanging
         self._metrics.retried(step)
-        self.held_reason = f"{step}: {error} ({error.hint})" if error.hint else f"{step}: {error}"
+        self.held_reason = f"{step}: {error.advice}"
         if self.held_since is None:
             self.held_since = time.monotonic()
             log.warning("%s: held, %s; tried again in %.1f s and on", self.name, self.held_reason, wait)

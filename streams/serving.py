@@ -256,11 +256,10 @@ class Serving(Generic[M]):
     def _refuse(self, role: str, error: Exception) -> None:
         self._refused_at = asyncio.get_running_loop().time()
         self._metrics.model_refused(self.task, role)
-        said = str(error) if isinstance(error, VigilError) else describe(error)
+        said = error.advice if isinstance(error, VigilError) else describe(error)
         if said != self._said:  # once, and not at every try
             self._said = said
-            hint = getattr(error, "hint", None)
-            log.error("%s: %s refused, what served goes on: %s%s", self.task, role, said, f" ({hint})" if hint else "")
+            log.error("%s: %s refused, what served goes on: %s", self.task, role, said)
 
 
 async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:

@@ -29,6 +29,13 @@ class QdrantServer:
         """Its address, the same over restarts."""
         return f"http://127.0.0.1:{self.http_port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        if self.process is None:
+            raise RuntimeError("the server was not started")
+        return self.process.pid
+
     def start(self) -> None:
         """Start it and wait until it answers."""
         settings = {

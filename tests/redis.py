@@ -37,7 +37,8 @@ class Redis:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        assert self._process is not None
+        if self._process is None:
+            raise RuntimeError("the server was not started")
         os.kill(self._process.pid, number)
 
     def stop(self) -> None:

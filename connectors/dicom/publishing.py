@@ -71,7 +71,7 @@ class Publishing:
 def log_failure(error: BaseException) -> None:
     """Log what went wrong on our side: our own errors' words, which quote nothing; of others the class only."""
     if isinstance(error, VigilError):
-        log.warning("DICOM: not confirmed: %s%s", error, f" ({error.hint})" if error.hint else "")
+        log.warning("DICOM: not confirmed: %s", error.advice)
     elif isinstance(error, TimeoutError):
         log.warning("DICOM: not confirmed in time")
     else:

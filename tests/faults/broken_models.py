@@ -130,6 +130,10 @@ def _constant(name: str, value: Any) -> Any:
     return numpy_helper.from_array(np.asarray(value), name)
 
 
+class _Entries(list[dict[str, Any]]):
+    """The models of a registry that a fault lays."""
+
+
 def wasteful(write: Callable[[Path], None]) -> Callable[[Arena], None]:
     """Lay a registry with such a graph as champion; `well` is the same model without the waste."""
 
@@ -140,14 +144,14 @@ def wasteful(write: Callable[[Path], None]) -> Callable[[Arena], None]:
             if name == "tiny":
                 write(folder / "model.onnx")
             entries.append({**entry_of(folder).model_dump(exclude_defaults=True), "name": name})
-        arena.models = entries
+        arena.keep(_Entries(entries))
         _serve(arena, "tiny")
 
     return prepare
 
 
 def _serve(arena: Arena, name: str) -> None:
-    registry = site_registry(arena.folder, champions={"ner": name}, models=arena.models)
+    registry = site_registry(arena.folder, champions={"ner": name}, models=arena.get(_Entries))
     arena.env["VIGIL_MODELS__REGISTRY"] = str(registry)
 
 

@@ -72,7 +72,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None  # for the type checker: this is a coroutine, so a task runs it
         self._pipes.add(task)
         there: asyncio.StreamWriter | None = None
         try:
@@ -112,7 +112,7 @@ class Refuser(Proxy):
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None  # for the type checker: this is a coroutine, so a task runs it
         self._pipes.add(task)
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._target}", timeout=30.0) as client:

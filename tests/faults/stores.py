@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.kafka.host import free_ports
-from tests.faults.arena import Arena, Fault, Twist
+from tests.faults.arena import VECTORS, Arena, Fault, Twist
 from tests.faults.inputs import Sent
 from tests.faults.messages import duplicate
 from tests.faults.proxy import Proxy, Refuser
 from tests.faults.workers import nothing
+from tests.qdrant import QdrantServer
 from tests.redis import Redis, why_no_redis
 
 SLOW = 6.0  # seconds that a slow object takes
@@ -20,23 +21,22 @@ SLOW = 6.0  # seconds that a slow object takes
 
 def qdrant_down(arena: Arena) -> None:
     """SIGKILL Qdrant, 6 s later start it with its data."""
-    assert arena.qdrant is not None
-    arena.qdrant.kill()
+    qdrant = arena.get(QdrantServer)
+    qdrant.kill()
     arena.sleep(6.0)
-    arena.qdrant.start()
+    qdrant.start()
 
 
 def qdrant_restart(arena: Arena) -> None:
     """Stop Qdrant in good order and start it."""
-    assert arena.qdrant is not None
-    arena.qdrant.stop()
-    arena.qdrant.start()
+    qdrant = arena.get(QdrantServer)
+    qdrant.stop()
+    qdrant.start()
 
 
 def qdrant_hangs(arena: Arena) -> None:
     """Qdrant takes connections and answers none for 8 s, past the client's time-out."""
-    assert arena.qdrant is not None and arena.qdrant.process is not None
-    arena.freeze(arena.qdrant.process.pid, 8.0)
+    arena.freeze(arena.get(QdrantServer).pid, 8.0)
 
 
 def _films(arena: Arena) -> list[Path]:
@@ -63,9 +63,8 @@ def behind(kind: type[Proxy]) -> Callable[[Arena], None]:
     """Put a proxy of this kind between the workers and Qdrant."""
 
     def prepare(arena: Arena) -> None:
-        assert arena.qdrant is not None
         [front] = free_ports(1)
-        arena.store = arena.stack.enter_context(kind(front, arena.qdrant.http_port))
+        arena.keep(arena.stack.enter_context(kind(front, arena.get(QdrantServer).http_port)))
         arena.env["VIGIL_VECTORS__URL"] = f"http://127.0.0.1:{front}"
 
     return prepare
@@ -73,19 +72,19 @@ def behind(kind: type[Proxy]) -> Callable[[Arena], None]:
 
 def qdrant_slow(arena: Arena) -> None:
     """Everything to and from Qdrant is 0.6 s late for 8 s."""
-    assert arena.store is not None
-    arena.store.slow(0.6, 0.0)
+    front = arena.get(Proxy)
+    front.slow(0.6, 0.0)
     arena.sleep(8.0)
-    arena.store.heal()
+    front.heal()
 
 
 def qdrant_refuses(arena: Arena) -> None:
     """Qdrant refuses every other write for 8 s; half of those it has carried out all the same, and only the answer is lost."""
-    assert isinstance(arena.store, Refuser)
-    arena.store.refusing = True
+    front = arena.get(Refuser)
+    front.refusing = True
     arena.sleep(8.0)
-    arena.store.refusing = False
-    if not arena.store.refused:
+    front.refusing = False
+    if not front.refused:
         arena.wrong.append("no write was refused")
 
 
@@ -115,26 +114,25 @@ def slow_object(arena: Arena) -> Twist:
 
 def with_redis(arena: Arena) -> None:
     """Let the lane share its predictions over a Redis."""
-    arena.redis = Redis(arena.folder)
-    arena.redis.start()
-    arena.stack.callback(arena.redis.stop)
-    arena.env["VIGIL_MODELS__CACHE__REDIS"] = arena.redis.url.get_secret_value()
+    redis = arena.keep(Redis(arena.folder))
+    redis.start()
+    arena.stack.callback(redis.stop)
+    arena.env["VIGIL_MODELS__CACHE__REDIS"] = redis.url.get_secret_value()
     arena.env["VIGIL_MODELS__CACHE__MEGABYTES"] = "0"
 
 
 def redis_down(arena: Arena) -> None:
     """SIGKILL Redis for 4 s, then freeze it for 4 s."""
-    assert arena.redis is not None
-    arena.redis.stop()
+    redis = arena.get(Redis)
+    redis.stop()
     arena.sleep(4.0)
-    arena.redis.start()
+    redis.start()
     arena.sleep(3.0)
-    arena.redis.signal(signal.SIGSTOP)
+    redis.signal(signal.SIGSTOP)
     arena.sleep(4.0)
-    arena.redis.signal(signal.SIGCONT)
+    redis.signal(signal.SIGCONT)
 
 
-VECTORS = ("notes-vectors", "images")
 FAULTS = [
     *(
         Fault(
