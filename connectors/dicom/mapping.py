@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from pydantic import ValidationError
 from pydicom import config as pydicom_config
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
@@ -39,7 +40,7 @@ from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.identity import Identities
 from connectors.publisher import NewObject
 from models.errors import Poison
-from processors.events import Event, Identifier, ImageEvent, ObjectReference, Origin
+from processors.events import Event, Identifier, ImageEvent, ObjectReference, Origin, excess
 from processors.identity import content_hash, natural_id
 
 # pydicom warns and logs about every odd value, and quotes it: that may be patient text. What matters is in `Outcome.reason`.
@@ -70,6 +71,18 @@ _TIMES = (
     ("SeriesDate", "SeriesTime"),
     ("StudyDate", "StudyTime"),
 )
+# where what an event bounds stands in the object
+_ATTRIBUTES: Final = {
+    "value": "(0010,0020) Patient ID",
+    "authority": "(0010,0021) Issuer of Patient ID",
+    "study_uid": "(0020,000D) Study Instance UID",
+    "series_uid": "(0020,000E) Series Instance UID",
+    "modality": "(0008,0060) Modality",
+    "body_part": "(0018,0015) Body Part Examined",
+    "view": "(0018,5101) View Position",
+    "message_type": "(0008,0016) SOP Class UID",
+}
+_UNSTORED: Final = ObjectReference(uri="", sha256="0" * 64, media_type=PNG_MEDIA_TYPE, bytes=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +170,7 @@ def handle(data: bytes, context: Context, *, command: Command | None = None, eve
 
 
 def _image(data: bytes, dataset: Dataset, context: Context, subject: Subject, described: pixels.Stored | None) -> Outcome:
+    """Decode and describe a picture; what is wrong with it makes a dead letter, since it is stored whatever it is."""
     settings, person = context.settings, ""
     try:
         person = _patient(dataset, context)
@@ -170,54 +184,57 @@ def _image(data: bytes, dataset: Dataset, context: Context, subject: Subject, de
         png = pixels.to_png(pixels.render(dataset, array, frame))
         if not person:
             raise Poison("no (0010,0020) Patient ID of a known authority: held apart, not guessed", stage="identify")
-    except Poison as error:
+        event = _event(dataset, context, subject, person, array.shape)
+    except (Poison, ValidationError) as found:
+        error = found if isinstance(found, Poison) else _unfit(found)
         make = _dead_letter(error.stage, str(error), person, context, subject)
         return Outcome("dead-letter", SUCCESS, str(error), (_raw(data),), make, subject=subject, stored=described)
-    event = _event(dataset, context, subject, person, array.shape)
     return Outcome(
         "accepted",
         SUCCESS,
         objects=(NewObject(png, PNG_MEDIA_TYPE, ".png"),),
-        events=event,
+        events=lambda references: (event.model_copy(update={"pixels": references[0]}),),
         subject=subject,
         stored=described or one,
     )
 
 
-def _event(
-    dataset: Dataset, context: Context, subject: Subject, person: str, shape: tuple[int, ...]
-) -> Callable[[Sequence[ObjectReference]], tuple[Event, ...]]:
+def _event(dataset: Dataset, context: Context, subject: Subject, person: str, shape: tuple[int, ...]) -> ImageEvent:
+    """Return the event but for the reference to its pixels, so that what fits in none is known before anything is stored."""
     rows, columns = shape[:2]
+    return ImageEvent(
+        id=natural_id("dicom", subject.instance_uid, subject.digest, ImageEvent.type),
+        patient_id=person,
+        encounter_id=_encounter(dataset, context),
+        study_uid=text(dataset, "StudyInstanceUID"),
+        series_uid=text(dataset, "SeriesInstanceUID"),
+        instance_uid=subject.instance_uid,
+        modality=text(dataset, "Modality") or "OT",
+        body_part=text(dataset, "BodyPartExamined"),
+        view=text(dataset, "ViewPosition"),
+        rows=rows,
+        columns=columns,
+        pixels=_UNSTORED,
+        acquired_at=acquired_at(dataset, context),
+        received_at=context.received_at,
+        processing=context.peer.processing,
+        origin=Origin(
+            protocol="dicom",
+            peer=context.peer.name or context.peer.ae_title,
+            message_id=subject.instance_uid,
+            message_type=subject.sop_class,
+            digest=subject.digest,
+        ),
+    )
 
-    def make(references: Sequence[ObjectReference]) -> tuple[Event, ...]:
-        return (
-            ImageEvent(
-                id=natural_id("dicom", subject.instance_uid, subject.digest, ImageEvent.type),
-                patient_id=person,
-                encounter_id=_encounter(dataset, context),
-                study_uid=text(dataset, "StudyInstanceUID"),
-                series_uid=text(dataset, "SeriesInstanceUID"),
-                instance_uid=subject.instance_uid,
-                modality=text(dataset, "Modality") or "OT",
-                body_part=text(dataset, "BodyPartExamined"),
-                view=text(dataset, "ViewPosition"),
-                rows=rows,
-                columns=columns,
-                pixels=references[0],
-                acquired_at=acquired_at(dataset, context),
-                received_at=context.received_at,
-                processing=context.peer.processing,
-                origin=Origin(
-                    protocol="dicom",
-                    peer=context.peer.name or context.peer.ae_title,
-                    message_id=subject.instance_uid,
-                    message_type=subject.sop_class,
-                    digest=subject.digest,
-                ),
-            ),
-        )
 
-    return make
+def _unfit(error: ValidationError) -> Poison:
+    """Say which attribute no event has room for, without its value: the object is kept whole, nothing is cut."""
+    if found := excess(error):
+        place = _ATTRIBUTES.get(found.field.rpartition(".")[2], found.field)
+        return Poison(f"{place} is longer than the {found.most} {found.things} that are taken", stage="identify")
+    fields = sorted({".".join(map(str, one["loc"])) for one in error.errors(include_input=False)})
+    return Poison(f"the object makes no valid image event ({', '.join(fields)})", stage="identify")
 
 
 def _dead_letter(
@@ -327,13 +344,11 @@ def text(dataset: Dataset, keyword: str) -> str:
     """Return an attribute as stripped text, the first of several values, empty where it is absent or unreadable."""
     try:
         value: Any = dataset.get(keyword)
-    except Exception:  # reading converts lazily, and a broken value may raise anything
+        if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
+            value = value[0] if len(value) else ""
+        return "" if value is None else str(value).replace("\x00", "").strip()
+    except Exception:  # reading converts lazily, and a broken value (a sequence, where none belongs) may raise anything
         return ""
-    if value is None:
-        return ""
-    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
-        value = value[0] if len(value) else ""
-    return str(value).replace("\x00", "").strip()
 
 
 def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:

@@ -7,6 +7,7 @@ What is *not* done: text burned into the pixels stays there. The derivative carr
 picture of a name is still a picture of a name (CONFORMANCE.md says so, and `BurnedInAnnotation` can be refused by setting).
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+from pydicom.uid import UID
 
 from connectors.dicom.settings import FramePolicy
 from models.errors import Poison
@@ -25,6 +27,11 @@ Pixels = NDArray[np.uint8]
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")  # PS3.3 C.7.6.3, C.7.6.24, C.7.6.25
 GREY = ("MONOCHROME1", "MONOCHROME2")
+PHOTOMETRIC = (
+    *GREY, "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420",
+    "YBR_ICT", "YBR_RCT", "XYB",
+)  # PS3.3 C.7.6.3.1.2  # fmt: skip
+_REGISTERED = re.compile(r"[12]\.\d+\.\d+\.\d[\d.]*\Z")  # the form of an object identifier below a registered root
 # Attributes that a multi-frame object keeps per frame or shared (PS3.3 C.7.6.16.2): macro sequence -> what is taken from it
 FRAME_MACROS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
@@ -52,7 +59,7 @@ def frame_count(dataset: Dataset) -> int:
     """Return the number of frames: 1 unless (0028,0008) says more."""
     try:
         return max(1, int(dataset.get("NumberOfFrames") or 1))
-    except (TypeError, ValueError):
+    except Exception:  # reading converts lazily, and a broken value may raise anything (an integer string may say 1e999)
         return 1
 
 
@@ -72,7 +79,7 @@ def check_size(dataset: Dataset, limit: int) -> None:
     try:
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         samples = rows * columns * int(dataset.get("SamplesPerPixel") or 1)
-    except (AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # as above
         raise Poison("(0028,0010) Rows or (0028,0011) Columns is missing or no number", stage="decode") from error
     if not 0 < samples <= limit:
         raise Poison(f"a frame of {rows} x {columns} is outside 1..{limit} samples", stage="decode")
@@ -243,7 +250,7 @@ def _padding(view: Dataset, array: NDArray[Any]) -> NDArray[np.bool_] | None:
 def _first(value: Any) -> float | None:
     try:
         number = float(value if isinstance(value, (int, float, str)) else value[0])
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
     return number if np.isfinite(number) else None
 
@@ -253,15 +260,30 @@ def _lut_bits(descriptor: int) -> int:
 
 
 def _technical(dataset: Dataset) -> str:
-    """Describe an object by what is never patient text: transfer syntax, photometric interpretation, bits."""
-    meta = getattr(dataset, "file_meta", None)
-    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-    parts = [f"transfer syntax {syntax.name if syntax else 'unknown'}"]
-    for keyword in ("PhotometricInterpretation", "BitsAllocated", "BitsStored", "SamplesPerPixel"):
+    """Describe an object by what cannot be patient text: registered transfer syntaxes, the standard's terms, small numbers."""
+    parts = []
+    meta = getattr(dataset, "file_meta", None) or Dataset()
+    attributes: tuple[tuple[Dataset, str, Callable[[Any], str]], ...] = (
+        (meta, "TransferSyntaxUID", _syntax),
+        (dataset, "PhotometricInterpretation", lambda value: value if value in PHOTOMETRIC else "other"),
+        (dataset, "BitsAllocated", _small),
+        (dataset, "BitsStored", _small),
+        (dataset, "SamplesPerPixel", _small),
+    )
+    for holder, keyword, shown in attributes:
         try:
-            value = dataset.get(keyword)
-        except Exception:
-            value = None
-        if isinstance(value, (int, str)) and len(str(value)) <= 16:
-            parts.append(f"{keyword} {value}")
+            parts.append(f"{keyword} {shown(holder[keyword].value)}")
+        except KeyError:
+            parts.append(f"no {keyword}")
+        except Exception:  # reading converts lazily, and a broken value may raise anything
+            parts.append(f"{keyword} unreadable")
     return ", ".join(parts)
+
+
+def _syntax(value: Any) -> str:
+    uid = UID(str(value))
+    return uid.name if uid.name != uid or _REGISTERED.match(uid) else "other"
+
+
+def _small(value: Any) -> str:
+    return str(value) if isinstance(value, int) and 0 <= value <= 64 else "other"

@@ -64,7 +64,12 @@ def to_json(root: Any, model: Any) -> dict[str, Any]:
         raise
     except (RecursionError, Exception) as error:  # the reader meets what it does not know with any kind of error
         raise Unreadable(f"not the structure of {kind_of(root)} ({type(error).__name__})") from None
-    found: dict[str, Any] = orjson.loads(made.model_dump_json())
+    try:
+        found: dict[str, Any] = orjson.loads(made.model_dump_json())
+    except (
+        orjson.JSONDecodeError
+    ):  # a FHIR decimal may have any size; JSON's numbers are read as doubles, as for bodies in JSON
+        raise Unreadable("a number is beyond the range of a double", "value") from None
     return found
 
 

@@ -25,6 +25,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("target", choices=(*NAMES, "all"))
     parser.add_argument("--seconds", type=int, default=60, help="how long, each target (default: 60)")
     parser.add_argument("--runs", type=int, default=-1, help="inputs at most (default: as many as there is time for)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed and --runs give the same inputs (default: any)")
     parser.add_argument("--corpus", type=Path, action="append", default=[], help="a folder of further inputs; may be repeated")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), help="where what is found is put")
     parser.add_argument("--replay", type=Path, help="run one file and nothing else")
@@ -81,6 +82,7 @@ def _libfuzzer(asked: argparse.Namespace, folder: Path) -> None:
     flags = (
         f"-max_total_time={asked.seconds}",
         f"-runs={asked.runs}",
+        f"-seed={asked.seed}",
         f"-max_len={target.longest}",
         f"-timeout={SLOWEST}",
         f"-rss_limit_mb={MEBIBYTES}",

@@ -167,6 +167,29 @@ def test_what_cannot_be_decoded_is_kept_whole_by_reference():
     assert "Petra" not in letter.model_dump_json()
 
 
+@pytest.mark.parametrize(
+    ("keyword", "place", "most"),
+    [
+        ("PatientID", "(0010,0020) Patient ID", 512),
+        ("IssuerOfPatientID", "(0010,0021) Issuer of Patient ID", 512),
+        ("StudyInstanceUID", "(0020,000D) Study Instance UID", 512),
+        ("SeriesInstanceUID", "(0020,000E) Series Instance UID", 512),
+        ("Modality", "(0008,0060) Modality", 256),
+        ("BodyPartExamined", "(0018,0015) Body Part Examined", 256),
+        ("ViewPosition", "(0018,5101) View Position", 256),
+        ("SOPClassUID", "(0008,0016) SOP Class UID", 256),
+    ],
+)
+def test_what_no_event_has_room_for_is_kept_whole_and_its_place_named(keyword, place, most):
+    fits, too_long = (make(**{keyword: "9" * n}) for n in (most, most + 1))
+    assert handle(encode(fits), context()).verdict == "accepted"
+    outcome = handle(encode(too_long), context())
+    assert (outcome.verdict, outcome.status) == ("dead-letter", 0x0000)
+    assert outcome.reason == f"{place} is longer than the {most} characters that are taken"
+    (letter,) = events(outcome)
+    assert (letter.stage, outcome.objects[0].data) == ("identify", encode(too_long))
+
+
 @pytest.mark.parametrize(("unmapped", "verdict", "status"), [("store", "ignored", 0x0000), ("refuse", "refused", 0x0122)])
 def test_what_is_no_picture(unmapped, verdict, status):
     report = make(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", PixelData=None)

@@ -3,12 +3,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from connectors.dicom import pixels
 from models.errors import Poison
-from tests.dicom_objects import fill, make
+from tests.dicom_objects import encode, fill, make
 
 
 def picture(dataset, frame=0):
@@ -169,6 +170,13 @@ def test_frame_policy():
     assert pixels.frame_number(make(), "middle") == 0
 
 
+def test_a_count_that_is_no_number_is_one_frame():
+    data = encode(make(NumberOfFrames=99999999))
+    assert pixels.frame_number(dcmread(BytesIO(data)), "middle") == 99999999 // 2
+    for written in (b"1e999   ", b"nine    ", b"        "):
+        assert pixels.frame_number(dcmread(BytesIO(data.replace(b"99999999", written))), "middle") == 0
+
+
 def test_float_pixels_with_nan():
     dataset = make()
     values = np.linspace(0, 1, 64 * 48).astype(np.float32).reshape(64, 48)
@@ -195,7 +203,18 @@ def test_a_truncated_frame_is_poison_and_quotes_nothing():
     with pytest.raises(Poison, match=r"cannot decode pixels \(ValueError\)") as caught:
         pixels.decode(dataset, 0)
     assert caught.value.stage == "decode"
-    assert "Secret" not in str(caught.value)
+    said = "TransferSyntaxUID Explicit VR Little Endian, PhotometricInterpretation MONOCHROME2, BitsAllocated 16, BitsStored 16"
+    assert said in str(caught.value)
+
+
+def test_what_an_object_says_of_its_pixels_is_quoted_only_in_the_standards_words():
+    dataset = make(PhotometricInterpretation="ROE JANE", BitsAllocated=4711)
+    dataset.file_meta.TransferSyntaxUID = "ROE.JANE"
+    del dataset.BitsStored
+    with pytest.raises(Poison) as caught:
+        pixels.decode(dataset, 0)
+    said = "TransferSyntaxUID other, PhotometricInterpretation other, BitsAllocated other, no BitsStored, SamplesPerPixel 1"
+    assert str(caught.value).endswith(said)
 
 
 def test_the_png_is_lossless_and_holds_nothing_else():

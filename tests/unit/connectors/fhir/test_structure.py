@@ -24,6 +24,11 @@ from tests.fhir_resources import observation
         (b'<Patient xmlns="http://hl7.org/fhir">' + b"<extension>" * 9000, "not XML"),
         (b'<Patient xmlns="http://hl7.org/fhir"><colour value="red"/></Patient>', "structure"),
         (b'<Observation xmlns="http://hl7.org/fhir"/>', "required"),
+        (
+            b'<Observation xmlns="http://hl7.org/fhir"><status value="final"/><code/><valueQuantity><value value="1e999"/>'
+            b"</valueQuantity></Observation>",
+            "beyond the range of a double",
+        ),
         (b'{"resourceType": "Patient", "a": NaN}', "not JSON: line 1 column"),
         (b'{"resourceType": "Patient", "a": "\xff"}', "not JSON"),
         (b'{"resourceType": "Patient", // comment\n}', "not JSON"),
