@@ -105,6 +105,12 @@ class LaneProcess:
         return self._process.wait(40)
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def code(self) -> int | None:
         """The exit code, None while it runs."""
         return None if self._process is None else self._process.poll()

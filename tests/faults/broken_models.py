@@ -2,6 +2,7 @@
 no memory. Needs `onnx`."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -172,6 +173,17 @@ def other_model_live(arena: Arena) -> None:
     _serve(arena, "well")
 
 
+def dawdles(arena: Arena) -> None:
+    """Look, once the load has run for a while, that some inferences took half a second or more: else the loop is too short."""
+    arena.sleep(10.0)
+    found = re.findall(
+        r'^vigil_model_seconds_(bucket\{.*le="0\.5"|count).* (\S+)$', arena.worker().page("metrics")[1], re.MULTILINE
+    )
+    counts = {what.startswith("count"): float(number) for what, number in found}
+    if counts.get(True, 0) - counts.get(False, 0) < 2:
+        arena.wrong.append(f"the model was not slow: {found}")
+
+
 FAULTS = [
     *(
         Fault(
@@ -203,7 +215,7 @@ FAULTS = [
         "model-slow",
         "notes-entities",
         "a tenth of the notes takes a second each",
-        nothing,
+        dawdles,
         twist=texts(SPOILS, bad=False),
         prepare=wasteful(lingering(2_000_000)),
         same=False,

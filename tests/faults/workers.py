@@ -1,5 +1,6 @@
 """Faults of workers: ended, killed, frozen, added and removed."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -33,9 +34,7 @@ def sigterm(arena: Arena) -> None:
 
 def zombie(arena: Arena) -> None:
     """SIGSTOP one of two workers for longer than the session: the other takes over, then the frozen one wakes up."""
-    process = arena.worker(0)._process
-    assert process is not None
-    arena.freeze(process.pid, SESSION + 4.0)
+    arena.freeze(arena.worker(0).pid, SESSION + 4.0)
 
 
 def rebalance(arena: Arena) -> None:
@@ -74,6 +73,15 @@ def twin(arena: Arena) -> None:
 def no_room_for_logs(arena: Arena) -> None:
     """The file that the worker's log goes to lies on a full disk: every write to it fails."""
     arena.worker().log_to(Path("/dev/full"))
+
+
+def much_to_log(arena: Arena) -> None:
+    """Break all connections twice, of which a worker warns; and see that its warnings go where nothing fits."""
+    for _ in range(2):
+        arena.proxy.reset()
+        arena.sleep(3.0)
+    if not all(os.path.samefile(f"/proc/{arena.worker().pid}/fd/{number}", "/dev/full") for number in (1, 2)):
+        arena.wrong.append("the worker's log does not lie on the full disk")
 
 
 FAKETIME = "libfaketimeMT.so.1"
@@ -141,7 +149,13 @@ FAULTS = [
         for lane in ("vitals", "notes-entities")
     ),
     *(
-        Fault("log-disk-full", lane, "the worker's log lies on a full disk", nothing, prepare=no_room_for_logs)
+        Fault(
+            "log-disk-full",
+            lane,
+            "the worker's log lies on a full disk, and broken connections make it log",
+            much_to_log,
+            prepare=no_room_for_logs,
+        )
         for lane in ("vitals", "notes-entities")
     ),
     *(
