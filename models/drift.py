@@ -26,6 +26,7 @@ _SMOOTH: Final = 0.5  # observations added to every bin: an empty one would make
 _ENTITIES: Final = "entities: "
 _SIDE: Final = 256  # pixels a side that brightness is taken from: a large image would hold the loop up
 FEWEST: Final = 100  # observations that make a reference
+_DIRECTIONS: Final = 8  # that vectors are seen along
 
 Figures = Mapping[str, NDArray[Any]]
 """Name -> one value of each observation, NaN where there is none."""
@@ -169,6 +170,19 @@ def of_notes(texts: Sequence[str], found: Sequence[Sequence[Span]], labels: Sequ
 def labels_in(reference: Reference) -> list[str]:
     """Return the entity labels that a reference counts."""
     return [name.removeprefix(_ENTITIES) for name in reference.figures if name.startswith(_ENTITIES)]
+
+
+def of_texts(texts: Sequence[str], vectors: Floats) -> Figures:
+    """Return the figures of passages and of their vectors [n, dimensions], seen along a few fixed directions.
+
+    The directions are the first rows of the discrete cosine transform: orthogonal, the same on every machine, and of no meaning;
+    where a set of vectors moves, most projections of it move.
+    """
+    size = vectors.shape[1]
+    waves = np.arange(1, _DIRECTIONS + 1)[:, None] * (np.arange(size) + 0.5) * (np.pi / size)
+    along = vectors @ (np.cos(waves) * np.sqrt(2 / size)).T
+    figures: dict[str, NDArray[Any]] = {"characters": np.array([len(text) for text in texts], float)}
+    return {**figures, **{f"direction {number}": along[:, number - 1] for number in range(1, _DIRECTIONS + 1)}}
 
 
 def of_images(images: Sequence[NDArray[np.uint8]], scores: Floats, labels: Sequence[str]) -> Figures:

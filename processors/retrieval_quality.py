@@ -1,7 +1,7 @@
 """How well notes are found by meaning: a description asks, the note that it describes is the one right answer.
 
-Layout (mtsamples queries): `*.jsonl` or `*.jsonl.gz`, one object a line with `transcription` (the note) and `description` (the
-question). Every note of a file is in the index, cut as the vectors lane cuts it; a note counts with its best chunk.
+Layout: `models.evaluation.question_sets`. Every note of a file is in the index, cut as the vectors lane cuts it; a note
+counts with its best chunk.
 
     recall@k   share of questions whose note is among the first k
     nDCG@10    with one right answer: 1 / log2(1 + its rank), 0 past the tenth
@@ -10,81 +10,24 @@ A note that ties with others takes the worst place among them. Intervals are 95%
 same network in fp32, where the caller has it, and BM25.
 """
 
-import gzip
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Permanent
 from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.question_sets import Questions, gather, notes_in
 from models.evaluation.report import Curves, Evaluation, Progress, Section, silent
 from models.tasks import TextEmbedder
 from processors.vectors import chunks
 
-LOOKED_FOR: Final = "*.jsonl.gz or *.jsonl with transcription and description (mtsamples queries)"
 _K1, _B = 1.2, 0.75  # Okapi BM25 as Lucene and Robertson's TREC runs set it
 _DEEPEST: Final = 100  # of the plotted recall
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """A file's notes, and which of them each question asks for."""
-
-    name: str
-    notes: tuple[str, ...]
-    questions: tuple[str, ...]
-    answers: tuple[int, ...]  # index of the note
-
-
-def gather(data: Path) -> tuple[list[Questions], list[str]]:
-    """Read every file of the layout in a folder and all below it (or one file), and say what was passed over.
-
-    Raises `Permanent` where nothing fits.
-    """
-    base = data.parent if data.is_file() else data
-    found: list[Questions] = []
-    notes: list[str] = []
-    for path in [data] if data.is_file() else sorted([*data.rglob("*.jsonl.gz"), *data.rglob("*.jsonl")]):
-        name = path.relative_to(base).as_posix()
-        rows = _rows(path)
-        if rows is None:
-            notes.append(f"{name}: passed over, its lines have no transcription and description")
-            continue
-        asked = [(str(row["description"]), at) for at, row in enumerate(rows) if str(row["description"] or "").strip()]
-        if missing := len(rows) - len(asked):
-            notes.append(f"{name}: {missing} of {len(rows):,} notes have no description: indexed, not asked for")
-        texts = tuple(str(row["transcription"] or "") for row in rows)
-        if asked:
-            found.append(Questions(name, texts, tuple(text for text, _ in asked), tuple(at for _, at in asked)))
-    if not found:
-        told = f"; {'; '.join(notes)}" if notes else ""
-        raise Permanent(f"no questions to measure retrieval on in {data}{told}", hint=f"looked for {LOOKED_FOR}")
-    return found, notes
-
-
-def _rows(path: Path) -> list[Mapping[str, Any]] | None:
-    rows: list[Mapping[str, Any]] = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                _ = row["transcription"], row["description"]
-            except (ValueError, KeyError, TypeError) as error:
-                if not rows:
-                    return None
-                raise Permanent(f"{path}:{number}: no transcription and description: {type(error).__name__}") from error
-            rows.append(row)
-    return rows or None
 
 
 def evaluate(
@@ -165,6 +108,11 @@ def embedded_scores(model: TextEmbedder, asked: Questions, progress: Progress = 
             scores[:, at] = (questions @ model.embed(pieces).T).max(axis=1)
     progress(what, total, total)
     return scores
+
+
+def passages(model: TextEmbedder, data: Path) -> list[str]:
+    """Return the passages of a folder's notes, cut as the vectors lane cuts them. Raises `Permanent` where there are none."""
+    return [piece for note in notes_in(data) for piece in _cut(model, note)]
 
 
 def _cut(model: TextEmbedder, text: str) -> list[str]:

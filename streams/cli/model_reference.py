@@ -16,6 +16,9 @@ def reference(
     data: Annotated[
         Path, typer.Option("--data", help="a folder of data like what it is to see: notes *.txt, or as for evaluate")
     ],
+    of: Annotated[
+        str, typer.Option("--of", help="what the data are, in words for who reads an alarm; default: the folder")
+    ] = "",
     most: Annotated[int, typer.Option(min=100, help="inputs at most; of more, some by chance")] = 2000,
     registry: Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting")] = None,
 ) -> None:
@@ -28,6 +31,7 @@ def reference(
     from models.drift import places
     from models.evaluation.drift_reference import reference as made
     from models.registry import Registry
+    from processors.retrieval_quality import passages
 
     if not data.exists():
         raise Permanent(f"no such folder: {data}", hint="--data takes a folder of data")
@@ -37,7 +41,7 @@ def reference(
     if len(found) != 1:
         raise Permanent(f"{len(found)} models are called {name!r}", hint="`vigil models list` shows them")
     with bars() as report:
-        counted = made(known, found[0], data, most=most, progress=report)
+        counted = made(known, found[0], data, most=most, of=of, passages=passages, progress=report)
     path = places(found[0], known.folder(found[0]), site)[0]
     counted.write(path)
     console = Console(soft_wrap=True, highlight=False)

@@ -317,10 +317,11 @@ def export(
 
 
 def _judged(data: Path) -> "Judged":
+    from models.evaluation.question_sets import gather
     from models.training.embedding_export import Judged
     from processors import retrieval_quality
 
-    files, _ = retrieval_quality.gather(data)
+    files, _ = gather(data)
     texts = [note[:1500] for asked in files for note in asked.notes if note.strip()][:128]
 
     def told(name: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from connectors.qdrant.settings import NOTES, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
-from models.drift import Figures, Reference, labels_in, of_notes
+from models.drift import Figures, Reference, labels_in, of_notes, of_texts
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.comparing import spans_apart, vectors_apart
 from processors.entities import WITHDRAWN, entities_event
@@ -39,7 +39,7 @@ class NotesToEntities(Lane[NoteEvent]):
             lambda model: model.find,
             cost=lambda model: model.cost,
             judge=_entities_apart,
-            figures=_figures,
+            figures=_note_figures,
         )
 
     @property
@@ -100,6 +100,7 @@ class NotesToVectors(Lane[NoteEvent]):
             cost=lambda model: len,
             admit=self._admit,
             judge=_vectors_apart,
+            figures=_text_figures,
         )
         self._store: VectorStore | None = None
         self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
@@ -218,5 +219,9 @@ def _vectors_apart(
     return Verdict(vectors_apart(said, answer), {})
 
 
-def _figures(model: TokenClassifier, reference: Reference, texts: Sequence[str], found: Sequence[list[Span]]) -> Figures:
+def _note_figures(model: TokenClassifier, reference: Reference, texts: Sequence[str], found: Sequence[list[Span]]) -> Figures:
     return of_notes(texts, found, labels_in(reference))
+
+
+def _text_figures(model: TextEmbedder, reference: Reference, texts: Sequence[str], vectors: Sequence[Floats]) -> Figures:
+    return of_texts(texts, np.stack(vectors))

@@ -8,9 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.drift import SHIFTED, STABLE, Drift, Figures, Reference, measured, of_notes, of_windows, psi
+from models.drift import (
+    FEWEST,
+    SHIFTED,
+    STABLE,
+    Drift,
+    Figures,
+    Reference,
+    labels_in,
+    measured,
+    of_images,
+    of_notes,
+    of_texts,
+    of_windows,
+    places,
+    psi,
+)
 from models.errors import Permanent
-from models.tasks import Span
+from models.registry import ModelEntry, Registry
+from models.tasks import DeteriorationModel, ImageTextModel, Span, TextEmbedder, TokenClassifier
 
 COUNTS = st.integers(2, 12).flatmap(lambda bins: st.tuples(*[st.lists(st.integers(0, 500), min_size=bins, max_size=bins)] * 2))
 
@@ -98,3 +114,40 @@ def test_figures_of_notes_and_windows() -> None:
     windows = np.array([[[1, np.nan], [2, np.nan], [np.nan, np.nan]]], np.float32)
     found = of_windows(windows, ["pulse", "pressure"], np.array([0.25], np.float32))
     assert found["pulse"].tolist() == [2] and np.isnan(found["pressure"][0]) and found["score"].tolist() == [0.25]
+
+
+def test_vectors_that_move_show_and_those_that_do_not_are_stable() -> None:
+    def passages(n: int, centre: int, seed: int) -> Figures:
+        vectors = np.random.default_rng(seed).normal(0, 1, (n, 384))
+        vectors[:, centre] += 12
+        return of_texts(["x" * 100] * n, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
+
+    reference = measured(passages(2000, 3, 1), "passages")
+    drift, shown, alarms = watched(reference)
+    drift.observe(passages(500, 3, 2))
+    assert set(shown) == {"characters", *(f"direction {number}" for number in range(1, 9))} and alarms == []
+    drift.observe(passages(500, 200, 3))
+    assert len(alarms) >= 4 and "characters" not in alarms, "about other things, though as long"
+
+
+@pytest.mark.parametrize(
+    "entry", [one for one in Registry.load(None).entries() if one.task != "deterioration-home"], ids=lambda entry: entry.task
+)
+def test_every_model_that_ships_for_a_lane_has_a_reference_of_its_own_figures(entry: ModelEntry) -> None:
+    registry = Registry.load(None)
+    (place,) = places(entry, registry.folder(entry), None)
+    found = Reference.read(place)
+    assert "inputs of " in found.of and all(sum(h.counts) >= FEWEST for h in found.figures.values())
+    model = registry.open(entry.task)
+    if isinstance(model, TokenClassifier):
+        text = "Aspirin for chest pain. Blood pressure 120/80."
+        figures = of_notes([text], model.find([text]), labels_in(found))
+    elif isinstance(model, DeteriorationModel):
+        window = np.full((1, model.hours, len(model.features)), np.nan, np.float32)
+        figures = of_windows(window, model.features, np.zeros(1, np.float32))
+    elif isinstance(model, ImageTextModel):
+        figures = of_images([np.zeros((8, 8), np.uint8)], np.zeros((1, len(model.labels)), np.float32), model.labels)
+    else:
+        assert isinstance(model, TextEmbedder)
+        figures = of_texts(["cough"], model.embed(["cough"]))
+    assert set(found.figures) == set(figures)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.errors import Permanent
+from models.evaluation import question_sets
 from models.runtimes.text_embedder import OnnxTextEmbedder
 from processors import retrieval_quality
 from processors.retrieval_quality import bm25_scores, figures
@@ -66,5 +67,5 @@ def test_a_folder_is_measured_with_its_baseline(tmp_path: Path) -> None:
 def test_nothing_that_fits_says_what_was_looked_for(tmp_path: Path) -> None:
     write(tmp_path / "other.jsonl.gz", {"id": 1})
     with pytest.raises(Permanent, match="passed over") as error:
-        retrieval_quality.gather(tmp_path)
+        question_sets.gather(tmp_path)
     assert "transcription" in (error.value.hint or "")
