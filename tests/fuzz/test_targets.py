@@ -58,7 +58,7 @@ def test_patient_text_is_noticed() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_coverage_guided_run_finds_nothing(name: str, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    # a fixed seed: what this run says of a change must not depend on luck; `make fuzz` looks further
+    # a fixed seed: what this run says of a change must not depend on luck; `python -m tests.fuzz` looks further
     limits = ["--seconds", "10", "--runs", "2000", "--seed", "20261129"]
     command = [sys.executable, "-m", "tests.fuzz", name, *limits, "--findings", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))}
