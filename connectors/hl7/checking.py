@@ -34,10 +34,13 @@ from processors.identity import content_hash
 _NEGATIVE: Final = frozenset({"AE", "AR", "CE", "CR"})
 _TYPE: Final = (
     re.compile(  # MSH-9: codes of tables 0076, 0003 and 0354, also in the wrong component; no two words beside another
-        r"[A-Z]{0,3}(_[A-Z][A-Z0-9]\d)?([\^&~]([A-Z][A-Z0-9]\d|[A-Z]{3}_[A-Z][A-Z0-9]\d|ADT|ACK)?)*", re.IGNORECASE
+        r"[A-Z]{0,3}(_[A-Z][A-Z0-9]\d)?([\^&~]([A-Z][A-Z0-9]\d|[A-Z]{3}_[A-Z][A-Z0-9]\d|ADT|ACK)?)*"
+        r"|([A-Z]{3})[\^&~][A-Z]{3}[\^&~]\4_[A-Z][A-Z0-9]\d|(Z[A-Z0-9]{2})[\^&~]\5",  # what is around it says that it is a code
+        re.IGNORECASE,
     )
 )
 _VERSION: Final = re.compile(r"\d(\.\d){0,2}[A-Z]?")
+_NO_WORD: Final = re.compile(r"(?!.*[^\W\d_]{2})(?!.*\d{5}).{0,16}")  # no name and no number of a person
 _IDENTIFYING: Final = ((2, 1), (3, 1), (4, 1), (5, 1), (18, 1), (19, 1))  # of PID
 _WITHHELD: Final = "(not shown)"
 
@@ -138,8 +141,8 @@ class Hl7Checker:
         no_name = looks_like_code(control) and any(c.isdigit() for c in control)
         harmless = no_name and not any(value.casefold() in control.casefold() for value in whose)
         return (
-            kind if not kind or _TYPE.fullmatch(kind) else _WITHHELD,
-            version if not version or _VERSION.fullmatch(version) else _WITHHELD,
+            kind if _TYPE.fullmatch(kind) or _NO_WORD.fullmatch(kind) else _WITHHELD,
+            version if _VERSION.fullmatch(version) or _NO_WORD.fullmatch(version) else _WITHHELD,
             control if not control or harmless else _WITHHELD,
         )
 

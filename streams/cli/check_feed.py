@@ -41,7 +41,9 @@ def check_feed(
     peer: Annotated[str, typer.Option(help="the sender whose settings apply: a peer's name (hl7, fhir) or AE title")] = "",
     json_: Annotated[Path | None, typer.Option("--json", help="write every row and the totals to this file")] = None,
     rows: Annotated[int, typer.Option(min=0, help="rows shown at most, what needs attention first; all are in --json")] = 40,
-    every_frame: Annotated[bool, typer.Option(help="dicom: decode all frames for the figures in --json")] = False,
+    every_frame: Annotated[
+        bool, typer.Option(help="dicom: decode all frames for the figures in --json, or only the one that a server keeps")
+    ] = True,
     strict: Annotated[bool, typer.Option(help="exit with 1 when a message would be refused: for a go-live checklist")] = False,
     show_phi: Annotated[
         bool, typer.Option("--show-phi", help="show message types and control ids as sent, whatever they are")

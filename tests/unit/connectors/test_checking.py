@@ -170,6 +170,22 @@ async def test_a_name_in_the_wrong_field_is_not_shown_unless_asked_for() -> None
     assert SECRET in said(await tried(hl7(show_phi=True), raw))
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "shown"),
+    [
+        ("ORU^R01^ORU_R01", "2.5.1", ("ORU^R01^ORU_R01", "2.5.1")),
+        ("RSP^SLI^RSP_K11", "2.3.z", ("RSP^SLI^RSP_K11", "2.3.z")),
+        ("ZZZ^ZZZ", "2.9999", ("ZZZ^ZZZ", "2.9999")),
+        ("%s", "{}", ("%s", "{}")),
+        ("ROE^ANN", "120045", ("(not shown)", "(not shown)")),
+        ("ROE^ANN^LEE_A01", "v. Roe", ("(not shown)", "(not shown)")),
+    ],
+)
+async def test_what_can_only_be_a_type_or_a_version_is_shown_as_sent(kind: str, version: str, shown: tuple[str, str]) -> None:
+    (row,) = await tried(hl7(), message(PID, kind=kind, version=version))
+    assert (row.details["message_type"], row.details["version"]) == shown
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([PID.encode(), PULSE.encode(), vitals(PULSE)[:70]]))))
 async def test_garbage_has_rows(parts: list[bytes]) -> None:
