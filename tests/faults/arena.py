@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -265,8 +266,10 @@ class Arena:
         missed = sum(value for name, value in watch.metrics.items() if name.startswith("vigil_missed_total"))
         if missed != self.gone:
             wrong.append(f"{self.gone} records were gone before they were read, and the operator is told of {missed:.0f}")
+        lines = log_lines(logs)
+        sign = {line: times for line, times in lines.items() if fault.seen and fault.seen in line}
         operator = {
-            "log": dict(log_lines(logs).most_common(6)),
+            "log": dict([*Counter(sign).most_common(1), *((line, n) for line, n in lines.most_common(6) if line not in sign)]),
             "health": dict(watch.health.most_common(6)),
             "metrics": watch.metrics,
             "exit_codes": deaths,
