@@ -150,6 +150,8 @@ class Monitor:
         score = self._score(made, deterioration, reason)
         patient = made.patient
         if patient is None or made.ended:
+            if patient is not None and not made.late:
+                self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
             survivor = patient.context.merged_into if patient else None
             return [score, *moving.forwarded(made.event, survivor)] if survivor else [score]
         cause = Cause(

@@ -826,6 +826,14 @@ def test_a_cancelled_discharge_brings_the_alert_back() -> None:
     assert again.alert_id != first.alert_id
 
 
+def test_an_alert_that_a_cancelled_discharge_brings_rests_on_the_sets_of_the_meantime() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    score, _ = ward.chart(2, ILL)
+    raised = only(alerts(ward.say(context(3))))
+    assert (raised.score_id, raised.observed_at, raised.received_at) == (score.id, at(2), score.received_at)
+
+
 def test_transfer_re_routes() -> None:
     ward = Ward(MonitorRules(ward_routes={"A": "phones-a", "B": "phones-b"}))
     raised = only(ward.chart(0, ILL)[1])
