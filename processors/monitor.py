@@ -227,8 +227,7 @@ class Monitor:
             return []
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
-        patient.context = Context.of(event)
-        patient.encounter_id = event.encounter_id
+        patient.follow(Context.of(event))
         now = ms(event.received_at) if self._now is None else self._now
         cause = Cause.about(patient, event.id, source, now)
         ended = patient.ended
