@@ -11,6 +11,8 @@ note of its own that names the other (`replaces`).
 | MDM T08 edit | TXA-17 | edit |
 | MDM T10 replacement | TXA-17 | replacement of TXA-13 |
 | MDM T11 cancel | cancelled | cancel |
+| any of them, TXA-19 CA (table 0273: deleted) | cancelled | as its trigger says |
+| any of them, every OBX D or W (or X) | entered-in-error, without text (cancelled) | as its trigger says |
 | ORU with text | OBR-25 (table 0123), else OBX-11 | original; edit where it is a correction |
 """
 
@@ -173,16 +175,16 @@ def map_document(
         elif segment.name == "NTE":
             report.add_note(segment)
     relation = RELATIONS[trigger]
-    number = txa.get(12) if txa else ""
-    if not number and relation == "cancel":
+    note_id = _txa_id(reading, txa, 12)
+    withdrawn = _withdrawn(relation, txa, report)
+    text = "" if relation == "cancel" or withdrawn == "entered-in-error" else report.text()
+    if not text.strip() and withdrawn and note_id is None:
         reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
         return
-    text = "" if relation == "cancel" else report.text()
-    if not text.strip() and relation != "cancel":
+    if not text.strip() and not withdrawn:
         if not reading.troubles:
             reading.trouble("a document without text", Location("OBX", 1, 5), Condition.REQUIRED_FIELD_MISSING)
         return
-    note_id = _txa_id(reading, txa, 12) or natural_id(*reading.identity, "note", 0)
     parent = _txa_id(reading, txa, 13)
     if relation in ("addendum", "replacement") and parent is None:
         reading.flags["an addendum or replacement that does not name its document (TXA-13)"] += 1
@@ -190,8 +192,8 @@ def map_document(
         reading,
         subject,
         encounter_id,
-        note_id=note_id,
-        status="cancelled" if relation == "cancel" else _completion(txa),
+        note_id=note_id or natural_id(*reading.identity, "note", 0),
+        status=withdrawn or _completion(txa),
         relation=relation,
         replaces=parent if parent != note_id else None,
         kind=_kind([*(_txa_types(txa)), *report.types]),
@@ -214,10 +216,19 @@ def _txa_id(reading: Reading, txa: Segment | None, position: int) -> str | None:
     return document_id(reading, scope or reading.message.header.raw(4), number) if number else None
 
 
+def _withdrawn(relation: Relation, txa: Segment | None, report: Report) -> Status | None:
+    """Return the status of a document that is taken back, by whichever of the ways that senders have; None for one that stands."""
+    if relation == "cancel":
+        return "cancelled"
+    by_parts = report.status()
+    if by_parts == "entered-in-error":
+        return by_parts
+    deleted = txa is not None and txa.get(19).upper() == "CA"  # table 0273
+    return "cancelled" if deleted or by_parts == "cancelled" else None
+
+
 def _completion(txa: Segment | None) -> Status:
     letters = txa.get(17).upper() if txa else ""
-    if txa and txa.get(19).upper() == "CA":  # table 0273: deleted
-        return "cancelled"
     return _COMPLETION.get(letters, "preliminary")
 
 

@@ -71,6 +71,43 @@ def test_cancel() -> None:
     assert (gone.note_id, gone.status, gone.relation, gone.text) == (original.note_id, "cancelled", "cancel", "")
 
 
+@pytest.mark.parametrize("trigger", ["T02", "T04", "T08"])
+@pytest.mark.parametrize("letter", ["D", "W"])
+def test_a_document_whose_parts_are_deleted_or_wrong_is_withdrawn(trigger: str, letter: str) -> None:
+    original = note(mdm("T02", txa(), line("Of somebody else.")))
+    gone = note(mdm(trigger, txa(), line("Of somebody else.", status=letter), line("", 2, status=letter), "NTE|1||A comment."))
+    assert (gone.note_id, gone.status, gone.text) == (original.note_id, "entered-in-error", "")
+
+
+def test_a_replacement_that_is_wrong_still_takes_the_place_of_the_original() -> None:
+    original = note(mdm("T02", txa("D1"), line("text")))
+    gone = note(mdm("T10", txa("D2", "D1"), line("Of somebody else.", status="W")))
+    assert (gone.relation, gone.replaces, gone.status, gone.text) == ("replacement", original.note_id, "entered-in-error", "")
+
+
+@pytest.mark.parametrize("lines", [(), (line("", status="X"),), (line("text"),)])
+def test_a_document_that_is_deleted_by_its_availability_is_withdrawn(lines: tuple[str, ...]) -> None:
+    original = note(mdm("T02", txa(), line("text")))
+    gone = note(mdm("T04", txa(completion="AU||CA"), *lines))
+    assert (gone.note_id, gone.status) == (original.note_id, "cancelled")
+
+
+def test_a_document_that_cannot_be_obtained_is_cancelled() -> None:
+    assert note(mdm("T08", txa(), line("", status="X"))).status == "cancelled"
+
+
+def test_a_part_of_a_document_that_was_wrong_is_left_out() -> None:
+    event = note(mdm("T08", txa(), line("Stable."), line("Of somebody else.", 2, status="W")))
+    assert (event.text, event.status) == ("Stable.", "final")
+
+
+@pytest.mark.parametrize("segments", [(line("", status="D"),), ()])
+def test_a_withdrawal_without_number_is_kept(segments: tuple[str, ...]) -> None:
+    outcome = reader()(mdm("T08", txa(number="", completion="AU||CA"), *segments))
+    assert (outcome.verdict, notes(outcome)) == ("dead-letter", [])
+    assert outcome.reason == "TXA-12: a cancelled document without its number"
+
+
 def test_cancel_without_number_is_kept() -> None:
     outcome = reader()(mdm("T11", txa(number="")))
     assert (outcome.verdict, notes(outcome)) == ("dead-letter", [])
