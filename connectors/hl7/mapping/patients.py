@@ -12,6 +12,7 @@ Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an 
 from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
 one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
+An A45 moves as many as it has MRG segments.
 """
 
 from collections.abc import Iterator, Mapping
@@ -79,12 +80,15 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
 
 
 def _groups(segments: tuple[Segment, ...]) -> Iterator[Group]:
+    """Yield each PID with its PV1 and MRG; one with several MRG (an A45 moves several visits) once for each, with the PV1 after."""
     found: dict[str, Segment] = {}
     for segment in segments:
-        if segment.name == "PID" and found:
+        if found and (segment.name == "PID" or (segment.name == "MRG" and "MRG" in found)):
             yield Group(found["PID"], found.get("PV1"), found.get("MRG"))
-            found = {}
-        if segment.name == "PID" or (found and segment.name in ("PV1", "MRG")):
+            found = {"PID": found["PID"]}
+        if segment.name == "PID":
+            found = {"PID": segment}
+        elif found and segment.name in ("PV1", "MRG"):
             found.setdefault(segment.name, segment)
     if found:
         yield Group(found["PID"], found.get("PV1"), found.get("MRG"))

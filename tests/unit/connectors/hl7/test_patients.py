@@ -551,6 +551,27 @@ def test_a_visit_moves_to_another_patient(trigger: str) -> None:
     assert (right.encounter_id, right.location.ward, right.encounter_status) == (wrong.encounter_id, "W7", "in-progress")
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_several_visits_move_in_one_message(first: bool) -> None:
+    """{MRG PV1} repeats under one PID: here from two records, only one of which has its stay in progress."""
+    ward = Ward()
+    (over,) = ward.take(adt("A03", pid("1"), visit("V1", "W1", "I")))
+    (here,) = ward.take(adt("A01", pid("3"), visit("V3", "W3", "I")))
+    groups = [(mrg("1", "V1"), visit("V1", "W1", "I")), (mrg("3", "V3"), visit("V3", "W3", "I"))]
+    moves = [segment for group in (groups if first else groups[::-1]) for segment in group]
+    found = ward.take(adt("A45", pid("2"), *moves, at="202603021000"))
+    by_record = {event.patient_id: event for event in found}
+    assert len(by_record) == len(found) == 3
+    assert (by_record[over.patient_id].encounter_id, by_record[here.patient_id].encounter_id) == (None, None)
+    (taker,) = by_record.keys() - {over.patient_id, here.patient_id}
+    assert (by_record[taker].encounter_id, stay(by_record[taker])) == (here.encounter_id, ("in-progress", "W3"))
+
+
+def test_several_numbers_merge_into_one_record_in_one_message() -> None:
+    found = Ward().take(adt("A40", pid("2"), mrg("1"), mrg("3")))
+    assert [one.merged_into for one in found] == [None, found[0].patient_id, found[0].patient_id]
+
+
 def test_link_and_unlink() -> None:
     ward = Ward()
     first, second = ward.take(adt("A24", pid("1"), pid("2")))
