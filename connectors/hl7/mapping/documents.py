@@ -23,7 +23,7 @@ from typing import Final, Literal
 
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
-from connectors.hl7.mapping.embedded import text_of
+from connectors.hl7.mapping.embedded import same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from processors.events import Coding, NoteEvent
@@ -69,9 +69,12 @@ class Report:
     statuses: list[str] = field(default_factory=list)
     types: list[Coding] = field(default_factory=list)
     first: Segment | None = None
+    _embedded: list[Segment] = field(default_factory=list)  # ED values that may be pieces of one document
 
     def add(self, reading: Reading, obx: Segment) -> None:
-        """Add an OBX with text; one without usable content is noted."""
+        """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
+        if self._embedded and not same_run(self._embedded[0], obx):
+            self.finish(reading)
         letter = obx.get(11).upper()
         if letter in NO_RESULT:
             reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
@@ -87,18 +90,29 @@ class Report:
         if kind == "RP":
             reading.trouble("a reference to a document elsewhere is not fetched", obx.at(5), Condition.DATA_TYPE)
             return
-        try:
-            text = text_of(obx, reading.message.codec) if kind == "ED" else obx.whole(5)
-        except ValueError as error:
-            reading.trouble(str(error), obx.at(5))
-            return
+        if kind == "ED":
+            self._embedded.append(obx)
+        else:
+            self._take(obx, obx.whole(5))
+
+    def finish(self, reading: Reading) -> None:
+        """Read the embedded documents whose pieces have come."""
+        run, self._embedded = self._embedded, []
+        for obx, text in texts_of(run, reading.message.codec) if run else ():
+            if isinstance(text, ValueError):
+                reading.trouble(str(text), obx.at(5))
+            else:
+                self._take(obx, text)
+
+    def _take(self, obx: Segment, text: str) -> None:
         coded = codings(obx, 3)
         if text.strip() or self.parts:
             self.parts.append((coded[0][1] if coded else "", text))
         self.types += [coding(code, name, system) for code, name, system in coded]
 
-    def add_note(self, nte: Segment) -> None:
+    def add_note(self, reading: Reading, nte: Segment) -> None:
         """Add the comment of an NTE."""
+        self.finish(reading)
         if text := nte.whole(3).strip():
             self.parts.append(("", text))
             self.first = self.first or nte
@@ -173,7 +187,8 @@ def map_document(
         if segment.name == "OBX":
             report.add(reading, segment)
         elif segment.name == "NTE":
-            report.add_note(segment)
+            report.add_note(reading, segment)
+    report.finish(reading)
     relation = RELATIONS[trigger]
     note_id = _txa_id(reading, txa, 12)
     withdrawn = _withdrawn(relation, txa, report)
