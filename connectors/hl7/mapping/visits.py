@@ -4,8 +4,7 @@ The rule stands in `connectors.stays`. What each trigger about *another* visit t
 
 | trigger | while a stay is in progress | otherwise |
 |---|---|---|
-| A01 | takes over, whatever PV1-2 says: it assigns a bed (chapter 3.3.1) | begins a stay |
-| A06 | takes over, unless PV1-2 is an outpatient's | begins a stay |
+| A01, A06 | takes over, unless PV1-2 is an outpatient's (O, R, P): day cases are sent as A01 too | begins a stay |
 | A04 | takes over where PV1-2 is I or E | begins a stay |
 | A02 | takes over where PV1-2 is I or E and PV1-44 is later than the stay's: A01 of this visit was lost | begins a stay |
 | A07, A12, A13 | not used | begins a stay |
@@ -68,7 +67,6 @@ class Visit:
 
     said: dict[str, Any] = field(default_factory=dict)
     latest: datetime | None = None
-    outpatient: bool = False  # as PV1-2 has it, whatever the trigger
     discharged: bool = False
 
     @property
@@ -97,22 +95,19 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
         said["location"] = place
     if trigger in _EMPTIES:
         said["location"] = Place()
-    written = CLASSES.get(pv1.get(2).upper())
-    if kind := _class(written, trigger):
+    if kind := _class(CLASSES.get(pv1.get(2).upper()), trigger):
         said["encounter_class"] = kind
     earliest, latest = _began(reading, pv1, trigger)
     if earliest:
         said["encounter_since"] = earliest
     if pv1.raw(15):
         said["pregnant"] = any(pv1.get(15, repetition=n) == _PREGNANT for n in range(1, pv1.count(15) + 1)) or None
-    return Visit(said, latest, written == "outpatient", bool(pv1.get(45)))
+    return Visit(said, latest, bool(pv1.get(45)))
 
 
 def _class(written: Class | None, trigger: str) -> Class | None:
-    """Return the kind of visit. A01 and A06 put the patient into a bed, whatever PV1-2 still says; A07 ends that."""
-    if in_bed(written):
-        return written
-    return "inpatient" if trigger in ("A01", "A06") else "outpatient" if trigger == "A07" else written
+    """Return the kind of visit: by PV1-2; where it says nothing, by the trigger (chapter 3.3: A01 and A06 assign a bed)."""
+    return written or ("inpatient" if trigger in ("A01", "A06") else "outpatient" if trigger == "A07" else None)
 
 
 def _began(reading: Reading, pv1: Segment, trigger: str) -> tuple[datetime | None, datetime | None]:
@@ -171,5 +166,5 @@ def _gives_way(visit: Visit, trigger: str, status: str, known: PatientEvent) -> 
         since, began = known.encounter_since, visit.said.get("encounter_since")
         takes_over = bool(visit.in_bed and since and began and began > since)
     else:
-        takes_over = trigger == "A01" or (trigger == "A06" and not visit.outpatient) or (trigger == "A04" and visit.in_bed)
+        takes_over = trigger in ("A01", "A04", "A06") and visit.in_bed
     return gives_way(known, status, takes_over=takes_over, latest=visit.latest)

@@ -8,6 +8,8 @@ from connectors.contexts import MemoryContexts, surviving
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
 from processors.events import DeadLetterEvent, PatientEvent
+from tests import bedside
+from tests.bedside import alerts
 from tests.edge import identities
 from tests.hl7_messages import PULSE, message, vitals
 
@@ -281,6 +283,8 @@ def stay(event: PatientEvent | None) -> tuple[str, str]:
         ("A08", visit("V0", "OLD", "I")),
         ("A10", visit("V3")),
         ("A31", visit("V3", kind="N")),
+        ("A01", visit("V3", kind="R")),
+        ("A01", visit("V3", begins="202603021000")),  # a day case
         ("A01", visit("V0", "OLD", "I", begins="202601010900")),  # entered late
         ("A01", visit("V0", "OLD", "I", begins="202603021000", ends="202603021030")),
         ("A04", visit("V0", "ED", "E", begins="202603020700")),
@@ -299,13 +303,30 @@ def test_another_visit_neither_ends_nor_moves_the_stay_in_progress(trigger: str,
     assert gone.encounter_status == "finished"
 
 
+def test_an_inpatient_stays_watched_on_the_ward_through_dialysis_and_the_paper_work_of_other_visits() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+
+    def told(raw: bytes) -> list[tuple[str, str, str]]:
+        return [(one.state, one.reason, one.location.ward) for event in ward.take(raw) for one in alerts(watch.say(event))]
+
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    watch.say(here)
+    assert [one.state for one in watch.chart(0, bedside.ILL, patient=here.patient_id)[1]] == ["raised"]
+    others = [("A04", "V3", "DIAL"), ("A03", "V3", "DIAL"), ("A38", "V9", "SURG"), ("A05", "V9", "SURG"), ("A03", "V0", "OLD")]
+    assert [told(adt(trigger, pid(), visit(number, place), at="202603021100")) for trigger, number, place in others] == [[]] * 5
+    assert watch.chart(1, bedside.ILL, patient=here.patient_id)[0].flags == ()
+    assert told(adt("A02", pid(), visit("V1", "W2", "I"), at="202603021200")) == [("updated", "transferred", "W2")]
+    assert told(adt("A03", pid(), visit("V1", "W2", "I"), at="202603021300")) == [("resolved", "discharged", "W2")]
+
+
 @pytest.mark.parametrize(
     ("trigger", "other"),
     [
         ("A01", visit("V9", "NEW", "I", begins="202603021000")),
         ("A01", visit("V9", "NEW", "I", begins="20260302")),  # the day alone: may be later
         ("A01", visit("V9", "NEW", "I")),
-        ("A01", visit("V9", "NEW", "O")),  # in a bed, for observation
+        ("A01", visit("V9", "NEW", "")),
+        ("A01", visit("V9", "NEW", "B")),
         ("A06", visit("V9", "NEW", "I")),
         ("A06", visit("V9", "NEW", "")),
         ("A04", visit("V9", "NEW", "E", begins="202603021000")),
