@@ -26,7 +26,7 @@ from processors.events import Origin, PatientEvent
 
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
-
+STAY: Final = ("encounter_id", "encounter_status", "encounter_class", "encounter_since", "location")  # they go together
 
 FUTURE: Final = timedelta(minutes=5)  # as `monitor.future_tolerance` for vitals: clocks that differ so little keep their order
 
@@ -107,7 +107,7 @@ def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict
     names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
     lies_there = prior.encounter_status == "in-progress" and own.get("encounter_status") in ("finished", "cancelled", "planned")
     if lies_there or not own.get("encounter_id"):
-        names += ["encounter_id", "encounter_status", "location"]
+        names += STAY
     if not own.get("spo2_scale_decided_by"):
         names += ["spo2_scale", "spo2_scale_decided_by"]
     return {name: others[name] for name in names}

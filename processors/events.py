@@ -265,6 +265,8 @@ class PatientEvent(Event):
     ceiling_of_care: Line | None = None
     encounter_id: Id | None = None
     encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
+    encounter_class: Literal["inpatient", "emergency", "outpatient"] | None = None
+    encounter_since: AwareDatetime | None = None  # when the stay began, as its sender says
     location: Location = Location()
     deceased: bool = False
     merged_into: Id | None = None  # the surviving patient_id

@@ -150,6 +150,8 @@ class Monitor:
         score = self._score(made, deterioration, reason)
         patient = made.patient
         if patient is None or made.ended:
+            if patient is not None and not made.late:
+                self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
             survivor = patient.context.merged_into if patient else None
             return [score, *moving.forwarded(made.event, survivor)] if survivor else [score]
         cause = Cause(
@@ -225,8 +227,7 @@ class Monitor:
             return []
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
-        patient.context = Context.of(event)
-        patient.encounter_id = event.encounter_id
+        patient.follow(Context.of(event))
         now = ms(event.received_at) if self._now is None else self._now
         cause = Cause.about(patient, event.id, source, now)
         ended = patient.ended

@@ -21,6 +21,7 @@ from processors.news2 import Scale
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
+_NOT_HERE = ("finished", "cancelled", "planned")
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
 ADULT_YEARS = 16  # NEWS2 is for 16 years and older
@@ -201,6 +202,24 @@ class Patient:
         if over and (context.encounter_id is None or self.encounter_id in (None, context.encounter_id)):
             return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
         return ""
+
+    def follow(self, after: Context) -> None:
+        """Take a new context. That another stay than the watched one is over, or only planned, does not touch the watch.
+
+        Connectors pass such a visit over (`connectors.stays`); but two of them may each miss the other's last word, and the topic
+        holds what older versions wrote. Watched is the stay in progress by the context, else the one that the newest set names.
+        """
+        before, given = self.context, after.encounter_id
+        if after.encounter_status in _NOT_HERE and given is not None and not self.ended:
+            here = before.encounter_status not in _NOT_HERE and before.encounter_id is not None
+            by_sets = self.encounter_id not in (None, before.encounter_id, given)
+            if here and before.encounter_id != given:
+                after.encounter_id, after.encounter_status = before.encounter_id, before.encounter_status
+            if before.encounter_id != given if here else by_sets:
+                after.location = before.location
+                self.context = after
+                return
+        self.context, self.encounter_id = after, given
 
     def recall(self, after: int, to: int) -> None:
         """Let what was stamped later than `after` count as of about `to`."""

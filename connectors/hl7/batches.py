@@ -1,7 +1,8 @@
 """Several messages in one: batch files (FHS, BHS, chapter 2.10.3), and files as people keep them, cut into single messages.
 
 A batch's headers and trailers carry no patient data and are left out. Messages are answered one by one, not with a batch of
-answers: a sender that sends batches over MLLP reads one answer for each message, in order.
+answers: a sender that sends batches over MLLP reads one answer for each message, in order. A frame with a batch without a message
+is handed on as it is, and refused: over MLLP silence tells its sender nothing, and it would wait for its time-out.
 """
 
 import re
@@ -19,6 +20,17 @@ def is_several(frame: bytes) -> bool:
     """Whether a frame is a batch or holds more than one message: the quick look that most frames need only."""
     head = frame[:16].lstrip(b"\xef\xbb\xbf \t\r\n")
     return head[:3] in ENVELOPE or b"\rMSH" in frame or b"\nMSH" in frame
+
+
+def of_frame(frame: bytes) -> Iterator[bytes]:
+    """Cut a frame into what is answered one by one: never nothing, since its sender waits for an answer."""
+    empty = True
+    if is_several(frame):
+        for message in messages(frame):
+            empty = False
+            yield message
+    if empty:
+        yield frame
 
 
 def messages(content: bytes) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from connectors.checking import (
     of_events,
     unknown_code,
 )
-from connectors.hl7.batches import is_several, messages
+from connectors.hl7.batches import is_several, messages, of_frame
 from connectors.hl7.charsets import unwrap
 from connectors.hl7.errors import Unreadable
 from connectors.hl7.handling import RESULTS, Hl7Mapper, Outcome, message_type
@@ -229,7 +229,9 @@ def _pieces(content: bytes) -> Iterable[bytes]:
     """Cut a file as the server cuts a frame: one message stays as it is to the byte, since event ids derive from its hash."""
     plain = unwrap(content)
     captured = b"\x0b" in plain or b"\x1c" in plain  # MLLP marks: a capture of the wire
-    return (content,) if plain.strip() and not captured and not is_several(plain) else messages(content)
+    if captured or not plain.strip():
+        return messages(content)
+    return of_frame(plain) if is_several(plain) else (content,)
 
 
 def _stamp(segment: Segment, field: int) -> Stamp | None:

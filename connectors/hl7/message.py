@@ -145,7 +145,8 @@ def parse(raw: bytes, *, fallback: str = "cp1252") -> Message:
     """Parse the bytes of one message. Raises `Unreadable` when there is no MSH to answer to."""
     text, codec, warning = charsets.decode(charsets.unwrap(raw).lstrip(b" \t\r\n\x00"), fallback)
     if not text.startswith("MSH") or len(text) < 4:
-        raise Unreadable("the message does not begin with MSH")
+        empty = text[:3] in ("FHS", "BHS", "BTS", "FTS")
+        raise Unreadable("a batch without a message" if empty else "the message does not begin with MSH")
     delimiters = read_delimiters(text)
     segments, dropped = _split(text, delimiters, codec)
     warnings: tuple[str, ...] = (warning,) if warning else ()

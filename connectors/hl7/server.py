@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from connectors.hl7.batches import is_several, messages
+from connectors.hl7.batches import of_frame
 from connectors.hl7.framing import Framer, Oversize, frame
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.publishing import Publishing, Unconfirmed
@@ -250,7 +250,7 @@ class _Connection:
             server.count(self.peer.name, "oversize")
             await self._put(outcome, outcome, len(one.head))
             return
-        for raw in messages(one) if is_several(one) else (one,):
+        for raw in of_frame(one):
             await self._handle(raw)
 
     async def _handle(self, raw: bytes) -> None:

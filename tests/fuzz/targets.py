@@ -20,7 +20,7 @@ from connectors.fhir import xml as fhir_xml
 from connectors.fhir.handling import FhirMapper, Request
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.hl7.acknowledgement import POSITIVE
-from connectors.hl7.batches import is_several, messages
+from connectors.hl7.batches import of_frame
 from connectors.hl7.framing import HEAD_BYTES, Framer, Oversize
 from connectors.hl7.handling import Hl7Mapper
 from connectors.hl7.sender import read_ack
@@ -106,7 +106,7 @@ def hl7(data: bytes) -> None:
     """One frame: an outcome for each message, and answers that a sender can read."""
     mapper = Hl7Mapper(_HL7_SETTINGS, identities())
     peer = _HL7_PEERS[zlib.crc32(data) & 1]
-    for raw in messages(data) if is_several(data) else (data,):
+    for raw in of_frame(data):
         found = mapper.handle(raw, peer, NOW)
         positive = any(code in POSITIVE for code, _ in found.answers)
         outcome(found.verdict, found.reason, found.events, positive=positive)

@@ -367,6 +367,13 @@ async def test_a_batch_is_answered_message_by_message() -> None:
         assert [await peer.answer(), await peer.answer()] == [("AA", "M1"), ("AA", "M2")]
 
 
+async def test_a_batch_without_a_message_is_refused_and_not_left_without_an_answer() -> None:
+    async with serving(Gate()) as server:
+        peer = await Peer.to(server)
+        await peer.send(frame(b"FHS|^~\\&|x\rBHS|^~\\&|x\rBTS|0\rFTS|1\r"), frame(of(1)))
+        assert [await peer.answer(), await peer.answer()] == [("AR", ""), ("AA", "M1")]
+
+
 async def test_oversize_is_refused_and_the_next_message_is_read() -> None:
     async with serving(Gate(), message_bytes=4096) as server:
         peer = await Peer.to(server)

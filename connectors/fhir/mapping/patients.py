@@ -5,17 +5,20 @@
 2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
    id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
 3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
-4. A stay that is over, planned or cancelled does not displace another one that is in progress.
+4. A stay that is over, planned or cancelled does not displace another one that is in progress, or may be; nor does one in progress
+   whose class is an outpatient's (AMB, HH, VR, FLD, PRENC), but from another outpatient's, nor one that began earlier
+   (Encounter.period.start). The rule stands in `connectors.stays`. A class that is none of these takes over: no trigger tells.
 5. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
 from connectors.fhir.mapping.reading import LOGICAL, Reading, codings, objects, text
 from connectors.fhir.structure import Json
+from connectors.stays import CLASSES, NEW_STAY, Class, gives_way
 from processors.events import Location, PatientEvent
 from processors.identity import natural_id
 
@@ -31,6 +34,7 @@ ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valuese
     "unknown": "unknown",
 }
 _PLACES: Final[Mapping[str, str]] = {"wa": "ward", "ro": "room", "bd": "bed"}  # location-physical-type; others are the ward
+_DATE: Final = len("2026-01-31")  # shorter ones are years and months
 _FOLLOWED: Final = 8  # aliases and merges followed before one is taken for a circle
 
 
@@ -151,19 +155,46 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
     if own := text(resource.get("id")):
         learnt[f"{reading.sender.base}\x1f{own}"] = stay or ""
     status = ENCOUNTER_STATUS.get(text(resource.get("status")), "unknown")
+    kind = _class(resource)
+    earliest, latest = _began(reading, resource)
+    at = reading.last_updated or reading.sender.received_at
     known = book.get(subject.patient_id)
     another = known is not None and known.encounter_id is not None and known.encounter_id != stay
-    if another and known is not None and known.encounter_status == "in-progress" and status != "in-progress":
-        reading.note("", "another stay is in progress: not used")
-        return
+    if another and known is not None:
+        if is_late(known, at) and subject.patient_id not in book.patients:
+            reading.note("", "another stay, and older than what is known of the patient: not used")
+            return
+        # FHIR has no trigger that tells an admission from an update, so a class that tells nothing counts as a bed.
+        if not gives_way(known, status, takes_over=kind != "outpatient", latest=latest):
+            reading.note("", "another stay is in progress: not used")
+            return
     said: dict[str, Any] = {"encounter_id": stay, "encounter_status": status}
     if another:
-        said |= {"location": Location(), "pregnant": None, "ceiling_of_care": None}
+        said |= NEW_STAY
+    if kind:
+        said["encounter_class"] = kind
+    if earliest:
+        said["encounter_since"] = earliest
     if place := _place(reading, resource):
         said["location"] = place
     elif status == "cancelled":
         said["location"] = Location()
-    book.write(reading, subject.patient_id, said, at=reading.last_updated or reading.sender.received_at)
+    book.write(reading, subject.patient_id, said, at=at)
+
+
+def _class(resource: Json) -> Class | None:
+    given = resource.get("class")
+    return CLASSES.get(text(given.get("code")).upper()) if isinstance(given, dict) else None
+
+
+def _began(reading: Reading, resource: Json) -> tuple[datetime | None, datetime | None]:
+    """Return when the stay began, at the earliest and at the latest (a date without the hour)."""
+    period = resource.get("period")
+    start = period.get("start") if isinstance(period, dict) else None
+    found = reading.moment(start)
+    if found is None or len(text(start)) < _DATE or in_future(found[0], reading.sender.received_at):
+        return None, None
+    return found[0], found[0] + timedelta(days=1) if len(text(start)) == _DATE else found[0]
 
 
 def _place(reading: Reading, resource: Json) -> Location | None:

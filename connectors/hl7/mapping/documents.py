@@ -11,6 +11,8 @@ note of its own that names the other (`replaces`).
 | MDM T08 edit | TXA-17 | edit |
 | MDM T10 replacement | TXA-17 | replacement of TXA-13 |
 | MDM T11 cancel | cancelled | cancel |
+| any of them, TXA-19 CA (table 0273: deleted) | cancelled | as its trigger says |
+| any of them, every OBX D or W (or X) | entered-in-error, without text (cancelled) | as its trigger says |
 | ORU with text | OBR-25 (table 0123), else OBX-11 | original; edit where it is a correction |
 """
 
@@ -21,7 +23,7 @@ from typing import Final, Literal
 
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
-from connectors.hl7.mapping.embedded import text_of
+from connectors.hl7.mapping.embedded import same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from processors.events import Coding, NoteEvent
@@ -67,9 +69,12 @@ class Report:
     statuses: list[str] = field(default_factory=list)
     types: list[Coding] = field(default_factory=list)
     first: Segment | None = None
+    _embedded: list[Segment] = field(default_factory=list)  # ED values that may be pieces of one document
 
     def add(self, reading: Reading, obx: Segment) -> None:
-        """Add an OBX with text; one without usable content is noted."""
+        """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
+        if self._embedded and not same_run(self._embedded[0], obx):
+            self.finish(reading)
         letter = obx.get(11).upper()
         if letter in NO_RESULT:
             reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
@@ -85,18 +90,29 @@ class Report:
         if kind == "RP":
             reading.trouble("a reference to a document elsewhere is not fetched", obx.at(5), Condition.DATA_TYPE)
             return
-        try:
-            text = text_of(obx, reading.message.codec) if kind == "ED" else obx.whole(5)
-        except ValueError as error:
-            reading.trouble(str(error), obx.at(5))
-            return
+        if kind == "ED":
+            self._embedded.append(obx)
+        else:
+            self._take(obx, obx.whole(5))
+
+    def finish(self, reading: Reading) -> None:
+        """Read the embedded documents whose pieces have come."""
+        run, self._embedded = self._embedded, []
+        for obx, text in texts_of(run, reading.message.codec) if run else ():
+            if isinstance(text, ValueError):
+                reading.trouble(str(text), obx.at(5))
+            else:
+                self._take(obx, text)
+
+    def _take(self, obx: Segment, text: str) -> None:
         coded = codings(obx, 3)
         if text.strip() or self.parts:
             self.parts.append((coded[0][1] if coded else "", text))
         self.types += [coding(code, name, system) for code, name, system in coded]
 
-    def add_note(self, nte: Segment) -> None:
+    def add_note(self, reading: Reading, nte: Segment) -> None:
         """Add the comment of an NTE."""
+        self.finish(reading)
         if text := nte.whole(3).strip():
             self.parts.append(("", text))
             self.first = self.first or nte
@@ -171,18 +187,19 @@ def map_document(
         if segment.name == "OBX":
             report.add(reading, segment)
         elif segment.name == "NTE":
-            report.add_note(segment)
+            report.add_note(reading, segment)
+    report.finish(reading)
     relation = RELATIONS[trigger]
-    number = txa.get(12) if txa else ""
-    if not number and relation == "cancel":
+    note_id = _txa_id(reading, txa, 12)
+    withdrawn = _withdrawn(relation, txa, report)
+    text = "" if relation == "cancel" or withdrawn == "entered-in-error" else report.text()
+    if not text.strip() and withdrawn and note_id is None:
         reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
         return
-    text = "" if relation == "cancel" else report.text()
-    if not text.strip() and relation != "cancel":
+    if not text.strip() and not withdrawn:
         if not reading.troubles:
             reading.trouble("a document without text", Location("OBX", 1, 5), Condition.REQUIRED_FIELD_MISSING)
         return
-    note_id = _txa_id(reading, txa, 12) or natural_id(*reading.identity, "note", 0)
     parent = _txa_id(reading, txa, 13)
     if relation in ("addendum", "replacement") and parent is None:
         reading.flags["an addendum or replacement that does not name its document (TXA-13)"] += 1
@@ -190,8 +207,8 @@ def map_document(
         reading,
         subject,
         encounter_id,
-        note_id=note_id,
-        status="cancelled" if relation == "cancel" else _completion(txa),
+        note_id=note_id or natural_id(*reading.identity, "note", 0),
+        status=withdrawn or _completion(txa),
         relation=relation,
         replaces=parent if parent != note_id else None,
         kind=_kind([*(_txa_types(txa)), *report.types]),
@@ -214,10 +231,19 @@ def _txa_id(reading: Reading, txa: Segment | None, position: int) -> str | None:
     return document_id(reading, scope or reading.message.header.raw(4), number) if number else None
 
 
+def _withdrawn(relation: Relation, txa: Segment | None, report: Report) -> Status | None:
+    """Return the status of a document that is taken back, by whichever of the ways that senders have; None for one that stands."""
+    if relation == "cancel":
+        return "cancelled"
+    by_parts = report.status()
+    if by_parts == "entered-in-error":
+        return by_parts
+    deleted = txa is not None and txa.get(19).upper() == "CA"  # table 0273
+    return "cancelled" if deleted or by_parts == "cancelled" else None
+
+
 def _completion(txa: Segment | None) -> Status:
     letters = txa.get(17).upper() if txa else ""
-    if txa and txa.get(19).upper() == "CA":  # table 0273: deleted
-        return "cancelled"
     return _COMPLETION.get(letters, "preliminary")
 
 

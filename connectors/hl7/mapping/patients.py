@@ -4,12 +4,15 @@
    late entry lies before what it corrects. HL7's null (`""`) deletes a value. A time in the future counts as the receipt, flagged.
 2. An admission with another visit number begins a new stay: place, pregnancy and ceiling of care of the old one are not carried
    over (the SpO2 scale is: it was decided for the patient).
-3. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
+3. What is about another visit than the stay in progress does not end, cancel or move it, unless it is a new admission: which
+   trigger with which visit does what stands in `mapping.visits`. Without a visit number on either side there is one stay.
+4. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
 
 Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an identifier, which is what a `patient_id` is made
 from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
-one context and enters the other.
+one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
+An A45 moves as many as it has MRG segments.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,46 +20,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
+from connectors.contexts import STAY, Contexts, in_future, inherited, is_late, since, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, about_the_stay, read_visit
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
+from connectors.stays import gives_way, in_bed, is_another
 from processors.events import Location as Place
 from processors.events import PatientEvent
 
-# trigger -> encounter status; None: as known (an update of person or bed does not change it), or in progress if nothing is known
-SNAPSHOTS: Final[dict[str, str | None]] = {
-    "A01": "in-progress",
-    "A02": "in-progress",
-    "A03": "finished",
-    "A04": "in-progress",
-    "A05": "planned",
-    "A06": "in-progress",
-    "A07": "in-progress",
-    "A08": None,
-    "A09": None,
-    "A10": None,
-    "A11": "cancelled",
-    "A12": "in-progress",
-    "A13": "in-progress",
-    "A14": "planned",
-    "A17": None,
-    "A23": "cancelled",
-    "A28": None,
-    "A31": None,
-    "A32": None,
-    "A33": None,
-    "A38": "cancelled",
-    "A50": None,
-}
 MERGES: Final = frozenset({"A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"})
 MOVES: Final = frozenset({"A44", "A45"})
 LINKS: Final = frozenset({"A24", "A37"})
+_GONE: Final[dict[str, Any]] = {
+    "encounter_id": None,
+    "encounter_status": "unknown",
+    "encounter_class": None,
+    "encounter_since": None,
+    "location": Place(),
+}
 TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS
-ADMISSIONS: Final = frozenset({"A01", "A04", "A05"})
-_PREGNANT: Final = "B6"  # table 0009, ambulatory status (PV1-15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +73,22 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
             elif trigger in MOVES:
                 _move(book, group, subject)
             else:
-                book.write(subject.patient_id, _said(reading, group, subject, trigger, book.get(subject.patient_id)))
+                _snapshot(book, group, subject, trigger)
                 if group is groups[-1]:
                     _facts(book, subject)
     book.close()
 
 
 def _groups(segments: tuple[Segment, ...]) -> Iterator[Group]:
+    """Yield each PID with its PV1 and MRG; one with several MRG (an A45 moves several visits) once for each, with the PV1 after."""
     found: dict[str, Segment] = {}
     for segment in segments:
-        if segment.name == "PID" and found:
+        if found and (segment.name == "PID" or (segment.name == "MRG" and "MRG" in found)):
             yield Group(found["PID"], found.get("PV1"), found.get("MRG"))
-            found = {}
-        if segment.name == "PID" or (found and segment.name in ("PV1", "MRG")):
+            found = {"PID": found["PID"]}
+        if segment.name == "PID":
+            found = {"PID": segment}
+        elif found and segment.name in ("PV1", "MRG"):
             found.setdefault(segment.name, segment)
     if found:
         yield Group(found["PID"], found.get("PV1"), found.get("MRG"))
@@ -125,12 +113,28 @@ class Book:
         """Return the context as this message has it so far."""
         return self._written.get(patient_id) or self._contexts.get(patient_id)
 
+    def is_late(self, patient_id: str) -> bool:
+        """Whether this message is older than what is known of a patient but for its own words."""
+        return patient_id not in self._written and is_late(self._contexts.get(patient_id), self._at)
+
+    def write_person(self, patient_id: str, said: Mapping[str, Any]) -> None:
+        """Apply what a message about another visit says of the person: nothing where it is known, and the stay's time stands."""
+        known, late = self.get(patient_id), self.is_late(patient_id)
+        assert known is not None  # a visit is another only than one that is known
+        facts = {
+            name: value
+            for name, value in said.items()
+            if getattr(known, name) != value and not (late and getattr(known, name) != PatientEvent.model_fields[name].default)
+        }
+        if facts:
+            self.write(patient_id, facts, fact=True)
+
     def write(self, patient_id: str, said: Mapping[str, Any], *, fact: bool = False) -> None:
         """Apply what the message says to what is known. A single `fact` says nothing of how new the rest of the context is."""
         known = self.get(patient_id)
         if self._future and not fact:
             self.reading.flags["a time in the future: counts as of its receipt"] += 1
-        late = not fact and is_late(known, self._at) and patient_id not in self._written
+        late = not fact and self.is_late(patient_id)
         if late:
             self.reading.flags["older than what is known of the patient: fills only what is missing"] += 1
         self._written[patient_id] = whole(
@@ -165,27 +169,21 @@ def _facts(book: Book, subject: Subject) -> None:
 # ------------------------------------------------------------------------------------------------ what a snapshot says
 
 
-def _said(
-    reading: Reading, group: Group, subject: Subject, trigger: str = "", known: PatientEvent | None = None
-) -> dict[str, Any]:
-    said: dict[str, Any] = {"identifiers": subject.identifiers} | _person(reading, group.pid)
-    pv1 = group.pv1
-    status = SNAPSHOTS.get(trigger)
-    if pv1 is not None:
-        if encounter := reading.encounter_id(pv1, subject):
-            said["encounter_id"] = encounter
-        place = Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
-        if any((place.ward, place.room, place.bed)):
-            said["location"] = place
-        if pv1.raw(15):
-            said["pregnant"] = any(pv1.get(15, repetition=n) == _PREGNANT for n in range(1, pv1.count(15) + 1)) or None
-    if status:
-        said["encounter_status"] = status
-    if trigger in ("A11", "A38", "A23"):
-        said["location"] = Place()
-    if trigger in ADMISSIONS and known and known.encounter_id != said.get("encounter_id", known.encounter_id):
-        said = {"location": Place(), "pregnant": None, "ceiling_of_care": None} | said
-    return said
+def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
+    reading, known = book.reading, book.get(subject.patient_id)
+    person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
+    visit = about_the_stay(
+        read_visit(reading, group.pv1, subject, trigger),
+        trigger,
+        known,
+        late=book.is_late(subject.patient_id),
+        renumbered=reading.encounter_id(group.mrg, subject, 5) if trigger == "A50" else None,
+    )
+    if visit is not None:
+        book.write(subject.patient_id, person | visit)
+        return
+    reading.skipped[PASSED_OVER] += 1
+    book.write_person(subject.patient_id, person)
 
 
 def _person(reading: Reading, pid: Segment) -> dict[str, Any]:
@@ -235,28 +233,44 @@ def _merge(book: Book, group: Group, subject: Subject) -> None:
     prior = _prior(reading, group)
     if prior is None or prior.patient_id == subject.patient_id:
         return
-    known = book.get(subject.patient_id)
-    said = {"merged_into": None} | inherited(known, book.get(prior.patient_id)) | _said(reading, group, subject)
-    if known and said.get("encounter_id", known.encounter_id) != known.encounter_id:
-        said.setdefault("encounter_status", "unknown")  # PV1's stay is another than the one whose end is known
-    book.write(subject.patient_id, said)
+    known, other = book.get(subject.patient_id), book.get(prior.patient_id)
+    taken = inherited(known, other)
+    person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
+    visit = read_visit(reading, group.pv1, subject).said
+    holder = known or other
+    stay = holder.model_copy(update=taken) if holder else None
+    if stay and is_another(stay, visit.get("encounter_id")):
+        if stay.encounter_status == "in-progress":
+            reading.skipped[PASSED_OVER] += 1
+            visit = {}
+        else:  # PV1's stay is another than the one whose end is known
+            visit = _GONE | visit
+    book.write(subject.patient_id, {"merged_into": None} | taken | person | visit)
     book.write(prior.patient_id, {"identifiers": prior.identifiers, "merged_into": subject.patient_id})
 
 
 def _move(book: Book, group: Group, subject: Subject) -> None:
     """Move the visit or account that MRG names from its patient to PID's."""
     reading = book.reading
-    said = _said(reading, group, subject)
+    person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
+    visit = read_visit(reading, group.pv1, subject).said
     if prior := _prior(reading, group):
-        moved = reading.encounter_id(group.mrg, prior, 5) or said.get("encounter_id")
+        moved = reading.encounter_id(group.mrg, prior, 5) or visit.get("encounter_id")
         old = book.get(prior.patient_id)
         if moved:
-            said.setdefault("encounter_id", moved)
+            visit.setdefault("encounter_id", moved)
         if old is not None and old.encounter_id and old.encounter_id == moved:
-            said = {"encounter_status": old.encounter_status, "location": old.location} | said
-            gone = {"encounter_id": None, "encounter_status": "unknown", "location": Place()}
-            book.write(prior.patient_id, gone)
-    book.write(subject.patient_id, said)
+            visit = {name: getattr(old, name) for name in STAY} | visit
+            book.write(prior.patient_id, _GONE)
+    known = book.get(subject.patient_id)
+    if known and is_another(known, visit.get("encounter_id")):
+        status, kind, began = (visit.get(name) for name in ("encounter_status", "encounter_class", "encounter_since"))
+        if not gives_way(known, status or "unknown", takes_over=status == "in-progress" and in_bed(kind), latest=began):
+            reading.skipped[PASSED_OVER] += 1
+            visit = {}
+        else:
+            visit = _GONE | visit
+    book.write(subject.patient_id, person | visit)
 
 
 def _link(book: Book, groups: list[Group], *, together: bool) -> None:

@@ -85,7 +85,7 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
     settings = reading.peer.settings
     for segment in order.body:
         if segment.name == "NTE":
-            report.add_note(segment)
+            report.add_note(reading, segment)
         elif meaning := fact_of(reading, segment):
             facts += [fact] if (fact := read_fact(reading, segment, meaning)) else []
         elif is_vital(reading, segment):
@@ -96,4 +96,5 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
             reading.trouble("an observation code that no table knows", segment.at(3), Condition.TABLE_VALUE_NOT_FOUND)
         else:
             reading.skipped["observations that are neither vital signs nor text"] += 1
+    report.finish(reading)
     return observed, report, facts

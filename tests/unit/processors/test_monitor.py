@@ -826,6 +826,81 @@ def test_a_cancelled_discharge_brings_the_alert_back() -> None:
     assert again.alert_id != first.alert_id
 
 
+def test_an_alert_that_a_cancelled_discharge_brings_rests_on_the_sets_of_the_meantime() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    score, _ = ward.chart(2, ILL)
+    raised = only(alerts(ward.say(context(3))))
+    assert (raised.score_id, raised.observed_at, raised.received_at) == (score.id, at(2), score.received_at)
+
+
+OTHER = {"encounter_id": "e0", "ward": "OLD"}
+
+
+@pytest.mark.parametrize("status", ["finished", "cancelled", "planned"])
+@pytest.mark.parametrize("known", ["in-progress", "unknown"])
+def test_another_stay_that_is_not_here_touches_neither_the_watch_nor_the_route(status: str, known: str) -> None:
+    """Written by a second connector, or by an older version: the lane is the last that can tell."""
+    ward = Ward(encounter_status=known)
+    raised = only(ward.chart(0, ILL)[1])
+    assert ward.say(context(1, encounter_status=status, **OTHER)) == []
+    score, found = ward.chart(2, {**ILL, "hr": 140})
+    assert score.flags == ()
+    (told,) = found
+    assert (told.alert_id, told.location.ward, told.encounter_id) == (raised.alert_id, "A", "e1")
+    closed = only(alerts(ward.say(context(3, encounter_status="finished"))))
+    assert (closed.state, closed.reason, closed.alert_id) == ("resolved", "discharged", raised.alert_id)
+
+
+def test_what_a_context_about_another_stay_says_of_the_patient_counts_all_the_same() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    (told,) = alerts(ward.say(context(1, encounter_status="finished", ceiling_of_care="ward based", **OTHER)))
+    assert (told.reason, told.location.ward) == ("ceiling of care recorded: ward based", "A")
+    closed = only(alerts(ward.say(context(2, encounter_status="finished", deceased=True, **OTHER))))
+    assert closed.reason == "recorded as deceased"
+
+
+def test_the_end_of_the_old_stay_told_again_does_not_end_the_one_that_the_sets_name() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    raised = only(ward.chart(2, ILL, encounter="e2")[1])
+    assert ward.say(context(3, encounter_status="finished")) == []
+    assert ward.say(context(4, encounter_status="cancelled", **OTHER)) == []
+    assert of(ward.wait(12))[0].alert_id == raised.alert_id
+
+
+def test_the_end_of_the_stay_in_progress_ends_the_watch_whatever_number_a_device_still_sends() -> None:
+    ward = Ward()
+    ward.chart(0, ILL, encounter="old-number")
+    assert only(alerts(ward.say(context(1, encounter_status="finished")))).reason == "discharged"
+
+
+def test_the_end_of_another_stay_does_not_bring_back_a_watch_that_is_over() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.say(context(1, encounter_status="finished"))
+    assert ward.say(context(2, encounter_status="finished", **OTHER)) == []
+    assert ward.chart(3, ILL)[1] == []
+
+
+def test_a_new_stay_in_progress_takes_the_watch_over() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    assert only(alerts(ward.say(context(1, encounter_id="e2", ward="B")))).reason == "transferred"
+    assert ward.say(context(2, encounter_status="finished")) == []  # the old one's end, late
+    assert only(alerts(ward.say(context(3, encounter_id="e2", ward="B", encounter_status="finished")))).reason == "discharged"
+
+
+def test_a_watch_that_another_stay_left_alone_goes_on_from_a_snapshot() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.say(context(1, encounter_status="finished", **OTHER))
+    again = restored(ward)
+    assert again.chart(2, {**ILL, "hr": 140})[1][0].location.ward == "A"
+    assert only(alerts(again.say(context(3, encounter_status="finished")))).reason == "discharged"
+
+
 def test_transfer_re_routes() -> None:
     ward = Ward(MonitorRules(ward_routes={"A": "phones-a", "B": "phones-b"}))
     raised = only(ward.chart(0, ILL)[1])

@@ -329,6 +329,51 @@ def test_a_stay_that_is_over_does_not_displace_one_in_progress():
     assert only(finished, PatientEvent).encounter_status == "finished"
 
 
+def stay(number, kind, begins="", **more):
+    period = {"period": {"start": begins}} if begins else {}
+    return encounter(
+        identifier=[{"system": "https://hospital.example/visit", "value": number}],
+        **{"class": {"code": kind}},
+        **period,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("kind", ["AMB", "VR", "HH", "PRENC", "O"])
+def test_an_outpatients_stay_does_not_displace_one_in_progress_and_its_end_does_not_end_it(kind):
+    using = mapper(MemoryContexts())
+    using.learn(handle(stay("V1", "IMP"), using))
+    for status in ("in-progress", "finished"):
+        other = handle(stay("V3", kind, status=status), using)
+        assert (other.code, other.events) == (200, ())
+        assert "another stay is in progress" in other.reason
+    assert only(handle(stay("V1", "IMP", status="finished"), using), PatientEvent).encounter_status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins", "taken"),
+    [
+        ("IMP", "2026-11-23T09:00:00Z", True),
+        ("EMER", "2026-11-23T09:00:00Z", True),
+        ("a site's own", "", True),
+        ("IMP", "2026-11-22", True),  # the day alone: may be later
+        ("IMP", "2026-11-21", False),
+        ("IMP", "2026-01-01T09:00:00Z", False),
+    ],
+)
+def test_a_new_stay_takes_over_from_one_whose_end_was_lost_unless_it_began_earlier(kind, begins, taken):
+    using = mapper(MemoryContexts())
+    using.learn(handle(stay("V1", "IMP", "2026-11-22T09:00:00Z"), using))
+    assert bool(handle(stay("V9", kind, begins), using).events) is taken
+
+
+def test_an_outpatients_stay_in_progress_gives_way_to_the_next():
+    using = mapper(MemoryContexts())
+    using.learn(handle(stay("V1", "AMB"), using))
+    event = only(handle(stay("V2", "AMB"), using), PatientEvent)
+    assert (event.encounter_class, event.encounter_id) == ("outpatient", IDS.encounter("https://hospital.example/visit", "V2"))
+
+
 def test_places():
     kinds = "http://terminology.hl7.org/CodeSystem/location-physical-type"
     location = [

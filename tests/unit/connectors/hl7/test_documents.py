@@ -71,6 +71,43 @@ def test_cancel() -> None:
     assert (gone.note_id, gone.status, gone.relation, gone.text) == (original.note_id, "cancelled", "cancel", "")
 
 
+@pytest.mark.parametrize("trigger", ["T02", "T04", "T08"])
+@pytest.mark.parametrize("letter", ["D", "W"])
+def test_a_document_whose_parts_are_deleted_or_wrong_is_withdrawn(trigger: str, letter: str) -> None:
+    original = note(mdm("T02", txa(), line("Of somebody else.")))
+    gone = note(mdm(trigger, txa(), line("Of somebody else.", status=letter), line("", 2, status=letter), "NTE|1||A comment."))
+    assert (gone.note_id, gone.status, gone.text) == (original.note_id, "entered-in-error", "")
+
+
+def test_a_replacement_that_is_wrong_still_takes_the_place_of_the_original() -> None:
+    original = note(mdm("T02", txa("D1"), line("text")))
+    gone = note(mdm("T10", txa("D2", "D1"), line("Of somebody else.", status="W")))
+    assert (gone.relation, gone.replaces, gone.status, gone.text) == ("replacement", original.note_id, "entered-in-error", "")
+
+
+@pytest.mark.parametrize("lines", [(), (line("", status="X"),), (line("text"),)])
+def test_a_document_that_is_deleted_by_its_availability_is_withdrawn(lines: tuple[str, ...]) -> None:
+    original = note(mdm("T02", txa(), line("text")))
+    gone = note(mdm("T04", txa(completion="AU||CA"), *lines))
+    assert (gone.note_id, gone.status) == (original.note_id, "cancelled")
+
+
+def test_a_document_that_cannot_be_obtained_is_cancelled() -> None:
+    assert note(mdm("T08", txa(), line("", status="X"))).status == "cancelled"
+
+
+def test_a_part_of_a_document_that_was_wrong_is_left_out() -> None:
+    event = note(mdm("T08", txa(), line("Stable."), line("Of somebody else.", 2, status="W")))
+    assert (event.text, event.status) == ("Stable.", "final")
+
+
+@pytest.mark.parametrize("segments", [(line("", status="D"),), ()])
+def test_a_withdrawal_without_number_is_kept(segments: tuple[str, ...]) -> None:
+    outcome = reader()(mdm("T08", txa(number="", completion="AU||CA"), *segments))
+    assert (outcome.verdict, notes(outcome)) == ("dead-letter", [])
+    assert outcome.reason == "TXA-12: a cancelled document without its number"
+
+
 def test_cancel_without_number_is_kept() -> None:
     outcome = reader()(mdm("T11", txa(number="")))
     assert (outcome.verdict, notes(outcome)) == ("dead-letter", [])
@@ -279,3 +316,116 @@ def test_text_of_embedded_data(raw: bytes, text: str) -> None:
 def test_embedded_data_without_usable_text_is_kept_with_the_reason(raw: bytes, reason: str) -> None:
     outcome = reader()(raw)
     assert (outcome.verdict, outcome.code, outcome.reason) == ("dead-letter", "AA", f"OBX-5: {reason}")
+
+
+# ---------------------------------------------------------------------------------------------------- documents in pieces
+
+REPORT = "Müller: no acute findings. Dose 37.5 mg, stable since last year, to be seen again in a week".encode()
+RTF = rb"{\rtf1\ansi Stable \b today\b0.\par Home.}"
+
+
+def cut(data: bytes, at: int, encoding: str = "Base64") -> list[str]:
+    encoded = b64encode(data).decode() if encoding == "Base64" else data.hex()
+    return [encoded[:at], encoded[at:]]
+
+
+def pieces(*contents: str, kind: str = "TEXT^PLAIN^Base64", sub: str = "1", status: str = "F") -> bytes:
+    heads = [content if content.startswith("^") else f"^{kind}^{content}" for content in contents]
+    return mdm("T02", txa(), *(f"OBX|{n}|ED|11^x^L|{sub}|{one}||||||{status}" for n, one in enumerate(heads, 1)))
+
+
+@pytest.mark.parametrize("at", range(1, 80))
+def test_a_text_in_two_pieces_is_joined_before_it_is_decoded_wherever_it_was_cut(at: int) -> None:
+    found = note(pieces(*cut(REPORT, at))).text
+    if at == 36:  # behind a full stop a line break does no harm, and two texts that were glued together would
+        assert found.split() == REPORT.decode().split()
+    else:
+        assert found == REPORT.decode()
+
+
+@pytest.mark.parametrize(("data", "at"), [(REPORT, 5), (REPORT, 6), (REPORT, 79), ("abé: stable".encode(), 4)])
+def test_a_text_cut_inside_a_unit_or_a_character_is_joined_without_a_number_too(data: bytes, at: int) -> None:
+    assert note(pieces(*cut(data, at), sub="")).text == data.decode()
+
+
+@pytest.mark.parametrize("sub", ["", "1"])
+@pytest.mark.parametrize("size", [3, 4, 150])
+@pytest.mark.parametrize(
+    ("data", "kind", "text"),
+    [
+        (pdf("No acute findings"), "application^pdf", "No acute findings"),
+        (pdf("No acute findings"), "application^octet-stream", "No acute findings"),
+        (RTF, "application^rtf", "Stable today.\nHome."),
+        (HTML, "text^html", "One & two\nthree"),
+        (CDA, "text^x-hl7-cda-level-one", "Chest pain"),
+    ],
+    ids=["pdf", "octets", "rtf", "html", "cda"],
+)  # fmt: skip
+def test_a_document_that_shows_where_it_begins_is_joined_from_any_number_of_pieces(
+    data: bytes, kind: str, text: str, size: int, sub: str
+) -> None:
+    encoded = b64encode(data).decode()
+    first = max(size, 24)  # as much as shows the beginning
+    contents = [encoded[:first], *(encoded[n : n + size] for n in range(first, len(encoded), size))]
+    assert note(pieces(*contents, kind=f"{kind}^Base64", sub=sub)).text == text
+
+
+@pytest.mark.parametrize("sub", ["", "1"])
+@pytest.mark.parametrize(
+    ("data", "kind", "text"),
+    [
+        (pdf("No acute findings"), "application^pdf", "No acute findings"),
+        (RTF, "application^rtf", "Stable today.\nHome."),
+        (HTML, "text^html", "One & two\nthree"),
+        (CDA, "text^x-hl7-cda-level-one", "Chest pain"),
+        (b"Stable, now.", "text^plain", "Stable, now."),
+        (b"Stable, so\r\n", "text^plain", "Stable, so"),
+        (b"It was padded", "text^plain", "It was padded"),
+    ],
+)  # fmt: skip
+def test_two_complete_documents_stay_two(data: bytes, kind: str, text: str, sub: str) -> None:
+    whole = b64encode(data).decode()
+    assert note(pieces(whole, whole, kind=f"{kind}^Base64", sub=sub)).text == f"{text}\n{text}"
+
+
+def test_two_whole_texts_without_a_number_stay_two() -> None:
+    assert note(pieces(*(b64encode(one).decode() for one in (b"stable", b"well")), sub="")).text == "stable\nwell"
+
+
+def test_two_documents_of_two_pieces_each() -> None:
+    halves = cut(pdf("One"), 101) + cut(pdf("Two"), 202)
+    assert note(pieces(*halves, kind="application^pdf^Base64")).text == "One\nTwo"
+
+
+def test_hex_is_joined_too() -> None:
+    assert note(pieces(*cut(REPORT, 31, "Hex"), kind="TEXT^PLAIN^Hex")).text == REPORT.decode()
+
+
+def test_plain_content_is_never_joined() -> None:
+    assert note(pieces("One", "Two", kind="TEXT^PLAIN^A")).text == "One\nTwo"
+
+
+def test_a_piece_without_type_and_encoding_goes_on() -> None:
+    first, second = cut(b"padded?", 8)
+    assert note(pieces(first, f"^^^^{second}")).text == "padded?"
+
+
+@pytest.mark.parametrize(
+    "between", ["NTE|1||A comment.", line("A line.", 2), "OBX|2|ED|11^x^L|2|^TEXT^PLAIN^Base64^QQ==||||||F"]
+)
+def test_only_neighbours_are_pieces_of_one(between: str) -> None:
+    first, second = (f"OBX|{n}|ED|11^x^L|1|^TEXT^PLAIN^Base64^{part}||||||F" for n, part in enumerate(cut(REPORT, 8), 1))
+    lines = note(mdm("T02", txa(), first, between, second)).text.splitlines()
+    assert len([one for one in lines if one and not one.endswith(":")]) == 3
+
+
+def test_a_broken_piece_does_not_take_the_whole_ones_along() -> None:
+    outcome = reader()(pieces(b64encode(b"stable").decode(), "!!notbase64"))
+    assert notes(outcome)[0].text == "stable"
+    assert outcome.reason == "OBX[2]-5: embedded data is not base64"
+
+
+def test_pieces_that_were_wrong_are_withdrawn_and_those_in_a_report_are_joined() -> None:
+    assert note(pieces(*cut(REPORT, 10), status="W")).status == "entered-in-error"
+    lines = [f"OBX|{n}|ED|11^x^L|1|^TEXT^PLAIN^Base64^{part}||||||F" for n, part in enumerate(cut(REPORT, 9), 1)]
+    assert note(report(*lines)).text == REPORT.decode()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.hl7.batches import is_several, messages
+from connectors.hl7.batches import is_several, messages, of_frame
 from connectors.hl7.charsets import codec_of, declared, decode, unwrap
 from connectors.hl7.errors import Unreadable
 from connectors.hl7.message import Delimiters, parse, unescape
@@ -263,6 +263,24 @@ def test_single_message_is_left_as_it_is() -> None:
 def test_capture_of_the_wire_and_junk_before_the_first_message() -> None:
     data = b"junk\r\x0b" + MSH.encode() + b"\rPID|1\x1c\r\x0b" + MSH.encode() + b"\x1c\r"
     assert [*messages(data)] == [b"junk", MSH.encode() + b"\rPID|1", MSH.encode()]
+
+
+EMPTY_BATCH = b"FHS|^~\\&|x\rBHS|^~\\&|x\rBTS|0\rFTS|1\r"
+
+
+@pytest.mark.parametrize("data", [EMPTY_BATCH, b"BHS|^~\\&|x\r", MSH.encode(), b"junk", b"", b" \r"])
+def test_a_frame_is_never_cut_into_nothing(data: bytes) -> None:
+    assert [*of_frame(data)] == [data]
+
+
+def test_a_frame_with_a_batch_is_cut_as_a_file_is() -> None:
+    data = b"BHS|^~\\&|x\r" + MSH.encode() + b"\rPID|1\r" + MSH.encode() + b"\rBTS|2\r"
+    assert [*of_frame(data)] == [*messages(data)] == [MSH.encode() + b"\rPID|1", MSH.encode()]
+
+
+def test_an_empty_batch_says_so() -> None:
+    with pytest.raises(Unreadable, match="a batch without a message"):
+        parse(EMPTY_BATCH)
 
 
 def test_nothing_in_a_file() -> None:

@@ -8,6 +8,8 @@ from connectors.contexts import MemoryContexts, surviving
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
 from processors.events import DeadLetterEvent, PatientEvent
+from tests import bedside
+from tests.bedside import alerts
 from tests.edge import identities
 from tests.hl7_messages import PULSE, message, vitals
 
@@ -243,6 +245,212 @@ def test_null_deletes_and_nonsense_is_kept_apart() -> None:
     assert event.birth_date is None
 
 
+# ---------------------------------------------------------------------------------------------------------- another visit
+
+PASSED_OVER = "1 x about another visit than the patient's stay: that visit is not used"
+
+
+def visit(number: str, ward: str = "DIAL", kind: str = "O", *, begins: str = "", ends: str = "") -> str:
+    fields = ["PV1", "1", kind, f"{ward}^^"] + [""] * 15 + [number] + [""] * 24 + [begins, ends]
+    return "|".join(fields)
+
+
+IN_BED = visit("V1", "W1", "I", begins="202603020900")
+
+
+def stay(event: PatientEvent | None) -> tuple[str, str]:
+    assert event is not None
+    return event.encounter_status, event.location.ward
+
+
+@pytest.mark.parametrize(
+    ("trigger", "other"),
+    [
+        ("A03", visit("V0", "OLD", "I", ends="202601011200")),
+        ("A04", visit("V3")),
+        ("A03", visit("V3")),
+        ("A05", visit("V9", "SURG", "P")),
+        ("A11", visit("V9", "SURG", "I")),
+        ("A38", visit("V9", "SURG", "P")),
+        ("A23", visit("V0", "OLD", "I")),
+        ("A14", visit("V9", "SURG", "I")),
+        ("A02", visit("V3")),
+        ("A02", visit("V0", "OLD", "I", begins="202601010900")),
+        ("A06", visit("V3")),  # which is told again after its end
+        ("A07", visit("V3")),
+        ("A12", visit("V0", "OLD", "I")),
+        ("A13", visit("V0", "OLD", "I")),
+        ("A08", visit("V0", "OLD", "I")),
+        ("A10", visit("V3")),
+        ("A31", visit("V3", kind="N")),
+        ("A01", visit("V3", kind="R")),
+        ("A01", visit("V3", begins="202603021000")),  # a day case
+        ("A01", visit("V0", "OLD", "I", begins="202601010900")),  # entered late
+        ("A01", visit("V0", "OLD", "I", begins="202603021000", ends="202603021030")),
+        ("A04", visit("V0", "ED", "E", begins="202603020700")),
+    ],
+)
+def test_another_visit_neither_ends_nor_moves_the_stay_in_progress(trigger: str, other: str) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    assert ward.take(adt(trigger, pid(), other, at="202603021100")) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.code, ward.outcome.verdict, ward.outcome.reason) == ("AA", "ignored", PASSED_OVER)
+    assert ward.contexts.get(here.patient_id) == here
+    (moved,) = ward.take(adt("A02", pid(), visit("V1", "W2", "I"), at="202603021045"))  # recorded before the other
+    assert (stay(moved), moved.encounter_id) == (("in-progress", "W2"), here.encounter_id)
+    (gone,) = ward.take(adt("A03", pid(), visit("V1", "W2", "I"), at="202603021200"))
+    assert gone.encounter_status == "finished"
+
+
+def test_an_inpatient_stays_watched_on_the_ward_through_dialysis_and_the_paper_work_of_other_visits() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+
+    def told(raw: bytes) -> list[tuple[str, str, str]]:
+        return [(one.state, one.reason, one.location.ward) for event in ward.take(raw) for one in alerts(watch.say(event))]
+
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    watch.say(here)
+    assert [one.state for one in watch.chart(0, bedside.ILL, patient=here.patient_id)[1]] == ["raised"]
+    others = [("A04", "V3", "DIAL"), ("A03", "V3", "DIAL"), ("A38", "V9", "SURG"), ("A05", "V9", "SURG"), ("A03", "V0", "OLD")]
+    assert [told(adt(trigger, pid(), visit(number, place), at="202603021100")) for trigger, number, place in others] == [[]] * 5
+    assert watch.chart(1, bedside.ILL, patient=here.patient_id)[0].flags == ()
+    assert told(adt("A02", pid(), visit("V1", "W2", "I"), at="202603021200")) == [("updated", "transferred", "W2")]
+    assert told(adt("A03", pid(), visit("V1", "W2", "I"), at="202603021300")) == [("resolved", "discharged", "W2")]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "other"),
+    [
+        ("A01", visit("V9", "NEW", "I", begins="202603021000")),
+        ("A01", visit("V9", "NEW", "I", begins="20260302")),  # the day alone: may be later
+        ("A01", visit("V9", "NEW", "I")),
+        ("A01", visit("V9", "NEW", "")),
+        ("A01", visit("V9", "NEW", "B")),
+        ("A06", visit("V9", "NEW", "I")),
+        ("A06", visit("V9", "NEW", "")),
+        ("A04", visit("V9", "NEW", "E", begins="202603021000")),
+        ("A04", visit("V9", "NEW", "I")),
+        ("A02", visit("V9", "NEW", "I", begins="202603021000")),
+    ],
+)
+def test_a_new_admission_takes_over_from_a_stay_whose_end_was_lost(trigger: str, other: str) -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", pid(), IN_BED.replace("W1^", "W1^R2^B3^")))
+    ward.take(vitals("OBX|1|CWE|DNAR^Ceiling^L||WARD^Ward-based^L||||||F", pid=pid()))
+    (new,) = ward.take(adt(trigger, pid(), other, at="202603021100"))
+    assert (stay(new), new.location.bed, new.ceiling_of_care) == (("in-progress", "NEW"), "", None)
+    assert new.encounter_id != old.encounter_id
+    assert ward.take(adt("A03", pid(), IN_BED, at="202603021200")) == []  # the old stay's end, at last
+    (gone,) = ward.take(adt("A03", pid(), visit("V9", "NEW", "I"), at="202603021300"))
+    assert gone.encounter_status == "finished"
+
+
+def test_an_outpatient_stay_in_progress_gives_way_because_it_is_often_never_ended() -> None:
+    ward = Ward()
+    ward.take(adt("A04", pid(), visit("V1", "CLINIC")))
+    assert ward.take(adt("A03", pid(), visit("V0", "OLD"), at="202603020930")) == []
+    (next_day,) = ward.take(adt("A04", pid(), visit("V2"), at="202603030900"))
+    assert stay(next_day) == ("in-progress", "DIAL")
+    (admitted,) = ward.take(adt("A06", pid(), visit("V2", "W1", "I"), at="202603031000"))  # of the same visit
+    assert (stay(admitted), admitted.encounter_class) == (("in-progress", "W1"), "inpatient")
+    assert ward.take(adt("A04", pid(), visit("V3"), at="202603031100")) == []
+    (still,) = ward.take(adt("A08", pid(birth="19500322"), visit("V2", "W1", "O"), at="202603031200"))
+    assert still.encounter_class == "inpatient"
+    (left,) = ward.take(adt("A07", pid(), visit("V2", "W1", "O"), at="202603031300"))
+    assert left.encounter_class == "outpatient"
+
+
+def test_a_mistyped_year_of_admission_does_not_hold_off_the_next_one() -> None:
+    ward = Ward()
+    (wrong,) = ward.take(adt("A01", pid(), visit("V1", "W1", "I", begins="20620302")))
+    assert wrong.encounter_since is None
+    (new,) = ward.take(adt("A01", pid(), visit("V9", "NEW", "I", begins="202603021000"), at="202603021000"))
+    assert stay(new) == ("in-progress", "NEW")
+
+
+def test_what_another_visits_message_says_of_the_person_is_used() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    (event,) = ward.take(adt("A03", pid(birth="19500322"), visit("V3"), at="202603021100"))
+    assert (event.birth_date, stay(event), event.effective_at) == ("1950-03-22", ("in-progress", "W1"), here.effective_at)
+    assert ward.outcome is not None
+    assert (ward.outcome.verdict, ward.outcome.reason) == ("accepted", PASSED_OVER)
+    assert ward.take(adt("A03", pid(birth="19500101"), visit("V3"), at="202603020800")) == []  # older than what is known
+    (died,) = ward.take(adt("A03", pid(deceased="Y"), visit("V3"), at="202603021200"))
+    assert died.deceased
+
+
+@pytest.mark.parametrize(("first", "second"), [("", "V3"), ("V1", ""), ("", "")])
+def test_without_a_visit_number_on_either_side_there_is_one_stay(first: str, second: str) -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), visit(first, "W1", "I")))
+    (gone,) = ward.take(adt("A03", pid(), visit(second, "W1", "I"), at="202603021100"))
+    assert gone.encounter_status == "finished"
+
+
+def test_a_stay_of_unknown_status_is_not_ended_by_another_visit_either() -> None:
+    ward = Ward()
+    ward.take(adt("A08", pid(), IN_BED))  # the feed began while the patient lay there
+    assert ward.take(adt("A03", pid(), visit("V0", "OLD", "I"), at="202603021100")) == []
+    (moved,) = ward.take(adt("A02", pid(), visit("V1", "W2", "I"), at="202603021200"))
+    assert stay(moved) == ("in-progress", "W2")
+
+
+def test_an_update_of_another_visit_after_a_discharge() -> None:
+    """A new stay whose A01 was lost is watched; an old one that is tidied up is not taken for it."""
+    ward = Ward()
+    ward.take(adt("A01", pid(), IN_BED))
+    (gone,) = ward.take(adt("A03", pid(), IN_BED, at="202603021100"))
+    for tidied in (visit("V0", "OLD", "I", ends="202601011200"), visit("V3"), visit("V3", kind="N")):
+        assert ward.take(adt("A08", pid(), tidied, at="202603021200")) == []
+    assert ward.contexts.get(gone.patient_id) == gone
+    (new,) = ward.take(adt("A08", pid(), visit("V9", "NEW", "I"), at="202603021300"))
+    assert stay(new) == ("unknown", "NEW")
+
+
+def test_an_inpatient_who_comes_back_from_the_emergency_room_is_watched_again() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), IN_BED))
+    ward.take(adt("A04", pid(), visit("V2", "ED", "E", begins="202603021100"), at="202603021100"))
+    ward.take(adt("A03", pid(), visit("V2", "ED", "E"), at="202603021200"))
+    (back,) = ward.take(adt("A08", pid(), IN_BED, at="202603021210"))
+    assert stay(back) == ("unknown", "W1")
+    assert ward.take(adt("A08", pid(), visit("V0", "OLD", "I", begins="202601010900"), at="202603021220")) == []
+
+
+def test_a_change_of_the_visit_number_is_no_other_visit() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    (renumbered,) = ward.take(adt("A50", pid(), mrg("4711", "V1"), visit("V2", "W1", "I"), at="202603021100"))
+    assert (stay(renumbered), renumbered.encounter_since) == (("in-progress", "W1"), here.encounter_since)
+    (gone,) = ward.take(adt("A03", pid(), visit("V2", "W1", "I"), at="202603021200"))
+    assert gone.encounter_status == "finished"
+
+
+def test_a_merge_or_move_that_names_another_visit_does_not_move_the_stay_in_progress() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid("2"), IN_BED))
+    survivor, _ = ward.take(adt("A40", pid("2"), mrg("1"), visit("V0", "OLD"), at="202603021000"))
+    assert (stay(survivor), survivor.encounter_id) == (("in-progress", "W1"), here.encounter_id)
+    ward.take(adt("A01", pid("3"), visit("V5", "W5", "I", begins="202601010900")))
+    left, right = ward.take(adt("A44", pid("2"), mrg("3", "V5"), at="202603021100"))
+    assert (left.encounter_id, stay(right), right.encounter_id) == (None, ("in-progress", "W1"), here.encounter_id)
+    ward.take(adt("A01", pid("4"), visit("V6", "W6", "I", begins="202603021100"), at="202603021130"))
+    _, right = ward.take(adt("A44", pid("2"), mrg("4", "V6"), at="202603021200"))
+    assert stay(right) == ("in-progress", "W6")
+
+
+def test_a_context_of_before_the_class_was_kept_is_protected() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    old = here.model_dump(mode="json", exclude={"encounter_class", "encounter_since"})
+    ward.contexts.remember(PatientEvent.model_validate(old))
+    assert ward.take(adt("A04", pid(), visit("V3"), at="202603021100")) == []
+    (new,) = ward.take(adt("A01", pid(), visit("V9", "NEW", "I", begins="202603021000"), at="202603021100"))
+    assert stay(new) == ("in-progress", "NEW")
+
+
 # ----------------------------------------------------------------------------------------------- merges, moves and links
 
 
@@ -362,6 +570,27 @@ def test_a_visit_moves_to_another_patient(trigger: str) -> None:
     left, right = ward.take(adt(trigger, pid("2"), mrg("1", "V1"), at="202603021000"))
     assert (left.patient_id, left.encounter_id, left.location.ward, left.merged_into) == (wrong.patient_id, None, "", None)
     assert (right.encounter_id, right.location.ward, right.encounter_status) == (wrong.encounter_id, "W7", "in-progress")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_several_visits_move_in_one_message(first: bool) -> None:
+    """{MRG PV1} repeats under one PID: here from two records, only one of which has its stay in progress."""
+    ward = Ward()
+    (over,) = ward.take(adt("A03", pid("1"), visit("V1", "W1", "I")))
+    (here,) = ward.take(adt("A01", pid("3"), visit("V3", "W3", "I")))
+    groups = [(mrg("1", "V1"), visit("V1", "W1", "I")), (mrg("3", "V3"), visit("V3", "W3", "I"))]
+    moves = [segment for group in (groups if first else groups[::-1]) for segment in group]
+    found = ward.take(adt("A45", pid("2"), *moves, at="202603021000"))
+    by_record = {event.patient_id: event for event in found}
+    assert len(by_record) == len(found) == 3
+    assert (by_record[over.patient_id].encounter_id, by_record[here.patient_id].encounter_id) == (None, None)
+    (taker,) = by_record.keys() - {over.patient_id, here.patient_id}
+    assert (by_record[taker].encounter_id, stay(by_record[taker])) == (here.encounter_id, ("in-progress", "W3"))
+
+
+def test_several_numbers_merge_into_one_record_in_one_message() -> None:
+    found = Ward().take(adt("A40", pid("2"), mrg("1"), mrg("3")))
+    assert [one.merged_into for one in found] == [None, found[0].patient_id, found[0].patient_id]
 
 
 def test_link_and_unlink() -> None:

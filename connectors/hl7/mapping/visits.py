@@ -1,0 +1,170 @@
+"""What an ADT message says of a visit (PV1, by its trigger), and whether it is about the stay that the patient is watched by.
+
+The rule stands in `connectors.stays`. What each trigger about *another* visit than the context's does:
+
+| trigger | while a stay is in progress | otherwise |
+|---|---|---|
+| A01, A06 | takes over, unless PV1-2 is an outpatient's (O, R, P): day cases are sent as A01 too | begins a stay |
+| A04 | takes over where PV1-2 is I or E | begins a stay |
+| A02 | takes over where PV1-2 is I or E and PV1-44 is later than the stay's: A01 of this visit was lost | begins a stay |
+| A07, A12, A13 | not used | begins a stay |
+| A03, A05, A11, A14, A23, A38 | not used, nor while the stay's status is unknown | used |
+| A08, A09, A10, A17, A28, A31-A33, A50 | not used | where PV1-2 is I or E and PV1-45 empty: the stay, status unknown; else no |
+
+To A01, A02, A04, A06, A07, A12 and A13 a stay in progress that is an outpatient's gives way. None is used that is recorded before
+what is known, none takes over that has been discharged (PV1-45) or began before the stay in progress (PV1-44, in A01 and A04 else
+EVN-6). An A50 whose MRG-5 is the stay's number gives it the new one. Not used is the visit alone (number, class, place, status,
+PV1-15); what the message says of the person is used all the same.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from connectors.contexts import in_future
+from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.message import Segment
+from connectors.hl7.times import parse_stamp
+from connectors.stays import CLASSES, NEW_STAY, Class, begins_earlier, gives_way, in_bed, is_another
+from processors.events import Location as Place
+from processors.events import PatientEvent
+
+# trigger -> encounter status; None: as known (an update of person or bed does not change it), or in progress if nothing is known
+SNAPSHOTS: Final[dict[str, str | None]] = {
+    "A01": "in-progress",
+    "A02": "in-progress",
+    "A03": "finished",
+    "A04": "in-progress",
+    "A05": "planned",
+    "A06": "in-progress",
+    "A07": "in-progress",
+    "A08": None,
+    "A09": None,
+    "A10": None,
+    "A11": "cancelled",
+    "A12": "in-progress",
+    "A13": "in-progress",
+    "A14": "planned",
+    "A17": None,
+    "A23": "cancelled",
+    "A28": None,
+    "A31": None,
+    "A32": None,
+    "A33": None,
+    "A38": "cancelled",
+    "A50": None,
+}
+PASSED_OVER: Final = "about another visit than the patient's stay: that visit is not used"
+_ADMISSIONS: Final = frozenset({"A01", "A04", "A05"})
+_EMPTIES: Final = frozenset({"A11", "A38", "A23"})  # nobody is in that place any more
+_PREGNANT: Final = "B6"  # table 0009, ambulatory status (PV1-15)
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What a message says of a visit: fields of `PatientEvent`. `latest`: when it began at the latest; None where nobody says."""
+
+    said: dict[str, Any] = field(default_factory=dict)
+    latest: datetime | None = None
+    discharged: bool = False
+
+    @property
+    def encounter_id(self) -> str | None:
+        """The visit's number."""
+        number: str | None = self.said.get("encounter_id")
+        return number
+
+    @property
+    def in_bed(self) -> bool:
+        """Whether the patient lies in the house by it."""
+        return in_bed(self.said.get("encounter_class"))
+
+
+def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger: str = "") -> Visit:
+    """Read a PV1 and what its trigger says."""
+    said: dict[str, Any] = {}
+    if status := SNAPSHOTS.get(trigger):
+        said["encounter_status"] = status
+    if pv1 is None:
+        return Visit(said | ({"location": Place()} if trigger in _EMPTIES else {}))
+    if encounter := reading.encounter_id(pv1, subject):
+        said["encounter_id"] = encounter
+    place = Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
+    if any((place.ward, place.room, place.bed)):
+        said["location"] = place
+    if trigger in _EMPTIES:
+        said["location"] = Place()
+    if kind := _class(CLASSES.get(pv1.get(2).upper()), trigger):
+        said["encounter_class"] = kind
+    earliest, latest = _began(reading, pv1, trigger)
+    if earliest:
+        said["encounter_since"] = earliest
+    if pv1.raw(15):
+        said["pregnant"] = any(pv1.get(15, repetition=n) == _PREGNANT for n in range(1, pv1.count(15) + 1)) or None
+    return Visit(said, latest, bool(pv1.get(45)))
+
+
+def _class(written: Class | None, trigger: str) -> Class | None:
+    """Return the kind of visit: by PV1-2; where it says nothing, by the trigger (chapter 3.3: A01 and A06 assign a bed)."""
+    return written or ("inpatient" if trigger in ("A01", "A06") else "outpatient" if trigger == "A07" else None)
+
+
+def _began(reading: Reading, pv1: Segment, trigger: str) -> tuple[datetime | None, datetime | None]:
+    """Return when the visit began, at the earliest and at the latest (a day without the hour)."""
+    places: list[tuple[Segment | None, int]] = [(pv1, 44)]
+    if trigger in ("A01", "A04"):
+        places.append((reading.message.first("EVN"), 6))
+    for segment, position in places:
+        precision = _precision(segment, position)
+        if precision in ("", "year", "month"):
+            continue
+        began = reading.moment_or_none(segment, position)
+        if began and not in_future(began, reading.received_at):  # a mistyped year would hold off every admission until then
+            return began, began + _DAY if precision == "day" else began
+    return None, None
+
+
+def _precision(segment: Segment | None, position: int) -> str:
+    try:
+        stamp = parse_stamp(segment.get(position)) if segment else None
+    except ValueError:
+        return ""
+    return stamp.precision if stamp else ""
+
+
+def about_the_stay(
+    visit: Visit, trigger: str, known: PatientEvent | None, *, late: bool, renumbered: str | None = None
+) -> dict[str, Any] | None:
+    """Return what a snapshot says of the visit as it bears on what is known; None where it is about another one and not used.
+
+    `late`: recorded before what is known. `renumbered`: the number that an A50 takes away.
+    """
+    said = dict(visit.said)
+    if known is None:
+        return said
+    if not is_another(known, visit.encounter_id) or (renumbered is not None and renumbered == known.encounter_id):
+        if in_bed(known.encounter_class) and not visit.in_bed and trigger not in ("A04", "A05", "A07"):
+            said.pop("encounter_class", None)  # a bed is left by A07, not by a class that nobody has brought up to date
+        begins = trigger in _ADMISSIONS and visit.encounter_id not in (None, known.encounter_id)
+        return NEW_STAY | said if begins else said
+    status = SNAPSHOTS.get(trigger)
+    used = _lies_there(visit, known) if status is None else _gives_way(visit, trigger, status, known)
+    return NEW_STAY | {"encounter_status": "unknown"} | said if used and not late else None
+
+
+def _lies_there(visit: Visit, known: PatientEvent) -> bool:
+    """Whether an update of another visit shows that the patient lies there now, or still."""
+    earlier = known.encounter_status == "unknown" and begins_earlier(known, visit.latest)
+    return known.encounter_status != "in-progress" and visit.in_bed and not visit.discharged and not earlier
+
+
+def _gives_way(visit: Visit, trigger: str, status: str, known: PatientEvent) -> bool:
+    if status == known.encounter_status == "in-progress" and visit.discharged:
+        return False
+    if trigger == "A02":
+        since, began = known.encounter_since, visit.said.get("encounter_since")
+        takes_over = bool(visit.in_bed and since and began and began > since)
+    else:
+        takes_over = trigger in ("A01", "A04", "A06") and visit.in_bed
+    return gives_way(known, status, takes_over=takes_over, latest=visit.latest)
