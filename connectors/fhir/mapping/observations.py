@@ -7,6 +7,7 @@
 | dataAbsentReason, no value | nothing (a status that retracts goes on without a value) |
 | status | the same word |
 | effectiveDateTime, Instant, Period (end), Timing (first) | observed_at; else issued, else lastUpdated, else received |
+| one of these that is there and no time | nothing: a dead letter, since an old value must not pass for a new one |
 | bodySite, method, referenceRange, note, hasMember, derivedFrom | not used |
 """
 
@@ -83,6 +84,8 @@ def map_observation(reading: Reading) -> list[Observed | Fact]:
     if subject is None:
         return []
     at = _when(reading)
+    if at is None:
+        return []
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
     return [
         Observed(
@@ -218,20 +221,25 @@ def _unit(quantity: Json) -> str:
 # ----------------------------------------------------------------------------------------------------- when, who, by what
 
 
-def _when(reading: Reading) -> datetime:
+def _when(reading: Reading) -> datetime | None:
+    """Return when it was observed; None, noted as trouble, where a time is given and cannot be read."""
     resource = reading.resource
     period, timing = resource.get("effectivePeriod"), resource.get("effectiveTiming")
-    spans = [period.get("end"), period.get("start")] if isinstance(period, dict) else []
     events = timing.get("event") if isinstance(timing, dict) else None
-    firsts = events[:1] if isinstance(events, list) else []
-    effective = (resource.get("effectiveDateTime"), resource.get("effectiveInstant"), *spans, *firsts)
-    if found := reading.moment(*effective):
+    effective = {name: resource.get(name) for name in ("effectiveDateTime", "effectiveInstant")}
+    if isinstance(period, dict):
+        effective |= {f"effectivePeriod.{name}": period.get(name) for name in ("end", "start")} | {"effectivePeriod": period}
+    if timing is not None:
+        first = events[0] if isinstance(events, list) and events else None
+        effective |= {"effectiveTiming.event[0]": first, "effectiveTiming": timing}
+    if found := reading.moment(*effective.values()):
         if not found[1]:
             reading.note("effective", "a date without a time of day, read as the start of that day")
         return found[0]
+    if reading.unread(effective):
+        return None
     reading.note("effective", "no time, read as observed when issued or received")
-    issued = reading.moment(resource.get("issued"))
-    return issued[0] if issued else reading.last_updated or reading.sender.received_at
+    return reading.stamp({"issued": resource.get("issued")})
 
 
 def _device(resource: Json) -> str:
