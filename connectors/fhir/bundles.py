@@ -7,8 +7,9 @@ from typing import Any, Final
 from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, Answer, Issue, operation_outcome
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.reading import Reading, objects, text
-from connectors.fhir.structure import Json, kind_of
+from connectors.fhir.structure import Json, kind_of, validate
 from connectors.fhir.subscriptions import Status
+from connectors.fhir.understanding import status_issues
 
 STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
 
@@ -29,6 +30,12 @@ class Entry:
     def refused(self) -> bool:
         """Whether something stands against accepting it."""
         return any(issue.is_error for issue in self.issues)
+
+    def check(self) -> None:
+        """Say what stands against using the resource: its structure, else its status."""
+        self.say(*validate(self.resource))
+        if not self.refused:
+            self.say(*status_issues(self.resource))
 
     def say(self, *issues: Issue) -> None:
         """Add issues, with their place in the Bundle."""

@@ -160,7 +160,7 @@ class FhirMapper:
         entry = Entry(resource, method="PUT" if request.door == "update" else "POST")
         if refusal := _contradiction(resource, request):
             return _refused(BAD_REQUEST, (refusal,), kind)
-        entry.say(*validate(resource))
+        entry.check()
         if entry.refused:
             return _refused(BAD_REQUEST, tuple(entry.issues), kind)
         if kind not in SUPPORTED:
@@ -189,7 +189,7 @@ class FhirMapper:
             entries = [entry for entry in entries[1:] if notification.carries_events]
         for entry in entries:
             if entry.resource:
-                entry.say(*validate(entry.resource))
+                entry.check()
         taken = {"message": {"message"}, "hook": _HOOK_BUNDLES, "any": {"batch", "transaction", "message"}}
         if notification is None and kind not in taken.get(request.door, {"batch", "transaction"}):
             return self._no_such_bundle(entries, kind, request)

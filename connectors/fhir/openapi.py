@@ -1,8 +1,9 @@
 """The endpoint as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0): for integrators' tools, and for the fuzzer.
 
-The bodies' schemas are made from the models that validate (`structure`), so they say what is checked: names, types, cardinality.
-Extensions, contained resources and the `_name` siblings of primitives are taken everywhere and written out nowhere: they would be
-nine tenths of the document. Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
+The bodies' schemas are made from the models that validate (`structure`), so they say what is checked: names, types, cardinality,
+and the codes of a status (`understanding`). Extensions, contained resources and the `_name` siblings of primitives are taken
+everywhere and written out nowhere: they would be nine tenths of the document.
+Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
 """
 
 import re
@@ -15,6 +16,7 @@ from connectors.fhir.acknowledgement import MEDIA_TYPE
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.examples import EXAMPLES
 from connectors.fhir.settings import FhirSettings
+from connectors.fhir.understanding import STATUSES
 
 Schema = dict[str, Any]
 
@@ -173,7 +175,8 @@ def _schema(name: str) -> tuple[Schema, list[str]]:
         element = one.alias or field
         if element in _UNWRITTEN or field.endswith("__ext") or element == "resource_type":
             continue
-        properties[element] = _type(one.annotation, further)
+        codes = STATUSES.get(name, {}).get(element)
+        properties[element] = {"enum": sorted(codes)} if codes else _type(one.annotation, further)
         more = one.json_schema_extra or {}
         # where a `_name` sibling may stand for a primitive the models require neither by itself; R4 requires the element
         if one.is_required() or more.get("element_required"):

@@ -130,7 +130,7 @@ def validate(resource: Json) -> list[Issue]:
 def _coerced(given: Any, made: Any, place: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
     """Yield the places whose number or boolean the model has made something else of."""
     if isinstance(given, dict):
-        names = _fields(type(made))
+        names = _fields(made.__class__)
         for name, value in given.items():
             if name in names:
                 yield from _coerced(value, getattr(made, names[name]), (*place, name))
