@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, Answer, Issue, operation_outcome
+from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, UNPROCESSABLE, Answer, Issue, operation_outcome
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.reading import Reading, objects, text
 from connectors.fhir.structure import Json, kind_of, validate
 from connectors.fhir.subscriptions import Status
-from connectors.fhir.understanding import status_issues
+from connectors.fhir.understanding import modifier_issues, status_issues
 
+_USED: Final = frozenset({*SUPPORTED, "MessageHeader"})
 STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
 
 
@@ -25,17 +26,31 @@ class Entry:
     issues: list[Issue] = field(default_factory=list)
     reading: Reading | None = None
     status: int = OK
+    indexed: bool = True  # references may find it
 
     @property
     def refused(self) -> bool:
         """Whether something stands against accepting it."""
         return any(issue.is_error for issue in self.issues)
 
+    @property
+    def refusal(self) -> int:
+        """The status to refuse it with."""
+        return UNPROCESSABLE if self.status == UNPROCESSABLE else BAD_REQUEST
+
     def check(self) -> None:
-        """Say what stands against using the resource: its structure, else its status."""
+        """Say what stands against using the resource: its structure, else its status, else a modifier.
+
+        A resource that only others are read by (a Location, a Binary) is not looked up then.
+        """
         self.say(*validate(self.resource))
         if not self.refused:
             self.say(*status_issues(self.resource))
+        if not self.refused and (found := modifier_issues(self.resource)):
+            self.indexed = False
+            if kind_of(self.resource) in _USED:
+                self.status = UNPROCESSABLE
+                self.say(*found)
 
     def say(self, *issues: Issue) -> None:
         """Add issues, with their place in the Bundle."""

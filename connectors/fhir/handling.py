@@ -49,6 +49,7 @@ from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, text
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
 from connectors.fhir.subscriptions import Status, status_of
+from connectors.fhir.understanding import modifier_issues
 from connectors.identity import Identities
 from connectors.publisher import NewObject
 from processors.events import Event, PatientEvent, excess
@@ -162,7 +163,7 @@ class FhirMapper:
             return _refused(BAD_REQUEST, (refusal,), kind)
         entry.check()
         if entry.refused:
-            return _refused(BAD_REQUEST, tuple(entry.issues), kind)
+            return _refused(entry.refusal if kind in SUPPORTED else BAD_REQUEST, tuple(entry.issues), kind)
         if kind not in SUPPORTED:
             issue = Issue("error", "not-supported", "this resource type is not taken; see the CapabilityStatement", kind)
             verdict: Verdict = "ignored" if is_known(kind) else "refused"
@@ -181,6 +182,8 @@ class FhirMapper:
         kind = text(bundle.get("type"))
         if issues := self._envelope(bundle):
             return _refused(BAD_REQUEST, issues, "Bundle")
+        if modifiers := modifier_issues(bundle):
+            return _refused(UNPROCESSABLE, tuple(modifiers), "Bundle")
         entries = [*entries_of(bundle)]
         notification = (
             status_of(bundle) if request.door in ("hook", "any") and kind in ("history", "subscription-notification") else None
@@ -197,13 +200,14 @@ class FhirMapper:
             if kind not in _WITHOUT_REQUEST:
                 entry.issues += request_issues(entry)
         if kind == "message":
-            entries, refusal = message_of(entries)
+            header, (entries, refusal) = entries[:1], message_of(entries)
             if refusal:
-                return _refused(BAD_REQUEST, (refusal,), "Bundle")
-        if kind != "batch" and any(entry.refused for entry in entries):
-            return _refused(BAD_REQUEST, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+                return _refused(header[0].refusal if header else BAD_REQUEST, (refusal,), "Bundle")
+        if kind != "batch" and (refused := [entry for entry in entries if entry.refused]):
+            status = min(entry.refusal for entry in refused)
+            return _refused(status, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
         usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
-        events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries])
+        events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries if entry.indexed])
         for entry in entries:
             self._grade(entry)
         verdict = _verdict(events, entries)
@@ -284,7 +288,7 @@ class FhirMapper:
         """Set the entry's status by what was found."""
         kind = kind_of(entry.resource)
         if entry.refused:
-            entry.status = BAD_REQUEST
+            entry.status = entry.refusal
         elif entry.resource and kind not in SUPPORTED:
             if self.settings.not_for_us == "refuse" or not is_known(kind):
                 entry.say(Issue("error", "not-supported", "this resource type is not taken", kind))

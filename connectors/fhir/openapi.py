@@ -2,7 +2,7 @@
 
 The bodies' schemas are made from the models that validate (`structure`), so they say what is checked: names, types, cardinality,
 and the codes of a status (`understanding`). Extensions, contained resources and the `_name` siblings of primitives are taken
-everywhere and written out nowhere: they would be nine tenths of the document.
+everywhere and written out nowhere: they would be nine tenths of the document. Modifiers are not taken.
 Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
 """
 
@@ -45,7 +45,7 @@ _PRIMITIVES: Final[dict[str, Schema]] = {  # name of the annotation in `fhir.res
     "Instant": {"type": "string", "pattern": f"^{_YEAR}-{_MONTH}-{_DAY}T{_CLOCK}{_ZONE}$"},
     "Time": {"type": "string", "pattern": f"^{_CLOCK}$"},
 }
-_UNWRITTEN: Final = frozenset({"extension", "modifierExtension", "contained", "fhir_comments"})
+_UNWRITTEN: Final = frozenset({"extension", "modifierExtension", "implicitRules", "contained", "fhir_comments"})
 _COMPLEX: Final = re.compile(r"(\w+)Type")
 _RESOURCE: Final = {"type": "object", "required": ["resourceType"], "properties": {"resourceType": {"type": "string"}}}
 _OUTCOME: Final = {"$ref": "#/components/schemas/OperationOutcome"}
@@ -60,7 +60,7 @@ _WHAT: Final = {
     "408": "not complete in time",
     "413": "too long",
     "415": "neither JSON nor XML by its content type, or compressed",
-    "422": "understood, and not taken: a Bundle of another type, or by the setting `not_for_us`",
+    "422": "readable, and not taken: a modifier that is not known, a Bundle of another type, or by the setting `not_for_us`",
     "503": "not confirmed as stored, or too many requests at once: send it again after `Retry-After` seconds",
 }
 
