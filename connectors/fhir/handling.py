@@ -39,7 +39,17 @@ from connectors.fhir.acknowledgement import (
     Verdict,
     operation_outcome,
 )
-from connectors.fhir.bundles import STAND_IN, Entry, announced, answer_of, entries_of, location_of, message_of, request_issues
+from connectors.fhir.bundles import (
+    STAND_IN,
+    Entry,
+    announced,
+    answer_of,
+    entries_of,
+    location_of,
+    message_of,
+    overlap_issues,
+    request_issues,
+)
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
@@ -199,6 +209,8 @@ class FhirMapper:
         for entry in entries:
             if kind not in _WITHOUT_REQUEST:
                 entry.issues += request_issues(entry)
+        if kind == "transaction" and (twice := overlap_issues(entries)):
+            return _refused(BAD_REQUEST, tuple(twice), "Bundle")
         if kind == "message":
             header, (entries, refusal) = entries[:1], message_of(entries)
             if refusal:
@@ -301,7 +313,7 @@ class FhirMapper:
                 entry.say(Issue("error", "business-rule", "nothing in it is for Vigil", kind))
                 entry.status = UNPROCESSABLE
             else:
-                entry.status = CREATED if entry.method == "POST" and not unused else OK
+                entry.status = CREATED if entry.method in ("POST", "") and not unused else OK
 
     def too_large(self, outcome: Outcome) -> Outcome:
         """Refuse what no broker will take: it stays with its sender."""
