@@ -21,15 +21,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
-import orjson
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
-from connectors.deadletters import dead_letter
 from connectors.fhir.acknowledgement import (
     BAD_REQUEST,
     CREATED,
-    MEDIA_TYPE,
     NOT_FOUND,
     OK,
     TOO_LARGE,
@@ -51,6 +48,7 @@ from connectors.fhir.bundles import (
     request_issues,
 )
 from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.letters import REASONS_SHOWN, letters_of
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
@@ -67,7 +65,6 @@ from processors.events import Event, PatientEvent, excess
 log = logging.getLogger(__name__)
 
 Door = Literal["create", "update", "bundle", "message", "hook", "any"]
-_REASONS_SHOWN: Final = 8
 NOTIFICATIONS: Final = frozenset({"history", "subscription-notification"})  # Bundle types of R4 and R4B, and of R5
 _WITHOUT_REQUEST: Final = frozenset({"message", "searchset", "collection"}) | NOTIFICATIONS
 _HOOK_BUNDLES: Final = frozenset({"history", "searchset", "collection", "transaction", "batch"})
@@ -101,6 +98,7 @@ class Outcome:
     pictures: dict[str, NewObject] = field(default_factory=dict)
     notification: Status | None = None
     announced: tuple[str, ...] = ()  # what a notification names and does not carry
+    refusals: tuple[tuple[int, str], ...] = ()  # of a batch: the entries that cannot be used at all, and why
 
     @property
     def code(self) -> int:
@@ -110,8 +108,8 @@ class Outcome:
     @cached_property
     def reason(self) -> str:
         """The issues in words."""
-        shown = [str(issue) for issue in self.issues[:_REASONS_SHOWN]]
-        more = [f"and {len(self.issues) - _REASONS_SHOWN} more"] if len(self.issues) > _REASONS_SHOWN else []
+        shown = [str(issue) for issue in self.issues[:REASONS_SHOWN]]
+        more = [f"and {len(self.issues) - REASONS_SHOWN} more"] if len(self.issues) > REASONS_SHOWN else []
         return "; ".join((*shown, *more))
 
     @cached_property
@@ -218,6 +216,7 @@ class FhirMapper:
         if kind != "batch" and (refused := [entry for entry in entries if entry.refused]):
             status = min(entry.refusal for entry in refused)
             return _refused(status, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+        refusals = tuple((n, _why(entry)) for n, entry in enumerate(entries) if entry.refused)
         usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
         events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries if entry.indexed])
         for entry in entries:
@@ -232,7 +231,7 @@ class FhirMapper:
         answer = answer_of(bundle, kind, entries)
         if not entries and not notification:
             issues = (Issue("information", "informational", "a Bundle without entries", "Bundle.entry"),)
-        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, _pictures(entries))
+        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, _pictures(entries), refusals=refusals)
         return (
             replace(outcome, notification=notification, announced=announced(notification, entries)) if notification else outcome
         )
@@ -292,7 +291,7 @@ class FhirMapper:
         for entry in entries:
             assert entry.reading is not None
             events += entry.reading.events
-            events += _letters(entry.reading)
+            events += letters_of(entry.reading)
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
         return events, dict(learnt)
 
@@ -339,6 +338,13 @@ def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
     return Outcome("refused", Answer(status, operation_outcome(issues)), issues, resource_type=kind)
 
 
+def _why(entry: Entry) -> str:
+    """Return why an entry is refused, the places as they are in its resource."""
+    kind = kind_of(entry.resource) if is_known(kind_of(entry.resource)) else "resource"
+    shown = [str(issue).replace(f"{entry.place}.resource", kind) for issue in entry.issues if issue.is_error]
+    return "; ".join(shown[:REASONS_SHOWN])
+
+
 def _place_of(part: Any, value: Any, place: str = "") -> str:
     """Return the FHIRPath of a value in what was sent, "" where it stands there otherwise."""
     place = place or text(part.get("resourceType"))
@@ -370,27 +376,6 @@ def _contradiction(resource: Json, request: Request) -> Issue | None:
     if request.door == "update" and resource.get("id") != request.id:
         return Issue("error", "invalid", "the resource's id is not the id in the URL", f"{kind}.id")
     return None
-
-
-def _letters(reading: Reading) -> list[Event]:
-    patient = next((event.patient_id for event in reading.events if hasattr(event, "patient_id")), None)
-    letters: list[Event] = []
-    for stage in dict.fromkeys(stage for stage, _ in reading.troubles):
-        words = [str(issue) for at, issue in reading.troubles if at == stage]
-        more = [f"and {len(words) - _REASONS_SHOWN} more"] if len(words) > _REASONS_SHOWN else []
-        letters.append(
-            dead_letter(
-                orjson.dumps(reading.resource),
-                connector="fhir",
-                stage=stage,
-                message="; ".join((*words[:_REASONS_SHOWN], *more)),
-                failed_at=reading.sender.received_at,
-                media_type=MEDIA_TYPE,
-                key=patient,
-                identity=reading.identity,
-            )
-        )
-    return letters
 
 
 def _verdict(events: Sequence[Event], entries: Sequence[Entry]) -> Verdict:
