@@ -54,6 +54,7 @@ from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, Encounters, map_encounter, map_patient
 from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, text
+from connectors.fhir.mapping.versions import Memory, Versions, follow, name_of
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
 from connectors.fhir.subscriptions import Status, status_of
@@ -81,12 +82,20 @@ class Request:
     id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What is to be remembered once the events are confirmed: what Encounter references mean, what Observations said."""
+
+    encounters: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Versions] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a request leads to. `events` must be confirmed before `answer` is sent.
 
-    `reason` says in words without patient text what was noted; `encounters` is to be remembered once the events are
-    confirmed; `pictures` are to be stored before, each for the image event of that id.
+    `reason` says in words without patient text what was noted; `learnt` is to be remembered once the events are confirmed;
+    `pictures` are to be stored before, each for the image event of that id.
     """
 
     verdict: Verdict
@@ -94,7 +103,7 @@ class Outcome:
     issues: tuple[Issue, ...] = ()
     events: tuple[Event, ...] = ()
     resource_type: str = ""
-    encounters: dict[str, str] = field(default_factory=dict)
+    learnt: Learnt = field(default_factory=Learnt)
     pictures: dict[str, NewObject] = field(default_factory=dict)
     notification: Status | None = None
     announced: tuple[str, ...] = ()  # what a notification names and does not carry
@@ -125,6 +134,7 @@ class FhirMapper:
         self.settings = settings
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._encounters = _Bounded()
+        self._versions = Memory(settings.remembered_observations)
         self._site = Site(settings, identities, self.contexts, self._encounters)
 
     def sender(self, name: str, received_at: Any) -> Sender:
@@ -132,10 +142,11 @@ class FhirMapper:
         return Sender(name, self.settings.peers[name], received_at)
 
     def learn(self, outcome: Outcome) -> None:
-        """Remember what a confirmed outcome says about patients and stays."""
+        """Remember what a confirmed outcome says about patients and stays, and what its Observations said."""
         for context in outcome.contexts:
             self.contexts.remember(context)
-        self._encounters.update(outcome.encounters)
+        self._encounters.update(outcome.learnt.encounters)
+        self._versions.remember(outcome.learnt.versions)
 
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
         """Parse, validate, map and decide. Never raises for what a body contains."""
@@ -176,7 +187,7 @@ class FhirMapper:
             issue = Issue("error", "not-supported", "this resource type is not taken; see the CapabilityStatement", kind)
             verdict: Verdict = "ignored" if is_known(kind) else "refused"
             return replace(_refused(NOT_FOUND, (issue,), kind), verdict=verdict)
-        events, learnt = self._map([entry], sender)
+        events, learnt = self._map([entry], sender, hook=request.door == "hook")
         self._grade(entry)
         if entry.status == UNPROCESSABLE:
             return replace(_refused(UNPROCESSABLE, tuple(entry.issues), kind), verdict="ignored")
@@ -218,7 +229,8 @@ class FhirMapper:
             return _refused(status, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
         refusals = tuple((n, _why(entry)) for n, entry in enumerate(entries) if entry.refused)
         usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
-        events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries if entry.indexed])
+        given = [(entry.url, entry.resource) for entry in entries if entry.indexed]
+        events, learnt = self._map(usable, sender, given, hook=request.door == "hook")
         for entry in entries:
             self._grade(entry)
         verdict = _verdict(events, entries)
@@ -258,11 +270,12 @@ class FhirMapper:
     # ------------------------------------------------------------------------------------------------------------ mapping
 
     def _map(
-        self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = ()
-    ) -> tuple[list[Event], dict[str, str]]:
+        self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = (), *, hook: bool = False
+    ) -> tuple[list[Event], Learnt]:
         """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
         index, book, learnt = Index(given), Book(self.contexts), Encounters()
         observed: list[Observed] = []
+        versions: dict[str, Versions] = {}
         entries = [*entries]
         for entry in sorted(entries, key=lambda one: _ORDER.get(kind_of(one.resource), 2)):
             entry.reading = reading = Reading(entry.resource, sender, self._site, index)
@@ -282,7 +295,7 @@ class FhirMapper:
                 case "ImagingStudy":
                     reading.note("", "its instances come by C-STORE or STOW-RS, and say all that it does: not used")
                 case _:
-                    for found in map_observation(reading):
+                    for found in self._observed(reading, versions, update=entry.method == "PUT" or hook):
                         if isinstance(found, Fact):
                             book.write(reading, found.subject.patient_id, found.said)
                         else:
@@ -293,7 +306,17 @@ class FhirMapper:
             events += entry.reading.events
             events += letters_of(entry.reading)
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
-        return events, dict(learnt)
+        return events, Learnt(dict(learnt), versions)
+
+    def _observed(self, reading: Reading, versions: dict[str, Versions], *, update: bool) -> list[Observed | Fact]:
+        """Map an Observation; what an earlier version said and this one does not is taken back. `versions`: of this request."""
+        name = name_of(reading)
+        known = (versions.get(name) or self._versions.get(name)) if name else ()
+        found = map_observation(reading, remembered=bool(known))
+        said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
+        if name and said:
+            versions[name] = said
+        return found
 
     def _grade(self, entry: Entry) -> None:
         """Set the entry's status by what was found."""
@@ -307,7 +330,8 @@ class FhirMapper:
             else:
                 entry.say(Issue("information", "not-supported", "this resource type is not used", kind))
         elif entry.reading is not None:
-            unused = not entry.reading.troubles and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
+            found = entry.reading.troubles or entry.reading.events
+            unused = not found and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
             if unused and self.settings.not_for_us == "refuse":
                 entry.say(Issue("error", "business-rule", "nothing in it is for Vigil", kind))
                 entry.status = UNPROCESSABLE

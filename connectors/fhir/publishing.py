@@ -2,7 +2,8 @@
 
 1. A long body is mapped in a thread, so that others do not wait the milliseconds it takes.
 2. Pictures are in the object store, confirmed, before the events that refer to them are published.
-3. `publish` returned: confirmed. What the body says about patients and stays is remembered from then on, not before.
+3. `publish` returned: confirmed. What the body says about patients and stays, and what its Observations said, is remembered from
+   then on, not before.
 4. Whole contexts are published one body after the other, each made from what the one before has published.
 5. `publish` failed or took too long: `Unconfirmed`. The events may be stored or not; the resend decides, under the same ids.
 6. `Poison`: no broker or object store will ever take a part of it (too large). Refused; it stays with its sender.
@@ -62,6 +63,7 @@ class Publishing:
                     self.mapper.learn(outcome)
             elif outcome.events:
                 await self._confirm(outcome.events, outcome.pictures)
+                self.mapper.learn(outcome)
         except Poison:
             return self.mapper.too_large(outcome)
         return outcome

@@ -295,7 +295,7 @@ class Puller:
     async def _published(self, resources: list[Json]) -> tuple[int, int, int]:
         """Publish; return how many events were made, resources refused, and of these kept."""
         # a batch stands entry by entry, so one bad resource of a page leaves the others alone
-        entries = [{"resource": one, "request": {"method": "POST", "url": kind_of(one) or "x"}} for one in resources]
+        entries = [{"resource": one, "request": _as_update(one)} for one in resources]
         body = orjson.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries})
         outcome = await self._confirmed(lambda: self._publishing.take(body, self.peer, Request("bundle")))
         if outcome.code != httpx.codes.OK and len(resources) > 1:  # one that no record holds: it alone is refused, not the page
@@ -383,6 +383,12 @@ def _json(answer: httpx.Response) -> Json:
     if not isinstance(found, dict):
         raise Permanent(f"{_place(str(answer.url))} answered with something that is no JSON object")
     return found
+
+
+def _as_update(resource: Json) -> Json:
+    """Return the request that a fetched resource stands for: its server vouches for its id, so it is the next version of that."""
+    kind, own = kind_of(resource) or "x", text(resource.get("id"))
+    return {"method": "PUT", "url": f"{kind}/{own}"} if own else {"method": "POST", "url": kind}
 
 
 def _resources(page: Json) -> list[Json]:
