@@ -13,6 +13,7 @@ https://hl7.org/fhir/R4/http.html, https://hl7.org/fhir/R4/operationoutcome.html
 | too long | 413 |
 | neither JSON nor XML by its content type, or compressed | 415 |
 | neither JSON nor XML, or not the structure of its type | 400 |
+| structure right, with a modifier that is not known | 422 |
 | structure right, content contradicts itself (id in URL and body) | 400 |
 | Kafka did not confirm in time, or too many requests at once | 503 with Retry-After |
 """

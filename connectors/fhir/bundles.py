@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, Answer, Issue, operation_outcome
+from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, UNPROCESSABLE, Answer, Issue, operation_outcome
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.reading import Reading, objects, text
-from connectors.fhir.structure import Json, kind_of
+from connectors.fhir.structure import Json, kind_of, validate
 from connectors.fhir.subscriptions import Status
+from connectors.fhir.understanding import modifier_issues, status_issues
 
+_USED: Final = frozenset({*SUPPORTED, "MessageHeader"})
 STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
 
 
@@ -19,16 +21,37 @@ class Entry:
 
     resource: Json
     place: str = ""  # in the Bundle; empty for a resource by itself
-    method: str = "POST"
-    url: str = ""
+    method: str = "POST"  # empty where a Bundle asks for nothing
+    target: str = ""  # what the request is to: its URL
+    url: str = ""  # fullUrl
     issues: list[Issue] = field(default_factory=list)
     reading: Reading | None = None
     status: int = OK
+    indexed: bool = True  # references may find it
 
     @property
     def refused(self) -> bool:
         """Whether something stands against accepting it."""
         return any(issue.is_error for issue in self.issues)
+
+    @property
+    def refusal(self) -> int:
+        """The status to refuse it with."""
+        return UNPROCESSABLE if self.status == UNPROCESSABLE else BAD_REQUEST
+
+    def check(self) -> None:
+        """Say what stands against using the resource: its structure, else its status, else a modifier.
+
+        A resource that only others are read by (a Location, a Binary) is not looked up then.
+        """
+        self.say(*validate(self.resource))
+        if not self.refused:
+            self.say(*status_issues(self.resource))
+        if not self.refused and (found := modifier_issues(self.resource)):
+            self.indexed = False
+            if kind_of(self.resource) in _USED:
+                self.status = UNPROCESSABLE
+                self.say(*found)
 
     def say(self, *issues: Issue) -> None:
         """Add issues, with their place in the Bundle."""
@@ -43,7 +66,8 @@ def entries_of(bundle: Json) -> Iterable[Entry]:
         entry = Entry(
             resource=given if isinstance(given, dict) else {},
             place=f"Bundle.entry[{n}]",
-            method=text(asked.get("method")) or "POST",
+            method=text(asked.get("method")),
+            target=text(asked.get("url")),
             url=text(one.get("fullUrl")),
         )
         if given and not kind_of(entry.resource):
@@ -52,13 +76,40 @@ def entries_of(bundle: Json) -> Iterable[Entry]:
 
 
 def request_issues(entry: Entry) -> list[Issue]:
-    """Return what stands against doing what an entry of a batch or transaction asks."""
+    """Return what stands against doing what an entry of a batch or transaction asks.
+
+    What holds for a request by itself holds here: the URL names the type, for an update the id too, and both are the resource's.
+    """
+    asked = f"{entry.place}.request"
+    if not entry.method:  # invariant bdl-3
+        return [Issue("error", "required", "an entry of a batch or transaction without a request", asked)]
     if entry.method not in ("POST", "PUT"):
         words = "only POST and PUT are taken: nothing can be read, changed in part or deleted here"
-        return [Issue("error", "not-supported", words, f"{entry.place}.request.method")]
+        return [Issue("error", "not-supported", words, f"{asked}.method")]
     if not entry.resource:
         return [Issue("error", "required", "an entry without a resource", f"{entry.place}.resource")]
+    path, _, condition = entry.target.partition("?")
+    steps, kind = path.strip("/").split("/"), kind_of(entry.resource)
+    if entry.method == "POST" or condition:  # a conditional update names no id: its condition is not held against anything
+        return [] if steps[-1] == kind else [Issue("error", "invalid", "not the URL of the resource's type", f"{asked}.url")]
+    if len(steps) < 2 or steps[-2] != kind or not steps[-1]:
+        return [Issue("error", "invalid", "not the URL of a resource of that type", f"{asked}.url")]
+    if entry.resource.get("id") != steps[-1]:
+        return [Issue("error", "invalid", "the resource's id is not the id in the URL", f"{entry.place}.resource.id")]
     return []
+
+
+def overlap_issues(entries: Iterable[Entry]) -> list[Issue]:
+    """Return the entries of a transaction that update what another one updates: it fails then (R4 http.html#trules)."""
+    seen, found = set[tuple[str, str]](), list[Issue]()
+    for entry in entries:
+        name = kind_of(entry.resource), text(entry.resource.get("id"))
+        if entry.method == "PUT" and name[1]:
+            if name in seen:
+                words = "another entry of the transaction updates the same resource"
+                found.append(Issue("error", "duplicate", words, f"{entry.place}.request.url"))
+            seen.add(name)
+    return found
 
 
 def announced(notification: Status, entries: list[Entry]) -> tuple[str, ...]:

@@ -31,7 +31,8 @@ def capability_statement(*, url: str, date: datetime, software_version: str) -> 
             {
                 "mode": "server",
                 "documentation": "A positive answer means stored (Kafka, all in-sync replicas). Structure "
-                "is validated (R4B models, whose supported types equal R4's), terminology and profiles are not. "
+                "is validated (R4B models, whose supported types equal R4's) and so are the codes of status; other terminology and "
+                "profiles are not. What carries a modifier extension or implicit rules is refused. "
                 "Nothing can be read back.",
                 "security": {
                     "cors": False,

@@ -7,9 +7,10 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from connectors.fhir.bookmarks import Bookmark
 from connectors.fhir.client import checked_base, client
 from connectors.fhir.publishing import Publishing
-from connectors.fhir.pull import Bookmark, Puller
+from connectors.fhir.pull import Puller
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.subscriptions import Fetcher
 

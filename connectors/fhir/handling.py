@@ -21,15 +21,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
-import orjson
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
-from connectors.deadletters import dead_letter
 from connectors.fhir.acknowledgement import (
     BAD_REQUEST,
     CREATED,
-    MEDIA_TYPE,
     NOT_FOUND,
     OK,
     TOO_LARGE,
@@ -39,16 +36,29 @@ from connectors.fhir.acknowledgement import (
     Verdict,
     operation_outcome,
 )
-from connectors.fhir.bundles import STAND_IN, Entry, announced, answer_of, entries_of, location_of, message_of, request_issues
+from connectors.fhir.bundles import (
+    STAND_IN,
+    Entry,
+    announced,
+    answer_of,
+    entries_of,
+    location_of,
+    message_of,
+    overlap_issues,
+    request_issues,
+)
 from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.letters import REASONS_SHOWN, letters_of
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, Encounters, map_encounter, map_patient
 from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, text
+from connectors.fhir.mapping.versions import Memory, Versions, follow, name_of
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
 from connectors.fhir.subscriptions import Status, status_of
+from connectors.fhir.understanding import modifier_issues
 from connectors.identity import Identities
 from connectors.publisher import NewObject
 from processors.events import Event, PatientEvent, excess
@@ -56,7 +66,6 @@ from processors.events import Event, PatientEvent, excess
 log = logging.getLogger(__name__)
 
 Door = Literal["create", "update", "bundle", "message", "hook", "any"]
-_REASONS_SHOWN: Final = 8
 NOTIFICATIONS: Final = frozenset({"history", "subscription-notification"})  # Bundle types of R4 and R4B, and of R5
 _WITHOUT_REQUEST: Final = frozenset({"message", "searchset", "collection"}) | NOTIFICATIONS
 _HOOK_BUNDLES: Final = frozenset({"history", "searchset", "collection", "transaction", "batch"})
@@ -73,12 +82,20 @@ class Request:
     id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What is to be remembered once the events are confirmed: what Encounter references mean, what Observations said."""
+
+    encounters: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Versions] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a request leads to. `events` must be confirmed before `answer` is sent.
 
-    `reason` says in words without patient text what was noted; `encounters` is to be remembered once the events are
-    confirmed; `pictures` are to be stored before, each for the image event of that id.
+    `reason` says in words without patient text what was noted; `learnt` is to be remembered once the events are confirmed;
+    `pictures` are to be stored before, each for the image event of that id.
     """
 
     verdict: Verdict
@@ -86,10 +103,11 @@ class Outcome:
     issues: tuple[Issue, ...] = ()
     events: tuple[Event, ...] = ()
     resource_type: str = ""
-    encounters: dict[str, str] = field(default_factory=dict)
+    learnt: Learnt = field(default_factory=Learnt)
     pictures: dict[str, NewObject] = field(default_factory=dict)
     notification: Status | None = None
     announced: tuple[str, ...] = ()  # what a notification names and does not carry
+    refusals: tuple[tuple[int, str], ...] = ()  # of a batch: the entries that cannot be used at all, and why
 
     @property
     def code(self) -> int:
@@ -99,8 +117,8 @@ class Outcome:
     @cached_property
     def reason(self) -> str:
         """The issues in words."""
-        shown = [str(issue) for issue in self.issues[:_REASONS_SHOWN]]
-        more = [f"and {len(self.issues) - _REASONS_SHOWN} more"] if len(self.issues) > _REASONS_SHOWN else []
+        shown = [str(issue) for issue in self.issues[:REASONS_SHOWN]]
+        more = [f"and {len(self.issues) - REASONS_SHOWN} more"] if len(self.issues) > REASONS_SHOWN else []
         return "; ".join((*shown, *more))
 
     @cached_property
@@ -116,6 +134,7 @@ class FhirMapper:
         self.settings = settings
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._encounters = _Bounded()
+        self._versions = Memory(settings.remembered_observations)
         self._site = Site(settings, identities, self.contexts, self._encounters)
 
     def sender(self, name: str, received_at: Any) -> Sender:
@@ -123,10 +142,11 @@ class FhirMapper:
         return Sender(name, self.settings.peers[name], received_at)
 
     def learn(self, outcome: Outcome) -> None:
-        """Remember what a confirmed outcome says about patients and stays."""
+        """Remember what a confirmed outcome says about patients and stays, and what its Observations said."""
         for context in outcome.contexts:
             self.contexts.remember(context)
-        self._encounters.update(outcome.encounters)
+        self._encounters.update(outcome.learnt.encounters)
+        self._versions.remember(outcome.learnt.versions)
 
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
         """Parse, validate, map and decide. Never raises for what a body contains."""
@@ -160,14 +180,14 @@ class FhirMapper:
         entry = Entry(resource, method="PUT" if request.door == "update" else "POST")
         if refusal := _contradiction(resource, request):
             return _refused(BAD_REQUEST, (refusal,), kind)
-        entry.say(*validate(resource))
+        entry.check()
         if entry.refused:
-            return _refused(BAD_REQUEST, tuple(entry.issues), kind)
+            return _refused(entry.refusal if kind in SUPPORTED else BAD_REQUEST, tuple(entry.issues), kind)
         if kind not in SUPPORTED:
             issue = Issue("error", "not-supported", "this resource type is not taken; see the CapabilityStatement", kind)
             verdict: Verdict = "ignored" if is_known(kind) else "refused"
             return replace(_refused(NOT_FOUND, (issue,), kind), verdict=verdict)
-        events, learnt = self._map([entry], sender)
+        events, learnt = self._map([entry], sender, hook=request.door == "hook")
         self._grade(entry)
         if entry.status == UNPROCESSABLE:
             return replace(_refused(UNPROCESSABLE, tuple(entry.issues), kind), verdict="ignored")
@@ -181,6 +201,8 @@ class FhirMapper:
         kind = text(bundle.get("type"))
         if issues := self._envelope(bundle):
             return _refused(BAD_REQUEST, issues, "Bundle")
+        if modifiers := modifier_issues(bundle):
+            return _refused(UNPROCESSABLE, tuple(modifiers), "Bundle")
         entries = [*entries_of(bundle)]
         notification = (
             status_of(bundle) if request.door in ("hook", "any") and kind in ("history", "subscription-notification") else None
@@ -189,21 +211,26 @@ class FhirMapper:
             entries = [entry for entry in entries[1:] if notification.carries_events]
         for entry in entries:
             if entry.resource:
-                entry.say(*validate(entry.resource))
+                entry.check()
         taken = {"message": {"message"}, "hook": _HOOK_BUNDLES, "any": {"batch", "transaction", "message"}}
         if notification is None and kind not in taken.get(request.door, {"batch", "transaction"}):
             return self._no_such_bundle(entries, kind, request)
         for entry in entries:
             if kind not in _WITHOUT_REQUEST:
                 entry.issues += request_issues(entry)
+        if kind == "transaction" and (twice := overlap_issues(entries)):
+            return _refused(BAD_REQUEST, tuple(twice), "Bundle")
         if kind == "message":
-            entries, refusal = message_of(entries)
+            header, (entries, refusal) = entries[:1], message_of(entries)
             if refusal:
-                return _refused(BAD_REQUEST, (refusal,), "Bundle")
-        if kind != "batch" and any(entry.refused for entry in entries):
-            return _refused(BAD_REQUEST, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+                return _refused(header[0].refusal if header else BAD_REQUEST, (refusal,), "Bundle")
+        if kind != "batch" and (refused := [entry for entry in entries if entry.refused]):
+            status = min(entry.refusal for entry in refused)
+            return _refused(status, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
+        refusals = tuple((n, _why(entry)) for n, entry in enumerate(entries) if entry.refused)
         usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
-        events, learnt = self._map(usable, sender, [(entry.url, entry.resource) for entry in entries])
+        given = [(entry.url, entry.resource) for entry in entries if entry.indexed]
+        events, learnt = self._map(usable, sender, given, hook=request.door == "hook")
         for entry in entries:
             self._grade(entry)
         verdict = _verdict(events, entries)
@@ -216,7 +243,7 @@ class FhirMapper:
         answer = answer_of(bundle, kind, entries)
         if not entries and not notification:
             issues = (Issue("information", "informational", "a Bundle without entries", "Bundle.entry"),)
-        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, _pictures(entries))
+        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, _pictures(entries), refusals=refusals)
         return (
             replace(outcome, notification=notification, announced=announced(notification, entries)) if notification else outcome
         )
@@ -243,11 +270,12 @@ class FhirMapper:
     # ------------------------------------------------------------------------------------------------------------ mapping
 
     def _map(
-        self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = ()
-    ) -> tuple[list[Event], dict[str, str]]:
+        self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = (), *, hook: bool = False
+    ) -> tuple[list[Event], Learnt]:
         """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
         index, book, learnt = Index(given), Book(self.contexts), Encounters()
         observed: list[Observed] = []
+        versions: dict[str, Versions] = {}
         entries = [*entries]
         for entry in sorted(entries, key=lambda one: _ORDER.get(kind_of(one.resource), 2)):
             entry.reading = reading = Reading(entry.resource, sender, self._site, index)
@@ -267,7 +295,7 @@ class FhirMapper:
                 case "ImagingStudy":
                     reading.note("", "its instances come by C-STORE or STOW-RS, and say all that it does: not used")
                 case _:
-                    for found in map_observation(reading):
+                    for found in self._observed(reading, versions, update=entry.method == "PUT" or hook):
                         if isinstance(found, Fact):
                             book.write(reading, found.subject.patient_id, found.said)
                         else:
@@ -276,15 +304,25 @@ class FhirMapper:
         for entry in entries:
             assert entry.reading is not None
             events += entry.reading.events
-            events += _letters(entry.reading)
+            events += letters_of(entry.reading)
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
-        return events, dict(learnt)
+        return events, Learnt(dict(learnt), versions)
+
+    def _observed(self, reading: Reading, versions: dict[str, Versions], *, update: bool) -> list[Observed | Fact]:
+        """Map an Observation; what an earlier version said and this one does not is taken back. `versions`: of this request."""
+        name = name_of(reading)
+        known = (versions.get(name) or self._versions.get(name)) if name else ()
+        found = map_observation(reading, remembered=bool(known))
+        said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
+        if name and said:
+            versions[name] = said
+        return found
 
     def _grade(self, entry: Entry) -> None:
         """Set the entry's status by what was found."""
         kind = kind_of(entry.resource)
         if entry.refused:
-            entry.status = BAD_REQUEST
+            entry.status = entry.refusal
         elif entry.resource and kind not in SUPPORTED:
             if self.settings.not_for_us == "refuse" or not is_known(kind):
                 entry.say(Issue("error", "not-supported", "this resource type is not taken", kind))
@@ -292,12 +330,13 @@ class FhirMapper:
             else:
                 entry.say(Issue("information", "not-supported", "this resource type is not used", kind))
         elif entry.reading is not None:
-            unused = not entry.reading.troubles and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
+            found = entry.reading.troubles or entry.reading.events
+            unused = not found and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
             if unused and self.settings.not_for_us == "refuse":
                 entry.say(Issue("error", "business-rule", "nothing in it is for Vigil", kind))
                 entry.status = UNPROCESSABLE
             else:
-                entry.status = CREATED if entry.method == "POST" and not unused else OK
+                entry.status = CREATED if entry.method in ("POST", "") and not unused else OK
 
     def too_large(self, outcome: Outcome) -> Outcome:
         """Refuse what no broker will take: it stays with its sender."""
@@ -321,6 +360,13 @@ class _Bounded(dict[str, str]):
 
 def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
     return Outcome("refused", Answer(status, operation_outcome(issues)), issues, resource_type=kind)
+
+
+def _why(entry: Entry) -> str:
+    """Return why an entry is refused, the places as they are in its resource."""
+    kind = kind_of(entry.resource) if is_known(kind_of(entry.resource)) else "resource"
+    shown = [str(issue).replace(f"{entry.place}.resource", kind) for issue in entry.issues if issue.is_error]
+    return "; ".join(shown[:REASONS_SHOWN])
 
 
 def _place_of(part: Any, value: Any, place: str = "") -> str:
@@ -354,27 +400,6 @@ def _contradiction(resource: Json, request: Request) -> Issue | None:
     if request.door == "update" and resource.get("id") != request.id:
         return Issue("error", "invalid", "the resource's id is not the id in the URL", f"{kind}.id")
     return None
-
-
-def _letters(reading: Reading) -> list[Event]:
-    patient = next((event.patient_id for event in reading.events if hasattr(event, "patient_id")), None)
-    letters: list[Event] = []
-    for stage in dict.fromkeys(stage for stage, _ in reading.troubles):
-        words = [str(issue) for at, issue in reading.troubles if at == stage]
-        more = [f"and {len(words) - _REASONS_SHOWN} more"] if len(words) > _REASONS_SHOWN else []
-        letters.append(
-            dead_letter(
-                orjson.dumps(reading.resource),
-                connector="fhir",
-                stage=stage,
-                message="; ".join((*words[:_REASONS_SHOWN], *more)),
-                failed_at=reading.sender.received_at,
-                media_type=MEDIA_TYPE,
-                key=patient,
-                identity=reading.identity,
-            )
-        )
-    return letters
 
 
 def _verdict(events: Sequence[Event], entries: Sequence[Entry]) -> Verdict:

@@ -1,8 +1,9 @@
 """The endpoint as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0): for integrators' tools, and for the fuzzer.
 
-The bodies' schemas are made from the models that validate (`structure`), so they say what is checked: names, types, cardinality.
-Extensions, contained resources and the `_name` siblings of primitives are taken everywhere and written out nowhere: they would be
-nine tenths of the document. Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
+The bodies' schemas are made from the models that validate (`structure`), so they say what is checked: names, types, cardinality,
+and the codes of a status (`understanding`). Extensions, contained resources and the `_name` siblings of primitives are taken
+everywhere and written out nowhere: they would be nine tenths of the document. Modifiers are not taken.
+Primitives: https://hl7.org/fhir/R4/datatypes.html#primitive
 """
 
 import re
@@ -15,6 +16,7 @@ from connectors.fhir.acknowledgement import MEDIA_TYPE
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.examples import EXAMPLES
 from connectors.fhir.settings import FhirSettings
+from connectors.fhir.understanding import STATUSES
 
 Schema = dict[str, Any]
 
@@ -43,7 +45,7 @@ _PRIMITIVES: Final[dict[str, Schema]] = {  # name of the annotation in `fhir.res
     "Instant": {"type": "string", "pattern": f"^{_YEAR}-{_MONTH}-{_DAY}T{_CLOCK}{_ZONE}$"},
     "Time": {"type": "string", "pattern": f"^{_CLOCK}$"},
 }
-_UNWRITTEN: Final = frozenset({"extension", "modifierExtension", "contained", "fhir_comments"})
+_UNWRITTEN: Final = frozenset({"extension", "modifierExtension", "implicitRules", "contained", "fhir_comments"})
 _COMPLEX: Final = re.compile(r"(\w+)Type")
 _RESOURCE: Final = {"type": "object", "required": ["resourceType"], "properties": {"resourceType": {"type": "string"}}}
 _OUTCOME: Final = {"$ref": "#/components/schemas/OperationOutcome"}
@@ -58,7 +60,7 @@ _WHAT: Final = {
     "408": "not complete in time",
     "413": "too long",
     "415": "neither JSON nor XML by its content type, or compressed",
-    "422": "understood, and not taken: a Bundle of another type, or by the setting `not_for_us`",
+    "422": "readable, and not taken: a modifier that is not known, a Bundle of another type, or by the setting `not_for_us`",
     "503": "not confirmed as stored, or too many requests at once: send it again after `Retry-After` seconds",
 }
 
@@ -173,7 +175,8 @@ def _schema(name: str) -> tuple[Schema, list[str]]:
         element = one.alias or field
         if element in _UNWRITTEN or field.endswith("__ext") or element == "resource_type":
             continue
-        properties[element] = _type(one.annotation, further)
+        codes = STATUSES.get(name, {}).get(element)
+        properties[element] = {"enum": sorted(codes)} if codes else _type(one.annotation, further)
         more = one.json_schema_extra or {}
         # where a `_name` sibling may stand for a primitive the models require neither by itself; R4 requires the element
         if one.is_required() or more.get("element_required"):

@@ -2,22 +2,27 @@
 
 1. A long body is mapped in a thread, so that others do not wait the milliseconds it takes.
 2. Pictures are in the object store, confirmed, before the events that refer to them are published.
-3. `publish` returned: confirmed. What the body says about patients and stays is remembered from then on, not before.
+3. `publish` returned: confirmed. What the body says about patients and stays, and what its Observations said, is remembered from
+   then on, not before.
 4. Whole contexts are published one body after the other, each made from what the one before has published.
 5. `publish` failed or took too long: `Unconfirmed`. The events may be stored or not; the resend decides, under the same ids.
 6. `Poison`: no broker or object store will ever take a part of it (too large). Refused; it stays with its sender.
+7. What was fetched has no sender who would send it again: what is refused of it goes into a dead letter (`keep`), confirmed too.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
+from connectors.fhir.acknowledgement import MEDIA_TYPE
 from connectors.fhir.handling import FhirMapper, Outcome, Request
-from connectors.publisher import Publisher, Store
+from connectors.fhir.letters import beginning_of_refused, letter_of_refused
+from connectors.publisher import NewObject, Publisher, Store
 from models.errors import Poison, Transient
-from processors.events import Event, ImageEvent
+from processors.events import DeadLetterEvent, Event, ImageEvent
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +58,33 @@ class Publishing:
                 async with self._contexts:
                     if self._generation != generation:
                         outcome = await self._map(body, peer, asked)
-                    await self._confirm(outcome)
+                    await self._confirm(outcome.events, outcome.pictures)
                     self._generation += 1
                     self.mapper.learn(outcome)
             elif outcome.events:
-                await self._confirm(outcome)
+                await self._confirm(outcome.events, outcome.pictures)
+                self.mapper.learn(outcome)
         except Poison:
             return self.mapper.too_large(outcome)
         return outcome
+
+    async def keep(self, original: bytes, peer: str, reason: str) -> None:
+        """Publish as a dead letter what was refused and nobody will send again. Raises `Unconfirmed`."""
+        now = self._now()
+        try:
+            await self._confirm((letter_of_refused(original, peer, reason, now),))
+        except Poison:  # larger than a record
+            await self._confirm((await self._elsewhere(original, peer, reason, now),))
+
+    async def _elsewhere(self, original: bytes, peer: str, reason: str, now: datetime) -> DeadLetterEvent:
+        """Return a letter that refers to the object store, or holds a beginning only, where that does not take the whole either."""
+        try:
+            async with asyncio.timeout(self._seconds + _GUARD):
+                return letter_of_refused(await self._store.put(original, MEDIA_TYPE, ".json"), peer, reason, now)
+        except Poison:
+            return beginning_of_refused(original, peer, reason, now)
+        except Exception as error:
+            raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None
 
     async def _map(self, body: bytes, peer: str, asked: Request) -> Outcome:
         sender = self.mapper.sender(peer, self._now())
@@ -68,10 +92,10 @@ class Publishing:
             return await asyncio.to_thread(self.mapper.handle, body, sender, asked)
         return self.mapper.handle(body, sender, asked)
 
-    async def _confirm(self, outcome: Outcome) -> None:
+    async def _confirm(self, given: Sequence[Event], pictures: Mapping[str, NewObject] = MappingProxyType({})) -> None:
         try:
             async with asyncio.timeout(self._seconds + _GUARD):
-                events = [await self._stored(event, outcome) for event in outcome.events]
+                events = [await self._stored(event, pictures.get(event.id)) for event in given]
                 await self._publisher.publish(events, timeout=self._seconds)
         except Poison:
             raise
@@ -80,9 +104,8 @@ class Publishing:
                 log.error("FHIR: publishing failed with %s", type(error).__name__)
             raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None
 
-    async def _stored(self, event: Event, outcome: Outcome) -> Event:
+    async def _stored(self, event: Event, picture: NewObject | None) -> Event:
         """Return the event as it is published: that of a picture with the place where the picture now lies."""
-        picture = outcome.pictures.get(event.id)
         if picture is None or not isinstance(event, ImageEvent):
             return event
         reference = await self._store.put(picture.data, picture.media_type, picture.suffix)

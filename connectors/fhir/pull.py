@@ -1,33 +1,37 @@
 """Fetches from a FHIR server what it does not push: pages by `_lastUpdated`, Bulk Data exports, missed notifications.
 
 Everything goes through the same mapping as what is pushed, and a `Bookmark` moves on only after Kafka has confirmed: a stop
-repeats at most the last page, under the same ids. A server that is busy or down (408, 429, 5xx, no answer) is asked again, with
-`Retry-After` or back-off, for as long as it takes; one that refuses (401, 403, 404, ...) ends the pull with its reason.
+repeats at most the last page, under the same ids. What the mapping refuses is a dead letter by then: nobody will send it again. A
+server that is busy or down (408, 429, 5xx, no answer) is asked again, with `Retry-After` or back-off, for as long as it takes; one
+that refuses (401, 403, 404, ...) ends the pull with its reason.
 """
 
 import asyncio
-import json
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import orjson
 
+from connectors.fhir.bookmarks import Bookmark
+from connectors.fhir.bundles import announced, entries_of
 from connectors.fhir.capability import SUPPORTED
-from connectors.fhir.handling import Outcome, Request
+from connectors.fhir.handling import Request
 from connectors.fhir.mapping.reading import objects, text
 from connectors.fhir.publishing import Publishing
 from connectors.fhir.structure import Json, kind_of
-from models.errors import Fatal, Permanent, Transient
+from connectors.fhir.subscriptions import status_of
+from models.errors import Permanent, Transient
 
 log = logging.getLogger(__name__)
 
+Taken = TypeVar("Taken")
 ORDER: Final = ("Patient", "Encounter", "Observation", "DiagnosticReport", "DocumentReference", "Media", "Communication")
 PAGE: Final = 200  # resources of one page, and of one publish
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -44,51 +48,9 @@ class Pulled:
     resources: int = 0
     events: int = 0
     refused: int = 0  # resources that were not accepted; each is logged with its reason
+    kept: int = 0  # of these: dead letters (the others are not for Vigil, by the setting `not_for_us`)
     kind: str = ""
     newest: str = ""  # lastUpdated
-
-
-class Bookmark:
-    """Where to go on: a small JSON file, written whole and replaced."""
-
-    def __init__(self, path: Path | None, server: str = "") -> None:
-        """None: remembered only while the process runs. Raises `Permanent` when it cannot be read, or is another server's."""
-        self._path = path
-        try:
-            self._known: dict[str, Any] = dict(json.loads(path.read_bytes())) if path else {}
-        except FileNotFoundError:
-            self._known = {}
-        except (OSError, ValueError, TypeError) as error:
-            raise Permanent("the bookmark cannot be read", hint="delete it to begin anew") from error
-        if server and self._known.get("server", server) != server:
-            raise Permanent("the bookmark is another server's", hint="name another file")
-        if server:
-            self.set("server", server)
-
-    def get(self, name: str) -> Any:
-        """Return what was saved under a name, None for nothing."""
-        return self._known.get(name)
-
-    def set(self, name: str, value: Any) -> None:
-        """Save. Raises `Fatal` when that cannot be written: the next run would repeat everything."""
-        self._known[name] = value
-        self._save()
-
-    def end_export(self) -> None:
-        """Forget an export and how far its files were read: those of the next one may have the same names."""
-        self._known = {
-            name: value for name, value in self._known.items() if name != "export" and not name.startswith("output ")
-        }
-        self._save()
-
-    def _save(self) -> None:
-        if self._path:
-            part = self._path.with_name(self._path.name + ".part")
-            try:
-                part.write_text(json.dumps(self._known))
-                part.replace(self._path)
-            except OSError as error:
-                raise Fatal(f"the bookmark {self._path.name} cannot be written") from error
 
 
 class Puller:
@@ -205,7 +167,7 @@ class Puller:
             try:
                 async with self._client.stream("GET", url, headers=headers) as answer:
                     if answer.status_code == httpx.codes.OK:
-                        await self._lines(answer.aiter_lines(), name, int(self._bookmark.get(name) or 0))
+                        await self._lines(_lines_of(answer.aiter_bytes()), name, int(self._bookmark.get(name) or 0))
                         return self.done
                     if answer.status_code not in _BUSY:
                         raise _failure(answer)
@@ -217,8 +179,8 @@ class Puller:
     async def ndjson_file(self, path: Path) -> Pulled:
         """Read one NDJSON file from disk, from the line where it was left."""
 
-        async def lines() -> AsyncIterator[str]:
-            with path.open(encoding="utf-8") as file:
+        async def lines() -> AsyncIterator[bytes]:
+            with path.open("rb") as file:
                 for line in file:
                     yield line
 
@@ -226,7 +188,7 @@ class Puller:
         await self._lines(lines(), name, int(self._bookmark.get(name) or 0))
         return self.done
 
-    async def _lines(self, lines: AsyncIterator[str], name: str, skip: int) -> None:
+    async def _lines(self, lines: AsyncIterator[bytes], name: str, skip: int) -> None:
         count, waiting = 0, list[Json]()
         async for line in lines:
             count += 1
@@ -239,8 +201,8 @@ class Puller:
             if isinstance(found, dict):
                 waiting.append(found)
             else:
-                self.done = replace(self.done, refused=self.done.refused + 1)
-                log.warning("FHIR: line %d of an export is no JSON object", count)
+                await self._keep(line.strip(), f"line {count} of an export is no JSON object")
+                self.done = replace(self.done, refused=self.done.refused + 1, kept=self.done.kept + 1)
             if len(waiting) >= PAGE:
                 await self._take(waiting, kind_of(waiting[0]))
                 self._bookmark.set(name, count)
@@ -288,8 +250,13 @@ class Puller:
             await self.latest(peer)
             return
         outcome = await self._publishing.take(answer.content, self.peer, Request("hook"))
-        if outcome.announced:
-            await self.resources(peer, outcome.announced)
+        named = outcome.announced
+        if outcome.code != httpx.codes.OK:  # refused whole for one of them: nobody sends the others again either
+            page = _json(answer)
+            await self._take([one for one in _resources(page) if kind_of(one) in SUPPORTED], "")
+            named = announced(status, [*entries_of(page)][1:]) if (status := status_of(page)) else ()
+        if named:
+            await self.resources(peer, named)
 
     async def resources(self, peer: str, references: tuple[str, ...]) -> None:
         """Fetch resources one by one."""
@@ -305,33 +272,54 @@ class Puller:
     # ------------------------------------------------------------------------------------------------------------- details
 
     async def _take(self, resources: list[Json], kind: str) -> None:
-        """Publish resources together; what cannot be taken is counted and logged, and does not stop the others."""
+        """Publish resources together; what cannot be taken becomes a dead letter, and does not stop the others.
+
+        Returns once all of it is confirmed, the letters too: then the bookmark may move on.
+        """
         if not resources:
             return
-        # a batch stands entry by entry, so one bad resource of a page leaves the others alone
-        entries = [{"resource": one, "request": {"method": "POST", "url": kind_of(one) or "x"}} for one in resources]
-        body = orjson.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries})
-        outcome = await self._confirmed(body)
-        refused = sum(1 for issue in outcome.issues if issue.is_error)
-        if refused:
-            log.warning("FHIR: not taken from %s: %s", self.peer, outcome.reason)
+        events, refused, kept = await self._published(resources)
         newest = max((_updated(one) for one in resources), default="")
         self.done = replace(
             self.done,
             pages=self.done.pages + 1,
             resources=self.done.resources + len(resources),
-            events=self.done.events + len(outcome.events),
+            events=self.done.events + events,
             refused=self.done.refused + refused,
+            kept=self.done.kept + kept,
             kind=kind,
             newest=newest or self.done.newest,
         )
         self._progress(self.done)
 
-    async def _confirmed(self, body: bytes) -> Outcome:
+    async def _published(self, resources: list[Json]) -> tuple[int, int, int]:
+        """Publish; return how many events were made, resources refused, and of these kept."""
+        # a batch stands entry by entry, so one bad resource of a page leaves the others alone
+        entries = [{"resource": one, "request": _as_update(one)} for one in resources]
+        body = orjson.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries})
+        outcome = await self._confirmed(lambda: self._publishing.take(body, self.peer, Request("bundle")))
+        if outcome.code != httpx.codes.OK and len(resources) > 1:  # one that no record holds: it alone is refused, not the page
+            half = len(resources) // 2
+            first, second = await self._published(resources[:half]), await self._published(resources[half:])
+            return first[0] + second[0], first[1] + second[1], first[2] + second[2]
+        refusals = outcome.refusals if outcome.code == httpx.codes.OK else ((0, outcome.reason),)
+        for n, reason in refusals:
+            await self._keep(orjson.dumps(resources[n]), reason)
+        answered = (text(next(objects(one, "response"), {}).get("status")) for one in objects(outcome.answer.body, "entry"))
+        refused = sum(not status.startswith("2") for status in answered) if outcome.code == httpx.codes.OK else 1
+        if refused > len(refusals):
+            log.warning("FHIR: not taken from %s: %s", self.peer, outcome.reason)
+        return len(outcome.events), refused, len(refusals)
+
+    async def _keep(self, original: bytes, reason: str) -> None:
+        await self._confirmed(lambda: self._publishing.keep(original, self.peer, reason))
+        log.warning("FHIR: not taken from %s, kept as a dead letter: %s", self.peer, reason)
+
+    async def _confirmed(self, publish: Callable[[], Awaitable[Taken]]) -> Taken:
         wait = 0.5
         while True:
             try:
-                return await self._publishing.take(body, self.peer, Request("bundle"))
+                return await publish()
             except Transient as error:
                 log.warning("FHIR: a page of %s is not confirmed (%s), sending it again", self.peer, error)
                 await self._sleep(wait * random.uniform(0.5, 1))
@@ -373,6 +361,17 @@ class Puller:
         return reference
 
 
+async def _lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield lines as NDJSON has them, ended by LF alone: `httpx` ends them at U+2028 too, which JSON may have in a string."""
+    rest = b""
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line
+    if rest:
+        yield rest
+
+
 def _json(answer: httpx.Response) -> Json:
     """Return the body of an answer. Raises `Permanent` for another status than 200, and for what is no JSON object."""
     if answer.status_code != httpx.codes.OK:
@@ -384,6 +383,12 @@ def _json(answer: httpx.Response) -> Json:
     if not isinstance(found, dict):
         raise Permanent(f"{_place(str(answer.url))} answered with something that is no JSON object")
     return found
+
+
+def _as_update(resource: Json) -> Json:
+    """Return the request that a fetched resource stands for: its server vouches for its id, so it is the next version of that."""
+    kind, own = kind_of(resource) or "x", text(resource.get("id"))
+    return {"method": "PUT", "url": f"{kind}/{own}"} if own else {"method": "POST", "url": kind}
 
 
 def _resources(page: Json) -> list[Json]:

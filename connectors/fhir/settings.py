@@ -106,6 +106,12 @@ class FhirSettings(Section):
     largest_picture: int = Field(
         100_000_000, ge=1, description="pixels of a picture in a Media: a mammogram has 25 million, a bomb has more"
     )
+    remembered_observations: int = Field(
+        100_000,
+        ge=0,
+        description="ids of Observations of which is remembered what they said (about 1 KB each), those heard of last: a later "
+        "version for another patient or time takes that back",
+    )
     most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
     connections: int = Field(2048, ge=1, description="open connections; one more is closed")
     in_flight: int = Field(64, ge=1, description="requests being read or answered; one more is told 503, try again")

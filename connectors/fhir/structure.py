@@ -3,10 +3,14 @@
 `fhir.resources` 8.3 has models of R4B, not of R4. R4B (4.3.0) changed medication definition, evidence and subscription resources;
 the types that Vigil maps are the same in both. The models check names, types, cardinality, regular expressions and choice types;
 not terminology, invariants or profiles. A type that R4B does not know is not validated.
+
+Where a model reads one JSON type as another (a number as seconds since 1970, or as a boolean), what was sent counts: it is no such
+value (https://hl7.org/fhir/R4/json.html#primitive), and nothing behind this module could read it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
@@ -109,7 +113,7 @@ def validate(resource: Json) -> list[Issue]:
     if model is None:
         return []
     try:
-        model.model_validate(resource)
+        made = model.model_validate(resource)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         issues = list(dict.fromkeys(_issue(kind, one["type"], one["loc"]) for one in found))
@@ -119,7 +123,35 @@ def validate(resource: Json) -> list[Issue]:
         return [Issue("error", "too-long", "nested too deeply", kind)]
     except Exception as error:  # the models' own validators raise other things for some malformed values
         return [Issue("error", "structure", f"not readable as {kind} ({type(error).__name__})", kind)]
-    return []
+    places = [*_coerced(resource, made, ())]
+    return [_issue(kind, "", place) for place in places[:_SHOWN]]
+
+
+def _coerced(given: Any, made: Any, place: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
+    """Yield the places whose number or boolean the model has made something else of."""
+    if isinstance(given, dict):
+        names = _fields(made.__class__)
+        for name, value in given.items():
+            if name in names:
+                yield from _coerced(value, getattr(made, names[name]), (*place, name))
+    elif isinstance(given, list):
+        for n, pair in enumerate(zip(given, made, strict=False) if isinstance(made, list) else ()):
+            yield from _coerced(*pair, (*place, n))
+    elif isinstance(given, (bool, int, float)) and not _same_kind(given, made):
+        yield place
+
+
+def _same_kind(given: bool | float, made: Any) -> bool:
+    if isinstance(given, bool) or isinstance(made, bool):
+        return isinstance(given, bool) and isinstance(made, bool)
+    return isinstance(made, (int, float, Decimal))
+
+
+@lru_cache(maxsize=1024)
+def _fields(model: Any) -> Mapping[str, str]:
+    """Return what a model calls each element: Python's keywords among them have another name there."""
+    found: Mapping[str, Any] = getattr(model, "model_fields", {})
+    return {field.alias or name: name for name, field in found.items()}
 
 
 @lru_cache(maxsize=256)

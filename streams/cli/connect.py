@@ -123,7 +123,8 @@ def fhir(
     begin, kinds, pause = _since(since), _kinds(kind or []), _pause(every)
     work = _fhir(settings, own, name, base, token_file, ca_file, mark, begin, kinds, export=export, group=group, every=pause)
     done = _run(work, resumable=resume)
-    print(f"{done.resources} resources, {done.events} events published, {done.refused} not taken")
+    kept = f" ({done.kept} kept: vigil dead-letters list)" if done.kept else ""
+    print(f"{done.resources} resources, {done.events} events published, {done.refused} not taken{kept}")
     if mark:
         print(f"the next run goes on from {mark}")
 
@@ -165,10 +166,11 @@ async def _fhir(
     every: float,
 ) -> "Pulled":
     from connectors.contexts import MemoryContexts
+    from connectors.fhir.bookmarks import Bookmark
     from connectors.fhir.client import client
     from connectors.fhir.handling import FhirMapper
     from connectors.fhir.publishing import Publishing
-    from connectors.fhir.pull import Bookmark, Puller
+    from connectors.fhir.pull import Puller
     from connectors.identity import Identities
     from connectors.objects import ObjectStore
     from streams.edge import read_contexts

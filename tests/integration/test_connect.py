@@ -160,6 +160,14 @@ async def test_fhir_interrupted_and_gone_on_with(site: Site) -> None:
         assert len(set(await site.ids("clinical.vitals"))) == 23
 
 
+async def test_fhir_what_is_refused_is_a_dead_letter(site: Site) -> None:
+    async with ehr(site.folder) as (server, words):
+        del server.resources[7]["status"]
+        done = await site.connect(*words)
+        assert (done.code, "22 events published, 1 not taken (1 kept: vigil dead-letters list)" in done.out) == (0, True)
+        assert len(await site.ids("clinical.dead-letters")) == 1
+
+
 async def test_fhir_export(site: Site) -> None:
     async with ehr(site.folder) as (_, words):
         for _ in range(2):

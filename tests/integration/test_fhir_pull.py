@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from base64 import b64decode
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -13,15 +14,17 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from connectors.fhir.bookmarks import Bookmark
 from connectors.fhir.handling import FhirMapper
 from connectors.fhir.publishing import Publishing
-from connectors.fhir.pull import ORDER, Bookmark, Puller
+from connectors.fhir.pull import ORDER, Puller
 from connectors.fhir.server import FhirServer
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.serving import QuietServer
-from models.errors import Permanent, Transient
+from models.errors import Permanent, Poison, Transient
+from processors.events import DeadLetterEvent, ObjectReference, VitalsEvent
 from tests.edge import MemoryStore, RecordingPublisher, identities
-from tests.fhir_resources import observation
+from tests.fhir_resources import document, observation
 from tests.unit.connectors.fhir.test_subscriptions import history, parameters
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -200,11 +203,119 @@ async def test_a_server_that_refuses_ends_the_pull_with_its_reason():
         assert "token" in caught.value.hint
 
 
-async def test_a_bad_resource_of_a_page_leaves_the_others_alone():
+def letters(publisher):
+    return [event for event in publisher.events if isinstance(event, DeadLetterEvent)]
+
+
+async def test_a_bad_resource_of_a_page_leaves_the_others_alone_and_becomes_a_dead_letter(caplog):
     async with running(Ehr()) as ehr, pulling(ehr) as puller:
         del ehr.resources[7]["status"]
+        ehr.resources[8]["modifierExtension"] = [{"url": "http://example.org/not-taken", "valueBoolean": True}]
         done = await puller.pull()
-        assert (done.events, done.refused) == (22, 1)
+        assert (done.resources, done.events, done.refused, done.kept) == (23, 21, 2, 2)
+        first, second = letters(puller.publisher)
+        assert (first.stage, first.original_topic) == ("decode", "connector.fhir")
+        assert first.message == "Observation.status: a required element is missing"
+        assert second.message.startswith("Observation.modifierExtension[0]: ")
+        assert [orjson.loads(b64decode(one.original_value)) for one in (first, second)] == ehr.resources[7:9]
+        await puller.pull()  # the same resources again: the same letters
+        assert {letter.id for letter in letters(puller.publisher)} == {first.id, second.id}
+    assert "o7" not in caplog.text  # an id may be a record number
+    assert "dead letter: Observation.status" in caplog.text
+
+
+async def test_the_bookmark_moves_on_only_after_the_dead_letter_is_confirmed(tmp_path):
+    class Ends(RecordingPublisher):
+        async def publish(self, events, *, timeout=None):
+            if isinstance(events[0], DeadLetterEvent):
+                raise KeyboardInterrupt
+            await super().publish(events, timeout=timeout)
+
+    async with running(Ehr()) as ehr:
+        del ehr.resources[7]["status"]
+        async with pulling(ehr, Ends(), Bookmark(tmp_path / "mark")) as puller:
+            with pytest.raises(KeyboardInterrupt):
+                await puller.pull()
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+            await puller.pull()
+            assert len(letters(puller.publisher)) == 1
+
+
+async def test_a_dead_letter_is_sent_until_it_is_confirmed():
+    class Shaky(RecordingPublisher):
+        failures = 3
+
+        async def publish(self, events, *, timeout=None):
+            if isinstance(events[0], DeadLetterEvent) and self.failures:
+                self.failures -= 1
+                raise Transient("broker down")
+            await super().publish(events, timeout=timeout)
+
+    async with running(Ehr()) as ehr, pulling(ehr, Shaky()) as puller:
+        del ehr.resources[7]["status"]
+        assert (await puller.pull()).kept == len(letters(puller.publisher)) == 1
+
+
+class Small(RecordingPublisher):
+    """A broker that takes no record longer than that."""
+
+    def __init__(self, largest):
+        super().__init__()
+        self.largest = largest
+
+    async def publish(self, events, *, timeout=None):
+        if any(len(event.model_dump_json()) > self.largest for event in events):
+            raise Poison("too large")
+        await super().publish(events, timeout=timeout)
+
+
+async def test_what_fits_no_record_takes_no_page_with_it():
+    # a note is too large for the broker, its letter too: the resource lies in the object store
+    words = "Chest pain. " * 20_000
+    async with running(Ehr(count=4)) as ehr:
+        ehr.resources[2:2] = [document(words, meta={"lastUpdated": ehr.stamp(2)})]
+        store = MemoryStore()
+        publishing = Publishing(FhirMapper(FhirSettings(), identities()), Small(100_000), store, now=lambda: NOW, seconds=5)
+        async with pulling(ehr, publishing._publisher, publishing=publishing) as puller:
+            await puller._take(ehr.resources, "Observation")
+            assert (puller.done.resources, puller.done.events, puller.done.refused, puller.done.kept) == (5, 4, 1, 1)
+            (letter,) = letters(puller.publisher)
+            assert "larger than what the broker takes" in letter.message
+            reference = ObjectReference.model_validate_json(b64decode(letter.original_value))
+            assert orjson.loads(await store.get(reference)) == ehr.resources[2]
+            store.trouble = Poison("too large for it too")
+            puller.publisher.calls.clear()
+            await puller._take(ehr.resources, "Observation")
+            (letter,) = letters(puller.publisher)
+            assert letter.cut.value_bytes == len(orjson.dumps(ehr.resources[2]))
+            assert orjson.dumps(ehr.resources[2]).startswith(b64decode(letter.original_value))
+
+
+async def test_what_is_not_for_us_is_no_dead_letter_by_setting_either():
+    settings = FhirSettings(not_for_us="refuse")
+    publisher = RecordingPublisher()
+    publishing = Publishing(FhirMapper(settings, identities()), publisher, MemoryStore(), now=lambda: NOW, seconds=5)
+    async with running(Ehr(count=3)) as ehr, pulling(ehr, publisher, publishing=publishing) as puller:
+        ehr.resources[1]["code"] = {"text": "glucose"}
+        done = await puller.pull()
+        assert (done.events, done.refused, done.kept, letters(publisher)) == (2, 1, 0, [])
+
+
+async def test_a_bad_resource_among_missed_events_leaves_the_others_alone():
+    async with running(Ehr()) as ehr, pulling(ehr) as puller:
+        del ehr.resources[3]["status"]
+        await puller.missed("fhir", "Subscription/vitals", 2, 4)
+        found = puller.publisher.events
+        assert sorted(event.observations[0].value for event in found if isinstance(event, VitalsEvent)) == [62, 64]
+        (letter,) = letters(puller.publisher)
+        assert orjson.loads(b64decode(letter.original_value)) == ehr.resources[3]
+
+
+async def test_a_bad_resource_that_a_notification_announced_becomes_a_dead_letter():
+    async with running(Ehr()) as ehr, pulling(ehr) as puller:
+        del ehr.resources[3]["status"]
+        await puller.resources("fhir", ("Observation/o3", "Observation/o4"))
+        assert [type(event) for event in puller.publisher.events] == [DeadLetterEvent, VitalsEvent]
 
 
 async def test_pages_and_references_to_another_host_are_not_followed():
@@ -243,11 +354,23 @@ async def test_the_next_export_is_read_from_its_beginning_though_its_files_have_
         assert ehr.asked.count("export") == 2
 
 
-async def test_a_line_that_is_no_resource_is_counted(tmp_path):
+async def test_a_line_that_is_no_resource_is_counted_and_kept(tmp_path):
     async with running(Ehr(count=9)) as ehr, pulling(ehr) as puller:
         ehr.break_off_after = 3
         done = await puller.export()
-        assert (done.resources, done.refused) == (3, 1)
+        assert (done.resources, done.refused, done.kept) == (3, 1, 1)
+        (letter,) = letters(puller.publisher)
+        assert (letter.message, b64decode(letter.original_value)) == ("line 4 of an export is no JSON object", b"not json")
+
+
+async def test_a_line_ends_at_a_line_feed_and_nowhere_else(tmp_path):
+    path = tmp_path / "Observation.ndjson"
+    async with running(Ehr(count=3)) as ehr, pulling(ehr) as puller:
+        ehr.resources[1]["note"] = [{"text": "one\u2028two\x85three"}]
+        assert ((await puller.export()).events, puller.done.refused) == (3, 0)
+        path.write_bytes(orjson.dumps(ehr.resources[1]) + b"\n\xff\xfe\n")
+        assert ((await puller.ndjson_file(path)).events, puller.done.kept) == (4, 1)
+        assert b64decode(letters(puller.publisher)[0].original_value) == b"\xff\xfe"
 
 
 async def test_a_local_file(tmp_path):

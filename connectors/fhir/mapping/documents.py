@@ -9,7 +9,7 @@
 | Communication | status | original |
 """
 
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from connectors import texts
@@ -64,7 +64,7 @@ def map_document(reading: Reading) -> None:
     attachments = [(f"content[{n}].attachment", one.get("attachment")) for n, one in enumerate(objects(resource, "content"))]
     context = resource.get("context")
     stays = objects(context, "encounter") if isinstance(context, dict) else iter(())
-    creations = [one.get("creation") for _, one in attachments if isinstance(one, dict)]
+    creations = {f"{place}.creation": one.get("creation") for place, one in attachments if isinstance(one, dict)}
     _publish(
         reading,
         status=status,
@@ -72,7 +72,7 @@ def map_document(reading: Reading) -> None:
         replaces=replaces,
         kind=resource.get("type") or resource.get("category"),
         text="" if status in _VOID else _whole(reading, attachments),
-        times=(resource.get("date"), *creations),
+        times={"date": resource.get("date"), **creations},
         encounter=next(stays, None),
     )
 
@@ -88,7 +88,7 @@ def map_report(reading: Reading) -> None:
             reading.note("", "a report without text (presentedForm, conclusion): not used")
         return
     period = resource.get("effectivePeriod")
-    spans = [period.get("end"), period.get("start")] if isinstance(period, dict) else []
+    spans = {f"effectivePeriod.{name}": period.get(name) for name in ("end", "start")} if isinstance(period, dict) else {}
     _publish(
         reading,
         status=status,
@@ -96,7 +96,7 @@ def map_report(reading: Reading) -> None:
         replaces=None,
         kind=resource.get("code"),
         text="" if status in _VOID else words,
-        times=(resource.get("issued"), resource.get("effectiveDateTime"), *spans),
+        times={name: resource.get(name) for name in ("issued", "effectiveDateTime")} | spans,
         encounter=resource.get("encounter"),
     )
 
@@ -134,7 +134,7 @@ def map_communication(reading: Reading) -> None:
         replaces=None,
         kind=next(objects(resource, "category"), None) or {"text": "Communication"},
         text="" if status in _VOID else words,
-        times=(resource.get("sent"), resource.get("received")),
+        times={name: resource.get(name) for name in ("sent", "received")},
         encounter=resource.get("encounter"),
     )
 
@@ -147,7 +147,7 @@ def _publish(
     replaces: str | None,
     kind: Any,
     text: str,
-    times: tuple[object, ...],
+    times: Mapping[str, object],
     encounter: Any,
 ) -> None:
     if not text.strip() and status not in _VOID:
@@ -155,7 +155,8 @@ def _publish(
             reading.trouble("content", "a document without text", code="required")
         return
     subject = reading.subject()
-    if subject is None:
+    authored = reading.stamp(times)
+    if subject is None or authored is None:
         return
     reading.events.append(
         NoteEvent(
@@ -168,17 +169,12 @@ def _publish(
             replaces=replaces,
             note_type=_kind(kind),
             text=text,
-            authored_at=_authored(reading, times),
+            authored_at=authored,
             received_at=reading.sender.received_at,
             processing=reading.processing,
             origin=reading.origin,
         )
     )
-
-
-def _authored(reading: Reading, times: tuple[object, ...]) -> datetime:
-    found = reading.moment(*times)
-    return found[0] if found else reading.last_updated or reading.sender.received_at
 
 
 def _kind(concept: Any) -> Coding:
@@ -288,7 +284,9 @@ def _feedback(reading: Reading, alert: str) -> None:
         if subject is None:
             return
         patient_id = subject.patient_id
-    given = reading.moment(resource.get("sent"), resource.get("received"))
+    given = reading.stamp({name: resource.get(name) for name in ("sent", "received")})
+    if given is None:
+        return
     reasons = [one for one in codings(resource.get("statusReason")) if any(one)]
     reading.events.append(
         FeedbackEvent(
@@ -298,7 +296,7 @@ def _feedback(reading: Reading, alert: str) -> None:
             target_id=alert,
             by=who,
             reason=reasons[0][1] or reasons[0][0] if reasons else "",
-            given_at=given[0] if given else reading.sender.received_at,
+            given_at=given,
             received_at=reading.sender.received_at,
             origin=reading.origin,
         )

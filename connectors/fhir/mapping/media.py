@@ -51,11 +51,11 @@ def map_media(reading: Reading) -> None:
         reading.trouble("content", str(error))
         return
     subject = reading.subject()
-    if subject is None:
-        return
     created = resource.get("createdPeriod")
-    span = [created.get("end"), created.get("start")] if isinstance(created, dict) else []
-    taken = reading.moment(resource.get("createdDateTime"), *span, resource.get("issued"))
+    span = {f"createdPeriod.{name}": created.get(name) for name in ("end", "start")} if isinstance(created, dict) else {}
+    taken = reading.stamp({"createdDateTime": resource.get("createdDateTime")} | span | {"issued": resource.get("issued")})
+    if subject is None or taken is None:
+        return
     instance, event = _instance_uid(reading), reading.event_id(ImageEvent)
     reading.pictures[event] = NewObject(png, PNG, ".png")
     reading.events.append(
@@ -73,7 +73,7 @@ def map_media(reading: Reading) -> None:
             columns=columns,
             # where it lies is known once it is stored (`publishing`)
             pixels=ObjectReference(uri="", sha256=sha256(png).hexdigest(), media_type=PNG, bytes=len(png)),
-            acquired_at=taken[0] if taken else reading.last_updated or reading.sender.received_at,
+            acquired_at=taken,
             received_at=reading.sender.received_at,
             processing=reading.processing,
             origin=reading.origin,

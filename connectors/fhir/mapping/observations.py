@@ -5,8 +5,10 @@
 | code, component.code | LOINC by the site's tables, LOINC or MDC codings (the tables of the HL7 v2 connector) |
 | value[x] | quantity without comparator, integer, decimal as string; coded responsiveness and room air |
 | dataAbsentReason, no value | nothing (a status that retracts goes on without a value) |
+| a status that retracts, without a time or code | what its id is remembered to have said (`versions`), else a dead letter |
 | status | the same word |
 | effectiveDateTime, Instant, Period (end), Timing (first) | observed_at; else issued, else lastUpdated, else received |
+| one of these that is there and no time | nothing: a dead letter, since an old value must not pass for a new one |
 | bodySite, method, referenceRange, note, hasMember, derivedFrom | not used |
 """
 
@@ -34,8 +36,10 @@ from processors import loinc
 from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
 from processors.identity import content_hash, natural_id
 
-_RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
+RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
+Value = tuple[str, float | str | None, str]  # LOINC, value, unit
+_EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _NOTHING: Final[dict[str, dict[str, Any]]] = {
     "pregnant": {"pregnant": None},
     "spo2_scale": {"spo2_scale": 1, "spo2_scale_decided_by": None},
@@ -66,8 +70,11 @@ class Fact:
     said: dict[str, Any]
 
 
-def map_observation(reading: Reading) -> list[Observed | Fact]:
-    """Read an Observation. What cannot be used is noted as trouble, what is no vital sign as a note."""
+def map_observation(reading: Reading, *, remembered: bool = False) -> list[Observed | Fact]:
+    """Read an Observation. What cannot be used is noted as trouble, what is no vital sign as a note.
+
+    `remembered`: what it said before is known, so a retraction need not say it again.
+    """
     resource = reading.resource
     if (meaning := _fact_of(reading, codings(resource.get("code")))) is not None:
         subject = reading.subject()
@@ -75,6 +82,8 @@ def map_observation(reading: Reading) -> list[Observed | Fact]:
         return [Fact(reading, subject, said)] if subject and said else []
     parts = [("", resource), *((f"component[{n}]", one) for n, one in enumerate(objects(resource, "component")))]
     values = [found for place, part in parts for found in _part(reading, place, part)]
+    if resource.get("status") in RETRACTS and not _is_whole(reading, values, remembered=remembered):
+        return []
     if not values:
         if not reading.troubles and not reading.notes:
             _note_unmapped(reading)
@@ -83,6 +92,8 @@ def map_observation(reading: Reading) -> list[Observed | Fact]:
     if subject is None:
         return []
     at = _when(reading)
+    if at is None:
+        return []
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
     return [
         Observed(
@@ -97,6 +108,31 @@ def map_observation(reading: Reading) -> list[Observed | Fact]:
         )
         for code, value, measure in values
     ]
+
+
+def _is_whole(reading: Reading, values: list[Value], *, remembered: bool) -> bool:
+    """Return whether a retraction says by itself what it takes back: a code, and when it was observed.
+
+    One that does not, of what is not remembered, takes nothing back: noted as trouble, so that somebody looks. `issued` may stand
+    for the time only where it did for the original: it is tried as well.
+    """
+    timed = any(reading.resource.get(name) is not None for name in _EFFECTIVE)
+    if remembered:
+        return timed and bool(values)
+    if not timed if values else _is_panel(reading):
+        reading.trouble("", "a retraction that does not say of what, and nothing is remembered under its id", code="not-found")
+    return timed or not values or reading.resource.get("issued") is not None
+
+
+def _is_panel(reading: Reading) -> bool:
+    """Tell whether an Observation is a panel that carries its values itself: others retract their members one by one."""
+    try:
+        code, _ = observation_code(
+            codings(reading.resource.get("code")), reading.sender.peer.codes, reading.site.settings.codes
+        )
+    except Conflict:
+        return False
+    return (code in BLOOD_PRESSURE or code in loinc.PANELS) and not reading.resource.get("hasMember")
 
 
 def vitals_events(observed: list[Observed]) -> list[VitalsEvent]:
@@ -136,8 +172,6 @@ def _event(members: list[Observed]) -> VitalsEvent:
 
 # ---------------------------------------------------------------------------------------------------------------- values
 
-Value = tuple[str, float | str | None, str]  # LOINC, value, unit
-
 
 def _part(reading: Reading, place: str, part: Json) -> list[Value]:
     """Return the value of the Observation itself or of a component, if its code is a vital sign."""
@@ -164,7 +198,7 @@ def _part(reading: Reading, place: str, part: Json) -> list[Value]:
 def _without_value(reading: Reading, place: str, part: Json, code: str) -> list[Value]:
     if code in BLOOD_PRESSURE or code in loinc.PANELS:
         return []
-    if reading.resource.get("status") in _RETRACTS:
+    if reading.resource.get("status") in RETRACTS:
         return [(code, None, "")]  # what it retracts is found by patient, code and time
     why = next((word for word, *_ in codings(part.get("dataAbsentReason")) if word), "")
     reading.note(place, f"no value ({why})" if why in _ABSENT else "no value")
@@ -218,20 +252,25 @@ def _unit(quantity: Json) -> str:
 # ----------------------------------------------------------------------------------------------------- when, who, by what
 
 
-def _when(reading: Reading) -> datetime:
+def _when(reading: Reading) -> datetime | None:
+    """Return when it was observed; None, noted as trouble, where a time is given and cannot be read."""
     resource = reading.resource
     period, timing = resource.get("effectivePeriod"), resource.get("effectiveTiming")
-    spans = [period.get("end"), period.get("start")] if isinstance(period, dict) else []
     events = timing.get("event") if isinstance(timing, dict) else None
-    firsts = events[:1] if isinstance(events, list) else []
-    effective = (resource.get("effectiveDateTime"), resource.get("effectiveInstant"), *spans, *firsts)
-    if found := reading.moment(*effective):
+    effective = {name: resource.get(name) for name in ("effectiveDateTime", "effectiveInstant")}
+    if isinstance(period, dict):
+        effective |= {f"effectivePeriod.{name}": period.get(name) for name in ("end", "start")} | {"effectivePeriod": period}
+    if timing is not None:
+        first = events[0] if isinstance(events, list) and events else None
+        effective |= {"effectiveTiming.event[0]": first, "effectiveTiming": timing}
+    if found := reading.moment(*effective.values()):
         if not found[1]:
             reading.note("effective", "a date without a time of day, read as the start of that day")
         return found[0]
+    if reading.unread(effective):
+        return None
     reading.note("effective", "no time, read as observed when issued or received")
-    issued = reading.moment(resource.get("issued"))
-    return issued[0] if issued else reading.last_updated or reading.sender.received_at
+    return reading.stamp({"issued": resource.get("issued")})
 
 
 def _device(resource: Json) -> str:

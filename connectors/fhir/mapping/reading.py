@@ -269,6 +269,27 @@ class Reading:
         """Return the first of the values that is a time, and whether it has a time of day."""
         return next((found for value in values if (found := moment(value, self.sender.zone))), None)
 
+    def stamp(self, given: Mapping[str, object]) -> datetime | None:
+        """Return the first of some elements that is a time, else when its server wrote the resource, else the receipt.
+
+        None, and noted as trouble, where one is there and none can be read: what is old must not pass for now.
+        """
+        meta = self.resource.get("meta")
+        written = {"meta.lastUpdated": meta.get("lastUpdated")} if isinstance(meta, dict) else {}
+        for group in (given, written):
+            if found := self.moment(*group.values()):
+                return found[0]
+            if self.unread(group):
+                return None
+        return self.sender.received_at
+
+    def unread(self, given: Mapping[str, object]) -> bool:
+        """Note the first of some elements that is there as a time that cannot be read; return whether one is there."""
+        place = next((place for place, value in given.items() if value is not None), "")
+        if place:
+            self.trouble(place, "a time that cannot be read")
+        return bool(place)
+
     @property
     def last_updated(self) -> datetime | None:
         """When its server last wrote it."""

@@ -92,6 +92,65 @@ def test_a_batch_is_taken_entry_by_entry():
     assert validate(outcome.answer.body) == []
 
 
+URL = "Bundle.entry[1].request.url"
+
+
+@pytest.mark.parametrize(
+    ("resource", "asked", "place"),
+    [
+        (observation(id="o9"), {"method": "PUT", "url": "Observation/o8"}, "Bundle.entry[1].resource.id"),
+        (observation(), {"method": "PUT", "url": "Observation/o77"}, "Bundle.entry[1].resource.id"),
+        (observation(id="o1"), {"method": "PUT", "url": "Patient/o1"}, URL),
+        (observation(id="o1"), {"method": "PUT", "url": "Observation"}, URL),
+        (observation(id="o1"), {"method": "PUT", "url": "Observation/o1/_history/2"}, URL),
+        (observation(id="o1"), {"method": "PUT", "url": "Patient?identifier=x"}, URL),
+        (observation(), {"method": "POST", "url": "Patient"}, URL),
+        (observation(), {"method": "POST", "url": "Observation/o1"}, URL),
+        (observation(), None, "Bundle.entry[1].request"),
+        (CLAIM, {"method": "POST", "url": "Observation"}, URL),
+    ],
+)
+def test_the_request_of_an_entry_is_held_against_its_resource(resource, asked, place):
+    for kind in ("transaction", "batch"):
+        made = bundle(pressure(), observation(), kind=kind)
+        made["entry"][1] = {"resource": resource} | ({"request": asked} if asked else {})
+        outcome = handle(made)
+        if kind == "transaction":
+            assert (outcome.code, outcome.events) == (400, ())
+            assert [issue["expression"] for issue in outcome.answer.body["issue"]] == [[place]]
+        else:
+            assert (statuses(outcome), len(outcome.events)) == (["201 Created", "400 Bad Request"], 1)
+            assert outcome.answer.body["entry"][1]["response"]["outcome"]["issue"][0]["expression"] == [place]
+
+
+@pytest.mark.parametrize(
+    ("resource", "asked"),
+    [
+        (observation(id="o1"), {"method": "PUT", "url": "Observation/o1"}),
+        (observation(id="o1"), {"method": "PUT", "url": "https://vigil.example/fhir/Observation/o1"}),
+        (observation(id="o1"), {"method": "PUT", "url": "/Observation/o1/"}),
+        (observation(), {"method": "PUT", "url": "Observation?identifier=urn:x|1"}),
+        (observation(id="o1"), {"method": "POST", "url": "Observation"}),
+        (observation(), {"method": "POST", "url": "https://vigil.example/fhir/Observation"}),
+    ],
+)
+def test_urls_of_entries_that_agree(resource, asked):
+    made = bundle(pressure(), observation())
+    made["entry"][1] = {"resource": resource, "request": asked}
+    assert statuses(handle(made)) == ["201 Created", "200 OK" if asked["method"] == "PUT" else "201 Created"]
+
+
+def test_a_transaction_that_updates_a_resource_twice_fails():
+    twice = bundle(observation(id="o1"), pressure(id="o2"), observation(id="o1", value=99), method="PUT")
+    outcome = handle(twice)
+    assert (outcome.code, outcome.events) == (400, ())
+    (issue,) = outcome.answer.body["issue"]
+    assert (issue["code"], issue["expression"]) == ("duplicate", ["Bundle.entry[2].request.url"])
+    assert handle(bundle(observation(id="o1"), encounter(id="o1"), method="PUT")).code == 200
+    assert handle(twice | {"type": "batch"}).code == 200  # a batch has no such rule
+    assert handle(bundle(observation(id="o1"), observation(id="o1", value=99))).code == 200  # a create has no id of its own
+
+
 def test_what_is_not_for_us_in_a_transaction_is_noted_or_refuses_it_by_setting():
     made = bundle(observation(), CLAIM)
     outcome = handle(made)

@@ -180,6 +180,51 @@ def test_times(change, expected):
     assert only(outcome, VitalsEvent).observed_at.isoformat() == expected
 
 
+# well-formed, and outside what a clock has: `NOW` in its place would make an old value the current one
+NO_TIME = "9999-12-31T23:59:59-01:00"
+
+
+@pytest.mark.parametrize(
+    ("element", "place"),
+    [
+        ({"effectiveDateTime": NO_TIME}, "effectiveDateTime"),
+        ({"effectiveDateTime": NO_TIME, "issued": "2026-11-23T11:00:00Z"}, "effectiveDateTime"),
+        ({"effectiveDateTime": None, "effectivePeriod": {"end": NO_TIME}}, "effectivePeriod.end"),
+        ({"effectiveDateTime": None, "effectivePeriod": {}}, "effectivePeriod"),
+        ({"effectiveDateTime": None, "effectiveTiming": {"event": [NO_TIME]}}, "effectiveTiming.event[0]"),
+        ({"effectiveDateTime": None, "effectiveTiming": {"code": {"text": "BID"}}}, "effectiveTiming"),
+        ({"effectiveDateTime": None, "issued": NO_TIME}, "issued"),
+        ({"effectiveDateTime": None, "meta": {"lastUpdated": NO_TIME}}, "meta.lastUpdated"),
+    ],
+)
+def test_a_time_that_cannot_be_read_is_never_now(element, place):
+    outcome = handle(observation(**element))
+    assert (outcome.verdict, outcome.code) == ("dead-letter", 201)
+    (letter,) = letters(outcome)
+    assert (letter.stage, letter.message) == ("map", f"Observation.{place}: a time that cannot be read")
+
+
+def test_a_period_that_is_open_at_its_end_has_its_start():
+    event = only(
+        handle(observation(effectiveDateTime=None, effectivePeriod={"start": "2026-11-23T08:00:00Z", "end": NO_TIME})),
+        VitalsEvent,
+    )
+    assert event.observed_at == datetime(2026, 11, 23, 8, tzinfo=UTC)
+
+
+def test_a_time_as_a_number_is_refused():
+    for element in ({"effectiveDateTime": 1732874400}, {"effectiveDateTime": None, "issued": 12345}):
+        outcome = handle(observation(**element))
+        place = next(iter(one for one in element if element[one]))
+        assert (outcome.verdict, outcome.code, outcome.events) == ("refused", 400, ())
+        assert outcome.answer.body["issue"][0]["expression"] == [f"Observation.{place}"]
+
+
+def test_a_document_whose_time_cannot_be_read_is_kept_apart():
+    outcome = handle(document(date="0001-01-01T00:00:00+14:00"))
+    assert [letter.message for letter in letters(outcome)] == ["DocumentReference.date: a time that cannot be read"]
+
+
 def test_what_is_no_vital_sign_is_noted_or_kept_or_refused_by_setting():
     glucose = observation("2339-0", 90, "mg/dL")
     outcome = handle(glucose)

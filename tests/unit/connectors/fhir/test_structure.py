@@ -1,7 +1,7 @@
 import pytest
 
 from connectors.fhir.structure import Unreadable, canonical, expression, is_known, parse, too_deep, validate
-from tests.fhir_resources import observation
+from tests.fhir_resources import encounter, observation, patient
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,17 @@ def test_depth_counts_levels():
         ({"component": [{"valueInteger": 1}]}, "Observation.component[0].code", "required"),
         ({"colour": "red"}, "Observation.colour", "structure"),
         ({"id": "a b"}, "Observation.id", "value"),
+        # the models read these as seconds since 1970 or since midnight, and 1 as true: what JSON says counts
+        ({"effectiveDateTime": 1732874400}, "Observation.effectiveDateTime", "value"),
+        ({"effectiveDateTime": None, "effectiveInstant": 1732874400.5}, "Observation.effectiveInstant", "value"),
+        ({"effectiveDateTime": None, "effectivePeriod": {"end": 1732874400}}, "Observation.effectivePeriod.end", "value"),
+        ({"effectiveDateTime": None, "effectiveTiming": {"event": [12345]}}, "Observation.effectiveTiming.event[0]", "value"),
+        ({"issued": 12345}, "Observation.issued", "value"),
+        ({"meta": {"lastUpdated": 12345}}, "Observation.meta.lastUpdated", "value"),
+        ({"valueQuantity": None, "valueTime": 3600}, "Observation.valueTime", "value"),
+        ({"valueQuantity": None, "valueBoolean": 1}, "Observation.valueBoolean", "value"),
+        ({"valueQuantity": None, "valueInteger": True}, "Observation.valueInteger", "value"),
+        ({"contained": [{"resourceType": "Patient", "birthDate": 0}]}, "Observation.contained[0].birthDate", "value"),
     ],
 )
 def test_issues_name_their_place(change, where, code):
@@ -73,6 +84,15 @@ def test_issues_name_their_place(change, where, code):
 
 def test_a_valid_resource_has_no_issues():
     assert validate(observation()) == []
+
+
+def test_numbers_and_booleans_stay_what_they_are():
+    assert validate(observation(value=72.50)) == []
+    assert validate(observation(value=72)) == []
+    assert validate(observation(value="72")) == []  # more lenient than the standard: the mapping reads it too
+    assert validate(patient(multipleBirthInteger=2, deceasedBoolean=False)) == []
+    assert validate(encounter(**{"class": {"code": "IMP", "userSelected": False}})) == []
+    assert [one.expression for one in validate(encounter(**{"class": {"userSelected": 0}}))] == ["Encounter.class.userSelected"]
 
 
 def test_issues_quote_neither_values_nor_names_that_are_no_elements():

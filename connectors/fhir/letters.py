@@ -1,0 +1,68 @@
+"""Dead letters of the FHIR connector.
+
+A value that cannot be used leaves its resource in a letter, and the sender is told. What the mapping refuses stays with the sender,
+who was told too; of what was *fetched* there is no sender who could send it again, so that goes into a letter whole.
+"""
+
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from connectors.deadletters import dead_letter
+from connectors.fhir.acknowledgement import MEDIA_TYPE
+from connectors.fhir.mapping.reading import Reading
+from processors.events import Cut, DeadLetterEvent, ObjectReference
+
+REASONS_SHOWN: Final = 8
+_BEGINNING: Final = 64 * 1024  # bytes kept of what neither a record nor the object store takes
+
+
+def letters_of(reading: Reading) -> list[DeadLetterEvent]:
+    """Return the letters of a resource that was mapped: one for each stage at which something could not be used."""
+    patient = next((event.patient_id for event in reading.events if hasattr(event, "patient_id")), None)
+    letters: list[DeadLetterEvent] = []
+    for stage in dict.fromkeys(stage for stage, _ in reading.troubles):
+        words = [str(issue) for at, issue in reading.troubles if at == stage]
+        more = [f"and {len(words) - REASONS_SHOWN} more"] if len(words) > REASONS_SHOWN else []
+        letters.append(
+            dead_letter(
+                orjson.dumps(reading.resource),
+                connector="fhir",
+                stage=stage,
+                message="; ".join((*words[:REASONS_SHOWN], *more)),
+                failed_at=reading.sender.received_at,
+                media_type=MEDIA_TYPE,
+                key=patient,
+                identity=reading.identity,
+            )
+        )
+    return letters
+
+
+def letter_of_refused(original: bytes | ObjectReference, peer: str, reason: str, failed_at: datetime) -> DeadLetterEvent:
+    """Return the letter of a resource (or a line that is none) that was fetched and refused. `reason` carries no patient text."""
+    return dead_letter(
+        original,
+        connector="fhir",
+        stage="decode",
+        message=reason,
+        failed_at=failed_at,
+        media_type=MEDIA_TYPE,
+        identity=("fhir", peer),
+    )
+
+
+def beginning_of_refused(original: bytes, peer: str, reason: str, failed_at: datetime) -> DeadLetterEvent:
+    """Return the letter of what is too large to be kept: its beginning, and what it is known by. Its server has the whole."""
+    letter = letter_of_refused(original[:_BEGINNING], peer, reason, failed_at)
+    headers = sum(len(header.name) + len(MEDIA_TYPE) for header in letter.original_headers)
+    cut = Cut(
+        key_bytes=0,
+        value_bytes=len(original),
+        headers=len(letter.original_headers),
+        header_bytes=headers,
+        sha256=sha256(original).hexdigest(),
+    )
+    return letter.model_copy(update={"cut": cut})

@@ -1,0 +1,194 @@
+"""What each Observation has said so far, so that its next version takes back what it no longer says.
+
+A lane finds what a retraction means by patient, code and time. An update that moves an Observation to another patient or time, or
+drops a code, names none of them as they were, and nor does a retraction stripped to its status and id. What an id contributed is
+therefore remembered, in memory, for the ids heard of most recently:
+
+| a version that was not seen before | takes back, as entered in error |
+|---|---|
+| entered-in-error, cancelled | all that stands, but what it retracts itself |
+| an update (PUT, rest-hook, fetched), or amended, corrected | what stands and it no longer says, of that patient, code and time |
+| the same, some of it not usable | the codes that it gives for another patient or time: what cannot be read takes nothing back |
+| older than the one that stands, by `meta.lastUpdated` of both | nothing |
+| a create, of no correcting status | nothing: an id on a create is no promise (R4 http.html#create), some send one for all |
+
+A version that was seen before (a resend) takes back the same again, under the same event ids, unless another one stands by now.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from connectors.contexts import in_future, surviving
+from connectors.fhir.mapping.observations import RETRACTS, Observed
+from connectors.fhir.mapping.reading import Reading, text
+from processors import loinc
+from processors.events import Observation, ProcessingId, VitalsEvent
+from processors.identity import natural_id
+
+_KEPT: Final = 4  # versions of an id that are known again
+_CORRECTS: Final = RETRACTS | {"amended", "corrected"}
+_UNMAPPED: Final = "not-supported"  # the code of a trouble that says: no vital sign (setting `unmapped`)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One value that an Observation contributed."""
+
+    patient_id: str
+    encounter_id: str | None
+    at: datetime
+    code: str
+    value: float | str | None
+    unit: str
+    device: str
+    charted: bool
+    processing: ProcessingId
+
+    @property
+    def parameter(self) -> str:
+        """What the code measures: two codes of one parameter are one value to a lane."""
+        meaning = loinc.LOINC.get(self.code)
+        return meaning.parameter if meaning else self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version that was taken: what stands since, of this id, and what it took back."""
+
+    name: tuple[str, ...]  # versionId and content
+    stands: tuple[Said, ...]
+    taken_back: tuple[Said, ...]
+    updated: datetime | None
+
+
+Versions = tuple[Version, ...]  # of one id; the last is the one that stands
+
+
+class Memory:
+    """The versions of the ids heard of most recently, at most `limit`; forgets the oldest above that."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: OrderedDict[str, Versions] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, name: str) -> Versions:
+        """Return the versions of an id, none where nothing is known."""
+        return self._known.get(name, ())
+
+    def remember(self, said: Mapping[str, Versions]) -> None:
+        """Take over what confirmed outcomes said."""
+        for name, versions in said.items():
+            self._known[name] = versions
+            self._known.move_to_end(name)
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
+
+
+def name_of(reading: Reading) -> str:
+    """Return the name that an Observation is remembered by: its sender and id; empty for one without an id."""
+    own = text(reading.resource.get("id"))
+    return f"{reading.sender.name}\x1f{own}" if own else ""
+
+
+def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> Versions:
+    """Add the events that take back what an Observation no longer says; return its versions with this one.
+
+    `update`: whether its sender vouches for the id.
+    """
+    name, now = reading.identity[4:], _said(observed)
+    if any(version.name == name for version in known):
+        if known[-1].name == name:
+            _take_back(reading, known[-1].taken_back)
+        return known
+    updated = reading.last_updated
+    if updated is not None and in_future(updated, reading.sender.received_at):
+        updated = None  # a wrong clock, which would make all that follows look old
+    before = known[-1] if known else None
+    if before and before.updated and updated and updated < before.updated:
+        reading.note("meta.lastUpdated", "older than the version that stands: takes nothing back")
+        return (*known[:-1], Version(name, (), (), updated), before)[-_KEPT:]
+    status = text(reading.resource.get("status"))
+    stood = before.stands if before else ()
+    gone = _gone(reading, stood, now, status) if update or status in _CORRECTS else ()
+    _take_back(reading, gone)
+    if gone:
+        reading.note("", "what an earlier version said of another patient, time or code is taken back")
+    elif status in RETRACTS and known and not now:
+        reading.note("", "nothing of it stands: taken back before")
+    elif status in _CORRECTS - RETRACTS and now and not known:
+        reading.note("", "a correction of what is not remembered: it replaces what is of the same patient, code and time only")
+    replaced = {_key(reading, one) for one in now} if status in _CORRECTS else {(*_key(reading, one), one.value) for one in now}
+    kept = [one for one in stood if one not in gone and not {_key(reading, one), (*_key(reading, one), one.value)} & replaced]
+    stands = () if status in RETRACTS else (*(kept if update or status in _CORRECTS else ()), *now)
+    if not known and not stands:
+        return ()
+    return (*known, Version(name, stands, gone, updated))[-_KEPT:]
+
+
+def _gone(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...], status: str) -> tuple[Said, ...]:
+    covered = {_key(reading, one) for one in now}
+    if status in RETRACTS:  # one that tells a value takes back that value: what else was said of that time stands in
+        whole = {_key(reading, one) for one in now if one.value is None}
+        told = {(*_key(reading, one), one.value) for one in now}
+        return tuple(one for one in stood if _key(reading, one) not in whole and (*_key(reading, one), one.value) not in told)
+    gone = [one for one in stood if _key(reading, one) not in covered]
+    if any(issue.code != _UNMAPPED for _, issue in reading.troubles):
+        moved = {one.parameter for one in now}
+        gone = [one for one in gone if one.parameter in moved]
+    return tuple(gone)
+
+
+def _key(reading: Reading, one: Said) -> tuple[str, str, datetime]:
+    """Return what a lane finds a value by; of a record that was merged away since, the surviving one."""
+    return surviving(reading.site.contexts, one.patient_id), one.parameter, one.at
+
+
+def _said(observed: list[Observed]) -> tuple[Said, ...]:
+    return tuple(
+        Said(
+            one.subject.patient_id,
+            one.encounter_id,
+            one.at,
+            one.observation.code,
+            one.observation.value,
+            one.observation.unit,
+            one.device,
+            one.charted,
+            one.processing,
+        )
+        for one in observed
+    )
+
+
+def _take_back(reading: Reading, gone: tuple[Said, ...]) -> None:
+    """Add an event for each patient and time: what is taken back there, with its value, so that another feed's stays."""
+    sets: dict[tuple[str, datetime, int], list[Said]] = {}
+    for one in gone:
+        copy = 0
+        while any(one.parameter == other.parameter for other in sets.get((one.patient_id, one.at, copy), ())):
+            copy += 1
+        sets.setdefault((one.patient_id, one.at, copy), []).append(one)
+    for (patient, at, copy), members in sets.items():
+        first = members[0]
+        reading.events.append(
+            VitalsEvent(
+                id=natural_id(*reading.identity, VitalsEvent.type, "taken-back", patient, at.isoformat(), copy),
+                patient_id=patient,
+                encounter_id=first.encounter_id,
+                observed_at=at,
+                received_at=reading.sender.received_at,
+                observations=tuple(
+                    Observation(code=one.code, value=one.value, unit=one.unit, status="entered-in-error") for one in members
+                ),
+                device=first.device,
+                charted=first.charted,
+                processing=first.processing,
+                origin=reading.origin,
+            )
+        )
