@@ -9,7 +9,7 @@ import asyncio
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -34,6 +34,7 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What each lane reads; a test compares it with the lanes themselves, which need their models to be asked."""
 
+_PATIENCE: Final = 5.0  # seconds of a look after which the broker is asked whether it is there at all
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
 _SAMPLE: Final = re.compile(r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions)\{lane="([^"]+)"\} (\S+)$', re.M)
 
@@ -87,19 +88,40 @@ async def lags(
     """Return every partition of these lanes (all if none is named), of these topics only if any is named.
 
     `before` is what was found `seconds` ago, for the rate. Without `times` no record is read.
-    Raises `Permanent` for a lane that there is not, `Transient` when no broker answers.
+    Raises `Permanent` for a lane or a topic that there is not, `Transient` when no broker answers.
     """
     for lane in lanes:
         if lane not in READS:
             raise Permanent(f"there is no lane {lane!r}", hint=f"lanes: {', '.join(READS)}")
-    await require_broker(settings.kafka)
-    found: list[Lag] = []
+    wanted = {lane: [topic for topic in READS[lane] if not topics or topic in topics] for lane in lanes or READS}
+    found = await _while_there(settings, _look(settings, wanted, times, clock))
     known = {(one.lane, one.topic, one.partition): one.committed for one in before}
+    return [_rated(one, known.get((one.lane, one.topic, one.partition)), seconds) for one in found]
+
+
+async def _while_there(settings: Settings, look: Coroutine[Any, Any, list[Lag]]) -> list[Lag]:
+    """Await a look, and give it up when no broker answers: a read that has begun would wait for its broker for ever."""
+    task = asyncio.create_task(look)
+    try:
+        while not (await asyncio.wait({task}, timeout=_PATIENCE))[0]:
+            await require_broker(settings.kafka)
+        if task.cancelled():  # by aiokafka: nobody here did
+            raise Transient("the look at the lanes broke off while the brokers changed")
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())  # heard, or asyncio says that nobody did
+            await asyncio.wait({task}, timeout=_PATIENCE)
+
+
+async def _look(settings: Settings, wanted: Mapping[str, Sequence[str]], times: bool, clock: Clock) -> list[Lag]:
+    found: list[Lag] = []
     prefix = settings.kafka.topic_prefix
     async with Reader(settings.kafka) as reader:
-        for lane in lanes or READS:
-            wanted = [topic for topic in READS[lane] if not topics or topic in topics]
-            places = [(topic, number) for topic in wanted for number in await reader.partitions(prefix + topic)]
+        await reader.require(*(prefix + topic for topics in wanted.values() for topic in topics))
+        for lane, read in wanted.items():
+            places = [(topic, number) for topic in read for number in await reader.partitions(prefix + topic)]
             committed = await asyncio.to_thread(_committed, settings, lane, places)
             for topic, number in places:
                 begin, end = await reader.bounds(prefix + topic, number)
@@ -108,11 +130,14 @@ async def lags(
                 one = Lag(lane, topic, number, offset, end, max(0, end - first))
                 if times and one.records:
                     one = await _timed(reader, prefix + topic, one, first, clock)
-                earlier = known.get((lane, topic, number))
-                if earlier is not None and offset is not None and seconds > 0:
-                    one = replace(one, rate=max(0, offset - earlier) / seconds)
                 found.append(one)
     return found
+
+
+def _rated(lag: Lag, earlier: int | None, seconds: float) -> Lag:
+    if earlier is None or lag.committed is None or seconds <= 0:
+        return lag
+    return replace(lag, rate=max(0, lag.committed - earlier) / seconds)
 
 
 def _committed(settings: Settings, lane: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:

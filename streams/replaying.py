@@ -21,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from models.errors import Permanent
-from processors.events import AuditEntry, AuditEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
+from processors.events import AuditEntry, AuditEvent, DeadLetterEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import dead_letter, original, redrive, redriven
@@ -190,6 +190,7 @@ class Replays:
         topic = self._prefix + choice.topic
         spans = {number: (first, end) for number, first, end in choice.ranges}
         async with Reader(self.settings.kafka) as reader:
+            await reader.require(topic)
             numbers = await reader.partitions(topic)
             if strange := set(spans) - set(numbers):
                 raise Permanent(f"{topic} has no partition {min(strange)}", hint=f"it has {len(numbers)}")
@@ -217,6 +218,8 @@ class Replays:
         return begin, end
 
     async def _of_letters(self, choice: Choice, limit: int) -> list[Letter]:
+        async with Reader(self.settings.kafka) as reader:
+            await reader.require(self._prefix + DeadLetterEvent.topic)
         async with DeadLetters(self.settings) as desk:
             found = await desk.find(
                 WhichLetters(ids=choice.letters), states=("open", "redriven", "discarded"), whole=True, limit=limit + 1

@@ -194,12 +194,13 @@ class TimeTravel:
     async def go(self, asked: Asked, tell: Tell = lambda done, total: None) -> Travel:
         """Return each set's score and each alert's step of that time, in the order in which they were decided.
 
-        Raises `Transient` when no broker answers, `Permanent` or `Fatal` for a model that was asked for and cannot be opened.
+        Raises `Transient` when no broker answers, `Permanent` for a topic that is not there, `Permanent` or `Fatal` for a model that
+        was asked for and cannot be opened.
         """
         async with Reader(self._settings.kafka) as reader:
+            kinds = (VitalsEvent, PatientEvent, ScoreEvent, AlertEvent)
+            await reader.require(*(self._prefix + name for name in (*(kind.topic for kind in kinds), JOURNAL)))
             numbers = await reader.partitions(self._prefix + VitalsEvent.topic)
-            if not numbers:
-                raise Permanent("there is no clinical.vitals here", hint="`vigil doctor`")
             number = partition_of(asked.patient.encode(), len(numbers))
             last, oldest = await self._last(reader, number, asked)
             scores, scores_cut = await self._published(reader, asked, ScoreEvent)
@@ -241,10 +242,7 @@ class TimeTravel:
         """Return what was said of this patient, each once, the newest; and whether retention has taken some of that topic."""
         topic, key = self._prefix + kind.topic, asked.patient.encode()
         found: dict[str, ScoreEvent | AlertEvent] = {}
-        numbers = await reader.partitions(topic)
-        if not numbers:
-            return [], False
-        number = partition_of(key, len(numbers))
+        number = partition_of(key, len(await reader.partitions(topic)))
         begin, end = await reader.bounds(topic, number)
         async for record in stretch(reader, topic, number, begin, end):
             if record.key == key:

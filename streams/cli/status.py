@@ -1,22 +1,31 @@
 """`vigil lag` and `vigil status`: how far each lane is, once or live."""
 
 import asyncio
+import logging
+import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from models.errors import Permanent, Transient, VigilError
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.lagging import Lag, WorkerState
 
 _WORST = 12  # partitions that the live view shows
+_SHORT_WHILE = 30.0  # seconds: as long as a broker takes that starts again, or a new cluster to find who keeps the offsets
+_AGAIN = 1.0  # seconds between tries
 _PORTS = 32  # workers of one `vigil up` that are looked for, from its first health port on
 
+T = TypeVar("T")
 Lanes = Annotated[list[str] | None, typer.Option("--lane", help="this lane only; may be repeated")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object per line")]
 Addresses = Annotated[
@@ -29,7 +38,9 @@ def lag(lane: Lanes = None, json_: Json = False) -> None:
     """Print each lane's lag per partition, in records and in seconds, from Kafka's offsets. Asks no worker."""
     from streams.lagging import lags
 
-    found = asyncio.run(lags(load(), lane or ()))
+    _quiet()
+    settings = load()
+    found = asyncio.run(_patiently(lambda: lags(settings, lane or ())))
     if json_:
         _lines([one.facts() for one in found])
         return
@@ -47,13 +58,16 @@ def status(
     """Show all lanes live: lag, rate, last commit, in flight, oldest record that is not acknowledged. Ends with Ctrl-C.
 
     Below them stand the partitions that are furthest behind.
+
+    While no broker answers, what was seen last stays, and why there is no news stands above it.
     """
+    _quiet()
     addresses = worker or [f"127.0.0.1:{first_port + i}" for i in range(_PORTS)]
     settings = load()
     console = _console()
     try:
         if once or json_ or not console.is_terminal:
-            found, said = asyncio.run(_look(settings, lane or (), addresses, every))
+            found, said = asyncio.run(_patiently(lambda: _look(settings, lane or (), addresses, every)))
             if json_:
                 from dataclasses import asdict
 
@@ -64,6 +78,28 @@ def status(
         asyncio.run(_watch(settings, lane or (), addresses, every, console))
     except KeyboardInterrupt:
         pass
+
+
+def _quiet() -> None:
+    """What aiokafka warns of while a broker is away, we say once and in words; its lines would go through the table."""
+    for name in ("aiokafka", "kafka", "asyncio"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+
+
+async def _patiently(look: Callable[[], Awaitable[T]]) -> T:
+    """Look again for a short while when there is trouble that passes; raises it when it did not."""
+    until = time.monotonic() + _SHORT_WHILE
+    told = False
+    while True:
+        try:
+            return await look()
+        except Transient as error:
+            if time.monotonic() + _AGAIN > until:
+                raise
+            if not told:
+                print(f"{error}; trying again for {_SHORT_WHILE:.0f} s", file=sys.stderr)
+            told = True
+        await asyncio.sleep(_AGAIN)
 
 
 async def _look(
@@ -83,14 +119,30 @@ async def _watch(
     from streams.lagging import lags, workers
 
     before: list[Lag] = []
-    at = time.monotonic()
+    at, seen, newest = time.monotonic(), Group(), datetime.now()
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
             began = time.monotonic()
-            found = await lags(settings, lanes, before=before, seconds=began - at)
-            live.update(Group(_lanes(found, await workers(addresses)), _partitions(_worst(found))), refresh=True)
-            before, at = found, began
+            try:
+                found = await lags(settings, lanes, before=before, seconds=began - at)
+            except (Transient, Permanent) as error:
+                if isinstance(error, Permanent) and not before:
+                    raise  # asked for what there is not; what was there a moment ago may come back
+                live.update(Group(_no_news(error, newest), seen), refresh=True)
+            else:
+                seen = Group(_lanes(found, await workers(addresses)), _partitions(_worst(found)))
+                live.update(seen, refresh=True)
+                before, at, newest = found, began, datetime.now()
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
+
+
+def _no_news(error: VigilError, since: datetime) -> Text:
+    now = datetime.now()
+    return Text(
+        f"No news since {since:%H:%M:%S} ({(now - since).total_seconds():.0f} s): {error.advice}. "
+        f"Tried at {now:%H:%M:%S}, and again until Ctrl-C.",
+        style="bold red",
+    )
 
 
 def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:

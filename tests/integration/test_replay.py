@@ -111,6 +111,12 @@ async def test_choosing_by_range_time_type_and_encounter(kafka: Kafka, tmp_path:
         await replays.choose(Choice(topic=NOTES), limit=3)
     with pytest.raises(Permanent, match="no partition 99"):
         await offsets(ranges=((99, 0, 1),))
+    elsewhere = site.settings.model_copy(
+        update={"kafka": site.settings.kafka.model_copy(update={"topic_prefix": "elsewhere."})}
+    )
+    for choice, name in ((Choice(topic=NOTES), NOTES), (Choice(letters=("a",)), "clinical.dead-letters")):
+        with pytest.raises(Permanent, match=f"^not on .*: elsewhere.{name}$"):
+            await Replays(elsewhere).choose(choice, limit=100)
 
 
 @pytest.mark.real_kafka
