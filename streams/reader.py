@@ -79,6 +79,9 @@ class Reader:
                 f"not on {self._kafka.bootstrap}: {', '.join(missing)}",
                 hint=f"kafka.topic_prefix is {prefix!r}: is it this site's? `vigil topics create` makes what is missing",
             )
+        for topic in topics:
+            if not await self.partitions(topic):  # from a broker that goes away meanwhile: nothing is not what the topic holds
+                raise Transient(f"the cluster does not say which partitions {topic} has")
 
     async def _missing(self, topics: Iterable[str]) -> list[str]:
         try:
