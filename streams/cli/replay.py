@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -38,6 +39,7 @@ Limit = Annotated[int, typer.Option(min=1, help="refuse to choose more: they are
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 
 NOTES = "clinical.notes"
+_SHOWN = 20  # patients, and reasons of failure
 _RANGE = re.compile(r"(\d+):(\d+)-(\d+)")
 
 
@@ -108,32 +110,57 @@ def shadow(
         typer.Option(metavar="FILE", help="registry whose champion entity model is tried; the site's own if not given"),
     ] = None,
     reason: Reason = "",
-    json_: Annotated[bool, typer.Option("--json", help="one JSON object per line: the total, then each patient")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write the comparison here too, as --json prints it; only you can read it"),
+    ] = None,
+    json_: Annotated[
+        bool,
+        typer.Option("--json", help="one JSON object per line: the total, each patient, each note that differs and in what"),
+    ] = False,
 ) -> None:
     """Run another entity model over chosen notes, here, and say what differs from clinical.entities.
 
-    Writes to no topic but the audit of this access.
-    """
-    import orjson
+    Of a note that differs --json and --report name ids, labels, places and scores, and not its words.
 
-    from streams.shadowing import KINDS
+    Writes to no topic but the audit of this access. Exits 1 where the model failed on a note.
+    """
+    from streams.keeping import keep, try_out
 
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
+    try_out(report, "report")
     choice = _choice(NOTES, offsets, since, until, patient, encounter, type_, letter)
     diff = asyncio.run(_shadow(load(), choice, limit, registry, reason))
+    lines = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in diff.facts())
+    if report is not None:
+        keep(report, lines, "report")
     if json_:
-        print(orjson.dumps({"model": diff.model, "digest": diff.digest, "notes": diff.notes, **diff.total}).decode())
-        for one, kinds in sorted(diff.patients.items()):
-            print(orjson.dumps({"patient_id": one, **kinds}).decode())
-        return
+        print(lines.decode(), end="")
+    else:
+        _print_diff(diff)
+    raise typer.Exit(1 if diff.failures else 0)
+
+
+def _print_diff(diff: "Diff") -> None:
+    from streams.shadowing import KINDS
+
+    if diff.failures:
+        print(f"{diff.model} FAILED on {diff.failures.total()} of {diff.notes} notes:")
+        for why, number in diff.failures.most_common(_SHOWN):
+            print(f"  {number:,} x {why}")
     table = Table("patient", *KINDS, title=f"{diff.notes} notes through {diff.model}, against clinical.entities")
-    for one, kinds in [("all", diff.total), *sorted(diff.patients.items())]:
+    patients = diff.worst()
+    for one, kinds in [("all", diff.total), *patients[:_SHOWN]]:
         table.add_row(one, *(f"{kinds[kind]:,}" for kind in KINDS))
     console = Console()
     if not console.is_terminal:
         console.width = 200  # for grep: a row stays a line
     console.print(table)
+    if len(patients) > _SHOWN:
+        print(f"and {len(patients) - _SHOWN:,} patients with fewer changes")
+    if diff.differ:
+        print(f"{len(diff.differ):,} notes differ; --report FILE or --json names them, and what differs")
 
 
 def _where(progress: "Progress", chosen: int) -> str:
