@@ -9,8 +9,9 @@ import asyncio
 import re
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -37,11 +38,18 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
 _PATIENCE: Final = 5.0  # seconds of a look after which the broker is asked whether it is there at all
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
 _SAMPLE: Final = re.compile(r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions)\{lane="([^"]+)"\} (\S+)$', re.M)
+_OF_PARTITION: Final = re.compile(
+    r'^vigil_partition_(in_flight|seconds_since_commit|held_seconds)\{lane="([^"]+)",partition="(\d+)",topic="([^"]+)"\} (\S+)$',
+    re.M,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits."""
+    """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits.
+
+    The last three are what the worker says that has it: None where none was asked or answers.
+    """
 
     lane: str
     topic: str  # without the site's prefix
@@ -52,6 +60,9 @@ class Lag:
     event_seconds: float | None = None
     oldest_unacked_seconds: float | None = None
     rate: float | None = None  # records committed per second since the look before
+    in_flight: int | None = None
+    seconds_since_commit: float | None = None
+    held_seconds: float | None = None  # for which it waits for transient trouble to pass
 
     def facts(self) -> dict[str, Any]:
         """Return it for a machine."""
@@ -68,6 +79,11 @@ class WorkerState:
     in_flight: int
     held_partitions: int
     seconds_since_commit: float
+    partitions: Mapping[tuple[str, int], Mapping[str, float]] = field(default_factory=dict)  # by topic, prefix and all
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for a machine; the partitions' stand in their `Lag`."""
+        return {name: value for name, value in asdict(self).items() if name != "partitions"}
 
 
 def group_of(settings: Settings, lane: str) -> str:
@@ -191,10 +207,13 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
     """Ask `host:port` pairs for /metrics; those that do not answer, or are no lane's, are left out."""
     pages = await asyncio.gather(*(asyncio.to_thread(_page, address) for address in addresses))
     found: dict[str, list[dict[str, float]]] = {}
+    places: dict[str, dict[tuple[str, int], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for page in pages:
         said: dict[str, dict[str, float]] = {}
         for name, lane, value in _SAMPLE.findall(page):
             said.setdefault(lane, {})[name] = float(value)
+        for name, lane, number, topic, value in _OF_PARTITION.findall(page):
+            places[lane][topic, int(number)][name] = float(value)
         for lane, values in said.items():
             found.setdefault(lane, []).append(values)
     return [
@@ -205,9 +224,28 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
             int(sum(one.get("in_flight", 0) for one in all_)),
             int(sum(one.get("held_partitions", 0) for one in all_)),
             max(one.get("seconds_since_commit", 0) for one in all_),
+            {place: dict(values) for place, values in places[lane].items()},
         )
         for lane, all_ in found.items()
     ]
+
+
+def completed(found: Sequence[Lag], said: Sequence[WorkerState], *, prefix: str) -> list[Lag]:
+    """Return the lags with what the workers that answered say of each partition."""
+    states = {state.lane: state.partitions for state in said}
+    return [_completed(lag, states.get(lag.lane, {}).get((prefix + lag.topic, lag.partition))) for lag in found]
+
+
+def _completed(lag: Lag, state: Mapping[str, float] | None) -> Lag:
+    if state is None:
+        return lag
+    in_flight = state.get("in_flight")
+    return replace(
+        lag,
+        in_flight=None if in_flight is None else int(in_flight),
+        seconds_since_commit=state.get("seconds_since_commit"),
+        held_seconds=state.get("held_seconds"),
+    )
 
 
 def _page(address: str) -> str:

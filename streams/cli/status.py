@@ -69,11 +69,9 @@ def status(
         if once or json_ or not console.is_terminal:
             found, said = asyncio.run(_patiently(lambda: _look(settings, lane or (), addresses, every)))
             if json_:
-                from dataclasses import asdict
-
-                _lines([*(one.facts() for one in found), *({"workers_of": one.lane, **asdict(one)} for one in said)])
+                _lines([*(one.facts() for one in found), *({"workers_of": one.lane, **one.facts()} for one in said)])
             else:
-                console.print(_lanes(found, said), _partitions(found))
+                console.print(_lanes(found, said), _partitions(found, asked=True))
             return
         asyncio.run(_watch(settings, lane or (), addresses, every, console))
     except KeyboardInterrupt:
@@ -105,18 +103,19 @@ async def _patiently(look: Callable[[], Awaitable[T]]) -> T:
 async def _look(
     settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float
 ) -> tuple[list["Lag"], list["WorkerState"]]:
-    from streams.lagging import lags, workers
+    from streams.lagging import completed, lags, workers
 
     first, began = await lags(settings, lanes, times=False), time.monotonic()
     await asyncio.sleep(every)
     found = await lags(settings, lanes, before=first, seconds=time.monotonic() - began)
-    return found, await workers(addresses)
+    said = await workers(addresses)
+    return completed(found, said, prefix=settings.kafka.topic_prefix), said
 
 
 async def _watch(
     settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float, console: Console
 ) -> None:
-    from streams.lagging import lags, workers
+    from streams.lagging import completed, lags, workers
 
     before: list[Lag] = []
     at, seen, newest = time.monotonic(), Group(), datetime.now()
@@ -130,7 +129,9 @@ async def _watch(
                     raise  # asked for what there is not; what was there a moment ago may come back
                 live.update(Group(_no_news(error, newest), seen), refresh=True)
             else:
-                seen = Group(_lanes(found, await workers(addresses)), _partitions(_worst(found)))
+                said = await workers(addresses)
+                found = completed(found, said, prefix=settings.kafka.topic_prefix)
+                seen = Group(_lanes(found, said), _partitions(_worst(found), asked=True))
                 live.update(seen, refresh=True)
                 before, at, newest = found, began, datetime.now()
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
@@ -156,6 +157,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
         "workers ready",
         "in flight",
         "last commit",
+        "held",
     )
     table = Table(*columns, title="lanes")
     state = {one.lane: one for one in said}
@@ -174,6 +176,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
             f"{workers.ready} of {workers.workers}" if workers else "no answer",
             str(workers.in_flight) if workers else "",
             f"{workers.seconds_since_commit:.1f} s ago" if workers else "",
+            f"{workers.held_partitions} partitions" if workers and workers.held_partitions else "",
         )
     return table
 
@@ -183,9 +186,10 @@ def _worst(found: list["Lag"]) -> list["Lag"]:
     return sorted(behind, key=lambda one: -(one.oldest_unacked_seconds or 0.0))[:_WORST]
 
 
-def _partitions(found: list["Lag"]) -> Table:
+def _partitions(found: list["Lag"], *, asked: bool = False) -> Table:
+    """Show partitions; `asked`: with what the workers said of them."""
     columns = ("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", "rate/s")
-    table = Table(*columns, title="partitions")
+    table = Table(*columns, *(("in flight", "last commit", "held for") if asked else ()), title="partitions")
     for one in found:
         committed = "never" if one.committed is None else str(one.committed)
         table.add_row(
@@ -198,8 +202,17 @@ def _partitions(found: list["Lag"]) -> Table:
             _seconds(one.event_seconds),
             _seconds(one.oldest_unacked_seconds),
             "" if one.rate is None else f"{one.rate:.1f}",
+            *(_said(one) if asked else ()),
         )
     return table
+
+
+def _said(one: "Lag") -> tuple[str, str, str]:
+    return (
+        "" if one.in_flight is None else str(one.in_flight),
+        "" if one.seconds_since_commit is None else f"{one.seconds_since_commit:.1f} s ago",
+        _seconds(one.held_seconds or None),
+    )
 
 
 def _seconds(seconds: float | None) -> str:

@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from infra.kafka.host import free_ports
 from models.errors import Permanent, Transient
 from streams.cli import status
 from streams.lagging import READS, lags, workers
 from streams.lanes import LANES
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
-from tests.clinic import Clinic, note
+from streams.reader import Reader
+from streams.settings import WorkerSettings
+from tests.clinic import PARTITIONS, Clinic, note
 from tests.kafka import Kafka
 from tests.lanes import until
 
@@ -72,6 +75,20 @@ async def test_lag_is_what_a_lane_has_not_committed(kafka: Kafka, tmp_path: Path
     assert [one["rate"] for one in told if one["records"]] == [0.0]
 
 
+async def test_a_worker_says_what_it_has_in_hand_of_each_partition(kafka: Kafka, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    site = Clinic(kafka, tmp_path, worker=WorkerSettings(host="test", slot=0, health_port=port))
+    await site.write(note("p", "n0", "Cough."))
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", "clinical.notes")
+        words = ("status", "--once", "--every", "1", "--lane", "notes-entities", "--worker", f"127.0.0.1:{port}")
+        told = await asyncio.to_thread(vigil, site, *words)
+    *partitions, worker = told
+    assert [(one["in_flight"], one["held_seconds"]) for one in partitions] == [(0, 0.0)] * PARTITIONS
+    assert all(one["seconds_since_commit"] < 120 for one in partitions)
+    assert (worker["workers_of"], worker["workers"], "partitions" in worker) == ("notes-entities", 1, False)
+
+
 def test_the_table_of_what_lanes_read_is_true(kafka: Kafka, tmp_path: Path) -> None:
     settings = Clinic(kafka, tmp_path).settings
     for name, make in LANES.items():
@@ -119,6 +136,17 @@ async def test_the_live_table_outlasts_the_broker(kafka: Kafka, tmp_path: Path) 
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
+
+
+async def test_a_broker_that_goes_away_in_the_middle_makes_no_empty_table(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(self: Reader, topic: str) -> list[int]:
+        return []  # what aiokafka says then
+
+    monkeypatch.setattr(Reader, "partitions", none)
+    with pytest.raises(Transient, match=r"which partitions .*clinical\.images has"):
+        await lags(Clinic(kafka, tmp_path).settings, ["images"])
 
 
 @pytest.mark.real_kafka
