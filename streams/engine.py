@@ -30,6 +30,7 @@ from streams import topics
 from streams.collector import Collector
 from streams.intake import Intake, task
 from streams.kafka import faust_config
+from streams.ledger import Ledger
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.partition import Abandoned, Steps, Worker
@@ -230,6 +231,7 @@ class Engine(Service):  # type: ignore[misc]
         lags = intake.lag() if self._assigned_once else {}
         for tp, records in lags.items():
             m.lag(tp.topic, tp.partition, records)
+        m.partitions({(tp.topic, tp.partition): self._state_of(tp, ledger, now) for tp, ledger in intake.ledgers.items()})
         m.in_flight.set(sum(ledger.records for ledger in intake.ledgers.values()))
         m.since_commit.set(now - intake.last_commit)
         oldest = min((t for ledger in intake.ledgers.values() if (t := ledger.oldest_unsettled())), default=None)
@@ -237,6 +239,11 @@ class Engine(Service):  # type: ignore[misc]
         m.held.set(sum(worker.steps.held_since is not None for worker in self._unique_workers()))
         m.rebalances.set(intake.rebalances)
         m.ready.set(int(not self.unready()))
+
+    def _state_of(self, tp: TopicPartition, ledger: Ledger, now: float) -> tuple[int, float, float]:
+        worker = self._workers.get(tp)
+        held = None if worker is None else worker.steps.held_since
+        return ledger.records, now - ledger.since, 0.0 if held is None else now - held
 
     def _unique_workers(self) -> list[Worker]:
         return list({id(worker): worker for worker in self._workers.values()}.values())

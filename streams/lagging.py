@@ -9,8 +9,9 @@ import asyncio
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -34,13 +35,21 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What each lane reads; a test compares it with the lanes themselves, which need their models to be asked."""
 
+_PATIENCE: Final = 5.0  # seconds of a look after which the broker is asked whether it is there at all
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
 _SAMPLE: Final = re.compile(r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions)\{lane="([^"]+)"\} (\S+)$', re.M)
+_OF_PARTITION: Final = re.compile(
+    r'^vigil_partition_(in_flight|seconds_since_commit|held_seconds)\{lane="([^"]+)",partition="(\d+)",topic="([^"]+)"\} (\S+)$',
+    re.M,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits."""
+    """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits.
+
+    The last three are what the worker says that has it: None where none was asked or answers.
+    """
 
     lane: str
     topic: str  # without the site's prefix
@@ -51,6 +60,9 @@ class Lag:
     event_seconds: float | None = None
     oldest_unacked_seconds: float | None = None
     rate: float | None = None  # records committed per second since the look before
+    in_flight: int | None = None
+    seconds_since_commit: float | None = None
+    held_seconds: float | None = None  # for which it waits for transient trouble to pass
 
     def facts(self) -> dict[str, Any]:
         """Return it for a machine."""
@@ -67,6 +79,11 @@ class WorkerState:
     in_flight: int
     held_partitions: int
     seconds_since_commit: float
+    partitions: Mapping[tuple[str, int], Mapping[str, float]] = field(default_factory=dict)  # by topic, prefix and all
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for a machine; the partitions' stand in their `Lag`."""
+        return {name: value for name, value in asdict(self).items() if name != "partitions"}
 
 
 def group_of(settings: Settings, lane: str) -> str:
@@ -87,19 +104,40 @@ async def lags(
     """Return every partition of these lanes (all if none is named), of these topics only if any is named.
 
     `before` is what was found `seconds` ago, for the rate. Without `times` no record is read.
-    Raises `Permanent` for a lane that there is not, `Transient` when no broker answers.
+    Raises `Permanent` for a lane or a topic that there is not, `Transient` when no broker answers.
     """
     for lane in lanes:
         if lane not in READS:
             raise Permanent(f"there is no lane {lane!r}", hint=f"lanes: {', '.join(READS)}")
-    await require_broker(settings.kafka)
-    found: list[Lag] = []
+    wanted = {lane: [topic for topic in READS[lane] if not topics or topic in topics] for lane in lanes or READS}
+    found = await _while_there(settings, _look(settings, wanted, times, clock))
     known = {(one.lane, one.topic, one.partition): one.committed for one in before}
+    return [_rated(one, known.get((one.lane, one.topic, one.partition)), seconds) for one in found]
+
+
+async def _while_there(settings: Settings, look: Coroutine[Any, Any, list[Lag]]) -> list[Lag]:
+    """Await a look, and give it up when no broker answers: a read that has begun would wait for its broker for ever."""
+    task = asyncio.create_task(look)
+    try:
+        while not (await asyncio.wait({task}, timeout=_PATIENCE))[0]:
+            await require_broker(settings.kafka)
+        if task.cancelled():  # by aiokafka: nobody here did
+            raise Transient("the look at the lanes broke off while the brokers changed")
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())  # heard, or asyncio says that nobody did
+            await asyncio.wait({task}, timeout=_PATIENCE)
+
+
+async def _look(settings: Settings, wanted: Mapping[str, Sequence[str]], times: bool, clock: Clock) -> list[Lag]:
+    found: list[Lag] = []
     prefix = settings.kafka.topic_prefix
     async with Reader(settings.kafka) as reader:
-        for lane in lanes or READS:
-            wanted = [topic for topic in READS[lane] if not topics or topic in topics]
-            places = [(topic, number) for topic in wanted for number in await reader.partitions(prefix + topic)]
+        await reader.require(*(prefix + topic for topics in wanted.values() for topic in topics))
+        for lane, read in wanted.items():
+            places = [(topic, number) for topic in read for number in await reader.partitions(prefix + topic)]
             committed = await asyncio.to_thread(_committed, settings, lane, places)
             for topic, number in places:
                 begin, end = await reader.bounds(prefix + topic, number)
@@ -108,11 +146,14 @@ async def lags(
                 one = Lag(lane, topic, number, offset, end, max(0, end - first))
                 if times and one.records:
                     one = await _timed(reader, prefix + topic, one, first, clock)
-                earlier = known.get((lane, topic, number))
-                if earlier is not None and offset is not None and seconds > 0:
-                    one = replace(one, rate=max(0, offset - earlier) / seconds)
                 found.append(one)
     return found
+
+
+def _rated(lag: Lag, earlier: int | None, seconds: float) -> Lag:
+    if earlier is None or lag.committed is None or seconds <= 0:
+        return lag
+    return replace(lag, rate=max(0, lag.committed - earlier) / seconds)
 
 
 def _committed(settings: Settings, lane: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
@@ -166,10 +207,13 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
     """Ask `host:port` pairs for /metrics; those that do not answer, or are no lane's, are left out."""
     pages = await asyncio.gather(*(asyncio.to_thread(_page, address) for address in addresses))
     found: dict[str, list[dict[str, float]]] = {}
+    places: dict[str, dict[tuple[str, int], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for page in pages:
         said: dict[str, dict[str, float]] = {}
         for name, lane, value in _SAMPLE.findall(page):
             said.setdefault(lane, {})[name] = float(value)
+        for name, lane, number, topic, value in _OF_PARTITION.findall(page):
+            places[lane][topic, int(number)][name] = float(value)
         for lane, values in said.items():
             found.setdefault(lane, []).append(values)
     return [
@@ -180,9 +224,28 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
             int(sum(one.get("in_flight", 0) for one in all_)),
             int(sum(one.get("held_partitions", 0) for one in all_)),
             max(one.get("seconds_since_commit", 0) for one in all_),
+            {place: dict(values) for place, values in places[lane].items()},
         )
         for lane, all_ in found.items()
     ]
+
+
+def completed(found: Sequence[Lag], said: Sequence[WorkerState], *, prefix: str) -> list[Lag]:
+    """Return the lags with what the workers that answered say of each partition."""
+    states = {state.lane: state.partitions for state in said}
+    return [_completed(lag, states.get(lag.lane, {}).get((prefix + lag.topic, lag.partition))) for lag in found]
+
+
+def _completed(lag: Lag, state: Mapping[str, float] | None) -> Lag:
+    if state is None:
+        return lag
+    in_flight = state.get("in_flight")
+    return replace(
+        lag,
+        in_flight=None if in_flight is None else int(in_flight),
+        seconds_since_commit=state.get("seconds_since_commit"),
+        held_seconds=state.get("held_seconds"),
+    )
 
 
 def _page(address: str) -> str:

@@ -64,11 +64,13 @@ class Ledger:
 
     `settled` is set at each settlement, for whoever drains. `position` is the offset after the last record taken in; `read` is
     how far the consumer read, markers and gaps included, and `moved` when that last changed (monotonic seconds). `gap` is where
-    the first jump in the offsets began that nobody has looked into yet, `alarmed` up to where losses were reported.
+    the first jump in the offsets began that nobody has looked into yet, `alarmed` up to where losses were reported. `since` is when
+    it was last committed, at first when it was assigned (monotonic seconds).
     """
 
     __slots__ = (
-        "alarmed", "bytes", "committed", "dropped", "gap", "moved", "partition", "position", "read", "records", "settled", "slices"
+        "alarmed", "bytes", "committed", "dropped", "gap", "moved", "partition", "position", "read", "records", "settled", "since",
+        "slices",
     )  # fmt: skip
 
     def __init__(self, partition: TopicPartition, settled: asyncio.Event) -> None:
@@ -78,6 +80,7 @@ class Ledger:
         self.bytes = 0
         self.position = -1
         self.committed = -1
+        self.since = time.monotonic()
         self.read = -1
         self.moved = time.monotonic()
         self.gap = -1
@@ -111,7 +114,7 @@ class Ledger:
 
     def forget(self, end: int) -> None:
         """Take out what was committed (step 7)."""
-        self.committed = end
+        self.committed, self.since = end, time.monotonic()
         while self.slices and self.slices[0].end <= end:
             self.release(self.slices.popleft())
 

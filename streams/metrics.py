@@ -39,6 +39,15 @@ class LaneMetrics:
         self._retries = counter("retries", "attempts repeated after transient trouble", ("step",))
         self.in_flight = gauge("in_flight", "records taken in and not yet settled").labels(**constant)
         self._lag = gauge("lag", "records between what is settled and the end of the log", ("topic", "partition"))
+        which = ("topic", "partition")
+        self._by_partition = (
+            gauge("partition_in_flight", "records of a partition taken in and not yet settled", which),
+            gauge("partition_seconds_since_commit", "seconds since a partition was last committed, or assigned", which),
+            gauge(
+                "partition_held_seconds", "for how long a partition waits for transient trouble to pass; 0: it does not", which
+            ),
+        )
+        self._owned: set[tuple[str, int]] = set()
         self.since_commit = gauge("seconds_since_commit", "seconds since offsets were last committed").labels(**constant)
         self.oldest = gauge("oldest_unsettled_seconds", "age of the oldest unsettled slice").labels(**constant)
         self.held = gauge("held_partitions", "partitions that wait for transient trouble to pass").labels(**constant)
@@ -109,6 +118,16 @@ class LaneMetrics:
         self._lag.labels(self.lane, topic, partition).set(records)
         for reason in _MISSED:
             self._missed.labels(self.lane, topic, partition, reason)  # at zero, as in `expect`
+
+    def partitions(self, owned: Mapping[tuple[str, int], tuple[int, float, float]]) -> None:
+        """Show, for each partition that is assigned: records in flight, seconds since its commit, seconds for which it is held."""
+        for gauge in self._by_partition:
+            for place in self._owned - owned.keys():
+                gauge.remove(self.lane, *place)  # another worker's now, which says it too
+        for place, values in owned.items():
+            for gauge, value in zip(self._by_partition, values, strict=True):
+                gauge.labels(self.lane, *place).set(value)
+        self._owned = set(owned)
 
     def missed(self, topic: str, partition: int, reason: str, records: int) -> None:
         """Count records that the log lost before they were read."""

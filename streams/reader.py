@@ -1,16 +1,19 @@
 """Reading a stretch of a partition outside any group: for rebuilding state, replay, verifying."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from models.errors import Transient
+from models.errors import Permanent, Transient
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import KafkaSettings
+
+_SETTLES: Final = 1.0  # seconds in which a topic that was just made has its leaders, without which the cluster does not name it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,32 @@ class Reader:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._consumer.stop()
+
+    async def require(self, *topics: str) -> None:
+        """Raise `Permanent` that names those of these topics that are not there.
+
+        To ask for the partitions of one that is not makes aiokafka say so a dozen times in the log.
+        """
+        missing = await self._missing(topics)
+        if missing:
+            await asyncio.sleep(_SETTLES)
+            missing = await self._missing(topics)
+        if missing:
+            prefix = self._kafka.topic_prefix
+            raise Permanent(
+                f"not on {self._kafka.bootstrap}: {', '.join(missing)}",
+                hint=f"kafka.topic_prefix is {prefix!r}: is it this site's? `vigil topics create` makes what is missing",
+            )
+        for topic in topics:
+            if not await self.partitions(topic):  # from a broker that goes away meanwhile: nothing is not what the topic holds
+                raise Transient(f"the cluster does not say which partitions {topic} has")
+
+    async def _missing(self, topics: Iterable[str]) -> list[str]:
+        try:
+            there: set[str] = await self._consumer.topics()
+        except KafkaError as error:
+            raise Transient(f"the cluster does not say which topics it has ({type(error).__name__})") from error
+        return sorted(set(topics) - there)
 
     async def partitions(self, topic: str) -> list[int]:
         """Return the topic's partition numbers, empty if there is no such topic."""

@@ -9,8 +9,7 @@ many, which overwrites the same ids.
 """
 
 import asyncio
-import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -20,11 +19,12 @@ from typing import Any, Final
 
 import orjson
 
-from models.errors import Permanent
-from processors.events import AuditEntry, AuditEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
+from models.errors import Permanent, Transient
+from processors.events import AuditEntry, AuditEvent, DeadLetterEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import dead_letter, original, redrive, redriven
+from streams.keeping import keep, try_out
 from streams.lagging import READS, lags
 from streams.outbox import Outbox
 from streams.reader import Reader
@@ -48,7 +48,7 @@ class Choice:
     """Which records: all conditions hold, lists are any-of; empty asks nothing.
 
     `since` (inclusive) and `until` (exclusive) are of the time when the record was first written. `letters` are ids of dead letters
-    or their beginnings: the originals behind them are chosen.
+    or their beginnings: the originals behind them are chosen, as far as they fulfil the other conditions.
     """
 
     topic: str = ""
@@ -61,13 +61,18 @@ class Choice:
     letters: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.topic) == bool(self.letters):
-            raise Permanent("either a topic or dead letters are replayed", hint="--topic, or --letter")
+        if not (self.topic or self.letters):
+            raise Permanent("records of a topic or behind dead letters are replayed", hint="--topic, or --letter")
+        if not all(one.strip() for one in (*self.patients, *self.encounters, *self.note_types, *self.letters)):
+            # Every id begins with nothing: an empty variable in a script would choose all letters.
+            raise Permanent("an empty id or code chooses nothing", hint="leave the option out, or give it a value")
+        if self.ranges and not self.topic:
+            raise Permanent("offsets are those of a topic", hint="--topic says of which")
         if self.topic and self.topic not in REPLAYABLE:
             raise Permanent(f"{self.topic} is not replayed", hint=f"topics: {', '.join(REPLAYABLE)}")
         if any(bound is not None and bound.tzinfo is None for bound in (self.since, self.until)):
             raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
-        if self.note_types and self.topic != NoteEvent.topic:
+        if self.note_types and self.topic not in ("", NoteEvent.topic):
             raise Permanent("only notes have a note type", hint=f"--topic {NoteEvent.topic}")
 
     @property
@@ -111,21 +116,22 @@ class Progress:
     file: Path | None
     choice: str
     done: int = 0
-    last: Place | None = None  # originals are replayed in this order
+    # Of each partition by itself: what has come to a lower one since is not done because a higher one is.
+    last: dict[tuple[str, int], int] = field(default_factory=dict)
     held: set[Place] = field(default_factory=set)  # passed over: they were held back when it was their turn
 
     @classmethod
     def open(cls, file: Path | None, choice: Choice) -> "Progress":
-        """Go on from a file, if there is one; raises `Permanent` for one of another choice."""
+        """Go on from a file, if there is one; raises `Permanent` for one of another choice, or that cannot be written."""
+        try_out(file, "progress")
         if file is None or not file.exists():
             return cls(file, choice.digest)
         try:
             kept = orjson.loads(file.read_bytes())
-            last = kept["last"]
+            last = {(str(topic), int(number)): int(offset) for topic, number, offset in kept["last"]}
             held = {(str(one[0]), int(one[1]), int(one[2])) for one in kept.get("held", ())}
-            place = None if last is None else (str(last[0]), int(last[1]), int(last[2]))
-            found = cls(file, str(kept["choice"]), int(kept["done"]), place, held)
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            found = cls(file, str(kept["choice"]), int(kept["done"]), last, held)
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise Permanent(f"{file} is no progress file of a replay", hint="name another file, or remove it") from error
         if found.choice != choice.digest:
             raise Permanent(f"{file} belongs to a replay of other records", hint="give the same options, or another file")
@@ -133,29 +139,28 @@ class Progress:
 
     def hold(self, letters: Iterable[Letter]) -> None:
         """Remember what is held back and has not had its turn: by the time of a resumption it may be ready."""
-        places = map(_place, letters)
-        self.held |= {place for place in places if self.last is None or place > self.last}
+        self.held |= {place for place in map(_place, letters) if self._ahead(place)}
 
     def wants(self, letter: Letter) -> bool:
         """Tell whether a record is still to be replayed."""
         place = _place(letter)
-        return self.last is None or place > self.last or place in self.held
+        return self._ahead(place) or place in self.held
+
+    def _ahead(self, place: Place) -> bool:
+        topic, number, offset = place
+        return offset > self.last.get((topic, number), -1)
 
     def note(self, letters: Sequence[Letter]) -> None:
         """Keep that these, and all before them but those held back, are confirmed."""
         places = [_place(letter) for letter in letters]
         self.held.difference_update(places)
-        self.last = max(places if self.last is None else [*places, self.last])
+        for topic, number, offset in places:
+            self.last[topic, number] = max(offset, self.last.get((topic, number), -1))
         self.done += len(places)
         if self.file is not None:
-            part = self.file.with_name(self.file.name + ".part")
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.write(
-                    orjson.dumps({"choice": self.choice, "done": self.done, "last": self.last, "held": sorted(self.held)})
-                )
-                out.flush()
-                os.fsync(out.fileno())
-            part.replace(self.file)
+            last = [(*partition, offset) for partition, offset in sorted(self.last.items())]
+            body = {"choice": self.choice, "done": self.done, "last": last, "held": sorted(self.held)}
+            keep(self.file, orjson.dumps(body), "progress")
 
 
 @dataclass(slots=True)
@@ -188,23 +193,21 @@ class Replays:
             return await self._of_letters(choice, limit)
         chosen: dict[tuple[str, int, int], Letter] = {}
         topic = self._prefix + choice.topic
-        spans = {number: (first, end) for number, first, end in choice.ranges}
+        spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number, first, end in choice.ranges:
+            spans[number].append((first, end))
         async with Reader(self.settings.kafka) as reader:
+            await reader.require(topic)
             numbers = await reader.partitions(topic)
             if strange := set(spans) - set(numbers):
                 raise Permanent(f"{topic} has no partition {min(strange)}", hint=f"it has {len(numbers)}")
             for number in numbers if not spans else sorted(spans):
                 begin, end = await self._span(reader, topic, number, choice)
-                first, last = spans.get(number, (begin, end))
-                # Without a time to stop at, what is written while this reads is not chosen: `end` was taken before.
-                async for records in reader.read(topic, number, max(first, begin), min(last, end)):
-                    for record in records:
-                        if record.value is None or (choice.ranges and redriven(record) is not None):
-                            continue  # a range names records by their own offsets: a copy in it is not its original
-                        letter = as_letter(record)
-                        if choice.takes(letter.event.original_timestamp, record.value):
-                            chosen.setdefault(_place(letter), letter)
-                    _bounded(chosen, limit)
+                for first, last in spans.get(number, [(begin, end)]):
+                    # Without a time to stop at, what is written while this reads is not chosen: `end` was taken before.
+                    async for records in reader.read(topic, number, max(first, begin), min(last, end)):
+                        _take(records, choice, chosen)
+                        _bounded(chosen, limit)
         return [chosen[place] for place in sorted(chosen)]
 
     async def _span(self, reader: Reader, topic: str, number: int, choice: Choice) -> tuple[int, int]:
@@ -217,6 +220,8 @@ class Replays:
         return begin, end
 
     async def _of_letters(self, choice: Choice, limit: int) -> list[Letter]:
+        async with Reader(self.settings.kafka) as reader:
+            await reader.require(self._prefix + DeadLetterEvent.topic)
         async with DeadLetters(self.settings) as desk:
             found = await desk.find(
                 WhichLetters(ids=choice.letters), states=("open", "redriven", "discarded"), whole=True, limit=limit + 1
@@ -225,11 +230,22 @@ class Replays:
             raise Permanent(
                 f"no dead letter begins with {missing[0]}", hint="`vigil dead-letters list --state any` shows the ids"
             )
-        chosen = {
-            _place(letter): letter for letter in found if choice.takes(letter.event.original_timestamp, original(letter.event))
-        }
+        chosen = {_place(letter): letter for letter in found if self._asked_for(letter, choice)}
+        if found and not chosen:
+            raise Permanent(
+                f"none of {len(found)} dead letters fulfils the other conditions",
+                hint="all conditions that are given must hold",
+            )
         _bounded(chosen, limit)
         return [chosen[place] for place in sorted(chosen)]
+
+    def _asked_for(self, letter: Letter, choice: Choice) -> bool:
+        topic, number, offset = _place(letter)
+        return (
+            (not choice.topic or topic == self._prefix + choice.topic)
+            and (not choice.ranges or any(number == of and first <= offset < end for of, first, end in choice.ranges))
+            and choice.takes(letter.event.original_timestamp, original(letter.event))
+        )
 
     async def plan(self, letters: Sequence[Letter], *, unverified: bool = False) -> Plan:
         """Sort into what can be replayed now and what is held back, by the redrive's own rules."""
@@ -279,10 +295,17 @@ class Replays:
         return progress.done - before
 
     async def _behind(self, topics: set[str], most: int) -> str:
-        """Say which lane lags by too much; a lane that never committed does not run here, and is not waited for."""
+        """Say which lane lags by too much, or why that is not known now: a cluster that is busy with itself is waited for too.
+
+        A lane that never committed does not run here, and is not waited for.
+        """
         lanes = [lane for lane, read in READS.items() if topics.intersection(read)]
         records: Counter[str] = Counter()
-        for one in await lags(self.settings, lanes, times=False):
+        try:
+            found = await lags(self.settings, lanes, times=False)
+        except Transient as error:
+            return str(error)
+        for one in found:
             if one.committed is not None:
                 records[one.lane] += one.records
         return next((f"{lane} is {number:,} records behind" for lane, number in records.most_common(1) if number > most), "")
@@ -296,12 +319,21 @@ class Replays:
             id=request,
             action="replay",
             agent=self.user,
-            subject=choice.topic or "dead letters",
+            subject="dead letters" if choice.letters else choice.topic,
             entries=entries,
             reason=f"{reason} {choice.words}",
             recorded_at=at,
         )
         await self.outbox.audit(event)
+
+
+def _take(records: Iterable[Any], choice: Choice, chosen: dict[Place, Letter]) -> None:
+    for record in records:
+        if record.value is None or (choice.ranges and redriven(record) is not None):
+            continue  # a range names records by their own offsets: a copy in it is not its original
+        letter = as_letter(record)
+        if choice.takes(letter.event.original_timestamp, record.value):
+            chosen.setdefault(_place(letter), letter)
 
 
 def as_letter(record: Any) -> Letter:

@@ -6,14 +6,15 @@ The lane's own batch function does the work (`streams.lanes.notes`); what it giv
 version on `clinical.entities`.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-from models.errors import Permanent, Poison
+from models.errors import Permanent, Poison, VigilError
 from processors.events import AuditEvent, EntitiesEvent, Entity, NoteEvent
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
@@ -28,41 +29,134 @@ from streams.replaying import Choice, audit_entry, body_of
 from streams.settings import Settings
 from streams.wire import decode
 
-KINDS = ("added", "removed", "changed", "same", "not-compared")
+KINDS = ("added", "removed", "changed", "rescored", "same", "not-compared", "failed")
+_CHANGES: Final = ("added", "removed", "changed")
+_NUMBER: Final = re.compile(r"\b\d+\b")
+_RESCORED: Final = 0.01  # a score differs by so much or more; less is another machine's rounding
 _TOGETHER: Final = 32
 _AUDITED: Final = 500  # notes of one audit record
 _FOR_EVER: Final = 1e9  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What became of one entity, by the kind of it: as it stands on `clinical.entities`, as the candidate has it."""
+
+    kind: str
+    was: Entity | None
+    now: Entity | None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for a machine, without the words that it stands on: they are the note's."""
+        one = self.was or self.now
+        assert one is not None
+        sides = {"was": self.was, "now": self.now}
+        return {
+            "start": one.start,
+            "end": one.end,
+            **{
+                side: entity and {"label": entity.label, "assertion": entity.assertion, "score": entity.score}
+                for side, entity in sides.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDiff:
+    """One note version whose outputs differ, or on which the candidate failed. Ids and places only, no text."""
+
+    input_id: str  # of the note's version
+    note_id: str
+    patient_id: str
+    place: tuple[int, int]  # partition, offset
+    differences: tuple[Difference, ...] = ()
+    failed: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for a machine."""
+        found: dict[str, Any] = {
+            "input_id": self.input_id,
+            "note_id": self.note_id,
+            "patient_id": self.patient_id,
+            "partition": self.place[0],
+            "offset": self.place[1],
+        }
+        if self.failed:
+            found["failed"] = self.failed
+        for one in self.differences:
+            found.setdefault(one.kind, []).append(one.facts())
+        return found
+
+
 @dataclass(slots=True)
 class Diff:
-    """Entities by what became of them, in total and per patient. `not-compared` counts notes: no output, or no longer readable."""
+    """Entities by what became of them, in total and per patient, and each note that differs.
+
+    `not-compared` counts notes: no output, or no longer readable. `failed` counts notes on which the candidate failed.
+    """
 
     model: str = ""
     digest: str = ""
     notes: int = 0
     total: Counter[str] = field(default_factory=Counter)
     patients: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    failures: Counter[str] = field(default_factory=Counter)  # notes, by why; without its numbers, which are each note's own
+    differ: list[NoteDiff] = field(default_factory=list)
 
     def count(self, patient: str, kinds: Mapping[str, int]) -> None:
         """Add one note's."""
         self.total.update(kinds)
         self.patients[patient].update(kinds)
 
+    def fail(self, note: Input[NoteEvent], why: str) -> None:
+        """Add a note on which the candidate failed."""
+        self.count(note.event.patient_id, {"failed": 1})
+        self.failures[_NUMBER.sub("n", why)] += 1
+        self.differ.append(_note(note, failed=why))
 
-def compare(old: Sequence[Entity], new: Sequence[Entity]) -> Counter[str]:
-    """Count entities by span: only in `new`, only in `old`, in both with another label or assertion, in both alike."""
-    before = {(one.start, one.end): (one.label, one.assertion) for one in old}
-    after = {(one.start, one.end): (one.label, one.assertion) for one in new}
-    found: Counter[str] = Counter()
-    for span in before.keys() | after.keys():
-        if span not in before:
-            found["added"] += 1
-        elif span not in after:
-            found["removed"] += 1
-        else:
-            found["same" if before[span] == after[span] else "changed"] += 1
-    return found
+    def worst(self) -> list[tuple[str, Counter[str]]]:
+        """Return the patients, those with the most failures and changes first."""
+
+        def most(item: tuple[str, Counter[str]]) -> tuple[int, int, int, str]:
+            patient, kinds = item
+            return -kinds["failed"], -sum(kinds[kind] for kind in _CHANGES), -kinds["rescored"], patient
+
+        return sorted(self.patients.items(), key=most)
+
+    def facts(self) -> Iterator[dict[str, Any]]:
+        """Return it for a machine: the total, then each patient, then each note that differs."""
+        yield {
+            "model": self.model,
+            "digest": self.digest,
+            "notes": self.notes,
+            **self.total,
+            "failures": dict(self.failures.most_common()),
+        }
+        for patient, kinds in self.worst():
+            yield {"patient_id": patient, **kinds}
+        for note in self.differ:
+            yield note.facts()
+
+
+def compare(old: Sequence[Entity], new: Sequence[Entity]) -> list[Difference]:
+    """Compare by span, in the note's order: only in `new`, only in `old`, in both with another label or assertion, or alike.
+
+    What is alike is `rescored` where its score is another.
+    """
+    before = {(one.start, one.end): one for one in old}
+    after = {(one.start, one.end): one for one in new}
+    spans = sorted(before.keys() | after.keys())
+    return [Difference(_kind(before.get(span), after.get(span)), before.get(span), after.get(span)) for span in spans]
+
+
+def _kind(was: Entity | None, now: Entity | None) -> str:
+    if was is None:
+        return "added"
+    if now is None:
+        return "removed"
+    if (was.label, was.assertion) != (now.label, now.assertion):
+        return "changed"
+    return "same" if abs(was.score - now.score) < _RESCORED else "rescored"
 
 
 class Shadow:
@@ -147,13 +241,30 @@ async def _compare(
 ) -> None:
     for one, outcome in zip(inputs, await lane.process(inputs), strict=True):
         diff.notes += 1
+        if outcome.error is not None:
+            diff.fail(one, _why(outcome.error))
+            continue
         old = outputs.get(one.event.id)
-        if old is None or outcome.error is not None:
+        if old is None:
             diff.count(one.event.patient_id, {"not-compared": 1})
             continue
         (new,) = outcome.events
         assert isinstance(new, EntitiesEvent)
-        diff.count(one.event.patient_id, compare(old.entities, new.entities))
+        found = compare(old.entities, new.entities)
+        diff.count(one.event.patient_id, Counter(each.kind for each in found))
+        if differences := tuple(each for each in found if each.kind != "same"):
+            diff.differ.append(_note(one, differences))
+
+
+def _note(one: Input[NoteEvent], differences: tuple[Difference, ...] = (), failed: str = "") -> NoteDiff:
+    event, place = one.event, (one.source.partition, one.source.offset)
+    return NoteDiff(event.id, event.note_id, event.patient_id, place, differences, failed)
+
+
+def _why(error: VigilError) -> str:
+    """Say why the candidate failed, as a dead letter would: an error's words hold no patient's text."""
+    stage = f" ({error.stage})" if isinstance(error, Poison) else ""
+    return f"{type(error).__name__}{stage}: {error}"
 
 
 async def _outputs(settings: Settings, wanted: Collection[str]) -> dict[str, EntitiesEvent]:
@@ -161,6 +272,7 @@ async def _outputs(settings: Settings, wanted: Collection[str]) -> dict[str, Ent
     found: dict[str, EntitiesEvent] = {}
     topic = settings.kafka.topic_prefix + EntitiesEvent.topic
     async with Reader(settings.kafka) as reader:
+        await reader.require(topic)
         for number in await reader.partitions(topic):
             begin, end = await reader.bounds(topic, number)
             async for records in reader.read(topic, number, begin, end):

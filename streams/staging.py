@@ -3,7 +3,6 @@
 Every step may be repeated: points are written whole under their own ids.
 """
 
-import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from connectors.qdrant.settings import CollectionSpec
 from connectors.qdrant.store import VectorStore
 from models.errors import Permanent
 from processors.vectors import Point
+from streams.keeping import keep, try_out
 
 _PAGE: Final = 500  # points compared at a time
 _SAME: Final = 1e-6  # of a component of a vector of unit length: what a store's own rounding may change
@@ -39,7 +39,8 @@ class Building:
 
     @classmethod
     def open(cls, file: Path | None) -> "Building":
-        """Go on from a file, if there is one; raises `Permanent` for one that is none of a rebuild."""
+        """Go on from a file, if there is one; raises `Permanent` for one that is none of a rebuild, or that cannot be written."""
+        try_out(file, "progress")
         if file is None or not file.exists():
             return cls(file)
         try:
@@ -100,12 +101,7 @@ class Building:
             "staged": self.staged,
             "before": self.before,
         }
-        part = self.file.with_name(self.file.name + ".part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-            out.write(orjson.dumps(body))
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(self.file)
+        keep(self.file, orjson.dumps(body), "progress")
 
     def remove(self) -> None:
         """Forget it: the rebuild is over."""

@@ -13,7 +13,7 @@ Nothing is written to a topic but the audit record of the access, before anythin
 import tomllib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import isclose
 from pathlib import Path
@@ -104,14 +104,17 @@ def _tables(one: object, other: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Whose sets: those observed at or after `since` and before `until`; and what was said of alerts in that time."""
+    """Whose sets: those observed at or after `since` and before `until`; and what was said of alerts in that time. And why."""
 
     patient: str
     since: datetime
     until: datetime
-    reason: str = ""
+    reason: str
+    heard: datetime | None = None  # alerts up to here only: as far as the lane has decided
 
     def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise Permanent("a reason is needed", hint='--reason "why", for the audit')
         if self.since.tzinfo is None or self.until.tzinfo is None:
             raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
         if not self.patient or self.since >= self.until:
@@ -123,7 +126,8 @@ class Asked:
 
     def hears(self, event: AlertEvent) -> bool:
         """Tell whether a step of an alert was, or would have been, decided in this time."""
-        return event.patient_id == self.patient and self.since <= event.decided_at < self.until
+        until = self.until if self.heard is None else min(self.until, self.heard)
+        return event.patient_id == self.patient and self.since <= event.decided_at < until
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,17 +198,19 @@ class TimeTravel:
     async def go(self, asked: Asked, tell: Tell = lambda done, total: None) -> Travel:
         """Return each set's score and each alert's step of that time, in the order in which they were decided.
 
-        Raises `Transient` when no broker answers, `Permanent` or `Fatal` for a model that was asked for and cannot be opened.
+        Raises `Transient` when no broker answers, `Permanent` for a topic that is not there, `Permanent` or `Fatal` for a model
+        that was asked for and cannot be opened.
         """
         async with Reader(self._settings.kafka) as reader:
+            kinds = (VitalsEvent, PatientEvent, ScoreEvent, AlertEvent)
+            await reader.require(*(self._prefix + name for name in (*(kind.topic for kind in kinds), JOURNAL)))
             numbers = await reader.partitions(self._prefix + VitalsEvent.topic)
-            if not numbers:
-                raise Permanent("there is no clinical.vitals here", hint="`vigil doctor`")
             number = partition_of(asked.patient.encode(), len(numbers))
+            await self._audit(asked)
+            asked, cut = await self._decided(reader, number, asked)  # before what was said is read
             last, oldest = await self._last(reader, number, asked)
             scores, scores_cut = await self._published(reader, asked, ScoreEvent)
             alerts, alerts_cut = await self._published(reader, asked, AlertEvent)
-            await self._audit(asked)
             travel = Travel()
             rerun = await self._run(reader, number, asked, last, travel, tell)
             await self._note_retention(reader, number, asked, travel, oldest)
@@ -212,9 +218,35 @@ class TimeTravel:
         reasons = (f"asked with other {self._other.words}",) if self._other.words else tuple(travel.notes)
         travel.rows = [compared(score, then.get(score.source.event_id), reasons, scores_cut) for score in rerun.scores]
         travel.alerts = steps(rerun.alerts, [one for one in alerts if isinstance(one, AlertEvent) and asked.hears(one)])
+        if cut:
+            travel.notes.append(cut)
         if alerts_cut:
             travel.notes.append("retention has taken some of clinical.alerts: steps that are only there now may have been said")
         return travel
+
+    async def _decided(self, reader: Reader, number: int, asked: Asked) -> tuple[Asked, str]:
+        """End what is asked where the lane is now, and say so: what it has yet to say would be there only now.
+
+        An entry is journalled before its effects are written, and the next one after them: so all that was decided before the last
+        entry's time is on the topics. In a time that is over, sets that nobody scored are told all the same.
+        """
+        history, now = await self._history(reader, number), self._clock()
+        decided = min(next((entry.now for entry in reversed(history.entries) if entry.now), now), now)
+        if asked.until <= decided:
+            return asked, ""
+        words = f"{decided:%Y-%m-%d %H:%M:%S} UTC"
+        if asked.until <= now:
+            return replace(asked, heard=decided), f"the vitals lane has decided up to {words}: later alerts are not compared"
+        if decided <= asked.since:
+            raise Permanent("nothing of that time is decided yet", hint=f"the vitals lane has come to {words}")
+        return replace(asked, until=decided), f"the vitals lane has decided up to {words}: what comes later is not compared"
+
+    async def _history(self, reader: Reader, number: int) -> History:
+        history = History()
+        begin, end = await reader.bounds(self._prefix + JOURNAL, number)
+        async for record in stretch(reader, self._prefix + JOURNAL, number, begin, end):
+            history.take(record)
+        return history
 
     async def _last(self, reader: Reader, number: int, asked: Asked) -> tuple[int, datetime | None]:
         """Return the offset after the last set that is asked for or was written in that time, 0 when there is none; and when the
@@ -241,10 +273,7 @@ class TimeTravel:
         """Return what was said of this patient, each once, the newest; and whether retention has taken some of that topic."""
         topic, key = self._prefix + kind.topic, asked.patient.encode()
         found: dict[str, ScoreEvent | AlertEvent] = {}
-        numbers = await reader.partitions(topic)
-        if not numbers:
-            return [], False
-        number = partition_of(key, len(numbers))
+        number = partition_of(key, len(await reader.partitions(topic)))
         begin, end = await reader.bounds(topic, number)
         async for record in stretch(reader, topic, number, begin, end):
             if record.key == key:
@@ -256,10 +285,7 @@ class TimeTravel:
     # -------------------------------------------------------------------------------------------------------- the machine
 
     async def _run(self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell) -> Rerun:
-        history = History()
-        begin, end = await reader.bounds(self._prefix + JOURNAL, number)
-        async for record in stretch(reader, self._prefix + JOURNAL, number, begin, end):
-            history.take(record)
+        history = await self._history(reader, number)
         if history.gaps or not history.entries:
             since = next((f" before {entry.now:%Y-%m-%d %H:%M} UTC" for entry in history.entries if entry.now), "")
             travel.notes.append(

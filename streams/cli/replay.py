@@ -3,13 +3,16 @@
 import asyncio
 import getpass
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from models.errors import Permanent
@@ -17,7 +20,7 @@ from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.redriving import Letter, Plan
-    from streams.replaying import Choice
+    from streams.replaying import Choice, Progress
     from streams.shadowing import Diff
 
 app = typer.Typer(help="Give records of a topic to the lanes again, as late data.", no_args_is_help=True)
@@ -35,6 +38,8 @@ Letters = Annotated[list[str] | None, typer.Option("--letter", help="the origina
 Limit = Annotated[int, typer.Option(min=1, help="refuse to choose more: they are held in memory whole")]
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 
+NOTES = "clinical.notes"
+_SHOWN = 20  # patients, and reasons of failure
 _RANGE = re.compile(r"(\d+):(\d+)-(\d+)")
 
 
@@ -65,8 +70,11 @@ def run(
 
     What could alert live, or would overwrite something newer, is held back; the counts say why.
     """
+    from streams.replaying import Progress
+
     choice = _choice(topic, offsets, since, until, patient, encounter, type_, letter)
     settings = load()
+    progress = Progress.open(resume, choice)
     plan = asyncio.run(_plan(settings, choice, limit, unverified))
     _print_counts(plan.ready, f"{len(plan.ready)} to replay")
     for why, held in plan.held.items():
@@ -76,9 +84,15 @@ def run(
         return
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-    if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready)}?", abort=True)):
-        done = asyncio.run(_run(settings, plan, choice, reason, rate, max_lag, resume))
-        print(f"{done} replayed" + (f", {len(plan.ready) - done} were done before" if done < len(plan.ready) else ""))
+    before = sum(not progress.wants(one) for one in plan.ready)
+    told = f", {before} were done before" if before else ""
+    if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready) - before}{told}?", abort=True)):
+        try:
+            done = asyncio.run(_run(settings, plan, choice, reason, rate, max_lag, progress))
+        except BaseException:  # Ctrl-C too: who stopped it has to know where it stands
+            print(_where(progress, len(plan.ready)), file=sys.stderr)
+            raise
+        print(f"{done} replayed{told}")
 
 
 @app.command("shadow")
@@ -96,32 +110,65 @@ def shadow(
         typer.Option(metavar="FILE", help="registry whose champion entity model is tried; the site's own if not given"),
     ] = None,
     reason: Reason = "",
-    json_: Annotated[bool, typer.Option("--json", help="one JSON object per line: the total, then each patient")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write the comparison here too, as --json prints it; only you can read it"),
+    ] = None,
+    json_: Annotated[
+        bool,
+        typer.Option("--json", help="one JSON object per line: the total, each patient, each note that differs and in what"),
+    ] = False,
 ) -> None:
     """Run another entity model over chosen notes, here, and say what differs from clinical.entities.
 
-    Writes to no topic but the audit of this access.
-    """
-    import orjson
+    Of a note that differs --json and --report name ids, labels, places and scores, and not its words.
 
-    from streams.shadowing import KINDS
+    Writes to no topic but the audit of this access. Exits 1 where the model failed on a note.
+    """
+    from streams.keeping import keep, try_out
 
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-    choice = _choice("clinical.notes", offsets, since, until, patient, encounter, type_, letter)
+    try_out(report, "report")
+    choice = _choice(NOTES, offsets, since, until, patient, encounter, type_, letter)
     diff = asyncio.run(_shadow(load(), choice, limit, registry, reason))
+    lines = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in diff.facts())
+    if report is not None:
+        keep(report, lines, "report")
     if json_:
-        print(orjson.dumps({"model": diff.model, "digest": diff.digest, "notes": diff.notes, **diff.total}).decode())
-        for one, kinds in sorted(diff.patients.items()):
-            print(orjson.dumps({"patient_id": one, **kinds}).decode())
-        return
+        print(lines.decode(), end="")
+    else:
+        _print_diff(diff)
+    raise typer.Exit(1 if diff.failures else 0)
+
+
+def _print_diff(diff: "Diff") -> None:
+    from streams.shadowing import KINDS
+
+    if diff.failures:
+        print(f"{diff.model} FAILED on {diff.failures.total()} of {diff.notes} notes:")
+        for why, number in diff.failures.most_common(_SHOWN):
+            print(f"  {number:,} x {why}")
     table = Table("patient", *KINDS, title=f"{diff.notes} notes through {diff.model}, against clinical.entities")
-    for one, kinds in [("all", diff.total), *sorted(diff.patients.items())]:
+    patients = diff.worst()
+    for one, kinds in [("all", diff.total), *patients[:_SHOWN]]:
         table.add_row(one, *(f"{kinds[kind]:,}" for kind in KINDS))
     console = Console()
     if not console.is_terminal:
         console.width = 200  # for grep: a row stays a line
     console.print(table)
+    if len(patients) > _SHOWN:
+        print(f"and {len(patients) - _SHOWN:,} patients with fewer changes")
+    if diff.differ:
+        print(f"{len(diff.differ):,} notes differ; --report FILE or --json names them, and what differs")
+
+
+def _where(progress: "Progress", chosen: int) -> str:
+    """Say where a replay stopped. What was under way is not counted: it may be written, and is then written once more."""
+    stands = f"stopped: {progress.done} of {chosen} are done"
+    if progress.file is None:
+        return f"{stands}. Without --resume FILE the position is not kept: the same command begins anew (by the same ids)"
+    return f"{stands}. The same command goes on from there (--resume {progress.file})"
 
 
 def _choice(
@@ -137,7 +184,7 @@ def _choice(
     from streams.replaying import Choice
 
     return Choice(
-        topic="" if letters else topic,
+        topic=topic,
         ranges=tuple(_range(one) for one in offsets or ()),
         since=since.astimezone() if since else None,
         until=until.astimezone() if until else None,
@@ -170,20 +217,19 @@ async def _run(
     reason: str,
     rate: float,
     max_lag: int,
-    resume: Path | None,
+    progress: "Progress",
 ) -> int:
     from streams import replaying
     from streams.clock import clock_of
     from streams.outbox import Outbox
 
-    progress = replaying.Progress.open(resume, choice)
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
     replays = replaying.Replays(settings, outbox, getpass.getuser(), clock_of(settings.clock))
     pace = replaying.Pace(rate, max_lag)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("replay", total=len(plan.ready), completed=progress.done)
 
             def tell(told: replaying.Told) -> None:
@@ -205,7 +251,7 @@ async def _shadow(settings: Settings, choice: "Choice", limit: int, registry: Pa
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("choose", total=None)
             letters = await Replays(settings).choose(choice, limit=limit)
             bar.update(task, description="shadow", total=len(letters))

@@ -1,22 +1,31 @@
 """`vigil lag` and `vigil status`: how far each lane is, once or live."""
 
 import asyncio
+import logging
+import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from models.errors import Permanent, Transient, VigilError
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.lagging import Lag, WorkerState
 
 _WORST = 12  # partitions that the live view shows
+_SHORT_WHILE = 30.0  # seconds: as long as a broker takes that starts again, or a new cluster to find who keeps the offsets
+_AGAIN = 1.0  # seconds between tries
 _PORTS = 32  # workers of one `vigil up` that are looked for, from its first health port on
 
+T = TypeVar("T")
 Lanes = Annotated[list[str] | None, typer.Option("--lane", help="this lane only; may be repeated")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object per line")]
 Addresses = Annotated[
@@ -29,7 +38,9 @@ def lag(lane: Lanes = None, json_: Json = False) -> None:
     """Print each lane's lag per partition, in records and in seconds, from Kafka's offsets. Asks no worker."""
     from streams.lagging import lags
 
-    found = asyncio.run(lags(load(), lane or ()))
+    _quiet()
+    settings = load()
+    found = asyncio.run(_patiently(lambda: lags(settings, lane or ())))
     if json_:
         _lines([one.facts() for one in found])
         return
@@ -47,50 +58,92 @@ def status(
     """Show all lanes live: lag, rate, last commit, in flight, oldest record that is not acknowledged. Ends with Ctrl-C.
 
     Below them stand the partitions that are furthest behind.
+
+    While no broker answers, what was seen last stays, and why there is no news stands above it.
     """
+    _quiet()
     addresses = worker or [f"127.0.0.1:{first_port + i}" for i in range(_PORTS)]
     settings = load()
     console = _console()
     try:
         if once or json_ or not console.is_terminal:
-            found, said = asyncio.run(_look(settings, lane or (), addresses, every))
+            found, said = asyncio.run(_patiently(lambda: _look(settings, lane or (), addresses, every)))
             if json_:
-                from dataclasses import asdict
-
-                _lines([*(one.facts() for one in found), *({"workers_of": one.lane, **asdict(one)} for one in said)])
+                _lines([*(one.facts() for one in found), *({"workers_of": one.lane, **one.facts()} for one in said)])
             else:
-                console.print(_lanes(found, said), _partitions(found))
+                console.print(_lanes(found, said), _partitions(found, asked=True))
             return
         asyncio.run(_watch(settings, lane or (), addresses, every, console))
     except KeyboardInterrupt:
         pass
 
 
+def _quiet() -> None:
+    """What aiokafka warns of while a broker is away, we say once and in words; its lines would go through the table."""
+    for name in ("aiokafka", "kafka", "asyncio"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+
+
+async def _patiently(look: Callable[[], Awaitable[T]]) -> T:
+    """Look again for a short while when there is trouble that passes; raises it when it did not."""
+    until = time.monotonic() + _SHORT_WHILE
+    told = False
+    while True:
+        try:
+            return await look()
+        except Transient as error:
+            if time.monotonic() + _AGAIN > until:
+                raise
+            if not told:
+                print(f"{error}; trying again for {_SHORT_WHILE:.0f} s", file=sys.stderr)
+            told = True
+        await asyncio.sleep(_AGAIN)
+
+
 async def _look(
     settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float
 ) -> tuple[list["Lag"], list["WorkerState"]]:
-    from streams.lagging import lags, workers
+    from streams.lagging import completed, lags, workers
 
     first, began = await lags(settings, lanes, times=False), time.monotonic()
     await asyncio.sleep(every)
     found = await lags(settings, lanes, before=first, seconds=time.monotonic() - began)
-    return found, await workers(addresses)
+    said = await workers(addresses)
+    return completed(found, said, prefix=settings.kafka.topic_prefix), said
 
 
 async def _watch(
     settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float, console: Console
 ) -> None:
-    from streams.lagging import lags, workers
+    from streams.lagging import completed, lags, workers
 
     before: list[Lag] = []
-    at = time.monotonic()
+    at, seen, newest = time.monotonic(), Group(), datetime.now()
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
             began = time.monotonic()
-            found = await lags(settings, lanes, before=before, seconds=began - at)
-            live.update(Group(_lanes(found, await workers(addresses)), _partitions(_worst(found))), refresh=True)
-            before, at = found, began
+            try:
+                found = await lags(settings, lanes, before=before, seconds=began - at)
+            except (Transient, Permanent) as error:
+                if isinstance(error, Permanent) and not before:
+                    raise  # asked for what there is not; what was there a moment ago may come back
+                live.update(Group(_no_news(error, newest), seen), refresh=True)
+            else:
+                said = await workers(addresses)
+                found = completed(found, said, prefix=settings.kafka.topic_prefix)
+                seen = Group(_lanes(found, said), _partitions(_worst(found), asked=True))
+                live.update(seen, refresh=True)
+                before, at, newest = found, began, datetime.now()
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
+
+
+def _no_news(error: VigilError, since: datetime) -> Text:
+    now = datetime.now()
+    return Text(
+        f"No news since {since:%H:%M:%S} ({(now - since).total_seconds():.0f} s): {error.advice}. "
+        f"Tried at {now:%H:%M:%S}, and again until Ctrl-C.",
+        style="bold red",
+    )
 
 
 def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
@@ -104,6 +157,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
         "workers ready",
         "in flight",
         "last commit",
+        "held",
     )
     table = Table(*columns, title="lanes")
     state = {one.lane: one for one in said}
@@ -122,6 +176,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
             f"{workers.ready} of {workers.workers}" if workers else "no answer",
             str(workers.in_flight) if workers else "",
             f"{workers.seconds_since_commit:.1f} s ago" if workers else "",
+            f"{workers.held_partitions} partitions" if workers and workers.held_partitions else "",
         )
     return table
 
@@ -131,9 +186,10 @@ def _worst(found: list["Lag"]) -> list["Lag"]:
     return sorted(behind, key=lambda one: -(one.oldest_unacked_seconds or 0.0))[:_WORST]
 
 
-def _partitions(found: list["Lag"]) -> Table:
+def _partitions(found: list["Lag"], *, asked: bool = False) -> Table:
+    """Show partitions; `asked`: with what the workers said of them."""
     columns = ("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", "rate/s")
-    table = Table(*columns, title="partitions")
+    table = Table(*columns, *(("in flight", "last commit", "held for") if asked else ()), title="partitions")
     for one in found:
         committed = "never" if one.committed is None else str(one.committed)
         table.add_row(
@@ -146,8 +202,17 @@ def _partitions(found: list["Lag"]) -> Table:
             _seconds(one.event_seconds),
             _seconds(one.oldest_unacked_seconds),
             "" if one.rate is None else f"{one.rate:.1f}",
+            *(_said(one) if asked else ()),
         )
     return table
+
+
+def _said(one: "Lag") -> tuple[str, str, str]:
+    return (
+        "" if one.in_flight is None else str(one.in_flight),
+        "" if one.seconds_since_commit is None else f"{one.seconds_since_commit:.1f} s ago",
+        _seconds(one.held_seconds or None),
+    )
 
 
 def _seconds(seconds: float | None) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import getpass
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from models.errors import Permanent
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def vitals(
         Path | None,
         typer.Option(metavar="FILE", help="write the comparison here too, as --json prints it; only you can read it"),
     ] = None,
-    reason: Annotated[str, typer.Option(help="why you look, for the audit")] = "",
+    reason: Annotated[str, typer.Option(help="why you look, for the audit; needed")] = "",
     json_: Annotated[
         bool,
         typer.Option("--json", help="one JSON object per line: what is told of all, then each set, then each alert's step"),
@@ -49,12 +47,14 @@ def vitals(
 
     Writes to no topic but the audit of this access. Exits 1 where anything differs, or where there is no score.
     """
+    from streams.keeping import keep, try_out
     from streams.timetravel import Asked, Other
 
     asked = Asked(patient, since.astimezone(), until.astimezone(), reason)
+    try_out(report, "report")
     found = asyncio.run(_travel(load(), asked, Other(rules, registry)))
     if report is not None:
-        _keep(report, found)
+        keep(report, "".join(f"{line}\n" for line in _lines(found)).encode(), "report")
     if json_:
         for line in _lines(found):
             print(line)
@@ -78,14 +78,6 @@ async def _travel(settings: Settings, asked: "Asked", other: "Other") -> "Travel
             return await travel.go(asked, lambda done, total: bar.update(task, completed=done, total=total))
     finally:
         await outbox.stop()
-
-
-def _keep(report: Path, found: "Travel") -> None:
-    try:
-        with os.fdopen(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-            out.writelines(f"{line}\n" for line in _lines(found))
-    except OSError as error:
-        raise Permanent(f"the report {report} cannot be written ({error.strerror})") from error
 
 
 def _lines(found: "Travel") -> Iterator[str]:

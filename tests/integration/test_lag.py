@@ -1,8 +1,11 @@
 """`vigil lag` and `vigil status` against a lane that is behind, and one that is not."""
 
 import asyncio
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -10,27 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from infra.kafka.host import free_ports
+from models.errors import Permanent, Transient
+from streams.cli import status
 from streams.lagging import READS, lags, workers
 from streams.lanes import LANES
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
-from tests.clinic import Clinic, note
+from streams.reader import Reader
+from streams.settings import WorkerSettings
+from tests.clinic import PARTITIONS, Clinic, note
 from tests.kafka import Kafka
+from tests.lanes import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 
-def vigil(site: Clinic, *words: str) -> list[dict[str, Any]]:
+def command(site: Clinic, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "VIGIL_KAFKA__BOOTSTRAP": site.kafka.bootstrap,
         "VIGIL_KAFKA__TOPIC_PREFIX": site.prefix,
         "VIGIL_KAFKA__EMBEDDED": str(site.kafka.kind == "embedded").lower(),
+        **more,
     }
-    command = [sys.executable, "-m", "streams.cli", *words, "--json"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    called = [sys.executable, "-m", "streams.cli", *words]
+    return subprocess.run(called, env=env, capture_output=True, text=True, timeout=120)
+
+
+def vigil(site: Clinic, *words: str) -> list[dict[str, Any]]:
+    done = command(site, *words, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -60,8 +75,109 @@ async def test_lag_is_what_a_lane_has_not_committed(kafka: Kafka, tmp_path: Path
     assert [one["rate"] for one in told if one["records"]] == [0.0]
 
 
+async def test_a_worker_says_what_it_has_in_hand_of_each_partition(kafka: Kafka, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    site = Clinic(kafka, tmp_path, worker=WorkerSettings(host="test", slot=0, health_port=port))
+    await site.write(note("p", "n0", "Cough."))
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", "clinical.notes")
+        words = ("status", "--once", "--every", "1", "--lane", "notes-entities", "--worker", f"127.0.0.1:{port}")
+        told = await asyncio.to_thread(vigil, site, *words)
+    *partitions, worker = told
+    assert [(one["in_flight"], one["held_seconds"]) for one in partitions] == [(0, 0.0)] * PARTITIONS
+    assert all(one["seconds_since_commit"] < 120 for one in partitions)
+    assert (worker["workers_of"], worker["workers"], "partitions" in worker) == ("notes-entities", 1, False)
+
+
 def test_the_table_of_what_lanes_read_is_true(kafka: Kafka, tmp_path: Path) -> None:
     settings = Clinic(kafka, tmp_path).settings
     for name, make in LANES.items():
         assert make(settings, Outbox(settings, source="/test"), LaneMetrics(name)).topics == READS[name]
     assert set(LANES) == set(READS)
+
+
+@pytest.mark.parametrize("words", [("lag",), ("status", "--once"), ("lag", "--lane", "images")], ids=" ".join)
+def test_topics_that_are_not_there_are_named_and_refused(kafka: Kafka, tmp_path: Path, words: tuple[str, ...]) -> None:
+    site = Clinic(kafka, tmp_path)
+    done = command(site, *words, VIGIL_KAFKA__TOPIC_PREFIX="elsewhere.")
+    assert (done.returncode, done.stdout) == (2, "")
+    said, hint = done.stderr.splitlines()  # and nothing of the client library's
+    assert said.startswith(f"Permanent: not on {kafka.bootstrap}: elsewhere.clinical.")
+    assert ("elsewhere.clinical.vitals" in said) == ("images" not in words)
+    assert "'elsewhere.'" in hint and "vigil topics create" in hint
+
+
+def screen() -> tuple[Console, io.StringIO]:
+    """A terminal of 200 columns, and what is written to it."""
+    out = io.StringIO()
+    return Console(file=out, force_terminal=True, width=200, height=60), out
+
+
+@pytest.mark.real_kafka
+async def test_the_live_table_outlasts_the_broker(kafka: Kafka, tmp_path: Path) -> None:
+    site, (console, out) = Clinic(kafka, tmp_path), screen()
+    await site.write(note("p", "n0", "Cough."))
+    kafka.control()
+    watch = asyncio.create_task(status._watch(site.settings, ["notes-entities"], [], 0.2, console))
+    try:
+        await until(lambda: "of 2 behind" in out.getvalue(), what="the table is shown")
+        kafka.kill()
+        await until(lambda: "No news since" in out.getvalue(), what="it says that there is no news")
+        said = out.getvalue()[out.getvalue().index("No news since") :]
+        assert re.match(r"No news since \d\d:\d\d:\d\d \(\d+ s\): .*[Tt]ried at \d", said, flags=re.S)
+        assert "of 2 behind" in said  # what was seen last stands below
+        await until(lambda: "nothing listens there" in out.getvalue(), what="it says why")
+        kafka.start()  # not in a thread: the broker would end with it
+        since = len(out.getvalue())
+        await until(lambda: "lanes" in out.getvalue()[since:].rpartition("again until Ctrl-C")[2], what="news comes again")
+        assert not watch.done()
+    finally:
+        kafka.mend()
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+
+
+async def test_a_broker_that_goes_away_in_the_middle_makes_no_empty_table(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(self: Reader, topic: str) -> list[int]:
+        return []  # what aiokafka says then
+
+    monkeypatch.setattr(Reader, "partitions", none)
+    with pytest.raises(Transient, match=r"which partitions .*clinical\.images has"):
+        await lags(Clinic(kafka, tmp_path).settings, ["images"])
+
+
+@pytest.mark.real_kafka
+async def test_one_look_waits_a_short_while_for_a_broker(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    kafka.control().kill()
+    look = asyncio.create_task(asyncio.to_thread(command, site, "status", "--once", "--every", "0.5", "--lane", "images"))
+    try:
+        await asyncio.sleep(3)
+    finally:
+        kafka.start()  # not in a thread: the broker would end with it
+    done = await look
+    assert done.returncode == 0, done.stderr
+    assert "images" in done.stdout
+    (said,) = done.stderr.splitlines()
+    assert said.endswith("nothing listens there; trying again for 30 s")
+
+
+async def test_trouble_that_stays_is_said_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_SHORT_WHILE", 0.3)
+    monkeypatch.setattr(status, "_AGAIN", 0.1)
+    looks = []
+
+    async def look(error: Exception) -> None:
+        looks.append(error)
+        raise error
+
+    with pytest.raises(Transient, match="NOT_COORDINATOR"):
+        await status._patiently(lambda: look(Transient("the offsets of vitals cannot be read (NOT_COORDINATOR)")))
+    assert len(looks) in (3, 4)
+    looks.clear()
+    with pytest.raises(Permanent):
+        await status._patiently(lambda: look(Permanent("there is no lane")))
+    assert len(looks) == 1

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -15,16 +17,18 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from models.errors import Permanent, Poison
+from models.errors import Permanent, Poison, Transient
 from processors.events import NoteEvent, VitalsEvent
 from processors.identity import natural_id
+from streams import replaying
 from streams.deadletters import dead_letter, redriven
-from streams.outbox import Outbox
+from streams.lagging import Lag
+from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
 from streams.redriving import REPLACED, YOUNG
 from streams.replaying import Choice, Pace, Progress, Replays, Told
 from tests import vitals as bedside
-from tests.clinic import Clinic, note
+from tests.clinic import PARTITIONS, Clinic, note
 from tests.kafka import Kafka
 from tests.lanes import bodies, running, until
 from tests.lanes import note as small_note
@@ -104,6 +108,7 @@ async def test_choosing_by_range_time_type_and_encounter(kafka: Kafka, tmp_path:
     assert await offsets(until=cut) == [0, 1, 2, 3]
     assert await offsets(since=cut) == [4]
     assert await offsets(ranges=((number, 1, 3),)) == [1, 2]
+    assert await offsets(ranges=((number, 0, 1), (number, 3, 5))) == [0, 3, 4]  # each of them
     assert await offsets(encounters=("e1",)) == [1, 3]
     assert await offsets(note_types=("11506-3",)) == [0, 1, 2, 3, 4]
     assert await offsets(note_types=("18842-5",)) == []
@@ -111,6 +116,12 @@ async def test_choosing_by_range_time_type_and_encounter(kafka: Kafka, tmp_path:
         await replays.choose(Choice(topic=NOTES), limit=3)
     with pytest.raises(Permanent, match="no partition 99"):
         await offsets(ranges=((99, 0, 1),))
+    elsewhere = site.settings.model_copy(
+        update={"kafka": site.settings.kafka.model_copy(update={"topic_prefix": "elsewhere."})}
+    )
+    for choice, name in ((Choice(topic=NOTES), NOTES), (Choice(letters=("a",)), "clinical.dead-letters")):
+        with pytest.raises(Permanent, match=f"^not on .*: elsewhere.{name}$"):
+            await Replays(elsewhere).choose(choice, limit=100)
 
 
 @pytest.mark.real_kafka
@@ -153,9 +164,32 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
         assert await replays.run(plan.ready, choice, "mended", pace=Pace(), progress=Progress.open(None, choice)) == 1
         with pytest.raises(Permanent, match="no dead letter begins with nobody"):
             await replays.choose(Choice(letters=("nobody",)), limit=100)
+        # All conditions hold, of a letter's original too.
+        place = (records[1].partition, records[1].offset, records[1].offset + 1)
+        for asked in ({"note_types": ("11506-3",)}, {"topic": NOTES, "ranges": (place,), "patients": ("p",)}):
+            found = await replays.choose(Choice(letters=(letter.id,), **asked), limit=100)  # type: ignore[arg-type]
+            assert [one.event.original_offset for one in found] == [1]
+        for other in (
+            {"note_types": ("28570-0",)},
+            {"topic": NOTES, "ranges": ((place[0], 90_000, 90_002),)},
+            {"topic": "clinical.images"},
+            {"patients": ("q",)},
+        ):
+            with pytest.raises(Permanent, match="none of 1 dead letters fulfils the other conditions"):
+                await replays.choose(Choice(letters=(letter.id,), **other), limit=100)  # type: ignore[arg-type]
     assert [one.value for one in (await site.records(NOTES))[2:]] == [records[1].value]
     (audit,) = [one for one in await site.read("clinical.audit") if one["action"] == "replay"]
     assert audit["subject"] == "dead letters"
+
+
+def test_a_choice_that_says_nothing_or_two_things_is_refused() -> None:
+    for asked in ({"letters": ("",)}, {"topic": NOTES, "patients": (" ",)}, {"topic": NOTES, "note_types": ("",)}):
+        with pytest.raises(Permanent, match="empty id or code chooses nothing"):
+            Choice(**asked)  # type: ignore[arg-type]
+    with pytest.raises(Permanent, match="offsets are those of a topic"):
+        Choice(letters=("a",), ranges=((0, 1, 2),))
+    with pytest.raises(Permanent, match="only notes have a note type"):
+        Choice(topic="clinical.vitals", note_types=("a",))
 
 
 async def test_an_older_version_of_a_note_is_held_back(kafka: Kafka, tmp_path: Path) -> None:
@@ -247,10 +281,47 @@ async def test_a_replay_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path: 
     assert len(await site.records(NOTES)) == 18
 
 
+async def test_a_replay_waits_for_a_cluster_that_is_busy_with_itself(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Clinic(kafka, tmp_path)
+    await site.write(note("p", "a", "Cough."))
+    choice, told, trouble = Choice(topic=NOTES), [], [Transient("the offsets cannot be read (NOT_COORDINATOR)")]
+    look = replaying.lags
+
+    async def lags(*args: Any, **named: Any) -> list[Lag]:
+        if trouble:
+            raise trouble.pop()
+        return await look(*args, **named)
+
+    monkeypatch.setattr(replaying, "lags", lags)
+    async with replays_of(site.settings) as replays:
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        progress = Progress.open(None, choice)
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=progress, tell=told.append) == 1
+    assert [one.waits for one in told] == ["the offsets cannot be read (NOT_COORDINATOR)", ""]
+
+
+async def test_what_came_since_to_a_lower_partition_is_not_taken_for_done(kafka: Kafka, tmp_path: Path) -> None:
+    site, choice, file = Clinic(kafka, tmp_path), Choice(topic=NOTES), tmp_path / "progress"
+    low, high = (next(f"p{n}" for n in range(99) if partition_of(f"p{n}".encode(), PARTITIONS) == number) for number in (0, 1))
+    await site.write(note(low, "a", "Cough."), note(high, "a", "Cough."))
+    async with replays_of(site.settings) as replays:
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 2
+        await site.write(note(low, "b", "Fever."))
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        progress = Progress.open(file, choice)
+        assert [progress.wants(one) for one in plan.ready] == [False, True, False]
+        assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=progress) == 1
+        assert progress.done == 3
+
+
 async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     events: list[NoteEvent] = [note("p", f"n{n}", "Mrs Jones coughs.") for n in range(3)]
     await site.write(*events)
+    file = tmp_path / "file"
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
         "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -259,24 +330,38 @@ async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
         "VIGIL_KAFKA__EMBEDDED": str(kafka.kind == "embedded").lower(),
     }
 
+    command = [sys.executable, "-m", "streams.cli", "replay", "run"]
+
     def vigil(code: int, *words: str) -> str:
-        command = [sys.executable, "-m", "streams.cli", "replay", "run", *words]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, input="")
+        done = subprocess.run([*command, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, input="")
         assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stdout + done.stderr
         assert "Jones" not in done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def stopped(*words: str) -> str:
+        """Ctrl-C once a record is done."""
+        with subprocess.Popen([*command, *words], env=env, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+            while process.poll() is None and not (file.exists() and json.loads(file.read_bytes())["done"]):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        return said.strip()
+
     def work() -> None:
-        assert "either a topic or dead letters" in vigil(2)
+        assert "records of a topic or behind dead letters" in vigil(2)
         assert "is not replayed" in vigil(2, "--topic", "clinical.feedback")
         assert "no range of offsets" in vigil(2, "--topic", NOTES, "--offsets", "1-2")
         assert "dry run: nothing was done" in vigil(0, "--topic", NOTES, "--dry-run")
         assert "a reason is needed" in vigil(2, "--topic", NOTES, "--yes")
         asked = ("--topic", NOTES, "--patient", "p", "--reason", "why", "--yes", "--resume", "file")
-        assert "3 replayed" in vigil(0, *asked)
+        for no_file in ("none/file", "."):
+            assert f"the progress {no_file} cannot be written" in vigil(2, *asked[:-1], no_file)
+        assert stopped("--rate", "1", *asked) == "stopped: 1 of 3 are done. The same command goes on from there (--resume file)"
+        assert "2 replayed, 1 were done before" in vigil(0, *asked)
         assert "0 replayed, 3 were done before" in vigil(0, *asked)
 
     await asyncio.to_thread(work)
     records = await site.records(NOTES)
     assert [one["id"] for one in bodies(records)] == [one.id for one in events] * 2
-    assert json.loads((tmp_path / "file").read_bytes())["done"] == 3
+    assert json.loads(file.read_bytes())["done"] == 3

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from models.errors import Permanent
 from models.registering import record
 from models.registry import PACKAGED, Registry
-from processors.events import PatientEvent, VitalsEvent
+from processors.events import AlertEvent, PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from processors.rules import MonitorRules
 from streams.cli.travel import vitals
+from streams.journal import TOPIC as JOURNAL
 from streams.outbox import Outbox, partition_of
 from streams.settings import ModelSettings, VitalsStateSettings
 from streams.timetravel import Asked, Other, TimeTravel, Travel
@@ -120,7 +121,8 @@ async def test_a_day_gives_the_scores_and_alerts_of_that_day(past: tuple[Clinic,
     before = [await site.records(topic) for topic in WRITTEN]
     found = await travelled(site, start)
     assert [(row.equal, row.differs) for row in found.rows] == [(True, ())] * 6
-    assert (found.notes, found.equal) == ([], True)
+    (note,) = found.notes  # the hour is not over
+    assert note.startswith("the vitals lane has decided up to ") and found.equal
     totals = [row.score.news2.total if row.score.news2 else None for row in found.rows]
     assert totals[1] == 3 and totals[2] == 0  # scale 1, then scale 2: the state as it was
     assert all(row.score.deterioration is not None for row in found.rows)
@@ -136,7 +138,9 @@ async def test_a_day_gives_the_scores_and_alerts_of_that_day(past: tuple[Clinic,
     ]  # fmt: skip
     assert audit[0]["reason"].endswith("; a complaint")
     with pytest.raises(Permanent, match="from when until when"):
-        Asked(PATIENT, start, start)
+        Asked(PATIENT, start, start, "why")
+    with pytest.raises(Permanent, match="a reason is needed"):
+        Asked(PATIENT, start, start + timedelta(hours=1), " ")
 
 
 async def test_other_rules_and_another_model_tell_what_would_have_been_said(
@@ -173,11 +177,35 @@ async def test_rules_that_changed_since_and_scores_that_are_missing_are_told(pas
     changed = site.settings.model_copy(update={"monitor": MonitorRules(staleness=timedelta(minutes=2))})
     outbox = Outbox(changed, source="/test")
     await outbox.start()
-    found = await TimeTravel(changed, outbox, user="ops-7").go(Asked(PATIENT, start, start + timedelta(hours=1)))
+    asked = Asked(PATIENT, start, start + timedelta(hours=1), "why")
+    found = await TimeTravel(changed, outbox, user="ops-7").go(asked)
     await outbox.stop()
     assert {row.why for row in found.rows if not row.equal} == {("rules or code have changed since",)}
-    await site.write(charted(PATIENT, start + timedelta(hours=4), WELL, 99))  # no lane runs that would score it
-    assert (await travelled(site, start + timedelta(hours=3), hours=2)).rows[-1].differs == ("missing",)
+    await site.write(charted(OTHERS[0], start + timedelta(minutes=28), WELL, 99))  # no lane runs that would score it
+    (missing,) = (await travelled(site, start + timedelta(minutes=27), OTHERS[0], hours=1 / 20)).rows
+    assert missing.differs == ("missing",)
+
+
+async def test_what_the_lane_has_yet_to_decide_is_not_compared(past: tuple[Clinic, datetime], monkeypatch: Any) -> None:
+    site, start = past
+    number = partition_of(PATIENT.encode(), PARTITIONS)
+    entries = [json.loads(one.value) for one in await site.records(JOURNAL) if one.partition == number and one.value]
+    last = max(datetime.fromisoformat(one["now"]) for one in entries if one["kind"] == "entry" and one["now"])
+    heard = []
+    hears = Asked.hears
+
+    def listen(self: Asked, event: AlertEvent) -> bool:
+        heard.append(min(self.until, self.heard or self.until))
+        return hears(self, event)
+
+    monkeypatch.setattr(Asked, "hears", listen)  # the real one, looked at
+    found = await travelled(site, start, hours=24)
+    assert (set(heard), found.equal) == ({last}, True)
+    assert (
+        found.notes[-1] == f"the vitals lane has decided up to {last:%Y-%m-%d %H:%M:%S} UTC: what comes later is not compared"
+    )
+    with pytest.raises(Permanent, match="nothing of that time is decided yet"):
+        await travelled(site, datetime.now(UTC) + timedelta(hours=1))
 
 
 async def test_without_the_journal_the_order_of_writing_is_taken_and_told(
@@ -194,7 +222,8 @@ async def test_without_the_journal_the_order_of_writing_is_taken_and_told(
     await producer.stop()
     found = await travelled(copy, start)
     assert [row.equal for row in found.rows] == [True] * 6
-    (note,) = found.notes
+    note, cut = found.notes
+    assert cut.startswith("the vitals lane has decided up to ")
     assert note.startswith("the journal no longer holds the order of what happened")
 
 
@@ -234,7 +263,10 @@ async def test_the_command_line(past: tuple[Clinic, datetime], tmp_path: Path) -
     def work() -> None:
         here = datetime.now().astimezone().tzinfo
         times = [f"{at.astimezone(here):%Y-%m-%dT%H:%M:%S}" for at in (start, start + timedelta(hours=1))]
-        asked, report = ("--from", times[0], "--until", times[1]), tmp_path / "report"
+        asked = ("--from", times[0], "--until", times[1], "--reason", "a complaint")
+        report = tmp_path / "report"
+        with pytest.raises(Permanent, match="a reason is needed"):
+            vigil(2, "--patient", PATIENT, "--from", times[0], "--until", times[1])
         printed = vigil(0, "--patient", PATIENT, *asked, "--json", "--report", str(report))
         told, *rows = (json.loads(line) for line in printed.splitlines())
         assert (told["scores"], told["equal"], told["alerts_raised"], told["alerts_raised_then"]) == (6, 6, 2, 2)
@@ -243,12 +275,14 @@ async def test_the_command_line(past: tuple[Clinic, datetime], tmp_path: Path) -
         assert (report.read_text(), report.stat().st_mode & 0o077) == (printed, 0)
         rules = tmp_path / "strict.toml"
         rules.write_text('staleness = "PT2M"\n')
-        said = vigil(1, "--patient", PATIENT, *asked, "--reason", "a complaint", "--rules", str(rules))
+        said = vigil(1, "--patient", PATIENT, *asked, "--rules", str(rules))
         assert "6 equal what was published" in said and "not now" in said
         assert "0 of 0 equal" in vigil(1, "--patient", "nobody", *asked)
         with pytest.raises(Permanent, match="from when until when"):
-            vigil(2, "--patient", PATIENT, "--from", times[1], "--until", times[0])
+            vigil(2, "--patient", PATIENT, "--from", times[1], "--until", times[0], "--reason", "why")
+        audits = len(asyncio.run(site.read("clinical.audit")))
         with pytest.raises(Permanent, match="cannot be written"):
             vigil(2, "--patient", PATIENT, *asked, "--report", str(tmp_path))
+        assert len(asyncio.run(site.read("clinical.audit"))) == audits  # refused before anything was looked at
 
     await asyncio.to_thread(work)

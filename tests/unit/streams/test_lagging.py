@@ -1,0 +1,55 @@
+"""What workers say of themselves, read from their metrics; no worker and no broker is asked."""
+
+import io
+
+import pytest
+from prometheus_client import generate_latest
+from rich.console import Console
+
+from streams import lagging
+from streams.cli import status
+from streams.lagging import Lag, WorkerState, completed, workers
+from streams.metrics import LaneMetrics
+
+
+def page(held: float, *numbers: int) -> str:
+    metrics = LaneMetrics("images")
+    metrics.ready.set(1)
+    metrics.in_flight.set(3 * len(numbers))
+    metrics.held.set(int(held > 0))
+    metrics.partitions({("s.clinical.images", 7): (9, 9.0, 0.0)})
+    metrics.partitions({("s.clinical.images", number): (3, 1.5 + number, held) for number in numbers})
+    return generate_latest(metrics.registry).decode()
+
+
+async def said(monkeypatch: pytest.MonkeyPatch) -> list[WorkerState]:
+    pages = {"a:1": page(0.0, 0), "a:2": page(42.0, 1), "a:3": ""}
+    monkeypatch.setattr(lagging, "_page", pages.__getitem__)
+    return await workers(list(pages))
+
+
+async def test_each_partition_is_what_its_worker_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (state,) = found = await said(monkeypatch)
+    assert (state.workers, state.ready, state.in_flight, state.held_partitions) == (2, 2, 6, 1)
+    assert set(state.partitions) == {("s.clinical.images", 0), ("s.clinical.images", 1)}  # 7 was given to another
+    assert "partitions" not in state.facts()
+    lags = [Lag("images", "clinical.images", number, 0, 5, 5) for number in range(3)]
+    told = completed(lags, found, prefix="s.")
+    assert [(one.in_flight, one.seconds_since_commit, one.held_seconds) for one in told] == [
+        (3, 1.5, 0.0),
+        (3, 2.5, 42.0),
+        (None, None, None),
+    ]
+    assert completed(lags, [], prefix="s.") == lags
+
+
+async def test_the_table_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = await said(monkeypatch)
+    lags = completed([Lag("images", "clinical.images", number, 0, 5, 5) for number in range(2)], found, prefix="s.")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(status._lanes(lags, found), status._partitions(lags, asked=True))
+    assert isinstance(console.file, io.StringIO)
+    lane, first, second = (line for line in console.file.getvalue().splitlines() if "images" in line)
+    assert "1 partitions" in lane
+    assert [cell.strip() for cell in first.split("│")[-4:-1]] == ["3", "1.5 s ago", ""]
+    assert [cell.strip() for cell in second.split("│")[-4:-1]] == ["3", "2.5 s ago", "42.0 s"]
