@@ -20,6 +20,7 @@ from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import NOTES
 from infra.kafka.host import free_ports
 from models.errors import Permanent, Poison
+from models.tasks import ModelIdentity
 from processors.events import Event, NoteEvent, PatientEvent
 from processors.identity import natural_id
 from streams.clock import real_clock
@@ -27,6 +28,7 @@ from streams.deadletters import dead_letter, original, redrive
 from streams.lane import Input, Outcome
 from streams.outbox import Outbox, partition_of
 from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
+from streams.replaying import Choice, Pace, Progress, Replays
 from streams.settings import Settings
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note, note_id, points
@@ -79,7 +81,8 @@ async def test_a_second_failure_is_the_same_letter_and_a_mended_lane_ends_it(kaf
             assert await desk.redrive(plan.ready, "try again") == 1
             await _letters(site, 3)  # letter, mark, letter
         (again,) = await desk.find(Which(), whole=True)
-        assert again.event == first.event.model_copy(update={"attempts": 2, "failed_at": again.event.failed_at})
+        changed = {"attempts": 2, "failed_at": again.event.failed_at, "tried_offset": 2}
+        assert again.event == first.event.model_copy(update=changed)
         assert again.first_failed_at == first.event.failed_at
 
         async with running(settings, Healed):
@@ -112,6 +115,87 @@ async def test_letters_are_redriven_in_the_order_of_their_originals(kafka: Kafka
         await desk.redrive((await desk.plan(found[::-1])).ready, "in order")
     values = [record.value for record in await asyncio.to_thread(kafka.read, site.notes)]
     assert values[7:] == values[:7]
+
+
+class Other(Echo):
+    """Another lane that reads the same topic, and can no more."""
+
+    name = "other"
+
+
+class Worse(Echo):
+    """The same lane with a model that takes nothing."""
+
+    @property
+    def model(self) -> ModelIdentity | None:
+        return ModelIdentity("worse", "1", "f" * 64)
+
+    async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
+        return [Outcome(error=Permanent("takes nothing")) for _ in inputs]
+
+
+async def test_what_fails_in_a_replay_after_it_was_closed_is_open_again(kafka: Kafka) -> None:
+    site = Site(kafka)
+    settings = site.settings()
+    await produce(kafka.bootstrap, site.notes, [wire(small_note(n, text="poison")) for n in range(2)], site.partitions)
+    async with desk_of(settings) as desk:
+        async with running(settings):
+            await _letters(site, 2)
+        async with running(settings, Healed):
+            first, second = await desk.find(Which(), whole=True)
+            await desk.redrive([first], "mended")
+            await desk.discard([second], "never mind")
+            await site.until_committed(3)
+        assert await desk.find(Which()) == []
+        outbox = Outbox(settings, source="/test")
+        await outbox.start()
+        replays, choice = Replays(settings, outbox, "ops-7"), Choice(topic="clinical.notes")
+        records = await replays.choose(choice, limit=10)
+        await replays.run(records, choice, "another model", pace=Pace(), progress=Progress(None, choice.digest))
+        await outbox.stop()
+        async with running(settings, Worse):
+            await _letters(site, 6)  # two letters, two marks, two letters
+        found = await desk.find(Which(), whole=True)
+        assert {one.event.id for one in found} == {first.event.id, second.event.id}
+        for one in found:
+            assert (one.event.attempts, one.event.error, one.event.model_digest) == (2, "Permanent", "f" * 64)
+            assert one.event.failed_at > one.first_failed_at
+        assert await desk.find(Which(), states=("redriven", "discarded")) == []
+        assert {original(one.event) for one in found} == {original(first.event), original(second.event)}
+
+
+async def test_one_copy_serves_the_letters_of_all_lanes_and_a_late_mark_hides_none(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(kafka)
+    settings = site.settings()
+    poison = [small_note(n, patient="p", text="poison") for n in range(3)]
+    await produce(kafka.bootstrap, site.notes, [wire(one) for one in poison], site.partitions)
+    monkeypatch.setattr("streams.redriving._TOGETHER", 3)  # less than two originals' letters: none is parted from its own
+    async with desk_of(settings) as desk, running(settings), running(settings, Other):
+        await _letters(site, 6)
+        await desk.redrive((await desk.plan(await desk.find(Which(lanes=("other",)), whole=True))).ready, "one lane's")
+        await _letters(site, 15)  # and three marks, and three letters of each lane
+        found = await desk.find(Which(), whole=True)
+        assert {(one.event.lane, one.event.attempts) for one in found} == {("echo", 2), ("other", 2)}
+
+        mark, marks = desk.mark, 0
+
+        async def late(letters: Any, state: Any) -> None:
+            nonlocal marks
+            await _letters(site, 15 + 2 * marks + len(letters))  # the lanes are faster than the mark
+            await mark(letters, state)
+            marks += len(letters)
+
+        monkeypatch.setattr(desk, "mark", late)
+        assert await desk.redrive((await desk.plan(found)).ready, "all") == 6
+        await _letters(site, 27)
+        after = await desk.find(Which(), whole=True)
+    assert {(one.event.lane, one.event.original_offset, one.event.attempts) for one in after} == {
+        (lane, offset, 3) for lane in ("echo", "other") for offset in range(3)
+    }
+    values = [record.value for record in await site.records("clinical.notes")]
+    assert values == [wire(one)[1] for one in poison] * 3  # the originals, and each once for each redrive
 
 
 # ------------------------------------------------------------------------------------------------------------ late data
