@@ -89,7 +89,7 @@ class DeadLetters:
         """Return the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
 
         Originals are read in a second pass, only those that are returned: a burst of letters need not fit into memory.
-        Raises `Transient` when no broker answers.
+        Raises `Transient` when no broker answers, `Permanent` when the topic is not there.
         """
         letters: dict[str, Letter] = {}
         async for record in self._records():
@@ -106,7 +106,13 @@ class DeadLetters:
     async def _records(self, partitions: Collection[int] | None = None) -> AsyncIterator[Any]:
         topic = self._prefix + DeadLetterEvent.topic
         async with Reader(self._settings.kafka) as reader:
-            for partition in await reader.partitions(topic):
+            numbers = await reader.partitions(topic)
+            if not numbers:  # to say that there are no letters would be a guess, and most often a wrong one
+                raise Permanent(
+                    f"{topic} is not there, or not shown to this account",
+                    hint="is kafka.topic_prefix this site's (VIGIL_KAFKA__TOPIC_PREFIX)? `vigil topics create` makes the topics",
+                )
+            for partition in numbers:
                 if partitions is None or partition in partitions:
                     begin, end = await reader.bounds(topic, partition)
                     async for records in reader.read(topic, partition, begin, end):

@@ -394,6 +394,21 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
     assert len(audit["discard"]["entries"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words", [("list",), ("show", "2f17"), ("redrive", "--all", "--dry-run"), ("discard", "--all", "--dry-run")]
+)
+async def test_a_topic_that_is_not_there_is_no_topic_without_letters(
+    kafka: Kafka, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    site = Clinic(kafka, tmp_path)
+    site.prefix = "typo."
+    done = await asyncio.to_thread(At(site, tmp_path), *words)
+    assert done.returncode == 2
+    assert "typo.clinical.dead-letters is not there" in done.stderr
+    assert "kafka.topic_prefix" in done.stderr
+    assert done.stdout == ""
+
+
 async def test_nothing_is_shown_that_cannot_be_audited(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     await _file(site, "notes-entities", note("p", "n", PHI))
