@@ -40,6 +40,10 @@ class Which:
     def __post_init__(self) -> None:
         if any(bound is not None and bound.tzinfo is None for bound in (self.since, self.until)):
             raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
+        # Each letter begins with nothing: a shell's unset variable would choose them all, past the question for --all.
+        for name in ("ids", "lanes", "stages", "classes", "models"):
+            if not all(value.strip() for value in getattr(self, name)):
+                raise Permanent(f"one of the {name} is empty: it would mean every letter", hint="leave it out, or give --all")
 
     @property
     def everything(self) -> bool:

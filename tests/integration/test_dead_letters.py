@@ -368,6 +368,9 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
         assert "The original is not shown" in run(0, "show", one[:13])
         assert "--phi needs a reason" in run(2, "show", one, "--phi")
         assert "which letters?" in run(2, "redrive", "--reason", "all")
+        assert "one of the ids is empty" in run(2, "discard", "", "--dry-run", "--reason", "an unset variable")
+        assert "one of the models is empty" in run(2, "redrive", "--model", "", "--reason", "an unset variable", "--yes")
+        assert "one of the ids is empty" in run(2, "show", "")
         assert "a reason is needed" in run(2, "discard", "--all", "--yes")
         assert "dry run: nothing was done" in run(0, "redrive", "--lane", "notes-entities", "--dry-run")
         # The topic is empty: nobody can tell whether a newer version came.

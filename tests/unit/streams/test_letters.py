@@ -8,10 +8,10 @@ from typing import Any, Literal
 import pytest
 
 from connectors.deadletters import dead_letter as at_the_edge
-from models.errors import Poison
+from models.errors import Permanent, Poison
 from processors.events import DeadLetterEvent, DeadLetterMarkEvent
 from streams.deadletters import dead_letter, redrive
-from streams.letters import Letter, fold
+from streams.letters import Letter, Which, fold
 from streams.wire import encode
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -180,3 +180,10 @@ def test_letters_and_marks_of_before_they_said_what_was_tried() -> None:
     assert one(first, BY_REPLAY, old_mark(1)).state == "open"
     assert one(FIRST, old_mark(1)).state == "redriven"
     assert one(second, marked(second)).state == "redriven"
+
+
+@pytest.mark.parametrize("asked", ["ids", "lanes", "stages", "classes", "models"])
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_word_is_not_every_letter(asked: str, empty: str) -> None:
+    with pytest.raises(Permanent, match=f"one of the {asked} is empty"):
+        Which(**{asked: ("2f17", empty)})  # type: ignore[arg-type]
