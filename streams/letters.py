@@ -7,7 +7,7 @@ at one offset of the original's partition (the original, or a copy of it), and a
 at a later copy is another failure, and open. A connector's letter has no such place: there each resend is another failure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -20,6 +20,7 @@ from streams.wire import decode, header
 
 State = Literal["open", "redriven", "discarded"]
 STATES: Final[tuple[State, ...]] = ("open", "redriven", "discarded")
+_FEW: Final = 3  # letters that are told of an id's beginning that many have
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,44 @@ class Letter:
     digest: str  # of the original value, SHA-256, hex
     by: str = ""  # who redrove or discarded it
     twins: list["Letter"] = field(default_factory=list)  # of other lanes about the same original, where one stands for all
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found: `letters`, the first of them if a limit was given, and what was asked for in vain."""
+
+    letters: list[Letter]
+    total: int  # before the limit
+    otherwise: list[Letter]  # asked for by their id, but in another state
+    unknown: list[str]  # a sentence for each filter that no letter of any state answers to: misspelt, most likely
+
+
+def choose(letters: Collection[Letter], which: Which, states: Sequence[State], limit: int | None = None) -> Found:
+    """Choose letters in these states, oldest failure first. Raises `Permanent` for ids that no letter of any state has."""
+    named = {one: [letter for letter in letters if letter.event.id.startswith(one)] for one in which.ids}
+    if missing := [one for one, those in named.items() if not those]:
+        raise Permanent(
+            f"no dead letter begins with {', '.join(missing)}", hint="`vigil dead-letters list --state any` shows the ids"
+        )
+    chosen = [letter for letter in letters if letter.state in states and which.takes(letter.event)]
+    chosen.sort(key=lambda letter: (letter.first_failed_at, letter.event.id))
+    otherwise = [letter for those in named.values() if all(one.state not in states for one in those) for letter in those[:_FEW]]
+    return Found(chosen[:limit], len(chosen), otherwise, list(_unknown([letter.event for letter in letters], which)))
+
+
+def _unknown(events: Sequence[DeadLetterEvent], which: Which) -> Iterator[str]:
+    have = {
+        "lane": {event.lane for event in events},
+        "stage": {event.stage for event in events},
+        "class": {event.error_class for event in events} | {event.error for event in events},
+        "model": {event.model_digest for event in events} - {""},
+    }
+    asked = {"lane": which.lanes, "stage": which.stages, "class": which.classes, "model": which.models}
+    for name, values in asked.items():
+        there = ", ".join(sorted(one[:12] if name == "model" else one for one in have[name])) or "none"
+        for value in values:
+            if not any(one.startswith(value) if name == "model" else one == value for one in have[name]):
+                yield f"no dead letter of any state has the {name} {value}; there are: {there}"
 
 
 def fold(letters: dict[str, Letter], record: Any) -> None:

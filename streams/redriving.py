@@ -33,7 +33,7 @@ from processors.events import (
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import original, redrive, redriven
-from streams.letters import STATES, Letter, State, Which, fold
+from streams.letters import STATES, Found, Letter, State, Which, choose, fold
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
@@ -86,22 +86,27 @@ class DeadLetters:
     async def find(
         self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False, limit: int | None = None
     ) -> list[Letter]:
-        """Return the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
+        """Return the letters of `look`."""
+        return (await self.look(which, states=states, whole=whole, limit=limit)).letters
+
+    async def look(
+        self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False, limit: int | None = None
+    ) -> Found:
+        """Find the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
 
         Originals are read in a second pass, only those that are returned: a burst of letters need not fit into memory.
-        Raises `Transient` when no broker answers, `Permanent` when the topic is not there.
+        Raises `Transient` when no broker answers, `Permanent` when the topic is not there or no letter begins with an id.
         """
         letters: dict[str, Letter] = {}
         async for record in self._records():
             fold(letters, record)
-        chosen = [letter for letter in letters.values() if letter.state in states and which.takes(letter.event)]
-        chosen = sorted(chosen, key=lambda letter: (letter.first_failed_at, letter.event.id))[:limit]
-        if whole and chosen:
-            wanted = {(letter.partition, letter.offset): letter for letter in chosen}
+        found = choose(letters.values(), which, states, limit)
+        if whole and found.letters:
+            wanted = {(letter.partition, letter.offset): letter for letter in found.letters}
             async for record in self._records({partition for partition, _ in wanted}):
                 if letter := wanted.get((record.partition, record.offset)):
                     letter.event = decode(DeadLetterEvent, record).model_copy(update={"attempts": letter.event.attempts})
-        return chosen
+        return found
 
     async def _records(self, partitions: Collection[int] | None = None) -> AsyncIterator[Any]:
         topic = self._prefix + DeadLetterEvent.topic
@@ -122,11 +127,8 @@ class DeadLetters:
     async def one(self, letter_id: str) -> Letter:
         """Return a letter whole, by its id or the beginning of it; raises `Permanent` where that is none or several."""
         found = await self.find(Which(ids=(letter_id,)), states=STATES, whole=True)
-        if len(found) != 1:
-            raise Permanent(
-                f"{len(found) or 'no'} dead letters begin with {letter_id}",
-                hint="`vigil dead-letters list --state any` shows the ids" if not found else "give more of the id",
-            )
+        if len(found) > 1:
+            raise Permanent(f"{len(found)} dead letters begin with {letter_id}", hint="give more of the id")
         return found[0]
 
     async def disclose(self, letter: Letter, reason: str) -> bytes | None:

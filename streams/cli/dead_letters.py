@@ -16,7 +16,8 @@ from models.errors import Permanent
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
-    from streams.redriving import DeadLetters, Letter, Plan, Which
+    from streams.letters import Found, Letter, Which
+    from streams.redriving import DeadLetters, Plan
 
 app = typer.Typer(help="What could not be processed: look into it, redrive it, discard it.", no_args_is_help=True)
 
@@ -53,7 +54,9 @@ def list_letters(
     which = _which(ids, lane, stage, class_, model, since, until)
     if state not in _STATES:
         raise Permanent(f"there is no state {state!r}", hint=f"states: {', '.join(_STATES)}")
-    letters = asyncio.run(_find(load(), which, _STATES[state]))
+    found = asyncio.run(_look(load(), which, _STATES[state]))
+    letters = found.letters
+    _tell(found)
     if json_:
         import orjson
 
@@ -120,10 +123,12 @@ def redrive(
     which = _which(ids, lane, stage, class_, model, since, until)
     _bounded(which, all_)
     settings = load()
-    plan = asyncio.run(_plan(settings, which, limit, unverified))
+    found, plan = asyncio.run(_plan(settings, which, limit, unverified))
+    _tell(found)
     _print_counts(plan.ready, f"{len(plan.ready)} to redrive")
     for why, held in plan.held.items():
         print(f"held back: {len(held)} x {why}")
+    _tell_left(found)
     if _go(dry_run, yes, reason, "redrive", len(plan.ready)):
         print(f"{asyncio.run(_do(settings, 'redrive', plan.ready, reason))} redriven")
 
@@ -147,8 +152,11 @@ def discard(
     which = _which(ids, lane, stage, class_, model, since, until)
     _bounded(which, all_)
     settings = load()
-    letters = asyncio.run(_find(settings, which, _STATES["open"]))[:limit]
+    found = asyncio.run(_look(settings, which, _STATES["open"], limit))
+    letters = found.letters
+    _tell(found)
     _print_counts(letters, f"{len(letters)} to discard")
+    _tell_left(found)
     if _go(dry_run, yes, reason, "discard", len(letters)):
         print(f"{asyncio.run(_do(settings, 'discard', letters, reason))} discarded")
 
@@ -204,9 +212,9 @@ def _desk(settings: Settings, *, writing: bool) -> "DeadLetters":
     return DeadLetters(settings, outbox=outbox, user=getpass.getuser(), clock=clock_of(settings.clock))
 
 
-async def _find(settings: Settings, which: "Which", states: Any) -> list["Letter"]:
+async def _look(settings: Settings, which: "Which", states: Any, limit: int | None = None) -> "Found":
     async with _desk(settings, writing=False) as desk:
-        return await desk.find(which, states=states)
+        return await desk.look(which, states=states, limit=limit)
 
 
 async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple["Letter", bytes | None]:
@@ -215,9 +223,10 @@ async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple
         return letter, None if reason is None else await desk.disclose(letter, reason)
 
 
-async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> "Plan":
+async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> tuple["Found", "Plan"]:
     async with _desk(settings, writing=False) as desk:
-        return await desk.plan(await desk.find(which, whole=True, limit=limit), unverified=unverified)
+        found = await desk.look(which, whole=True, limit=limit)
+        return found, await desk.plan(found.letters, unverified=unverified)
 
 
 async def _do(settings: Settings, what: str, letters: list["Letter"], reason: str) -> int:
@@ -255,6 +264,19 @@ def _printable(data: bytes) -> str:
 
 def _second(time: datetime | None) -> str:
     return "" if time is None else time.isoformat(timespec="seconds")
+
+
+def _tell(found: "Found") -> None:
+    """Say what was asked for in vain, beside what is printed: a misspelt word is not to look like good news."""
+    for sentence in found.unknown:
+        typer.echo(sentence, err=True)
+    for letter in found.otherwise:
+        typer.echo(f"{letter.event.id} is {letter.state}" + (f", by {letter.by}" if letter.by else ""), err=True)
+
+
+def _tell_left(found: "Found") -> None:
+    if left := found.total - len(found.letters):
+        print(f"left out: {left:,} newer, for --limit takes the oldest {len(found.letters):,}")
 
 
 def _print_counts(letters: list["Letter"], title: str) -> None:

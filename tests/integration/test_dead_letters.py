@@ -363,7 +363,11 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
         assert "vitals" not in listed
         letters = [json.loads(line) for line in run(0, "list", "--json").splitlines()]
         assert len(letters) == 4
-        assert "no dead letters begin with" in run(2, "show", "nonsense")
+        assert "no dead letter begins with nonsense" in run(2, "show", "nonsense")
+        # One that is right beside one that is wrong: nothing is done.
+        assert "no dead letter begins with zzzz" in run(2, "redrive", letters[0]["id"], "zzzz", "--reason", "typo", "--yes")
+        assert "0 dead letters, open" in (wrong := run(0, "list", "--lane", "notes-entites"))
+        assert "has the lane notes-entites; there are: notes-entities, vitals" in wrong
         one = next(letter["id"] for letter in letters if letter["original"].endswith("/2"))
         assert "The original is not shown" in run(0, "show", one[:13])
         assert "--phi needs a reason" in run(2, "show", one, "--phi")
@@ -377,6 +381,10 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
         assert "held back: 1 x its topic no longer shows" in run(0, "redrive", one, "--reason", "new model", "--yes")
         assert run(1, "redrive", one, "--unverified", "--reason", "nobody answers").count("redriven") == 0
         assert "1 redriven" in run(0, "redrive", one, "--unverified", "--reason", "new model", "--yes")
+        assert f"{one} is redriven, by " in run(0, "redrive", one, "--reason", "once more", "--yes")
+        assert "left out: 1 newer, for --limit takes the oldest 1" in run(
+            0, "discard", "--lane", "notes-entities", "--limit", "1", "--dry-run"
+        )
         assert "2 discarded" in run(0, "discard", "--stage", "decode", "--lane", "notes-entities", "--reason", "old", "--yes")
         assert "1 dead letters, open" in run(0, "list")
         assert "4 dead letters" in run(0, "list", "--state", "any")
@@ -400,6 +408,7 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
 @pytest.mark.parametrize(
     "words", [("list",), ("show", "2f17"), ("redrive", "--all", "--dry-run"), ("discard", "--all", "--dry-run")]
 )
+@pytest.mark.real_kafka  # the embedded broker makes what it is asked for
 async def test_a_topic_that_is_not_there_is_no_topic_without_letters(
     kafka: Kafka, tmp_path: Path, words: tuple[str, ...]
 ) -> None:

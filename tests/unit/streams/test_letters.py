@@ -11,7 +11,7 @@ from connectors.deadletters import dead_letter as at_the_edge
 from models.errors import Permanent, Poison
 from processors.events import DeadLetterEvent, DeadLetterMarkEvent
 from streams.deadletters import dead_letter, redrive
-from streams.letters import Letter, Which, fold
+from streams.letters import Letter, Which, choose, fold
 from streams.wire import encode
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -187,3 +187,41 @@ def test_letters_and_marks_of_before_they_said_what_was_tried() -> None:
 def test_an_empty_word_is_not_every_letter(asked: str, empty: str) -> None:
     with pytest.raises(Permanent, match=f"one of the {asked} is empty"):
         Which(**{asked: ("2f17", empty)})  # type: ignore[arg-type]
+
+
+SEVERAL = read(
+    FIRST, failed(replace(ORIGINAL, offset=42), 1, lane="vitals", model=""), failed(replace(ORIGINAL, offset=43), 2)
+).values()
+
+
+def test_an_id_that_no_letter_has_is_refused_with_every_such_id() -> None:
+    with pytest.raises(Permanent, match="no dead letter begins with zzzz, yyyy"):
+        choose(SEVERAL, Which(ids=(FIRST.id[:8], "zzzz", "yyyy")), ("open",))
+
+
+def test_a_letter_of_another_state_is_found_by_its_id_and_told() -> None:
+    letters = read(FIRST, failed(replace(ORIGINAL, offset=42), 1), marked(FIRST)).values()
+    found = choose(letters, Which(ids=(FIRST.id[:8],)), ("open",))
+    assert (found.letters, found.total) == ([], 0)
+    assert [(one.event.id, one.state) for one in found.otherwise] == [(FIRST.id, "redriven")]
+    assert choose(letters, Which(ids=(FIRST.id,)), ("redriven",)).otherwise == []
+
+
+def test_a_filter_that_no_letter_answers_to_is_told_with_what_there_is() -> None:
+    asked = Which(lanes=("echo", "ehco"), stages=("nosuch",), classes=("Poison", "Posion"), models=("a", "b"))
+    assert choose(SEVERAL, asked, ("open",)).unknown == [
+        "no dead letter of any state has the lane ehco; there are: echo, vitals",
+        "no dead letter of any state has the stage nosuch; there are: model",
+        "no dead letter of any state has the class Posion; there are: Poison",
+        "no dead letter of any state has the model b; there are: a",
+    ]
+    assert choose((), Which(lanes=("echo",)), ("open",)).unknown == [
+        "no dead letter of any state has the lane echo; there are: none"
+    ]
+    closed = read(FIRST, marked(FIRST)).values()
+    assert choose(closed, Which(lanes=("echo",)), ("open",)).unknown == []  # right, and nothing is open
+
+
+def test_what_a_limit_leaves_is_counted() -> None:
+    found = choose(SEVERAL, Which(), ("open",), 2)
+    assert ([one.event.original_offset for one in found.letters], found.total) == ([41, 42], 3)
