@@ -5,7 +5,7 @@ the redrive's plan says what would do harm and holds it back (vitals that could 
 and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
 
 Each hundred is audited, then written and confirmed, then noted in the progress file: a crash between two steps repeats at most that
-many, which overwrites the same ids.
+many, which overwrites the same ids. Letters that were chosen by their ids are marked as redriven before they are noted.
 """
 
 import asyncio
@@ -225,9 +225,12 @@ class Replays:
             raise Permanent(
                 f"no dead letter begins with {missing[0]}", hint="`vigil dead-letters list --state any` shows the ids"
             )
-        chosen = {
-            _place(letter): letter for letter in found if choice.takes(letter.event.original_timestamp, original(letter.event))
-        }
+        chosen: dict[Place, Letter] = {}
+        for letter in found:
+            if choice.takes(letter.event.original_timestamp, original(letter.event)):
+                first = chosen.setdefault(_place(letter), letter)
+                if first is not letter:
+                    first.twins.append(letter)
         _bounded(chosen, limit)
         return [chosen[place] for place in sorted(chosen)]
 
@@ -271,7 +274,14 @@ class Replays:
                 await asyncio.sleep(_LOOK)
             began = loop.time()
             await self._audit(part, choice, reason)
-            await self.outbox.send([redrive(one.event, topic=topic) for one, topic in zip(part, topics, strict=True)])
+            copies = [
+                redrive(one.event, *(twin.event for twin in one.twins), topic=topic)
+                for one, topic in zip(part, topics, strict=True)
+            ]
+            await self.outbox.send(copies)
+            if choice.letters:  # else the next redrive of what is open would do them once more
+                desk = DeadLetters(self.settings, outbox=self.outbox, user=self.user, clock=self.clock)
+                await desk.mark([letter for one in part for letter in (one, *one.twins)], "redriven")
             progress.note(part)
             tell(Told(progress.done))
             if pace.rate and start + size < len(todo):

@@ -21,7 +21,7 @@ from processors.identity import natural_id
 from streams.deadletters import dead_letter, redriven
 from streams.outbox import Outbox
 from streams.reader import Reader
-from streams.redriving import REPLACED, YOUNG
+from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
 from streams.replaying import Choice, Pace, Progress, Replays, Told
 from tests import vitals as bedside
 from tests.clinic import Clinic, note
@@ -143,19 +143,27 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
     site = Clinic(kafka, tmp_path)
     await site.write(note("p", "a", "Cough."), note("p", "b", "Fever."))
     records = await site.records(NOTES)
-    letter = dead_letter(records[1], Poison("cannot", stage="process"), lane="notes-entities", failed_at=datetime.now(UTC))
+    letter, twin = (
+        dead_letter(records[1], Poison("cannot", stage="process"), lane=lane, failed_at=datetime.now(UTC))
+        for lane in ("notes-entities", "notes-vectors")
+    )
     async with replays_of(site.settings) as replays:
         assert replays.outbox is not None
-        await replays.outbox.send([replays.outbox.encode(letter)])
-        choice = Choice(letters=(letter.id[:12],))
+        await replays.outbox.send([replays.outbox.encode(letter), replays.outbox.encode(twin)])
+        choice = Choice(letters=(letter.id[:12], twin.id))
         plan = await replays.plan(await replays.choose(choice, limit=100))
         assert [one.event.original_offset for one in plan.ready] == [1]
         assert await replays.run(plan.ready, choice, "mended", pace=Pace(), progress=Progress.open(None, choice)) == 1
         with pytest.raises(Permanent, match="no dead letter begins with nobody"):
             await replays.choose(Choice(letters=("nobody",)), limit=100)
-    assert [one.value for one in (await site.records(NOTES))[2:]] == [records[1].value]
+    copies = (await site.records(NOTES))[2:]
+    assert [one.value for one in copies] == [records[1].value]
+    assert [source.attempts for one in copies if (source := redriven(one))] == [{letter.id: 1, twin.id: 1}]
     (audit,) = [one for one in await site.read("clinical.audit") if one["action"] == "replay"]
     assert audit["subject"] == "dead letters"
+    async with DeadLetters(site.settings) as desk:  # or the next redrive would do them once more
+        assert await desk.find(Which()) == []
+        assert [one.by for one in await desk.find(Which(), states=("redriven",))] == ["ops-7", "ops-7"]
 
 
 async def test_an_older_version_of_a_note_is_held_back(kafka: Kafka, tmp_path: Path) -> None:
