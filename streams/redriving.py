@@ -294,9 +294,10 @@ class DeadLetters:
         await self._outbox.audit(event)
 
 
-def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, int]]:
-    """Return (lane, stage, error class, error, how many), the most first."""
-    found = Counter((one.event.lane, one.event.stage, one.event.error_class, one.event.error) for one in letters)
+def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, str, int]]:
+    """Return (lane, stage, error class, error, model digest, how many), the most first."""
+    events = [letter.event for letter in letters]
+    found = Counter((one.lane, one.stage, one.error_class, one.error, one.model_digest) for one in events)
     return [(*kind, number) for kind, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
 
 

@@ -34,6 +34,7 @@ Reason = Annotated[str, typer.Option(help="why, for the audit")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
+_SHORT = 12  # characters of a model's digest: what `vigil models list` shows, and enough for --model
 _STATES = {"open": ("open",), "redriven": ("redriven",), "discarded": ("discarded",), "any": ("open", "redriven", "discarded")}
 
 
@@ -47,15 +48,15 @@ def list_letters(
     since: Since = None,
     until: Until = None,
     state: Annotated[str, typer.Option(help="open, redriven, discarded or any")] = "open",
-    limit: Annotated[int, typer.Option(min=1, help="letters shown; all are counted")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="letters shown, the newest; all are counted")] = 50,
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per letter, no counts")] = False,
 ) -> None:
-    """Count the dead letters by class, and list them. Shows nothing of what they hold."""
+    """Count the dead letters by class and model, and list them, the newest failure first. Shows nothing of what they hold."""
     which = _which(ids, lane, stage, class_, model, since, until)
     if state not in _STATES:
         raise Permanent(f"there is no state {state!r}", hint=f"states: {', '.join(_STATES)}")
     found = asyncio.run(_look(load(), which, _STATES[state]))
-    letters = found.letters
+    letters = sorted(found.letters, key=lambda letter: (letter.event.failed_at, letter.event.id), reverse=True)
     _tell(found)
     if json_:
         import orjson
@@ -66,10 +67,10 @@ def list_letters(
     _print_counts(letters, f"{len(letters)} dead letters" + ("" if state == "any" else f", {state}"))
     if letters:
         columns = ("id", "failed", "lane", "stage", "error", "attempts", "state", "model", "original")
-        table = Table(*columns, title=f"the oldest {limit}" if len(letters) > limit else None)
+        table = Table(*columns, title=f"the newest {limit}" if len(letters) > limit else None)
         for letter in letters[:limit]:
             facts = _facts(letter)
-            table.add_row(*(escape(str(facts[name])[: 12 if name == "model" else None]) for name in columns))
+            table.add_row(*(escape(str(facts[name])[: _SHORT if name == "model" else None]) for name in columns))
         _show(table)
 
 
@@ -285,9 +286,9 @@ def _print_counts(letters: list["Letter"], title: str) -> None:
     if not letters:
         print(title)
         return
-    table = Table("lane", "stage", "class", "error", "letters", title=title)
-    for *kind, number in counts(letters):
-        table.add_row(*map(escape, kind), str(number))
+    table = Table("lane", "stage", "class", "error", "model", "letters", title=title)
+    for *kind, model, number in counts(letters):
+        table.add_row(*map(escape, kind), model[:_SHORT], str(number))
     _show(table)
 
 

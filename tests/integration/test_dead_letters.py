@@ -206,7 +206,8 @@ async def _file(site: Clinic, lane: str, event: Event, *, offset: int = 0, faile
     key = getattr(event, "patient_id", "").encode()
     value = event.model_dump_json().encode()
     record = Record(site.prefix + event.topic, partition_of(key, PARTITIONS), offset, key, value, (), 1_700_000_000_000)
-    letter = dead_letter(record, Poison("cannot", stage="decode"), lane=lane, failed_at=failed_at or real_clock())
+    why, at = Poison("cannot", stage="decode"), failed_at or real_clock()
+    letter = dead_letter(record, why, lane=lane, failed_at=at, model_digest=sha256(lane.encode()).hexdigest())
     outbox = Outbox(site.settings, source="/test")
     await outbox.start()
     await outbox.send([outbox.encode(letter)])
@@ -363,6 +364,13 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
         assert "vitals" not in listed
         letters = [json.loads(line) for line in run(0, "list", "--json").splitlines()]
         assert len(letters) == 4
+        # The newest first, and the counts by model too: in a burst that is what one looks for.
+        assert [letter["original"].rpartition("/")[2] for letter in letters] == ["0", "2", "1", "0"]
+        assert json.loads(run(0, "list", "--json", "--limit", "1"))["lane"] == "vitals"
+        newest = run(0, "list", "--limit", "2")
+        assert "the newest 2" in newest
+        counted = next(line for line in newest.splitlines() if "notes-entities" in line)
+        assert [cell.strip() for cell in counted.split("│")[-3:-1]] == [sha256(b"notes-entities").hexdigest()[:12], "3"]
         assert "no dead letter begins with nonsense" in run(2, "show", "nonsense")
         # One that is right beside one that is wrong: nothing is done.
         assert "no dead letter begins with zzzz" in run(2, "redrive", letters[0]["id"], "zzzz", "--reason", "typo", "--yes")
