@@ -38,6 +38,7 @@ from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
 from streams.wire import Message, decode, iso, key_of
+from streams.yielding import MOST_LAG, until_near
 
 __all__ = ["DeadLetters", "Letter", "Plan", "State", "Which", "counts"]  # a desk's letters are those of `streams.letters`
 
@@ -206,17 +207,26 @@ class DeadLetters:
         return held
 
     async def redrive(
-        self, letters: Sequence[Letter], reason: str, *, progress: Callable[[int], None] = lambda done: None
+        self,
+        letters: Sequence[Letter],
+        reason: str,
+        *,
+        most_lag: int = MOST_LAG,
+        progress: Callable[[int], None] = lambda done: None,
+        waits: Callable[[str], None] = lambda words: None,
     ) -> int:
         """Write planned letters back to their topics, in their order, audited and marked; return how many.
 
-        An original is written once, with the attempts of each of its letters.
+        An original is written once, with the attempts of each of its letters. Yields to live traffic: before each part it waits
+        until no lane that reads the topics lags by more than `most_lag`, what it wrote itself included.
         Raises `Transient` or `Fatal` as the outbox does: what was not marked is open still.
         """
         assert self._outbox is not None
         done = 0
         for groups in _parts(letters):
             part = [letter for group in groups for letter in group]
+            topics = {letter.event.original_topic.removeprefix(self._prefix) for letter in part}
+            await until_near(self._settings, topics, most_lag, waits)
             await self._audit("redrive", part, "redriven", reason)
             await self._outbox.send([self._copy(group) for group in groups])
             await self.mark(part, "redriven")

@@ -25,19 +25,18 @@ from processors.events import AuditEntry, AuditEvent, ImageEvent, NoteEvent, Pat
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import dead_letter, original, redrive, redriven
-from streams.lagging import READS, lags
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.redriving import DeadLetters, Letter, Plan
 from streams.redriving import Which as WhichLetters
 from streams.settings import Settings
+from streams.yielding import MOST_LAG, until_near
 
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
 
 _TOGETHER: Final = 100  # records that are audited and written together
 _DISORDER: Final = timedelta(days=1)  # by which a record's time may be behind that of one before it in the log
-_LOOK: Final = 1.0  # seconds between looks at a lane that is behind
 
 Place = tuple[str, int, int]  # topic, partition, offset
 Range = tuple[int, int, int]  # partition, first offset, the one after the last
@@ -101,7 +100,7 @@ class Pace:
     """How fast: records a second (0: as fast as may be), and the lag of a lane above which the replay waits for it."""
 
     rate: float = 0.0
-    most_lag: int = 500
+    most_lag: int = MOST_LAG
 
 
 @dataclass(slots=True)
@@ -269,9 +268,7 @@ class Replays:
         for start in range(0, len(todo), size):
             part = todo[start : start + size]
             topics = [one.event.original_topic.removeprefix(self._prefix) for one in part]
-            while waits := await self._behind(set(topics), pace.most_lag):
-                tell(Told(progress.done, waits))
-                await asyncio.sleep(_LOOK)
+            await until_near(self.settings, set(topics), pace.most_lag, lambda words: tell(Told(progress.done, words)))
             began = loop.time()
             await self._audit(part, choice, reason)
             copies = [
@@ -287,15 +284,6 @@ class Replays:
             if pace.rate and start + size < len(todo):
                 await asyncio.sleep(max(0.0, len(part) / pace.rate - (loop.time() - began)))
         return progress.done - before
-
-    async def _behind(self, topics: set[str], most: int) -> str:
-        """Say which lane lags by too much; a lane that never committed does not run here, and is not waited for."""
-        lanes = [lane for lane, read in READS.items() if topics.intersection(read)]
-        records: Counter[str] = Counter()
-        for one in await lags(self.settings, lanes, times=False):
-            if one.committed is not None:
-                records[one.lane] += one.records
-        return next((f"{lane} is {number:,} records behind" for lane, number in records.most_common(1) if number > most), "")
 
     async def _audit(self, letters: Sequence[Letter], choice: Choice, reason: str) -> None:
         assert self.outbox is not None

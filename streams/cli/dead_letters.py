@@ -116,11 +116,15 @@ def redrive(
         bool, typer.Option("--unverified", help="also notes whose topic no longer shows whether a newer version came")
     ] = False,
     limit: Limit = 10_000,
+    max_lag: Annotated[int, typer.Option(min=0, help="wait while a lane that reads the topic is further behind")] = 500,
     reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Give open letters' originals back to their topics, byte for byte, as late data. Prints the counts, then asks."""
+    """Give open letters' originals back to their topics, byte for byte, as late data. Prints the counts, then asks.
+
+    Each hundred is marked once it is written: stopped in between, the same command goes on with what is open still.
+    """
     which = _which(ids, lane, stage, class_, model, since, until)
     _bounded(which, all_)
     settings = load()
@@ -131,7 +135,7 @@ def redrive(
         print(f"held back: {len(held)} x {why}")
     _tell_left(found)
     if _go(dry_run, yes, reason, "redrive", len(plan.ready)):
-        print(f"{asyncio.run(_do(settings, 'redrive', plan.ready, reason))} redriven")
+        print(f"{asyncio.run(_redrive(settings, plan.ready, reason, max_lag))} redriven")
 
 
 @app.command("discard")
@@ -159,7 +163,7 @@ def discard(
     _print_counts(letters, f"{len(letters)} to discard")
     _tell_left(found)
     if _go(dry_run, yes, reason, "discard", len(letters)):
-        print(f"{asyncio.run(_do(settings, 'discard', letters, reason))} discarded")
+        print(f"{asyncio.run(_discard(settings, letters, reason))} discarded")
 
 
 # ---------------------------------------------------------------------------------------------------------------- asking
@@ -230,13 +234,30 @@ async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool
         return found, await desk.plan(found.letters, unverified=unverified)
 
 
-async def _do(settings: Settings, what: str, letters: list["Letter"], reason: str) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max_lag: int) -> int:
     async with _desk(settings, writing=True) as desk:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=len(letters))
-            work = desk.redrive if what == "redrive" else desk.discard
-            return await work(letters, reason, progress=lambda done: bar.update(task, completed=done))
+        with _bar() as bar:
+            task = bar.add_task("redrive", total=len(letters))
+
+            def done(number: int) -> None:
+                bar.update(task, completed=number, description="redrive")
+
+            def waits(words: str) -> None:
+                bar.update(task, description=f"waiting: {words}")
+
+            return await desk.redrive(letters, reason, most_lag=max_lag, progress=done, waits=waits)
+
+
+async def _discard(settings: Settings, letters: list["Letter"], reason: str) -> int:
+    async with _desk(settings, writing=True) as desk:
+        with _bar() as bar:
+            task = bar.add_task("discard", total=len(letters))
+            return await desk.discard(letters, reason, progress=lambda done: bar.update(task, completed=done))
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- showing

@@ -198,6 +198,25 @@ async def test_one_copy_serves_the_letters_of_all_lanes_and_a_late_mark_hides_no
     assert values == [wire(one)[1] for one in poison] * 3  # the originals, and each once for each redrive
 
 
+async def test_a_redrive_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path: Path) -> None:
+    site, heard = Clinic(kafka, tmp_path), list[str]()
+    await site.write(note("p", "a", "Cough."))
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", "clinical.notes")
+    await site.write(*(note("p", f"m{n}", "Cough.") for n in range(6)))  # the lane is six behind and stands still
+    await _file(site, "notes-entities", note("p", "a", "Cough."))
+    async with desk_of(site.settings) as desk:
+        plan = await desk.plan(await desk.find(Which(), whole=True))
+        work = asyncio.create_task(desk.redrive(plan.ready, "mended", most_lag=5, waits=heard.append))
+        await until(lambda: heard, what="the redrive says that it waits")
+        assert heard[-1] == "notes-entities is 6 records behind"
+        assert len(await site.records("clinical.notes")) == 7
+        assert await _audit(kafka, site.prefix, "redrive") == []  # what waits is not said to be done
+        async with site.running("notes-entities"):
+            assert await work == 1
+    assert len(await site.records("clinical.notes")) == 8
+
+
 # ------------------------------------------------------------------------------------------------------------ late data
 
 
