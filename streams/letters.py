@@ -44,7 +44,10 @@ class Which:
         # Each letter begins with nothing: a shell's unset variable would choose them all, past the question for --all.
         for name in ("ids", "lanes", "stages", "classes", "models"):
             if not all(value.strip() for value in getattr(self, name)):
-                raise Permanent(f"one of the {name} is empty: it would mean every letter", hint="leave it out, or give --all")
+                raise Permanent(
+                    f"one of the {name} is empty: it would mean every letter",
+                    hint="is a variable unset? Who means all of them leaves it out",
+                )
 
     @property
     def everything(self) -> bool:

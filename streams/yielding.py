@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
 
+from models.errors import Transient
 from streams.lagging import READS, lags
 from streams.settings import Settings
 
@@ -15,7 +16,7 @@ _LOOK: Final = 1.0  # seconds between looks at a lane that is behind
 async def until_near(settings: Settings, topics: Collection[str], most: int, waits: Callable[[str], object]) -> None:
     """Return once no lane that reads these topics lags by more than `most` records; `waits` hears at each look who does.
 
-    A lane that never committed does not run here, and is not waited for. Raises `Transient` when no broker answers.
+    A lane that never committed does not run here, and is not waited for. A cluster that is busy with itself and does not say is.
     """
     while words := await _behind(settings, topics, most):
         waits(words)
@@ -25,7 +26,11 @@ async def until_near(settings: Settings, topics: Collection[str], most: int, wai
 async def _behind(settings: Settings, topics: Collection[str], most: int) -> str:
     lanes = [lane for lane, read in READS.items() if not set(read).isdisjoint(topics)]
     records: Counter[str] = Counter()
-    for one in await lags(settings, lanes, times=False) if lanes else ():
+    try:
+        found = await lags(settings, lanes, times=False) if lanes else ()
+    except Transient as error:
+        return str(error)
+    for one in found:
         if one.committed is not None:
             records[one.lane] += one.records
     return next((f"{lane} is {number:,} records behind" for lane, number in records.most_common(1) if number > most), "")

@@ -56,7 +56,7 @@ def list_letters(
     if state not in _STATES:
         raise Permanent(f"there is no state {state!r}", hint=f"states: {', '.join(_STATES)}")
     found = asyncio.run(_look(load(), which, _STATES[state]))
-    letters = sorted(found.letters, key=lambda letter: (letter.event.failed_at, letter.event.id), reverse=True)
+    letters = sorted(found.letters, key=_when, reverse=True)
     _tell(found)
     if json_:
         import orjson
@@ -89,6 +89,8 @@ def show(
     facts = {**_facts(letter), "message": event.message, "first failed": _second(letter.first_failed_at)}
     facts |= {"original written": _second(event.original_timestamp), "bytes": letter.size, "sha256": letter.digest}
     facts |= {"headers": names, "by": letter.by}
+    if event.tried_offset not in (None, event.original_offset):  # the lane's log names the copy
+        facts["copy tried last"] = f"{event.original_topic}/{event.original_partition}/{event.tried_offset}"
     width = max(map(len, facts))
     for name, fact in facts.items():
         if fact not in ("", None):
@@ -276,6 +278,11 @@ def _facts(letter: "Letter") -> dict[str, Any]:
         "model": event.model_digest,
         "original": f"{event.original_topic}/{event.original_partition}/{event.original_offset}",
     }
+
+
+def _when(letter: "Letter") -> tuple[datetime, int, str]:
+    event = letter.event
+    return event.failed_at, event.original_offset, event.id  # a batch fails in one moment
 
 
 def _printable(data: bytes) -> str:
