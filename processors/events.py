@@ -571,13 +571,15 @@ class DeadLetterEvent(Event):
     original_value: str | None = None  # base64
     original_headers: tuple[Header, ...] = ()
     cut: Cut | None = None
+    tried_offset: int | None = None  # of the record that was read then: the original, or a copy of it in the same partition
     failed_at: AwareDatetime
 
 
 class DeadLetterMarkEvent(Event):
     """What an operator did about a dead letter, on its own topic and partition; the topic keeps both until their time is over.
 
-    A letter of the same id with more attempts than the mark came after it: the letter is open again.
+    It names the failure that it is about. A letter of the same id about a later copy is another failure, whenever the mark came:
+    the letter is open.
     """
 
     topic: ClassVar[str] = "clinical.dead-letters"
@@ -586,6 +588,8 @@ class DeadLetterMarkEvent(Event):
     letter_id: str
     state: Literal["redriven", "discarded"]
     attempts: int = Field(ge=1)  # of the letter as it stood
+    tried_offset: int | None = None  # of the letter as it stood; a connector's letter has none, its time names the failure
+    failed_at: AwareDatetime | None = None  # of the letter as it stood
     by: str  # the operator, as the site's directory knows them
     marked_at: AwareDatetime
 

@@ -255,6 +255,7 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         original_key="cGF0aWVudA==",
         original_value="e30=",
         original_headers=(Header(name="ce_type", value="b3JnLnZpZ2lsLm5vdGUudjE="),),
+        tried_offset=4712,
         failed_at=_DECIDED,
     ),
     DeadLetterMarkEvent(
@@ -262,6 +263,8 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         letter_id=natural_id("example", "dead-letter"),
         state="redriven",
         attempts=1,
+        tried_offset=4712,
+        failed_at=_DECIDED,
         by="ops-7",
         marked_at=_DECIDED,
     ),

@@ -1,12 +1,13 @@
 """Dead letters: what could not be processed, whole, so that nothing is lost and it can be redriven byte for byte.
 
-A redriven record is the original's bytes and headers, and four headers more that say which letter it comes from, how often it was
-tried and where the original stood. A lane that fails on it again makes the same letter, with the attempts added up.
+A redriven record is the original's bytes and headers, and headers more that say which letters it comes from, how often each lane
+tried it, and where the original stood. A lane that fails on it again makes the same letter, with the attempts added up.
 """
 
 import json
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,8 +19,8 @@ from processors.events import Cut, DeadLetterEvent, Header
 from processors.identity import natural_id
 from streams.wire import Headers, Message
 
-LETTER: Final = "vigil-redriven-letter"  # the dead letter's id
-ATTEMPTS: Final = "vigil-redriven-attempts"  # how often the original was tried so far
+LETTER: Final = "vigil-redriven-letter"  # the dead letter's id; once for each lane's letter, in the order of the attempts
+ATTEMPTS: Final = "vigil-redriven-attempts"  # how often the letter's lane tried the original so far
 SOURCE: Final = "vigil-redriven-source"  # partition/offset of the original on this topic
 WRITTEN: Final = "vigil-redriven-written"  # the original record's timestamp, ms since 1970, or nothing
 _AROUND: Final = 16 * 1024  # bytes of a letter's record besides the original: its words and places, its own headers
@@ -35,8 +36,7 @@ _TIME: Final = re.compile(rb"\d{1,14}")
 class Redriven:
     """Where a redriven record comes from. `written` is the original's timestamp in ms, negative where it had none."""
 
-    letter_id: str
-    attempts: int
+    attempts: Mapping[str, int]  # so far, by letter: several lanes may have failed on the one original
     partition: int
     offset: int
     written: int
@@ -44,19 +44,20 @@ class Redriven:
 
 def redriven(record: Any) -> Redriven | None:
     """Return where a record was redriven from; None for any other record, and for headers that make no sense."""
-    found = {name: value for name, value in record.headers or () if name in _OURS and value is not None}
-    if not found:
+    ours = [(name, value) for name, value in record.headers or () if name in _OURS and value is not None]
+    found, counts = dict(ours), [value for name, value in ours if name == ATTEMPTS]
+    place, written = _PLACE.fullmatch(found.get(SOURCE, b"")), found.get(WRITTEN, b"")
+    if place is None or not counts or not all(_COUNT.fullmatch(count) and int(count) > 0 for count in counts):
         return None
-    place, attempts, written = _PLACE.fullmatch(found.get(SOURCE, b"")), found.get(ATTEMPTS, b""), found.get(WRITTEN, b"")
-    if place is None or not _COUNT.fullmatch(attempts) or int(attempts) < 1:
-        return None
-    letter_id = found.get(LETTER, b"").decode(errors="replace")
-    return Redriven(letter_id, int(attempts), int(place[1]), int(place[2]), int(written) if _TIME.fullmatch(written) else -1)
+    letters = [value.decode(errors="replace") for name, value in ours if name == LETTER]
+    attempts = dict(zip(letters, map(int, counts), strict=False))  # a record without a letter is a copy all the same: late data
+    return Redriven(attempts, int(place[1]), int(place[2]), int(written) if _TIME.fullmatch(written) else -1)
 
 
-def redrive(letter: DeadLetterEvent, *, topic: str) -> Message:
+def redrive(letter: DeadLetterEvent, *others: DeadLetterEvent, topic: str) -> Message:
     """Return the original record, byte for byte and for the partition it stood in, marked as redriven from `letter`.
 
+    `others` are letters of other lanes about the same original: every lane that reads the topic reads the one copy.
     Raises `Permanent` for a letter that holds only the original's beginnings.
     """
     if letter.cut is not None:
@@ -66,10 +67,10 @@ def redrive(letter: DeadLetterEvent, *, topic: str) -> Message:
             hint=f"the whole is at {place} for as long as that topic keeps it; discard the letter once it is dealt with",
         )
     written = letter.original_timestamp
-    headers: Headers = [
-        *((header.name, _bytes(header.value)) for header in letter.original_headers),  # type: ignore[list-item]
-        (LETTER, letter.id.encode()),
-        (ATTEMPTS, str(letter.attempts).encode()),
+    headers: Headers = [(header.name, _bytes(header.value)) for header in letter.original_headers]  # type: ignore[misc]
+    for one in (letter, *others):
+        headers += [(LETTER, one.id.encode()), (ATTEMPTS, str(one.attempts).encode())]
+    headers += [
         (SOURCE, f"{letter.original_partition}/{letter.original_offset}".encode()),
         (WRITTEN, b"" if written is None else str(round(written.timestamp() * 1000)).encode()),
     ]
@@ -105,8 +106,8 @@ def dead_letter(
     if source is not None:
         partition, offset, timestamp = source.partition, source.offset, source.written
     letter_id = natural_id("dead-letter", lane, record.topic, partition, offset)
-    if source is not None and source.letter_id == letter_id:
-        attempts += source.attempts
+    if source is not None:
+        attempts += source.attempts.get(letter_id, 0)
     headers = tuple((name, value) for name, value in record.headers if source is None or name not in _OURS)
     whole = _Original(record.key, record.value, headers)
     kept = whole if room is None else whole.within(room - _AROUND)
@@ -133,6 +134,7 @@ def dead_letter(
         original_value=_base64(kept.value),
         original_headers=tuple(Header(name=name, value=_base64(value)) for name, value in kept.headers),
         cut=cut,
+        tried_offset=record.offset,
         failed_at=failed_at,
     )
 

@@ -108,7 +108,7 @@ class DeliveryWorker:
         """Return what a record holds for us; None for nothing. Raises `Poison`."""
         source = redriven(record)
         own = ("dead-letter", self._job.name, record.topic)
-        if source is not None and source.letter_id != natural_id(*own, source.partition, source.offset):
+        if source is not None and natural_id(*own, source.partition, source.offset) not in source.attempts:
             return None  # given back for another receiver
         kind = header(record, "ce_type")
         if kind == HeartbeatEvent.type.encode():

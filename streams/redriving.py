@@ -1,8 +1,8 @@
 """What operators do about dead letters: find them, look into one, give them back to their topic, set them aside.
 
-The topic is kept by time, so nothing is overwritten there: what was done stands beside the letter as a mark, in the same partition,
-and reading the partition in order gives each letter's state. Whatever is done is audited first: what cannot be accounted for is not
-done. A crash between a step and the next leaves letters open that were redriven; redriving them again overwrites the same ids.
+What was done stands beside the letter as a mark (`streams.letters`). Whatever is done is audited first: what cannot be accounted
+for is not done. A crash between a step and the next leaves letters open that were redriven; redriving them again overwrites the
+same ids. An original is written once, however many lanes' letters are about it: every lane that reads its topic reads the copy.
 
 Redriven input is late data. What could do harm as such is held back, and the plan says why:
 - vitals younger than the monitor's staleness limit, for the lane would take them for news and alert live;
@@ -10,16 +10,15 @@ Redriven input is late data. What could do harm as such is held back, and the pl
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any, Final, Literal, Self
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from models.errors import Permanent, Poison
+from models.errors import Permanent
 from processors.events import (
     AuditEntry,
     AuditEvent,
@@ -34,12 +33,14 @@ from processors.events import (
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import original, redrive, redriven
+from streams.letters import STATES, Found, Letter, State, Which, choose, fold
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
-from streams.wire import Message, decode, header, iso, key_of
+from streams.wire import Message, decode, iso, key_of
+from streams.yielding import MOST_LAG, until_near
 
-State = Literal["open", "redriven", "discarded"]
+__all__ = ["DeadLetters", "Letter", "Plan", "State", "Which", "counts"]  # a desk's letters are those of `streams.letters`
 
 INPUTS: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic)
 _TOGETHER: Final = 100  # letters that are audited, written and marked together
@@ -52,57 +53,6 @@ NO_INPUT = "its topic is no input of this site's lanes"
 YOUNG = "vitals that could still alert live; they can be redriven when they are history"
 REPLACED = "a newer version is on its topic and would be overwritten"
 UNKNOWN = "its topic no longer shows whether a newer version came (--unverified)"
-
-
-@dataclass(frozen=True, slots=True)
-class Which:
-    """Which letters: all conditions hold, lists are any-of, `since` is inclusive and `until` exclusive; empty asks nothing.
-
-    `classes` are an error class (Poison, Permanent) or an exception's name; ids and model digests may be cut short.
-    """
-
-    ids: Sequence[str] = ()
-    lanes: Sequence[str] = ()
-    stages: Sequence[str] = ()
-    classes: Sequence[str] = ()
-    models: Sequence[str] = ()
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def __post_init__(self) -> None:
-        if any(bound is not None and bound.tzinfo is None for bound in (self.since, self.until)):
-            raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
-
-    @property
-    def everything(self) -> bool:
-        """Tell whether nothing is asked."""
-        return self == Which()
-
-    def takes(self, letter: DeadLetterEvent) -> bool:
-        """Tell whether a letter is one of these."""
-        return (
-            (not self.ids or letter.id.startswith(tuple(self.ids)))
-            and (not self.lanes or letter.lane in self.lanes)
-            and (not self.stages or letter.stage in self.stages)
-            and (not self.classes or letter.error_class in self.classes or letter.error in self.classes)
-            and (not self.models or letter.model_digest.startswith(tuple(self.models)))
-            and (self.since is None or letter.failed_at >= self.since)
-            and (self.until is None or letter.failed_at < self.until)
-        )
-
-
-@dataclass(slots=True)
-class Letter:
-    """A dead letter as it stands: its newest version, its state, and where on the topic that lies."""
-
-    event: DeadLetterEvent
-    state: State
-    partition: int
-    offset: int  # of its newest version
-    first_failed_at: datetime
-    size: int  # of the original value, bytes
-    digest: str  # of the original value, SHA-256, hex
-    by: str = ""  # who redrove or discarded it
 
 
 @dataclass(slots=True)
@@ -137,27 +87,38 @@ class DeadLetters:
     async def find(
         self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False, limit: int | None = None
     ) -> list[Letter]:
-        """Return the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
+        """Return the letters of `look`."""
+        return (await self.look(which, states=states, whole=whole, limit=limit)).letters
+
+    async def look(
+        self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False, limit: int | None = None
+    ) -> Found:
+        """Find the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
 
         Originals are read in a second pass, only those that are returned: a burst of letters need not fit into memory.
-        Raises `Transient` when no broker answers.
+        Raises `Transient` when no broker answers, `Permanent` when the topic is not there or no letter begins with an id.
         """
         letters: dict[str, Letter] = {}
         async for record in self._records():
-            _fold(letters, record)
-        chosen = [letter for letter in letters.values() if letter.state in states and which.takes(letter.event)]
-        chosen = sorted(chosen, key=lambda letter: (letter.first_failed_at, letter.event.id))[:limit]
-        if whole and chosen:
-            wanted = {(letter.partition, letter.offset): letter for letter in chosen}
+            fold(letters, record)
+        found = choose(letters.values(), which, states, limit)
+        if whole and found.letters:
+            wanted = {(letter.partition, letter.offset): letter for letter in found.letters}
             async for record in self._records({partition for partition, _ in wanted}):
                 if letter := wanted.get((record.partition, record.offset)):
-                    letter.event = decode(DeadLetterEvent, record)
-        return chosen
+                    letter.event = decode(DeadLetterEvent, record).model_copy(update={"attempts": letter.event.attempts})
+        return found
 
     async def _records(self, partitions: Collection[int] | None = None) -> AsyncIterator[Any]:
         topic = self._prefix + DeadLetterEvent.topic
         async with Reader(self._settings.kafka) as reader:
-            for partition in await reader.partitions(topic):
+            numbers = await reader.partitions(topic)
+            if not numbers:  # to say that there are no letters would be a guess, and most often a wrong one
+                raise Permanent(
+                    f"{topic} is not there, or not shown to this account",
+                    hint="is kafka.topic_prefix this site's (VIGIL_KAFKA__TOPIC_PREFIX)? `vigil topics create` makes the topics",
+                )
+            for partition in numbers:
                 if partitions is None or partition in partitions:
                     begin, end = await reader.bounds(topic, partition)
                     async for records in reader.read(topic, partition, begin, end):
@@ -166,12 +127,9 @@ class DeadLetters:
 
     async def one(self, letter_id: str) -> Letter:
         """Return a letter whole, by its id or the beginning of it; raises `Permanent` where that is none or several."""
-        found = await self.find(Which(ids=(letter_id,)), states=("open", "redriven", "discarded"), whole=True)
-        if len(found) != 1:
-            raise Permanent(
-                f"{len(found) or 'no'} dead letters begin with {letter_id}",
-                hint="`vigil dead-letters list --state any` shows the ids" if not found else "give more of the id",
-            )
+        found = await self.find(Which(ids=(letter_id,)), states=STATES, whole=True)
+        if len(found) > 1:
+            raise Permanent(f"{len(found)} dead letters begin with {letter_id}", hint="give more of the id")
         return found[0]
 
     async def disclose(self, letter: Letter, reason: str) -> bytes | None:
@@ -249,21 +207,36 @@ class DeadLetters:
         return held
 
     async def redrive(
-        self, letters: Sequence[Letter], reason: str, *, progress: Callable[[int], None] = lambda done: None
+        self,
+        letters: Sequence[Letter],
+        reason: str,
+        *,
+        most_lag: int = MOST_LAG,
+        progress: Callable[[int], None] = lambda done: None,
+        waits: Callable[[str], None] = lambda words: None,
     ) -> int:
         """Write planned letters back to their topics, in their order, audited and marked; return how many.
 
+        An original is written once, with the attempts of each of its letters. Yields to live traffic: before each part it waits
+        until no lane that reads the topics lags by more than `most_lag`, what it wrote itself included.
         Raises `Transient` or `Fatal` as the outbox does: what was not marked is open still.
         """
         assert self._outbox is not None
-        for start in range(0, len(letters), _TOGETHER):
-            part = letters[start : start + _TOGETHER]
+        done = 0
+        for groups in _parts(letters):
+            part = [letter for group in groups for letter in group]
+            topics = {letter.event.original_topic.removeprefix(self._prefix) for letter in part}
+            await until_near(self._settings, topics, most_lag, waits)
             await self._audit("redrive", part, "redriven", reason)
-            topics = [one.event.original_topic.removeprefix(self._prefix) for one in part]
-            await self._outbox.send([redrive(one.event, topic=topic) for one, topic in zip(part, topics, strict=True)])
-            await self._mark(part, "redriven")
-            progress(start + len(part))
-        return len(letters)
+            await self._outbox.send([self._copy(group) for group in groups])
+            await self.mark(part, "redriven")
+            done += len(part)
+            progress(done)
+        return done
+
+    def _copy(self, group: Sequence[Letter]) -> Message:
+        event, *others = (letter.event for letter in group)
+        return redrive(event, *others, topic=event.original_topic.removeprefix(self._prefix))
 
     async def discard(
         self, letters: Sequence[Letter], reason: str, *, progress: Callable[[int], None] = lambda done: None
@@ -272,23 +245,26 @@ class DeadLetters:
         for start in range(0, len(letters), _TOGETHER):
             part = letters[start : start + _TOGETHER]
             await self._audit("discard", part, "discarded", reason)
-            await self._mark(part, "discarded")
+            await self.mark(part, "discarded")
             progress(start + len(part))
         return len(letters)
 
     # ------------------------------------------------------------------------------------------------------------- records
 
-    async def _mark(self, letters: Sequence[Letter], state: Literal["redriven", "discarded"]) -> None:
+    async def mark(self, letters: Sequence[Letter], state: Literal["redriven", "discarded"]) -> None:
+        """Write beside the letters, as they stand here, what was done about them; who does it has audited it."""
         assert self._outbox is not None
         at = self._clock()
         messages: list[Message] = []
         for letter in letters:
             event = letter.event
             mark = DeadLetterMarkEvent(
-                id=natural_id("dead-letter-mark", event.id, state, event.attempts),
+                id=natural_id("dead-letter-mark", event.id, state, event.attempts, event.failed_at.isoformat()),
                 letter_id=event.id,
                 state=state,
                 attempts=event.attempts,
+                tried_offset=event.tried_offset,
+                failed_at=event.failed_at,
                 by=self._user,
                 marked_at=at,
             )
@@ -328,33 +304,26 @@ class DeadLetters:
         await self._outbox.audit(event)
 
 
-def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, int]]:
-    """Return (lane, stage, error class, error, how many), the most first."""
-    found = Counter((one.event.lane, one.event.stage, one.event.error_class, one.event.error) for one in letters)
+def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, str, int]]:
+    """Return (lane, stage, error class, error, model digest, how many), the most first."""
+    events = [letter.event for letter in letters]
+    found = Counter((one.lane, one.stage, one.error_class, one.error, one.model_digest) for one in events)
     return [(*kind, number) for kind, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _fold(letters: dict[str, Letter], record: Any) -> None:
-    """Take one record of the topic into the letters' states; what does not decode is nobody's letter and left alone."""
-    try:
-        if header(record, "ce_type") == DeadLetterMarkEvent.type.encode():
-            mark = decode(DeadLetterMarkEvent, record)
-            known = letters.get(mark.letter_id)
-            # A letter that failed again after it was redriven is newer than a mark that was written late.
-            if known is not None and known.event.attempts <= mark.attempts:
-                known.state, known.by = mark.state, mark.by
-            return
-        event = decode(DeadLetterEvent, record)
-    except Poison:
-        return
-    value = original(event) or b""
-    size, digest = len(value), sha256(value).hexdigest()
-    event = event.model_copy(update={"original_value": None})
-    known = letters.get(event.id)
-    # The same attempts again after a mark: a lane that was killed before it committed, and repeats itself.
-    if known is None or known.state == "open" or event.attempts > known.event.attempts:
-        first = event.failed_at if known is None else known.first_failed_at
-        letters[event.id] = Letter(event, "open", record.partition, record.offset, first, size, digest)
+def _parts(letters: Sequence[Letter]) -> Iterator[list[list[Letter]]]:
+    """Sort into the letters of one original each, and give those in parts; their order stays."""
+    groups: dict[tuple[str, int, int], list[Letter]] = {}
+    for letter in letters:
+        groups.setdefault(_place(letter.event), []).append(letter)
+    part: list[list[Letter]] = []
+    for group in groups.values():
+        if part and sum(map(len, part)) + len(group) > _TOGETHER:
+            yield part
+            part = []
+        part.append(group)
+    if part:
+        yield part
 
 
 def _place(letter: DeadLetterEvent) -> tuple[str, int, int]:

@@ -5,7 +5,7 @@ the redrive's plan says what would do harm and holds it back (vitals that could 
 and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
 
 Each hundred is audited, then written and confirmed, then noted in the progress file: a crash between two steps repeats at most that
-many, which overwrites the same ids.
+many, which overwrites the same ids. Letters that were chosen by their ids are marked as redriven before they are noted.
 """
 
 import asyncio
@@ -19,25 +19,24 @@ from typing import Any, Final
 
 import orjson
 
-from models.errors import Permanent, Transient
+from models.errors import Permanent
 from processors.events import AuditEntry, AuditEvent, DeadLetterEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from streams.clock import Clock, real_clock
 from streams.deadletters import dead_letter, original, redrive, redriven
 from streams.keeping import keep, try_out
-from streams.lagging import READS, lags
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.redriving import DeadLetters, Letter, Plan
 from streams.redriving import Which as WhichLetters
 from streams.settings import Settings
+from streams.yielding import MOST_LAG, until_near
 
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
 
 _TOGETHER: Final = 100  # records that are audited and written together
 _DISORDER: Final = timedelta(days=1)  # by which a record's time may be behind that of one before it in the log
-_LOOK: Final = 1.0  # seconds between looks at a lane that is behind
 
 Place = tuple[str, int, int]  # topic, partition, offset
 Range = tuple[int, int, int]  # partition, first offset, the one after the last
@@ -106,7 +105,7 @@ class Pace:
     """How fast: records a second (0: as fast as may be), and the lag of a lane above which the replay waits for it."""
 
     rate: float = 0.0
-    most_lag: int = 500
+    most_lag: int = MOST_LAG
 
 
 @dataclass(slots=True)
@@ -230,7 +229,12 @@ class Replays:
             raise Permanent(
                 f"no dead letter begins with {missing[0]}", hint="`vigil dead-letters list --state any` shows the ids"
             )
-        chosen = {_place(letter): letter for letter in found if self._asked_for(letter, choice)}
+        chosen: dict[Place, Letter] = {}
+        for letter in found:
+            if self._asked_for(letter, choice):
+                first = chosen.setdefault(_place(letter), letter)
+                if first is not letter:
+                    first.twins.append(letter)
         if found and not chosen:
             raise Permanent(
                 f"none of {len(found)} dead letters fulfils the other conditions",
@@ -282,33 +286,22 @@ class Replays:
         for start in range(0, len(todo), size):
             part = todo[start : start + size]
             topics = [one.event.original_topic.removeprefix(self._prefix) for one in part]
-            while waits := await self._behind(set(topics), pace.most_lag):
-                tell(Told(progress.done, waits))
-                await asyncio.sleep(_LOOK)
+            await until_near(self.settings, set(topics), pace.most_lag, lambda words: tell(Told(progress.done, words)))
             began = loop.time()
             await self._audit(part, choice, reason)
-            await self.outbox.send([redrive(one.event, topic=topic) for one, topic in zip(part, topics, strict=True)])
+            copies = [
+                redrive(one.event, *(twin.event for twin in one.twins), topic=topic)
+                for one, topic in zip(part, topics, strict=True)
+            ]
+            await self.outbox.send(copies)
+            if choice.letters:  # else the next redrive of what is open would do them once more
+                desk = DeadLetters(self.settings, outbox=self.outbox, user=self.user, clock=self.clock)
+                await desk.mark([letter for one in part for letter in (one, *one.twins)], "redriven")
             progress.note(part)
             tell(Told(progress.done))
             if pace.rate and start + size < len(todo):
                 await asyncio.sleep(max(0.0, len(part) / pace.rate - (loop.time() - began)))
         return progress.done - before
-
-    async def _behind(self, topics: set[str], most: int) -> str:
-        """Say which lane lags by too much, or why that is not known now: a cluster that is busy with itself is waited for too.
-
-        A lane that never committed does not run here, and is not waited for.
-        """
-        lanes = [lane for lane, read in READS.items() if topics.intersection(read)]
-        records: Counter[str] = Counter()
-        try:
-            found = await lags(self.settings, lanes, times=False)
-        except Transient as error:
-            return str(error)
-        for one in found:
-            if one.committed is not None:
-                records[one.lane] += one.records
-        return next((f"{lane} is {number:,} records behind" for lane, number in records.most_common(1) if number > most), "")
 
     async def _audit(self, letters: Sequence[Letter], choice: Choice, reason: str) -> None:
         assert self.outbox is not None

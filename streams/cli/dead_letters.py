@@ -16,7 +16,8 @@ from models.errors import Permanent
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
-    from streams.redriving import DeadLetters, Letter, Plan, Which
+    from streams.letters import Found, Letter, Which
+    from streams.redriving import DeadLetters, Plan
 
 app = typer.Typer(help="What could not be processed: look into it, redrive it, discard it.", no_args_is_help=True)
 
@@ -33,6 +34,7 @@ Reason = Annotated[str, typer.Option(help="why, for the audit")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
+_SHORT = 12  # characters of a model's digest: what `vigil models list` shows, and enough for --model
 _STATES = {"open": ("open",), "redriven": ("redriven",), "discarded": ("discarded",), "any": ("open", "redriven", "discarded")}
 
 
@@ -46,14 +48,16 @@ def list_letters(
     since: Since = None,
     until: Until = None,
     state: Annotated[str, typer.Option(help="open, redriven, discarded or any")] = "open",
-    limit: Annotated[int, typer.Option(min=1, help="letters shown; all are counted")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="letters shown, the newest; all are counted")] = 50,
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per letter, no counts")] = False,
 ) -> None:
-    """Count the dead letters by class, and list them. Shows nothing of what they hold."""
+    """Count the dead letters by class and model, and list them, the newest failure first. Shows nothing of what they hold."""
     which = _which(ids, lane, stage, class_, model, since, until)
     if state not in _STATES:
         raise Permanent(f"there is no state {state!r}", hint=f"states: {', '.join(_STATES)}")
-    letters = asyncio.run(_find(load(), which, _STATES[state]))
+    found = asyncio.run(_look(load(), which, _STATES[state]))
+    letters = sorted(found.letters, key=_when, reverse=True)
+    _tell(found)
     if json_:
         import orjson
 
@@ -63,10 +67,10 @@ def list_letters(
     _print_counts(letters, f"{len(letters)} dead letters" + ("" if state == "any" else f", {state}"))
     if letters:
         columns = ("id", "failed", "lane", "stage", "error", "attempts", "state", "model", "original")
-        table = Table(*columns, title=f"the oldest {limit}" if len(letters) > limit else None)
+        table = Table(*columns, title=f"the newest {limit}" if len(letters) > limit else None)
         for letter in letters[:limit]:
             facts = _facts(letter)
-            table.add_row(*(escape(str(facts[name])[: 12 if name == "model" else None]) for name in columns))
+            table.add_row(*(escape(str(facts[name])[: _SHORT if name == "model" else None]) for name in columns))
         _show(table)
 
 
@@ -85,6 +89,8 @@ def show(
     facts = {**_facts(letter), "message": event.message, "first failed": _second(letter.first_failed_at)}
     facts |= {"original written": _second(event.original_timestamp), "bytes": letter.size, "sha256": letter.digest}
     facts |= {"headers": names, "by": letter.by}
+    if event.tried_offset not in (None, event.original_offset):  # the lane's log names the copy
+        facts["copy tried last"] = f"{event.original_topic}/{event.original_partition}/{event.tried_offset}"
     width = max(map(len, facts))
     for name, fact in facts.items():
         if fact not in ("", None):
@@ -112,20 +118,26 @@ def redrive(
         bool, typer.Option("--unverified", help="also notes whose topic no longer shows whether a newer version came")
     ] = False,
     limit: Limit = 10_000,
+    max_lag: Annotated[int, typer.Option(min=0, help="wait while a lane that reads the topic is further behind")] = 500,
     reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Give open letters' originals back to their topics, byte for byte, as late data. Prints the counts, then asks."""
+    """Give open letters' originals back to their topics, byte for byte, as late data. Prints the counts, then asks.
+
+    Each hundred is marked once it is written: stopped in between, the same command goes on with what is open still.
+    """
     which = _which(ids, lane, stage, class_, model, since, until)
     _bounded(which, all_)
     settings = load()
-    plan = asyncio.run(_plan(settings, which, limit, unverified))
+    found, plan = asyncio.run(_plan(settings, which, limit, unverified))
+    _tell(found)
     _print_counts(plan.ready, f"{len(plan.ready)} to redrive")
     for why, held in plan.held.items():
         print(f"held back: {len(held)} x {why}")
+    _tell_left(found)
     if _go(dry_run, yes, reason, "redrive", len(plan.ready)):
-        print(f"{asyncio.run(_do(settings, 'redrive', plan.ready, reason))} redriven")
+        print(f"{asyncio.run(_redrive(settings, plan.ready, reason, max_lag))} redriven")
 
 
 @app.command("discard")
@@ -147,10 +159,13 @@ def discard(
     which = _which(ids, lane, stage, class_, model, since, until)
     _bounded(which, all_)
     settings = load()
-    letters = asyncio.run(_find(settings, which, _STATES["open"]))[:limit]
+    found = asyncio.run(_look(settings, which, _STATES["open"], limit))
+    letters = found.letters
+    _tell(found)
     _print_counts(letters, f"{len(letters)} to discard")
+    _tell_left(found)
     if _go(dry_run, yes, reason, "discard", len(letters)):
-        print(f"{asyncio.run(_do(settings, 'discard', letters, reason))} discarded")
+        print(f"{asyncio.run(_discard(settings, letters, reason))} discarded")
 
 
 # ---------------------------------------------------------------------------------------------------------------- asking
@@ -204,9 +219,9 @@ def _desk(settings: Settings, *, writing: bool) -> "DeadLetters":
     return DeadLetters(settings, outbox=outbox, user=getpass.getuser(), clock=clock_of(settings.clock))
 
 
-async def _find(settings: Settings, which: "Which", states: Any) -> list["Letter"]:
+async def _look(settings: Settings, which: "Which", states: Any, limit: int | None = None) -> "Found":
     async with _desk(settings, writing=False) as desk:
-        return await desk.find(which, states=states)
+        return await desk.look(which, states=states, limit=limit)
 
 
 async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple["Letter", bytes | None]:
@@ -215,18 +230,36 @@ async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple
         return letter, None if reason is None else await desk.disclose(letter, reason)
 
 
-async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> "Plan":
+async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> tuple["Found", "Plan"]:
     async with _desk(settings, writing=False) as desk:
-        return await desk.plan(await desk.find(which, whole=True, limit=limit), unverified=unverified)
+        found = await desk.look(which, whole=True, limit=limit)
+        return found, await desk.plan(found.letters, unverified=unverified)
 
 
-async def _do(settings: Settings, what: str, letters: list["Letter"], reason: str) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max_lag: int) -> int:
     async with _desk(settings, writing=True) as desk:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=len(letters))
-            work = desk.redrive if what == "redrive" else desk.discard
-            return await work(letters, reason, progress=lambda done: bar.update(task, completed=done))
+        with _bar() as bar:
+            task = bar.add_task("redrive", total=len(letters))
+
+            def done(number: int) -> None:
+                bar.update(task, completed=number, description="redrive")
+
+            def waits(words: str) -> None:
+                bar.update(task, description=f"waiting: {words}")
+
+            return await desk.redrive(letters, reason, most_lag=max_lag, progress=done, waits=waits)
+
+
+async def _discard(settings: Settings, letters: list["Letter"], reason: str) -> int:
+    async with _desk(settings, writing=True) as desk:
+        with _bar() as bar:
+            task = bar.add_task("discard", total=len(letters))
+            return await desk.discard(letters, reason, progress=lambda done: bar.update(task, completed=done))
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- showing
@@ -247,6 +280,11 @@ def _facts(letter: "Letter") -> dict[str, Any]:
     }
 
 
+def _when(letter: "Letter") -> tuple[datetime, int, str]:
+    event = letter.event
+    return event.failed_at, event.original_offset, event.id  # a batch fails in one moment
+
+
 def _printable(data: bytes) -> str:
     """Write bytes as text, what is no text or would steer the terminal as escapes."""
     text = data.decode(errors="backslashreplace")
@@ -257,15 +295,28 @@ def _second(time: datetime | None) -> str:
     return "" if time is None else time.isoformat(timespec="seconds")
 
 
+def _tell(found: "Found") -> None:
+    """Say what was asked for in vain, beside what is printed: a misspelt word is not to look like good news."""
+    for sentence in found.unknown:
+        typer.echo(sentence, err=True)
+    for letter in found.otherwise:
+        typer.echo(f"{letter.event.id} is {letter.state}" + (f", by {letter.by}" if letter.by else ""), err=True)
+
+
+def _tell_left(found: "Found") -> None:
+    if left := found.total - len(found.letters):
+        print(f"left out: {left:,} newer, for --limit takes the oldest {len(found.letters):,}")
+
+
 def _print_counts(letters: list["Letter"], title: str) -> None:
     from streams.redriving import counts
 
     if not letters:
         print(title)
         return
-    table = Table("lane", "stage", "class", "error", "letters", title=title)
-    for *kind, number in counts(letters):
-        table.add_row(*map(escape, kind), str(number))
+    table = Table("lane", "stage", "class", "error", "model", "letters", title=title)
+    for *kind, model, number in counts(letters):
+        table.add_row(*map(escape, kind), model[:_SHORT], str(number))
     _show(table)
 
 

@@ -20,6 +20,7 @@ from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import NOTES
 from infra.kafka.host import free_ports
 from models.errors import Permanent, Poison
+from models.tasks import ModelIdentity
 from processors.events import Event, NoteEvent, PatientEvent
 from processors.identity import natural_id
 from streams.clock import real_clock
@@ -27,6 +28,7 @@ from streams.deadletters import dead_letter, original, redrive
 from streams.lane import Input, Outcome
 from streams.outbox import Outbox, partition_of
 from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
+from streams.replaying import Choice, Pace, Progress, Replays
 from streams.settings import Settings
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note, note_id, points
@@ -79,7 +81,8 @@ async def test_a_second_failure_is_the_same_letter_and_a_mended_lane_ends_it(kaf
             assert await desk.redrive(plan.ready, "try again") == 1
             await _letters(site, 3)  # letter, mark, letter
         (again,) = await desk.find(Which(), whole=True)
-        assert again.event == first.event.model_copy(update={"attempts": 2, "failed_at": again.event.failed_at})
+        changed = {"attempts": 2, "failed_at": again.event.failed_at, "tried_offset": 2}
+        assert again.event == first.event.model_copy(update=changed)
         assert again.first_failed_at == first.event.failed_at
 
         async with running(settings, Healed):
@@ -114,6 +117,106 @@ async def test_letters_are_redriven_in_the_order_of_their_originals(kafka: Kafka
     assert values[7:] == values[:7]
 
 
+class Other(Echo):
+    """Another lane that reads the same topic, and can no more."""
+
+    name = "other"
+
+
+class Worse(Echo):
+    """The same lane with a model that takes nothing."""
+
+    @property
+    def model(self) -> ModelIdentity | None:
+        return ModelIdentity("worse", "1", "f" * 64)
+
+    async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
+        return [Outcome(error=Permanent("takes nothing")) for _ in inputs]
+
+
+async def test_what_fails_in_a_replay_after_it_was_closed_is_open_again(kafka: Kafka) -> None:
+    site = Site(kafka)
+    settings = site.settings()
+    await produce(kafka.bootstrap, site.notes, [wire(small_note(n, text="poison")) for n in range(2)], site.partitions)
+    async with desk_of(settings) as desk:
+        async with running(settings):
+            await _letters(site, 2)
+        async with running(settings, Healed):
+            first, second = await desk.find(Which(), whole=True)
+            await desk.redrive([first], "mended")
+            await desk.discard([second], "never mind")
+            await site.until_committed(3)
+        assert await desk.find(Which()) == []
+        outbox = Outbox(settings, source="/test")
+        await outbox.start()
+        replays, choice = Replays(settings, outbox, "ops-7"), Choice(topic="clinical.notes")
+        records = await replays.choose(choice, limit=10)
+        await replays.run(records, choice, "another model", pace=Pace(), progress=Progress(None, choice.digest))
+        await outbox.stop()
+        async with running(settings, Worse):
+            await _letters(site, 6)  # two letters, two marks, two letters
+        found = await desk.find(Which(), whole=True)
+        assert {one.event.id for one in found} == {first.event.id, second.event.id}
+        for one in found:
+            assert (one.event.attempts, one.event.error, one.event.model_digest) == (2, "Permanent", "f" * 64)
+            assert one.event.failed_at > one.first_failed_at
+        assert await desk.find(Which(), states=("redriven", "discarded")) == []
+        assert {original(one.event) for one in found} == {original(first.event), original(second.event)}
+
+
+async def test_one_copy_serves_the_letters_of_all_lanes_and_a_late_mark_hides_none(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(kafka)
+    settings = site.settings()
+    poison = [small_note(n, patient="p", text="poison") for n in range(3)]
+    await produce(kafka.bootstrap, site.notes, [wire(one) for one in poison], site.partitions)
+    monkeypatch.setattr("streams.redriving._TOGETHER", 3)  # less than two originals' letters: none is parted from its own
+    async with desk_of(settings) as desk, running(settings), running(settings, Other):
+        await _letters(site, 6)
+        await desk.redrive((await desk.plan(await desk.find(Which(lanes=("other",)), whole=True))).ready, "one lane's")
+        await _letters(site, 15)  # and three marks, and three letters of each lane
+        found = await desk.find(Which(), whole=True)
+        assert {(one.event.lane, one.event.attempts) for one in found} == {("echo", 2), ("other", 2)}
+
+        mark, marks = desk.mark, 0
+
+        async def late(letters: Any, state: Any) -> None:
+            nonlocal marks
+            await _letters(site, 15 + 2 * marks + len(letters))  # the lanes are faster than the mark
+            await mark(letters, state)
+            marks += len(letters)
+
+        monkeypatch.setattr(desk, "mark", late)
+        assert await desk.redrive((await desk.plan(found)).ready, "all") == 6
+        await _letters(site, 27)
+        after = await desk.find(Which(), whole=True)
+    assert {(one.event.lane, one.event.original_offset, one.event.attempts) for one in after} == {
+        (lane, offset, 3) for lane in ("echo", "other") for offset in range(3)
+    }
+    values = [record.value for record in await site.records("clinical.notes")]
+    assert values == [wire(one)[1] for one in poison] * 3  # the originals, and each once for each redrive
+
+
+async def test_a_redrive_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path: Path) -> None:
+    site, heard = Clinic(kafka, tmp_path), list[str]()
+    await site.write(note("p", "a", "Cough."))
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", "clinical.notes")
+    await site.write(*(note("p", f"m{n}", "Cough.") for n in range(6)))  # the lane is six behind and stands still
+    await _file(site, "notes-entities", note("p", "a", "Cough."))
+    async with desk_of(site.settings) as desk:
+        plan = await desk.plan(await desk.find(Which(), whole=True))
+        work = asyncio.create_task(desk.redrive(plan.ready, "mended", most_lag=5, waits=heard.append))
+        await until(lambda: heard, what="the redrive says that it waits")
+        assert heard[-1] == "notes-entities is 6 records behind"
+        assert len(await site.records("clinical.notes")) == 7
+        assert await _audit(kafka, site.prefix, "redrive") == []  # what waits is not said to be done
+        async with site.running("notes-entities"):
+            assert await work == 1
+    assert len(await site.records("clinical.notes")) == 8
+
+
 # ------------------------------------------------------------------------------------------------------------ late data
 
 
@@ -122,7 +225,8 @@ async def _file(site: Clinic, lane: str, event: Event, *, offset: int = 0, faile
     key = getattr(event, "patient_id", "").encode()
     value = event.model_dump_json().encode()
     record = Record(site.prefix + event.topic, partition_of(key, PARTITIONS), offset, key, value, (), 1_700_000_000_000)
-    letter = dead_letter(record, Poison("cannot", stage="decode"), lane=lane, failed_at=failed_at or real_clock())
+    why, at = Poison("cannot", stage="decode"), failed_at or real_clock()
+    letter = dead_letter(record, why, lane=lane, failed_at=at, model_digest=sha256(lane.encode()).hexdigest())
     outbox = Outbox(site.settings, source="/test")
     await outbox.start()
     await outbox.send([outbox.encode(letter)])
@@ -279,17 +383,35 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
         assert "vitals" not in listed
         letters = [json.loads(line) for line in run(0, "list", "--json").splitlines()]
         assert len(letters) == 4
-        assert "no dead letters begin with" in run(2, "show", "nonsense")
+        # The newest first, and the counts by model too: in a burst that is what one looks for.
+        assert [letter["original"].rpartition("/")[2] for letter in letters] == ["0", "2", "1", "0"]
+        assert json.loads(run(0, "list", "--json", "--limit", "1"))["lane"] == "vitals"
+        newest = run(0, "list", "--limit", "2")
+        assert "the newest 2" in newest
+        counted = next(line for line in newest.splitlines() if "notes-entities" in line)
+        assert [cell.strip() for cell in counted.split("│")[-3:-1]] == [sha256(b"notes-entities").hexdigest()[:12], "3"]
+        assert "no dead letter begins with nonsense" in run(2, "show", "nonsense")
+        # One that is right beside one that is wrong: nothing is done.
+        assert "no dead letter begins with zzzz" in run(2, "redrive", letters[0]["id"], "zzzz", "--reason", "typo", "--yes")
+        assert "0 dead letters, open" in (wrong := run(0, "list", "--lane", "notes-entites"))
+        assert "has the lane notes-entites; there are: notes-entities, vitals" in wrong
         one = next(letter["id"] for letter in letters if letter["original"].endswith("/2"))
         assert "The original is not shown" in run(0, "show", one[:13])
         assert "--phi needs a reason" in run(2, "show", one, "--phi")
         assert "which letters?" in run(2, "redrive", "--reason", "all")
+        assert "one of the ids is empty" in run(2, "discard", "", "--dry-run", "--reason", "an unset variable")
+        assert "one of the models is empty" in run(2, "redrive", "--model", "", "--reason", "an unset variable", "--yes")
+        assert "one of the ids is empty" in run(2, "show", "")
         assert "a reason is needed" in run(2, "discard", "--all", "--yes")
         assert "dry run: nothing was done" in run(0, "redrive", "--lane", "notes-entities", "--dry-run")
         # The topic is empty: nobody can tell whether a newer version came.
         assert "held back: 1 x its topic no longer shows" in run(0, "redrive", one, "--reason", "new model", "--yes")
         assert run(1, "redrive", one, "--unverified", "--reason", "nobody answers").count("redriven") == 0
         assert "1 redriven" in run(0, "redrive", one, "--unverified", "--reason", "new model", "--yes")
+        assert f"{one} is redriven, by " in run(0, "redrive", one, "--reason", "once more", "--yes")
+        assert "left out: 1 newer, for --limit takes the oldest 1" in run(
+            0, "discard", "--lane", "notes-entities", "--limit", "1", "--dry-run"
+        )
         assert "2 discarded" in run(0, "discard", "--stage", "decode", "--lane", "notes-entities", "--reason", "old", "--yes")
         assert "1 dead letters, open" in run(0, "list")
         assert "4 dead letters" in run(0, "list", "--state", "any")
@@ -308,6 +430,22 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
     assert {one["agent"] for one in audit.values()} == {getpass.getuser()}
     assert audit["access"]["reason"] == "the vendor asks"
     assert len(audit["discard"]["entries"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("show", "2f17"), ("redrive", "--all", "--dry-run"), ("discard", "--all", "--dry-run")]
+)
+@pytest.mark.real_kafka  # the embedded broker makes what it is asked for
+async def test_a_topic_that_is_not_there_is_no_topic_without_letters(
+    kafka: Kafka, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    site = Clinic(kafka, tmp_path)
+    site.prefix = "typo."
+    done = await asyncio.to_thread(At(site, tmp_path), *words)
+    assert done.returncode == 2
+    assert "typo.clinical.dead-letters is not there" in done.stderr
+    assert "kafka.topic_prefix" in done.stderr
+    assert done.stdout == ""
 
 
 async def test_nothing_is_shown_that_cannot_be_audited(kafka: Kafka, tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from aiokafka import AIOKafkaProducer
 from models.errors import Permanent, Poison, Transient
 from processors.events import NoteEvent, VitalsEvent
 from processors.identity import natural_id
-from streams import replaying
+from streams import yielding
 from streams.deadletters import dead_letter, redriven
 from streams.lagging import Lag
 from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
-from streams.redriving import REPLACED, YOUNG
+from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
 from streams.replaying import Choice, Pace, Progress, Replays, Told
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note
@@ -154,11 +154,14 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
     site = Clinic(kafka, tmp_path)
     await site.write(note("p", "a", "Cough."), note("p", "b", "Fever."))
     records = await site.records(NOTES)
-    letter = dead_letter(records[1], Poison("cannot", stage="process"), lane="notes-entities", failed_at=datetime.now(UTC))
+    letter, twin = (
+        dead_letter(records[1], Poison("cannot", stage="process"), lane=lane, failed_at=datetime.now(UTC))
+        for lane in ("notes-entities", "notes-vectors")
+    )
     async with replays_of(site.settings) as replays:
         assert replays.outbox is not None
-        await replays.outbox.send([replays.outbox.encode(letter)])
-        choice = Choice(letters=(letter.id[:12],))
+        await replays.outbox.send([replays.outbox.encode(letter), replays.outbox.encode(twin)])
+        choice = Choice(letters=(letter.id[:12], twin.id))
         plan = await replays.plan(await replays.choose(choice, limit=100))
         assert [one.event.original_offset for one in plan.ready] == [1]
         assert await replays.run(plan.ready, choice, "mended", pace=Pace(), progress=Progress.open(None, choice)) == 1
@@ -177,9 +180,14 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
         ):
             with pytest.raises(Permanent, match="none of 1 dead letters fulfils the other conditions"):
                 await replays.choose(Choice(letters=(letter.id,), **other), limit=100)  # type: ignore[arg-type]
-    assert [one.value for one in (await site.records(NOTES))[2:]] == [records[1].value]
+    copies = (await site.records(NOTES))[2:]
+    assert [one.value for one in copies] == [records[1].value]
+    assert [source.attempts for one in copies if (source := redriven(one))] == [{letter.id: 1, twin.id: 1}]
     (audit,) = [one for one in await site.read("clinical.audit") if one["action"] == "replay"]
     assert audit["subject"] == "dead letters"
+    async with DeadLetters(site.settings) as desk:  # or the next redrive would do them once more
+        assert await desk.find(Which()) == []
+        assert [one.by for one in await desk.find(Which(), states=("redriven",))] == ["ops-7", "ops-7"]
 
 
 def test_a_choice_that_says_nothing_or_two_things_is_refused() -> None:
@@ -287,14 +295,14 @@ async def test_a_replay_waits_for_a_cluster_that_is_busy_with_itself(
     site = Clinic(kafka, tmp_path)
     await site.write(note("p", "a", "Cough."))
     choice, told, trouble = Choice(topic=NOTES), [], [Transient("the offsets cannot be read (NOT_COORDINATOR)")]
-    look = replaying.lags
+    look = yielding.lags
 
     async def lags(*args: Any, **named: Any) -> list[Lag]:
         if trouble:
             raise trouble.pop()
         return await look(*args, **named)
 
-    monkeypatch.setattr(replaying, "lags", lags)
+    monkeypatch.setattr(yielding, "lags", lags)
     async with replays_of(site.settings) as replays:
         plan = await replays.plan(await replays.choose(choice, limit=100))
         progress = Progress.open(None, choice)

@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
+from streams.lagging import READS
 from tests import monitoring
 from tests.monitoring import ALERTS, INFRA, PANELS, RECORDED, RULES, labels_of, promtool
 
 GUIDES = {"Again"}  # pages without an alert
+LANES = {
+    *READS,
+    *(f"connector.{name}" for name in ("hl7", "fhir", "dicom", "vitals")),
+    "deliver-NAME",
+    "LANE",
+}  # of a letter too
 QUERIES = {
     **{f"rule {rule.get('alert') or rule['record']}": rule["expr"] for rule in RULES},
     **{f"panel {panel['title']} {target['refId']}": target["expr"] for panel in PANELS for target in panel.get("targets", ())},
@@ -80,6 +87,7 @@ def test_a_command_of_the_runbook_is_understood(command: str, rest: str) -> None
     assert found is not None, f"there is no `vigil {command}`"
     options = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert set(re.findall(r"(?<!\S)(--[a-z][a-z-]*)", rest)) <= options
+    assert set(re.findall(r"--lane (\S+)", rest)) <= LANES
 
 
 def test_each_alert_is_made_to_fire_by_a_rule_test() -> None:

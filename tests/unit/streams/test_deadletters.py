@@ -32,9 +32,9 @@ def _letter(record: Record, lane: str = "notes-entities", at: datetime = NOON) -
     return dead_letter(record, Poison("cannot", stage="model"), lane=lane, failed_at=at)
 
 
-def _written(letter: DeadLetterEvent) -> Record:
+def _written(letter: DeadLetterEvent, *others: DeadLetterEvent) -> Record:
     """The redriven record as a lane reads it."""
-    message = redrive(letter, topic="clinical.notes")
+    message = redrive(letter, *others, topic="clinical.notes")
     assert message.partition == letter.original_partition
     now = round(LATER.timestamp() * 1000)
     return Record(message.key, message.value, tuple(message.headers), now, partition=message.partition, offset=900)
@@ -57,7 +57,7 @@ def test_a_second_failure_returns_as_the_same_letter_with_the_attempts_added_up(
     first = letter = _letter(record)
     for _ in range(times):
         letter = _letter(_written(letter), at=LATER)
-    assert letter == first.model_copy(update={"attempts": 1 + times, "failed_at": LATER})
+    assert letter == first.model_copy(update={"attempts": 1 + times, "failed_at": LATER, "tried_offset": 900})
     assert original(letter) == record.value
 
 
@@ -74,6 +74,25 @@ def test_another_lane_that_fails_on_it_makes_a_letter_of_its_own_about_the_origi
     other = _letter(_written(letter), lane="notes-vectors")
     assert other.id == _letter(record, lane="notes-vectors").id != letter.id
     assert (other.attempts, other.original_offset) == (1, record.offset)
+
+
+def test_one_copy_goes_on_with_the_attempts_of_each_lanes_letter() -> None:
+    record = Record()
+    mine = _letter(record).model_copy(update={"attempts": 4})
+    other = _letter(record, lane="notes-vectors")
+    for copy in (_written(mine, other), _written(other, mine)):
+        assert copy.headers[:-6] == record.headers
+        assert _letter(copy).attempts == 5
+        assert _letter(copy, lane="notes-vectors").attempts == 2
+        assert _letter(copy, lane="a-third").attempts == 1
+
+
+def test_a_copy_that_names_no_letter_is_redriven_all_the_same() -> None:
+    copy = _written(_letter(Record()))
+    nameless = replace(copy, headers=tuple(one for one in copy.headers if one[0] != LETTER))
+    source = redriven(nameless)
+    assert source is not None and not source.attempts
+    assert _letter(nameless) == _letter(copy).model_copy(update={"attempts": 1})
 
 
 @pytest.mark.parametrize(
