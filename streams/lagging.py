@@ -213,7 +213,8 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
         for name, lane, value in _SAMPLE.findall(page):
             said.setdefault(lane, {})[name] = float(value)
         for name, lane, number, topic, value in _OF_PARTITION.findall(page):
-            places[lane][topic, int(number)][name] = float(value)
+            if value != "NaN":
+                places[lane][topic, int(number)][name] = float(value)
         for lane, values in said.items():
             found.setdefault(lane, []).append(values)
     return [

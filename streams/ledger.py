@@ -28,6 +28,7 @@ So the committed offset never passes an unsettled record, and an unsettled recor
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Ledger:
     `settled` is set at each settlement, for whoever drains. `position` is the offset after the last record taken in; `read` is
     how far the consumer read, markers and gaps included, and `moved` when that last changed (monotonic seconds). `gap` is where
     the first jump in the offsets began that nobody has looked into yet, `alarmed` up to where losses were reported. `since` is when
-    it was last committed, at first when it was assigned (monotonic seconds).
+    it was last committed (monotonic seconds), NaN until it was.
     """
 
     __slots__ = (
@@ -80,7 +81,7 @@ class Ledger:
         self.bytes = 0
         self.position = -1
         self.committed = -1
-        self.since = time.monotonic()
+        self.since = math.nan
         self.read = -1
         self.moved = time.monotonic()
         self.gap = -1

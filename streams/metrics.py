@@ -42,7 +42,7 @@ class LaneMetrics:
         which = ("topic", "partition")
         self._by_partition = (
             gauge("partition_in_flight", "records of a partition taken in and not yet settled", which),
-            gauge("partition_seconds_since_commit", "seconds since a partition was last committed, or assigned", which),
+            gauge("partition_seconds_since_commit", "seconds since this worker committed a partition; NaN: not yet", which),
             gauge(
                 "partition_held_seconds", "for how long a partition waits for transient trouble to pass; 0: it does not", which
             ),

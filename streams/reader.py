@@ -13,7 +13,7 @@ from models.errors import Permanent, Transient
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import KafkaSettings
 
-_SETTLES: Final = 1.0  # seconds in which a topic that was just made has its leaders, without which the cluster does not name it
+_LOOKS: Final = 4  # a second apart: a topic that was just made is not named by the cluster before its leaders are there
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,10 @@ class Reader:
         To ask for the partitions of one that is not makes aiokafka say so a dozen times in the log.
         """
         missing = await self._missing(topics)
-        if missing:
-            await asyncio.sleep(_SETTLES)
-            missing = await self._missing(topics)
+        for _ in range(_LOOKS - 1):
+            if missing:
+                await asyncio.sleep(1)
+                missing = await self._missing(topics)
         if missing:
             prefix = self._kafka.topic_prefix
             raise Permanent(
