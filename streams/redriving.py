@@ -112,13 +112,8 @@ class DeadLetters:
     async def _records(self, partitions: Collection[int] | None = None) -> AsyncIterator[Any]:
         topic = self._prefix + DeadLetterEvent.topic
         async with Reader(self._settings.kafka) as reader:
-            numbers = await reader.partitions(topic)
-            if not numbers:  # to say that there are no letters would be a guess, and most often a wrong one
-                raise Permanent(
-                    f"{topic} is not there, or not shown to this account",
-                    hint="is kafka.topic_prefix this site's (VIGIL_KAFKA__TOPIC_PREFIX)? `vigil topics create` makes the topics",
-                )
-            for partition in numbers:
+            await reader.require(topic)  # to say that there are no letters would be a guess, and most often a wrong one
+            for partition in await reader.partitions(topic):
                 if partitions is None or partition in partitions:
                     begin, end = await reader.bounds(topic, partition)
                     async for records in reader.read(topic, partition, begin, end):
