@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.keeping import try_out
 from streams.settings import load
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def evaluate(
 
     if not data.exists():
         raise Permanent(f"no such folder: {data}", hint="--data takes a folder of data")
+    if json_ is not None and json_.parent.is_dir():  # else it is made, once there is something to put into it
+        try_out(json_, "report")
     site = registry or load().models.registry
     known = Registry.load(site)
     began = time.monotonic()

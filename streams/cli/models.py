@@ -20,6 +20,7 @@ from models.errors import Permanent, VigilError
 from streams.cli.evaluate import evaluate
 from streams.cli.model_intake import add, pull
 from streams.cli.model_reference import reference
+from streams.keeping import try_out
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -292,6 +293,7 @@ def export(
     """Export a torch model to INT8 ONNX, with its parity to fp32; refused where too much is lost. Needs the train extra."""
     if report is not None and (task != "embedding" or data is None):
         raise Permanent("--report writes the comparison that `embedding --data` makes")
+    try_out(report, "comparison")
     if task == "embedding":
         from models.training import embedding_export
 
