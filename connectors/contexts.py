@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from processors.events import Origin, PatientEvent
+from processors.patients import NOT_HERE
 
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
@@ -105,7 +106,7 @@ def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict
         return {}
     own, others = facts_of(survivor), facts_of(prior)
     names = [name for name in ("birth_date", "pregnant", "ceiling_of_care") if own.get(name) is None]
-    lies_there = prior.encounter_status == "in-progress" and own.get("encounter_status") in ("finished", "cancelled", "planned")
+    lies_there = prior.encounter_status == "in-progress" and own.get("encounter_status") in NOT_HERE
     if lies_there or not own.get("encounter_id"):
         names += STAY
     if not own.get("spo2_scale_decided_by"):

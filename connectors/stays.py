@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from processors.events import Location, PatientEvent
+from processors.patients import NOT_HERE
 
 Class = Literal["inpatient", "emergency", "outpatient"]
 
@@ -47,7 +48,6 @@ NEW_STAY: Final[dict[str, Any]] = {  # what a stay does not take over from the o
     "pregnant": None,
     "ceiling_of_care": None,
 }
-NOT_HERE: Final = frozenset({"finished", "cancelled", "planned"})
 
 
 def is_another(known: PatientEvent | None, encounter_id: str | None) -> bool:

@@ -7,7 +7,7 @@ keeps (phase 2). So it does not matter how a stream is cut into batches.
 from calendar import isleap
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -21,7 +21,7 @@ from processors.news2 import Scale
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
-_NOT_HERE = ("finished", "cancelled", "planned")
+NOT_HERE: Final = frozenset({"finished", "cancelled", "planned"})  # statuses of a stay by which nobody lies there
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
 ADULT_YEARS = 16  # NEWS2 is for 16 years and older
@@ -210,8 +210,8 @@ class Patient:
         holds what older versions wrote. Watched is the stay in progress by the context, else the one that the newest set names.
         """
         before, given = self.context, after.encounter_id
-        if after.encounter_status in _NOT_HERE and given is not None and not self.ended:
-            here = before.encounter_status not in _NOT_HERE and before.encounter_id is not None
+        if after.encounter_status in NOT_HERE and given is not None and not self.ended:
+            here = before.encounter_status not in NOT_HERE and before.encounter_id is not None
             by_sets = self.encounter_id not in (None, before.encounter_id, given)
             if here and before.encounter_id != given:
                 after.encounter_id, after.encounter_status = before.encounter_id, before.encounter_status

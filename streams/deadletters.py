@@ -67,6 +67,7 @@ def redrive(letter: DeadLetterEvent, *others: DeadLetterEvent, topic: str) -> Me
             hint=f"the whole is at {place} for as long as that topic keeps it; discard the letter once it is dealt with",
         )
     written = letter.original_timestamp
+    # Kafka allows headers without a value, and clients send them; the type says what we write ourselves.
     headers: Headers = [(header.name, _bytes(header.value)) for header in letter.original_headers]  # type: ignore[misc]
     for one in (letter, *others):
         headers += [(LETTER, one.id.encode()), (ATTEMPTS, str(one.attempts).encode())]

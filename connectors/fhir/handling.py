@@ -48,7 +48,7 @@ from connectors.fhir.bundles import (
     request_issues,
 )
 from connectors.fhir.capability import SUPPORTED
-from connectors.fhir.letters import REASONS_SHOWN, letters_of
+from connectors.fhir.letters import REASONS_SHOWN, in_words, letters_of
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
@@ -117,9 +117,7 @@ class Outcome:
     @cached_property
     def reason(self) -> str:
         """The issues in words."""
-        shown = [str(issue) for issue in self.issues[:REASONS_SHOWN]]
-        more = [f"and {len(self.issues) - REASONS_SHOWN} more"] if len(self.issues) > REASONS_SHOWN else []
-        return "; ".join((*shown, *more))
+        return in_words(self.issues)
 
     @cached_property
     def contexts(self) -> tuple[PatientEvent, ...]:

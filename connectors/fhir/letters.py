@@ -4,6 +4,7 @@ A value that cannot be used leaves its resource in a letter, and the sender is t
 who was told too; of what was *fetched* there is no sender who could send it again, so that goes into a letter whole.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -19,19 +20,23 @@ REASONS_SHOWN: Final = 8
 _BEGINNING: Final = 64 * 1024  # bytes kept of what neither a record nor the object store takes
 
 
+def in_words(reasons: Sequence[object]) -> str:
+    """Write the first of some reasons, and how many more there are."""
+    more = [f"and {len(reasons) - REASONS_SHOWN} more"] if len(reasons) > REASONS_SHOWN else []
+    return "; ".join((*map(str, reasons[:REASONS_SHOWN]), *more))
+
+
 def letters_of(reading: Reading) -> list[DeadLetterEvent]:
     """Return the letters of a resource that was mapped: one for each stage at which something could not be used."""
     patient = next((event.patient_id for event in reading.events if hasattr(event, "patient_id")), None)
     letters: list[DeadLetterEvent] = []
     for stage in dict.fromkeys(stage for stage, _ in reading.troubles):
-        words = [str(issue) for at, issue in reading.troubles if at == stage]
-        more = [f"and {len(words) - REASONS_SHOWN} more"] if len(words) > REASONS_SHOWN else []
         letters.append(
             dead_letter(
                 orjson.dumps(reading.resource),
                 connector="fhir",
                 stage=stage,
-                message="; ".join((*words[:REASONS_SHOWN], *more)),
+                message=in_words([issue for at, issue in reading.troubles if at == stage]),
                 failed_at=reading.sender.received_at,
                 media_type=MEDIA_TYPE,
                 key=patient,

@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     except VigilError as error:
-        print(error.advice, file=sys.stderr)  # noqa: T201
+        print(error.advice, file=sys.stderr)  # noqa: T201 - a program's last words, to who started it
         return 1
     except OSError as error:
         print(f"cannot listen on {given.host}:{given.port}: {error}", file=sys.stderr)  # noqa: T201

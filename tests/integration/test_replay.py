@@ -170,7 +170,7 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
         # All conditions hold, of a letter's original too.
         place = (records[1].partition, records[1].offset, records[1].offset + 1)
         for asked in ({"note_types": ("11506-3",)}, {"topic": NOTES, "ranges": (place,), "patients": ("p",)}):
-            found = await replays.choose(Choice(letters=(letter.id,), **asked), limit=100)  # type: ignore[arg-type]
+            found = await replays.choose(Choice(letters=(letter.id,), **asked), limit=100)  # type: ignore[arg-type]  # fields of several types
             assert [one.event.original_offset for one in found] == [1]
         for other in (
             {"note_types": ("28570-0",)},
@@ -179,7 +179,7 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
             {"patients": ("q",)},
         ):
             with pytest.raises(Permanent, match="none of 1 dead letters fulfils the other conditions"):
-                await replays.choose(Choice(letters=(letter.id,), **other), limit=100)  # type: ignore[arg-type]
+                await replays.choose(Choice(letters=(letter.id,), **other), limit=100)  # type: ignore[arg-type]  # likewise
     copies = (await site.records(NOTES))[2:]
     assert [one.value for one in copies] == [records[1].value]
     assert [source.attempts for one in copies if (source := redriven(one))] == [{letter.id: 1, twin.id: 1}]
@@ -193,7 +193,7 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
 def test_a_choice_that_says_nothing_or_two_things_is_refused() -> None:
     for asked in ({"letters": ("",)}, {"topic": NOTES, "patients": (" ",)}, {"topic": NOTES, "note_types": ("",)}):
         with pytest.raises(Permanent, match="empty id or code chooses nothing"):
-            Choice(**asked)  # type: ignore[arg-type]
+            Choice(**asked)  # type: ignore[arg-type]  # fields of several types
     with pytest.raises(Permanent, match="offsets are those of a topic"):
         Choice(letters=("a",), ranges=((0, 1, 2),))
     with pytest.raises(Permanent, match="only notes have a note type"):

@@ -186,7 +186,7 @@ def test_letters_and_marks_of_before_they_said_what_was_tried() -> None:
 @pytest.mark.parametrize("empty", ["", " "])
 def test_an_empty_word_is_not_every_letter(asked: str, empty: str) -> None:
     with pytest.raises(Permanent, match=f"one of the {asked} is empty"):
-        Which(**{asked: ("2f17", empty)})  # type: ignore[arg-type]
+        Which(**{asked: ("2f17", empty)})  # type: ignore[arg-type]  # any of the fields that take words
 
 
 SEVERAL = read(
