@@ -1,6 +1,7 @@
 """Files that a command keeps for who called it: progress to go on from, a comparison to read later. Nobody else may read them."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from models.errors import Permanent
@@ -14,8 +15,10 @@ def try_out(file: Path | None, what: str) -> None:
         if file.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         part = _part(file)
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600))
-        part.unlink()
+        if part.exists() and not os.access(part, os.W_OK):
+            raise PermissionError(0, f"{part.name} beside it is somebody else's")
+        with tempfile.TemporaryFile(dir=file.parent):  # not the part itself: another command may be writing it just now
+            pass
     except OSError as error:
         raise _refused(file, what, error) from error
 

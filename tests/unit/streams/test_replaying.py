@@ -35,3 +35,10 @@ def test_a_file_that_cannot_be_written_is_refused_beforehand_and_nothing_is_left
     assert (there.read_bytes(), [*tmp_path.iterdir()], there.stat().st_mode & 0o077) == (b"all", [there], 0)
     with pytest.raises(Permanent, match=r"the report .* cannot be written"):
         keep(tmp_path / "none" / "file", b"", "report")
+
+
+def test_trying_a_file_leaves_alone_what_another_command_is_writing_just_now(tmp_path: Path) -> None:
+    part = tmp_path / "progress.part"
+    part.write_bytes(b"half of it")
+    Progress.open(tmp_path / "progress", CHOICE)
+    assert part.read_bytes() == b"half of it"
