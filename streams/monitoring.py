@@ -169,7 +169,11 @@ class MonitorWorker:
         self._covered = 0  # those below this offset
         self._accepted = 0  # vitals below this offset came in
         self._next_tick = 0.0
-        self._next_snapshot = 0.0
+        self._next_snapshot = (
+            0.0  # at once: kills that come faster than snapshots would each leave the next restore more to replay
+        )
+        # Partitions take turns afterwards: eight snapshots at once would hold each other up.
+        self._turn_of_snapshots = settings.state.snapshot_seconds * (number % 8 / 8)
         self._snapshot: _Snapshot | None = None
         self._prefix = settings.kafka.topic_prefix
         self._most = settings.lanes.vitals.batch_records
@@ -197,8 +201,6 @@ class MonitorWorker:
         try:
             await self.steps.persist("claim the journal", self._journal.claim)
             await self.steps.persist("restore the state", self._restore)
-            # Partitions take turns: eight snapshots at once would hold each other up.
-            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds * (1 + self.number % 8 / 8)
             while not self.steps.closing.is_set():
                 await self._turn()
                 await self._maybe_snapshot()
@@ -445,7 +447,8 @@ class MonitorWorker:
             if self._machine.monitor.dirty() or self._machine.entry - self._marked > _ENTRIES_PER_MARKER:
                 self._machine.monitor.begin_snapshot()
                 self._snapshot = _Snapshot(Moment(self._machine.at, self._machine.entry), dict(self._machine.ends))
-            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds
+            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds + self._turn_of_snapshots
+            self._turn_of_snapshots = 0.0
             return
         snapshot = self._snapshot
         if snapshot.states is None:
