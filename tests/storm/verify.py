@@ -127,12 +127,18 @@ def reckon(bootstrap: str, prefix: str, qdrant_url: str, accepted: Mapping[str, 
 def _outputs(ledger: Ledger, found: Reckoning, topic: str, ids: set[str], dead: Mapping[str, set[str]]) -> None:
     output, lane = OUTPUT_OF[topic]
     of_input: dict[str, set[str]] = defaultdict(set)
-    said: dict[str, set[str]] = defaultdict(set)
+    said: dict[str, str] = {}
+    other: dict[str, tuple[str, ...]] = {}  # of a repeat that says something else, the fields that differ
     records = 0
     for _, _, body in ledger.read(output):
         records += 1
         of_input[body["source"]["event_id"]].add(body["id"])
-        said[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
+        text = json.dumps({**body, "source": None}, sort_keys=True)
+        if (first := said.setdefault(body["id"], text)) != text:
+            before = json.loads(first)
+            other[body["id"]] = tuple(
+                sorted(name for name in before.keys() | body.keys() - {"source"} if before.get(name) != body.get(name))
+            )
     found.outputs[output] = len(said)
     found.repeats[output] = records - len(said)
     have = set(of_input)
@@ -140,7 +146,9 @@ def _outputs(ledger: Ledger, found: Reckoning, topic: str, ids: set[str], dead: 
     found.blame(f"{topic}: both output and dead letter", have & dead.get(lane, set()))
     found.blame(f"{topic}: outputs of what was never accepted", have - ids)
     found.blame(f"{output}: inputs with several logical outputs", [i for i, outs in of_input.items() if len(outs) > 1])
-    found.blame(f"{output}: a repeat says something else", [i for i, texts in said.items() if len(texts) > 1])
+    for fields, number in Counter(other.values()).items():
+        example = next(i for i, differs in other.items() if differs == fields)
+        found.wrong.append(f"{output}: {number} repeats say something else in {', '.join(fields)}, e.g. {example}")
 
 
 def alerts(ledger: Ledger, found: Reckoning) -> int:
