@@ -6,6 +6,7 @@ those topics: so the lane writes it down, in one partition of the journal topic 
     entry   "at vitals offset `at`: take patients up to `ends[..]`, feedback up to `ends[..]`, then let the time be `now`;
             vitals below `reach` are decided as of this entry, and may be published, unless another entry comes before them"
     reach   "the last entry reaches further: to `upto`"
+    lapse   "the model did not answer for vitals `first` to below `end`, decided as of entry `number`: NEWS2 went out alone"
     state   one patient's state as of (vitals offset, entry number); null: forgotten as of then. Each patient has two places, which
             snapshots write in turn: the last state that a marker stands for is never written over
     marker  "every state changed up to (vitals offset, entry number) has been written": a rebuild starts here
@@ -30,6 +31,8 @@ Rules
     without what was written after it, and this one, a zombie, stops before it publishes anything of that (`Superseded`). What it
     has in hand when it wakes lay in the log when its successor read the reach, and is decided by both alike; what it would take in
     then comes after a tick, which is due by then, since ticks are closer together than the session is long.
+ 6. A lapse is confirmed before what went out without the model is. So a rerun knows for which of the vitals that may have been
+    published the model had been late or had failed, says so again without asking it, and waits for its answer for the others.
 """
 
 import logging
@@ -87,6 +90,31 @@ class Entry:
     offset: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Lapse:
+    """For these vitals NEWS2 went out alone, for that `reason`; `offset` is its own place in the journal."""
+
+    number: int
+    first: int
+    end: int
+    reason: str
+    offset: int = -1
+
+
+class Lapses:
+    """Some of them, to be looked up."""
+
+    def __init__(self, lapses: Sequence[Lapse] = ()) -> None:
+        self._by_entry: dict[int, list[Lapse]] = {}
+        for lapse in lapses:
+            self._by_entry.setdefault(lapse.number, []).append(lapse)
+
+    def why(self, number: int, at: int) -> str:
+        """Return why NEWS2 stood alone for the set at an offset, decided as of entry `number`; empty where it did not."""
+        # The first that was written: what a rerun could not tell for itself lies in the ones after it.
+        return next((lapse.reason for lapse in self._by_entry.get(number, ()) if lapse.first <= at < lapse.end), "")
+
+
 @dataclass(slots=True)
 class Memory:
     """What a journal partition holds. A state of None is that of a patient who was forgotten then."""
@@ -96,6 +124,7 @@ class Memory:
     ends: dict[str, int] = field(default_factory=dict)
     states: dict[str, dict[int, tuple[Moment, bytes | None]]] = field(default_factory=dict)  # by patient and place
     entries: list[Entry] = field(default_factory=list)
+    lapses: list[Lapse] = field(default_factory=list)
     reach: int = -1
     stamp: float = -math.inf  # when the last entry was written, seconds since 1970
 
@@ -121,8 +150,12 @@ class Memory:
         elif kind == "marker":
             self.marker, self.ends = Moment(body["at"], body["number"]), body["ends"]
             self.entries = [entry for entry in self.entries if entry.number > self.marker.number]
+            at, number = self.marker.at, self.marker.number
+            self.lapses = [lapse for lapse in self.lapses if not Moment(lapse.end, lapse.number).reached_by(at, number)]
         elif kind == "reach":
             self.reach = body["upto"]
+        elif kind == "lapse":
+            self.lapses.append(Lapse(body["number"], body["first"], body["end"], body["reason"], record.offset))
         elif kind == "entry":
             now = datetime.fromisoformat(body["now"]) if body["now"] else None
             # The same number twice: a write that was confirmed only when repeated. What it led to goes by the last.
@@ -134,6 +167,7 @@ class Memory:
     def _begin(self, epoch: int) -> None:
         # What was taken for valid although it lies behind the claim of this epoch (which was compacted away) is a zombie's.
         self.entries = [entry for entry in self.entries if entry.offset < epoch]
+        self.lapses = [lapse for lapse in self.lapses if lapse.offset < epoch]
         self.epoch = epoch
 
     def _state(self, body: dict[str, Any], place: int, void: bool) -> None:
@@ -204,6 +238,12 @@ class Journal:
     async def reach(self, upto: int) -> None:
         """Write, confirmed, that the last entry reaches further, before anything that is decided so is published (rule 1)."""
         await self._append(b"reach", {"kind": "reach", "epoch": self.epoch, "upto": upto})
+
+    async def lapse(self, lapse: Lapse) -> None:
+        """Write, confirmed, that the model did not answer, before anything goes out without it (rule 6)."""
+        body = {"first": lapse.first, "end": lapse.end, "reason": lapse.reason}
+        key = f"lapse/{lapse.first % _RING}".encode()
+        await self._append(key, {"kind": "lapse", "epoch": self.epoch, "number": lapse.number, **body})
 
     async def save(self, moment: Moment, states: Sequence[tuple[str, bytes | None]]) -> None:
         """Write a few of a snapshot's states, confirmed (rule 2). What else the worker does may come in between."""

@@ -26,7 +26,7 @@ from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
-from streams.journal import Entry, Journal, Moment
+from streams.journal import Entry, Journal, Lapse, Moment
 from streams.ledger import Slice
 from streams.machine import SECONDARY, Machine
 from streams.metrics import LaneMetrics
@@ -34,7 +34,7 @@ from streams.outbox import Outbox
 from streams.partition import Abandoned, Steps
 from streams.reader import Reader
 from streams.restoring import Restoring
-from streams.scoring import Scoring
+from streams.scoring import Retold, Scoring
 from streams.settings import Settings
 from streams.tracing import Tracing, Work
 from streams.wire import Message, iso, traceparent_of
@@ -111,6 +111,16 @@ class Written:
     record: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What a batch of vitals led to: outputs with their audit, dead letters, the steps of alerts, where the model was silent."""
+
+    messages: list[Written]
+    dead: list[tuple[Any, Poison]]
+    steps: list[Event]
+    lapse: Lapse | None
+
+
 @dataclass(slots=True)
 class _Snapshot:
     """One being taken, a few states at a time: `states` once all of them are dumped, of which `written` are in the journal."""
@@ -164,6 +174,8 @@ class MonitorWorker:
         self._forced: deque[Entry] = deque()
         self._reach = 0  # vitals below this offset may be published as decided (journal rule 1)
         self._word = 0  # vitals below this offset come before the first entry of this worker's own, likewise
+        self._said = 0  # vitals below this offset may have been published by somebody before
+        self._retold = Retold(scoring)
         self._marked = 0  # number of the entry that the last marker stands for
         self._covers = 0.0  # vitals that came in before (monotonic seconds) are decided as of the last entry (journal rule 1),
         self._covered = 0  # those below this offset
@@ -313,12 +325,14 @@ class MonitorWorker:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
         traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
         async with self._room if len(records) > _SMALL else contextlib.nullcontext():
-            messages, dead, steps = await self._decide(records, traces)
+            decided = await self._decide(records, traces)
         if self._machine.at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
             reach = self._machine.at + _AHEAD
             await self.steps.persist("journal", lambda: self._journal.reach(reach))
             self._reach = reach
-        await self._write(messages, dead)
+        if (lapse := decided.lapse) is not None:
+            await self.steps.persist("journal", lambda: self._journal.lapse(lapse))
+        await self._write(decided.messages, decided.dead)
         for work in traces.values():
             work.end()
         for piece in complete:
@@ -326,12 +340,9 @@ class MonitorWorker:
         self._metrics.consumed.inc(len(records))
         self._metrics.batch.observe(len(records))
         self._observe_latency(records)
-        self._count(steps)
+        self._count(decided.steps)
 
-    async def _decide(
-        self, records: Sequence[Any], traces: dict[int, Work]
-    ) -> tuple[list[Written], list[tuple[Any, Poison]], list[Event]]:
-        """Return what is to be written: outputs with their audit, and dead letters; and the steps of alerts among the outputs."""
+    async def _decide(self, records: Sequence[Any], traces: dict[int, Work]) -> _Decided:
         assessments: list[tuple[Any, Assessment]] = []
         dead: list[tuple[Any, Poison]] = []
         for record in records:
@@ -342,7 +353,8 @@ class MonitorWorker:
         if self._logged.doubts:
             for _, assessment in assessments:
                 self._logged.witness(assessment.event.observed_at, assessment.event.received_at)
-        scores = await self._scoring.score([assessment for _, assessment in assessments])
+        again = self._machine.at < self._said
+        scores, lapse = await self._retold.score(assessments, self._machine.entry, again=again)
         messages: list[Written] = []
         entries: list[AuditEntry] = []
         decided: list[Any] = []
@@ -364,7 +376,7 @@ class MonitorWorker:
             messages.append(Written(self._audit(some, records if whole else decided[done : done + len(some)], now)))
             done += len(some)
         self._machine.at = records[-1].offset + 1
-        return messages, dead, steps
+        return _Decided(messages, dead, steps, lapse)
 
     # ------------------------------------------------------------------------------------------------- writing
 
@@ -505,3 +517,5 @@ class MonitorWorker:
         restored = await restoring.run(self._journal, committed)
         self._machine, self._forced = restored.machine, restored.forced
         self._reach, self._word, self._marked = restored.reach, restored.word, restored.marked
+        self._retold = restored.retold
+        self._said = max([self._word, *(entry.at for entry in self._forced)])

@@ -14,7 +14,7 @@ import orjson
 from models.errors import Poison
 from processors.events import AlertEvent, Deterioration, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor
-from streams.journal import Entry, Memory, stretch
+from streams.journal import Entry, Lapses, Memory, stretch
 from streams.machine import SECONDARY, Machine
 from streams.reader import Reader
 from streams.scoring import Scoring
@@ -56,7 +56,15 @@ class Rerun:
     """One partition's inputs through one monitor, up to `last`; keeps the scores and the alerts' steps that were asked for."""
 
     def __init__(
-        self, settings: Settings, number: int, asked: Wanted, monitor: Monitor, scoring: Scoring, last: int, tell: Tell
+        self,
+        settings: Settings,
+        number: int,
+        asked: Wanted,
+        monitor: Monitor,
+        scoring: Scoring,
+        last: int,
+        tell: Tell,
+        lapses: Lapses,
     ) -> None:
         self._settings = settings
         self._number = number
@@ -65,6 +73,7 @@ class Rerun:
         self._scoring = scoring
         self._last = last
         self._tell = tell
+        self._lapses = lapses  # of the model when it was so decided: it is not asked there
         self._heads: dict[type[Any], AsyncIterator[Any]] = {}
         self._next: dict[type[Any], Any] = {}
         self._step = settings.monitor.blind_after / 2  # logged time never stands still for an outage that was none
@@ -97,6 +106,7 @@ class Rerun:
             if not known:
                 self.pass_time(entry.now)
             self._tick(entry.now, entry.offset, entry.number)
+        self._machine.entry = entry.number
 
     async def advance(self, upto: int, *, in_order: bool, ends: dict[str, int] | None = None) -> None:
         """Run the vitals below an offset. Unless the order is known, contexts and answers come in by when they were written."""
@@ -149,13 +159,16 @@ class Rerun:
         self.alerts += [event for event in events if isinstance(event, AlertEvent) and self._asked.hears(event)]
 
     async def _work(self, records: Sequence[Any]) -> None:
-        made = []
+        made, mine, known = [], [], []
         for record in records:
             with suppress(Poison):
-                made.append(self._machine.observe(record))
-        mine = [one for one in made if self._asked.takes(one.event)]
+                one = self._machine.observe(record)
+                made.append(one)
+                if self._asked.takes(one.event):
+                    mine.append(one)
+                    known.append(self._lapses.why(self._machine.entry, record.offset))
         scored: dict[int, tuple[Deterioration | None, str]] = {}
-        for one, answer in zip(mine, await self._scoring.score(mine) if mine else [], strict=True):
+        for one, answer in zip(mine, await self._scoring.score(mine, known) if mine else [], strict=True):
             scored[id(one)] = answer
         for one in made:
             with suppress(Poison):

@@ -17,10 +17,10 @@ from models.errors import Poison
 from processors.events import PatientEvent, VitalsEvent
 from processors.monitor import Monitor
 from streams import journal
-from streams.journal import TOPIC, Entry, Journal, Memory, stretch
+from streams.journal import TOPIC, Entry, Journal, Lapses, Memory, stretch
 from streams.machine import Machine
 from streams.reader import Reader
-from streams.scoring import Scoring
+from streams.scoring import Retold, Scoring
 from streams.settings import Settings
 
 log = logging.getLogger("vigil.vitals")
@@ -35,6 +35,7 @@ class Restored:
     reach: int  # vitals below this offset may be published as decided (journal rule 1)
     word: int  # vitals below this offset come before the first entry of the new owner's own, likewise
     marked: int  # number of the entry that the last marker stands for
+    retold: Retold  # scores for what may have been published
 
 
 class Restoring:
@@ -50,6 +51,7 @@ class Restoring:
         self._scoring = scoring
         self._moved = moved
         self._sets = 0
+        self._retold = Retold(scoring)
 
     async def run(self, own: Journal, committed: int | None) -> Restored:
         """Restore; `committed` is the group's offset of the vitals, None where it has none. Raises `Transient`: begin anew then."""
@@ -58,6 +60,7 @@ class Restoring:
         # Two, since each goes on cheaply from where it is: vitals and contexts come in turns.
         async with Reader(kafka, moved=self._moved) as reader, Reader(kafka, moved=self._moved) as contexts:
             memory = await own.remember(reader, self._prefix + TOPIC)
+            self._retold = Retold(self._scoring, Lapses(memory.lapses))
             begin, end = await reader.bounds(topic, machine.number)
             commit = begin if committed is None else committed
             if memory.marker.at >= 0 and begin > memory.marker.at:
@@ -78,7 +81,7 @@ class Restoring:
         )  # fmt: skip
         # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
         obeyed = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
-        return Restored(machine, obeyed, memory.reach, word, memory.marker.number)
+        return Restored(machine, obeyed, memory.reach, word, memory.marker.number, self._retold)
 
     def _load(self, memory: Memory) -> int:
         """Take the states as of the marker; return how many."""
@@ -110,12 +113,12 @@ class Restoring:
         if machine.at >= end:  # most entries are ticks with nothing between: spare the broker the question
             return
         async for records in reader.read(self._prefix + VitalsEvent.topic, machine.number, machine.at, end):
-            assessments = []
+            assessed = []
             for record in records:
                 with contextlib.suppress(Poison):
-                    assessments.append(machine.observe(record))
-            scores = await self._scoring.score(assessments)
-            for assessment, (deterioration, reason) in zip(assessments, scores, strict=True):
+                    assessed.append((record, machine.observe(record)))
+            scores, _ = await self._retold.score(assessed, machine.entry, again=True)
+            for (_, assessment), (deterioration, reason) in zip(assessed, scores, strict=True):
                 with contextlib.suppress(Poison):
                     machine.monitor.decide(assessment, deterioration, reason)
             self._sets += len(records)

@@ -15,6 +15,7 @@ from processors.events import AuditEntry, Deterioration, Event, VitalsEvent, tru
 from processors.monitor import Assessment
 from streams.drifting import observe
 from streams.inference import batcher
+from streams.journal import Lapse, Lapses
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
 
@@ -24,6 +25,8 @@ ABSENT = "no deterioration model is installed: NEWS2 alone"
 LATE = "the deterioration model was late: NEWS2 alone"
 FAILED = "the deterioration model failed: NEWS2 alone"
 NOTHING = "no vital sign that the model knows"
+_SILENT: Final = frozenset({LATE, FAILED})  # what another run of the same vitals might not find
+_PATIENCE: Final = 10.0  # seconds for the model where it may have answered before
 _COUNTED: Final = 64  # windows that are counted for drift together
 NOTEWORTHY = 0.1  # below this the drivers of a score interest nobody, and they cost several scores each
 
@@ -82,16 +85,26 @@ class Scoring:
         every = np.concatenate([some for some, _ in seen])
         observe(drift, lambda: of_windows(every, features, np.concatenate([some for _, some in seen])))
 
-    async def score(self, assessments: Sequence[Assessment]) -> list[Scored]:
-        """Return, for each assessment, its score or the reason why NEWS2 stands alone."""
+    async def score(
+        self, assessments: Sequence[Assessment], known: Sequence[str] = (), *, deadline: float | None = None
+    ) -> list[Scored]:
+        """Return, for each assessment, its score or the reason why NEWS2 stands alone.
+
+        `known` gives such reasons by assessment, from an earlier run: the model is asked only where there is none. `deadline`:
+        seconds, instead of the one in the settings.
+        """
         if self._model is None or self._batcher is None:
             return [(None, ABSENT)] * len(assessments)
         wanted = [i for i, assessment in enumerate(assessments) if assessment.needs_model]
         scored: list[Scored] = [(None, NOTHING)] * len(assessments)
+        if known:
+            for i in wanted:
+                scored[i] = (None, known[i])
+            wanted = [i for i in wanted if not known[i]]
         if not wanted:
             return scored
         windows = np.stack([window for i in wanted if (window := assessments[i].window) is not None])
-        (result,) = await self._batcher.map([windows], deadline=self._deadline)
+        (result,) = await self._batcher.map([windows], deadline=deadline or self._deadline)
         if isinstance(result, Exception):
             late = isinstance(result, Transient)
             self._metrics.event("score-late" if late else "score-failed", len(wanted))
@@ -124,3 +137,33 @@ class Scoring:
         """End the model's thread."""
         if self._batcher is not None:
             await self._batcher.stop()
+
+
+class Retold:
+    """Scoring in a partition that another worker may have had before (journal rule 6).
+
+    Of what may have been published, a set is said with its score where it had one, and the model is waited for; where the model
+    had been silent, it is not asked. Once it fails to answer even so, it is waited for no longer than otherwise.
+    """
+
+    def __init__(self, scoring: Scoring, lapses: Lapses | None = None) -> None:
+        self._scoring = scoring
+        self._lapses = lapses or Lapses()
+        self._patient = True
+
+    async def score(
+        self, assessed: Sequence[tuple[Any, Assessment]], entry: int, *, again: bool
+    ) -> tuple[list[Scored], Lapse | None]:
+        """Score sets (record, assessment) as of an entry, `again` where they may have been published.
+
+        Returns the model's lapse too, if there was one: it is to be journalled before anything goes out.
+        """
+        known = [self._lapses.why(entry, record.offset) for record, _ in assessed] if again else []
+        deadline = _PATIENCE if again and self._patient else None
+        scores = await self._scoring.score([assessment for _, assessment in assessed], known, deadline=deadline)
+        silent = [i for i, (_, reason) in enumerate(scores) if reason in _SILENT and not (known and known[i])]
+        if not silent:
+            return scores, None
+        self._patient = False
+        first, last = assessed[silent[0]][0], assessed[silent[-1]][0]
+        return scores, Lapse(entry, first.offset, last.offset + 1, scores[silent[0]][1])

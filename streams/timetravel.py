@@ -37,7 +37,7 @@ from processors.rules import MonitorRules
 from streams.clock import Clock, real_clock
 from streams.inference import open_model
 from streams.journal import TOPIC as JOURNAL
-from streams.journal import stretch
+from streams.journal import Lapses, stretch
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
@@ -303,7 +303,9 @@ class TimeTravel:
         monitor = Monitor(self._settings.monitor, partition=number, model=scoring.identity)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(scoring.stop)
-            rerun = Rerun(self._settings, number, asked, monitor, scoring, last, tell)
+            # Another model is asked everywhere: what it would have said is the question.
+            lapses = Lapses(history.lapses if self._other.registry is None else ())
+            rerun = Rerun(self._settings, number, asked, monitor, scoring, last, tell, lapses)
             await rerun.open(stack)
             number_before = 0
             for entry in history.entries:

@@ -8,6 +8,7 @@ beginning, without snapshots, and holds everything that was ever published again
 import asyncio
 import random
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,17 +20,19 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 
+from models.registry import Registry
+from models.tasks import DeteriorationModel
 from processors.events import TOPICS, FeedbackEvent, Observation, Origin, PatientEvent, Source, VitalsEvent
 from processors.identity import natural_id
-from processors.monitor import Monitor
+from processors.monitor import Monitor, MonitorRules
 from streams import journal
 from streams.journal import TOPIC as JOURNAL
 from streams.ledger import Ledger
 from streams.metrics import LaneMetrics
 from streams.monitoring import MonitorWorker
 from streams.outbox import Outbox
-from streams.scoring import Scoring
-from streams.settings import ClockSettings, EngineSettings, KafkaSettings, Settings, VitalsStateSettings
+from streams.scoring import LATE, Scoring
+from streams.settings import ClockSettings, EngineSettings, KafkaSettings, ModelSettings, Settings, VitalsStateSettings
 from streams.tracing import Tracing
 from streams.wire import Message, decode
 from tests.bedside import ILL, observation
@@ -39,6 +42,7 @@ from tests.vitals import patient, vitals
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+DEADLINE = 0.05  # seconds for the model
 STEPS = ClockSettings(step_seconds=3600)  # the ward's clock runs far ahead of what passes
 INPUTS: tuple[type[Any], ...] = (VitalsEvent, PatientEvent, FeedbackEvent)
 
@@ -71,6 +75,22 @@ class Group:
                 ledger.forget(end)
 
 
+class Slow:
+    """The real model, which takes longer than the lane waits for it."""
+
+    def __init__(self, model: DeteriorationModel) -> None:
+        self.identity, self.hours, self.features = model.identity, model.hours, model.features
+        self.horizon_hours = model.horizon_hours
+        self._model = model
+
+    def score(self, windows: Any) -> Any:
+        time.sleep(3 * DEADLINE)
+        return self._model.score(windows)
+
+    def attribute(self, windows: Any) -> Any:
+        return self._model.attribute(windows)
+
+
 class Ward:
     """One partition of the vitals lane: its topics, its lives one after the other, and what became of it all."""
 
@@ -82,6 +102,7 @@ class Ward:
         tick_seconds: float = 0.03,
         snapshot_seconds: float = 0.15,
         steps: ClockSettings = STEPS,
+        model: DeteriorationModel | None = None,
     ) -> None:
         self.kafka = kafka
         self.random = random.Random(seed)
@@ -93,7 +114,10 @@ class Ward:
             engine=EngineSettings(),
             state=VitalsStateSettings(tick_seconds=tick_seconds, snapshot_seconds=snapshot_seconds),
             clock=steps,
+            models=ModelSettings(vitals_deadline=DEADLINE),
+            monitor=MonitorRules(model_pages=True),
         )
+        self.model = model
         self.group = Group(self.prefix)
         self.time = START
         self.wrong = timedelta()  # what the clock of the worker's host is off by
@@ -135,9 +159,11 @@ class Ward:
             key = event.patient_id.encode()
             known.append(ConsumerRecord(topic, 0, offset, 0, 0, key, value, None, len(key), size, ()))
 
-    def live(self) -> None:
-        """Begin a life: assigned anew, from the commit on."""
+    def live(self, *, slow: bool = False) -> None:
+        """Begin a life: assigned anew, from the commit on; with a model that is late where told so."""
         self.group.assign()
+        model = Slow(self.model) if self.model is not None and slow else self.model
+        self.scoring = Scoring(model, self.settings.models, self.metrics)
         self.worker = MonitorWorker(
             0,
             settings=self.settings,
@@ -145,8 +171,8 @@ class Ward:
             intake=self.group,  # type: ignore[arg-type]
             metrics=self.metrics,
             clock=self.clock,
-            scoring=Scoring(None, self.settings.models, self.metrics),
-            new_monitor=lambda number: Monitor(self.settings.monitor, partition=number),
+            scoring=self.scoring,
+            new_monitor=lambda number: Monitor(self.settings.monitor, partition=number, model=self.scoring.identity),
             agent="test",
             tracing=Tracing(self.settings.tracing, "vitals"),
         )
@@ -181,6 +207,7 @@ class Ward:
         with suppress(asyncio.CancelledError):
             self.task.result()
         self.task = None
+        await self.scoring.stop()
 
     async def live_for_a_while(self, patience: float = 0.4) -> None:
         """Feed in pieces, commit now and then some of what is settled, and stop anywhere."""
@@ -235,24 +262,38 @@ class Ward:
                 entries[body["number"]] = {**body, "offset": record.offset}
         return [entries[number] for number in sorted(entries)]
 
+    async def silences(self) -> dict[tuple[int, int], str]:
+        """Why NEWS2 went out alone, by entry and offset, as the journal has it first."""
+        epoch, found = -1, dict[tuple[int, int], str]()
+        for record in await asyncio.to_thread(self.kafka.read, self.prefix + JOURNAL):
+            body = orjson.loads(record.value) if record.value is not None else {"kind": "tombstone"}
+            if body["kind"] == "epoch":
+                epoch = record.offset
+            elif body["kind"] == "lapse" and body["epoch"] == epoch:
+                for offset in range(body["first"], body["end"]):
+                    found.setdefault((body["number"], offset), body["reason"])
+        return found
+
     async def expected(self) -> dict[str, dict[str, Any]]:
         """What one machine says that runs over the whole history, undisturbed."""
-        monitor = Monitor(self.settings.monitor, partition=0)
+        scoring = Scoring(self.model, ModelSettings(vitals_deadline=600), self.metrics)
+        monitor = Monitor(self.settings.monitor, partition=0, model=scoring.identity)
+        silences = await self.silences()
         said: list[Any] = []
-        at, ends = 0, dict.fromkeys((PatientEvent.topic, FeedbackEvent.topic), 0)
+        at, number, ends = 0, 0, dict.fromkeys((PatientEvent.topic, FeedbackEvent.topic), 0)
 
-        def advance(upto: int) -> None:
+        async def advance(upto: int) -> None:
             nonlocal at
             for record in self.records[VitalsEvent][at:upto]:
                 event = decode(VitalsEvent, record)
                 source = Source(topic=VitalsEvent.topic, partition=0, offset=record.offset, event_id=event.id)
-                said.extend(
-                    monitor.decide(monitor.observe(event, source), None, "no deterioration model is installed: NEWS2 alone")
-                )
+                made = monitor.observe(event, source)
+                (score,) = await scoring.score([made], [silences.get((number, record.offset), "")])
+                said.extend(monitor.decide(made, *score))
             at = max(at, upto)
 
         for entry in await self.history():
-            advance(entry["at"])
+            await advance(entry["at"])
             for kind in (PatientEvent, FeedbackEvent):
                 for record in self.records[kind][ends[kind.topic] : entry["ends"].get(kind.topic, 0)]:
                     event = decode(kind, record)
@@ -262,7 +303,9 @@ class Ward:
             if entry["now"]:
                 source = Source(topic=JOURNAL, partition=0, offset=entry["offset"], event_id=f"0/{entry['number']}")
                 said.extend(monitor.tick(datetime.fromisoformat(entry["now"]), source))
-        advance(len(self.records[VitalsEvent]))
+            number = entry["number"]
+        await advance(len(self.records[VitalsEvent]))
+        await scoring.stop()
         return {event.id: orjson.loads(event.model_dump_json()) for event in said}
 
     async def judge(self) -> None:
@@ -314,6 +357,43 @@ async def test_killed_and_restored_at_random_it_says_what_an_undisturbed_run_say
             await ward.die()
         ward.live()
         await ward.finish()
+        await ward.judge()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_model_that_was_late_is_late_again_and_one_that_answered_is_waited_for(kafka: Kafka, seed: int) -> None:
+    """What went out without the model, or with it, is what a rerun says: also where the model pages."""
+    async with Ward(kafka, 40 + seed, tick_seconds=0.3, model=Registry.load().open("deterioration")) as ward:
+        await ward.write([patient(number, START) for number in range(12)])
+        sets = list(vitals(12, 40, START, every=timedelta(minutes=4), seed=seed))
+        lives = 10
+        for life in range(lives):
+            await ward.write(sets[life * len(sets) // lives : (life + 1) * len(sets) // lives])
+            ward.live(slow=ward.random.random() < 0.5)
+            await ward.live_for_a_while(1.5)
+            await ward.die()
+        ward.live()
+        await ward.finish()
+        await ward.judge()
+
+
+@pytest.mark.parametrize("slow", [True, False], ids=["late, then not", "not late, then late"])
+async def test_what_a_set_was_said_with_is_said_again(kafka: Kafka, slow: bool) -> None:
+    """Scores go out, nothing is committed, the worker dies; the next one's model is late where this one's was not, and back."""
+    async with Ward(kafka, 0, snapshot_seconds=600, model=Registry.load().open("deterioration")) as ward:
+        await ward.write([patient(number, START) for number in range(3)])
+        await ward.write(vitals(3, 12, START, every=timedelta(minutes=4), seed=5))
+        ward.live(slow=slow)
+        ward.feed(PatientEvent, 10)
+        await asyncio.sleep(0.5)
+        ward.feed(VitalsEvent, 36)
+        await until(lambda: said_scores(ward, 36), what="all scores are out")
+        await ward.die()
+        ward.live(slow=not slow)
+        await ward.finish()
+        copies = [copies for copies in (await ward.published()).values() if "deterioration" in copies[0]]
+        assert {len(each) for each in copies} == {2}
+        assert {one["deterioration_reason"] for each in copies for one in each} == ({LATE} if slow else {""})
         await ward.judge()
 
 

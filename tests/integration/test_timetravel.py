@@ -21,6 +21,7 @@ from processors.rules import MonitorRules
 from streams.cli.travel import vitals
 from streams.journal import TOPIC as JOURNAL
 from streams.outbox import Outbox, partition_of
+from streams.scoring import LATE
 from streams.settings import ModelSettings, VitalsStateSettings
 from streams.timetravel import Asked, Other, TimeTravel, Travel
 from tests.bedside import ILL, WELL, observation
@@ -141,6 +142,20 @@ async def test_a_day_gives_the_scores_and_alerts_of_that_day(past: tuple[Clinic,
         Asked(PATIENT, start, start, "why")
     with pytest.raises(Permanent, match="a reason is needed"):
         Asked(PATIENT, start, start + timedelta(hours=1), " ")
+
+
+async def test_where_the_model_was_late_it_is_late_again(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path, state=STATE, models=ModelSettings(vitals_deadline=1e-9))
+    start = datetime.now(UTC) - timedelta(minutes=30)
+    async with site.running("vitals"):
+        await site.write(context(PATIENT, start))
+        await site.until_done("vitals", PatientEvent.topic)
+        await site.write(
+            charted(PATIENT, start + timedelta(minutes=5), WELL, 1), charted(PATIENT, start + timedelta(minutes=9), ILL, 2)
+        )
+        await site.until_done("vitals", VitalsEvent.topic)
+    found = await travelled(site, start)
+    assert [(row.equal, row.score.deterioration_reason) for row in found.rows] == [(True, LATE)] * 2
 
 
 async def test_other_rules_and_another_model_tell_what_would_have_been_said(
