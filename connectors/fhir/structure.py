@@ -4,8 +4,9 @@
 the types that Vigil maps are the same in both. The models check names, types, cardinality, regular expressions and choice types;
 not terminology, invariants or profiles. A type that R4B does not know is not validated.
 
-Where a model reads one JSON type as another (a number as seconds since 1970, or as a boolean), what was sent counts: it is no such
-value (https://hl7.org/fhir/R4/json.html#primitive), and nothing behind this module could read it.
+Where a model reads one JSON type as another (a number as seconds since 1970, a text as a boolean), what was sent
+counts: it is no such value (https://hl7.org/fhir/R4/json.html#primitive), and nothing behind this module could read it. Ids longer
+than 64 characters pass the models, and are refused here (https://hl7.org/fhir/R4/datatypes.html#id).
 """
 
 import re
@@ -23,6 +24,7 @@ Json = dict[str, Any]
 
 _TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_LONGEST_ID: Final = 64
 _SHOWN: Final = 20  # issues of one resource that are told; a resource of another standard has hundreds
 _CODES: Final[Mapping[str, tuple[str, str]]] = {  # pydantic's kind of error -> issue code, words
     "missing": ("required", "a required element is missing"),
@@ -123,12 +125,21 @@ def validate(resource: Json) -> list[Issue]:
         return [Issue("error", "too-long", "nested too deeply", kind)]
     except Exception as error:  # the models' own validators raise other things for some malformed values
         return [Issue("error", "structure", f"not readable as {kind} ({type(error).__name__})", kind)]
-    places = [*_coerced(resource, made, ())]
+    places = [*_long_ids(resource), *_coerced(resource, made, ())]
     return [_issue(kind, "", place) for place in places[:_SHOWN]]
 
 
+def _long_ids(resource: Json) -> Iterator[tuple[int | str, ...]]:
+    """Yield the places of ids, of the resource and of those it contains, that are too long for one."""
+    if len(resource.get("id") or "") > _LONGEST_ID:
+        yield ("id",)
+    for n, one in enumerate(resource.get("contained") or ()):
+        if len(one.get("id") or "") > _LONGEST_ID:
+            yield "contained", n, "id"
+
+
 def _coerced(given: Any, made: Any, place: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
-    """Yield the places whose number or boolean the model has made something else of."""
+    """Yield the places whose text, number or boolean the model has made something else of."""
     if isinstance(given, dict):
         names = _fields(made.__class__)
         for name, value in given.items():
@@ -138,6 +149,8 @@ def _coerced(given: Any, made: Any, place: tuple[int | str, ...]) -> Iterator[tu
         for n, pair in enumerate(zip(given, made, strict=False) if isinstance(made, list) else ()):
             yield from _coerced(*pair, (*place, n))
     elif isinstance(given, (bool, int, float)) and not _same_kind(given, made):
+        yield place
+    elif isinstance(given, str) and isinstance(made, bool):
         yield place
 
 
