@@ -148,16 +148,14 @@ def _coerced(given: Any, made: Any, place: tuple[int | str, ...]) -> Iterator[tu
     elif isinstance(given, list):
         for n, pair in enumerate(zip(given, made, strict=False) if isinstance(made, list) else ()):
             yield from _coerced(*pair, (*place, n))
-    elif isinstance(given, (bool, int, float)) and not _same_kind(given, made):
-        yield place
-    elif isinstance(given, str) and isinstance(made, bool):
+    elif not _same_kind(given, made):
         yield place
 
 
-def _same_kind(given: bool | float, made: Any) -> bool:
+def _same_kind(given: Any, made: Any) -> bool:
     if isinstance(given, bool) or isinstance(made, bool):
         return isinstance(given, bool) and isinstance(made, bool)
-    return isinstance(made, (int, float, Decimal))
+    return not isinstance(given, (int, float)) or isinstance(made, (int, float, Decimal))
 
 
 @lru_cache(maxsize=1024)
