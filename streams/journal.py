@@ -21,7 +21,7 @@ Rules
     takes what was stamped up to then, give or take `SKEW` between clocks. Whatever came later, while nobody worked, comes after
     the first entry of the next owner, whose time tells it how long that was.
  2. A state or marker is written only when the vitals offset it stands for is committed. So nothing in the journal lies past the
-    commit but entries and reaches, and compaction (newest record of each key) never removes what a rebuild needs.
+    commit but entries, reaches and lapses, and compaction (newest record of each key) never removes what a rebuild needs.
  3. A rebuild loads the states as of the marker and replays the inputs from there to the commit, in the journalled order, writing
     nothing. States newer than the marker are of a snapshot cut short: they count for nothing, whosever they are.
  4. Entries at or past the commit are obeyed by the lane as it goes on, so a rerun of what was published but not committed
@@ -55,7 +55,7 @@ from streams.wire import Message, header
 log = logging.getLogger("vigil.journal")
 
 TOPIC = "vigil.vitals.journal"
-# Entry keys are reused round this ring, so compaction bounds the journal; snapshots come far more often.
+# Keys of entries and of lapses are reused round this ring, so compaction bounds the journal; snapshots come far more often.
 _RING = 65_536
 _FRESH = 1.0  # seconds that the partition is taken for one's own after a write that showed it
 _PLACES = ("state/", "state-b/")
@@ -102,7 +102,7 @@ class Lapse:
 
 
 class Lapses:
-    """Some of them, to be looked up."""
+    """Those of a partition, looked up by set."""
 
     def __init__(self, lapses: Sequence[Lapse] = ()) -> None:
         self._by_entry: dict[int, list[Lapse]] = {}
@@ -111,7 +111,7 @@ class Lapses:
 
     def why(self, number: int, at: int) -> str:
         """Return why NEWS2 stood alone for the set at an offset, decided as of entry `number`; empty where it did not."""
-        # The first that was written: what a rerun could not tell for itself lies in the ones after it.
+        # The first that was written: a later one, of a rerun, may span sets that it did not ask the model about, as known.
         return next((lapse.reason for lapse in self._by_entry.get(number, ()) if lapse.first <= at < lapse.end), "")
 
 
@@ -242,6 +242,8 @@ class Journal:
     async def lapse(self, lapse: Lapse) -> None:
         """Write, confirmed, that the model did not answer, before anything goes out without it (rule 6)."""
         body = {"first": lapse.first, "end": lapse.end, "reason": lapse.reason}
+        if time.monotonic() - self._seen > _FRESH:
+            await self._check_in()
         key = f"lapse/{lapse.first % _RING}".encode()
         await self._append(key, {"kind": "lapse", "epoch": self.epoch, "number": lapse.number, **body})
 
@@ -277,7 +279,7 @@ class Journal:
             self._places.pop(patient, None)
 
     async def _check_in(self) -> None:
-        """Make sure that this is no zombie about to write old states over its successor's."""
+        """Make sure that this is no zombie about to write over its successor's states and lapses."""
         await self._append(b"present", {"kind": "present", "epoch": self.epoch})
 
     async def _append(self, key: bytes, body: dict[str, Any]) -> int:

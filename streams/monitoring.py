@@ -52,8 +52,10 @@ class _Queue:
 
     def __init__(self) -> None:
         self.records: deque[tuple[Any, Slice | None]] = deque()
+        self.end = 0  # records below this offset came in
 
     def accept(self, piece: Slice) -> None:
+        self.end = piece.records[-1].offset + 1
         last = len(piece.records) - 1
         self.records.extend((record, piece if i == last else None) for i, record in enumerate(piece.records))
 
@@ -170,20 +172,20 @@ class MonitorWorker:
         self._journal = Journal(outbox, number, settings.kafka)
         self._vitals = _Queue()
         self._others: dict[str, _Queue] = {kind.topic: _Queue() for kind in SECONDARY}
+        self._anew: set[str] = set()  # of the others, those whose offsets went back
         self._arrived = asyncio.Event()
         self._forced: deque[Entry] = deque()
         self._reach = 0  # vitals below this offset may be published as decided (journal rule 1)
         self._word = 0  # vitals below this offset come before the first entry of this worker's own, likewise
         self._said = 0  # vitals below this offset may have been published by somebody before
-        self._retold = Retold(scoring)
+        self._retold = Retold(scoring, self.steps.name)
         self._marked = 0  # number of the entry that the last marker stands for
         self._covers = 0.0  # vitals that came in before (monotonic seconds) are decided as of the last entry (journal rule 1),
         self._covered = 0  # those below this offset
         self._accepted = 0  # vitals below this offset came in
         self._next_tick = 0.0
-        self._next_snapshot = (
-            0.0  # at once: kills that come faster than snapshots would each leave the next restore more to replay
-        )
+        # The first at once: kills that come faster than snapshots would each leave the next restore more to replay.
+        self._next_snapshot = 0.0
         # Partitions take turns afterwards: eight snapshots at once would hold each other up.
         self._turn_of_snapshots = settings.state.snapshot_seconds * (number % 8 / 8)
         self._snapshot: _Snapshot | None = None
@@ -199,6 +201,8 @@ class MonitorWorker:
             if time.monotonic() < self._covers:
                 self._covered = self._accepted
         else:
+            if piece.records[0].offset < self._others[topic].end:
+                self._anew.add(topic)
             self._others[topic].accept(piece)
         self._arrived.set()
 
@@ -247,6 +251,10 @@ class MonitorWorker:
 
     async def _decide_order(self) -> None:
         """Journal that what waits beside the vitals, and the time, come now; then apply it (journal rule 1)."""
+        for topic in self._anew:  # its offsets began anew: the old ones would hide what it holds now
+            log.error("%s: %s was made anew: it is read from its beginning", self.steps.name, topic)
+            self._machine.ends[topic] = 0
+        self._anew.clear()
         ends, slices = dict(self._machine.ends), []
         for topic, queue in self._others.items():
             records, complete = queue.take(self._most)
@@ -506,9 +514,11 @@ class MonitorWorker:
 
     async def _restore(self) -> None:
         """Bring a new machine to where the group's commit is; may be repeated."""
-        topic = self._prefix + VitalsEvent.topic
+        topics = (VitalsEvent.topic, *self._others)
         try:
-            committed = await self._intake.committed(TopicPartition(topic, self.number))
+            committed = {
+                topic: await self._intake.committed(TopicPartition(self._prefix + topic, self.number)) for topic in topics
+            }
         except KafkaError as error:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
         # A machine of its own each time: a try that broke off half-way has moved the old one.
@@ -517,5 +527,6 @@ class MonitorWorker:
         restored = await restoring.run(self._journal, committed)
         self._machine, self._forced = restored.machine, restored.forced
         self._reach, self._word, self._marked = restored.reach, restored.word, restored.marked
-        self._retold = restored.retold
-        self._said = max([self._word, *(entry.at for entry in self._forced)])
+        self._said, self._retold = restored.said, restored.retold
+        for lapse in restored.lapses:  # whoever comes next restores what this worker goes on with
+            await self._journal.lapse(lapse)

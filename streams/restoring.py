@@ -10,17 +10,19 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import Any
 
 from models.errors import Poison
 from processors.events import PatientEvent, VitalsEvent
-from processors.monitor import Monitor
+from processors.monitor import Assessment, Monitor
 from streams import journal
-from streams.journal import TOPIC, Entry, Journal, Lapses, Memory, stretch
-from streams.machine import Machine
+from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, stretch
+from streams.machine import SECONDARY, Machine
 from streams.reader import Reader
-from streams.scoring import Retold, Scoring
+from streams.scoring import Retold, Scored, Scoring
 from streams.settings import Settings
 
 log = logging.getLogger("vigil.vitals")
@@ -35,7 +37,9 @@ class Restored:
     reach: int  # vitals below this offset may be published as decided (journal rule 1)
     word: int  # vitals below this offset come before the first entry of the new owner's own, likewise
     marked: int  # number of the entry that the last marker stands for
-    retold: Retold  # scores for what may have been published
+    said: int  # vitals below this offset may have been published by somebody before
+    retold: Retold  # scores for those
+    lapses: list[Lapse] = field(default_factory=list)  # of the model in this restore: to be journalled before anything goes out
 
 
 class Restoring:
@@ -51,27 +55,31 @@ class Restoring:
         self._scoring = scoring
         self._moved = moved
         self._sets = 0
-        self._retold = Retold(scoring)
+        self._retold = Retold(scoring, name)
+        self._lapses: list[Lapse] = []
 
-    async def run(self, own: Journal, committed: int | None) -> Restored:
-        """Restore; `committed` is the group's offset of the vitals, None where it has none. Raises `Transient`: begin anew then."""
+    async def run(self, own: Journal, committed: Mapping[str, int | None]) -> Restored:
+        """Restore; `committed` gives the group's offset by topic, None where it has none. Raises `Transient`: begin anew then."""
         began, kafka = time.monotonic(), self._settings.kafka
         machine, topic = self._machine, self._prefix + VitalsEvent.topic
         # Two, since each goes on cheaply from where it is: vitals and contexts come in turns.
         async with Reader(kafka, moved=self._moved) as reader, Reader(kafka, moved=self._moved) as contexts:
             memory = await own.remember(reader, self._prefix + TOPIC)
-            self._retold = Retold(self._scoring, Lapses(memory.lapses))
+            self._retold = Retold(self._scoring, self._name, Lapses(memory.lapses))
             begin, end = await reader.bounds(topic, machine.number)
-            commit = begin if committed is None else committed
-            if memory.marker.at >= 0 and begin > memory.marker.at:
+            given = committed.get(VitalsEvent.topic)
+            commit = begin if given is None or given > end else given
+            start = self._start(memory, given, begin, end)
+            if memory.marker.at >= 0 and begin > start:
                 log.error(
                     "%s: the log begins at %d, the last snapshot stands at %d: retention overtook the lane, state is incomplete",
-                    self._name, begin, memory.marker.at,
+                    self._name, begin, start,
                 )  # fmt: skip
             patients = self._load(memory)
+            await self._forget_ends(contexts, memory, committed)
             if commit > begin and memory.marker.at < 0 and not memory.entries:
                 await self._without_journal(contexts)
-            machine.at = max(begin, memory.marker.at)
+            machine.at = max(begin, start)
             forced = await self._replay(reader, contexts, memory, commit)
             machine.at = max(commit, begin, machine.at)
             word = await self._vouched(reader, min(memory.reach, end), memory.stamp)
@@ -81,7 +89,35 @@ class Restoring:
         )  # fmt: skip
         # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
         obeyed = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
-        return Restored(machine, obeyed, memory.reach, word, memory.marker.number, self._retold)
+        said = max([word, *(entry.at for entry in obeyed)])
+        return Restored(machine, obeyed, memory.reach, word, memory.marker.number, said, self._retold, self._lapses)
+
+    def _start(self, memory: Memory, committed: int | None, begin: int, end: int) -> int:
+        """Return the vitals offset to go on from: the marker's, or the log's beginning where the topic was made anew since."""
+        marker = memory.marker.at
+        ats = [marker, *(entry.at for entry in memory.entries)]
+        older = _of_an_older_log(ats, end, gone=committed is None and marker > begin)
+        if older is None:
+            return marker
+        log.error(
+            "%s: the topic of vitals was made anew since the last snapshot: what was not read of the old one is gone",
+            self._name,
+        )
+        # What was journalled of the old log happened before all that this one holds.
+        memory.entries[:older] = [replace(entry, at=begin) for entry in memory.entries[:older]]
+        return begin
+
+    async def _forget_ends(self, contexts: Reader, memory: Memory, committed: Mapping[str, int | None]) -> None:
+        """Where a topic of contexts or answers was made anew, its old offsets would hide what it holds now."""
+        for kind in SECONDARY:
+            topic = kind.topic
+            _, end = await contexts.bounds(self._prefix + topic, self._machine.number)
+            ends = [memory.ends.get(topic, 0), *(entry.ends.get(topic, 0) for entry in memory.entries)]
+            older = _of_an_older_log(ends, end, gone=committed.get(topic) is None and ends[0] > 0)
+            if older is not None:
+                log.error("%s: %s was made anew since the last snapshot: it is read from its beginning", self._name, topic)
+                self._machine.ends[topic] = 0
+                memory.entries[:older] = [replace(one, ends={**one.ends, topic: 0}) for one in memory.entries[:older]]
 
     def _load(self, memory: Memory) -> int:
         """Take the states as of the marker; return how many."""
@@ -95,7 +131,7 @@ class Restoring:
     async def _replay(self, reader: Reader, contexts: Reader, memory: Memory, commit: int) -> list[Entry]:
         """Run what lies between the marker and the commit; return the entries at or past the commit."""
         machine = self._machine
-        past = [entry for entry in memory.entries if entry.at < commit]
+        past = list(takewhile(lambda entry: entry.at < commit, memory.entries))
         for entry in past:
             await self._vitals(reader, entry.at)
             for kind, record in await machine.context(entry, lambda: contextlib.nullcontext(contexts), self._prefix, {}):
@@ -117,12 +153,20 @@ class Restoring:
             for record in records:
                 with contextlib.suppress(Poison):
                     assessed.append((record, machine.observe(record)))
-            scores, _ = await self._retold.score(assessed, machine.entry, again=True)
-            for (_, assessment), (deterioration, reason) in zip(assessed, scores, strict=True):
+            for (_, assessment), (deterioration, reason) in zip(assessed, await self._scores(assessed), strict=True):
                 with contextlib.suppress(Poison):
                     machine.monitor.decide(assessment, deterioration, reason)
             self._sets += len(records)
         machine.at = max(machine.at, end)
+
+    async def _scores(self, assessed: Sequence[tuple[Any, Assessment]]) -> list[Scored]:
+        if not self._settings.monitor.model_pages:  # then the state knows nothing of scores, and nobody waits for them here
+            return [(None, "")] * len(assessed)
+        scores, lapse = await self._retold.score(assessed, self._machine.entry, again=True)
+        if lapse is not None:
+            log.error("%s: the model did not answer in a restore: alerts that it raised may not be known", self._name)
+            self._lapses.append(lapse)
+        return scores
 
     async def _vouched(self, reader: Reader, reach: int, stamp: float) -> int:
         """Return below which offset vitals may have been published as of the last entry, written at `stamp` (journal rule 1)."""
@@ -145,3 +189,17 @@ class Restoring:
         async for record in stretch(contexts, topic, number, 0, end):
             with contextlib.suppress(Poison):
                 self._machine.hear(PatientEvent, record)
+
+
+def _of_an_older_log(points: Sequence[int], end: int, *, gone: bool) -> int | None:
+    """Return how many entries tell of a log that a newer one has replaced; None where there is no sign of that.
+
+    `points`: the offsets in a topic that the marker and the entries stand for; they begin anew with the topic. `end`: of the log
+    that is there. `gone`: the group's commit has gone with the topic, as in Kafka 4.
+    """
+    if end < points[-1]:
+        return len(points) - 1
+    drops = [i for i in range(1, len(points)) if points[i] < points[i - 1]]
+    if drops:
+        return drops[-1] - 1
+    return len(points) - 1 if gone else None

@@ -1,5 +1,8 @@
 """The deterioration model in the vitals lane: all windows of a batch at once, within a deadline, or NEWS2 goes out alone."""
 
+import logging
+import math
+import time
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final
@@ -19,6 +22,8 @@ from streams.journal import Lapse, Lapses
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
 
+log = logging.getLogger("vigil.vitals")
+
 Scored = tuple[Deterioration | None, str]
 
 ABSENT = "no deterioration model is installed: NEWS2 alone"
@@ -26,7 +31,9 @@ LATE = "the deterioration model was late: NEWS2 alone"
 FAILED = "the deterioration model failed: NEWS2 alone"
 NOTHING = "no vital sign that the model knows"
 _SILENT: Final = frozenset({LATE, FAILED})  # what another run of the same vitals might not find
-_PATIENCE: Final = 10.0  # seconds for the model where it may have answered before
+_PATIENCE: Final = 10.0  # seconds in all that a restart waits for the model's answers to what it may have answered before
+_ANOTHER: Final = 60.0  # seconds without such a question: the next is of another restart, or of other partitions
+_TOLD_EVERY: Final = 60.0  # seconds between two lines about a model that fails
 _COUNTED: Final = 64  # windows that are counted for drift together
 NOTEWORTHY = 0.1  # below this the drivers of a score interest nobody, and they cost several scores each
 
@@ -41,6 +48,8 @@ class Scoring:
         self._drift = drift
         self._uncounted: list[tuple[Floats, Floats]] = []  # windows and scores
         self._deadline = settings.vitals_deadline
+        self._again = self._until = -math.inf  # when it was last waited for longer, and how long it may be
+        self._quiet = -math.inf  # until when a failure is not told once more
         self._metrics = metrics
         self._batcher: MicroBatcher[Any, Any] | None = None
         if model is not None:
@@ -68,8 +77,8 @@ class Scoring:
     def _score(self, windows: Floats) -> tuple[Floats, dict[int, Sequence[float]]]:
         assert self._model is not None
         scores = self._model.score(windows)
-        if not np.isfinite(scores).all():
-            raise Poison("the deterioration model answered with NaN", stage="model")
+        if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
+            raise Poison("the deterioration model answered with NaN, or with what is no probability", stage="model")
         if self._drift is not None:
             self._watch(self._drift, self._model.features, windows, scores)
         of_note = np.flatnonzero(scores >= NOTEWORTHY)
@@ -85,13 +94,11 @@ class Scoring:
         every = np.concatenate([some for some, _ in seen])
         observe(drift, lambda: of_windows(every, features, np.concatenate([some for _, some in seen])))
 
-    async def score(
-        self, assessments: Sequence[Assessment], known: Sequence[str] = (), *, deadline: float | None = None
-    ) -> list[Scored]:
+    async def score(self, assessments: Sequence[Assessment], known: Sequence[str] = (), *, again: bool = False) -> list[Scored]:
         """Return, for each assessment, its score or the reason why NEWS2 stands alone.
 
-        `known` gives such reasons by assessment, from an earlier run: the model is asked only where there is none. `deadline`:
-        seconds, instead of the one in the settings.
+        `known` gives such reasons by assessment, from an earlier run: the model is asked only where there is none. `again`: it may
+        have answered in that run, so it is waited for longer.
         """
         if self._model is None or self._batcher is None:
             return [(None, ABSENT)] * len(assessments)
@@ -104,10 +111,13 @@ class Scoring:
         if not wanted:
             return scored
         windows = np.stack([window for i in wanted if (window := assessments[i].window) is not None])
-        (result,) = await self._batcher.map([windows], deadline=deadline or self._deadline)
+        (result,) = await self._batcher.map([windows], deadline=self._patience() if again else self._deadline)
         if isinstance(result, Exception):
             late = isinstance(result, Transient)
             self._metrics.event("score-late" if late else "score-failed", len(wanted))
+            if not late and time.monotonic() >= self._quiet:
+                log.warning("the deterioration model fails: %s; NEWS2 stands alone", result)
+                self._quiet = time.monotonic() + _TOLD_EVERY
             reason = LATE if late else FAILED
             for i in wanted:
                 scored[i] = (None, reason)
@@ -119,6 +129,14 @@ class Scoring:
                 "",
             )
         return scored
+
+    def _patience(self) -> float:
+        """Return the seconds to wait: what is left of one restart's budget, of all partitions; an alert may stand behind each."""
+        now = time.monotonic()
+        if now - self._again > _ANOTHER:
+            self._until = now + _PATIENCE
+        self._again = now
+        return max(self._deadline, self._until - now)
 
     def audit_entry(self, event: VitalsEvent, record: Any, events: Sequence[Event]) -> AuditEntry:
         """Return the audit entry of one set; a repeat has no output of its own."""
@@ -140,16 +158,16 @@ class Scoring:
 
 
 class Retold:
-    """Scoring in a partition that another worker may have had before (journal rule 6).
+    """Scoring in one partition, by what an earlier worker may have published of it (journal rule 6).
 
-    Of what may have been published, a set is said with its score where it had one, and the model is waited for; where the model
-    had been silent, it is not asked. Once it fails to answer even so, it is waited for no longer than otherwise.
+    There a set is said with its score if it had one, and the model is waited for; where the model had been silent, it is not asked.
     """
 
-    def __init__(self, scoring: Scoring, lapses: Lapses | None = None) -> None:
+    def __init__(self, scoring: Scoring, name: str, lapses: Lapses | None = None) -> None:
         self._scoring = scoring
+        self._name = name
         self._lapses = lapses or Lapses()
-        self._patient = True
+        self._told = False
 
     async def score(
         self, assessed: Sequence[tuple[Any, Assessment]], entry: int, *, again: bool
@@ -159,11 +177,12 @@ class Retold:
         Returns the model's lapse too, if there was one: it is to be journalled before anything goes out.
         """
         known = [self._lapses.why(entry, record.offset) for record, _ in assessed] if again else []
-        deadline = _PATIENCE if again and self._patient else None
-        scores = await self._scoring.score([assessment for _, assessment in assessed], known, deadline=deadline)
+        scores = await self._scoring.score([assessment for _, assessment in assessed], known, again=again)
         silent = [i for i, (_, reason) in enumerate(scores) if reason in _SILENT and not (known and known[i])]
         if not silent:
             return scores, None
-        self._patient = False
+        if again and not self._told:
+            self._told = True
+            log.warning("%s: the model does not answer for sets that may have been published with its score", self._name)
         first, last = assessed[silent[0]][0], assessed[silent[-1]][0]
         return scores, Lapse(entry, first.offset, last.offset + 1, scores[silent[0]][1])

@@ -19,6 +19,8 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from models.registry import Registry
 from models.tasks import DeteriorationModel
@@ -115,7 +117,7 @@ class Ward:
             state=VitalsStateSettings(tick_seconds=tick_seconds, snapshot_seconds=snapshot_seconds),
             clock=steps,
             models=ModelSettings(vitals_deadline=DEADLINE),
-            monitor=MonitorRules(model_pages=True),
+            monitor=MonitorRules(model_pages=True, model_threshold=0.02),
         )
         self.model = model
         self.group = Group(self.prefix)
@@ -187,6 +189,23 @@ class Ward:
             assert self.worker is not None
             self.worker.accept(self.group.ledgers[self.tp(kind)].enter(records))
             self.fed[kind] = start + len(records)
+
+    async def make_anew(self, kind: type[Any]) -> None:
+        """Delete an input topic and create it again, empty. Its offsets begin anew, and the group's are gone."""
+        name = self.prefix + kind.topic
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        await asyncio.to_thread(admin.delete_topics([name], operation_timeout=30)[name].result)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                await asyncio.to_thread(self.kafka.create, name, 1)
+                break
+            except KafkaException:  # it is still being deleted
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.2)
+        self.records[kind].clear()
+        self.group.commits.pop(self.tp(kind), None)
+        self.fed[kind] = 0
 
     async def fed_is_done(self) -> None:
         """Wait until all that was fed is published and committed."""
@@ -374,6 +393,8 @@ async def test_a_model_that_was_late_is_late_again_and_one_that_answered_is_wait
             await ward.die()
         ward.live()
         await ward.finish()
+        published = (await ward.published()).values()
+        assert any(copies[0].get("kind") == "deterioration" for copies in published), "the model pages"
         await ward.judge()
 
 
@@ -448,10 +469,14 @@ async def half_a_snapshot(ward: Ward, writes: int | None = None) -> None:
 async def a_snapshot(ward: Ward) -> None:
     """Let the worker take a whole snapshot now, unless the one after its restore holds everything."""
     assert ward.worker is not None
-    worker = ward.worker
+    worker, before = ward.worker, ward.worker._marked
     worker._next_snapshot = 0.0
     worker._arrived.set()
-    await until(lambda: worker._snapshot is None and not worker._machine.monitor.dirty(), what="all is in a snapshot")
+
+    def taken() -> bool:
+        return worker._marked > before or (worker._snapshot is None and not worker._machine.monitor.dirty())
+
+    await until(taken, what="all is in a snapshot")
     worker._next_snapshot = float("inf")
 
 
@@ -479,6 +504,79 @@ async def test_what_a_restore_had_to_replay_the_next_one_has_not(kafka: Kafka, c
                 await until(lambda worker=worker: worker._marked > 0 and worker._snapshot is None, what="a snapshot is whole")
             await ward.die()
         assert replayed() == [0, 200, 0]
+
+
+@pytest.mark.parametrize("snapshot", [True, False], ids=["snapshot", "none"])
+async def test_vitals_made_anew_neither_stop_the_time_nor_what_a_restore_replays(
+    kafka: Kafka, snapshot: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="vigil.vitals")
+    async with Ward(kafka, 4, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        sets = list(vitals(5, 12, START, every=timedelta(seconds=40), seed=3))
+        await ward.write([patient(number, START) for number in range(5)])
+        await ward.write(sets[:50])
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        ward.feed(VitalsEvent, 50)
+        await ward.fed_is_done()
+        await a_snapshot(ward)
+        await ward.die()
+        await ward.make_anew(VitalsEvent)
+        await ward.write(sets[50:])
+        ward.live()
+        worker = ward.worker
+        assert worker is not None
+        if not snapshot:
+            worker._next_snapshot = float("inf")
+        ward.feed(VitalsEvent, 10)
+        await ward.fed_is_done()
+        assert "the topic of vitals was made anew" in caplog.text
+        before = worker._machine.entry
+        await until(lambda: worker._machine.entry > before + 3, what="time goes on")
+        if snapshot:
+            await a_snapshot(ward)
+        await ward.die()
+        ward.live()
+        await until(lambda: caplog.text.count("sets replayed") == 3, what="the state is restored")
+        assert "restored to offset 10 in" in caplog.text
+        assert f"({0 if snapshot else 10} sets replayed" in [line for line in caplog.messages if "sets replayed" in line][-1]
+        await ward.finish()
+        assert len([body for body in (await ward.published()).values() if "deterioration_reason" in body[0]]) == 60
+
+
+def beds(ward: Ward, moved: Iterable[PatientEvent]) -> bool:
+    """Tell whether the worker knows these patients where these contexts say."""
+    assert ward.worker is not None
+    known = ward.worker._machine.monitor._patients
+    return all(event.patient_id in known and known[event.patient_id].context.location == event.location for event in moved)
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["while it works", "while it is away"])
+async def test_contexts_made_anew_are_taken(kafka: Kafka, alive: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Their offsets are lower than those that were taken; what they say is new."""
+    async with Ward(kafka, 4, tick_seconds=0.1) as ward:
+        await ward.write([patient(number, START) for number in range(8)])
+        await ward.write(list(vitals(8, 4, START, every=timedelta(seconds=40), seed=3)))
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        ward.feed(VitalsEvent, 50)
+        await ward.fed_is_done()
+        await a_snapshot(ward)
+        if not alive:
+            await ward.die()
+        await ward.make_anew(PatientEvent)
+        moved = contexts(8, ward.random, 7)
+        await ward.write(moved)
+        if not alive:
+            ward.live()
+        ward.feed(PatientEvent, 10)
+        await ward.fed_is_done()
+        assert "was made anew" in caplog.text
+        await until(lambda: beds(ward, moved), what="the patients lie where they were moved")
+        await ward.die()
+        ward.live()
+        await until(lambda: beds(ward, moved), what="and so they do after a restore")
+        await ward.finish()
 
 
 def breathless(number: int, step: int, at: datetime) -> VitalsEvent:

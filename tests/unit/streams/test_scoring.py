@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from models.drift import Drift, measured, of_windows
 from models.registry import Registry
 from models.tasks import DeteriorationModel, Floats
 from processors.charting import Assessment
+from streams.journal import Lapse
 from streams.metrics import LaneMetrics
-from streams.scoring import FAILED, LATE, NOTEWORTHY, NOTHING, Scored, Scoring
+from streams.scoring import FAILED, LATE, NOTEWORTHY, NOTHING, Retold, Scored, Scoring
 from streams.settings import ModelSettings
 from tests.bedside import SOURCE, vitals
 
@@ -25,12 +27,13 @@ class Told:
         self.horizon_hours = model.horizon_hours
         self.rows: list[int] = []
         self.seconds = 0.0
+        self.beyond = 0.0  # what every score is at least
         self._model = model
 
     def score(self, windows: Floats) -> Floats:
         self.rows.append(len(windows))
         time.sleep(self.seconds)
-        scores = self._model.score(windows)
+        scores = np.maximum(self._model.score(windows), np.float32(self.beyond))
         return np.where((windows[:, -1, 0] == 13), np.float32("nan"), scores)
 
     def attribute(self, windows: Floats) -> Floats:
@@ -104,6 +107,42 @@ async def test_what_is_late_or_has_no_window_says_so(model: DeteriorationModel) 
     scoring = Scoring(told, ModelSettings(vitals_deadline=0.05), LaneMetrics("test"))
     with_window, without = assessed(model, 1, 1)[0], Assessment(1, vitals(1), SOURCE, None)
     assert [reason for _, reason in await scoring.score([with_window, without])] == [LATE, NOTHING]
+    await scoring.stop()
+
+
+async def test_what_was_said_without_the_model_is_said_so_again_and_it_is_not_asked(
+    model: DeteriorationModel, told: tuple[Told, Scoring]
+) -> None:
+    asked, scoring = told
+    two = assessed(model, 1, 2)
+    scored = await scoring.score(two, [LATE, ""])
+    assert ([reason for _, reason in scored], asked.rows) == ([LATE, ""], [1])
+    assert scored[1] == (await scoring.score(two[1:]))[0]
+
+
+async def test_where_the_model_may_have_answered_it_is_waited_for_within_one_budget(
+    model: DeteriorationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.scoring._PATIENCE", 0.5)  # seconds of every restart, not of this test
+    told = Told(model)
+    told.seconds = 0.3
+    scoring = Scoring(told, ModelSettings(vitals_deadline=0.05), LaneMetrics("test"))
+    records = [SimpleNamespace(offset=offset) for offset in (7, 8)]
+    batch = list(zip(records, assessed(model, 1, 2), strict=True))
+    first, last = Retold(scoring, "vitals[0]"), Retold(scoring, "vitals[1]")
+    scores, lapse = await first.score(batch, 3, again=True)
+    assert ([reason for _, reason in scores], lapse) == (["", ""], None)
+    scores, lapse = await last.score(batch, 3, again=True)  # another partition of the same restart: 0.2 s are left
+    assert ([reason for _, reason in scores], lapse) == ([LATE, LATE], Lapse(3, 7, 9, LATE))
+    await scoring.stop()
+
+
+async def test_what_is_no_probability_is_no_score(model: DeteriorationModel) -> None:
+    """It ended the lane, and the lane that was started again met it again."""
+    told = Told(model)
+    told.beyond = 1.0001
+    scoring = Scoring(told, ModelSettings(), LaneMetrics("test"))
+    assert [reason for _, reason in await scoring.score(assessed(model, 1, 2))] == [FAILED] * 2
     await scoring.stop()
 
 
