@@ -30,6 +30,7 @@ from models.evaluation.ner_corpora import (
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import OVERLAP, WINDOW, WindowedTagger, load_tokenizer, words_of
 from models.tasks import Floats, ModelIdentity
+from models.training.starts import encoder
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +123,9 @@ def train(
 ) -> Report:
     """Fine-tune and keep the best epoch in `out`: `model.pt` (a state dict), `tokenizer.json`.
 
-    `start` is a folder with a BERT model (default: all-MiniLM-L6-v2 from its package). The best epoch is the one with the
-    highest mean of the dev micro F1s. The same seed, data and recipe give the same weights on the same machine and versions.
+    `start` is a folder with a BERT model, as `starts` reads it (default: all-MiniLM-L6-v2 from its package). The best epoch is
+    that of the highest mean of the dev micro F1s. The same seed, data and recipe give the same weights on the same machine and
+    versions.
     Needs the `train` extra; raises `Permanent` where `data` holds no corpus.
     """
     import torch
@@ -182,14 +184,11 @@ def default_start() -> Path:
 def build(folder: Path, dropout: float = 0.1) -> Any:
     """Build the network on a BERT folder: called with (input_ids, attention_mask) it gives logits [batch, tokens, WIDTH]."""
     import torch
-    from transformers import BertModel
 
     class Network(torch.nn.Module):  # type: ignore[misc]  # torch ships no types that mypy is shown
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = BertModel.from_pretrained(
-                str(folder), add_pooling_layer=False, attn_implementation="eager", attention_probs_dropout_prob=0.0
-            )
+            self.encoder = encoder(folder)
             self.dropout = torch.nn.Dropout(dropout)
             self.heads = torch.nn.Linear(self.encoder.config.hidden_size, WIDTH)
 

@@ -30,7 +30,12 @@ def ner(
     version: Annotated[str, typer.Option(help="version of what is made")] = "1",
     epochs: Annotated[int, typer.Option(min=1)] = 6,
     seed: Seed = 7,
-    start: Annotated[Path | None, typer.Option(help="a folder with a BERT to start from; default: all-MiniLM-L6-v2")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="a folder with a BERT to start from, in the hub's format or as model.onnx; default: all-MiniLM-L6-v2"
+        ),
+    ] = None,
 ) -> None:
     """Train the entity model on BC5CDR-IOB, NCBI-disease-IOB and maccrobat, keep the best epoch, export it to INT8 ONNX."""
     _ready(data)
