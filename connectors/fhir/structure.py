@@ -5,8 +5,9 @@ the types that Vigil maps are the same in both. The models check names, types, c
 not terminology, invariants or profiles. A type that R4B does not know is not validated.
 
 Where a model reads one JSON type as another (a number as seconds since 1970, a text as a boolean), what was sent
-counts: it is no such value (https://hl7.org/fhir/R4/json.html#primitive), and nothing behind this module could read it. Ids longer
-than 64 characters pass the models, and are refused here (https://hl7.org/fhir/R4/datatypes.html#id).
+counts: it is no such value (https://hl7.org/fhir/R4/json.html#primitive), and nothing behind this module could read it. An id
+longer than 64 characters passes the models, and is refused here (https://hl7.org/fhir/R4/datatypes.html#id); that of a contained
+resource, by which nobody else can ask, is not.
 """
 
 import re
@@ -125,17 +126,10 @@ def validate(resource: Json) -> list[Issue]:
         return [Issue("error", "too-long", "nested too deeply", kind)]
     except Exception as error:  # the models' own validators raise other things for some malformed values
         return [Issue("error", "structure", f"not readable as {kind} ({type(error).__name__})", kind)]
-    places = [*_long_ids(resource), *_coerced(resource, made, ())]
-    return [_issue(kind, "", place) for place in places[:_SHOWN]]
-
-
-def _long_ids(resource: Json) -> Iterator[tuple[int | str, ...]]:
-    """Yield the places of ids, of the resource and of those it contains, that are too long for one."""
+    places = [*_coerced(resource, made, ())]
     if len(resource.get("id") or "") > _LONGEST_ID:
-        yield ("id",)
-    for n, one in enumerate(resource.get("contained") or ()):
-        if len(one.get("id") or "") > _LONGEST_ID:
-            yield "contained", n, "id"
+        places.insert(0, ("id",))
+    return [_issue(kind, "", place) for place in places[:_SHOWN]]
 
 
 def _coerced(given: Any, made: Any, place: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:

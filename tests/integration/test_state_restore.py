@@ -165,7 +165,9 @@ class Ward:
         """Begin a life: assigned anew, from the commit on; with a model that is late where told so."""
         self.group.assign()
         model = Slow(self.model) if self.model is not None and slow else self.model
-        self.scoring = Scoring(model, self.settings.models, self.metrics)
+        # A fast one has the time that it takes where other tests keep the machine busy.
+        models = self.settings.models if slow else ModelSettings(vitals_deadline=30)
+        self.scoring = Scoring(model, models, self.metrics)
         self.worker = MonitorWorker(
             0,
             settings=self.settings,
