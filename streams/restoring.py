@@ -164,7 +164,8 @@ class Restoring:
             return [(None, "")] * len(assessed)
         scores, lapse = await self._retold.score(assessed, self._machine.entry, again=True)
         if lapse is not None:
-            log.error("%s: the model did not answer in a restore: alerts that it raised may not be known", self._name)
+            if not self._lapses:  # said once
+                log.error("%s: the model did not answer in a restore: alerts that it raised may not be known", self._name)
             self._lapses.append(lapse)
         return scores
 

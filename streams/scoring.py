@@ -42,12 +42,19 @@ class Scoring:
     """Scores assessments; never raises for the model's sake, since vitals do not wait for a model."""
 
     def __init__(
-        self, model: DeteriorationModel | None, settings: ModelSettings, metrics: LaneMetrics, drift: Drift | None = None
+        self,
+        model: DeteriorationModel | None,
+        settings: ModelSettings,
+        metrics: LaneMetrics,
+        drift: Drift | None = None,
+        *,
+        patience: float = _PATIENCE,
     ) -> None:
         self._model = model
         self._drift = drift
         self._uncounted: list[tuple[Floats, Floats]] = []  # windows and scores
         self._deadline = settings.vitals_deadline
+        self._longest = patience
         self._again = self._until = -math.inf  # when it was last waited for longer, and how long it may be
         self._quiet = -math.inf  # until when a failure is not told once more
         self._metrics = metrics
@@ -134,7 +141,7 @@ class Scoring:
         """Return the seconds to wait: what is left of one restart's budget, of all partitions; an alert may stand behind each."""
         now = time.monotonic()
         if now - self._again > _ANOTHER:
-            self._until = now + _PATIENCE
+            self._until = now + self._longest
         self._again = now
         return max(self._deadline, self._until - now)
 

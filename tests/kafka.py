@@ -111,6 +111,21 @@ class Kafka:
         admin.create_topics([topic], operation_timeout=30)[name].result()
         self._made.append(name)
 
+    def make_anew(self, name: str, partitions: int, *, absent: float = 0.0) -> None:
+        """Delete a topic and, so many seconds later, create it again, empty: its offsets begin anew."""
+        admin = self._admin()
+        admin.delete_topics([name], operation_timeout=30)[name].result()
+        time.sleep(absent)
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                self.create(name, partitions)
+                return
+            except KafkaException:  # it is still being deleted
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
     def read(self, topic: str, *, timeout: float = 30.0, committed_only: bool = True) -> list[Record]:
         """Read a topic from its start to its present end, sorted by partition and offset. Blocks (asyncio.to_thread helps)."""
         consumer = Consumer(

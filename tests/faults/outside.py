@@ -1,13 +1,11 @@
 """Faults of what carries the records: the broker, its disk, its answers, the network, the topics."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from infra.kafka.host import LocalKafkaError
@@ -144,20 +142,7 @@ def _recreate(arena: Arena, absent: float) -> None:
     with arena.sender.held():
         if not arena.watch.settled(30.0):
             raise RuntimeError("the lane did not read what was there")
-        name = arena.prefix + arena.input
-        admin = _admin(arena)
-        for answer in admin.delete_topics([name], operation_timeout=30).values():
-            answer.result()
-        arena.sleep(absent)
-        deadline = time.monotonic() + 30.0
-        while True:
-            try:
-                arena.kafka.create(name, PARTITIONS)
-                break
-            except KafkaException:  # it is still being deleted
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        arena.kafka.make_anew(arena.prefix + arena.input, PARTITIONS, absent=absent)
         accepted = arena.sender.accepted
         accepted.at = {
             (topic, number, -1 - offset if topic == arena.input else offset): event_id  # offsets begin anew

@@ -8,7 +8,6 @@ beginning, without snapshots, and holds everything that was ever published again
 import asyncio
 import random
 import re
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from models.registry import Registry
 from models.tasks import DeteriorationModel
@@ -40,6 +37,7 @@ from streams.wire import Message, decode
 from tests.bedside import ILL, observation
 from tests.kafka import Kafka
 from tests.lanes import until
+from tests.told import Told
 from tests.vitals import patient, vitals
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
@@ -75,22 +73,6 @@ class Group:
             if end is not None:
                 self.commits[tp] = end
                 ledger.forget(end)
-
-
-class Slow:
-    """The real model, which takes longer than the lane waits for it."""
-
-    def __init__(self, model: DeteriorationModel) -> None:
-        self.identity, self.hours, self.features = model.identity, model.hours, model.features
-        self.horizon_hours = model.horizon_hours
-        self._model = model
-
-    def score(self, windows: Any) -> Any:
-        time.sleep(3 * DEADLINE)
-        return self._model.score(windows)
-
-    def attribute(self, windows: Any) -> Any:
-        return self._model.attribute(windows)
 
 
 class Ward:
@@ -164,7 +146,7 @@ class Ward:
     def live(self, *, slow: bool = False) -> None:
         """Begin a life: assigned anew, from the commit on; with a model that is late where told so."""
         self.group.assign()
-        model = Slow(self.model) if self.model is not None and slow else self.model
+        model = Told(self.model, seconds=3 * DEADLINE) if self.model is not None and slow else self.model
         # A fast one has the time that it takes where other tests keep the machine busy.
         models = self.settings.models if slow else ModelSettings(vitals_deadline=30)
         self.scoring = Scoring(model, models, self.metrics)
@@ -194,17 +176,7 @@ class Ward:
 
     async def make_anew(self, kind: type[Any]) -> None:
         """Delete an input topic and create it again, empty. Its offsets begin anew, and the group's are gone."""
-        name = self.prefix + kind.topic
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
-        await asyncio.to_thread(admin.delete_topics([name], operation_timeout=30)[name].result)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                await asyncio.to_thread(self.kafka.create, name, 1)
-                break
-            except KafkaException:  # it is still being deleted
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.2)
+        await asyncio.to_thread(self.kafka.make_anew, self.prefix + kind.topic, 1)
         self.records[kind].clear()
         self.group.commits.pop(self.tp(kind), None)
         self.fed[kind] = 0

@@ -10,34 +10,14 @@ import pytest
 
 from models.drift import Drift, measured, of_windows
 from models.registry import Registry
-from models.tasks import DeteriorationModel, Floats
+from models.tasks import DeteriorationModel
 from processors.charting import Assessment
 from streams.journal import Lapse
 from streams.metrics import LaneMetrics
 from streams.scoring import FAILED, LATE, NOTEWORTHY, NOTHING, Retold, Scored, Scoring
 from streams.settings import ModelSettings
 from tests.bedside import SOURCE, vitals
-
-
-class Told:
-    """The real model, with a note of what it was asked; it fails on a heart rate of 13 and is slow where told so."""
-
-    def __init__(self, model: DeteriorationModel) -> None:
-        self.identity, self.hours, self.features = model.identity, model.hours, model.features
-        self.horizon_hours = model.horizon_hours
-        self.rows: list[int] = []
-        self.seconds = 0.0
-        self.beyond = 0.0  # what every score is at least
-        self._model = model
-
-    def score(self, windows: Floats) -> Floats:
-        self.rows.append(len(windows))
-        time.sleep(self.seconds)
-        scores = np.maximum(self._model.score(windows), np.float32(self.beyond))
-        return np.where((windows[:, -1, 0] == 13), np.float32("nan"), scores)
-
-    def attribute(self, windows: Floats) -> Floats:
-        return self._model.attribute(windows)
+from tests.told import Told
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +100,16 @@ async def test_what_was_said_without_the_model_is_said_so_again_and_it_is_not_as
     assert scored[1] == (await scoring.score(two[1:]))[0]
 
 
-async def test_where_the_model_may_have_answered_it_is_waited_for_within_one_budget(
-    model: DeteriorationModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streams.scoring._PATIENCE", 0.5)  # seconds of every restart, not of this test
+async def test_where_the_model_may_have_answered_it_is_waited_for_within_one_budget(model: DeteriorationModel) -> None:
     told = Told(model)
-    told.seconds = 0.3
-    scoring = Scoring(told, ModelSettings(vitals_deadline=0.05), LaneMetrics("test"))
+    told.seconds = 1.2
+    scoring = Scoring(told, ModelSettings(vitals_deadline=0.05), LaneMetrics("test"), patience=2.0)
     records = [SimpleNamespace(offset=offset) for offset in (7, 8)]
     batch = list(zip(records, assessed(model, 1, 2), strict=True))
     first, last = Retold(scoring, "vitals[0]"), Retold(scoring, "vitals[1]")
     scores, lapse = await first.score(batch, 3, again=True)
     assert ([reason for _, reason in scores], lapse) == (["", ""], None)
-    scores, lapse = await last.score(batch, 3, again=True)  # another partition of the same restart: 0.2 s are left
+    scores, lapse = await last.score(batch, 3, again=True)  # another partition of the same restart: 0.8 s are left
     assert ([reason for _, reason in scores], lapse) == ([LATE, LATE], Lapse(3, 7, 9, LATE))
     await scoring.stop()
 
