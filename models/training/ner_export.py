@@ -2,12 +2,14 @@
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
@@ -16,12 +18,14 @@ from models.export import OUTLIERS, nodes, to_int8, to_onnx
 from models.registering import location, record
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
 from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier
-from models.tasks import Span
-from models.training.ner import HEADS, Corpus, build, corpora, default_start, evaluate
+from models.tasks import Floats, Span
+from models.training.ner import HEADS, TOKENIZER, Corpus, Made, build, corpora, evaluate
 
 NAME: Final = "clinical-ner"
 PRECISION_SOUGHT: Final = 0.85
-RECALL_KEPT: Final = 0.5  # a precision that is bought with more than half of what there is to find is not worth shipping
+_FOLDS: Final = 5  # parts of the dev documents that thresholds are chosen without, to see what they are worth elsewhere
+_CURVE: Final = (0.7, 0.75, 0.8, 0.85, 0.9)  # precisions whose price the card tells
+_PRICES: Final = np.geomspace(0.01, 100.0, 400)  # of a wrong span, in right ones
 LARGEST_LOSS: Final = 0.01  # of any corpus's micro F1, INT8 to fp32: above it the export is refused
 
 
@@ -34,6 +38,19 @@ class Measured:
     published: Mapping[str, NerFigures]  # as the notes lane publishes, labels mapped
     judged: NerFigures  # maccrobat as published, predictions on unjudged stretches left out
     precise: NerFigures  # maccrobat as published, `PRECISE` labels together
+    choice: "Choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The thresholds that are published by, and what others would give. Scores are of the `PRECISE` labels together."""
+
+    thresholds: Mapping[str, float]
+    how: str  # in words
+    elsewhere: Score  # the same way of choosing, on documents that it did not see
+    balanced: Mapping[str, float]  # of the `PRECISE` labels: each at its highest F1
+    balanced_score: Score
+    curve: Mapping[float, Score]  # by the precision sought; what cannot be reached is not in it
 
 
 def export(
@@ -43,98 +60,144 @@ def export(
     version: str,
     out: Path | None = None,
     registry: Path = PACKAGED,
-    start: Path | None = None,
+    licence: str = "Apache-2.0",
     serve: Sequence[str] = ("clinical",),
 ) -> tuple[ModelEntry, Measured]:
-    """Export the best epoch of a run (`model.pt` in `run`), measure it on the dev parts in `data`, write files, card, entry.
+    """Export what a run's folder holds, measure it on the dev parts in `data`, write files, card, entry.
 
     `serve` names the heads that speak in the notes lane, in order of precedence. Raises `Permanent` where INT8 loses more
     than `LARGEST_LOSS` of F1 on a corpus.
     """
+    made = Made.of(run)
     folder = out or WEIGHTS / "ner"
     folder.mkdir(parents=True, exist_ok=True)
     sets = {corpus.name: corpus for corpus in corpora(data)}
     with tempfile.TemporaryDirectory() as scratch:
-        full = _traced(run / "model.pt", start or default_start(), Path(scratch) / "fp32" / "model.onnx")
-        tokenizer = (run / "tokenizer.json").read_bytes()
-        (full.parent / "tokenizer.json").write_bytes(tokenizer)
-        (folder / "tokenizer.json").write_bytes(tokenizer)
+        full = _traced(run, Path(scratch) / "fp32" / "model.onnx")
+        tokenizer = (run / TOKENIZER).read_bytes()
+        (full.parent / TOKENIZER).write_bytes(tokenizer)
+        (folder / TOKENIZER).write_bytes(tokenizer)
         to_int8(full, folder / "model.onnx", reduce_range=True, skip=nodes(full, OUTLIERS))
         before = {name: evaluate(c, opened(full.parent, version)) for name, c in sets.items()}
-    entry = _entry(folder, version, serve, sets).model_copy(update={"location": location(folder, registry)})
+    learned = (*(f"{name} (CC BY 4.0)" for name in sets), f"what {made.start} had learned, the start")
+    entry = _entry(folder, version, serve, licence)
+    entry = entry.model_copy(update={"location": location(folder, registry), "trained_on": learned})
     model = OnnxTokenClassifier(Weights(entry, folder), threads=1)
     after = {name: evaluate(c, model) for name, c in sets.items()}
     for name, figures in after.items():
         if (loss := before[name].micro.f1 - figures.micro.f1) > LARGEST_LOSS:
             raise Permanent(f"INT8 loses {loss:.3f} of F1 on {name}")
     clinical = sets["maccrobat"].dev
-    thresholds, how = choose_thresholds(clinical, model.find([d.text for d in clinical]))
-    entry = entry.model_copy(update={"thresholds": thresholds, "thresholds_chosen": how})
-    measured = _measure(OnnxTokenClassifier(Weights(entry, folder), threads=1), sets, before, after)
+    choice = choose_thresholds(clinical, model.find([d.text for d in clinical]))
+    entry = entry.model_copy(update={"thresholds": choice.thresholds, "thresholds_chosen": choice.how})
+    measured = _measure(OnnxTokenClassifier(Weights(entry, folder), threads=1), sets, before, after, choice)
     entry = entry.model_copy(update={"quality": _quality(measured)})
-    (folder / "card.md").write_text(card(entry, measured, sets), encoding="utf-8")
+    (folder / "card.md").write_text(card(entry, made, measured, sets), encoding="utf-8")
     record(entry, registry)
     return entry, measured
 
 
 def opened(folder: Path, version: str) -> OnnxTokenClassifier:
     """Open an exported folder without a registry, no thresholds."""
-    return OnnxTokenClassifier(Weights(_entry(folder, version, ("clinical",), {}), folder), threads=1)
+    return OnnxTokenClassifier(Weights(_entry(folder, version, ("clinical",), ""), folder), threads=1)
 
 
 _PRECISE_HOW: Final = (
-    f"{', '.join(PRECISE)}: the lowest score from which on they reach precision {PRECISION_SOUGHT} together on the maccrobat "
-    "dev part; the other labels: each the score of highest F1 there"
+    f"{', '.join(PRECISE)}: the scores that find most among those that reach precision {PRECISION_SOUGHT} together on the "
+    "maccrobat dev part; the other labels: each the score of highest F1 there"
 )
-_F1_HOW: Final = "each label: the score of highest F1 on the maccrobat dev part"
+_F1_HOW: Final = f"each label: the score of highest F1 on the maccrobat dev part; none reaches precision {PRECISION_SOUGHT}"
+
+Rows = Mapping[str, Sequence[tuple[float, bool]]]  # by label: the score of a prediction, and whether it is right
 
 
-def choose_thresholds(documents: Sequence[Document], predictions: Sequence[Sequence[Span]]) -> tuple[dict[str, float], str]:
-    """Choose the lowest published score of each label, from predictions made without thresholds; say how, in words."""
+def choose_thresholds(documents: Sequence[Document], predictions: Sequence[Sequence[Span]]) -> Choice:
+    """Choose the lowest published score of each label, from predictions made without thresholds."""
+    pairs = list(zip(documents, predictions, strict=True))
+    rows, gold = _rows(pairs)
+    by_f1 = {label: _best_f1(found, gold[label]) for label, found in sorted(rows.items())}
+    precise = {label: rows[label] for label in PRECISE if label in rows}
+    balanced = {label: by_f1[label] for label in precise}
+    sought = {target: found for target in _CURVE if (found := _most_at(precise, target)) is not None}
+    shipped = sought.get(PRECISION_SOUGHT)
+    elsewhere = Score(0, 0, 0)
+    for fold in range(_FOLDS):
+        seen, _ = _rows([pair for number, pair in enumerate(pairs) if number % _FOLDS != fold])
+        unseen, count = _rows(pairs[fold::_FOLDS])
+        found = _most_at({label: seen[label] for label in PRECISE if label in seen}, PRECISION_SOUGHT) or balanced
+        one = _score(unseen, count, found)
+        elsewhere = Score(elsewhere.hits + one.hits, elsewhere.predicted + one.predicted, elsewhere.n + one.n)
+    return Choice(
+        # 1.0 for a label with nothing worth its price
+        by_f1 if shipped is None else by_f1 | {label: shipped.get(label, 1.0) for label in precise},
+        _F1_HOW if shipped is None else _PRECISE_HOW,
+        elsewhere,
+        balanced,
+        _score(rows, gold, balanced),
+        {target: _score(rows, gold, found) for target, found in sought.items()},
+    )
+
+
+def _rows(pairs: Iterable[tuple[Document, Sequence[Span]]]) -> tuple[Rows, Counter[str]]:
+    """Return the predictions of documents by label, and how many gold spans each label has.
+
+    Scores are cut to three digits, as thresholds are: no threshold then lets in a span that it was chosen without.
+    """
     rows: dict[str, list[tuple[float, bool]]] = {}
-    for document, spans in zip(documents, predictions, strict=True):
+    counts: Counter[str] = Counter()
+    for document, spans in pairs:
         gold = {(g.label, g.start, g.end) for g in document.gold}
+        counts.update(g.label for g in document.gold)
         for span in spans:
-            rows.setdefault(span.label, []).append((span.score, (span.label, span.start, span.end) in gold))
-    counts = {label: sum(g.label == label for d in documents for g in d.gold) for label in rows}
-    chosen = {label: _best_f1(found, counts[label]) for label, found in sorted(rows.items())}
-    together = [row for label in PRECISE for row in rows.get(label, [])]
-    shared = _lowest_for_precision(together, PRECISION_SOUGHT)
-    recalled = sum(hit for score, hit in together if shared is not None and score >= shared)
-    recall = recalled / max(1, sum(counts.get(label, 0) for label in PRECISE))
-    precise = shared is not None and recall >= RECALL_KEPT
-    how = _PRECISE_HOW if precise else _F1_HOW
-    if shared is not None and not precise:
-        how += (
-            f". Precision {PRECISION_SOUGHT} for {', '.join(PRECISE)} together would take a score of {shared:.3f} and leave "
-            f"recall {recall:.2f}, less than {RECALL_KEPT}, so it was not sought"
-        )
-    if precise and shared is not None:
-        chosen |= {label: shared for label in PRECISE if label in rows}
-    # rounded down: a threshold rounded up would leave out the very span that it was read from
-    return {label: math.floor(value * 1000) / 1000 for label, value in chosen.items()}, how
+            score = math.floor(span.score * 1000) / 1000
+            rows.setdefault(span.label, []).append((score, (span.label, span.start, span.end) in gold))
+    return rows, counts
 
 
-def _lowest_for_precision(rows: Sequence[tuple[float, bool]], sought: float) -> float | None:
-    """Return the lowest score at which all that scores as much or more has the precision sought, None if none has."""
-    ordered = sorted(rows, reverse=True)
-    right = np.cumsum([hit for _, hit in ordered])
-    enough = np.flatnonzero(right >= sought * np.arange(1, len(ordered) + 1))
-    return ordered[int(enough[-1])][0] if len(enough) else None
+def _score(rows: Rows, gold: Mapping[str, int], thresholds: Mapping[str, float]) -> Score:
+    """Return the `PRECISE` labels together at these thresholds; a label without one says nothing."""
+    said = [hit for label in PRECISE for score, hit in rows.get(label, ()) if score >= thresholds.get(label, math.inf)]
+    return Score(sum(said), len(said), sum(gold[label] for label in PRECISE if label in gold))
 
 
-def _best_f1(rows: Sequence[tuple[float, bool]], gold: int) -> float:
-    ordered = sorted(rows, reverse=True)
-    right = np.cumsum([hit for _, hit in ordered])
-    f1 = 2 * right / (np.arange(1, len(ordered) + 1) + gold)
-    return ordered[int(f1.argmax())][0]
+def _most_at(rows: Rows, sought: float) -> dict[str, float] | None:
+    """Return the thresholds that find most among those with the precision sought, all labels together; None if none has it.
+
+    For a price of wrong spans in right ones each label's best threshold is its own affair (Lagrange): what is left is to find
+    the lowest price at which all of them together are precise enough.
+    """
+    for price in _PRICES:
+        chosen: dict[str, float] = {}
+        right = said = 0
+        for label, found in rows.items():
+            ends, hits, counts = _at_each_score(found)
+            worth = hits - price * (sought * counts - hits)
+            if worth[best := int(worth.argmax())] > 0:
+                chosen[label] = float(ends[best])
+                right, said = right + int(hits[best]), said + int(counts[best])
+        if said and right >= sought * said:
+            return chosen
+    return None
 
 
-def _traced(state: Path, start: Path, path: Path) -> Path:
+def _at_each_score(found: Sequence[tuple[float, bool]]) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the scores there are, highest first, and how many predictions at each or above are right, and how many there are."""
+    scores = np.array([score for score, _ in found])
+    hits = np.array([hit for _, hit in found], dtype=np.int64)
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    return scores[order][last], hits[order].cumsum()[last], last + 1
+
+
+def _best_f1(found: Sequence[tuple[float, bool]], gold: int) -> float:
+    scores, hits, counts = _at_each_score(found)
+    return float(scores[(2 * hits / (counts + gold)).argmax()])
+
+
+def _traced(run: Path, path: Path) -> Path:
     import torch
 
-    network = build(start)
-    network.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+    network = build(run)
     example = torch.ones(2, 8, dtype=torch.long)
     names = ("input_ids", "attention_mask", "logits")
     axes = {0: "batch", 1: "tokens"}
@@ -148,7 +211,7 @@ def _traced(state: Path, start: Path, path: Path) -> Path:
     )
 
 
-def _entry(folder: Path, version: str, serve: Sequence[str], sets: Mapping[str, Corpus]) -> ModelEntry:
+def _entry(folder: Path, version: str, serve: Sequence[str], licence: str) -> ModelEntry:
     heads: list[dict[str, Any]] = [
         {"name": head.name, "tags": list(head.tags), **({"types": dict(head.types)} if head.types else {})} for head in HEADS
     ]
@@ -159,9 +222,8 @@ def _entry(folder: Path, version: str, serve: Sequence[str], sets: Mapping[str, 
         version=version,
         runtime="onnx-token-classifier",
         location="ner",
-        files={name: sha256_of(folder / name) for name in ("model.onnx", "tokenizer.json")},
-        licence="Apache-2.0",
-        trained_on=tuple(f"{name} (CC BY 4.0)" for name in sets),
+        files={name: sha256_of(folder / name) for name in ("model.onnx", TOKENIZER)},
+        licence=licence,
         labels=tuple(dict.fromkeys(label for head in spoken for label in head.labels)),
         preprocessing={"window": WINDOW, "overlap": OVERLAP, "serve": list(serve), "heads": heads},
     )
@@ -172,6 +234,7 @@ def _measure(
     sets: Mapping[str, Corpus],
     before: Mapping[str, NerFigures],
     after: Mapping[str, NerFigures],
+    choice: Choice,
 ) -> Measured:
     published: dict[str, NerFigures] = {}
     clinical = sets["maccrobat"].dev
@@ -184,7 +247,7 @@ def _measure(
         else:
             mapped = AS_DISEASE if HEADS[corpus.head].name == "disease" else AS_CHEMICAL_DISEASE
             published[name] = strict(corpus.dev, said, predicted_as=mapped)
-    return Measured(after, before, published, judged, precise)
+    return Measured(after, before, published, judged, precise, choice)
 
 
 def _same(labels: Sequence[str]) -> dict[str, str]:
@@ -201,7 +264,7 @@ def _quality(measured: Measured) -> dict[str, float]:
     return {key: round(value, 4) for key, value in quality.items()}
 
 
-def card(entry: ModelEntry, measured: Measured, sets: Mapping[str, Corpus]) -> str:
+def card(entry: ModelEntry, made: Made, measured: Measured, sets: Mapping[str, Corpus]) -> str:
     """Write the model's card from what was measured."""
     rows = [
         f"| {name} | {len(sets[name].dev)} | {f.micro.n} | {f.micro.precision:.3f} | {f.micro.recall:.3f} | **{f.micro.f1:.3f}** "
@@ -220,6 +283,13 @@ def card(entry: ModelEntry, measured: Measured, sets: Mapping[str, Corpus]) -> s
         _label_row(label, score, entry.thresholds.get(label, 0.0))
         for label, score in measured.published["maccrobat"].by_label.items()
     ]
+    choice = measured.choice
+    balanced = ", ".join(f"{label} {score:.3f}" for label, score in choice.balanced.items())
+    prices = [
+        *((f"precision {sought} sought", score) for sought, score in choice.curve.items()),
+        (f"precision {PRECISION_SOUGHT} sought, chosen without a fifth of the documents, measured on it", choice.elsewhere),
+        (f"highest F1 of each ({balanced})", choice.balanced_score),
+    ]
     files = [f"| `{name}` | `{sha}` |" for name, sha in sorted(entry.files.items())]
     learned = ", ".join(f"{name} ({len(c.train)} {'documents' if c.head == 0 else 'sentences'})" for name, c in sets.items())
     return _CARD.format(
@@ -231,6 +301,10 @@ def card(entry: ModelEntry, measured: Measured, sets: Mapping[str, Corpus]) -> s
         rows="\n".join(rows),
         spoken="\n".join(spoken),
         labels="\n".join(labels),
+        prices="\n".join(f"| {name} | {s.precision:.3f} | {s.recall:.3f} | {s.f1:.3f} |" for name, s in prices),
+        start=made.start,
+        layers=made.layers,
+        steps="\n".join(f"- {step}" for step in made.steps),
         files="\n".join(files),
     )
 
@@ -244,7 +318,7 @@ _CARD: Final = """# {name} {version}, INT8
 This card is written by `models/training/ner_export.py` from what it measured.
 
 **What it is.** Named entities in clinical English: conditions, symptoms, medications, doses, procedures, tests, lab values,
-anatomy. One encoder (all-MiniLM-L6-v2, 6 layers, uncased) with a head for each annotators' guide; ONNX, dynamic INT8, a scale
+anatomy. One encoder ({start}, {layers} layers, uncased) with a head for each annotators' guide; ONNX, dynamic INT8, a scale
 per channel, 7-bit weights so that it holds on processors without VNNI. A span's score is the model's probability of exactly
 that span.
 
@@ -278,6 +352,20 @@ figures on BC5CDR and NCBI measure the distance between guides too.
 {labels}
 
 Thresholds: {how}.
+
+## What precision costs (maccrobat dev; condition, symptom and medication together)
+
+| thresholds | precision | recall | F1 |
+|---|---|---|---|
+{prices}
+
+A site that would rather find more copies this model's entry into its own registry file and changes the thresholds there.
+
+## How it was made (`vigil train ner`)
+
+From {start}:
+
+{steps}
 
 | file | SHA-256 |
 |---|---|

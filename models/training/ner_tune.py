@@ -15,20 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from models.errors import Permanent
 from models.evaluation.ner_corpora import Document, Gold, sentences_of
 from models.runtimes.token_classifier import load_tokenizer
 from models.training.ner import (
+    MODEL,
+    TOKENIZER,
     Corpus,
+    Made,
     Recipe,
     Unit,
     as_unit,
     batch,
     build,
     corpora,
-    default_start,
     evaluate,
     fix_seeds,
+    keep,
     loss_of,
     pack,
     steps_of,
@@ -94,34 +96,29 @@ def _move(moves: Sequence[tuple[int, int]], position: int) -> int:
 
 def tune(
     data: Path,
-    state: Path | None,
+    source: Path,
     out: Path,
     *,
     seed: int = 7,
     rounds: int = 6,
     steps: int | None = None,
     tuning: Tuning | None = None,
-    start: Path | None = None,
 ) -> list[Mapping[str, float]]:
-    """Train on from `state` (a state dict, as `ner.train` writes it; None: from the plain encoder in `start`).
+    """Train on from `source`: a run's folder, as `ner.train` leaves it, or a plain encoder to start from.
 
     A round is `steps` steps of newly drawn sentences (default: an epoch). After each the averaged weights are measured on the
-    dev parts; the best mean of micro F1s is kept in `out` as `model.pt` and `tokenizer.json`, as `ner_export` reads them. A
-    run that was stopped goes on after its last whole round: call it again with the same arguments. Returns the rounds'
-    figures. Raises `Permanent` where `state` does not fit.
+    dev parts; the best mean of micro F1s is kept in `out`, a run's folder too. A run that was stopped goes on after its last
+    whole round: call it again with the same arguments. Returns the rounds' figures. Raises `Permanent` where the weights in
+    `source` do not fit.
     """
     import torch
 
     chosen = tuning or Tuning()
     torch.set_num_threads(chosen.threads)
-    folder = start or default_start()
-    out.mkdir(parents=True, exist_ok=True)
     sets = corpora(data)
-    tokenizer = load_tokenizer(folder / "tokenizer.json", "training")
-    tokenizer.save(str(out / "tokenizer.json"))
-    model = build(folder, chosen.dropout)
-    if state is not None:
-        _load(model, state)
+    tokenizer = load_tokenizer(source / TOKENIZER, "training")
+    model = build(source, chosen.dropout)
+    keep(out, model, tokenizer, Made.of(source).then(f"tune, seed {seed}, {rounds} rounds of {steps or 'all'} steps, {chosen}"))
     model.encoder.embeddings.word_embeddings.weight.requires_grad_(chosen.learn_words)
     average = copy.deepcopy(model).eval()
     optimiser = _optimiser(model, chosen)
@@ -144,7 +141,7 @@ def tune(
         history.append({"loss": loss, **figures})
         log.info("round %d of %d %s, %.0f s", number, rounds, history[-1], time.monotonic() - began)
         if _mean(history[-1]) > best:
-            torch.save(average.state_dict(), out / "model.pt")
+            torch.save(average.state_dict(), out / MODEL)
         _save(out / STATE, model, average, optimiser, history)
     return history
 
@@ -152,15 +149,6 @@ def tune(
 def _mean(row: Mapping[str, float]) -> float:
     figures = [value for name, value in row.items() if name != "loss"]
     return sum(figures) / len(figures)
-
-
-def _load(model: Any, state: Path) -> None:
-    import torch
-
-    try:
-        model.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
-    except (RuntimeError, OSError) as error:
-        raise Permanent(f"{state} does not fit the network", hint="a model.pt that ner.train or ner_tune wrote") from error
 
 
 def _save(path: Path, model: Any, average: Any, optimiser: Any, history: Sequence[Mapping[str, float]]) -> None:

@@ -36,6 +36,14 @@ def encoder(folder: Path) -> Any:
     )
 
 
+def empty(folder: Path) -> Any:
+    """Build the same network from a folder's `config.json` alone, its weights not yet those of anything."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig.from_pretrained(str(folder), attn_implementation="eager")
+    return BertModel(config, add_pooling_layer=False)
+
+
 def _of_onnx(path: Path) -> Any:
     import torch
     from transformers import BertConfig, BertModel

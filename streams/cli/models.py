@@ -279,7 +279,7 @@ def export(
     task: Annotated[str, typer.Argument(help="embedding, or ner with --run")],
     out: Annotated[Path, typer.Option(help="folder for the ONNX file, the tokenizer and the card")],
     registry: Annotated[Path, typer.Option("--registry", help="the registry file that gets the entry; made if absent")],
-    run: Annotated[Path | None, typer.Option(help="ner: the folder of a training run (model.pt)")] = None,
+    run: Annotated[Path | None, typer.Option(help="ner: the folder of a training run (model.pt, made.json)")] = None,
     data: Annotated[
         Path | None,
         typer.Option(

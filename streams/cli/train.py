@@ -28,7 +28,11 @@ def ner(
     out: Out,
     registry: Site,
     version: Annotated[str, typer.Option(help="version of what is made")] = "1",
-    epochs: Annotated[int, typer.Option(min=1)] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="of plain training")] = 6,
+    rate: Annotated[float, typer.Option(min=0.0, help="learning rate of plain training")] = 2e-4,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="then, rounds against overfitting: mentions swapped, weights averaged")
+    ] = 0,
     seed: Seed = 7,
     start: Annotated[
         Path | None,
@@ -36,15 +40,29 @@ def ner(
             help="a folder with a BERT to start from, in the hub's format or as model.onnx; default: all-MiniLM-L6-v2"
         ),
     ] = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option("--from", help="a run of before (its folder `run` or `tuned`): no plain training, only --rounds"),
+    ] = None,
+    licence: Annotated[str, typer.Option(help="of what is made; that of the start counts too")] = "Apache-2.0",
 ) -> None:
-    """Train the entity model on BC5CDR-IOB, NCBI-disease-IOB and maccrobat, keep the best epoch, export it to INT8 ONNX."""
+    """Train the entity model on BC5CDR-IOB, NCBI-disease-IOB and maccrobat, keep the best epoch, export it to INT8 ONNX.
+
+    Rounds that were stopped go on where the same command is given again with --from OUT/run.
+    """
+    if trained is not None and (start is not None or rounds == 0):
+        raise Permanent("--from is a run to go on from", hint="with --rounds, and without --start")
     _ready(data)
     from models.training import ner as training
-    from models.training import ner_export
+    from models.training import ner_export, ner_tune
 
-    run = out / "run"
-    training.train(data, run, seed=seed, epochs=epochs, start=start)
-    entry, _ = ner_export.export(run, data, version=version, out=out, registry=registry, start=start)
+    run = trained or out / "run"
+    if trained is None:
+        training.train(data, run, seed=seed, epochs=epochs, recipe=training.Recipe(learning_rate=rate), start=start)
+    if rounds:
+        ner_tune.tune(data, run, out / "tuned", seed=seed, rounds=rounds)
+        run = out / "tuned"
+    entry, _ = ner_export.export(run, data, version=version, out=out, registry=registry, licence=licence)
     _say(entry.name, entry.version, entry.digest, out)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.errors import Permanent
 from models.evaluation.ner_corpora import Document, Gold
 from models.training import ner_tune
-from models.training.ner import Recipe, train
+from models.training.ner import Made, Recipe, train
 from models.training.ner_tune import Mentions, Tuning, tune
 from tests.unit.models.test_ner_training import start, write_corpora
 
@@ -58,9 +58,9 @@ def test_a_stopped_run_ends_where_a_whole_one_does(tmp_path: Path, start: Path, 
     data = write_corpora(tmp_path / "data")
     recipe = Recipe(learning_rate=5e-3, tokens_per_step=256)
     train(data, tmp_path / "first", seed=3, epochs=1, recipe=recipe, start=start)
-    state = tmp_path / "first" / "model.pt"
+    first = tmp_path / "first"
     tuning = Tuning(learning_rate=5e-3, average=0.8, recipe=recipe)
-    whole = tune(data, state, tmp_path / "whole", rounds=3, steps=8, tuning=tuning, start=start)
+    whole = tune(data, first, tmp_path / "whole", rounds=3, steps=8, tuning=tuning)
     assert len(whole) == 3
     assert whole[-1]["loss"] < whole[0]["loss"]
     assert whole[-1]["BC5CDR-IOB"] > 0.75  # a network of this size, 24 steps
@@ -77,13 +77,13 @@ def test_a_stopped_run_ends_where_a_whole_one_does(tmp_path: Path, start: Path, 
     evaluate = ner_tune.evaluate
     monkeypatch.setattr(ner_tune, "evaluate", stops)
     with pytest.raises(KeyboardInterrupt):
-        tune(data, state, tmp_path / "stopped", rounds=3, steps=8, tuning=tuning, start=start)
+        tune(data, first, tmp_path / "stopped", rounds=3, steps=8, tuning=tuning)
     monkeypatch.setattr(ner_tune, "evaluate", evaluate)
-    assert tune(data, state, tmp_path / "stopped", rounds=3, steps=8, tuning=tuning, start=start) == whole
+    assert tune(data, first, tmp_path / "stopped", rounds=3, steps=8, tuning=tuning) == whole
     ends = [torch.load(tmp_path / name / "state.pt", weights_only=True)["average"] for name in ("whole", "stopped")]
     assert all(np.array_equal(ends[0][key].numpy(), ends[1][key].numpy()) for key in ends[0])
     words = "encoder.embeddings.word_embeddings.weight"
-    assert torch.equal(ends[0][words], torch.load(state, weights_only=True)[words])  # not learnt unless asked for
+    assert torch.equal(ends[0][words], torch.load(first / "model.pt", weights_only=True)[words])  # not learnt unless asked for
 
 
 @pytest.mark.torch
@@ -91,6 +91,22 @@ def test_a_state_of_another_network_is_told(tmp_path: Path, start: Path) -> None
     import torch
 
     data = write_corpora(tmp_path / "data")
-    torch.save({"heads.bias": torch.zeros(3)}, tmp_path / "other.pt")
+    train(data, tmp_path / "run", epochs=1, recipe=Recipe(tokens_per_step=256), start=start)
+    torch.save({"heads.bias": torch.zeros(3)}, tmp_path / "run" / "model.pt")
     with pytest.raises(Permanent, match="does not fit the network"):
-        tune(data, tmp_path / "other.pt", tmp_path / "out", start=start)
+        tune(data, tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.torch
+def test_a_run_says_how_it_was_made(tmp_path: Path, start: Path) -> None:
+    data = write_corpora(tmp_path / "data")
+    recipe = Recipe(tokens_per_step=256)
+    train(data, tmp_path / "one", seed=3, epochs=1, recipe=recipe, start=start)
+    tune(data, tmp_path / "one", tmp_path / "two", seed=4, rounds=1, steps=1, tuning=Tuning(recipe=recipe))
+    made = Made.of(tmp_path / "two")
+    assert (made.start, made.layers) == (start.name, 2)
+    assert [step.split(",")[:2] for step in made.steps] == [["train", " seed 3"], ["tune", " seed 4"]]
+    assert "tokens_per_step=256" in made.steps[0]
+    (tmp_path / "two" / "made.json").unlink()
+    with pytest.raises(Permanent, match="does not say how"):
+        Made.of(tmp_path / "two")
