@@ -73,6 +73,11 @@ _HOOK_BUNDLES: Final = frozenset({"history", "searchset", "collection", "transac
 _ORDER: Final = {"Patient": 0, "Encounter": 1}
 
 
+def _turn_of(resource: Json) -> tuple[int, bool]:
+    """Return a resource's place in the order of mapping: whom it is about, then stays, whole ones before their parts."""
+    return _ORDER.get(kind_of(resource), 2), "partOf" in resource
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """By which door a body came in, and what the URL said of it. `any` (files): what it is decides."""
@@ -275,7 +280,7 @@ class FhirMapper:
         observed: list[Observed] = []
         versions: dict[str, Versions] = {}
         entries = [*entries]
-        for entry in sorted(entries, key=lambda one: _ORDER.get(kind_of(one.resource), 2)):
+        for entry in sorted(entries, key=lambda one: _turn_of(one.resource)):
             entry.reading = reading = Reading(entry.resource, sender, self._site, index)
             match reading.kind:
                 case "Patient":

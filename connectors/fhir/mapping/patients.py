@@ -8,7 +8,10 @@
 4. A stay that is over, planned or cancelled does not displace another one that is in progress, or may be; nor does one in progress
    whose class is an outpatient's (AMB, HH, VR, FLD, PRENC), but from another outpatient's, nor one that began earlier
    (Encounter.period.start). The rule stands in `connectors.stays`. A class that is none of these takes over: no trigger tells.
-5. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
+5. What is part of another Encounter (`partOf`: a department's or a ward's share of a stay) is about that stay. It tells where the
+   patient lies; it never ends the stay, which goes on in the next ward. Where none is in progress it begins one: its whole may not
+   have come yet. One that is in progress after its whole has ended goes on, and ends, by itself.
+6. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
 """
 
 from collections.abc import Mapping
@@ -159,9 +162,20 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
     earliest, latest = _began(reading, resource)
     at = reading.last_updated or reading.sender.received_at
     known = book.get(subject.patient_id)
-    another = known is not None and known.encounter_id is not None and known.encounter_id != stay
+    late = known is not None and is_late(known, at) and subject.patient_id not in book.patients
+    alone = reading.encounter_by_id(resource, subject)
+    if reading.encounter(resource.get("partOf"), subject) is not None:
+        # A visit number will not do to tell a part by: parts have that of the whole with some senders.
+        if known is None or known.encounter_id is None or known.encounter_id != alone:
+            if _is_share(reading, book, subject.patient_id, status, at, late=late):
+                return
+            if known is not None and known.encounter_id == stay and known.encounter_status != "planned":
+                stay = alone  # its whole has ended, and it has not
+        else:
+            stay = alone
+    another = known is not None and known.encounter_id not in (None, stay, alone)
     if another and known is not None:
-        if is_late(known, at) and subject.patient_id not in book.patients:
+        if late:
             reading.note("", "another stay, and older than what is known of the patient: not used")
             return
         # FHIR has no trigger that tells an admission from an update, so a class that tells nothing counts as a bed.
@@ -180,6 +194,20 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
     elif status == "cancelled":
         said["location"] = Location()
     book.write(reading, subject.patient_id, said, at=at)
+
+
+def _is_share(reading: Reading, book: Book, patient_id: str, status: str, at: datetime, *, late: bool) -> bool:
+    """Take a part of a stay for its share in it, the place; False where no stay is in progress and it begins one."""
+    known = book.get(patient_id)
+    runs = known is not None and known.encounter_id is not None and known.encounter_status in ("in-progress", "unknown")
+    if not runs and status == "in-progress" and not late:
+        return False
+    place = _place(reading, reading.resource) if runs and status == "in-progress" and not late else None
+    if place:
+        book.write(reading, patient_id, {"location": place}, at=at)
+    used = "its place is used" if place else "not used"
+    reading.note("partOf", f"a part of a stay says where the patient lies, not whether the stay goes on: {used}")
+    return True
 
 
 def _class(resource: Json) -> Class | None:

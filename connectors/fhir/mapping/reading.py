@@ -29,6 +29,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "http://unitsofmeasure.org": "UCUM",
 }
 LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
+_DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
 
 
@@ -235,7 +236,7 @@ class Reading:
         base = "/".join(parts[:-2])
         return Identifier(authority=base or self.sender.base, value=parts[-1], kind=LOGICAL)
 
-    def encounter(self, reference: Any, subject: Subject) -> str | None:
+    def encounter(self, reference: Any, subject: Subject, *, within: int = 0) -> str | None:
         """Return the pseudonym of the stay that a Reference means, None where it means none."""
         if not isinstance(reference, dict):
             return None
@@ -243,7 +244,7 @@ class Reading:
         target = self.index.find(literal, self.resource) if literal else None
         if kind_of(target or {}) == "Encounter":
             assert target is not None
-            return self.encounter_of(target, subject)
+            return self.encounter_of(target, subject, within=within)
         for one in self.identifiers(objects(reference, "identifier")):
             return self._encounter_id(one, subject)
         own = self.logical_identifier(literal, "Encounter")
@@ -251,14 +252,18 @@ class Reading:
             return None
         return self.site.encounters.get(f"{own.authority}\x1f{own.value}") or self._encounter_id(own, subject)
 
-    def encounter_of(self, resource: Json, subject: Subject) -> str | None:
-        """Return the pseudonym of an Encounter resource: by its visit number, else by its id."""
+    def encounter_of(self, resource: Json, subject: Subject, *, within: int = 0) -> str | None:
+        """Return the pseudonym of the stay that an Encounter resource is about: the whole one where it is a part (`partOf`)."""
+        if within < _DEEPEST and (whole := self.encounter(resource.get("partOf"), subject, within=within + 1)):
+            return whole
         named = self.identifiers(objects(resource, "identifier"))
         visit = next((one for one in named if one.kind == "VN"), named[0] if named else None)
+        return self._encounter_id(visit, subject) if visit else self.encounter_by_id(resource, subject)
+
+    def encounter_by_id(self, resource: Json, subject: Subject) -> str | None:
+        """Return what a bare reference to an Encounter resource means as long as the resource has not been seen."""
         own = text(resource.get("id"))
-        if visit is None and own:
-            visit = Identifier(authority=self.sender.base, value=own, kind=LOGICAL)
-        return self._encounter_id(visit, subject) if visit else None
+        return self._encounter_id(Identifier(authority=self.sender.base, value=own, kind=LOGICAL), subject) if own else None
 
     def _encounter_id(self, visit: Identifier, subject: Subject) -> str:
         return self.site.identities.encounter(visit.authority or subject.authority, visit.value)

@@ -419,6 +419,89 @@ def test_an_outpatients_stay_in_progress_gives_way_to_the_next():
     assert (event.encounter_class, event.encounter_id) == ("outpatient", IDS.encounter("https://hospital.example/visit", "V2"))
 
 
+def part(id, of, ward="", status="in-progress", **more):
+    location = {"location": [{"location": {"display": ward}, "status": "active"}]} if ward else {}
+    made = {"id": id, "partOf": {"reference": f"Encounter/{of}"}, "status": status, "identifier": None}
+    return encounter(**made | location | more)
+
+
+def context(using, *resources):
+    """What is known once all of them have come, each in a request of its own."""
+    for resource in resources:
+        using.learn(handle(resource, using))
+    return using.contexts.get(P1)
+
+
+WHOLE = IDS.encounter("https://hospital.example/visit", "V1")
+
+
+def test_the_end_of_a_part_does_not_end_the_stay_and_the_next_one_moves_the_patient():
+    using = mapper(MemoryContexts())
+    stay = context(
+        using,
+        encounter(id="house"),
+        part("surgery", "house", "4 East"),
+        part("ward-4", "surgery", "4 East"),
+        part("ward-4", "surgery", "4 East", status="finished"),
+        part("surgery", "house", status="finished"),
+    )
+    assert (stay.encounter_id, stay.encounter_status, stay.location.ward) == (WHOLE, "in-progress", "4 East")
+    stay = context(using, part("medicine", "house", "7 North"))
+    assert (stay.encounter_id, stay.encounter_status, stay.location.ward) == (WHOLE, "in-progress", "7 North")
+    said = handle(part("medicine", "house", status="finished"), using)
+    assert said.events == ()
+    assert "not whether the stay goes on" in said.reason
+    assert context(using, encounter(id="house", status="finished")).encounter_status == "finished"
+
+
+@pytest.mark.parametrize("shared", [False, True])  # the visit number: some senders give all parts that of the whole
+def test_nor_does_it_after_a_restart_that_has_forgotten_who_is_part_of_whom(shared):
+    contexts = MemoryContexts()
+    context(mapper(contexts), encounter(id="house"), part("surgery", "house", "4 East"))
+    number = {"identifier": encounter()["identifier"]} if shared else {}
+    stay = context(
+        mapper(contexts), part("ward-4", "surgery", status="finished", **number), part("ward-7", "surgery", "7 North", **number)
+    )
+    assert (stay.encounter_id, stay.encounter_status, stay.location.ward) == (WHOLE, "in-progress", "7 North")
+
+
+def test_what_is_observed_in_a_part_belongs_to_the_whole():
+    using = mapper(MemoryContexts())
+    context(using, encounter(id="house"), part("surgery", "house"), part("ward-4", "surgery"))
+    made = handle(observation(encounter={"reference": "Encounter/ward-4"}), using)
+    assert only(made, VitalsEvent).encounter_id == WHOLE
+    together = bundle(part("ward-4", "house"), encounter(id="house"), observation(encounter={"reference": "Encounter/ward-4"}))
+    assert only(handle(together), VitalsEvent).encounter_id == WHOLE
+    assert only(handle(together), PatientEvent).encounter_id == WHOLE
+
+
+def test_a_part_that_comes_before_its_whole_begins_the_stay_that_the_whole_ends():
+    using = mapper(MemoryContexts())
+    first = context(using, part("ward-4", "house", "4 East"), part("ward-4", "house", status="finished"))
+    assert (first.encounter_status, first.location.ward) == ("in-progress", "4 East")
+    stay = context(using, encounter(id="house", period={"start": "2026-11-01"}))
+    assert (stay.encounter_id, stay.encounter_status, stay.location.ward) == (WHOLE, "in-progress", "4 East")
+    assert context(using, encounter(id="house", status="finished")).encounter_status == "finished"
+
+
+def test_a_part_that_goes_on_after_its_whole_goes_on_and_ends_by_itself():
+    using = mapper(MemoryContexts())
+    context(using, encounter(id="emergency", **{"class": {"code": "EMER"}}), part("ward-4", "emergency", "4 East"))
+    assert context(using, encounter(id="emergency", status="finished")).encounter_status == "finished"
+    later = {"meta": {"lastUpdated": "2026-11-23T11:59:00Z"}}
+    assert context(using, part("ward-4", "emergency", "4 East", **later)).encounter_status == "finished"  # said before that end
+    stay = context(using, part("ward-4", "emergency", "4 East"))
+    assert (stay.encounter_status, stay.location.ward) == ("in-progress", "4 East")
+    assert context(using, encounter(id="emergency", status="finished")).encounter_status == "in-progress"
+    assert context(using, part("ward-4", "emergency", status="finished")).encounter_status == "finished"
+
+
+def test_parts_in_a_circle_are_stays():
+    using = mapper(MemoryContexts())
+    made = handle(bundle(part("a", "b"), part("b", "a")), using)
+    assert only(made, PatientEvent).encounter_status == "in-progress"
+
+
 def test_places():
     kinds = "http://terminology.hl7.org/CodeSystem/location-physical-type"
     location = [
