@@ -146,6 +146,20 @@ def seconds_per_item(path: Path, output: str, feeds: Sequence[Feeds], *, threads
     return best_seconds(lambda feed: session.run([output], dict(feed)), feeds, repeats=repeats)
 
 
+def torch_seconds_per_item(model: Any, feeds: Sequence[Feeds], *, threads: int = 1, repeats: int = 3) -> float:
+    """Time the torch module that an ONNX file was made of over the same feeds, likewise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            items = [{name: torch.from_numpy(array) for name, array in feed.items()} for feed in feeds]
+            return best_seconds(lambda item: model(**item), items, repeats=repeats)
+    finally:
+        torch.set_num_threads(before)
+
+
 def best_seconds(run_one: Callable[[T], object], items: Sequence[T], *, repeats: int = 3) -> float:
     """Time something over items, one at a time: seconds per item, the best of `repeats` passes after a warm-up."""
     best = math.inf

@@ -14,7 +14,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.errors import Permanent
-from models.export import OUTLIERS, Feeds, Parity, best_seconds, nodes, parity, run, seconds_per_item, to_int8, to_onnx
+from models.export import (
+    OUTLIERS,
+    Feeds,
+    Parity,
+    nodes,
+    parity,
+    run,
+    seconds_per_item,
+    to_int8,
+    to_onnx,
+    torch_seconds_per_item,
+)
 from models.quantising import FP32, SHIPPED, THREADS, Comparison, compare, pooled
 from models.registering import location, record
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
@@ -170,31 +181,23 @@ def _compared(full: Path, start: Path, tokenizer: Tokenizer, judged: Judged) -> 
     found = {row.name: row.metric or 0.0 for row in rows}
     if (loss := found[FP32] - found[SHIPPED]) > LARGEST_LOSS:
         raise Permanent(f"INT8 loses {loss:.3f} of {judged.metric_name} ({found[FP32]:.3f} in fp32)")
-    return Comparison(rows, 1000 * _torch_seconds(start, feeds), judged.metric_name)
+    seconds = torch_seconds_per_item(_bert(start), feeds, threads=THREADS)
+    return Comparison(rows, 1000 * seconds, judged.metric_name)
 
 
-def _torch_seconds(start: Path, feeds: Sequence[Feeds]) -> float:
-    import torch
+def _bert(start: Path, **more: Any) -> Any:
     from transformers import BertModel
 
-    model = BertModel.from_pretrained(str(start), add_pooling_layer=False).eval()
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        with torch.inference_mode():
-            return best_seconds(model, [torch.from_numpy(feed["input_ids"]) for feed in feeds])
-    finally:
-        torch.set_num_threads(before)
+    return BertModel.from_pretrained(str(start), add_pooling_layer=False, **more).eval()
 
 
 def _encoder(start: Path, path: Path) -> Path:
     import torch
-    from transformers import BertModel
 
     class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch ships no types that mypy is shown
         def __init__(self) -> None:
             super().__init__()
-            self.bert = BertModel.from_pretrained(str(start), add_pooling_layer=False, attn_implementation="eager")
+            self.bert = _bert(start, attn_implementation="eager")
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state

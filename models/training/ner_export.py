@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from models.errors import Permanent
 from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
-from models.export import OUTLIERS, nodes, to_int8, to_onnx
+from models.export import OUTLIERS, Feeds, nodes, seconds_per_item, to_int8, to_onnx, torch_seconds_per_item
+from models.quantising import THREADS
 from models.registering import location, record
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
-from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier
+from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier, load_tokenizer
 from models.tasks import Floats, Span
 from models.training.ner import HEADS, TOKENIZER, Corpus, Made, build, corpora, evaluate
 
@@ -25,6 +26,7 @@ NAME: Final = "clinical-ner"
 PRECISION_SOUGHT: Final = 0.85
 _FOLDS: Final = 5  # parts of the dev documents that thresholds are chosen without, to see what they are worth elsewhere
 _CURVE: Final = (0.7, 0.75, 0.8, 0.85, 0.9)  # precisions whose price the card tells
+_TIMED: Final = 24  # windows
 _PRICES: Final = np.geomspace(0.01, 100.0, 400)  # of a wrong span, in right ones
 LARGEST_LOSS: Final = 0.01  # of any corpus's micro F1, INT8 to fp32: above it the export is refused
 
@@ -39,6 +41,17 @@ class Measured:
     judged: NerFigures  # maccrobat as published, predictions on unjudged stretches left out
     precise: NerFigures  # maccrobat as published, `PRECISE` labels together
     choice: "Choice"
+    speed: "Speed"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds that a window takes alone, on `THREADS` threads, as busy as the machine was."""
+
+    windows: int
+    tokens: int  # of a window, on average
+    torch: float  # the network that was trained
+    shipped: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,7 @@ def export(
         (folder / TOKENIZER).write_bytes(tokenizer)
         to_int8(full, folder / "model.onnx", reduce_range=True, skip=nodes(full, OUTLIERS))
         before = {name: evaluate(c, opened(full.parent, version)) for name, c in sets.items()}
+    speed = _speed(run, folder, sets["maccrobat"].dev)
     learned = (*(f"{name} (CC BY 4.0)" for name in sets), f"what {made.start} had learned, the start")
     entry = _entry(folder, version, serve, licence)
     entry = entry.model_copy(update={"location": location(folder, registry), "trained_on": learned})
@@ -90,7 +104,7 @@ def export(
     clinical = sets["maccrobat"].dev
     choice = choose_thresholds(clinical, model.find([d.text for d in clinical]))
     entry = entry.model_copy(update={"thresholds": choice.thresholds, "thresholds_chosen": choice.how})
-    measured = _measure(OnnxTokenClassifier(Weights(entry, folder), threads=1), sets, before, after, choice)
+    measured = _measure(OnnxTokenClassifier(Weights(entry, folder), threads=1), sets, before, after, choice, speed)
     entry = entry.model_copy(update={"quality": _quality(measured)})
     (folder / "card.md").write_text(card(entry, made, measured, sets), encoding="utf-8")
     record(entry, registry)
@@ -194,6 +208,20 @@ def _best_f1(found: Sequence[tuple[float, bool]], gold: int) -> float:
     return float(scores[(2 * hits / (counts + gold)).argmax()])
 
 
+def _speed(run: Path, folder: Path, documents: Sequence[Document]) -> Speed:
+    tokenizer = load_tokenizer(folder / TOKENIZER, "timing")
+    feeds: list[Feeds] = []
+    for document in documents[:_TIMED]:
+        ids = np.asarray([tokenizer.encode(document.text).ids[:WINDOW]], dtype=np.int64)
+        feeds.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    return Speed(
+        len(feeds),
+        round(sum(feed["input_ids"].shape[1] for feed in feeds) / len(feeds)),
+        torch_seconds_per_item(build(run).eval(), feeds, threads=THREADS),
+        seconds_per_item(folder / "model.onnx", "logits", feeds, threads=THREADS),
+    )
+
+
 def _traced(run: Path, path: Path) -> Path:
     import torch
 
@@ -235,6 +263,7 @@ def _measure(
     before: Mapping[str, NerFigures],
     after: Mapping[str, NerFigures],
     choice: Choice,
+    speed: Speed,
 ) -> Measured:
     published: dict[str, NerFigures] = {}
     clinical = sets["maccrobat"].dev
@@ -247,7 +276,7 @@ def _measure(
         else:
             mapped = AS_DISEASE if HEADS[corpus.head].name == "disease" else AS_CHEMICAL_DISEASE
             published[name] = strict(corpus.dev, said, predicted_as=mapped)
-    return Measured(after, before, published, judged, precise, choice)
+    return Measured(after, before, published, judged, precise, choice, speed)
 
 
 def _same(labels: Sequence[str]) -> dict[str, str]:
@@ -302,6 +331,11 @@ def card(entry: ModelEntry, made: Made, measured: Measured, sets: Mapping[str, C
         spoken="\n".join(spoken),
         labels="\n".join(labels),
         prices="\n".join(f"| {name} | {s.precision:.3f} | {s.recall:.3f} | {s.f1:.3f} |" for name, s in prices),
+        speed=measured.speed,
+        times=measured.speed.torch / measured.speed.shipped,
+        threads=THREADS,
+        torch_ms=measured.speed.torch * 1e3,
+        shipped_ms=measured.speed.shipped * 1e3,
         start=made.start,
         layers=made.layers,
         steps="\n".join(f"- {step}" for step in made.steps),
@@ -360,6 +394,11 @@ Thresholds: {how}.
 {prices}
 
 A site that would rather find more copies this model's entry into its own registry file and changes the thresholds there.
+
+## Speed
+
+A window alone ({speed.tokens} tokens on average, {speed.windows} windows, {threads} threads, as busy as the export's machine was):
+{shipped_ms:.1f} ms; the torch network that was trained {torch_ms:.1f} ms, {times:.1f} times as long.
 
 ## How it was made (`vigil train ner`)
 
