@@ -26,7 +26,7 @@ from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
 from streams.deadletters import dead_letter
 from streams.intake import Intake
-from streams.journal import Entry, Journal, Lapse, Moment
+from streams.journal import Entry, Journal, Lapse
 from streams.ledger import Slice
 from streams.machine import SECONDARY, Machine
 from streams.metrics import LaneMetrics
@@ -36,15 +36,14 @@ from streams.reader import Reader
 from streams.restoring import Restoring
 from streams.scoring import Retold, Scoring
 from streams.settings import Settings
+from streams.snapshots import Snapshots
 from streams.tracing import Tracing, Work
 from streams.wire import Message, iso, traceparent_of
 
 log = logging.getLogger("vigil.vitals")
 
-_ENTRIES_PER_MARKER = 100
 _AHEAD = 2048  # vitals that an entry reaches ahead: what comes in between two ticks, mostly
 _SMALL = 64  # sets of a batch that asks for no room of its own: side by side such batches share one run of the model
-_STATES_A_TURN = 16  # dumped or written between two batches: a millisecond or two, so that no alert waits for a snapshot
 
 
 class _Queue:
@@ -123,16 +122,6 @@ class _Decided:
     lapse: Lapse | None
 
 
-@dataclass(slots=True)
-class _Snapshot:
-    """One being taken, a few states at a time: `states` once all of them are dumped, of which `written` are in the journal."""
-
-    moment: Moment
-    ends: dict[str, int]
-    states: list[tuple[str, bytes | None]] | None = None
-    written: int = 0
-
-
 class MonitorWorker:
     """Works on partition `number` of vitals, patients and feedback."""
 
@@ -179,16 +168,11 @@ class MonitorWorker:
         self._word = 0  # vitals below this offset come before the first entry of this worker's own, likewise
         self._said = 0  # vitals below this offset may have been published by somebody before
         self._retold = Retold(scoring, self.steps.name)
-        self._marked = 0  # number of the entry that the last marker stands for
         self._covers = 0.0  # vitals that came in before (monotonic seconds) are decided as of the last entry (journal rule 1),
         self._covered = 0  # those below this offset
         self._accepted = 0  # vitals below this offset came in
         self._next_tick = 0.0
-        # The first at once: kills that come faster than snapshots would each leave the next restore more to replay.
-        self._next_snapshot = 0.0
-        # Partitions take turns afterwards: eight snapshots at once would hold each other up.
-        self._turn_of_snapshots = settings.state.snapshot_seconds * (number % 8 / 8)
-        self._snapshot: _Snapshot | None = None
+        self._snapshots = Snapshots(self.steps, self._journal, number, settings.state, metrics)
         self._prefix = settings.kafka.topic_prefix
         self._most = settings.lanes.vitals.batch_records
 
@@ -219,7 +203,7 @@ class MonitorWorker:
             await self.steps.persist("restore the state", self._restore)
             while not self.steps.closing.is_set():
                 await self._turn()
-                await self._maybe_snapshot()
+                await self._snapshots.turn(self._machine, self._committed(), begin=not self._forced)
         except Abandoned:
             return
 
@@ -235,9 +219,7 @@ class MonitorWorker:
                 await self._rounds.next()
             await self._work(*self._vitals.take(self._most, below=self._covered))
         else:
-            await self._wait(
-                0 if self._snapshot is not None and self._ripe(self._snapshot) else self._next_tick - time.monotonic()
-            )
+            await self._wait(0 if self._snapshots.ripe(self._committed()) else self._next_tick - time.monotonic())
 
     async def _wait(self, seconds: float) -> None:
         self._arrived.clear()
@@ -457,51 +439,6 @@ class MonitorWorker:
                 log.error("%s: logged time was set back by %.0f s: a clock was, or is, wrong", self.steps.name, back)
                 self._metrics.event("time-set-back")
 
-    # ------------------------------------------------------------------------------------------------- snapshots
-
-    async def _maybe_snapshot(self) -> None:
-        if self._snapshot is None:
-            if time.monotonic() < self._next_snapshot or self._forced:
-                return
-            # A night without vitals: a marker alone spares a restart the thousands of ticks since the last one.
-            if self._machine.monitor.dirty() or self._machine.entry - self._marked > _ENTRIES_PER_MARKER:
-                self._machine.monitor.begin_snapshot()
-                self._snapshot = _Snapshot(Moment(self._machine.at, self._machine.entry), dict(self._machine.ends))
-            self._next_snapshot = time.monotonic() + self._settings.state.snapshot_seconds + self._turn_of_snapshots
-            self._turn_of_snapshots = 0.0
-            return
-        snapshot = self._snapshot
-        if snapshot.states is None:
-            found = self._machine.monitor.snapshot(_STATES_A_TURN)
-            if found is not None:
-                # The partition's own state last: it counts what the patients' states say.
-                snapshot.states = sorted(found.items(), key=lambda item: (item[0] == self._machine.monitor.id, item[0]))
-        elif self._ripe(snapshot):
-            await self._save(snapshot, snapshot.states)
-
-    async def _save(self, snapshot: _Snapshot, states: list[tuple[str, bytes | None]]) -> None:
-        few = states[snapshot.written : snapshot.written + _STATES_A_TURN]
-        if few:
-            try:
-                await self.steps.persist("snapshot", lambda: self._journal.save(snapshot.moment, few))
-            except Poison as error:
-                # Without it no marker may be written: a rebuild goes on from the last one, further back each time.
-                log.error("%s: a state is too large for the journal, no snapshot until it shrinks: %s", self.steps.name, error)
-                self._metrics.event("state-too-large")
-                self._machine.monitor.not_saved(patient for patient, _ in states)
-                self._snapshot = None
-                return
-            snapshot.written += len(few)
-            return
-        forgotten = [patient for patient, state in states if state is None]
-        await self.steps.persist("snapshot", lambda: self._journal.mark(snapshot.moment, snapshot.ends, forgotten))
-        self._marked = snapshot.moment.number
-        self._snapshot = None
-
-    def _ripe(self, snapshot: _Snapshot) -> bool:
-        """Tell whether a snapshot can go on now: to be dumped always, to be written once it is committed (journal rule 2)."""
-        return snapshot.states is None or snapshot.written > 0 or self._committed() >= snapshot.moment.at
-
     def _committed(self) -> int:
         ledger = self._intake.ledgers.get(TopicPartition(self._prefix + VitalsEvent.topic, self.number))
         if ledger is None:
@@ -526,7 +463,7 @@ class MonitorWorker:
         restoring = Restoring(self.steps.name, monitor, self.number, self._settings, self._scoring, self.steps.moved)
         restored = await restoring.run(self._journal, committed)
         self._machine, self._forced = restored.machine, restored.forced
-        self._reach, self._word, self._marked = restored.reach, restored.word, restored.marked
+        self._reach, self._word, self._snapshots.marked = restored.reach, restored.word, restored.marked
         self._said, self._retold = restored.said, restored.retold
         for lapse in restored.lapses:  # whoever comes next restores what this worker goes on with
             await self._journal.lapse(lapse)

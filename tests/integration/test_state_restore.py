@@ -428,13 +428,13 @@ async def half_a_snapshot(ward: Ward, writes: int | None = None) -> None:
             await asyncio.sleep(3600)  # where it is killed
 
     async def mark(*_: object) -> None:
-        worker._next_snapshot = float("inf")  # no other one would end it
+        worker._snapshots.due = float("inf")  # no other one would end it
         cut.set()
 
     # The real journal, stopped where a kill would have to strike within a millisecond.
     worker._journal.save = saved  # type: ignore[method-assign]
     worker._journal.mark = mark  # type: ignore[method-assign]
-    worker._next_snapshot = 0.0
+    worker._snapshots.due = 0.0
     worker._arrived.set()
     async with asyncio.timeout(20):
         await cut.wait()
@@ -443,15 +443,15 @@ async def half_a_snapshot(ward: Ward, writes: int | None = None) -> None:
 async def a_snapshot(ward: Ward) -> None:
     """Let the worker take a whole snapshot now, unless the one after its restore holds everything."""
     assert ward.worker is not None
-    worker, before = ward.worker, ward.worker._marked
-    worker._next_snapshot = 0.0
+    worker, before = ward.worker, ward.worker._snapshots.marked
+    worker._snapshots.due = 0.0
     worker._arrived.set()
 
     def taken() -> bool:
-        return worker._marked > before or (worker._snapshot is None and not worker._machine.monitor.dirty())
+        return worker._snapshots.marked > before or (worker._snapshots._taken is None and not worker._machine.monitor.dirty())
 
     await until(taken, what="all is in a snapshot")
-    worker._next_snapshot = float("inf")
+    worker._snapshots.due = float("inf")
 
 
 async def test_what_a_restore_had_to_replay_the_next_one_has_not(kafka: Kafka, caplog: pytest.LogCaptureFixture) -> None:
@@ -475,7 +475,10 @@ async def test_what_a_restore_had_to_replay_the_next_one_has_not(kafka: Kafka, c
             assert worker is not None
             await until(lambda life=life: len(replayed()) == life, what="the state is restored")
             if life == 2:
-                await until(lambda worker=worker: worker._marked > 0 and worker._snapshot is None, what="a snapshot is whole")
+                await until(
+                    lambda worker=worker: worker._snapshots.marked > 0 and worker._snapshots._taken is None,
+                    what="a snapshot is whole",
+                )
             await ward.die()
         assert replayed() == [0, 200, 0]
 
@@ -501,7 +504,7 @@ async def test_vitals_made_anew_neither_stop_the_time_nor_what_a_restore_replays
         worker = ward.worker
         assert worker is not None
         if not snapshot:
-            worker._next_snapshot = float("inf")
+            worker._snapshots.due = float("inf")
         ward.feed(VitalsEvent, 10)
         await ward.fed_is_done()
         assert "the topic of vitals was made anew" in caplog.text
