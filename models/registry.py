@@ -17,6 +17,9 @@ The packaged `registry.toml` describes the weights that ship. A site lays a file
     [model.files]
     "model.onnx" = "<sha256>"           # filled in by `python -m models.registering seal --registry FILE`
 
+    [thresholds.clinical-ner]           # other scores to publish from, label by label, of a model whose entry stays as it is
+    condition = 0.5
+
 An entry of the same task and name replaces the packaged one whole. Nothing is ever fetched: a location is a folder on
 this machine. Every file that an entry names is hashed before the runtime sees it, and the runtime can open only those.
 """
@@ -30,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from models.errors import Fatal, Permanent
 from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
@@ -182,6 +185,7 @@ class Registry:
         if path is not None:
             site_entries, site_stages = read_registry(path, path.parent)
             entries, stages = [*entries, *site_entries], stages | site_stages
+            entries = _with_thresholds(path, entries)
         return cls(entries, stages)
 
     def entries(self, task: str | None = None) -> list[ModelEntry]:
@@ -317,6 +321,32 @@ def read_registry(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]]
             raise Fatal(f"registry {path}: model {name!r}: {where}: {first['msg']}") from error
         entries.append((entry, folder_of(entry, base)))
     return entries, _stages(path, document)
+
+
+_Thresholds: Final = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]])
+
+
+def _with_thresholds(path: Path, entries: Sequence[tuple[ModelEntry, Path]]) -> list[tuple[ModelEntry, Path]]:
+    """Put a site's own thresholds into the entries they are of. Raises `Fatal` for a model or label that is not known."""
+    try:
+        own = _Thresholds.validate_python(document_of(path).get("thresholds", {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, ("thresholds", *first["loc"])))
+        raise Fatal(f"registry {path}: [{where}]: {first['msg']}", hint="[thresholds.MODEL] label = score") from error
+    if unknown := sorted(own.keys() - {entry.name for entry, _ in entries}):
+        raise Fatal(f"registry {path}: [thresholds.{unknown[0]}]: no model has this name")
+    found: list[tuple[ModelEntry, Path]] = []
+    for entry, folder in entries:
+        scores = own.get(entry.name, {})
+        if strange := sorted(scores.keys() - set(entry.labels)) if entry.labels else []:
+            known = ", ".join(entry.labels)
+            raise Fatal(f"registry {path}: [thresholds.{entry.name}]: no label {strange[0]!r}", hint=f"its labels: {known}")
+        if scores:
+            how = f"{', '.join(scores)}: this site's own. Else: {entry.thresholds_chosen}"
+            entry = entry.model_copy(update={"thresholds": entry.thresholds | scores, "thresholds_chosen": how})
+        found.append((entry, folder))
+    return found
 
 
 def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:

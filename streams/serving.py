@@ -169,8 +169,9 @@ class Serving(Generic[M]):
         if self.announce is None:
             return
         if new.champion is not old.champion:
-            before = old.champion.identity
-            await self.announce(self.task, new.champion.identity, f"live, before {before.name} {before.version}")
+            before, now = old.champion.identity, new.champion.identity
+            was = "the same, its entry changed (thresholds)" if before == now else f"before {before.name} {before.version}"
+            await self.announce(self.task, now, f"live, {was}")
         if new.answering and (new.challenger, new.stage.share) != (old.answering, old.stage.share):
             await self.announce(
                 self.task, new.answering.identity, f"live, as a challenger for {new.stage.share:g}% of the patients"

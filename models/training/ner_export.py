@@ -393,7 +393,7 @@ Thresholds: {how}.
 |---|---|---|---|
 {prices}
 
-A site that would rather find more copies this model's entry into its own registry file and changes the thresholds there.
+A site that would rather find more than be right puts its own into its registry file, under `[thresholds.{name}]`.
 
 ## Speed
 

@@ -48,6 +48,22 @@ async def test_a_model_is_switched_live_and_back_with_no_note_lost_or_done_twice
     assert not await here.site.read("clinical.dead-letters")
 
 
+async def test_a_sites_own_thresholds_are_taken_live(kafka: Kafka, tmp_path: Path) -> None:
+    async with ward(kafka, tmp_path, "old") as here, fed(here):
+        await here.more(20)
+        with here.registry.open("a") as file:
+            file.write("\n[thresholds.old]\nmedication = 1\n")
+        await until(lambda: here.sample("events_total", kind="champion-switched") > 0, what="the thresholds are taken")
+        await here.more(20)
+    events = await here.site.read("clinical.entities")
+    assert sorted(e["source"]["event_id"] for e in events) == sorted(here.written), "one event for each note"
+    said = [tuple(one["text"] for one in event["entities"]) for event in sorted(events, key=lambda e: e["source"]["offset"])]
+    assert set(said) == {("Fever", "cough", "Aspirin"), ("Fever", "cough")}
+    assert said[-1] == ("Fever", "cough")
+    (change,) = (one for one in await here.site.read("clinical.audit") if one["action"] == "model-change")
+    assert (change["model"]["name"], change["reason"]) == ("old", "live, the same, its entry changed (thresholds)")
+
+
 async def test_what_cannot_serve_is_refused_and_the_old_model_serves_on(
     kafka: Kafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

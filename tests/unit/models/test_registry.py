@@ -40,6 +40,33 @@ def test_the_packaged_models_stay_reachable_under_a_sites_file(site: Path) -> No
     assert isinstance(registry.open("embedding"), TextEmbedder)
 
 
+def test_a_site_has_its_own_thresholds_for_a_model_that_ships(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("[thresholds.clinical-ner]\ncondition = 0.25\nsymptom = 1\n")
+    shipped, own = Registry.load().entry("ner"), Registry.load(tmp_path / "site.toml").entry("ner")
+    assert own.thresholds == shipped.thresholds | {"condition": 0.25, "symptom": 1.0}
+    assert own.thresholds_chosen == f"condition, symptom: this site's own. Else: {shipped.thresholds_chosen}"
+    assert own.identity == shipped.identity
+    text = ["No fever. The patient has pneumonia and took aspirin."]
+    said = {span.label for span in Registry.load(tmp_path / "site.toml").open("ner").find(text)[0]}
+    assert "symptom" not in said
+    assert {"condition", "medication"} <= said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[thresholds.clinical-ner]\nfever = 0.5", "no label 'fever'"),
+        ("[thresholds.other]\ncondition = 0.5", "thresholds.other.*no model has this name"),
+        ("[thresholds.clinical-ner]\ncondition = 1.5", "thresholds.clinical-ner.condition.*less than or equal to 1"),
+        ("[thresholds]\nclinical-ner = 0.5", "thresholds.clinical-ner.*dictionary"),
+    ],
+)
+def test_thresholds_of_nothing_are_fatal_and_say_of_what(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "site.toml").write_text(text)
+    with pytest.raises(Fatal, match=says):
+        Registry.load(tmp_path / "site.toml")
+
+
 def test_every_packaged_entry_is_sealed_and_has_a_loader() -> None:
     registry = Registry.load()
     assert registry.entries()
