@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectors.hl7 import charsets
 from connectors.hl7.errors import Location, Unreadable
@@ -23,8 +23,7 @@ _UNDECODABLE: Final = "\ufffd"  # as a delimiter it could not be written into an
 NULL: Final = '""'  # HL7's explicit "delete this value"
 
 
-@dataclass(frozen=True, slots=True)
-class Delimiters:
+class Delimiters(NamedTuple):  # hashed for each coded field: a tuple's own hash takes a tenth of a dataclass's
     """MSH-1 and MSH-2. An empty one does not occur in the message."""
 
     field: str = "|"

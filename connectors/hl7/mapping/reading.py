@@ -69,6 +69,7 @@ class Reading:
         self.skipped: Counter[str] = Counter()
         self.flags: Counter[str] = Counter(message.warnings)
         self._positions: Counter[str] = Counter()
+        self._moments: dict[tuple[str, ...], datetime] = {}
         self._sent_stamp = self._stamp(header, 7)
         self.sent_at = self._sent()
 
@@ -139,16 +140,22 @@ class Reading:
         A day without the hour gives way to a later place with the time of that same day. Raises `ValueError` when a place holds
         something that is no timestamp.
         """
-        stamps = [stamp for segment, field in places if segment and (stamp := parse_stamp(segment.get(field)))]
+        texts = tuple(segment.get(field) if segment else "" for segment, field in places)
+        if (known := self._moments.get(texts)) is not None:  # the observations of a set have one time
+            return known
+        stamps = [stamp for text in texts if (stamp := parse_stamp(text))]
         if not stamps:
             return None
-        first = stamps[0]
+        first, before = stamps[0], self.flags.total()
         if first.precision in _COARSE:
             exact = (other for other in stamps if other.precision not in _COARSE and other.local.date() == first.local.date())
             first = next(exact, first)
         if first.precision in _COARSE:
             self.flags["a time without the hour"] += 1
-        return self._resolve(first)
+        found = self._resolve(first)
+        if self.flags.total() == before:  # else it is counted each time
+            self._moments[texts] = found
+        return found
 
     def moment_or_none(self, segment: Segment | None, *fields: int) -> datetime | None:
         """Like `moment`, but what is no timestamp counts as absent, flagged: for times that nothing is scored by."""
