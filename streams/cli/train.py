@@ -33,6 +33,7 @@ def ner(
     rounds: Annotated[
         int, typer.Option(min=0, help="then, rounds against overfitting: mentions swapped, weights averaged")
     ] = 0,
+    rounds_rate: Annotated[float, typer.Option(min=0.0, help="learning rate of the rounds")] = 1e-4,
     seed: Seed = 7,
     start: Annotated[
         Path | None,
@@ -41,8 +42,11 @@ def ner(
         ),
     ] = None,
     trained: Annotated[
-        Path | None,
-        typer.Option("--from", help="a run of before (its folder `run` or `tuned`): no plain training, only --rounds"),
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="a run of before (its folder `run` or `tuned`): no plain training, only --rounds; several: their mean",
+        ),
     ] = None,
     licence: Annotated[str, typer.Option(help="of what is made; that of the start counts too")] = "Apache-2.0",
 ) -> None:
@@ -50,17 +54,22 @@ def ner(
 
     Rounds that were stopped go on where the same command is given again with --from OUT/run.
     """
-    if trained is not None and (start is not None or rounds == 0):
-        raise Permanent("--from is a run to go on from", hint="with --rounds, and without --start")
+    if trained and (start is not None or (rounds == 0 and len(trained) == 1)):
+        raise Permanent(
+            "--from: one run, to go on from with --rounds, or several, of which the mean is made", hint="no --start"
+        )
     _ready(data)
     from models.training import ner as training
     from models.training import ner_export, ner_tune
 
-    run = trained or out / "run"
-    if trained is None:
+    run = trained[0] if trained else out / "run"
+    if trained and len(trained) > 1:
+        ner_tune.mean_of(trained, run := out / "mean")
+    elif not trained:
         training.train(data, run, seed=seed, epochs=epochs, recipe=training.Recipe(learning_rate=rate), start=start)
     if rounds:
-        ner_tune.tune(data, run, out / "tuned", seed=seed, rounds=rounds)
+        tuning = ner_tune.Tuning(learning_rate=rounds_rate)
+        ner_tune.tune(data, run, out / "tuned", seed=seed, rounds=rounds, tuning=tuning)
         run = out / "tuned"
     entry, _ = ner_export.export(run, data, version=version, out=out, registry=registry, licence=licence)
     _say(entry.name, entry.version, entry.digest, out)
