@@ -61,7 +61,8 @@ def write(
     rules = (deterioration.__doc__ or "").split("\n\n")
     parts += ["## Rules fixed before looking", "\n".join(line.strip() for line in rules[2].splitlines())]
     speed = ", ".join(f"{rate:,.0f} windows/s in calls of {rows}" for rows, rate in rows_per_second.items())
-    parts += ["## Speed", f"Per second of one core of the machine that wrote this card: {speed}."]
+    known = "the hours before the newest known to the runtime, as they are within an hour"
+    parts += ["## Speed", f"Per second of one core of the machine that wrote this card, {known}: {speed}."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -68,22 +68,27 @@ class Session:
             )
 
     def run(self, output: str, feeds: Mapping[str, NDArray[Any]]) -> Floats:
-        """Run the graph and return one output as float32.
+        """Run the graph and return one output as float32. Raises as `run_for`."""
+        return self.run_for((output,), feeds)[0]
+
+    def run_for(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Floats]:
+        """Run the graph and return these of its outputs as float32.
 
         Raises `Poison` (stage `model`) where the run fails or an output is not finite: the same input would do it again;
         `Transient` where memory ran out.
         """
         try:
-            (result,) = self._session.run([output], dict(feeds))
+            results = self._session.run(outputs, dict(feeds))
         except _FAILED_RUN as error:
             # the native message may quote the input: only its class is passed on
             if "allocate" in str(error).lower():
                 raise Transient(f"{self._where}: out of memory in a run") from error
             raise Poison(f"{self._where}: the run failed ({type(error).__name__})", stage="model") from error
         part_done()
-        values = np.asarray(result, dtype=np.float32)
-        finite(values, self._where)
-        return values
+        found = [np.asarray(result, dtype=np.float32) for result in results]
+        for values in found:
+            finite(values, self._where)
+        return found
 
 
 def finite(values: Floats, where: str) -> None:

@@ -298,22 +298,31 @@ def export(network: Any, scaling: Scaling, out: Path, *, calibration: tuple[floa
         outputs=["probability"],
         dynamic={"x": {1: "n"}, "probability": {0: "n"}},
     )
-    without_initial_states(out / "model.onnx")
+    with_states(out / "model.onnx")
     (out / "scaling.json").write_text(scaling.to_json(), encoding="utf-8")
 
 
-def without_initial_states(path: Path) -> None:
-    """Take out of an exported graph what computes the LSTM's initial states: zero is the operator's own default.
+def with_states(path: Path) -> None:
+    """Make an exported graph take the LSTM's state and give it, over any number of hours and rows.
 
-    torch's exporter bakes the example's number of rows into them, and the graph would take blocks of that size alone.
+    torch's exporter bakes zeros for the example's number of rows into it.
     """
     import onnx
+    from onnx import TensorProto, helper
 
     model = onnx.load(path)
     graph = model.graph
+    (lstm,) = (node for node in graph.node if node.op_type == "LSTM")
+    renamed = {lstm.output[1]: "hidden_out", lstm.output[2] or "cell": "cell_out"}
+    hidden = next(one.i for one in lstm.attribute if one.name == "hidden_size")
+    del lstm.input[5:]
+    lstm.input.extend(("hidden", "cell"))
+    lstm.output[:] = [lstm.output[0], "hidden_out", "cell_out"]
     for node in graph.node:
-        if node.op_type == "LSTM":
-            node.input[5] = node.input[6] = ""
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    states = ((graph.input, ("hidden", "cell")), (graph.output, ("hidden_out", "cell_out")))
+    for values, names in states:
+        values.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", hidden]) for name in names)
     needed, kept = {output.name for output in graph.output}, []
     for node in reversed(graph.node):
         if needed & set(node.output):
@@ -321,8 +330,10 @@ def without_initial_states(path: Path) -> None:
             needed |= set(node.input)
     del graph.node[:]
     graph.node.extend(reversed(kept))
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "hours"
     for value, axis in ((graph.input[0], 1), (graph.output[0], 0)):
         value.type.tensor_type.shape.dim[axis].dim_param = "n"
+    onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
@@ -333,7 +344,7 @@ def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed
     entry = ModelEntry(
         task="deterioration",
         name="deterioration-lstm",
-        version="1.0.0",
+        version="1.1.0",
         runtime="onnx-deterioration",
         location=location(folder, registry),
         files={name: sha256_of(folder / name) for name in ("model.onnx", "scaling.json")},

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from models.errors import Permanent
 from models.evaluation.ner_corpora import Document, Gold, sentences_of
 from models.runtimes.token_classifier import load_tokenizer
 from models.training.ner import (
@@ -145,27 +144,6 @@ def tune(
             torch.save(average.state_dict(), out / MODEL)
         _save(out / STATE, model, average, optimiser, history)
     return history
-
-
-def mean_of(runs: Sequence[Path], out: Path) -> None:
-    """Write the run whose weights are the mean of those of several, made from one trained state with different seeds.
-
-    Such runs end on one plain, and what lies between them does better than each (Wortsman et al. 2022, "Model soups"). Raises
-    `Permanent` where they are of different networks.
-    """
-    import torch
-
-    made = [Made.of(run) for run in runs]
-    first = build(runs[0])
-    states = [first.state_dict(), *(build(run).state_dict() for run in runs[1:])]
-    if len({(one.start, one.layers) for one in made}) > 1 or len({tuple(map(str, state)) for state in states}) > 1:
-        raise Permanent("runs of different networks have no mean", hint="tune one run several times, with other seeds")
-    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
-    shared = [step for step in made[0].steps if all(step in one.steps for one in made)]
-    own = [step for one in made for step in one.steps if step not in shared]
-    told = Made(made[0].start, made[0].layers, (*shared, *own, f"the mean of the weights of the last {len(runs)}"))
-    keep(out, first, load_tokenizer(runs[0] / TOKENIZER, "training"), told)
-    torch.save(mean, out / MODEL)
 
 
 def _mean(row: Mapping[str, float]) -> float:

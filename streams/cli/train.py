@@ -42,11 +42,8 @@ def ner(
         ),
     ] = None,
     trained: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--from",
-            help="a run of before (its folder `run` or `tuned`): no plain training, only --rounds; several: their mean",
-        ),
+        Path | None,
+        typer.Option("--from", help="a run of before (its folder `run` or `tuned`): no plain training, only --rounds"),
     ] = None,
     licence: Annotated[str, typer.Option(help="of what is made; that of the start counts too")] = "Apache-2.0",
 ) -> None:
@@ -54,18 +51,14 @@ def ner(
 
     Rounds that were stopped go on where the same command is given again with --from OUT/run.
     """
-    if trained and (start is not None or (rounds == 0 and len(trained) == 1)):
-        raise Permanent(
-            "--from: one run, to go on from with --rounds, or several, of which the mean is made", hint="no --start"
-        )
+    if trained is not None and (start is not None or rounds == 0):
+        raise Permanent("--from is a run to go on from", hint="with --rounds, and without --start")
     _ready(data)
     from models.training import ner as training
     from models.training import ner_export, ner_tune
 
-    run = trained[0] if trained else out / "run"
-    if trained and len(trained) > 1:
-        ner_tune.mean_of(trained, run := out / "mean")
-    elif not trained:
+    run = trained or out / "run"
+    if trained is None:
         training.train(data, run, seed=seed, epochs=epochs, recipe=training.Recipe(learning_rate=rate), start=start)
     if rounds:
         tuning = ner_tune.Tuning(learning_rate=rounds_rate)

@@ -1,10 +1,9 @@
 """What both vitals peers do for one set: the lane's own processors, one event at a time, as both guides teach.
 
 The peers are spared what would slow them down and is not theirs: the patients' contexts are read before the work begins instead
-of joined, nothing is journalled or snapshot, and the model takes single rows. (The lane's ONNX graph is cut for blocks of exactly
-64 rows, so that a score does not depend on its batch; a peer that scores one set at a time would pay for 64. So the same graph
-with the same weights is opened here to any number of rows: input and output get a free dimension, and the initial states, zeros
-for 64 rows, are left out, which means zeros. tests/unit/bench holds both against each other.)
+of joined, nothing is journalled or snapshot, and the model takes single rows. (The lane runs its ONNX graph over blocks of rows, so
+that a score does not depend on its batch; a peer that scores one set at a time would pay for whole blocks. So the same graph is run
+here over the one row there is. tests/unit/bench holds both against each other.)
 """
 
 import os
@@ -13,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
@@ -34,27 +32,17 @@ class SingleRows:
 
     def __init__(self) -> None:
         weights = Registry.load().weights("deterioration")
-        graph: Any = onnx.load(str(weights.path("model.onnx")))
-        graph.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "rows"
-        graph.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "rows"
-        for node in graph.graph.node:
-            if node.op_type == "LSTM":
-                del node.input[5:]  # initial_h, initial_c; what made them is dead and must not run
-        wanted, kept = {"probability"}, []
-        for node in reversed(graph.graph.node):
-            if wanted.intersection(node.output):
-                wanted.update(node.input)
-                kept.append(node)
-        del graph.graph.node[:]
-        graph.graph.node.extend(reversed(kept))
-        self._session = ort.InferenceSession(graph.SerializeToString(), options(1), providers=["CPUExecutionProvider"])
+        path = str(weights.path("model.onnx"))
+        self._session = ort.InferenceSession(path, options(1), providers=["CPUExecutionProvider"])
+        self._width: int = self._session.get_outputs()[1].shape[-1]
         self._scaling = Scaling.from_json(weights.path("scaling.json").read_text())
         self.identity = weights.identity
         self.horizon_hours = self._scaling.horizon_hours
 
     def score(self, windows: Floats) -> Floats:
         """Score [n, hours, features]: [n]."""
-        feeds: Mapping[str, Any] = {"x": encode(windows, self._scaling)}
+        zero = np.zeros((1, len(windows), self._width), np.float32)
+        feeds: Mapping[str, Any] = {"x": encode(windows, self._scaling), "hidden": zero, "cell": zero}
         (answer,) = self._session.run(["probability"], feeds)
         return np.asarray(answer, np.float32)
 

@@ -1,5 +1,8 @@
 """The deterioration runtime with the weights that ship: bits, garbage, explanations."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,9 @@ from hypothesis import strategies as st
 
 from models.errors import Fatal, Poison
 from models.registry import Registry
+from models.runtimes import deterioration as runtime
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, OnnxDeterioration, Scaling, encode
+from models.runtimes.onnx import Session
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
 
 NORMAL = np.array([72, 15, 98, 36.8, 124, 72, 89, 0, 0], np.float32)
@@ -128,6 +133,71 @@ def test_twice_the_precision_is_taken_as_it_is(model: DeteriorationModel) -> Non
     assert model.score(POOL[:5].astype(np.float64)).tobytes() == model.score(POOL[:5]).tobytes()
 
 
+class Whole:
+    """The same graph run over whole windows, as one without states."""
+
+    inputs = ("x",)
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def run(self, output: str, feeds: Mapping[str, Any]) -> Floats:
+        zero = np.zeros((1, feeds["x"].shape[1], self._network.width("hidden_out")), np.float32)
+        answer: Floats = self._network.run(output, {**feeds, "hidden": zero, "cell": zero})
+        return answer
+
+    def run_for(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Floats]:
+        return [self.run(output, feeds) for output in outputs]
+
+    def width(self, output: str) -> int | None:
+        return None
+
+
+@pytest.fixture
+def whole() -> OnnxDeterioration:
+    weights = Registry.load().weights("deterioration")
+    scaling = Scaling.from_json(weights.path("scaling.json").read_text())
+    return OnnxDeterioration(Whole(Session(weights, "model.onnx", threads=1)), scaling, weights.identity)
+
+
+def test_a_kept_past_gives_the_bits_of_the_whole_window(model: DeteriorationModel, whole: OnnxDeterioration) -> None:
+    windows = ward(1000, seed=3)
+    for newest in (windows[:, -1], SICK, np.full(len(FEATURES), np.nan, np.float32)):  # as an hour goes on
+        windows[:, -1] = newest
+        expected = whole.score(windows).tobytes()
+        assert model.score(windows).tobytes() == expected
+        assert model.score(windows).tobytes() == expected
+    windows[:, 0] = NORMAL  # another past
+    assert model.score(windows).tobytes() == whole.score(windows).tobytes()
+
+
+def test_a_set_within_the_hour_costs_one_step_of_the_network(
+    model: DeteriorationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    run_for = Session.run_for
+
+    def counted(self: Session, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Floats]:
+        steps.append(feeds["x"].shape[0])
+        return run_for(self, outputs, feeds)
+
+    monkeypatch.setattr(Session, "run_for", counted)
+    one = ward(1, seed=4)
+    for _ in range(3):
+        model.score(one)
+        one[:, -1, 0] += 1
+    assert steps == [HOURS - 1, 1, 1, 1]
+
+
+def test_pasts_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch, whole: OnnxDeterioration) -> None:
+    monkeypatch.setattr(runtime, "_KEPT", 50)
+    monkeypatch.setattr(runtime, "_PIECE", 40)
+    small = Registry.load().open("deterioration")
+    chosen = POOL[np.random.default_rng(6).integers(0, 120, 500)]
+    assert small.score(chosen).tobytes() == whole.score(chosen).tobytes()
+    assert 0 < len(small._past._slots) <= 50
+
+
 SCALING = Scaling(FEATURES, (80.0,) * 7 + (0.0, 0.0), (10.0,) * 7 + (1.0, 1.0), HOURS, 6)
 
 
@@ -152,10 +222,10 @@ def test_scaling_survives_its_file_and_refuses_garbage() -> None:
 
 
 def test_a_network_that_answers_nonsense_is_not_passed_on() -> None:
-    class Broken:
+    class Broken(Whole):
         def run(self, output: str, feeds: object) -> Floats:
             raise Poison("not finite", stage="model")
 
-    broken = OnnxDeterioration(Broken(), SCALING, ModelIdentity("broken", "0", "0"))
+    broken = OnnxDeterioration(Broken(None), SCALING, ModelIdentity("broken", "0", "0"))
     with pytest.raises(Poison):
         broken.score(POOL[:1])

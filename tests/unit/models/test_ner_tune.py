@@ -12,7 +12,7 @@ from models.errors import Permanent
 from models.evaluation.ner_corpora import Document, Gold
 from models.training import ner_tune
 from models.training.ner import Made, Recipe, train
-from models.training.ner_tune import Mentions, Tuning, mean_of, tune
+from models.training.ner_tune import Mentions, Tuning, tune
 from tests.unit.models.test_ner_training import start, write_corpora
 
 __all__ = ["start"]  # a fixture
@@ -110,23 +110,3 @@ def test_a_run_says_how_it_was_made(tmp_path: Path, start: Path) -> None:
     (tmp_path / "two" / "made.json").unlink()
     with pytest.raises(Permanent, match="does not say how"):
         Made.of(tmp_path / "two")
-
-
-@pytest.mark.torch
-def test_the_mean_of_runs_is_a_run(tmp_path: Path, start: Path) -> None:
-    import torch
-
-    data = write_corpora(tmp_path / "data")
-    recipe = Recipe(tokens_per_step=256)
-    train(data, tmp_path / "one", epochs=1, recipe=recipe, start=start)
-    tuning, runs = Tuning(recipe=recipe), [tmp_path / "a", tmp_path / "b"]
-    for seed, run in enumerate(runs):
-        tune(data, tmp_path / "one", run, seed=seed, rounds=1, steps=2, tuning=tuning)
-    mean_of(runs, tmp_path / "mean")
-    bias = [torch.load(run / "model.pt", weights_only=True)["heads.bias"] for run in (*runs, tmp_path / "mean")]
-    assert not torch.equal(bias[0], bias[1])
-    assert torch.allclose(bias[2], (bias[0] + bias[1]) / 2)
-    steps = Made.of(tmp_path / "mean").steps
-    assert [step.split(",")[:2] for step in steps[:3]] == [["train", " seed 7"], ["tune", " seed 0"], ["tune", " seed 1"]]
-    assert steps[3:] == ("the mean of the weights of the last 2",)
-    tune(data, tmp_path / "mean", tmp_path / "on", rounds=1, steps=1, tuning=tuning)  # it is one
