@@ -28,6 +28,10 @@ Axes = Mapping[str, Mapping[int, str]]
 OUTLIERS: Final = ("layer.0/output/dense/MatMul",)
 
 
+_FAR: Final = 4.0  # times what a channel reaches in the middle: one that reaches further is an outlier
+_MOST_OUTLIERS: Final = 16  # channels of one input
+
+
 @dataclass(frozen=True, slots=True)
 class Parity:
     """How far an exported model is from its source, over `items` inputs."""
@@ -122,6 +126,69 @@ def nodes(path: Path, endings: Sequence[str]) -> list[str]:
         if not any(name.endswith(ending) for name in names):
             raise Permanent(f"no node of the exported graph ends in {ending!r}")
     return [name for name in names if name.endswith(tuple(endings))]
+
+
+def apart(source: Path, target: Path, feeds: Sequence[Feeds]) -> list[str]:
+    """Write the graph with the outliers of its products' inputs multiplied apart; return the nodes to leave in fp32.
+
+    x W = (x without its outlying channels) W + (those channels) (their rows of W). A few channels of a transformer's states reach
+    tens of times as far as the others; one scale for all of an input's values leaves the others but a few steps. INT8 does the
+    first product, fp32 the second, which is thin (Dettmers et al. 2022, LLM.int8()). `feeds` show which channels they are.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    weights = {one.name: one for one in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    left: list[str] = []
+    for name, reach in _reach(model, dict.fromkeys(node.input[0] for node in products), feeds).items():
+        far = np.flatnonzero(reach > _FAR * np.median(reach))
+        far = np.sort(far[np.argsort(-reach[far], kind="stable")][:_MOST_OUTLIERS])
+        if not len(far):
+            continue
+        near = np.ones(len(reach), np.float32)
+        near[far] = 0.0
+        parts = {f"{name}/near": near, f"{name}/far": far.astype(np.int64)}
+        graph.initializer.extend(numpy_helper.from_array(array, each) for each, array in parts.items())
+        users = [node for node in products if node.input[0] == name]
+        at = min(list(graph.node).index(node) for node in users)
+        graph.node.insert(at, helper.make_node("Mul", [name, f"{name}/near"], [f"{name}/inner"]))
+        graph.node.insert(at, helper.make_node("Gather", [name, f"{name}/far"], [f"{name}/outer"], axis=-1))
+        for node in users:
+            result, rows = node.output[0], numpy_helper.to_array(weights[node.input[1]])[far]
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(rows), f"{node.input[1]}/far"))
+            at = list(graph.node).index(node)
+            node.input[0], node.output[0] = f"{name}/inner", f"{result}/inner"
+            thin = helper.make_node(
+                "MatMul", [f"{name}/outer", f"{node.input[1]}/far"], [f"{result}/outer"], f"{node.name}/far"
+            )
+            graph.node.insert(at + 1, thin)
+            graph.node.insert(at + 2, helper.make_node("Add", [f"{result}/inner", f"{result}/outer"], [result]))
+            left.append(thin.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, target)
+    return left
+
+
+def _reach(model: Any, names: Iterable[str], feeds: Sequence[Feeds]) -> dict[str, NDArray[np.float32]]:
+    """Return how far from 0 each channel (last axis) of some values inside a graph comes."""
+    import onnx
+    import onnxruntime as ort
+
+    from models.runtimes.onnx import options
+
+    probe, wanted = onnx.ModelProto(), list(names)
+    probe.CopyFrom(model)
+    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted)
+    session = ort.InferenceSession(probe.SerializeToString(), options(1), providers=["CPUExecutionProvider"])
+    found: dict[str, NDArray[np.float32]] = {}
+    for feed in feeds:
+        for name, value in zip(wanted, session.run(wanted, dict(feed)), strict=True):
+            most = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
+            found[name] = np.maximum(found[name], most) if name in found else most
+    return found
 
 
 def run(path: Path, output: str, feeds: Iterable[Feeds], *, threads: int = 1) -> list[NDArray[Any]]:
