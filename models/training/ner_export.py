@@ -27,7 +27,6 @@ PRECISION_SOUGHT: Final = 0.85
 _FOLDS: Final = 5  # parts of the dev documents that thresholds are chosen without, to see what they are worth elsewhere
 _CURVE: Final = (0.7, 0.75, 0.8, 0.85, 0.9)  # precisions whose price the card tells
 _TIMED: Final = 24  # windows
-_PRICES: Final = np.geomspace(0.01, 100.0, 400)  # of a wrong span, in right ones
 LARGEST_LOSS: Final = 0.01  # of any corpus's micro F1, INT8 to fp32: above it the export is refused
 _SEEN: Final = 20  # documents of each set that outliers are looked for in
 
@@ -180,21 +179,29 @@ def _score(rows: Rows, gold: Mapping[str, int], thresholds: Mapping[str, float])
 def _most_at(rows: Rows, sought: float) -> dict[str, float] | None:
     """Return the thresholds that find most among those with the precision sought, all labels together; None if none has it.
 
-    For a price of wrong spans in right ones each label's best threshold is its own affair (Lagrange): what is left is to find
-    the lowest price at which all of them together are precise enough.
+    Label by label: for each number of right ones, the most that any thresholds leave of right ones less what the wrong ones cost.
     """
-    for price in _PRICES:
-        chosen: dict[str, float] = {}
-        right = said = 0
-        for label, found in rows.items():
-            ends, hits, counts = _at_each_score(found)
-            worth = hits - price * (sought * counts - hits)
-            if worth[best := int(worth.argmax())] > 0:
-                chosen[label] = float(ends[best])
-                right, said = right + int(hits[best]), said + int(counts[best])
-        if said and right >= sought * said:
-            return chosen
-    return None
+    total = sum(sum(hit for _, hit in found) for found in rows.values())
+    left = np.full(total + 1, -np.inf)  # by the number of right ones
+    left[0] = 0.0
+    taken: list[tuple[str, NDArray[np.float64], NDArray[np.int64]]] = []  # label, its threshold and right ones by the number
+    for label, found in rows.items():
+        scores, hits, counts = _at_each_score(found)
+        before, left = left, np.full(total + 1, -np.inf)
+        threshold, own = np.full(total + 1, np.inf), np.zeros(total + 1, np.int64)
+        for score, right, spare in zip((np.inf, *scores), (0, *hits), (0.0, *(hits - sought * counts)), strict=True):
+            made = np.full(total + 1, -np.inf)
+            made[right:] = before[: total + 1 - right] + spare
+            better = made > left
+            left[better], threshold[better], own[better] = made[better], score, right
+        taken.append((label, threshold, own))
+    number = int(np.flatnonzero(left > -1e-9)[-1])  # 0 right ones, and none said, always do
+    chosen: dict[str, float] = {}
+    for label, threshold, own in reversed(taken):
+        if np.isfinite(threshold[number]):
+            chosen[label] = float(threshold[number])
+        number -= int(own[number])
+    return chosen or None
 
 
 def _at_each_score(found: Sequence[tuple[float, bool]]) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:

@@ -53,8 +53,8 @@ def test_thresholds_reach_the_precision_sought_for_the_labels_that_matter() -> N
     at = choice.thresholds
     published = [hit for label, score, hit in rows if score >= at[label]]
     assert sum(published) / len(published) >= 0.85
-    assert 0.70 < at["symptom"] <= 0.74  # all that are right, and what the others' precision pays for
-    assert at["condition"] >= 0.95  # its first is right, and then every second
+    assert at["symptom"] == pytest.approx(0.74, abs=0.0011)  # all that are right
+    assert at["condition"] == pytest.approx(0.89, abs=0.0011)  # every second is: 4 of 7, and 21 of 24 together
     assert at["test"] == pytest.approx(0.2, abs=0.0011)
     assert "precision 0.85" in choice.how
 
@@ -62,15 +62,15 @@ def test_thresholds_reach_the_precision_sought_for_the_labels_that_matter() -> N
 def test_no_other_thresholds_with_the_precision_sought_find_more() -> None:
     rng = random.Random(5)
     for _ in range(20):
-        rows = [(rng.choice(PRECISE), s := round(rng.random(), 2), rng.random() < 0.3 + 0.7 * s) for _ in range(60)]
+        rows = [(rng.choice(PRECISE), s := rng.randint(0, 20) / 20, rng.random() < 0.3 + 0.7 * s) for _ in range(60)]
         shipped = choose_thresholds(*ranked(*rows)).curve.get(0.85)
-        best = 0
-        levels = [i / 20 for i in range(21)] + [2.0]
-        for at in itertools.product(levels, repeat=3):
+        most = 0
+        for at in itertools.product([*(i / 20 for i in range(21)), 2.0], repeat=3):
             said = [hit for label, score, hit in rows if score >= at[PRECISE.index(label)]]
-            if said and sum(said) >= 0.85 * len(said):
-                best = max(best, sum(said))
-        assert (shipped.hits if shipped else 0) >= 0.85 * best  # a coarse grid over all three; the hull may miss a few
+            if sum(said) >= 0.85 * len(said):
+                most = max(most, sum(said))
+        assert (shipped.hits if shipped else 0) == most
+        assert shipped is None or shipped.precision >= 0.85
 
 
 def test_a_precision_out_of_reach_leaves_the_best_balance() -> None:
