@@ -5,7 +5,7 @@ window in which it has most context (the cut lies in the middle of the overlap).
 in one go, so that none is cut or doubled at a border. A word's scores are those of its first piece.
 
 One window is one run of the graph: dynamic INT8 scales activations over the whole run, so a batch would let a text's result
-depend on its neighbours, and on a CPU it gains nothing (measured: 129 notes/s singly, 124 in batches of 8).
+depend on its neighbours, and on a CPU it gains nothing (measured with six layers: 129 notes/s singly, 124 in batches of 8).
 """
 
 import itertools
