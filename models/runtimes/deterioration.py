@@ -137,13 +137,14 @@ class _Past:
     An entry is a function of its key alone, so a score is the same bits whether it was kept or is made anew.
     """
 
-    def __init__(self, network: Network, scaling: Scaling, hidden: int) -> None:
+    def __init__(self, network: Network, scaling: Scaling, hidden: int, most: int) -> None:
         self._network = network
         self._scaling = scaling
+        self._most = most
         width = len(scaling.features)
         self._slots: dict[bytes, int] = {}
-        self._state = np.empty((2, _KEPT, hidden), np.float32)  # the network's: hidden, cell
-        self._carried, self._since = (np.empty((_KEPT, values.shape[1]), np.float32) for values in _nothing_yet(0, width))
+        self._state = np.empty((2, most, hidden), np.float32)  # the network's: hidden, cell
+        self._carried, self._since = (np.empty((most, values.shape[1]), np.float32) for values in _nothing_yet(0, width))
 
     def of(self, past: Floats) -> tuple[Floats, Floats, Floats]:
         """Return copies, for [n, hours - 1, f]: state [2, n, hidden], last known values [n, f], hours since [n, vitals]."""
@@ -151,7 +152,7 @@ class _Past:
         slots = self._slots
         missing = {key: row for row, key in enumerate(keys) if key not in slots}
         if missing:
-            if len(slots) + len(missing) > _KEPT:
+            if len(slots) + len(missing) > self._most:
                 slots.clear()
                 missing = {key: row for row, key in enumerate(keys)}
             first = len(slots)
@@ -191,8 +192,10 @@ class OnnxDeterioration:
     of a window is worked out once.
     """
 
-    def __init__(self, network: Network, scaling: Scaling, identity: ModelIdentity) -> None:
+    def __init__(self, network: Network, scaling: Scaling, identity: ModelIdentity, *, kept: int = _KEPT) -> None:
+        """Take the graph; `kept` pasts are remembered at most."""
         self._network = network
+        self._piece = min(_PIECE, kept)  # the pasts of one piece have room
         self._scaling = scaling
         self._identity = identity
         self.hours = scaling.hours
@@ -201,7 +204,7 @@ class OnnxDeterioration:
         self._past: _Past | None = None
         self._one_at_a_time = threading.Lock()
         if "hidden" in network.inputs and (hidden := network.width("hidden_out")):
-            self._past = _Past(network, scaling, hidden)
+            self._past = _Past(network, scaling, hidden, kept)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -218,8 +221,8 @@ class OnnxDeterioration:
         """
         self._check(windows)
         scores = np.empty(len(windows), np.float32)
-        for at in range(0, len(windows), _PIECE):
-            piece = windows[at : at + _PIECE]
+        for at in range(0, len(windows), self._piece):
+            piece = windows[at : at + self._piece]
             scores[at : at + len(piece)] = self._run(piece)
         return scores
 

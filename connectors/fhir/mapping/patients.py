@@ -166,13 +166,12 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
     alone = reading.encounter_by_id(resource, subject)
     if reading.encounter(resource.get("partOf"), subject) is not None:
         # A visit number will not do to tell a part by: parts have that of the whole with some senders.
-        if known is None or known.encounter_id is None or known.encounter_id != alone:
-            if _is_share(reading, book, subject.patient_id, status, at, late=late):
-                return
-            if known is not None and known.encounter_id == stay and known.encounter_status != "planned":
-                stay = alone  # its whole has ended, and it has not
-        else:
-            stay = alone
+        if alone is not None and known is not None and known.encounter_id == alone:
+            stay = alone  # it goes on by itself
+        elif _is_share(reading, book, subject.patient_id, status, at, late=late):
+            return
+        elif known is not None and known.encounter_id == stay and known.encounter_status != "planned":
+            stay = alone  # its whole has ended, and it has not
     another = known is not None and known.encounter_id not in (None, stay, alone)
     if another and known is not None:
         if late:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from models.errors import Fatal, Poison
 from models.registry import Registry
-from models.runtimes import deterioration as runtime
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, OnnxDeterioration, Scaling, encode
 from models.runtimes.onnx import Session
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
@@ -171,31 +170,45 @@ def test_a_kept_past_gives_the_bits_of_the_whole_window(model: DeteriorationMode
     assert model.score(windows).tobytes() == whole.score(windows).tobytes()
 
 
-def test_a_set_within_the_hour_costs_one_step_of_the_network(
-    model: DeteriorationModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[int] = []
-    run_for = Session.run_for
+class Counted:
+    """The shipped graph, with a note of the hours that each run went over."""
 
-    def counted(self: Session, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Floats]:
-        steps.append(feeds["x"].shape[0])
-        return run_for(self, outputs, feeds)
+    def __init__(self, network: Session) -> None:
+        self.inputs, self.width, self.hours = network.inputs, network.width, list[int]()
+        self._network = network
 
-    monkeypatch.setattr(Session, "run_for", counted)
+    def run(self, output: str, feeds: Mapping[str, Any]) -> Floats:
+        return self.run_for((output,), feeds)[0]
+
+    def run_for(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Floats]:
+        self.hours.append(feeds["x"].shape[0])
+        return self._network.run_for(outputs, feeds)
+
+
+def counted(kept: int) -> tuple[OnnxDeterioration, Counted]:
+    weights = Registry.load().weights("deterioration")
+    scaling = Scaling.from_json(weights.path("scaling.json").read_text())
+    network = Counted(Session(weights, "model.onnx", threads=1))
+    return OnnxDeterioration(network, scaling, weights.identity, kept=kept), network
+
+
+def test_a_set_within_the_hour_costs_one_step_of_the_network() -> None:
+    model, network = counted(kept=8)
     one = ward(1, seed=4)
     for _ in range(3):
         model.score(one)
         one[:, -1, 0] += 1
-    assert steps == [HOURS - 1, 1, 1, 1]
+    assert network.hours == [HOURS - 1, 1, 1, 1]
 
 
-def test_pasts_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch, whole: OnnxDeterioration) -> None:
-    monkeypatch.setattr(runtime, "_KEPT", 50)
-    monkeypatch.setattr(runtime, "_PIECE", 40)
-    small = Registry.load().open("deterioration")
-    chosen = POOL[np.random.default_rng(6).integers(0, 120, 500)]
-    assert small.score(chosen).tobytes() == whole.score(chosen).tobytes()
+def test_pasts_are_kept_within_a_bound(whole: OnnxDeterioration) -> None:
+    small, network = counted(kept=50)
+    for seed in (6, 7):
+        chosen = POOL[np.random.default_rng(seed).integers(0, 120, 500)]
+        assert small.score(chosen).tobytes() == whole.score(chosen).tobytes()
+    assert small._past is not None
     assert 0 < len(small._past._slots) <= 50
+    assert HOURS - 1 in network.hours
 
 
 SCALING = Scaling(FEATURES, (80.0,) * 7 + (0.0, 0.0), (10.0,) * 7 + (1.0, 1.0), HOURS, 6)
