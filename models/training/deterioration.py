@@ -313,13 +313,13 @@ def with_states(path: Path) -> None:
     model = onnx.load(path)
     graph = model.graph
     (lstm,) = (node for node in graph.node if node.op_type == "LSTM")
-    renamed = {lstm.output[1]: "hidden_out", lstm.output[2] or "cell": "cell_out"}
+    state = lstm.output[1]
     hidden = next(one.i for one in lstm.attribute if one.name == "hidden_size")
     del lstm.input[5:]
     lstm.input.extend(("hidden", "cell"))
     lstm.output[:] = [lstm.output[0], "hidden_out", "cell_out"]
     for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.input[:] = ["hidden_out" if name == state else name for name in node.input]
     states = ((graph.input, ("hidden", "cell")), (graph.output, ("hidden_out", "cell_out")))
     for values, names in states:
         values.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", hidden]) for name in names)
