@@ -240,8 +240,6 @@ def best_seconds(run_one: Callable[[T], object], items: Sequence[T], *, repeats:
 
 
 def _session(path: Path, threads: int) -> Any:
-    import onnxruntime as ort
+    from models.runtimes.onnx import options, session
 
-    from models.runtimes.onnx import options
-
-    return ort.InferenceSession(str(path), options(threads), providers=["CPUExecutionProvider"])
+    return session(path, options(threads))

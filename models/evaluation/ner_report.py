@@ -1,6 +1,6 @@
 """`vigil models evaluate ner`: strict span figures on any folder of annotated text, twice for each file.
 
-own guide   by the head that learned the file's own annotation guide, no threshold: what the literature reports
+own guide   by the head that learned the file's own annotation guide, spans more likely right than not: what the literature reports
 served      as the notes lane publishes, with the shipped heads and thresholds. Where a set knows fewer types, `condition` and
             `symptom` count as Disease and `medication` as Chemical: the figure then also measures the distance between guides
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from models.errors import Permanent
 from models.evaluation.measures import Metric, wilson
-from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
+from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, LIKELY, PRECISE, NerFigures, Score, by_own_guide, strict
 from models.evaluation.ner_corpora import (
     SENTENCES_TOGETHER,
     Document,
@@ -102,9 +102,9 @@ def _sections(
             f"{corpus.name}: no head of {model.identity.name} knows the types {', '.join(sorted(labels))}: served only"
         )
     elif isinstance(model, OnnxTokenClassifier):
-        speaking = model.speaking(Head(own.name, own.tags, own.first))
-        said = _find(speaking, corpus, f"{corpus.name}, own guide", progress)
-        yield _section(f"{corpus.name}, own guide", f"{about}; head {own.name}, no threshold", corpus, said, None, resamples)
+        said = _find(by_own_guide(model, own), corpus, f"{corpus.name}, own guide", progress)
+        how = f"{about}; head {own.name}, spans of probability {LIKELY} and more"
+        yield _section(f"{corpus.name}, own guide", how, corpus, said, None, resamples)
     said = _find(model, corpus, f"{corpus.name}, served", progress)
     names = AS_DISEASE if labels == {"Disease"} else AS_CHEMICAL_DISEASE if labels <= {"Chemical", "Disease"} else None
     yield _section(f"{corpus.name}, served", f"{about}; shipped heads and thresholds", corpus, said, names, resamples)

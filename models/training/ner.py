@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
-from models.evaluation.ner import NerFigures, strict
+from models.evaluation.ner import NerFigures, by_own_guide, strict
 from models.evaluation.ner_corpora import (
     SENTENCES_TOGETHER,
     Document,
@@ -194,9 +194,8 @@ def train(
 
 def evaluate(corpus: Corpus, model: WindowedTagger, *, documents: Sequence[Document] | None = None) -> NerFigures:
     """Strict figures of a corpus's dev part by its own head and its own types."""
-    head = HEADS[corpus.head]
     asked = corpus.dev if documents is None else documents
-    speaking = model.speaking(Head(head.name, head.tags, head.first))
+    speaking = by_own_guide(model, HEADS[corpus.head])
     return strict(asked, speaking.find([document.text for document in asked]))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
-from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, PRECISE, NerFigures, Score, strict
+from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, LIKELY, PRECISE, NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
 from models.export import Feeds, apart, seconds_per_item, to_int8, to_onnx, torch_seconds_per_item
 from models.quantising import THREADS
@@ -35,7 +35,7 @@ _SEEN: Final = 20  # documents of each set that outliers are looked for in
 class Measured:
     """Everything the card reports. Keys are corpus names."""
 
-    own_head: Mapping[str, NerFigures]  # each dev part by the head of its own annotators' guide, no threshold
+    own_head: Mapping[str, NerFigures]  # each dev part by the head of its own annotators' guide
     full_precision: Mapping[str, NerFigures]  # the same before INT8
     published: Mapping[str, NerFigures]  # as the notes lane publishes, labels mapped
     judged: NerFigures  # maccrobat as published, predictions on unjudged stretches left out
@@ -339,6 +339,7 @@ def card(entry: ModelEntry, made: Made, measured: Measured, sets: Mapping[str, C
         version=entry.version,
         learned=learned,
         how=entry.thresholds_chosen,
+        likely=LIKELY,
         serve=", ".join(entry.preprocessing["serve"]),
         rows="\n".join(rows),
         spoken="\n".join(spoken),
@@ -379,7 +380,7 @@ are not found. A site measures it on its own notes before relying on it.
 Strict figures: a span counts where start, end and type all equal the gold one. Micro averages over types; 95% intervals by
 bootstrap over documents. Dev parts: they also chose the epoch and the thresholds, so expect a little less on unseen text.
 
-## Each set by the head of its own guide, no threshold
+## Each set by the head of its own guide, spans of probability {likely} and more
 
 | dev part | documents | gold spans | precision | recall | F1 | F1 before INT8 |
 |---|---|---|---|---|---|---|
