@@ -1,4 +1,6 @@
-"""How well notes are found by meaning: a description asks, the note that it describes is the one right answer.
+"""How well notes are found: a description asks, the note that it describes is the one right answer.
+
+A file has two sections: by meaning alone, which is the model's, and by meaning and words, as `vigil search` asks.
 
 Layout: `models.evaluation.question_sets`. Every note of a file is in the index, cut as the vectors lane cuts it; a note
 counts with its best chunk.
@@ -11,9 +13,9 @@ same network in fp32, where the caller has it, and BM25.
 """
 
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +25,10 @@ from numpy.typing import NDArray
 from models.evaluation.measures import Bootstrap, Metric
 from models.evaluation.question_sets import Questions, gather, notes_in
 from models.evaluation.report import Curves, Evaluation, Progress, Section, silent
-from models.tasks import TextEmbedder
+from models.tasks import Floats, TextEmbedder
 from processors.vectors import chunks
+from processors.words import K1, B, fused, of_passage, of_question, scale, words
 
-_K1, _B = 1.2, 0.75  # Okapi BM25 as Lucene and Robertson's TREC runs set it
 _DEEPEST: Final = 100  # of the plotted recall
 
 
@@ -42,15 +44,21 @@ def evaluate(
     files, notes = gather(data)
     sections = []
     for asked in files:
-        ranks = {"model": _places(embedded_scores(model, asked, progress, asked.name), asked)}
+        index = _index(model, asked, progress, asked.name)
+        ranks = {"model": _places(_by_meaning(model, index, asked), asked)}
         if full is not None:
             ranks["fp32"] = _places(embedded_scores(full, asked, progress, f"{asked.name}, fp32"), asked)
         ranks["BM25"] = _places(bm25_scores(asked.notes, asked.questions), asked)
+        both = {"search": _places(_by_both(model, index, asked), asked), "meaning": ranks["model"], "BM25": ranks["BM25"]}
         deep = [k for k in range(1, _DEEPEST + 1) if k <= len(asked.notes)]
-        lines = {kind: (deep, [float((places <= k).mean()) for k in deep]) for kind, places in ranks.items()}
+        lines = {
+            kind: (deep, [float((places <= k).mean()) for k in deep])
+            for kind, places in {**ranks, "search": both["search"]}.items()
+        }
         chart = Curves("the note among the first k", "k", "recall@k", lines, logarithmic=True)
         about = f"{len(asked.questions):,} questions to {len(asked.notes):,} notes"
         sections.append(Section(asked.name, about, tuple(figures(ranks, rounds)), (chart,)))
+        sections.append(Section(f"{asked.name}, by meaning and words", about, tuple(figures(both, rounds))))
     return Evaluation("retrieval", model.identity, tuple(sections), tuple(notes))
 
 
@@ -98,16 +106,84 @@ def _places(scores: NDArray[np.float32], asked: Questions) -> NDArray[np.int64]:
 
 def embedded_scores(model: TextEmbedder, asked: Questions, progress: Progress = silent, what: str = "") -> NDArray[np.float32]:
     """Cosine of each question to each note's best chunk: [questions, notes]. A question too long asks with its first chunk."""
-    scores = np.full((len(asked.questions), len(asked.notes)), -1.0, np.float32)
-    total = len(asked.notes) + 1
-    heads = [_cut(model, text)[:1] or [""] for text in asked.questions]
-    questions = model.embed([head[0] for head in heads])
+    return _by_meaning(model, _index(model, asked, progress, what), asked)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Index:
+    """All passages of a file's notes: `owners` [passages] say of which note, `vectors` are [passages, dimensions]."""
+
+    passages: list[str]
+    owners: NDArray[np.int64]
+    vectors: Floats
+
+
+def _index(model: TextEmbedder, asked: Questions, progress: Progress, what: str) -> _Index:
+    pieces: list[str] = []
+    owners: list[int] = []
+    rows = [np.empty((0, model.dimensions), np.float32)]
     for at, note in enumerate(asked.notes):
-        progress(what, at, total)
-        if pieces := _cut(model, note):
-            scores[:, at] = (questions @ model.embed(pieces).T).max(axis=1)
-    progress(what, total, total)
-    return scores
+        progress(what, at, len(asked.notes) + 1)
+        if own := _cut(model, note):
+            pieces += own
+            owners += [at] * len(own)
+            rows.append(model.embed(own))
+    progress(what, len(asked.notes) + 1, len(asked.notes) + 1)
+    return _Index(pieces, np.array(owners, np.int64), np.concatenate(rows))
+
+
+def _by_meaning(model: TextEmbedder, index: _Index, asked: Questions) -> Floats:
+    return _best(index, asked, (index.vectors @ question for question in _asked(model, asked)))
+
+
+def _by_both(model: TextEmbedder, index: _Index, asked: Questions) -> Floats:
+    """Score as `vigil search` does, over all passages: `processors.words.fused`."""
+    bm25 = _Words(index.passages)
+
+    def scores() -> Iterator[Floats]:
+        for text, vector in zip(asked.questions, _asked(model, asked), strict=True):
+            found = bm25.scores(text)
+            by = scale(float(found.max(initial=0.0)), text, index.passages[int(found.argmax())]) if len(found) else 0.0
+            cosines = (index.vectors @ vector).tolist()
+            yield np.array([fused(one, word * by) for one, word in zip(cosines, found.tolist(), strict=True)], np.float32)
+
+    return _best(index, asked, scores())
+
+
+def _best(index: _Index, asked: Questions, scores: Iterable[Floats]) -> Floats:
+    """Give each note its best passage's score: [questions, notes], from scores [passages] of each question."""
+    found = np.full((len(asked.questions), len(asked.notes)), -1.0, np.float32)
+    for row, of_passages in zip(found, scores, strict=True):
+        np.maximum.at(row, index.owners, of_passages)
+    return found
+
+
+def _asked(model: TextEmbedder, asked: Questions) -> Floats:
+    return model.embed([(_cut(model, text)[:1] or [""])[0] for text in asked.questions])
+
+
+class _Words:
+    """BM25 over passages as the vector store has it: weights by `processors.words`, the idf over all of them."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self._number = len(passages)
+        self._where: dict[int, list[int]] = {}
+        self._weights: dict[int, list[float]] = {}
+        for at, passage in enumerate(passages):
+            vector = of_passage(passage)
+            for place, weight in zip(vector.indices, vector.values, strict=True):
+                self._where.setdefault(place, []).append(at)
+                self._weights.setdefault(place, []).append(weight)
+
+    def scores(self, question: str) -> Floats:
+        """Return BM25 of each passage: [passages]."""
+        found = np.zeros(self._number, np.float32)
+        vector = of_question(question)
+        for place, times in zip(vector.indices, vector.values, strict=True):
+            if where := self._where.get(place):
+                rare = math.log(1 + (self._number - len(where) + 0.5) / (len(where) + 0.5))
+                found[where] += rare * times * np.array(self._weights[place], np.float32)
+        return found
 
 
 def passages(model: TextEmbedder, data: Path) -> list[str]:
@@ -123,11 +199,11 @@ def bm25_scores(notes: Sequence[str], questions: Sequence[str]) -> NDArray[np.fl
     """Okapi BM25 (Robertson and Zaragoza 2009, with Lucene's idf, never negative) of each question to each note.
 
     sum over the question's words of  log(1 + (N - df + 0.5) / (df + 0.5)) * tf (k1 + 1) / (tf + k1 (1 - b + b length / mean))
-    Words are runs of letters and digits in lower case; no stemming, no stop words.
+    Words are those of `processors.words`.
     """
-    counts = [Counter(_words(note)) for note in notes]
+    counts = [Counter(words(note)) for note in notes]
     lengths = np.array([sum(count.values()) for count in counts], np.float64)
-    stretch = _K1 * (1 - _B + _B * lengths / max(float(lengths.mean()), 1e-9))
+    stretch = K1 * (1 - B + B * lengths / max(float(lengths.mean()), 1e-9))
     postings: dict[str, tuple[list[int], list[int]]] = {}
     for at, count in enumerate(counts):
         for word, times in count.items():
@@ -136,13 +212,9 @@ def bm25_scores(notes: Sequence[str], questions: Sequence[str]) -> NDArray[np.fl
             often.append(times)
     scores = np.zeros((len(questions), len(notes)), np.float32)
     for row, question in enumerate(questions):
-        for word in _words(question):
+        for word in words(question):
             if word in postings:
                 where, times_ = np.array(postings[word][0]), np.array(postings[word][1], np.float64)
                 rare = math.log(1 + (len(notes) - len(where) + 0.5) / (len(where) + 0.5))
-                scores[row, where] += rare * times_ * (_K1 + 1) / (times_ + stretch[where])
+                scores[row, where] += rare * times_ * (K1 + 1) / (times_ + stretch[where])
     return scores
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())

@@ -272,7 +272,7 @@ def search_body(value: object) -> Body:
     return body
 
 
-def query_request(body: Body, vector: list[float] | None, without: PointId | None, largest: int) -> Any:
+def query_request(body: Body, vector: Any, without: PointId | None, largest: int) -> Any:
     """Build the engine's query. `without` leaves out the point that was asked by, as Qdrant does.
 
     `largest` bounds `limit` to the points there are: the engine sets memory aside for what is asked.
@@ -320,14 +320,31 @@ def vector_of(value: object) -> list[float]:
     raise bad_body("data did not match any variant of a dense vector")
 
 
-def asked_by(query: object) -> tuple[list[float] | None, PointId | None]:
-    """Read `query`: a dense vector, a point id, either in {"nearest": ...}, or null for "any points": (vector, id)."""
+def sparse_vector(value: object) -> Any:
+    """Read a sparse vector: {"indices": [...], "values": [...]} of one length, the indices 32 bits wide and each once."""
+    body = only(value, "vector", frozenset({"indices", "values"}))
+    indices, values = body.get("indices"), body.get("values")
+    if not isinstance(indices, list) or not all(type(index) is int and 0 <= index < 2**32 for index in indices):
+        raise bad_body("vector: `indices` are a list of unsigned 32-bit integers")
+    if not isinstance(values, list) or len(values) != len(indices):
+        raise invalid("values: must be the same length as indices")
+    if len(set(indices)) != len(indices):
+        raise invalid("indices: must be unique")
+    return edge.SparseVector(indices, vector_of(values) if values else [])
+
+
+def asked_by(query: object) -> tuple[Any, PointId | None]:
+    """Read `query`: a vector, a point id, either in {"nearest": ...}, or null for "any points": (vector as given, id)."""
     if isinstance(query, dict):
+        if "indices" in query:
+            return query, None
         if "nearest" not in query:
             raise unsupported("the query " + ", ".join(sorted(map(str, query))))
         query = only(query, "query", frozenset({"nearest"}), frozenset({"mmr"}))["nearest"]
+        if isinstance(query, dict) and "indices" in query:
+            return query, None
         if query is None or isinstance(query, dict):
-            raise unsupported("a sparse or inferred query vector")
+            raise unsupported("an inferred query vector")
     if query is None:
         return None, None
     if isinstance(query, list):
@@ -359,6 +376,25 @@ def vectors_config(value: object) -> dict[str, tuple[int, str]]:
     if isinstance(value, dict) and value:
         return {str(name): _vector_params(one) for name, one in value.items()}
     raise wrong_input("`vectors` must describe at least one dense vector")
+
+
+def sparse_config(value: object) -> dict[str, str]:
+    """Read a collection's `sparse_vectors`: name -> modifier, "none" or "idf"."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise bad_body("sparse_vectors: expected a map")
+    return {str(name): _modifier(one) for name, one in value.items()}
+
+
+def _modifier(value: object) -> str:
+    body = only(value, "sparse_vectors", frozenset({"modifier", "index"}))
+    if body.get("index") is not None:  # speed and memory alone, but for the numbers' width
+        only(body["index"], "index", frozenset({"full_scan_threshold", "on_disk"}), frozenset({"datatype", "memory"}))
+    modifier = body.get("modifier") or "none"
+    if modifier not in ("none", "idf"):
+        raise bad_body("sparse_vectors: `modifier` must be none or idf")
+    return str(modifier)
 
 
 _VECTOR: Final = frozenset({"size", "distance", "on_disk", "hnsw_config"})

@@ -29,6 +29,7 @@ from models.errors import Fatal, Permanent
 _NO_GRAPH_BELOW_KB: Final = 2**40  # vectors' size from which the engine would build HNSW graphs: never
 _FORBIDDEN: Final = frozenset('/\\<>:"|?*\0\x1f')  # in a collection's name, as in Qdrant
 _DISTANCES: Final = {name: getattr(edge.Distance, name) for name in ("Cosine", "Euclid", "Dot", "Manhattan")}
+_MODIFIERS: Final = {"none": getattr(edge.Modifier, "None"), "idf": edge.Modifier.Idf}
 
 
 class Collection:
@@ -39,6 +40,7 @@ class Collection:
         self.folder = folder
         made = orjson.loads((folder / "collection.json").read_bytes())
         self.vectors: Mapping[str, tuple[int, str]] = {n: (size, d) for n, (size, d) in made["vectors"].items()}
+        self.sparse: Mapping[str, str] = made.get("sparse", {})  # each with its modifier
         self.shard = edge.EdgeShard.load(str(folder / "shard"))
         self._sync = sync
         self._written = 0
@@ -48,18 +50,19 @@ class Collection:
         self._broken = ""
 
     @staticmethod
-    def create(folder: Path, vectors: Mapping[str, tuple[int, str]]) -> None:
+    def create(folder: Path, vectors: Mapping[str, tuple[int, str]], sparse: Mapping[str, str]) -> None:
         """Write an empty collection into `folder`, which does not exist yet."""
         folder.mkdir()
         params = {name: edge.EdgeVectorParams(size, _DISTANCES[distance]) for name, (size, distance) in vectors.items()}
         config = edge.EdgeConfig(
             vectors=params[""] if set(params) == {""} else params,
+            sparse_vectors={name: edge.EdgeSparseVectorParams(modifier=_MODIFIERS[one]) for name, one in sparse.items()},
             optimizers=edge.EdgeOptimizersConfig(indexing_threshold=_NO_GRAPH_BELOW_KB),
         )
         shard = edge.EdgeShard.create(str(folder / "shard"), config)
         shard.flush()
         shard.close()
-        write_durably(folder / "collection.json", orjson.dumps({"vectors": vectors}))
+        write_durably(folder / "collection.json", orjson.dumps({"vectors": vectors, "sparse": sparse}))
 
     # -------------------------------------------------------------------------------------------------------- writing
 
@@ -126,12 +129,14 @@ class Collection:
             bodies.payload(payload) if payload is not None else None,
         )
 
-    def checked(self, name: str, vector: object) -> list[float]:
+    def checked(self, name: str, vector: object) -> Any:
         """Return the vector if this collection has one of that name and length; raise Qdrant's refusals otherwise."""
+        if name in self.sparse:
+            return bodies.sparse_vector(vector)
         if name not in self.vectors:
             raise wrong_input(f"Not existing vector name error: {name}")
         if isinstance(vector, dict) or (isinstance(vector, list) and vector and isinstance(vector[0], list)):
-            raise unsupported("sparse, multi- and inferred vectors")
+            raise unsupported("multi- and inferred vectors")
         numbers = bodies.vector_of(vector)
         size = self.vectors[name][0]
         if len(numbers) != size:
@@ -278,13 +283,13 @@ class Collections:
             raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
         if name in self.aliases:
             raise wrong_input(f"Can't create collection with name {name}. Alias with the same name already exists")
-        given = bodies.only(body, "collection", frozenset({"vectors"}) | _HINTS, _CREATE_ELSEWHERE)
-        vectors = bodies.vectors_config(given.get("vectors"))
+        given = bodies.only(body, "collection", frozenset({"vectors", "sparse_vectors"}) | _HINTS, _CREATE_ELSEWHERE)
+        vectors, sparse = bodies.vectors_config(given.get("vectors")), bodies.sparse_config(given.get("sparse_vectors"))
         slug = quote(name, safe=" ")
         if len(slug.encode()) > 200:
             raise unsupported("a collection name of that length")
         draft, final = self._folder / f".creating-{slug}", self._folder / f"c-{slug}"
-        Collection.create(draft, vectors)
+        Collection.create(draft, vectors, sparse)
         draft.rename(final)
         sync_folder(self._folder)
         self._all[name] = self._open(name, final)
@@ -319,7 +324,7 @@ class Collections:
 _HINTS: Final = frozenset({"hnsw_config", "optimizers_config", "wal_config", "on_disk_payload", "metadata"})
 _CREATE_ELSEWHERE: Final = frozenset(
     {"shard_number", "sharding_method", "replication_factor", "write_consistency_factor", "init_from",
-     "quantization_config", "sparse_vectors", "strict_mode_config"}
+     "quantization_config", "strict_mode_config"}
 )  # fmt: skip
 _UPSERT_ELSEWHERE: Final = frozenset({"shard_key", "update_filter", "update_mode"})
 

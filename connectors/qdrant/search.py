@@ -1,10 +1,13 @@
-"""Asking by meaning: notes and images by a text, patients by what their notes say.
+"""Asking: notes by meaning and by words, images by meaning, patients by what their notes say.
 
-Vectors of different models lie in different spaces, so a search compares only points of the model that it asks with.
+A model of meaning finds "orthopnoea" where "breathless when lying flat" is asked for, and misses the drug, the code or the
+name that is spelled out; words are the other way round. Notes are asked for by both, and a passage's scores are put together
+(`processors.words`). Vectors of different models lie in different spaces, so a search compares only points of the model that
+it asks with.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -15,6 +18,7 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import Hit, VectorStore, Where
 from models.errors import Permanent, Poison
 from models.tasks import Floats, ImageTextModel, TextEmbedder
+from processors.words import fused, of_question, scale
 
 _POINTS_PER_RESULT: Final = 4  # asked for at first: notes have several chunks and patients several notes
 _POINTS_AT_MOST: Final = 4096  # one note or patient may have this many of the nearest points before others go unseen
@@ -23,7 +27,11 @@ ANYTHING: Final = Where()
 
 @dataclass(frozen=True, slots=True)
 class NoteHit:
-    """A note and the passage of it that is nearest: `passage` is `note.text[start:end]`; `score` is the cosine, in [-1, 1]."""
+    """A note and the passage of it that fits best: `passage` is `note.text[start:end]`.
+
+    `score` is what it was ranked by: of a search `fused`, in [0, 1], from `meaning`, the cosine, in [-1, 1], and `words`, in
+    [0, 1]; of similar patients the cosine, without words.
+    """
 
     note_id: str
     patient_id: str
@@ -33,6 +41,8 @@ class NoteHit:
     status: str
     time: datetime | None
     score: float
+    meaning: float
+    words: float
     passage: str
     start: int
     end: int
@@ -72,13 +82,32 @@ async def search_notes(
     limit: int = 10,
     collection: CollectionSpec = NOTES,
 ) -> list[NoteHit]:
-    """Find the `limit` notes that are nearest to `text` in meaning, best first, each once with its best passage.
+    """Find the `limit` notes that fit `text` best by meaning and words, best first, each once with its best passage.
 
     Raises `Permanent` for a text that is empty or longer than the model takes.
     """
-    vector = await _embed(embedder.embed, text)
-    hits = await _nearest(store, collection, vector, _of_model(where, embedder), limit, "note_id")
-    return [_note_hit(hit) for hit in hits]
+    vector, words, chosen = await _embed(embedder.embed, text), of_question(text), _of_model(where, embedder)
+
+    async def find(asked: int) -> tuple[list[_Found], bool]:
+        near, named = await asyncio.gather(
+            store.search(collection, vector, where=chosen, limit=asked),
+            store.search_words(collection, words, where=chosen, limit=asked),
+        )
+        meaning, word = {hit.id: hit for hit in near}, {hit.id: hit for hit in named}
+        # What only one of the two found has a score of the other's too.
+        far, unnamed = [one for one in word if one not in meaning], [one for one in meaning if one not in word]
+        if far:
+            more = await store.search(collection, vector, where=replace(chosen, point_ids=far), limit=len(far))
+            meaning |= {hit.id: hit for hit in more}
+        if unnamed:
+            others = await store.search_words(collection, words, where=replace(chosen, point_ids=unnamed), limit=len(unnamed))
+            word |= {hit.id: hit for hit in others}
+        by = scale(named[0].score, text, _text(named[0].payload, "passage")) if named else 0.0
+        scaled = {one: word[one].score * by if one in word else 0.0 for one in meaning}
+        found = [_Found(hit, fused(hit.score, scaled[one]), scaled[one]) for one, hit in meaning.items()]
+        return sorted(found, key=lambda one: (-one.score, one.hit.id)), len(near) < asked
+
+    return [_note_hit(one) for one in await _best(find, limit, "note_id")]
 
 
 async def search_images(
@@ -86,8 +115,8 @@ async def search_images(
 ) -> list[ImageHit]:
     """Find the `limit` images that are nearest to `text` in meaning, best first. Raises `Permanent` as `search_notes` does."""
     vector = await _embed(model.embed_texts, text)
-    hits = await _nearest(store, images(model.dimensions), vector, _of_model(where, model), limit, "instance_uid")
-    return [_image_hit(hit) for hit in hits]
+    find = _by_meaning(store, images(model.dimensions), vector, _of_model(where, model))
+    return [_image_hit(one.hit) for one in await _best(find, limit, "instance_uid")]
 
 
 async def similar_patients(
@@ -116,8 +145,9 @@ async def similar_patients(
             "nothing of this patient is in the vector store", hint="is it Vigil's patient id, and were notes received?"
         )
     others = replace(chosen, not_patient_ids=(*where.not_patient_ids, patient_id))
-    hits = await _nearest(store, collection, (total / length).astype(np.float32), others, limit, "patient_id")
-    return [PatientHit(note.patient_id, note.score, note) for note in map(_note_hit, hits)]
+    find = _by_meaning(store, collection, (total / length).astype(np.float32), others)
+    found = [_note_hit(one) for one in await _best(find, limit, "patient_id")]
+    return [PatientHit(note.patient_id, note.score, note) for note in found]
 
 
 def _of_model(where: Where, model: TextEmbedder | ImageTextModel) -> Where:
@@ -135,25 +165,44 @@ async def _embed(embed: Callable[[Sequence[str]], Floats], text: str) -> Floats:
     return vector
 
 
-async def _nearest(
-    store: VectorStore, collection: CollectionSpec, vector: Floats, where: Where, limit: int, group: str
-) -> list[Hit]:
-    """Return the best hit of each of the `limit` best groups, by the payload field `group`."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A point, what it is ranked by, and its score by words."""
+
+    hit: Hit  # its score is the cosine
+    score: float
+    words: float = 0.0
+
+
+# Given how many points to ask for: those found, best first, and whether there are no others.
+_Find = Callable[[int], Awaitable[tuple[list[_Found], bool]]]
+
+
+def _by_meaning(store: VectorStore, collection: CollectionSpec, vector: Floats, where: Where) -> _Find:
+    async def find(asked: int) -> tuple[list[_Found], bool]:
+        hits = await store.search(collection, vector, where=where, limit=asked)
+        return [_Found(hit, hit.score) for hit in hits], len(hits) < asked
+
+    return find
+
+
+async def _best(find: _Find, limit: int, group: str) -> list[_Found]:
+    """Return the best find of each of the `limit` best groups, by the payload field `group`."""
     if limit < 1:
         raise Permanent("a search finds at least one")
     asked = min(max(limit, 1) * _POINTS_PER_RESULT, _POINTS_AT_MOST)
     while True:
-        hits = await store.search(collection, vector, where=where, limit=asked)
-        best: dict[str, Hit] = {}
-        for hit in hits:  # best first, so the first of a group is its best
-            best.setdefault(str(hit.payload.get(group, hit.id)), hit)
-        if len(best) >= limit or len(hits) < asked or asked >= _POINTS_AT_MOST:
+        found, complete = await find(asked)
+        best: dict[str, _Found] = {}
+        for one in found:  # best first, so the first of a group is its best
+            best.setdefault(str(one.hit.payload.get(group, one.hit.id)), one)
+        if len(best) >= limit or complete or asked >= _POINTS_AT_MOST:
             return list(best.values())[:limit]
         asked = min(asked * 4, _POINTS_AT_MOST)
 
 
-def _note_hit(hit: Hit) -> NoteHit:
-    payload = hit.payload
+def _note_hit(found: _Found) -> NoteHit:
+    payload = found.hit.payload
     return NoteHit(
         note_id=_text(payload, "note_id"),
         patient_id=_text(payload, "patient_id"),
@@ -162,7 +211,9 @@ def _note_hit(hit: Hit) -> NoteHit:
         type_display=_text(payload, "type_display"),
         status=_text(payload, "status"),
         time=_time(payload),
-        score=hit.score,
+        score=found.score,
+        meaning=found.hit.score,
+        words=found.words,
         passage=_text(payload, "passage"),
         start=int(payload.get("start") or 0),
         end=int(payload.get("end") or 0),

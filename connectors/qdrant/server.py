@@ -159,6 +159,7 @@ async def _describe_collection(request: web.Request) -> object:
     collection = _collection(request)
     info = collection.shard.info()
     vectors = {name: {"size": size, "distance": distance} for name, (size, distance) in collection.vectors.items()}
+    sparse = {name: {"modifier": modifier} for name, modifier in collection.sparse.items()}
     return {
         "status": "green",
         "optimizer_status": "ok",
@@ -166,8 +167,8 @@ async def _describe_collection(request: web.Request) -> object:
         "indexed_vectors_count": info.indexed_vectors_count,
         "segments_count": info.segments_count,
         "config": {
-            "params": {"vectors": vectors.get("", vectors), "shard_number": 1, "replication_factor": 1,
-                       "write_consistency_factor": 1, "on_disk_payload": True},
+            "params": {"vectors": vectors.get("", vectors), "sparse_vectors": sparse or None, "shard_number": 1,
+                       "replication_factor": 1, "write_consistency_factor": 1, "on_disk_payload": True},
             "hnsw_config": {"m": 0, "ef_construct": 0, "full_scan_threshold": 0, "max_indexing_threads": 0},
             "optimizer_config": {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0,
                                  "flush_interval_sec": int(FLUSH_SECONDS)},
@@ -265,8 +266,14 @@ def _shown(point: Any, payload: object, vector: object) -> dict[str, Any]:
     if payload is not False:
         shown["payload"] = point.payload or {}
     if vector is not False:
-        shown["vector"] = point.vector if point.vector is not None else {}
+        shown["vector"] = _plain(point.vector) if point.vector is not None else {}
     return shown
+
+
+def _plain(vector: Any) -> Any:
+    if isinstance(vector, dict):
+        return {name: _plain(one) for name, one in vector.items()}
+    return {"indices": vector.indices, "values": vector.values} if isinstance(vector, edge.SparseVector) else vector
 
 
 async def _retrieve(request: web.Request) -> object:
@@ -335,12 +342,14 @@ def _hits(collection: Collection, body: bodies.Body) -> list[dict[str, Any]]:
 
 
 def _vector_of_point(collection: Collection, point_id: bodies.PointId, using: str) -> list[float]:
+    if using in collection.sparse:
+        raise unsupported("a query by a point's sparse vector")
     if using not in collection.vectors:
         raise wrong_input(f"Not existing vector name error: {using}")
     found = collection.shard.retrieve([point_id], with_payload=False, with_vector=True)
     if not found:
         raise not_found(f"No point with id {point_id} found")
-    stored: Any = found[0].vector  # dense ones only: no others are let in
+    stored: Any = found[0].vector
     vector = stored.get(using) if isinstance(stored, dict) else stored
     if not vector:
         raise wrong_input(f"The point has no vector '{using}'")

@@ -41,9 +41,10 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexKind]] = {
 
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """One collection: its name, its one vector's name and length (cosine), its payload indexes.
+    """One collection: its name, its one dense vector's name and length (cosine), its payload indexes.
 
-    `served`: the name is an alias, by which lanes write and readers ask, so that a rebuild can put another collection in its place.
+    `words` names the payload field whose words are indexed too, as the sparse vector `WORDS`: none unless given. `served`: the name
+    is an alias, by which lanes write and readers ask, so that a rebuild can put another collection in its place.
     """
 
     name: str
@@ -51,9 +52,11 @@ class CollectionSpec:
     dimensions: int
     indexes: Mapping[str, IndexKind] = field(default_factory=lambda: PAYLOAD_INDEXES)
     served: bool = True
+    words: str = ""
 
 
-NOTES: Final = CollectionSpec("notes", vector="text", dimensions=384)
+WORDS: Final = "words"  # the sparse vector's name
+NOTES: Final = CollectionSpec("notes", vector="text", dimensions=384, words="passage")
 
 
 def images(dimensions: int) -> CollectionSpec:

@@ -17,11 +17,12 @@ import numpy as np
 from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as api
 
-from connectors.qdrant.settings import CollectionSpec, QdrantSettings
+from connectors.qdrant.settings import NOTES, WORDS, CollectionSpec, QdrantSettings
 from connectors.qdrant.troubles import TROUBLES, raise_for
 from models.errors import Fatal, Permanent, Poison
 from models.tasks import Floats
 from processors.vectors import Point
+from processors.words import Words, of_passage
 
 __all__ = ["Hit", "Point", "VectorStore", "Where"]
 
@@ -35,7 +36,7 @@ _IDLE_SECONDS: Final = 2.0  # Qdrant closes a connection after 5 idle seconds: b
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One point that a search found. `score` is the cosine, in [-1, 1]."""
+    """One point that a search found. `score` is the cosine, in [-1, 1]; of a search by words BM25, from 0."""
 
     id: str
     score: float
@@ -52,6 +53,7 @@ class Where:
     note_ids: Sequence[str] = ()
     types: Sequence[str] = ()
     model_digests: Sequence[str] = ()
+    point_ids: Sequence[str] = ()
     since: datetime | None = None
     until: datetime | None = None
 
@@ -76,6 +78,8 @@ class Where:
             must[0] = _any("patient_id", sorted(set(self.patient_ids) - set(self.not_patient_ids)))
         elif self.not_patient_ids:
             must_not = [_any("patient_id", self.not_patient_ids)]
+        if self.point_ids:
+            must.append(api.HasIdCondition(has_id=list(self.point_ids)))
         if self.since is not None or self.until is not None:
             must.append(api.FieldCondition(key="time", range=api.DatetimeRange(gte=self.since, lt=self.until)))
         return api.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
@@ -88,6 +92,11 @@ def _any(key: str, wanted: Sequence[str]) -> api.FieldCondition:
 def _fits(collection: CollectionSpec, vectors: object) -> bool:
     found = vectors.get(collection.vector) if isinstance(vectors, dict) else None
     return isinstance(found, api.VectorParams) and found.size == collection.dimensions and found.distance == api.Distance.COSINE
+
+
+def _has_words(sparse: Mapping[str, api.SparseVectorParams] | None) -> bool:
+    found = (sparse or {}).get(WORDS)
+    return found is not None and found.modifier == api.Modifier.IDF
 
 
 async def _acknowledge_at_once(response: httpx.Response) -> None:
@@ -179,7 +188,8 @@ class VectorStore:
             raise Permanent(f"the collection {collection.name} is none of Vigil's: it has not one named vector")
         ((name, params),) = vectors.items()
         indexes: dict[str, Any] = {one: index.data_type.value for one, index in info.payload_schema.items()}
-        return replace(collection, vector=name, dimensions=params.size, indexes=indexes)
+        words = NOTES.words if _has_words(info.config.params.sparse_vectors) else ""
+        return replace(collection, vector=name, dimensions=params.size, indexes=indexes, words=words)
 
     async def drop(self, collection: CollectionSpec) -> None:
         """Delete the collection, and the alias that leads to it, with all that it holds; nothing to do where it is not there."""
@@ -215,8 +225,9 @@ class VectorStore:
         """Make it: under an alias, or under its very name. Another process may be faster with any part of it."""
         name = f"{collection.name}{FIRST}" if collection.served else collection.name
         params = api.VectorParams(size=collection.dimensions, distance=api.Distance.COSINE)
+        sparse = {WORDS: api.SparseVectorParams(modifier=api.Modifier.IDF)} if collection.words else None
         try:
-            await self._client.create_collection(name, vectors_config={collection.vector: params})
+            await self._client.create_collection(name, vectors_config={collection.vector: params}, sparse_vectors_config=sparse)
         except TROUBLES as error:
             if not await self._call(doing, self._client.collection_exists(name)):
                 raise_for(error, url=self._url, doing=doing, writing=False)
@@ -228,7 +239,7 @@ class VectorStore:
         if not await self.exists(collection):
             await self._make(collection, doing)
         info = await self._call(doing, self._client.get_collection(name))
-        self._check(collection, info.config.params.vectors)
+        self._check(collection, info.config.params)
         missing = {one: kind for one, kind in collection.indexes.items() if one not in info.payload_schema}
         index = self._client.create_payload_index
         await asyncio.gather(
@@ -238,7 +249,8 @@ class VectorStore:
             )
         )
 
-    def _check(self, collection: CollectionSpec, vectors: object) -> None:
+    def _check(self, collection: CollectionSpec, params: api.CollectionParams) -> None:
+        vectors: object = params.vectors
         if not _fits(collection, vectors):
             there = (
                 ", ".join(f'"{name}" {one.size} {one.distance.value}' for name, one in vectors.items())
@@ -249,6 +261,11 @@ class VectorStore:
                 f"the collection {collection.name} at {self._url} holds {there}; "
                 f'this model needs "{collection.vector}" {collection.dimensions} Cosine',
                 hint="another model was used before: give this one a vector store or a collection of its own, or embed anew",
+            )
+        if collection.words and not _has_words(params.sparse_vectors):
+            raise Fatal(
+                f"the collection {collection.name} at {self._url} was made before search went by words too",
+                hint=f"`vigil replay rebuild {collection.name} --reason ...` makes it anew from the topics",
             )
 
     # -------------------------------------------------------------------------------------------------------- writing
@@ -274,7 +291,10 @@ class VectorStore:
             )
         if not np.isfinite(vector).all():
             raise Poison(f"the vector of point {point.id} holds NaN or infinity", stage="store")
-        return api.PointStruct(id=point.id, vector={collection.vector: vector.tolist()}, payload=dict(point.payload))
+        vectors: dict[str, Any] = {collection.vector: vector.tolist()}
+        if collection.words and (words := of_passage(str(point.payload.get(collection.words) or ""))).indices:
+            vectors[WORDS] = _sparse(words)
+        return api.PointStruct(id=point.id, vector=vectors, payload=dict(point.payload))
 
     async def replace(self, collection: CollectionSpec, *, owner_field: str, owner_id: str, points: Sequence[Point]) -> None:
         """Make `points` all that this owner (a note) has: as `replace_all` for one."""
@@ -347,13 +367,31 @@ class VectorStore:
         """Return the nearest points, best first; equal scores in the order of their ids."""
         if vector.shape != (collection.dimensions,) or not np.isfinite(vector).all():
             raise Permanent(f"a search in {collection.name} needs {collection.dimensions} finite numbers")
+        query = np.asarray(vector, dtype=np.float32).tolist()
+        return await self._query(collection, collection.vector, query, where, limit, least_score)
+
+    async def search_words(
+        self, collection: CollectionSpec, words: Words, *, where: Where | None = None, limit: int = 10
+    ) -> list[Hit]:
+        """Return the points that fit the words (`processors.words.of_question`) best, by BM25, best first; none without any.
+
+        How rare a word is, is taken over the whole collection, whatever `where` names.
+        """
+        if not words.indices:
+            return []
+        hits = await self._query(collection, WORDS, _sparse(words), where, limit, None)
+        return [hit for hit in hits if hit.score > 0]
+
+    async def _query(
+        self, collection: CollectionSpec, using: str, query: Any, where: Where | None, limit: int, least: float | None
+    ) -> list[Hit]:
         call = self._client.query_points(
             collection.name,
-            query=np.asarray(vector, dtype=np.float32).tolist(),
-            using=collection.vector,
+            query=query,
+            using=using,
             query_filter=where.filter() if where is not None else None,
             limit=limit,
-            score_threshold=least_score,
+            score_threshold=least,
             with_payload=True,
         )
         answer = await self._call(f"searching {collection.name}", call)
@@ -393,6 +431,10 @@ class VectorStore:
         call = self._client.retrieve(collection.name, ids=list(ids), with_payload=True, with_vectors=[collection.vector])
         records = await self._call(f"reading {len(ids)} points of {collection.name}", call)
         return {str(record.id): _point(collection, record) for record in records}
+
+
+def _sparse(words: Words) -> api.SparseVector:
+    return api.SparseVector(indices=list(words.indices), values=list(words.values))
 
 
 def _point(collection: CollectionSpec, record: api.Record) -> Point:

@@ -1,4 +1,4 @@
-"""`vigil search`, `vigil similar`: looking things up by meaning."""
+"""`vigil search`, `vigil similar`: looking things up by meaning and words."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streams.searching import Searcher
 
 _LONGEST = 300.0  # seconds, the loading of the model included
+_PARTS = ("meaning", "words")  # of a note's score
 
 
 def search(
@@ -32,7 +33,10 @@ def search(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
 ) -> None:
-    """Search notes (or images) by meaning; the passage that matched is shown."""
+    """Search notes by meaning and words (or images by meaning); the passage that matched is shown.
+
+    A note's score is half its passage's meaning (cosine) and half its words (BM25; 1: the best fit, with every word).
+    """
     where = {
         "patient_ids": tuple(patient or ()),
         "types": tuple(type_ or ()),
@@ -99,7 +103,8 @@ def _print(hits: list[dict[str, Any]], as_json: bool) -> None:
         return
     console = Console()
     for rank, hit in enumerate(hits, 1):
-        facts = [f"{hit['score']:.3f}", *(str(hit[name]) for name in hit if name not in ("score", "passage") and hit[name])]
+        scores = [f"{hit['score']:.3f}", *(f"{name} {hit[name]:.2f}" for name in _PARTS if name in hit)]
+        facts = [*scores, *(str(hit[name]) for name in hit if name not in ("score", "passage", *_PARTS) and hit[name])]
         # ids are there to be copied: a line that is too long is not broken
         console.print(Text.assemble((f"{rank:>2}  ", "bold"), "  ".join(facts)), soft_wrap=True)
         if hit.get("passage"):

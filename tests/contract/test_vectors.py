@@ -4,6 +4,7 @@ The real server is found by VIGIL_TEST_QDRANT_BIN and driven over HTTP and over 
 """
 
 import asyncio
+import math
 import random
 import re
 import time
@@ -25,6 +26,7 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, QdrantSettings, im
 from connectors.qdrant.store import Point, VectorStore, Where
 from models.errors import Fatal, Permanent, Poison, Transient
 from models.tasks import Floats, ModelIdentity
+from processors.words import of_passage, of_question, words
 from tests.qdrant import QdrantServer
 
 pytestmark = pytest.mark.qdrant
@@ -442,6 +444,66 @@ async def fill(store: VectorStore, collection: CollectionSpec, model: ToyText) -
             point_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{note}{chunk}{model.digest}")
             points.append(Point(str(point_id), row, payload))
     await store.upsert(collection, points)
+
+
+async def test_words_are_weighed_by_how_rare_they_are(store: VectorStore) -> None:
+    """BM25 as `processors.words` has it: the store adds the idf over all points, deleted ones and their words gone."""
+    collection = replace(NOTES, name=f"words-{uuid.uuid4().hex[:12]}", dimensions=8, served=False)
+    await store.ensure([collection])
+    texts = ["warfarin 5 mg", "pain, pain and more pain", "pain at night", "no pain", "warfarin stopped", "☐"]
+    await store.upsert(collection, [a_point(n, passage=text, patient_id=f"p{n}") for n, text in enumerate(texts)])
+    hits = await store.search_words(collection, of_question("Pain warfarin?"), limit=10)
+    count = len([text for text in texts if words(text)])
+
+    def bm25(text: str) -> float:
+        weights = dict(zip(of_passage(text).indices, of_passage(text).values, strict=True))
+        found = 0.0
+        for word in ("pain", "warfarin"):
+            having = sum(word in words(one) for one in texts)
+            rare = math.log(1 + (count - having + 0.5) / (having + 0.5))
+            found += rare * weights.get(of_question(word).indices[0], 0.0)
+        return found
+
+    expected = sorted(((bm25(text), n) for n, text in enumerate(texts) if bm25(text)), reverse=True)
+    assert [uuid.UUID(hit.id).int for hit in hits] == [n for _, n in expected]
+    assert [hit.score for hit in hits] == pytest.approx([score for score, _ in expected], rel=1e-4)
+    (one,) = await store.search_words(collection, of_question("warfarin"), where=Where(patient_ids=["p4"]))
+    assert one.payload["passage"] == "warfarin stopped"
+    chosen = Where(point_ids=[str(uuid.UUID(int=n)) for n in (2, 3)])
+    assert {uuid.UUID(hit.id).int for hit in await store.search_words(collection, of_question("pain"), where=chosen)} == {2, 3}
+    assert await store.search_words(collection, of_question("heparin")) == []
+    assert await store.search_words(collection, of_question("☐")) == []
+    # what a corrected note no longer says does not find it
+    await store.upsert(collection, [a_point(0, passage="heparin", patient_id="p0")])
+    assert {uuid.UUID(hit.id).int for hit in await store.search_words(collection, of_question("warfarin"))} == {4}
+    assert (await store.spec(collection)).words == "passage"
+    await store.drop(collection)
+
+
+async def test_a_collection_of_the_time_before_words_is_fatal_and_says_what_to_do(store: VectorStore) -> None:
+    collection = replace(NOTES, name=f"before-{uuid.uuid4().hex[:12]}", dimensions=8, served=False)
+    await store.ensure([replace(collection, words="")])
+    assert (await store.spec(collection)).words == ""
+    with pytest.raises(Fatal, match="before search went by words") as caught:
+        await store.ensure([collection])
+    assert "vigil replay rebuild" in caught.value.hint
+    await store.drop(collection)
+
+
+async def test_search_finds_by_words_what_means_nothing_to_the_model(store: VectorStore, notes: CollectionSpec) -> None:
+    model = ToyText()
+    await fill(store, notes, model)
+    (row,) = model.embed(["fall"])
+    await store.upsert(notes, [a_point(77, row, note_id="n9", passage="on Zoledronate", model_digest=model.digest)])
+    (first, *others) = await search_notes(store, model, "zoledronate", collection=notes)
+    assert (first.note_id, first.words) == ("n9", 1.0) and first.score == pytest.approx((first.meaning + 1) / 2)
+    assert others and all(hit.words == 0 and hit.score == pytest.approx(hit.meaning / 2) for hit in others)
+    # asked for by one of the two only, it has both scores
+    (hit,) = await search_notes(store, model, "zoledronate", limit=1, collection=notes)
+    assert hit == first
+    # half the words and all of the meaning, or the other way round: both are found before what has neither
+    found = await search_notes(store, model, "fracture, zoledronate", limit=3, collection=notes)
+    assert {found[0].note_id, found[1].note_id} == {"n4", "n9"} and found[2].score < min(found[0].score, found[1].score)
 
 
 async def test_search_finds_notes_once_with_their_best_passage(store: VectorStore, notes: CollectionSpec) -> None:

@@ -60,6 +60,9 @@ def test_a_folder_is_measured_with_its_baseline(tmp_path: Path) -> None:
     recall = found.sections[0].metrics[0]
     assert (recall.name, recall.value, recall.n) == ("recall@1", 1.0, 2)
     assert recall.baselines["BM25"].value == 1.0
+    assert [section.name for section in found.sections] == ["held.jsonl.gz", "held.jsonl.gz, by meaning and words"]
+    both = found.sections[1].metrics[0]
+    assert (both.value, list(both.baselines)) == (1.0, ["meaning", "BM25"])
     assert sorted(note.partition(":")[0] for note in found.notes) == ["held.jsonl.gz", "other.jsonl.gz"]
     assert seen[-1] == ("held.jsonl.gz", 4, 4)
 
@@ -69,3 +72,23 @@ def test_nothing_that_fits_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(Permanent, match="passed over") as error:
         question_sets.gather(tmp_path)
     assert "transcription" in (error.value.hint or "")
+
+
+def test_words_and_meaning_together_find_what_one_alone_does_not(tmp_path: Path) -> None:
+    """To this model aspirin means fever and pain means cough: a question without a word of its note, and one meant by two notes."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write(
+        data / "held.jsonl.gz",
+        {"transcription": "fever fever", "description": "aspirin"},
+        {"transcription": "pain", "description": "pain"},
+        {"transcription": "cough", "description": None},
+    )
+    table = np.full((len(tiny.TOKENS), 4), 0.01, np.float32)
+    for axis, word in ((0, "fever"), (0, "aspirin"), (1, "cough"), (1, "pain")):
+        table[tiny.IDS[word], axis] = 1.0
+    folder = tiny.embedder_folder(tmp_path / "model", table)
+    changes = {"task": "embedding", "runtime": "onnx-text-embedder", "preprocessing": {"limit": 8, "dimensions": 4}}
+    model = OnnxTextEmbedder(tiny.weights_of(folder, **changes), threads=1)
+    meaning, both = (section.metrics[0] for section in retrieval_quality.evaluate(model, data, rounds=20).sections)
+    assert (meaning.value, meaning.baselines["BM25"].value, both.value) == (0.5, 0.5, 1.0)

@@ -23,7 +23,7 @@ from connectors.qdrant.store import Point, VectorStore, Where
 from models.errors import Fatal
 
 SPEC = CollectionSpec("notes", "text", 8)
-VECTORS = {"vectors": {"text": {"size": 8, "distance": "Cosine"}}}
+VECTORS = {"vectors": {"text": {"size": 8, "distance": "Cosine"}}, "sparse_vectors": {"words": {"modifier": "idf"}}}
 
 
 @pytest.fixture
@@ -41,7 +41,10 @@ def body_of(numbers: range, version: int = 0) -> dict[str, Any]:
         "points": [
             {
                 "id": n,
-                "vector": {"text": [float(n % 7 + 1)] * 7 + [1.0]},
+                "vector": {
+                    "text": [float(n % 7 + 1)] * 7 + [1.0],
+                    "words": {"indices": [version, 2**32 - 1], "values": [0.5, 2.0]},
+                },
                 "payload": {"note_id": f"n{n // 10}", "version": version},
             }
             for n in numbers
@@ -99,13 +102,19 @@ def test_what_was_answered_survives_sigkill(tmp_path: Path) -> None:
             thread.join()
         with client(store.start()) as http:
             found = all_points(http)
+            last = max(point["payload"]["version"] for point in found.values())
+            ask = {"query": {"indices": [last], "values": [1.0]}, "using": "words", "limit": 1000}
+            named = http.post("/collections/notes/points/query", json=ask).json()["result"]["points"]
         for writer in (0, 1):
             for number, version in settled[writer].items():
                 here = found[number]["payload"]["version"] if number in found else None
                 allowed = {version, touched[writer].get(number, version)}
                 assert here in allowed, f"point {number} is at version {here}, answered was {version}"
             settled[writer].update({n: found[n]["payload"]["version"] if n in found else None for n in touched[writer]})
-        assert all(len(point["vector"]["text"]) == 8 for point in found.values())
+        for point in found.values():
+            words = {"indices": [point["payload"]["version"], 2**32 - 1], "values": [0.5, 2.0]}
+            assert len(point["vector"]["text"]) == 8 and point["vector"]["words"] == words
+        assert {hit["id"] for hit in named} == {n for n, one in found.items() if one["payload"]["version"] == last}
     assert sum(len(one) for one in settled.values()) > 100
     store.stop()
 
@@ -122,7 +131,7 @@ def test_a_stop_is_clean_and_a_restart_has_everything(tmp_path: Path) -> None:
             http.put("/collections/notes/points", json=body_of(numbers)).raise_for_status()  # even without `wait`
             info = http.get("/collections/notes").json()["result"]
             assert list(info["payload_schema"]) == ["note_id"]
-            assert info["config"]["params"]["vectors"] == VECTORS["vectors"]
+            assert {name: info["config"]["params"][name] for name in VECTORS} == VECTORS
         store.stop()
         assert store.pid is None
 
@@ -136,7 +145,8 @@ def test_many_deleted_points_are_swept_at_the_next_start(tmp_path: Path) -> None
     with EmbeddedQdrant(tmp_path / "data") as store, client(store.url) as http:
         assert sorted(all_points(http)) == list(range(2500, 4000))
         info = http.get("/collections/notes").json()["result"]
-        assert (info["points_count"], info["indexed_vectors_count"]) == (1500, 0)  # searches stay exact: no graph
+        # Searches stay exact: the words' index is one, and there is no graph.
+        assert (info["points_count"], info["indexed_vectors_count"]) == (1500, 1500)
 
 
 PARENT = """

@@ -27,7 +27,8 @@ async def http(tmp_path: Path) -> AsyncIterator[Client]:
     [
         ("POST", "/points/query", {"query": {"recommend": {"positive": [1]}}}),
         ("POST", "/points/query", {"query": {"fusion": "rrf"}, "prefetch": [{"query": NUMBERS}]}),
-        ("POST", "/points/query", {"query": {"indices": [1], "values": [1.0]}}),
+        ("POST", "/points/query", {"query": {"indices": [1], "values": [1.0]}, "using": "text"}),
+        ("POST", "/points/query", {"query": {"nearest": {"text": "pain", "model": "qdrant/bm25"}}, "using": "text"}),
         ("POST", "/points/query", {"query": [NUMBERS], "using": "text"}),
         ("POST", "/points/query", {"query": NUMBERS, "using": "text", "lookup_from": {"collection": "x"}}),
         ("POST", "/points/query", {"query": NUMBERS, "using": "text", "shard_key": "a"}),
@@ -55,7 +56,8 @@ async def test_what_is_not_supported_says_so(http: Client, method: str, path: st
 @pytest.mark.parametrize(
     "body",
     [{}, {"vectors": {}}, {"vectors": {"text": {"size": 8}}}, {"vectors": {"text": {"size": 1e9, "distance": "Cosine"}}},
-     {"vectors": {"text": {"size": 8, "distance": "Cosine", "surprise": 1}}}, {"surprise": 1}],
+     {"vectors": {"text": {"size": 8, "distance": "Cosine", "surprise": 1}}}, {"surprise": 1},
+     VECTORS | {"sparse_vectors": {"words": {"modifier": "bm25"}}}, VECTORS | {"sparse_vectors": ["words"]}],
 )  # fmt: skip
 async def test_a_collection_that_cannot_be_made_leaves_nothing(http: Client, body: Any) -> None:
     assert (await http.put("/collections/notes", json=body)).status == 400
@@ -68,6 +70,24 @@ async def test_numbers_beyond_32_bits_are_refused(http: Client) -> None:
     for number in (1e39, -1e300):
         point = {"id": 1, "vector": {"text": [number] + [0.0] * 7}}
         assert (await http.put("/collections/notes/points", json={"points": [point]})).status == 400
+    counted = await (await http.post("/collections/notes/points/count", json={})).json()
+    assert counted["result"] == {"count": 0}
+
+
+@pytest.mark.parametrize(
+    "sparse",
+    [{"indices": [1, 1], "values": [1.0, 2.0]}, {"indices": [1, 2], "values": [1.0]}, {"indices": [2**32], "values": [1.0]},
+     {"indices": [True], "values": [1.0]}, {"indices": [1], "values": [1e39]}, {"indices": [1]}, [1.0], None],
+)  # fmt: skip
+async def test_a_sparse_vector_that_is_none_is_refused(http: Client, sparse: Any) -> None:
+    await http.put("/collections/notes", json=VECTORS | {"sparse_vectors": {"words": {"modifier": "idf"}}})
+    point = {"id": 1, "vector": {"text": NUMBERS, "words": sparse}}
+    for path, body in (
+        ("", {"points": [point]}),
+        ("/query", {"query": {"indices": None} if sparse is None else sparse, "using": "words"}),
+    ):
+        answer = await http.request("POST" if path else "PUT", f"/collections/notes/points{path}", json=body)
+        assert answer.status in (400, 422), await answer.text()
     counted = await (await http.post("/collections/notes/points/count", json={})).json()
     assert counted["result"] == {"count": 0}
 
