@@ -4,8 +4,9 @@ It is the redrive's own mechanism (`streams.deadletters`, `streams.redriving`): 
 the redrive's plan says what would do harm and holds it back (vitals that could still alert, a version that a newer one replaced),
 and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
 
-Each hundred is audited, then written and confirmed, then noted in the progress file: a crash between two steps repeats at most that
-many, which overwrites the same ids. Letters that were chosen by their ids are marked as redriven before they are noted.
+Each part (a hundred, or fewer where less lag is allowed) is audited, then written and confirmed, then noted in the progress file: a
+crash between two steps repeats at most that many, which overwrites the same ids. Letters that were chosen by their ids are marked as
+redriven before they are noted.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ from streams.yielding import MOST_LAG, until_near
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
 
-_TOGETHER: Final = 100  # records that are audited and written together
+_TOGETHER: Final = 100  # records that are audited and written together, at most
 _DISORDER: Final = timedelta(days=1)  # by which a record's time may be behind that of one before it in the log
 
 Place = tuple[str, int, int]  # topic, partition, offset
@@ -281,7 +282,8 @@ class Replays:
         progress.hold(held)
         todo = [letter for letter in letters if progress.wants(letter)]
         before = progress.done
-        size = _TOGETHER if not pace.rate else max(1, min(_TOGETHER, int(pace.rate)))
+        # A live record waits behind what a lane may lag by and a part: a small part where little lag is allowed.
+        size = max(1, min(_TOGETHER, pace.most_lag, int(pace.rate or _TOGETHER)))
         loop = asyncio.get_running_loop()
         for start in range(0, len(todo), size):
             part = todo[start : start + size]

@@ -23,7 +23,7 @@ from tests.bench.stage import Site, Stage
 
 _NOTES, _ENTITIES = "clinical.notes", "clinical.entities"
 _NICE = {"VIGIL_LANES__NOTES_ENTITIES__NICE": "0"}  # as in `notes`: on a machine that does nothing else it changes nothing
-_MAX_LAG = 50  # records: what a live note waits behind at most, and a part of a hundred
+_MAX_LAG = 50  # records: a live note waits behind these at most, and a part of as many
 _PATIENCE = 120.0  # seconds that the last live notes may take
 
 
