@@ -4,9 +4,9 @@ It is the redrive's own mechanism (`streams.deadletters`, `streams.redriving`): 
 the redrive's plan says what would do harm and holds it back (vitals that could still alert, a version that a newer one replaced),
 and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
 
-Each part (a hundred, or fewer where less lag is allowed) is audited, then written and confirmed, then noted in the progress file: a
-crash between two steps repeats at most that many, which overwrites the same ids. Letters that were chosen by their ids are marked as
-redriven before they are noted.
+Each part (a hundred, or fewer where less lag is allowed) is audited, then written and confirmed, then noted in the progress
+file: a crash between two steps repeats at most that many, which overwrites the same ids. Letters that were chosen by their ids
+are marked as redriven before they are noted.
 """
 
 import asyncio
