@@ -63,13 +63,13 @@ PRECISE: Final = ("condition", "symptom", "medication")  # what alerts and searc
 LIKELY: Final = 0.5  # of a span's probability
 
 
-def by_own_guide(model: WindowedTagger, head: Head) -> WindowedTagger:
-    """Return the model as a set's own guide asks it: by this head, in its own types, spans more likely right than not.
+def by_own_guide(model: WindowedTagger, head: Head, least: float = LIKELY) -> WindowedTagger:
+    """Return the model as a set's own guide asks it: by this head, in its own types, spans of this probability and more.
 
     The best path alone has spans of which no one part is likelier outside, though the whole is likely wrong (a border is off).
     """
     own = Head(head.name, head.tags, head.first)
-    return model.speaking(own, thresholds=dict.fromkeys(own.labels, LIKELY))
+    return model.speaking(own, thresholds=dict.fromkeys(own.labels, least))
 
 
 def strict(
