@@ -45,11 +45,11 @@ def evaluate(
     sections = []
     for asked in files:
         index = _index(model, asked, progress, asked.name)
-        ranks = {"model": _places(_by_meaning(model, index, asked), asked)}
+        ranks = {"model": _places(_by_meaning(index, asked), asked)}
         if full is not None:
             ranks["fp32"] = _places(embedded_scores(full, asked, progress, f"{asked.name}, fp32"), asked)
         ranks["BM25"] = _places(bm25_scores(asked.notes, asked.questions), asked)
-        both = {"search": _places(_by_both(model, index, asked), asked), "meaning": ranks["model"], "BM25": ranks["BM25"]}
+        both = {"search": _places(_by_both(index, asked), asked), "meaning": ranks["model"], "BM25": ranks["BM25"]}
         deep = [k for k in range(1, _DEEPEST + 1) if k <= len(asked.notes)]
         lines = {
             kind: (deep, [float((places <= k).mean()) for k in deep])
@@ -106,16 +106,17 @@ def _places(scores: NDArray[np.float32], asked: Questions) -> NDArray[np.int64]:
 
 def embedded_scores(model: TextEmbedder, asked: Questions, progress: Progress = silent, what: str = "") -> NDArray[np.float32]:
     """Cosine of each question to each note's best chunk: [questions, notes]. A question too long asks with its first chunk."""
-    return _by_meaning(model, _index(model, asked, progress, what), asked)
+    return _by_meaning(_index(model, asked, progress, what), asked)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Index:
-    """All passages of a file's notes: `owners` [passages] say of which note, `vectors` are [passages, dimensions]."""
+    """All passages of a file's notes: `owners` [passages] say of which note; `vectors` and `questions` are [n, dimensions]."""
 
     passages: list[str]
     owners: NDArray[np.int64]
     vectors: Floats
+    questions: Floats
 
 
 def _index(model: TextEmbedder, asked: Questions, progress: Progress, what: str) -> _Index:
@@ -128,20 +129,21 @@ def _index(model: TextEmbedder, asked: Questions, progress: Progress, what: str)
             pieces += own
             owners += [at] * len(own)
             rows.append(model.embed(own))
+    questions = model.embed([(_cut(model, text)[:1] or [""])[0] for text in asked.questions])
     progress(what, len(asked.notes) + 1, len(asked.notes) + 1)
-    return _Index(pieces, np.array(owners, np.int64), np.concatenate(rows))
+    return _Index(pieces, np.array(owners, np.int64), np.concatenate(rows), questions)
 
 
-def _by_meaning(model: TextEmbedder, index: _Index, asked: Questions) -> Floats:
-    return _best(index, asked, (index.vectors @ question for question in _asked(model, asked)))
+def _by_meaning(index: _Index, asked: Questions) -> Floats:
+    return _best(index, asked, (index.vectors @ question for question in index.questions))
 
 
-def _by_both(model: TextEmbedder, index: _Index, asked: Questions) -> Floats:
+def _by_both(index: _Index, asked: Questions) -> Floats:
     """Score as `vigil search` does, over all passages: `processors.words.fused`."""
     bm25 = _Words(index.passages)
 
     def scores() -> Iterator[Floats]:
-        for text, vector in zip(asked.questions, _asked(model, asked), strict=True):
+        for text, vector in zip(asked.questions, index.questions, strict=True):
             found = bm25.scores(text)
             by = scale(float(found.max(initial=0.0)), text, index.passages[int(found.argmax())]) if len(found) else 0.0
             cosines = (index.vectors @ vector).tolist()
@@ -156,10 +158,6 @@ def _best(index: _Index, asked: Questions, scores: Iterable[Floats]) -> Floats:
     for row, of_passages in zip(found, scores, strict=True):
         np.maximum.at(row, index.owners, of_passages)
     return found
-
-
-def _asked(model: TextEmbedder, asked: Questions) -> Floats:
-    return model.embed([(_cut(model, text)[:1] or [""])[0] for text in asked.questions])
 
 
 class _Words:
@@ -181,9 +179,13 @@ class _Words:
         vector = of_question(question)
         for place, times in zip(vector.indices, vector.values, strict=True):
             if where := self._where.get(place):
-                rare = math.log(1 + (self._number - len(where) + 0.5) / (len(where) + 0.5))
-                found[where] += rare * times * np.array(self._weights[place], np.float32)
+                found[where] += _rarity(self._number, len(where)) * times * np.array(self._weights[place], np.float32)
         return found
+
+
+def _rarity(number: int, having: int) -> float:
+    """Lucene's idf of a word that so many of so many texts have."""
+    return math.log(1 + (number - having + 0.5) / (having + 0.5))
 
 
 def passages(model: TextEmbedder, data: Path) -> list[str]:
@@ -215,6 +217,5 @@ def bm25_scores(notes: Sequence[str], questions: Sequence[str]) -> NDArray[np.fl
         for word in words(question):
             if word in postings:
                 where, times_ = np.array(postings[word][0]), np.array(postings[word][1], np.float64)
-                rare = math.log(1 + (len(notes) - len(where) + 0.5) / (len(where) + 0.5))
-                scores[row, where] += rare * times_ * (K1 + 1) / (times_ + stretch[where])
+                scores[row, where] += _rarity(len(notes), len(where)) * times_ * (K1 + 1) / (times_ + stretch[where])
     return scores

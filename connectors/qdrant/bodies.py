@@ -335,16 +335,14 @@ def sparse_vector(value: object) -> Any:
 
 def asked_by(query: object) -> tuple[Any, PointId | None]:
     """Read `query`: a vector, a point id, either in {"nearest": ...}, or null for "any points": (vector as given, id)."""
-    if isinstance(query, dict):
-        if "indices" in query:
-            return query, None
+    if isinstance(query, dict) and "indices" not in query:
         if "nearest" not in query:
             raise unsupported("the query " + ", ".join(sorted(map(str, query))))
         query = only(query, "query", frozenset({"nearest"}), frozenset({"mmr"}))["nearest"]
-        if isinstance(query, dict) and "indices" in query:
-            return query, None
-        if query is None or isinstance(query, dict):
+        if query is None or (isinstance(query, dict) and "indices" not in query):
             raise unsupported("an inferred query vector")
+    if isinstance(query, dict):
+        return query, None
     if query is None:
         return None, None
     if isinstance(query, list):

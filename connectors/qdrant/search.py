@@ -94,8 +94,9 @@ async def search_notes(
             store.search_words(collection, words, where=chosen, limit=asked),
         )
         meaning, word = {hit.id: hit for hit in near}, {hit.id: hit for hit in named}
-        # What only one of the two found has a score of the other's too.
-        far, unnamed = [one for one in word if one not in meaning], [one for one in meaning if one not in word]
+        # What only one of the two found has a score of the other's too: none by words where all that have one were found.
+        far = [one for one in word if one not in meaning]
+        unnamed = [one for one in meaning if one not in word] if len(named) == asked else []
         if far:
             more = await store.search(collection, vector, where=replace(chosen, point_ids=far), limit=len(far))
             meaning |= {hit.id: hit for hit in more}

@@ -206,8 +206,7 @@ def test_pasts_are_kept_within_a_bound(whole: OnnxDeterioration) -> None:
     for seed in (6, 7):
         chosen = POOL[np.random.default_rng(seed).integers(0, 120, 500)]
         assert small.score(chosen).tobytes() == whole.score(chosen).tobytes()
-    assert small._past is not None
-    assert 0 < len(small._past._slots) <= 50
+    assert small._past is not None and 0 < len(small._past._slots) <= 50
     assert HOURS - 1 in network.hours
 
 
