@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from connectors.objects import ObjectStore
+from connectors.qdrant.settings import NOTES, images
 from connectors.qdrant.store import VectorStore
 from models.batching import describe
 from models.errors import Permanent, VigilError
@@ -113,10 +114,20 @@ def _difference(one: Difference, names: list[str]) -> Check:
 async def _qdrant(settings: Settings) -> list[Check]:
     async with VectorStore(settings.vectors) as store:
         try:
-            return [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+            checks = [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
         except VigilError as error:
             mend = "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
             return [Check("wrong", "qdrant", str(error), mend)]
+        for task, collection in (("embedding", NOTES), ("image-text", images(1))):
+            try:
+                model = await open_model(settings.models, task)
+            except VigilError:
+                continue  # said of the model
+            try:
+                await store.check(replace(collection, dimensions=model.dimensions))
+            except VigilError as error:
+                checks.append(Check("wrong", f"collection {collection.name}", str(error), error.hint or ""))
+        return checks
 
 
 async def _models(settings: Settings) -> list[Check]:

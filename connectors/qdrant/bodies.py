@@ -246,17 +246,23 @@ def _build(kind: Any, *arguments: Any, **named: Any) -> Any:
 
 # --------------------------------------------------------------------------------------------------------------- queries
 
-_QUERY: Final = frozenset(
-    {"query", "using", "filter", "params", "score_threshold", "limit", "offset", "with_vector", "with_payload", "shard_key"}
-)
-_QUERY_ELSEWHERE: Final = frozenset({"prefetch", "lookup_from", "shard_key"})
+_PREFETCH: Final = frozenset({"prefetch", "query", "using", "filter", "params", "score_threshold", "limit"})
+_QUERY: Final = _PREFETCH | {"offset", "with_vector", "with_payload"}
+_PREFETCH_ELSEWHERE: Final = frozenset({"lookup_from"})
+_QUERY_ELSEWHERE: Final = _PREFETCH_ELSEWHERE | {"shard_key"}
 _SEARCH: Final = frozenset({"vector", "filter", "params", "score_threshold", "limit", "offset", "with_vector", "with_payload"})
 _PARAMS: Final = frozenset({"exact", "hnsw_ef", "indexed_only"})
 
 
 def query_body(value: object) -> Body:
     """Check the fields of a /points/query body."""
-    return only(value, "query", _QUERY - {"shard_key"}, _QUERY_ELSEWHERE)
+    return only(value, "query", _QUERY, _QUERY_ELSEWHERE)
+
+
+def prefetch_bodies(value: object) -> list[Body]:
+    """Read `prefetch`, one or a list: the queries among whose points a query chooses."""
+    listed = [] if value is None else value if isinstance(value, list) else [value]
+    return [only(one, "prefetch", _PREFETCH, _PREFETCH_ELSEWHERE) for one in listed]
 
 
 def search_body(value: object) -> Body:
@@ -272,32 +278,44 @@ def search_body(value: object) -> Body:
     return body
 
 
-def query_request(body: Body, vector: Any, without: PointId | None, largest: int) -> Any:
+def query_request(body: Body, vector: Any, without: PointId | None, prefetches: list[Any], largest: int) -> Any:
     """Build the engine's query. `without` leaves out the point that was asked by, as Qdrant does.
 
     `largest` bounds `limit` to the points there are: the engine sets memory aside for what is asked.
     """
+    offset = body.get("offset") or 0
+    if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+        raise bad_body("offset: expected an unsigned integer")
+    return _build(
+        edge.QueryRequest,
+        offset=min(offset, max(largest, 1)),
+        with_payload=with_payload(body.get("with_payload"), default=False),
+        with_vector=with_vector(body.get("with_vector")),
+        **_scoring(body, vector, without, prefetches, largest),
+    )
+
+
+def prefetch_request(body: Body, vector: Any, without: PointId | None, prefetches: list[Any], largest: int) -> Any:
+    """Build the engine's prefetch, as `query_request` does."""
+    return _build(edge.Prefetch, **_scoring(body, vector, without, prefetches, largest))
+
+
+def _scoring(body: Body, vector: Any, without: PointId | None, prefetches: list[Any], largest: int) -> dict[str, Any]:
     chosen = filter_of(body.get("filter"))
     if without is not None:
         itself = edge.HasIdCondition({without})
         chosen = edge.Filter(must_not=[itself], must=[chosen] if chosen is not None else None)
-    offset = body.get("offset") or 0
-    if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-        raise bad_body("offset: expected an unsigned integer")
     threshold = body.get("score_threshold")
     if threshold is not None and (not isinstance(threshold, int | float) or isinstance(threshold, bool)):
         raise bad_body("score_threshold: expected a number")
-    return _build(
-        edge.QueryRequest,
-        limit=min(limit(body, 10, "internal"), max(largest, 1)),
-        offset=min(offset, max(largest, 1)),
-        query=None if vector is None else edge.Query.Nearest(vector, using=body.get("using") or ""),
-        filter=chosen,
-        score_threshold=threshold,
-        with_payload=with_payload(body.get("with_payload"), default=False),
-        with_vector=with_vector(body.get("with_vector")),
-        params=_params(body.get("params")),
-    )
+    return {
+        "limit": min(limit(body, 10, "internal"), max(largest, 1)),
+        "query": None if vector is None else edge.Query.Nearest(vector, using=body.get("using") or ""),
+        "prefetches": prefetches or None,
+        "filter": chosen,
+        "score_threshold": threshold,
+        "params": _params(body.get("params")),
+    }
 
 
 def _params(value: object) -> Any:

@@ -89,24 +89,12 @@ async def search_notes(
     vector, words, chosen = await _embed(embedder.embed, text), of_question(text), _of_model(where, embedder)
 
     async def find(asked: int) -> tuple[list[_Found], bool]:
-        near, named = await asyncio.gather(
-            store.search(collection, vector, where=chosen, limit=asked),
-            store.search_words(collection, words, where=chosen, limit=asked),
-        )
-        meaning, word = {hit.id: hit for hit in near}, {hit.id: hit for hit in named}
-        # What only one of the two found has a score of the other's too: none by words where all that have one were found.
-        far = [one for one in word if one not in meaning]
-        unnamed = [one for one in meaning if one not in word] if len(named) == asked else []
-        if far:
-            more = await store.search(collection, vector, where=replace(chosen, point_ids=far), limit=len(far))
-            meaning |= {hit.id: hit for hit in more}
-        if unnamed:
-            others = await store.search_words(collection, words, where=replace(chosen, point_ids=unnamed), limit=len(unnamed))
-            word |= {hit.id: hit for hit in others}
-        by = scale(named[0].score, text, _text(named[0].payload, "passage")) if named else 0.0
-        scaled = {one: word[one].score * by if one in word else 0.0 for one in meaning}
-        found = [_Found(hit, fused(hit.score, scaled[one]), scaled[one]) for one, hit in meaning.items()]
-        return sorted(found, key=lambda one: (-one.score, one.hit.id)), len(near) < asked
+        hits, named = await store.search_both(collection, vector, words, where=chosen, limit=asked)
+        best = min((hit for hit in hits if hit.id in named), key=lambda hit: (-named[hit.id], hit.id), default=None)
+        by = scale(named[best.id], text, _text(best.payload, "passage")) if best is not None else 0.0
+        scaled = {hit.id: named.get(hit.id, 0.0) * by for hit in hits}
+        found = [_Found(hit, fused(hit.score, scaled[hit.id]), scaled[hit.id]) for hit in hits]
+        return sorted(found, key=lambda one: (-one.score, one.hit.id)), len(hits) < asked
 
     return [_note_hit(one) for one in await _best(find, limit, "note_id")]
 

@@ -324,6 +324,17 @@ async def _count(request: web.Request) -> object:
 
 
 def _hits(collection: Collection, body: bodies.Body) -> list[dict[str, Any]]:
+    asked = bodies.query_request(body, *_asked(collection, body))
+    payload = bodies.with_payload(body.get("with_payload"), default=False)
+    wants_vector = bodies.with_vector(body.get("with_vector"))
+    return [
+        {**_shown(point, payload, wants_vector), "version": point.version, "score": point.score}
+        for point in collection.shard.query(asked)
+    ]
+
+
+def _asked(collection: Collection, body: bodies.Body) -> tuple[Any, bodies.PointId | None, list[Any], int]:
+    """Read what a query asks by: its vector, the point whose vector that is, its prefetches, and how many points there are."""
     vector, asked_point = bodies.asked_by(body.get("query"))
     using = body.get("using") or ""
     if not isinstance(using, str):
@@ -332,13 +343,10 @@ def _hits(collection: Collection, body: bodies.Body) -> list[dict[str, Any]]:
         vector = _vector_of_point(collection, asked_point, using)
     elif vector is not None:
         vector = collection.checked(using, vector)
-    asked = bodies.query_request(body, vector, asked_point, collection.shard.info().points_count)
-    payload = bodies.with_payload(body.get("with_payload"), default=False)
-    wants_vector = bodies.with_vector(body.get("with_vector"))
-    return [
-        {**_shown(point, payload, wants_vector), "version": point.version, "score": point.score}
-        for point in collection.shard.query(asked)
-    ]
+    inner = [bodies.prefetch_request(one, *_asked(collection, one)) for one in bodies.prefetch_bodies(body.get("prefetch"))]
+    if inner and vector is None:
+        raise wrong_input("A query is needed to merge the prefetches. Can't have prefetches without defining a query.")
+    return vector, asked_point, inner, collection.shard.info().points_count
 
 
 def _vector_of_point(collection: Collection, point_id: bodies.PointId, using: str) -> list[float]:

@@ -36,7 +36,7 @@ _IDLE_SECONDS: Final = 2.0  # Qdrant closes a connection after 5 idle seconds: b
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One point that a search found. `score` is the cosine, in [-1, 1]; of a search by words BM25, from 0."""
+    """One point that a search found. `score` is the cosine, in [-1, 1]."""
 
     id: str
     score: float
@@ -53,7 +53,6 @@ class Where:
     note_ids: Sequence[str] = ()
     types: Sequence[str] = ()
     model_digests: Sequence[str] = ()
-    point_ids: Sequence[str] = ()
     since: datetime | None = None
     until: datetime | None = None
 
@@ -78,8 +77,6 @@ class Where:
             must[0] = _any("patient_id", sorted(set(self.patient_ids) - set(self.not_patient_ids)))
         elif self.not_patient_ids:
             must_not = [_any("patient_id", self.not_patient_ids)]
-        if self.point_ids:
-            must.append(api.HasIdCondition(has_id=list(self.point_ids)))
         if self.since is not None or self.until is not None:
             must.append(api.FieldCondition(key="time", range=api.DatetimeRange(gte=self.since, lt=self.until)))
         return api.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
@@ -166,6 +163,13 @@ class VectorStore:
         """
         for collection in collections:
             await self._ensure(collection)
+
+    async def check(self, collection: CollectionSpec) -> None:
+        """Raise `Fatal`, as `ensure` would, for a collection that is there and is made for something else; make nothing."""
+        if await self.exists(collection):
+            doing = f"looking at the collection {collection.name}"
+            info = await self._call(doing, self._client.get_collection(collection.name))
+            self._check(collection, info.config.params)
 
     async def exists(self, collection: CollectionSpec) -> bool:
         """Tell whether the collection is there."""
@@ -365,22 +369,34 @@ class VectorStore:
         least_score: float | None = None,
     ) -> list[Hit]:
         """Return the nearest points, best first; equal scores in the order of their ids."""
+        return await self._query(collection, collection.vector, self._dense(collection, vector), where, limit, least_score)
+
+    async def search_both(
+        self, collection: CollectionSpec, vector: Floats, words: Words, *, where: Where | None = None, limit: int = 10
+    ) -> tuple[list[Hit], dict[str, float]]:
+        """Return the `limit` points nearest to the vector and the `limit` that fit the words best; and BM25 by id.
+
+        The points come best cosine first; one that has none of the words (`processors.words.of_question`) has no BM25. How rare a
+        word is, is taken over the whole collection, whatever `where` names. It is one call: what either of two prefetches finds is
+        scored by both.
+        """
+        query, chosen = self._dense(collection, vector), where.filter() if where is not None else None
+        asked: list[tuple[str, Any]] = [(collection.vector, query), *([(WORDS, _sparse(words))] if words.indices else [])]
+        found = [api.Prefetch(query=one, using=using, filter=chosen, limit=limit) for using, one in asked]
+        requests = [
+            api.QueryRequest(prefetch=found, query=one, using=using, limit=len(found) * limit, with_payload=using != WORDS)
+            for using, one in asked
+        ]
+        answers = await self._call(f"searching {collection.name}", self._client.query_batch_points(collection.name, requests))
+        near, *named = (_hits(answer) for answer in answers)
+        return near, {hit.id: hit.score for hits in named for hit in hits if hit.score > 0}
+
+    @staticmethod
+    def _dense(collection: CollectionSpec, vector: Floats) -> list[float]:
         if vector.shape != (collection.dimensions,) or not np.isfinite(vector).all():
             raise Permanent(f"a search in {collection.name} needs {collection.dimensions} finite numbers")
-        query = np.asarray(vector, dtype=np.float32).tolist()
-        return await self._query(collection, collection.vector, query, where, limit, least_score)
-
-    async def search_words(
-        self, collection: CollectionSpec, words: Words, *, where: Where | None = None, limit: int = 10
-    ) -> list[Hit]:
-        """Return the points that fit the words (`processors.words.of_question`) best, by BM25, best first; none without any.
-
-        How rare a word is, is taken over the whole collection, whatever `where` names.
-        """
-        if not words.indices:
-            return []
-        hits = await self._query(collection, WORDS, _sparse(words), where, limit, None)
-        return [hit for hit in hits if hit.score > 0]
+        numbers: list[float] = np.asarray(vector, dtype=np.float32).tolist()
+        return numbers
 
     async def _query(
         self, collection: CollectionSpec, using: str, query: Any, where: Where | None, limit: int, least: float | None
@@ -394,9 +410,7 @@ class VectorStore:
             score_threshold=least,
             with_payload=True,
         )
-        answer = await self._call(f"searching {collection.name}", call)
-        hits = [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+        return _hits(await self._call(f"searching {collection.name}", call))
 
     async def count(self, collection: CollectionSpec, where: Where | None = None) -> int:
         """Return how many points there are, exactly."""
@@ -435,6 +449,11 @@ class VectorStore:
 
 def _sparse(words: Words) -> api.SparseVector:
     return api.SparseVector(indices=list(words.indices), values=list(words.values))
+
+
+def _hits(answer: api.QueryResponse) -> list[Hit]:
+    hits = [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
 def _point(collection: CollectionSpec, record: api.Record) -> Point:

@@ -452,7 +452,6 @@ async def test_words_are_weighed_by_how_rare_they_are(store: VectorStore) -> Non
     await store.ensure([collection])
     texts = ["warfarin 5 mg", "pain, pain and more pain", "pain at night", "no pain", "warfarin stopped", "☐"]
     await store.upsert(collection, [a_point(n, passage=text, patient_id=f"p{n}") for n, text in enumerate(texts)])
-    hits = await store.search_words(collection, of_question("Pain warfarin?"), limit=10)
     count = len([text for text in texts if words(text)])
 
     def bm25(text: str) -> float:
@@ -464,20 +463,47 @@ async def test_words_are_weighed_by_how_rare_they_are(store: VectorStore) -> Non
             found += rare * weights.get(of_question(word).indices[0], 0.0)
         return found
 
-    expected = sorted(((bm25(text), n) for n, text in enumerate(texts) if bm25(text)), reverse=True)
-    assert [uuid.UUID(hit.id).int for hit in hits] == [n for _, n in expected]
-    assert [hit.score for hit in hits] == pytest.approx([score for score, _ in expected], rel=1e-4)
-    (one,) = await store.search_words(collection, of_question("warfarin"), where=Where(patient_ids=["p4"]))
-    assert one.payload["passage"] == "warfarin stopped"
-    chosen = Where(point_ids=[str(uuid.UUID(int=n)) for n in (2, 3)])
-    assert {uuid.UUID(hit.id).int for hit in await store.search_words(collection, of_question("pain"), where=chosen)} == {2, 3}
-    assert await store.search_words(collection, of_question("heparin")) == []
-    assert await store.search_words(collection, of_question("☐")) == []
+    async def found(question: str, where: Where | None = None) -> dict[int, float]:
+        _, scores = await store.search_both(collection, np.ones(8, np.float32), of_question(question), where=where, limit=10)
+        return {uuid.UUID(one).int: score for one, score in scores.items()}
+
+    expected = {n: bm25(text) for n, text in enumerate(texts) if bm25(text)}
+    assert await found("Pain warfarin?") == pytest.approx(expected, rel=1e-4)
+    at_p4 = await found("Pain warfarin?", Where(patient_ids=["p4"]))
+    assert at_p4 == pytest.approx({4: expected[4]}, rel=1e-4)  # rarity is the whole collection's
+    assert await found("heparin") == await found("☐") == {}
     # what a corrected note no longer says does not find it
     await store.upsert(collection, [a_point(0, passage="heparin", patient_id="p0")])
-    assert {uuid.UUID(hit.id).int for hit in await store.search_words(collection, of_question("warfarin"))} == {4}
+    assert set(await found("warfarin")) == {4}
     assert (await store.spec(collection)).words == "passage"
     await store.drop(collection)
+
+
+async def test_what_meaning_or_words_found_is_scored_by_both(store: VectorStore) -> None:
+    notes = replace(NOTES, name=f"both-{uuid.uuid4().hex[:12]}", dimensions=8, served=False)  # rarity outlives the deleted
+    await store.ensure([notes])
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(60, notes.dimensions)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    texts = [" ".join(rng.choice(["pain", "fever", "cough", "fall", "rash"], size=3, replace=False)) for _ in rows]
+    points = [a_point(n, row, passage=text, type=f"t{n % 2}") for n, (row, text) in enumerate(zip(rows, texts, strict=True))]
+    await store.upsert(notes, points)
+    question, chosen = of_question("pain rash"), Where(types=["t0"])
+    evens = [one for n, one in enumerate(points) if n % 2 == 0]
+    everything, by_words = await store.search_both(notes, rows[5], question, where=chosen, limit=60)
+    cosines = {one.id: float(one.vector @ rows[5]) for one in evens}
+    assert {hit.id: hit.score for hit in everything} == pytest.approx(cosines, abs=1e-5)
+    having = {one.id for one in evens if set(words(str(one.payload["passage"]))) & {"pain", "rash"}}
+    assert set(by_words) == having and len(having) < len(evens)
+    hits, some = await store.search_both(notes, rows[5], question, where=chosen, limit=4)
+    nearest = sorted(cosines, key=lambda one: -cosines[one])[:4]
+    least = sorted(by_words.values())[-4] - 1e-5
+    ids = [hit.id for hit in hits]
+    assert ids == sorted(ids, key=lambda one: -cosines[one]) and set(nearest) <= set(ids) and 4 < len(ids) <= 8
+    assert all(by_words[one] >= least for one in set(ids) - set(nearest))
+    assert {hit.id: hit.score for hit in hits} == pytest.approx({one: cosines[one] for one in ids}, abs=1e-5)
+    assert some == pytest.approx({one: by_words[one] for one in ids if one in by_words}, abs=1e-5)
+    await store.drop(notes)
 
 
 async def test_a_collection_of_the_time_before_words_is_fatal_and_says_what_to_do(store: VectorStore) -> None:

@@ -17,13 +17,15 @@ from typer.testing import CliRunner
 
 from connectors.objects import ObjectStore
 from connectors.qdrant.embedded import EmbeddedQdrant
+from connectors.qdrant.search import search_notes
 from connectors.qdrant.settings import NOTES, CollectionSpec, QdrantSettings, images
 from connectors.qdrant.store import Point, VectorStore
-from models.errors import Permanent
+from models.errors import Fatal, Permanent
 from models.registering import promote, record
 from models.registry import Registry
 from processors.events import ImageEvent, NoteEvent, ObjectReference, PatientEvent
 from processors.identity import natural_id
+from streams.checks import run_checks
 from streams.cli.rebuild import rebuild
 from streams.demo import radiographs
 from streams.outbox import Outbox
@@ -332,6 +334,44 @@ async def test_a_store_of_the_time_before_aliases_and_a_model_that_is_promoted_m
         await site.until_done("notes-vectors", NoteEvent.topic)
     assert (await served(site)).keys() == {"Asthma.", "Hip fracture.", "Gout."}
     assert len(await everything(site.settings.vectors, plain_notes("notes-0"))) == 2
+
+
+async def test_a_store_of_the_time_before_words_is_rebuilt_and_then_found_by_them(
+    kafka: Kafka, tmp_path: Path, each_store: str
+) -> None:
+    site = Clinic(kafka, tmp_path, vectors=each_store)
+    wordless, embedder = replace(plain_notes("notes-0"), words=""), Registry.load().open("embedding")
+    async with site.running("notes-vectors"):
+        await site.write(note("a", "one", "Takes zoledronate."), note("b", "two", "Hip fracture."))
+        await site.until_done("notes-vectors", NoteEvent.topic)
+    before = await everything(site.settings.vectors, NOTES)
+    async with VectorStore(site.settings.vectors) as open_:
+        await open_.drop(NOTES)
+        await open_.ensure([wordless])
+        await open_.switch(NOTES, wordless.name)
+        await open_.upsert(wordless, list(before.values()))
+    with pytest.raises(Fatal, match="before search went by words"):
+        async with site.running("notes-vectors"):
+            await site.write(note("a", "three", "Gout."))
+            await site.until_done("notes-vectors", NoteEvent.topic)
+    assert await unfit(site) == ["collection notes: `vigil replay rebuild notes --reason ...` makes it anew from the topics"]
+    done = await rebuilt(site, Wish("notes", "search by words"))
+    assert (done.survey.same, done.survey.added, done.before, done.points) == (2, 1, "notes-0", 3)
+    with pytest.raises(Fatal, match="before search went by words"):  # a way back that no lane could go
+        await rebuilt(site, Wish("notes", "why", back=True))
+    async with site.running("notes-vectors"):
+        await site.write(note("b", "four", "Zoledronate stopped."))
+        await site.until_done("notes-vectors", NoteEvent.topic)
+    async with VectorStore(site.settings.vectors) as open_:
+        found = await search_notes(open_, embedder, "zoledronate")
+    assert await unfit(site) == []
+    assert {hit.passage for hit in found if hit.words} == {"Zoledronate stopped.", "Takes zoledronate."} and len(found) == 4
+
+
+async def unfit(site: Clinic) -> list[str]:
+    """What `vigil doctor` finds wrong with the collections, and how it says to mend it."""
+    checks = await run_checks(site.settings)
+    return [f"{one.what}: {one.mend}" for one in checks if one.what.startswith("collection") and one.verdict == "wrong"]
 
 
 def plain_notes(name: str) -> CollectionSpec:

@@ -27,6 +27,8 @@ async def http(tmp_path: Path) -> AsyncIterator[Client]:
     [
         ("POST", "/points/query", {"query": {"recommend": {"positive": [1]}}}),
         ("POST", "/points/query", {"query": {"fusion": "rrf"}, "prefetch": [{"query": NUMBERS}]}),
+        ("POST", "/points/query", {"query": NUMBERS, "using": "text", "prefetch": {"query": [NUMBERS], "using": "text"}}),
+        ("POST", "/points/query", {"query": NUMBERS, "using": "text", "prefetch": [{"lookup_from": {"collection": "x"}}]}),
         ("POST", "/points/query", {"query": {"indices": [1], "values": [1.0]}, "using": "text"}),
         ("POST", "/points/query", {"query": {"nearest": {"text": "pain", "model": "qdrant/bm25"}}, "using": "text"}),
         ("POST", "/points/query", {"query": [NUMBERS], "using": "text"}),
@@ -90,6 +92,19 @@ async def test_a_sparse_vector_that_is_none_is_refused(http: Client, sparse: Any
         assert answer.status in (400, 422), await answer.text()
     counted = await (await http.post("/collections/notes/points/count", json={})).json()
     assert counted["result"] == {"count": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"prefetch": [{"query": NUMBERS, "using": "text"}]}, {"query": NUMBERS, "using": "text", "prefetch": "text"},
+     {"query": NUMBERS, "using": "text", "prefetch": [{"query": NUMBERS, "using": "text", "with_payload": True}]},
+     {"query": NUMBERS, "using": "text", "prefetch": [{"query": NUMBERS, "using": "image"}]},
+     {"query": NUMBERS, "using": "text", "prefetch": [{"query": NUMBERS, "using": "text", "limit": 0}]}],
+)  # fmt: skip
+async def test_a_prefetch_that_is_none_is_refused(http: Client, body: Any) -> None:
+    await http.put("/collections/notes", json=VECTORS)
+    answer = await http.post("/collections/notes/points/query", json=body)
+    assert answer.status in (400, 422), await answer.text()
 
 
 async def test_a_body_over_the_limit_is_refused(http: Client) -> None:
