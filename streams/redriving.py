@@ -10,7 +10,7 @@ Redriven input is late data. What could do harm as such is held back, and the pl
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Self
@@ -38,7 +38,7 @@ from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
 from streams.wire import Message, decode, iso, key_of
-from streams.yielding import MOST_LAG, until_near
+from streams.yielding import SECONDS, Room
 
 __all__ = ["DeadLetters", "Letter", "Plan", "State", "Which", "counts"]  # a desk's letters are those of `streams.letters`
 
@@ -206,32 +206,38 @@ class DeadLetters:
         letters: Sequence[Letter],
         reason: str,
         *,
-        most_lag: int = MOST_LAG,
+        seconds: float = SECONDS,
         progress: Callable[[int], None] = lambda done: None,
         waits: Callable[[str], None] = lambda words: None,
     ) -> int:
         """Write planned letters back to their topics, in their order, audited and marked; return how many.
 
-        An original is written once, with the attempts of each of its letters. Yields to live traffic: before each part it waits
-        until no lane that reads the topics lags by more than `most_lag`, what it wrote itself included.
+        An original is written once, with the attempts of each of its letters. Yields to live traffic: no more is written at a time
+        than what the lanes that read the topics do in `seconds`, and not before they have done half of it (`streams.yielding`).
         Raises `Transient` or `Fatal` as the outbox does: what was not marked is open still.
         """
         assert self._outbox is not None
-        done = 0
-        for groups in _parts(letters):
+        done, originals = 0, _originals(letters)
+        room = Room(self._settings, seconds=seconds, waits=waits)
+        while originals:
+            may = await room.wait({self._topic(group[0].event) for group in originals[:_TOGETHER]})
+            groups = _part(originals, min(may, _TOGETHER))
+            del originals[: len(groups)]
             part = [letter for group in groups for letter in group]
-            topics = {letter.event.original_topic.removeprefix(self._prefix) for letter in part}
-            await until_near(self._settings, topics, most_lag, waits)
             await self._audit("redrive", part, "redriven", reason)
             await self._outbox.send([self._copy(group) for group in groups])
+            room.wrote()
             await self.mark(part, "redriven")
             done += len(part)
             progress(done)
         return done
 
+    def _topic(self, event: DeadLetterEvent) -> str:
+        return event.original_topic.removeprefix(self._prefix)
+
     def _copy(self, group: Sequence[Letter]) -> Message:
         event, *others = (letter.event for letter in group)
-        return redrive(event, *others, topic=event.original_topic.removeprefix(self._prefix))
+        return redrive(event, *others, topic=self._topic(event))
 
     async def discard(
         self, letters: Sequence[Letter], reason: str, *, progress: Callable[[int], None] = lambda done: None
@@ -306,19 +312,23 @@ def counts(letters: Sequence[Letter]) -> list[tuple[str, str, str, str, str, int
     return [(*kind, number) for kind, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _parts(letters: Sequence[Letter]) -> Iterator[list[list[Letter]]]:
-    """Sort into the letters of one original each, and give those in parts; their order stays."""
+def _originals(letters: Sequence[Letter]) -> list[list[Letter]]:
+    """Sort into the letters of one original each; their order stays."""
     groups: dict[tuple[str, int, int], list[Letter]] = {}
     for letter in letters:
         groups.setdefault(_place(letter.event), []).append(letter)
-    part: list[list[Letter]] = []
-    for group in groups.values():
-        if part and sum(map(len, part)) + len(group) > _TOGETHER:
-            yield part
-            part = []
+    return list(groups.values())
+
+
+def _part(originals: Sequence[list[Letter]], most: int) -> list[list[Letter]]:
+    """Return the first originals, with `most` letters in all or those of the first one."""
+    part, letters = [originals[0]], len(originals[0])
+    for group in originals[1:]:
+        letters += len(group)
+        if letters > most:
+            break
         part.append(group)
-    if part:
-        yield part
+    return part
 
 
 def _place(letter: DeadLetterEvent) -> tuple[str, int, int]:

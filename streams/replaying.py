@@ -4,7 +4,7 @@ It is the redrive's own mechanism (`streams.deadletters`, `streams.redriving`): 
 the redrive's plan says what would do harm and holds it back (vitals that could still alert, a version that a newer one replaced),
 and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
 
-Each part (a hundred, or fewer where less lag is allowed) is audited, then written and confirmed, then noted in the progress
+Each part (a hundred, or fewer where a lane is slow) is audited, then written and confirmed, then noted in the progress
 file: a crash between two steps repeats at most that many, which overwrites the same ids. Letters that were chosen by their ids
 are marked as redriven before they are noted.
 """
@@ -31,7 +31,7 @@ from streams.reader import Reader
 from streams.redriving import DeadLetters, Letter, Plan
 from streams.redriving import Which as WhichLetters
 from streams.settings import Settings
-from streams.yielding import MOST_LAG, until_near
+from streams.yielding import SECONDS, Room
 
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
@@ -103,10 +103,10 @@ class Choice:
 
 @dataclass(slots=True)
 class Pace:
-    """How fast: records a second (0: as fast as may be), and the lag of a lane above which the replay waits for it."""
+    """How fast: records a second (0: as fast as may be), and the seconds that a live record may wait behind replayed ones."""
 
     rate: float = 0.0
-    most_lag: int = MOST_LAG
+    seconds: float = SECONDS
 
 
 @dataclass(slots=True)
@@ -272,8 +272,8 @@ class Replays:
     ) -> int:
         """Write planned records to their topics again; return how many this run wrote. `held`: what the plan holds back.
 
-        Yields to live traffic: before each part it waits until no lane that reads the topic lags by more than `pace.most_lag`, what
-        it wrote itself included. Raises as the outbox does; what the progress file has is done.
+        Yields to live traffic: no more is written at a time than what the lanes that read the topic do in `pace.seconds`, and not
+        before they have done half of it (`streams.yielding`). Raises as the outbox does; what the progress file has is done.
         """
         if self.outbox is None:
             raise Permanent("opened for reading only: nothing can be audited, so nothing is replayed")
@@ -282,28 +282,30 @@ class Replays:
         progress.hold(held)
         todo = [letter for letter in letters if progress.wants(letter)]
         before = progress.done
-        # A live record waits behind what a lane may lag by and a part: a small part where little lag is allowed.
-        size = max(1, min(_TOGETHER, pace.most_lag, int(pace.rate or _TOGETHER)))
-        loop = asyncio.get_running_loop()
-        for start in range(0, len(todo), size):
-            part = todo[start : start + size]
-            topics = [one.event.original_topic.removeprefix(self._prefix) for one in part]
-            await until_near(self.settings, set(topics), pace.most_lag, lambda words: tell(Told(progress.done, words)))
+        most = max(1, min(_TOGETHER, int(pace.rate or _TOGETHER)))
+        loop, start = asyncio.get_running_loop(), 0
+        room = Room(self.settings, seconds=pace.seconds, waits=lambda words: tell(Told(progress.done, words)))
+        while start < len(todo):
+            may = await room.wait({self._topic(one) for one in todo[start : start + most]})
+            part = todo[start : start + min(most, may)]
+            start += len(part)
             began = loop.time()
             await self._audit(part, choice, reason)
-            copies = [
-                redrive(one.event, *(twin.event for twin in one.twins), topic=topic)
-                for one, topic in zip(part, topics, strict=True)
-            ]
-            await self.outbox.send(copies)
+            await self.outbox.send(
+                [redrive(one.event, *(twin.event for twin in one.twins), topic=self._topic(one)) for one in part]
+            )
+            room.wrote()
             if choice.letters:  # else the next redrive of what is open would do them once more
                 desk = DeadLetters(self.settings, outbox=self.outbox, user=self.user, clock=self.clock)
                 await desk.mark([letter for one in part for letter in (one, *one.twins)], "redriven")
             progress.note(part)
             tell(Told(progress.done))
-            if pace.rate and start + size < len(todo):
+            if pace.rate and start < len(todo):
                 await asyncio.sleep(max(0.0, len(part) / pace.rate - (loop.time() - began)))
         return progress.done - before
+
+    def _topic(self, letter: Letter) -> str:
+        return letter.event.original_topic.removeprefix(self._prefix)
 
     async def _audit(self, letters: Sequence[Letter], choice: Choice, reason: str) -> None:
         assert self.outbox is not None

@@ -30,6 +30,9 @@ Since = Annotated[datetime | None, typer.Option(help="failed at or after")]
 Until = Annotated[datetime | None, typer.Option(help="failed before")]
 All = Annotated[bool, typer.Option("--all", help="every open letter, where nothing else is asked")]
 Limit = Annotated[int, typer.Option(min=1, help="the oldest so many at most; they are held in memory whole")]
+MaxWait = Annotated[
+    float, typer.Option(min=0.1, metavar="SECONDS", help="a live record waits no longer behind these, by the lanes' own speed")
+]
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
@@ -118,7 +121,7 @@ def redrive(
         bool, typer.Option("--unverified", help="also notes whose topic no longer shows whether a newer version came")
     ] = False,
     limit: Limit = 10_000,
-    max_lag: Annotated[int, typer.Option(min=0, help="wait while a lane that reads the topic is further behind")] = 500,
+    max_wait: MaxWait = 1.0,
     reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -137,7 +140,7 @@ def redrive(
         print(f"held back: {len(held)} x {why}")
     _tell_left(found)
     if _go(dry_run, yes, reason, "redrive", len(plan.ready)):
-        print(f"{asyncio.run(_redrive(settings, plan.ready, reason, max_lag))} redriven")
+        print(f"{asyncio.run(_redrive(settings, plan.ready, reason, max_wait))} redriven")
 
 
 @app.command("discard")
@@ -236,7 +239,7 @@ async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool
         return found, await desk.plan(found.letters, unverified=unverified)
 
 
-async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max_lag: int) -> int:
+async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max_wait: float) -> int:
     async with _desk(settings, writing=True) as desk:
         with _bar() as bar:
             task = bar.add_task("redrive", total=len(letters))
@@ -247,7 +250,7 @@ async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max
             def waits(words: str) -> None:
                 bar.update(task, description=f"waiting: {words}")
 
-            return await desk.redrive(letters, reason, most_lag=max_lag, progress=done, waits=waits)
+            return await desk.redrive(letters, reason, seconds=max_wait, progress=done, waits=waits)
 
 
 async def _discard(settings: Settings, letters: list["Letter"], reason: str) -> int:

@@ -36,6 +36,9 @@ Encounters = Annotated[list[str] | None, typer.Option("--encounter", help="of th
 Types = Annotated[list[str] | None, typer.Option("--type", help="code of a note's type; may be repeated")]
 Letters = Annotated[list[str] | None, typer.Option("--letter", help="the original behind a dead letter; may be repeated")]
 Limit = Annotated[int, typer.Option(min=1, help="refuse to choose more: they are held in memory whole")]
+MaxWait = Annotated[
+    float, typer.Option(min=0.1, metavar="SECONDS", help="a live record waits no longer behind these, by the lanes' own speed")
+]
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 
 NOTES = "clinical.notes"
@@ -55,7 +58,7 @@ def run(
     letter: Letters = None,
     limit: Limit = 10_000,
     rate: Annotated[float, typer.Option(min=0, help="records a second at most; 0: as fast as the lanes take them")] = 0.0,
-    max_lag: Annotated[int, typer.Option(min=0, help="wait while a lane that reads the topic is further behind")] = 500,
+    max_wait: MaxWait = 1.0,
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="keep the progress here; the same command again goes on from it")
     ] = None,
@@ -88,7 +91,7 @@ def run(
     told = f", {before} were done before" if before else ""
     if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready) - before}{told}?", abort=True)):
         try:
-            done = asyncio.run(_run(settings, plan, choice, reason, rate, max_lag, progress))
+            done = asyncio.run(_run(settings, plan, choice, reason, rate, max_wait, progress))
         except BaseException:  # Ctrl-C too: who stopped it has to know where it stands
             print(_where(progress, len(plan.ready)), file=sys.stderr)
             raise
@@ -216,7 +219,7 @@ async def _run(
     choice: "Choice",
     reason: str,
     rate: float,
-    max_lag: int,
+    max_wait: float,
     progress: "Progress",
 ) -> int:
     from streams import replaying
@@ -225,7 +228,7 @@ async def _run(
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
     replays = replaying.Replays(settings, outbox, getpass.getuser(), clock_of(settings.clock))
-    pace = replaying.Pace(rate, max_lag)
+    pace = replaying.Pace(rate, max_wait)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:

@@ -2,7 +2,7 @@
 
 The notes to be replayed stand on the topic, and the lane's group has committed past them, as if it had done them once. Live notes
 come at a fixed rate, whatever becomes of the ones before. A latency is the time from writing a note to when the broker took its
-entities. The replay is `vigil replay run` as an operator types it, with a `--max-lag` that yields to live traffic.
+entities. The replay is `vigil replay run` as an operator types it, which yields to live traffic by itself.
 """
 
 import threading
@@ -23,7 +23,6 @@ from tests.bench.stage import Site, Stage
 
 _NOTES, _ENTITIES = "clinical.notes", "clinical.entities"
 _NICE = {"VIGIL_LANES__NOTES_ENTITIES__NICE": "0"}  # as in `notes`: on a machine that does nothing else it changes nothing
-_MAX_LAG = 50  # records: a live note waits behind these at most, and a part of as many
 _PATIENCE = 120.0  # seconds that the last live notes may take
 
 
@@ -104,8 +103,8 @@ def _done_once(site: Site) -> None:
 
 def _replay(site: Site, until: datetime, notes: int) -> None:
     asked = ["--topic", _NOTES, "--until", f"{until.astimezone():%Y-%m-%dT%H:%M:%S}", "--limit", str(notes)]
-    pace = ["--max-lag", str(_MAX_LAG), "--resume", str(site.folder / "progress"), "--reason", "bench", "--yes"]
-    with Program(["-m", "streams.cli", "replay", "run", *asked, *pace], site.env, site.folder / "replay.log") as program:
+    rest = ["--resume", str(site.folder / "progress"), "--reason", "bench", "--yes"]
+    with Program(["-m", "streams.cli", "replay", "run", *asked, *rest], site.env, site.folder / "replay.log") as program:
         if program.process.wait(4 * 3600):
             program.check()
         said = program.log.read_text()

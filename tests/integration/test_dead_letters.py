@@ -207,7 +207,7 @@ async def test_a_redrive_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path:
     await _file(site, "notes-entities", note("p", "a", "Cough."))
     async with desk_of(site.settings) as desk:
         plan = await desk.plan(await desk.find(Which(), whole=True))
-        work = asyncio.create_task(desk.redrive(plan.ready, "mended", most_lag=5, waits=heard.append))
+        work = asyncio.create_task(desk.redrive(plan.ready, "mended", waits=heard.append))
         await until(lambda: heard, what="the redrive says that it waits")
         assert heard[-1] == "notes-entities is 6 records behind"
         assert len(await site.records("clinical.notes")) == 7

@@ -277,16 +277,13 @@ async def test_a_replay_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path: 
     async with replays_of(site.settings) as replays:
         plan = await replays.plan(await replays.choose(choice, limit=100))
         run = asyncio.create_task(
-            replays.run(
-                plan.ready, choice, "why", pace=Pace(most_lag=5), progress=Progress.open(None, choice), tell=told.append
-            )
+            replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(None, choice), tell=told.append)
         )
         await until(lambda: any(one.waits for one in told), what="the replay says that it waits")
         assert told[-1].waits == "notes-entities is 6 records behind"
         assert len(await site.records(NOTES)) == 9
         async with site.running("notes-entities"):
             assert await run == 9
-    assert sorted({one.done for one in told}) == [0, 5, 9]  # parts no larger than the lag that is allowed
     assert len(await site.records(NOTES)) == 18
 
 
