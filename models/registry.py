@@ -183,9 +183,9 @@ class Registry:
         """
         entries, stages = read_registry(PACKAGED, WEIGHTS)
         if path is not None:
-            site_entries, site_stages = read_registry(path, path.parent)
-            entries, stages = [*entries, *site_entries], stages | site_stages
-            entries = _with_thresholds(path, entries)
+            document = document_of(path)  # once: who writes it meanwhile is seen by the next look
+            entries, stages = [*entries, *_entries(path, document, path.parent)], stages | _stages(path, document)
+            entries = _with_thresholds(path, document, entries)
         return cls(entries, stages)
 
     def entries(self, task: str | None = None) -> list[ModelEntry]:
@@ -307,6 +307,10 @@ def _loader(entry: ModelEntry) -> Callable[..., Any]:
 def read_registry(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]], dict[str, Stage]]:
     """Read one registry file: its entries with their folders (below `base`), and its stages. Raises `Fatal` as `Registry.load`."""
     document = document_of(path)
+    return _entries(path, document, base), _stages(path, document)
+
+
+def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[ModelEntry, Path]]:
     entries: list[tuple[ModelEntry, Path]] = []
     models = document.get("model", [])
     if not isinstance(models, list):
@@ -320,16 +324,18 @@ def read_registry(path: Path, base: Path) -> tuple[list[tuple[ModelEntry, Path]]
             name = raw.get("name", "?") if isinstance(raw, dict) else "?"
             raise Fatal(f"registry {path}: model {name!r}: {where}: {first['msg']}") from error
         entries.append((entry, folder_of(entry, base)))
-    return entries, _stages(path, document)
+    return entries
 
 
 _Thresholds: Final = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]])
 
 
-def _with_thresholds(path: Path, entries: Sequence[tuple[ModelEntry, Path]]) -> list[tuple[ModelEntry, Path]]:
+def _with_thresholds(
+    path: Path, document: Mapping[str, Any], entries: Sequence[tuple[ModelEntry, Path]]
+) -> list[tuple[ModelEntry, Path]]:
     """Put a site's own thresholds into the entries they are of. Raises `Fatal` for a model or label that is not known."""
     try:
-        own = _Thresholds.validate_python(document_of(path).get("thresholds", {}))
+        own = _Thresholds.validate_python(document.get("thresholds", {}))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, ("thresholds", *first["loc"])))

@@ -15,6 +15,7 @@ from rich.table import Table
 from models.errors import Permanent
 from streams.cli.evaluate import bars, console
 from streams.cli.models import audit_change
+from streams.keeping import try_out
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def retrain(
         raise Permanent(f"{task} cannot be retrained from feedback: {_WITHOUT[task]}", hint="vigil retrain images")
     if not fixed.exists():
         raise Permanent(f"no such fixed set: {fixed}", hint="--fixed takes a labels.csv, or a folder with a folder per class")
-    if out.exists() and any(out.iterdir()):
-        raise Permanent(f"{out} is not empty", hint="name a new folder: a challenger's weights are never written over others")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Permanent(
+            f"{out} is no empty folder", hint="name a new folder: a challenger's weights are never written over others"
+        )
     settings = load()
     site = registry or settings.models.registry
     if site is None:
@@ -64,6 +67,13 @@ def retrain(
             "the proposal is written into a site's registry file, and there is none",
             hint="set models.registry (VIGIL_MODELS__REGISTRY) to a file, or give --registry; it may be absent",
         )
+    # Before there is work that would be lost: training takes minutes.
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Permanent(f"the folder {out} cannot be made ({error.strerror})", hint="name one in a folder of yours") from error
+    try_out(out / "report.json", "report")
+    try_out(site, "registry")
     _run(settings, fixed, out, site, least, rounds)
 
 

@@ -169,6 +169,18 @@ def test_tasks_whose_feedback_labels_nothing_say_why(tmp_path: Path) -> None:
             command.retrain(task, tmp_path, tmp_path / "out")
 
 
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for out, site, said in (
+        (file, tmp_path / "registry.toml", "is no empty folder"),
+        (file / "out", tmp_path / "registry.toml", "out cannot be made"),
+        (tmp_path / "out", file / "registry.toml", "the registry .* cannot be written"),
+    ):
+        with pytest.raises(Permanent, match=said):
+            command.retrain(command.Task.IMAGES, tmp_path, out, registry=site)
+
+
 async def test_one_that_is_worse_is_not_proposed(kafka: Kafka, tmp_path: Path) -> None:
     site, registry = Clinic(kafka, tmp_path), tiny.image_text_site(tmp_path)
     findings = await ward(site, registry, range(40))
