@@ -117,6 +117,17 @@ def vitals_bundle(patient: Patient, at: datetime, vitals: Vitals, *, number: str
     return transaction(resources)
 
 
+def vitals_panel(patient: Patient, at: datetime, vitals: Vitals, *, number: str) -> Resource:
+    """Write a set of vitals as one Observation: a panel with all values as its components."""
+    entries = [entry["resource"] for entry in vitals_bundle(patient, at, vitals, number=number)["entry"]]
+    parts = [
+        part
+        for one in entries
+        for part in one.get("component") or [{"code": one["code"]} | {k: v for k, v in one.items() if k.startswith("value")}]
+    ]
+    return _observation(patient, at, number, "85353-1", "Vital signs panel", {"component": parts})
+
+
 def transaction(resources: Sequence[Resource]) -> Resource:
     """Write a transaction Bundle that creates the resources."""
     entries = [{"resource": one, "request": {"method": "POST", "url": one["resourceType"]}} for one in resources]

@@ -1,10 +1,12 @@
-"""The load through the connectors: HL7 v2 over MLLP and DICOM C-STORE into `vigil serve`, and faults of and under that process.
+"""The load through the connectors (HL7 v2 over MLLP, FHIR over HTTP, DICOM C-STORE into `vigil serve`), and faults of and under it.
 
 A sender sends one message at a time and sends it again until the answer is positive, as the systems of a hospital do. What was
-answered positively is accepted: the verifier then looks for it on the topic by what the sender calls it (MSH-10, SOP Instance UID).
+answered positively is accepted: the verifier then looks for it on the topic by what the sender calls it (MSH-10, the resource's id,
+SOP Instance UID).
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -17,17 +19,19 @@ from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
+import httpx
 import pydicom
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 from pynetdicom import AE
 
 from connectors.hl7.sender import MllpSender
 from infra.kafka.host import free_ports
-from streams.demo import radiographs
+from streams.demo import fhir, radiographs
 from streams.demo.hl7 import Writer
 from streams.demo.notes import MIX
-from streams.demo.people import people
-from streams.demo.physiology import COURSES, Body
+from streams.demo.people import Patient, people
+from streams.demo.physiology import COURSES, Body, Vitals
+from streams.demo.stays import FHIR_BASE
 from tests.faults.arena import Arena, Fault
 from tests.faults.disk import full, no_mounting, small_disk
 from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent
@@ -43,16 +47,15 @@ SLOT = 90  # the listener's: no lane's worker has it
 class Front(Sender):
     """Sends the load through `vigil serve`; what was accepted is known when the topic has been read."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, feed: str) -> None:
         super().__init__(arena.kafka.bootstrap, arena.prefix)
         self._arena = arena
-        mllp, fhir, dicom = free_ports(3)
-        self._port = dicom if arena.fault.lane == "images" else mllp
+        self._feed = feed
+        ports = dict(zip(("mllp", "fhir", "dicom"), free_ports(3), strict=True))
+        self._port = ports[feed]
         env = {
             **arena.env,
-            "VIGIL_CONNECTORS__MLLP__PORT": str(mllp),
-            "VIGIL_CONNECTORS__FHIR__PORT": str(fhir),
-            "VIGIL_CONNECTORS__DICOM__PORT": str(dicom),
+            **{f"VIGIL_CONNECTORS__{name.upper()}__PORT": str(port) for name, port in ports.items()},
             "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
             "VIGIL_CONNECTORS__MLLP__PUBLISH_SECONDS": "3",
@@ -65,10 +68,13 @@ class Front(Sender):
 
     def pace(self, load: Load, over: threading.Event, **_: Any) -> None:
         """Send in time, or as soon as the answers let it."""
-        if self._arena.fault.lane == "images":
-            self._store(load, over)
-        else:
-            asyncio.run(self._speak(load, over))
+        match self._feed:
+            case "dicom":
+                self._store(load, over)
+            case "fhir":
+                self._put(load, over)
+            case _:
+                asyncio.run(self._speak(load, over))
 
     def _due(self, load: Load, over: threading.Event) -> Iterator[Sent]:
         began = time.monotonic()
@@ -84,6 +90,21 @@ class Front(Sender):
             for one in self._due(load, over):
                 await sender.send(one.value or b"")
                 self.answered.add(one.event_id)
+
+    def _put(self, load: Load, over: threading.Event) -> None:
+        kind = "Observation" if self._arena.fault.lane == "vitals" else "DocumentReference"
+        base, headers = f"http://127.0.0.1:{self._port}{FHIR_BASE}/{kind}/", {"Content-Type": "application/fhir+json"}
+        with httpx.Client(base_url=base, headers=headers, timeout=ANSWER, trust_env=False) as client:
+            for one in self._due(load, over):
+                while not over.is_set():
+                    with contextlib.suppress(httpx.TransportError):
+                        answer = client.put(one.event_id, content=one.value)
+                        if answer.is_success:
+                            self.answered.add(one.event_id)
+                            break
+                        if answer.is_client_error:
+                            raise RuntimeError(f"{kind} {one.event_id} was refused for good: {answer.text}")
+                    over.wait(0.3)
 
     def _store(self, load: Load, over: threading.Event) -> None:
         entity = AE()
@@ -119,40 +140,67 @@ class Front(Sender):
         return several + [f"nobody sent {name}" for name in set(became) - self.sent]
 
 
-def messages(arena: Arena) -> Load:
-    """Make the lane's load as its senders would write it: an ORU a second of each patient, documents, chest films."""
-    rng, start = random.Random(arena.seed), datetime.now(UTC)
+Turn = tuple[int, str, Patient, datetime, Vitals]
+"""What one message is made of: its number, what nothing else is called, who, when, and how they are."""
+
+
+def _turns(arena: Arena) -> Iterator[Turn]:
+    start = datetime.now(UTC)
     ward = [replace(one, family=PHI) for one in people(arena.seed, PATIENTS)]
-    writers = [Writer(one, start) for one in ward]
     bodies = [Body(f"faults {arena.seed} {one.number}", COURSES[one.course]) for one in ward]
-    paced = []
     for number in range(int(arena.fault.seconds * RATE)):
         turn, place = divmod(number, PATIENTS)
-        at, signs = start + turn * EVERY, bodies[place].vitals(turn / 4)
-        if arena.fault.lane == "vitals":
-            data = writers[place].oru([(at, signs)], at, order=f"{place}-{turn}")
-        elif arena.fault.lane == "images":
+        yield number, f"{place}-{turn}", ward[place], start + turn * EVERY, bodies[place].vitals(turn / 4)
+
+
+def _note(rng: random.Random, person: Patient, signs: Vitals) -> tuple[Any, str]:
+    kind, write, _ = rng.choice(MIX)
+    return kind, write(rng, person, signs)[:160]
+
+
+def messages(arena: Arena) -> Load:
+    """Make the lane's load as its senders would write it: an ORU a second of each patient, documents, chest films."""
+    rng, writers, paced = random.Random(arena.seed), dict[int, Writer](), []
+    for number, name, person, at, signs in _turns(arena):
+        writer = writers.setdefault(person.number, Writer(person, at))
+        if arena.fault.lane == "images":
             picture = radiographs.draw(number, radiographs.SIGNS[number % len(radiographs.SIGNS)], 128)
-            data = radiographs.dicom(picture, ward[place], at, accession=f"{place}-{turn}")
+            data = radiographs.dicom(picture, person, at, accession=name)
+            sent_as = str(pydicom.dcmread(BytesIO(data), stop_before_pixels=True).SOPInstanceUID)
         else:
-            kind, write, _ = rng.choice(MIX)
-            text = write(rng, ward[place], signs)[:160]
-            data = writers[place].mdm("T02", at, text, kind, number=f"{place}-{turn}")
-        paced.append(Sent(arena.input, b"", data, _name(arena.fault.lane, data)))
+            if arena.fault.lane == "vitals":
+                data = writer.oru([(at, signs)], at, order=name)
+            else:
+                kind, text = _note(rng, person, signs)
+                data = writer.mdm("T02", at, text, kind, number=name)
+            sent_as = data.split(b"|", 10)[9].decode()
+        paced.append(Sent(arena.input, b"", data, sent_as))
     return Load([], paced, RATE)
 
 
-def _name(lane: str, data: bytes) -> str:
-    if lane == "images":
-        return str(pydicom.dcmread(BytesIO(data), stop_before_pixels=True).SOPInstanceUID)
-    return data.split(b"|", 10)[9].decode()
+def resources(arena: Arena) -> Load:
+    """Make it as FHIR resources with ids of their own: a panel of vital signs a second of each patient, documents."""
+    rng, paced = random.Random(arena.seed), []
+    for _, name, person, at, signs in _turns(arena):
+        if arena.fault.lane == "vitals":
+            resource = fhir.vitals_panel(person, at, signs, number=name)
+        else:
+            kind, text = _note(rng, person, signs)
+            resource = fhir.document(person, at, text, kind, number=name)
+        paced.append(Sent(arena.input, b"", fhir.wire({**resource, "id": f"faults-{name}"}), f"faults-{name}"))
+    return Load([], paced, RATE)
 
 
-def front(arena: Arena) -> None:
+def front(arena: Arena, feed: str = "") -> None:
     """Put `vigil serve` before the lane."""
-    made = Front(arena)
+    made = Front(arena, feed or ("dicom" if arena.fault.lane == "images" else "mllp"))
     arena.sender, arena.workers = made, [made.listener]
     made.listener.start()
+
+
+def front_for_fhir(arena: Arena) -> None:
+    """The same, and the load comes as FHIR."""
+    front(arena, "fhir")
 
 
 def front_on_a_small_disk(arena: Arena) -> None:
@@ -194,12 +242,16 @@ def through(name: str, words: str, strike: Callable[[Arena], None], lanes: Seque
 
 ALL = ("vitals", "notes-entities", "notes-vectors", "images")
 FEEDS = ("vitals", "notes-entities", "images")
+FHIR: dict[str, Any] = {"lanes": ("vitals", "notes-entities"), "load": resources, "prepare": front_for_fhir}
 FAULTS = [
     *through("through-connectors", "no fault: the load over real sockets", nothing, ALL, seconds=14.0),
     *through("listener-sigkill", "`vigil serve` killed three times", listener_sigkill, FEEDS, seconds=20.0),
     *through("listener-sigterm", "`vigil serve` ended twice in the middle of work", listener_sigterm, ("vitals", "images")),
     *through("listener-broker-kill", "the broker killed for 4 s, under connectors and lane", broker_kill, FEEDS),
     *through("listener-partition", "nothing passes to the broker for 9 s", partition, ("vitals", "images"), seconds=20.0),
+    *through("fhir", "no fault: the load as FHIR over HTTP", nothing, **FHIR, seconds=14.0),
+    *through("fhir-listener-sigkill", "`vigil serve` killed three times, under FHIR", listener_sigkill, **FHIR, seconds=20.0),
+    *through("fhir-broker-kill", "the broker killed for 4 s, under the FHIR endpoint and lane", broker_kill, **FHIR),
     *through(
         "objects-disk-full",
         "nothing fits into the object store for 6 s",
