@@ -293,11 +293,11 @@ def unknown_code(code: str, system: str, words: str, section: str, *, unit: str,
 
 
 def of_events(
-    events: Iterable[Event], received_at: datetime, unitless: Mapping[str, str], section: str, zone: str
+    events: Iterable[Event], received_at: datetime, unitless: Mapping[str, str], section: str, zone: str, units: str = ""
 ) -> Iterator[Finding]:
     """Say what the vitals lane will not be able to use, and which times cannot be.
 
-    `section`: of the settings, where codes stand; `zone`: the setting that a time depends on.
+    `section` and `units`: of the settings, where codes and ways to write a unit stand; `zone`: the setting that a time depends on.
     """
     for event in events:
         if isinstance(event, VitalsEvent):
@@ -305,7 +305,7 @@ def of_events(
                 if one.value is not None and isinstance(
                     why := vitals.read(one.code, one.value, one.unit, unitless=unitless), str
                 ):
-                    yield from _unusable(one.code, one.unit, why, section)
+                    yield from _unusable(one.code, one.unit, why, section, units)
         if isinstance(event, DeadLetterEvent):
             continue
         for name in ("observed_at", "authored_at", "acquired_at"):
@@ -314,16 +314,20 @@ def of_events(
                 yield Finding("time", f"{type(event).__name__}: a time in the future", f"is {zone} right?")
 
 
-def _unusable(code: str, unit: str, why: str, section: str) -> Iterator[Finding]:
+def _unusable(code: str, unit: str, why: str, section: str, units: str) -> Iterator[Finding]:
     meaning = loinc.LOINC.get(code)
     target = vitals.UNITS_OF.get(meaning.quantity, "") if meaning else ""
     if why == "no unit":
         line = f'"{code}" = {{ loinc = "{code}", unit = "{target}" }}  # if the sender means {target}'
         yield Finding("unit", f"{code} without a unit", "the vitals lane refuses it without one", section, line)
     elif why.startswith("unknown unit"):
-        shown = unit if looks_like_code(unit.replace(" ", "").replace("[", "").replace("]", "")) else "(not shown)"
-        mend = f"no setting translates a unit: have the sender say {target}, or report the spelling"
-        yield Finding("unit", f"{code}: unknown unit {shown}", mend)
+        if not looks_like_code(unit.replace(" ", "").replace("[", "").replace("]", "")):
+            yield Finding("unit", f"{code}: unknown unit (not shown)", f"have the sender say {target}")
+        elif units:
+            line = f'"{unit}" = "{target}"  # if the sender means {target}'
+            yield Finding("unit", f"{code}: unknown unit {unit}", "the vitals lane refuses it", units, line)
+        else:
+            yield Finding("unit", f"{code}: unknown unit {unit}", f"have the sender say {target}, or report the spelling")
     elif why:
         yield Finding("value", f"{code}: {why.partition(':')[0]}", "the vitals lane will not use it")
 

@@ -30,10 +30,12 @@ LOINC: dict[str, Meaning] = {
     **_codes("mean_arterial", "8478-0", "76536-2", "76214-6"),
     # heart rate: any; palpated; by oximeter; beat to beat by ECG
     **_codes("heart_rate", "8867-4", "8893-0", "8889-8", "76282-3"),
-    # body temperature: any; core; bladder; rectal; oral; ear; axilla
-    **_codes("temperature", "8310-5", "8329-5", "8334-5", "8332-9", "8331-1", "8333-7", "8328-7"),
+    # body temperature: any; core; bladder; rectal; oral; ear; axilla; oesophagus; nasopharynx; temporal artery
+    **_codes(
+        "temperature", "8310-5", "8329-5", "8334-5", "8332-9", "8331-1", "8333-7", "8328-7", "60836-8", "76010-8", "75539-7"
+    ),
     **_codes("consciousness", "67775-7", "11454-6", "1104441000000107"),  # the last: SNOMED CT UK, ACVPU scale
-    **_codes("oxygen", "3150-6", quantity="fio2"),
+    **_codes("oxygen", "3150-6", "19994-3", quantity="fio2"),  # inspired; as a ventilator is set
     **_codes("oxygen", "3151-8", quantity="oxygen_flow"),
 }
 

@@ -74,7 +74,8 @@ class Hl7Checker:
         self._mapper = Hl7Mapper(settings, identities)
         self._publishing = Publishing(self._mapper, Nowhere(largest_record), settings.publish_seconds, settings.remembered)
         base = "connectors.mllp"
-        self._section = f"{base}.peers.{peer.name}.codes" if own_section else f"{base}.codes"
+        own = f"{base}.peers.{peer.name}" if own_section else base
+        self._section, self._units = f"{own}.codes", f"{own}.units"
         self._where = f"connectors.mllp.peers.{peer.name}"
         self._own = own_section
         self._answered: dict[str, str] = {}  # digest -> code
@@ -154,7 +155,7 @@ class Hl7Checker:
         if outcome.verdict == "refused":
             return
         message = parse(raw, fallback=self._peer.settings.charset)
-        yield from of_events(outcome.events, at, self._unitless, self._section, f"{self._where}.zone")
+        yield from of_events(outcome.events, at, self._unitless, self._section, f"{self._where}.zone", self._units)
         if held_apart(outcome.events):
             named = [pid.get(3, 4, repetition=n) for pid in message.all("PID") for n in range(1, pid.count(3) + 1)]
             yield identifier_advice(named, self._listed, "PID-3 must carry one; device data without a patient stays apart")

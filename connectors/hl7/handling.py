@@ -94,7 +94,7 @@ class Hl7Mapper:
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._facility = settings.facility
         window = timedelta(seconds=settings.set_seconds)
-        self._tables = Tables(identities, settings.codes, settings.context_codes, window, self.contexts)
+        self._tables = Tables(identities, settings.codes, settings.units, settings.context_codes, window, self.contexts)
 
     def handle(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:
         """Parse, map and decide. Never raises for what a message contains: what nobody foresaw becomes a dead letter."""

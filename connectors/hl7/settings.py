@@ -2,12 +2,13 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
 
 from connectors.zones import known_zone
+from processors import ucum
 from processors.events import ProcessingId
 
 
@@ -36,6 +37,15 @@ class ContextCode(Section):
     )
 
 
+def _known(unit: str) -> str:
+    if not any(ucum.conversion(unit, target) for target in ucum.UNITS):
+        raise ValueError(f"{unit} is no unit of a vital sign: {', '.join(ucum.UNITS)}, [degF], kPa, ...")
+    return unit
+
+
+Units = dict[str, Annotated[str, AfterValidator(_known)]]
+
+
 class Hl7Peer(Section):
     """One sender and what is particular about it."""
 
@@ -47,6 +57,7 @@ class Hl7Peer(Section):
     codes: dict[str, LocalCode] = Field(
         default_factory=dict, description="its local codes: `CODE` or `CODE^SYSTEM` of OBX-3; before the common table"
     )
+    units: Units = Field(default_factory=dict, description="its ways to write a unit: OBX-6 as sent -> UCUM unit; likewise")
     unconfirmed: Literal["close", "AR", "AE"] = Field(
         "close",
         description="when Kafka does not confirm in time: products differ in which answer they resend, all resend on silence",
@@ -114,6 +125,9 @@ class MllpSettings(Section):
         description="the allow list, by name; the name stands in events. Default: this machine only",
     )
     codes: dict[str, LocalCode] = Field(default_factory=dict, description="local codes of all peers")
+    units: Units = Field(
+        default_factory=dict, description="ways of all peers to write a unit: OBX-6 as sent -> UCUM unit, e.g. `grd` -> `Cel`"
+    )
     context_codes: dict[str, ContextCode] = Field(
         default_factory=dict,
         description="codes (`CODE` or `CODE^SYSTEM`) that set a patient's SpO2 scale, ceiling of care, pregnancy",

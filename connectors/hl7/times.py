@@ -20,7 +20,7 @@ Precision = Literal["year", "month", "day", "hour", "minute", "second"]
 SKEW: Final = timedelta(minutes=5)
 _DTM: Final = re.compile(
     r"(?P<year>\d{4})(?:(?P<month>\d\d)(?:(?P<day>\d\d)(?:(?P<hour>\d\d)(?:(?P<minute>\d\d)(?:(?P<second>\d\d)"
-    r"(?:\.?(?P<fraction>\d{1,9}))?)?)?)?)?)?(?P<offset>[+-]\d{4})?",
+    r"(?:\.?(?P<fraction>\d{1,9}))?)?)?)?)?)?(?P<offset>[+-]\d\d:?\d\d|[Zz])?",
     re.ASCII,
 )
 _ISO: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")  # not HL7, and sent all the same
@@ -50,10 +50,14 @@ def parse_stamp(text: str) -> Stamp | None:
     precision: Precision = [*parts][-1]  # type: ignore[assignment]  # the keys are the literals, in order
     if found["fraction"]:
         parts["microsecond"] = int(found["fraction"][:6].ljust(6, "0"))
+    midnight = parts.get("hour") == 24 and not any(parts.get(name) for name in ("minute", "second", "microsecond"))
+    if midnight:  # ISO 8601's end of the day
+        parts["hour"] = 0
     try:
         offset = _offset(found["offset"])
-        return Stamp(datetime(**({"month": 1, "day": 1} | parts)), precision, offset)  # type: ignore[arg-type]
-    except ValueError:
+        local = datetime(**({"month": 1, "day": 1} | parts)) + timedelta(days=midnight)  # type: ignore[arg-type]
+        return Stamp(local, precision, offset)
+    except (ValueError, OverflowError):
         raise ValueError("not a time of the calendar") from None
 
 
@@ -79,7 +83,9 @@ def _utc(moment: datetime) -> datetime:
 def _offset(text: str | None) -> timezone | None:
     if text is None:
         return None
-    hours, minutes = int(text[1:3]), int(text[3:5])
+    if text in ("Z", "z"):
+        return timezone(timedelta(0))
+    hours, minutes = int(text[1:3]), int(text[-2:])
     if hours > 14 or minutes > 59:
         raise ValueError
     sign = -1 if text[0] == "-" else 1

@@ -4,7 +4,6 @@ LOINC codes and answer codes: https://loinc.org. MDC codes and reference ids: IS
 as IHE PCD-01 sends them in OBX-3 (`150456^MDC_PULS_OXIM_SAT_O2^MDC`) and OBX-6. HL7 tables by number.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -43,6 +42,9 @@ _MDC: Final = {
     "MDC_PRESS_BLD_NONINV_SYS": (150021, "76534-7"),
     "MDC_PRESS_BLD_NONINV_DIA": (150022, "76535-4"),
     "MDC_PRESS_BLD_NONINV_MEAN": (150023, "76536-2"),
+    "MDC_PRESS_CUFF_SYS": (150301, "76534-7"),
+    "MDC_PRESS_CUFF_DIA": (150302, "76535-4"),
+    "MDC_PRESS_CUFF_MEAN": (150303, "76536-2"),
     "MDC_PRESS_BLD_ART_SYS": (150033, "76215-3"),
     "MDC_PRESS_BLD_ART_DIA": (150034, "76213-8"),
     "MDC_PRESS_BLD_ART_MEAN": (150035, "76214-6"),
@@ -52,6 +54,8 @@ _MDC: Final = {
     "MDC_TEMP": (150344, "8310-5"),
     "MDC_TEMP_BODY": (150364, "8310-5"),
     "MDC_TEMP_CORE": (150368, "8329-5"),
+    "MDC_TEMP_ESOPH": (150372, "60836-8"),
+    "MDC_TEMP_NASOPH": (150380, "76010-8"),
     "MDC_TEMP_TYMP": (150392, "8333-7"),
     "MDC_TEMP_EAR": (188428, "8333-7"),
     "MDC_TEMP_RECT": (188420, "8332-9"),
@@ -65,8 +69,12 @@ MDC_BY_CODE: Final = {str(code): target for code, target in _MDC.values()}
 _SYSTEMS: Final = {  # table 0396 and the OIDs seen in its place
     "LN": "LN",
     "LOINC": "LN",
+    "LNC": "LN",
+    "HTTP://LOINC.ORG": "LN",
     "2.16.840.1.113883.6.1": "LN",
     "MDC": "MDC",
+    "URN:ISO:STD:IEEE:11073:10101": "MDC",
+    "URN:ISO:STD:ISO:11073:10101": "MDC",
     "2.16.840.1.113883.6.24": "MDC",
     "SCT": "SCT",
     "SNM": "SCT",
@@ -136,7 +144,7 @@ def _standard_code(coded: tuple[Coded, ...]) -> str:
 
 def _spellings() -> dict[str, str]:
     """Turn the lane's table of spellings around: a spelling (folded) -> the UCUM code that it means, before any conversion."""
-    exact = {"[degf]": "[degF]", "kpa": "kPa", "k": "K", "ml/min": "mL/min"}
+    exact = {"[degf]": "[degF]", "kpa": "kPa", "k": "K", "ml/min": "mL/min"}  # what folding makes unrecognisable as UCUM
     found: dict[str, str] = {}
     for target, spellings in ucum.UNITS.items():
         firsts: dict[ucum.Conversion, str] = {ucum.Conversion(): target}
@@ -147,12 +155,22 @@ def _spellings() -> dict[str, str]:
 
 
 _UCUM: Final = _spellings()
-_ANNOTATION: Final = re.compile(r"\{[^{}]*\}")
+
+
+def unit(coded: tuple[Coded, ...], *tables: Mapping[str, str]) -> str:
+    """Return the UCUM code of OBX-6, or the sender's text as it is when no table knows it: the lane says what it makes of it.
+
+    `tables` are the site's own, by the unit as sent.
+    """
+    for table in tables:
+        for code, text, _ in coded if table else ():
+            if own := table.get(code) or table.get(text):
+                return own
+    return _standard_unit(coded)
 
 
 @lru_cache(maxsize=8192)
-def unit(coded: tuple[Coded, ...]) -> str:
-    """Return the UCUM code of OBX-6, or the sender's text as it is when no table knows it: the lane says what it makes of it."""
+def _standard_unit(coded: tuple[Coded, ...]) -> str:
     for code, text, system in coded:
         for name in (code, text):
             if found := known_unit(name):
@@ -164,7 +182,7 @@ def unit(coded: tuple[Coded, ...]) -> str:
 
 def known_unit(text: str) -> str:
     """Return the UCUM code for a way to write a unit of a vital sign, "" for one that is not known."""
-    return _UCUM.get(_ANNOTATION.sub("", text).strip().casefold(), "")
+    return next((found for one in ucum.looked_up_by(text) if one != "1" and (found := _UCUM.get(one))), "")
 
 
 # ---------------------------------------------------------------------------------------------------------- coded values
@@ -201,6 +219,14 @@ OBSERVATION_STATUS: Final[Mapping[str, ObservationStatus]] = {
 }
 NO_RESULT: Final = frozenset({"O", "N"})  # order detail only; not asked
 RETRACTED: Final = frozenset({"D", "W"})
+
+# OBX-8 as IHE PCD-01 uses it: the measurement status of ISO/IEEE 11073-10201 and the null flavours, beside the flags of table 0078
+NO_MEASUREMENT: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("INV", "NAV", "OFF", "OFFL", "NI", "NA", "MSK", "OTH", "NAN", "PINF", "NINF"), "invalid or not available"),
+    **dict.fromkeys(("CAL", "BUSY"), "calibrating or still measuring"),
+    **dict.fromkeys(("TEST", "DEMO"), "test or demonstration data"),
+}
+UNSURE: Final = frozenset({"QUES", "EARLY"})  # questionable, a first estimate: it has to persist before it counts
 
 # Table 0270, document type (TXA-2) -> LOINC, where the two mean the same
 DOCUMENT_LOINC: Final = {

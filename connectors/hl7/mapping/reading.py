@@ -33,6 +33,7 @@ class Tables:
 
     identities: Identities
     codes: Mapping[str, LocalCode]
+    units: Mapping[str, str]
     context_codes: Mapping[str, ContextCode]
     set_window: timedelta
     contexts: Contexts

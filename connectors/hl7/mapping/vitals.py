@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from connectors.hl7.errors import Condition
@@ -15,10 +16,12 @@ from connectors.hl7.mapping.codes import (
     BLOOD_PRESSURE,
     CODED,
     DIASTOLIC,
+    NO_MEASUREMENT,
     NO_RESULT,
     OBSERVATION_STATUS,
     OXYGEN,
     SYSTOLIC,
+    UNSURE,
     Conflict,
     codings,
     known_unit,
@@ -30,13 +33,18 @@ from connectors.hl7.mapping.codes import (
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
+from processors import ucum
 from processors.events import Observation, ObservationStatus, VitalsEvent
+from processors.loinc import LOINC
+from processors.vitals import UNITS_OF
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 _COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", re.ASCII)  # three digits after a comma could be thousands
 _TRAILING: Final = re.compile(r"([+-]?[\d.,]+)\s*([^\d\s].*)")
 _PRESSURES: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*/\s*(\d{1,3}(?:\.\d+)?)\s*(.*)")
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
+_CHANGED: Final = frozenset({"corrected", "amended"})
+_MEASURED: Final = frozenset({"final", "preliminary", "unknown"}) | _CHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,12 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
         return []
     status = OBSERVATION_STATUS.get(letter, "unknown")
+    flags = {obx.get(8, repetition=n).upper() for n in range(1, obx.count(8) + 1)}
+    if (invalid := next((NO_MEASUREMENT[one] for one in sorted(flags) if one in NO_MEASUREMENT), "")) and status in _MEASURED:
+        if status not in _CHANGED:
+            reading.skipped[f"no measurement: {invalid} (OBX-8)"] += 1
+            return []
+        status = "entered-in-error"  # a correction that says so takes back what it corrects
     try:
         at = reading.moment((obx, 14), (obr, 7), (obr, 22))
     except ValueError as error:
@@ -82,7 +96,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         at = reading.sent_at
         reading.flags["a vital sign without a time, read as observed when sent"] += 1
     try:
-        values = _values(obx, loinc, local)
+        values = _values(reading, obx, loinc, local)
     except ValueError as error:
         reading.trouble(str(error), obx.at(5))
         return []
@@ -92,11 +106,23 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             return []
         codes = (SYSTOLIC, DIASTOLIC) if loinc in BLOOD_PRESSURE else (loinc,)
         values = [(code, None, "") for code in codes]  # a status alone says much: deleted, wrong, cannot be obtained, now final
+    for code, value, measure in values:
+        if isinstance(value, float) and (to := _unfit(code, measure)):
+            # Passed on all the same: the score then says what it had to do without.
+            reading.trouble(f"a unit that cannot be brought to {to} ({code})", obx.at(6), Condition.TABLE_VALUE_NOT_FOUND)
     device = obx.get(18) or obx.get(18, 3)
     charted = reading.peer.settings.charted
     if charted is None:
         charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
+    charted = charted and not flags & UNSURE
     return [Observed(code, value, measure, status, at, device, charted) for code, value, measure in values]
+
+
+@lru_cache(maxsize=1024)
+def _unfit(code: str, measure: str) -> str:
+    """Return the unit that a value needs to be scored, where a sender's own cannot be brought to it; else ""."""
+    to = UNITS_OF.get(LOINC[code].quantity, "")
+    return to if to and measure and ucum.conversion(measure, to) is None else ""
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
@@ -144,10 +170,10 @@ def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
 Value = tuple[str, float | str | None, str]  # LOINC, value, unit
 
 
-def _values(obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
+def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
     """Return what OBX-5 says, empty for nothing. Raises `ValueError` (with no value in it) when it cannot be used."""
     kind = obx.get(2).upper()
-    measure = unit(codings(obx, 6)) or (local.unit if local else "")
+    measure = unit(codings(obx, 6), reading.peer.settings.units, reading.tables.units) or (local.unit if local else "")
     if obx.count(5) > 1:
         raise ValueError("a vital sign with several values")
     if not obx.raw(5).strip() or obx.is_null(5):

@@ -124,13 +124,16 @@ async def test_the_line_that_is_suggested_for_a_local_code_makes_it_a_vital_sign
     assert not found([again], "unit") and not found([again], "unknown code")
 
 
-async def test_a_missing_unit_has_a_line_and_an_unknown_one_has_none() -> None:
+async def test_a_missing_and_an_unknown_unit_have_lines() -> None:
     rows = await tried(hl7(), vitals(obx("8867-4^HR^LN", "80"), obx("9279-1^RR^LN", "14", "furlongs")))
     assert found(rows, "unit") == ["8867-4 without a unit", "9279-1: unknown unit furlongs"]
     totals = Totals()
     totals.add(rows[0])
     given = tomllib.loads(totals.settings())["connectors"]["mllp"]
-    again = await tried(hl7(MllpSettings.model_validate(given)), vitals(obx("8867-4^HR^LN", "80")))
+    assert given["units"] == {"furlongs": "/min"}
+    again = await tried(
+        hl7(MllpSettings.model_validate(given)), vitals(obx("8867-4^HR^LN", "80"), obx("9279-1^RR^LN", "14", "furlongs"))
+    )
     assert not found(again, "unit")
 
 

@@ -23,6 +23,7 @@ LATER = datetime(2027, 1, 1, tzinfo=UTC)
         ("20260302101530.1234", datetime(2026, 3, 2, 10, 15, 30, 123400), "second"),
         ("20160106165800070", datetime(2016, 1, 6, 16, 58, 0, 70000), "second"),  # milliseconds without their point
         ("2026-03-02T10:15:30", datetime(2026, 3, 2, 10, 15, 30), "second"),
+        ("202602282400", datetime(2026, 3, 1), "minute"),  # ISO 8601's end of the day
     ],
 )
 def test_what_a_timestamp_says(text: str, local: datetime, precision: str) -> None:
@@ -36,10 +37,25 @@ def test_offsets() -> None:
     assert stamp is not None
     assert stamp.offset == timezone(-timedelta(hours=5, minutes=30))
     assert resolve(stamp, BERLIN, LATER) == (datetime(2026, 3, 2, 15, 45, tzinfo=UTC), "")
+    for text in ("20260302154500Z", "20260302154500+00:00", "20260302104500.0-0500"):
+        assert instant(text, LATER) == (datetime(2026, 3, 2, 15, 45, tzinfo=UTC), "")
 
 
 @pytest.mark.parametrize(
-    "text", ["not-a-date", "20261302", "20260230", "202603022560", "2026030210153", "+0100", "20260302+9900", "２０２６"]
+    "text",
+    [
+        "not-a-date",
+        "20261302",
+        "20260230",
+        "202603022560",
+        "202603022401",
+        "99991231240000",
+        "20260302101530+1",
+        "2026030210153",
+        "+0100",
+        "20260302+9900",
+        "２０２６",
+    ],
 )
 def test_what_is_none_says_so_without_quoting_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"timestamp|calendar") as caught:

@@ -79,15 +79,59 @@ def test_a_resend_has_the_same_ids_and_another_message_has_others() -> None:
         ("8867-4^Heart rate^2.16.840.1.113883.6.1", "8867-4"),
         ("HR^Pulse^L^8867-4^Heart rate^LN", "8867-4"),  # LOINC as the alternate
         ("147842^MDC_ECG_HEART_RATE^MDC", "8867-4"),
+        ("8867-4^Heart rate^http://loinc.org", "8867-4"),
         ("147842^^MDC", "8867-4"),
         ("^MDC_ECG_HEART_RATE^MDC", "8867-4"),
         ("149530^MDC_PULS_OXIM_PULS_RATE^MDC", "8889-8"),
         ("150456^MDC_PULS_OXIM_SAT_O2^MDC", "59408-5"),
         ("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "76534-7"),
+        ("150301^MDC_PRESS_CUFF_SYS^MDC", "76534-7"),
     ],
 )
 def test_codes(code: str, expected: str) -> None:
-    assert one(obx(code, "80", "/min")).code == expected
+    assert one(obx(code, "80")).code == expected
+
+
+@pytest.mark.parametrize("flag", ["INV", "inv", "L~INV", "NAV", "OFF", "CAL", "BUSY", "TEST", "H~DEMO", "NAN"])
+def test_what_the_device_marks_as_no_measurement_is_none(flag: str) -> None:
+    outcome = reader()(vitals(flagged(PULSE, flag)))
+    assert (outcome.verdict, outcome.code, outcome.events) == ("ignored", "AA", ())
+    assert "no measurement" in outcome.reason and "OBX-8" in outcome.reason
+
+
+def test_a_correction_that_says_so_takes_back_what_it_corrects() -> None:
+    corrected = PULSE.replace("|F|", "|C|")
+    assert one(flagged(corrected, "INV")).status == "entered-in-error"
+    assert one(flagged(PULSE.replace("|F|", "|X|"), "INV")).status == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("flag", "charted"), [("QUES", False), ("H~EARLY", False), ("HH", True), ("N", True), ("A~ALACT", True)]
+)
+def test_what_the_device_doubts_has_to_persist(flag: str, charted: bool) -> None:
+    (event,) = sets(reader()(vitals(flagged(PULSE, flag))))
+    assert (event.charted, event.observations[0].value) == (charted, 80.0)
+
+
+def flagged(line: str, flags: str) -> str:
+    fields = line.split("|")
+    fields[8] = flags
+    return "|".join(fields)
+
+
+def test_a_unit_that_cannot_be_brought_to_the_one_that_is_meant_is_told_and_the_score_says_what_it_lacks() -> None:
+    outcome = reader()(vitals(PULSE, obx("8310-5^T^LN", "104.2", "furlongs", number=2)))
+    (event,), (letter,) = sets(outcome), letters(outcome)
+    assert [(o.value, o.unit) for o in event.observations] == [(80.0, "/min"), (104.2, "furlongs")]
+    assert (outcome.code, letter.message) == ("AA", "OBX[2]-6: a unit that cannot be brought to Cel (8310-5)")
+
+
+def test_a_site_says_what_a_senders_unit_means() -> None:
+    grads = obx("8310-5^T^LN", "104.2", "grd F")
+    assert one(grads, units={"grd F": "[degF]"}).unit == "[degF]"
+    assert one(obx("8310-5^T^LN", "104.2", "77^grd F^99MON"), units={"77": "[degF]"}).unit == "[degF]"
+    with pytest.raises(ValueError, match="furlong is no unit of a vital sign"):
+        reader(units={"grd F": "furlong"})
 
 
 def test_device_codes_lead_to_what_the_lane_can_score() -> None:
@@ -244,8 +288,6 @@ def test_room_air_as_a_coded_value() -> None:
         ("BPM^beats per minute", "/min"),
         ("beats/min^^ISO", "/min"),
         ("", ""),
-        ("furlongs", "furlongs"),  # passed on: the lane refuses it with its reason
-        ("x^^UCUM", "x"),
     ],
 )
 def test_units(unit: str, expected: str) -> None:
