@@ -368,14 +368,23 @@ def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:
     return stages
 
 
+_TABLES: Final = frozenset({"model", "tasks", "thresholds"})
+
+
 def document_of(path: Path) -> dict[str, Any]:
     """Read a registry file as TOML. Raises `Fatal` where it is absent or is none."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Fatal(f"registry file missing: {path}", hint="mend the setting that names it") from error
+        raise Fatal(f"registry file missing: {path}", hint="mend what names it") from error
+    except OSError as error:
+        raise Fatal(f"registry {path} cannot be read ({error.strerror})", hint="mend what names it") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Fatal(f"registry {path} is not TOML: {error}") from error
+    if strange := sorted(document.keys() - _TABLES):
+        # Passed over in silence, the models that ship would answer for those that the file was meant to name.
+        raise Fatal(f"{path} is no registry: it has {strange[0]!r}", hint=f"a registry has {', '.join(sorted(_TABLES))}")
+    return document
 
 
 def folder_of(entry: ModelEntry, base: Path) -> Path:

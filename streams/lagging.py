@@ -16,7 +16,9 @@ from datetime import datetime
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from aiokafka import TopicPartition
+from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import TopicPartition as Committed
 from pydantic import TypeAdapter, ValidationError
 
 from models.errors import Permanent, Transient
@@ -35,6 +37,7 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What each lane reads; a test compares it with the lanes themselves, which need their models to be asked."""
 
+_FETCH: Final = 256 * 1024  # bytes of a partition at a time: one record is wanted
 _PATIENCE: Final = 5.0  # seconds of a look after which the broker is asked whether it is there at all
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
 _SAMPLE: Final = re.compile(r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions)\{lane="([^"]+)"\} (\S+)$', re.M)
@@ -132,22 +135,24 @@ async def _while_there(settings: Settings, look: Coroutine[Any, Any, list[Lag]])
 
 
 async def _look(settings: Settings, wanted: Mapping[str, Sequence[str]], times: bool, clock: Clock) -> list[Lag]:
-    found: list[Lag] = []
     prefix = settings.kafka.topic_prefix
-    async with Reader(settings.kafka) as reader:
-        await reader.require(*(prefix + topic for topics in wanted.values() for topic in topics))
-        for lane, read in wanted.items():
-            places = [(topic, number) for topic in read for number in await reader.partitions(prefix + topic)]
-            committed = await asyncio.to_thread(_committed, settings, lane, places)
-            for topic, number in places:
-                begin, end = await reader.bounds(prefix + topic, number)
+    async with Reader(settings.kafka, fetch_bytes=_FETCH) as reader:
+        topics = dict.fromkeys(topic for read in wanted.values() for topic in read)
+        await reader.require(*(prefix + topic for topic in topics))
+        numbers = {topic: await reader.partitions(prefix + topic) for topic in topics}
+        places = {lane: [(topic, number) for topic in read for number in numbers[topic]] for lane, read in wanted.items()}
+        commits = await asyncio.gather(*(asyncio.to_thread(_committed, settings, lane, of) for lane, of in places.items()))
+        partitions = [TopicPartition(prefix + topic, number) for topic in topics for number in numbers[topic]]
+        bounds = await reader.all_bounds(partitions) if partitions else {}
+        found: list[Lag] = []
+        firsts: list[int] = []
+        for (lane, of), committed in zip(places.items(), commits, strict=True):
+            for topic, number in of:
+                begin, end = bounds[TopicPartition(prefix + topic, number)]
                 offset = committed.get((topic, number))
-                first = max(begin, offset or 0)
-                one = Lag(lane, topic, number, offset, end, max(0, end - first))
-                if times and one.records:
-                    one = await _timed(reader, prefix + topic, one, first, clock)
-                found.append(one)
-    return found
+                firsts.append(max(begin, offset or 0))
+                found.append(Lag(lane, topic, number, offset, end, max(0, end - firsts[-1])))
+        return await _timed(reader, prefix, found, firsts, clock) if times else found
 
 
 def _rated(lag: Lag, earlier: int | None, seconds: float) -> Lag:
@@ -159,7 +164,7 @@ def _rated(lag: Lag, earlier: int | None, seconds: float) -> Lag:
 def _committed(settings: Settings, lane: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Return a group's offsets without joining it."""
     prefix = settings.kafka.topic_prefix
-    wanted = [TopicPartition(prefix + topic, number) for topic, number in places]
+    wanted = [Committed(prefix + topic, number) for topic, number in places]
     if not wanted:
         return {}
     consumer = Consumer({**confluent_config(settings.kafka), "group.id": group_of(settings, lane), "enable.auto.commit": False})
@@ -172,27 +177,29 @@ def _committed(settings: Settings, lane: str, places: Iterable[tuple[str, int]])
     return {(one.topic.removeprefix(prefix), one.partition): one.offset for one in answer if one.offset >= 0}
 
 
-async def _timed(reader: Reader, topic: str, lag: Lag, first: int, clock: Clock) -> Lag:
-    oldest = await _record(reader, topic, lag.partition, first, lag.end)
-    newest = await _record(reader, topic, lag.partition, lag.end - 1, lag.end) or oldest
-    if oldest is None or newest is None:
-        return lag
-    return replace(
-        lag,
-        event_seconds=max(0.0, _event_time(newest) - _event_time(oldest)),
-        oldest_unacked_seconds=max(0.0, clock().timestamp() - oldest.timestamp / 1000),
-    )
-
-
-async def _record(reader: Reader, topic: str, partition: int, start: int, end: int) -> Any:
-    # To the end of the range: compaction may have taken the record that stood at `start`.
-    records = reader.read(topic, partition, start, end)
-    try:
-        async for chunk in records:
-            return chunk[0]
-        return None
-    finally:
-        await records.aclose()  # type: ignore[attr-defined]
+async def _timed(reader: Reader, prefix: str, lags: Sequence[Lag], firsts: Sequence[int], clock: Clock) -> list[Lag]:
+    """Add the times: by the oldest record that each waits for, and the newest of its partition, all looked up together."""
+    behind = [(one, TopicPartition(prefix + one.topic, one.partition), first) for one, first in zip(lags, firsts, strict=True)]
+    oldest: dict[tuple[TopicPartition, int], Any] = {}
+    asked = {(tp, first): one.end for one, tp, first in behind if one.records}
+    while asked:  # once, or more often where lanes are at different places of a partition
+        part = {tp: (first, end) for (tp, first), end in asked.items()}
+        # To the end: compaction may have taken the record that stood there.
+        oldest |= {(tp, part[tp][0]): record for tp, record in (await reader.firsts(part)).items()}
+        asked = {place: end for place, end in asked.items() if part.get(place[0], (-1, 0))[0] != place[1]}
+    newest = await reader.firsts({tp: (one.end - 1, one.end) for one, tp, _ in behind if one.records})
+    now = clock().timestamp()
+    found = []
+    for one, tp, first in behind:
+        eldest = oldest.get((tp, first)) if one.records else None
+        if eldest is not None:
+            one = replace(
+                one,
+                event_seconds=max(0.0, _event_time(newest.get(tp) or eldest) - _event_time(eldest)),
+                oldest_unacked_seconds=max(0.0, now - eldest.timestamp / 1000),
+            )
+        found.append(one)
+    return found
 
 
 def _event_time(record: Any) -> float:

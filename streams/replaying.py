@@ -10,6 +10,7 @@ are marked as redriven before they are noted.
 """
 
 import asyncio
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -72,6 +73,10 @@ class Choice:
             raise Permanent(f"{self.topic} is not replayed", hint=f"topics: {', '.join(REPLAYABLE)}")
         if any(bound is not None and bound.tzinfo is None for bound in (self.since, self.until)):
             raise Permanent("a time without a zone cannot be compared", hint="say which: 2026-01-31T08:00:00+01:00")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise Permanent("nothing lies between these times", hint="--from comes before --until")
+        if any(not 0 <= first < end <= 2**63 for _, first, end in self.ranges):
+            raise Permanent("an offset is a number of 63 bits")
         if self.note_types and self.topic not in ("", NoteEvent.topic):
             raise Permanent("only notes have a note type", hint=f"--topic {NoteEvent.topic}")
 
@@ -108,6 +113,10 @@ class Pace:
     rate: float = 0.0
     seconds: float = SECONDS
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rate) and math.isfinite(self.seconds)):
+            raise Permanent("a rate and a wait are finite", hint="--rate 0 is as fast as the lanes take them")
+
 
 @dataclass(slots=True)
 class Progress:
@@ -118,6 +127,7 @@ class Progress:
     done: int = 0
     # Of each partition by itself: what has come to a lower one since is not done because a higher one is.
     last: dict[tuple[str, int], int] = field(default_factory=dict)
+    marks: dict[tuple[str, int], str] = field(default_factory=dict)  # the digest of what stands there
     held: set[Place] = field(default_factory=set)  # passed over: they were held back when it was their turn
 
     @classmethod
@@ -128,14 +138,34 @@ class Progress:
             return cls(file, choice.digest)
         try:
             kept = orjson.loads(file.read_bytes())
-            last = {(str(topic), int(number)): int(offset) for topic, number, offset in kept["last"]}
+            last = {(str(topic), int(number)): int(offset) for topic, number, offset, _ in kept["last"]}
+            marks = {(str(topic), int(number)): str(digest) for topic, number, _, digest in kept["last"]}
             held = {(str(one[0]), int(one[1]), int(one[2])) for one in kept.get("held", ())}
-            found = cls(file, str(kept["choice"]), int(kept["done"]), last, held)
+            found = cls(file, str(kept["choice"]), int(kept["done"]), last, marks, held)
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise Permanent(f"{file} is no progress file of a replay", hint="name another file, or remove it") from error
         if found.choice != choice.digest:
             raise Permanent(f"{file} belongs to a replay of other records", hint="give the same options, or another file")
         return found
+
+    def check(self, letters: Iterable[Letter]) -> None:
+        """Raise `Permanent` where a topic is not the one that the progress is of: made anew, or another cluster's.
+
+        What was chosen before is chosen again, and from the same place: but for what retention and compaction took.
+        """
+        chosen: dict[tuple[str, int], dict[int, str]] = defaultdict(dict)
+        for letter in letters:
+            topic, number, offset = _place(letter)
+            chosen[topic, number][offset] = letter.digest
+        for partition, offset in self.last.items():
+            there = chosen[partition]
+            gone = offset not in there and min(there, default=offset) < offset and not partition[0].endswith(PatientEvent.topic)
+            if gone or there.get(offset, self.marks[partition]) != self.marks[partition]:
+                topic, number = partition
+                raise Permanent(
+                    f"{self.file} is of another {topic}: what was replayed last does not stand at {number}/{offset}",
+                    hint="it was made anew, or is another cluster's: remove the file to begin anew",
+                )
 
     def hold(self, letters: Iterable[Letter]) -> None:
         """Remember what is held back and has not had its turn: by the time of a resumption it may be ready."""
@@ -154,11 +184,12 @@ class Progress:
         """Keep that these, and all before them but those held back, are confirmed."""
         places = [_place(letter) for letter in letters]
         self.held.difference_update(places)
-        for topic, number, offset in places:
-            self.last[topic, number] = max(offset, self.last.get((topic, number), -1))
+        for letter, (topic, number, offset) in zip(letters, places, strict=True):
+            if self._ahead((topic, number, offset)):
+                self.last[topic, number], self.marks[topic, number] = offset, letter.digest
         self.done += len(places)
         if self.file is not None:
-            last = [(*partition, offset) for partition, offset in sorted(self.last.items())]
+            last = [(*partition, offset, self.marks[partition]) for partition, offset in sorted(self.last.items())]
             body = {"choice": self.choice, "done": self.done, "last": last, "held": sorted(self.held)}
             keep(self.file, orjson.dumps(body), "progress")
 

@@ -31,7 +31,10 @@ Until = Annotated[datetime | None, typer.Option(help="failed before")]
 All = Annotated[bool, typer.Option("--all", help="every open letter, where nothing else is asked")]
 Limit = Annotated[int, typer.Option(min=1, help="the oldest so many at most; they are held in memory whole")]
 MaxWait = Annotated[
-    float, typer.Option(min=0.1, metavar="SECONDS", help="a live record waits no longer behind these, by the lanes' own speed")
+    float,
+    typer.Option(
+        min=0.1, max=3600, metavar="SECONDS", help="a live record waits no longer behind these, by the lanes' own speed"
+    ),
 ]
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")]

@@ -20,7 +20,7 @@ from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.redriving import Letter, Plan
-    from streams.replaying import Choice, Progress
+    from streams.replaying import Choice, Pace, Progress
     from streams.shadowing import Diff
 
 app = typer.Typer(help="Give records of a topic to the lanes again, as late data.", no_args_is_help=True)
@@ -37,7 +37,10 @@ Types = Annotated[list[str] | None, typer.Option("--type", help="code of a note'
 Letters = Annotated[list[str] | None, typer.Option("--letter", help="the original behind a dead letter; may be repeated")]
 Limit = Annotated[int, typer.Option(min=1, help="refuse to choose more: they are held in memory whole")]
 MaxWait = Annotated[
-    float, typer.Option(min=0.1, metavar="SECONDS", help="a live record waits no longer behind these, by the lanes' own speed")
+    float,
+    typer.Option(
+        min=0.1, max=3600, metavar="SECONDS", help="a live record waits no longer behind these, by the lanes' own speed"
+    ),
 ]
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 
@@ -73,25 +76,29 @@ def run(
 
     What could alert live, or would overwrite something newer, is held back; the counts say why.
     """
-    from streams.replaying import Progress
+    from streams.replaying import Pace, Progress
 
     choice = _choice(topic, offsets, since, until, patient, encounter, type_, letter)
     settings = load()
-    progress = Progress.open(resume, choice)
+    progress, pace = Progress.open(resume, choice), Pace(rate, max_wait)
     plan = asyncio.run(_plan(settings, choice, limit, unverified))
     _print_counts(plan.ready, f"{len(plan.ready)} to replay")
     for why, held in plan.held.items():
         print(f"held back: {len(held)} x {why}")
+    progress.check([*plan.ready, *(one for held in plan.held.values() for one in held)])
+    before = sum(not progress.wants(one) for one in plan.ready)
+    told = f", {before} were done before" if before else ""
     if dry_run:
-        print("dry run: nothing was done")
+        print(f"dry run: nothing was done{told}")
         return
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-    before = sum(not progress.wants(one) for one in plan.ready)
-    told = f", {before} were done before" if before else ""
+    if not plan.ready and not plan.held:
+        print("no record fulfils all conditions: `vigil lag` shows the topics' ends, `vigil dead-letters list` the letters")
+        return
     if plan.ready and (yes or typer.confirm(f"replay {len(plan.ready) - before}{told}?", abort=True)):
         try:
-            done = asyncio.run(_run(settings, plan, choice, reason, rate, max_wait, progress))
+            done = asyncio.run(_run(settings, plan, choice, reason, pace, progress))
         except BaseException:  # Ctrl-C too: who stopped it has to know where it stands
             print(_where(progress, len(plan.ready)), file=sys.stderr)
             raise
@@ -218,8 +225,7 @@ async def _run(
     plan: "Plan",
     choice: "Choice",
     reason: str,
-    rate: float,
-    max_wait: float,
+    pace: "Pace",
     progress: "Progress",
 ) -> int:
     from streams import replaying
@@ -228,7 +234,6 @@ async def _run(
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
     replays = replaying.Replays(settings, outbox, getpass.getuser(), clock_of(settings.clock))
-    pace = replaying.Pace(rate, max_wait)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:

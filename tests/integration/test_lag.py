@@ -69,6 +69,14 @@ async def test_lag_is_what_a_lane_has_not_committed(kafka: Kafka, tmp_path: Path
     assert behind[0].oldest_unacked_seconds is not None
     never = [one for one in await lags(site.settings, ["notes-vectors"]) if one.records]
     assert [(one.records, one.committed) for one in never] == [(4, None)]
+    # Two lanes at two places of one partition: each has the times of what it waits for itself.
+    both = [one for one in await lags(site.settings, ["notes-entities", "notes-vectors"]) if one.records]
+    assert [(one.lane, one.records, one.event_seconds) for one in both] == [
+        ("notes-entities", 3, 60.0),
+        ("notes-vectors", 4, 90.0),
+    ]
+    ages = [one.oldest_unacked_seconds or 0.0 for one in both]
+    assert 0 < ages[0] < ages[1]
     told = await asyncio.to_thread(vigil, site, "lag", "--lane", "notes-entities")
     assert sum(one["records"] for one in told) == 3
     told = await asyncio.to_thread(vigil, site, "status", "--once", "--every", "0.5", "--lane", "notes-entities")

@@ -257,11 +257,17 @@ async def test_a_replay_that_was_stopped_goes_on_where_it_was(kafka: Kafka, tmp_
         assert await replays.run(ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice), held=held) == 15
         assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 5
         assert await replays.run(plan.ready, choice, "why", pace=Pace(), progress=Progress.open(file, choice)) == 0
+        Progress.open(file, choice).check(plan.ready)
     records = await site.records(NOTES)
     first = [one.value for one in records[:20]]
     assert [one.value for one in records[20:]] == first + first[5:] + first[:5]
     with pytest.raises(Permanent, match="other records"):
         Progress.open(file, Choice(topic=NOTES, patients=("q",)))
+    for count in (25, 10):  # made anew, longer or shorter than it was
+        kafka.make_anew(site.prefix + NOTES, PARTITIONS)
+        await site.write(*(small_note(n, patient="p") for n in range(30, 30 + count)))
+        with pytest.raises(Permanent, match=r"is of another .*clinical.notes: what was replayed last does not stand at"):
+            Progress.open(file, choice).check(await Replays(site.settings()).choose(choice, limit=100))
     file.write_text("[]")
     with pytest.raises(Permanent, match="no progress file"):
         Progress.open(file, choice)

@@ -152,6 +152,7 @@ def test_unknown_runtimes_and_extras_that_are_not_installed_are_permanent(
     ("text", "says"),
     [
         ("[[model]\n", "not TOML"),
+        ("bogus = 3\n", "is no registry: it has 'bogus'"),
         ('[[model]]\nname = "x"\n', "model 'x': task"),
         ("[tasks.ner]\n", "champion"),
         ('[tasks]\nner = "x"\n', "champion"),

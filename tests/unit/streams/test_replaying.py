@@ -1,5 +1,6 @@
 """What a replay keeps and says of itself; no broker is asked."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from models.errors import Permanent
 from streams.cli.replay import _where
 from streams.keeping import keep, try_out
-from streams.replaying import Choice, Progress
+from streams.replaying import Choice, Pace, Progress
 
 CHOICE = Choice(topic="clinical.notes")
 
@@ -21,6 +22,17 @@ def test_who_stops_a_replay_is_told_where_it_stands(tmp_path: Path) -> None:
     assert _where(Progress.open(None, CHOICE), 169) == (
         "stopped: 0 of 169 are done. Without --resume FILE the position is not kept: the same command begins anew (by the same ids)"
     )
+
+
+def test_what_no_replay_could_be_is_refused() -> None:
+    for rate, seconds in ((float("inf"), 1.0), (float("nan"), 1.0), (0.0, float("inf"))):
+        with pytest.raises(Permanent, match="finite"):
+            Pace(rate, seconds)
+    now = datetime.now(UTC)
+    with pytest.raises(Permanent, match="nothing lies between"):
+        Choice(topic="clinical.notes", since=now, until=now - timedelta(hours=1))
+    with pytest.raises(Permanent, match="63 bits"):
+        Choice(topic="clinical.notes", ranges=((0, 0, 10**23),))
 
 
 def test_a_file_that_cannot_be_written_is_refused_beforehand_and_nothing_is_left(tmp_path: Path) -> None:
