@@ -109,6 +109,7 @@ class Rebuild:
         Raises `Permanent` for an unfinished rebuild that `building` does not go on with, `Transient` when broker or store are away
         at the start; what is away later is waited for.
         """
+        building.require(self._wish.collection)
         lane = LANES[self._wish.collection](self._settings, LaneMetrics("rebuild"))
         await self._audit("back begun" if self._wish.back else "begun")
         try:

@@ -60,13 +60,16 @@ class Building:
         self.phase, self.positions, self.staged, self.before = "new", {}, "", ""
         self.failed.clear()
 
+    def require(self, collection: str) -> None:
+        """Raise `Permanent` where it is of another collection, whose half-built one would be taken or given up for this."""
+        if self.phase != "new" and self.collection != collection:
+            raise Permanent(f"{self.file} belongs to a rebuild of {self.collection}", hint="name another file")
+
     def belongs_to(self, collection: str, digest: str) -> None:
         """Begin with this collection and model, or make sure that these are what was begun with; raises `Permanent`."""
         if self.phase == "new":
             self.collection, self.digest, self.phase = collection, digest, "build"
             self.save()
-        if self.collection != collection:
-            raise Permanent(f"{self.file} belongs to a rebuild of {self.collection}", hint="name another file")
         if self.digest and self.digest != digest:
             raise Permanent(f"{self.file} belongs to a rebuild by another model", hint="--restart begins anew")
 

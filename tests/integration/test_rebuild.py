@@ -246,6 +246,9 @@ async def test_a_rebuild_goes_on_where_it_was(
             patched.setattr(owner, step, doing)
             with pytest.raises(Crash):
                 await rebuilt(site, wish, file)
+        for restart in (False, True):
+            with pytest.raises(Permanent, match="belongs to a rebuild of notes"):
+                await rebuilt(site, Wish("images", "why", restart=restart), file)
         if doing is crash and step != "catch_up":
             with pytest.raises(Permanent, match="newer than what serves: an unfinished rebuild"):
                 await rebuilt(site, wish)
