@@ -122,6 +122,23 @@ def test_completion_status(letters: str, status: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("trigger", "completion", "letter", "status", "relation"),
+    [
+        ("T02", "LA", "C", "corrected", "edit"),
+        ("T04", "AU", "C", "corrected", "edit"),
+        ("T06", "LA", "C", "corrected", "addendum"),
+        ("T10", "LA", "C", "corrected", "replacement"),
+        ("T02", "IP", "C", "preliminary", "edit"),
+        ("T02", "LA", "P", "preliminary", "original"),
+        ("T02", "LA", "B", "amended", "edit"),
+    ],
+)
+def test_a_document_stands_as_its_parts_do(trigger: str, completion: str, letter: str, status: str, relation: str) -> None:
+    event = note(mdm(trigger, txa("D2", "D1", completion), line("x", status=letter)))
+    assert (event.status, event.relation) == (status, relation)
+
+
+@pytest.mark.parametrize(
     ("kind", "code", "expected"),
     [
         ("PR", "", (LOINC, "11506-3")),
@@ -200,7 +217,21 @@ def test_sections_get_their_headings() -> None:
         ("", "P", "preliminary", "original"),
         ("X", "F", "cancelled", "original"),
         ("F", "W", "entered-in-error", "original"),
+        ("X", "W", "entered-in-error", "original"),
         ("", "D", "entered-in-error", "original"),
+        ("F", "X", "cancelled", "original"),
+        ("C", "X", "cancelled", "edit"),
+        ("F", "P", "preliminary", "original"),
+        ("F", "I", "preliminary", "original"),
+        ("F", "C", "corrected", "edit"),
+        ("C", "C", "corrected", "edit"),
+        ("C", "P", "preliminary", "edit"),
+        ("P", "C", "preliminary", "edit"),
+        ("M", "F", "preliminary", "edit"),
+        ("N", "F", "preliminary", "original"),
+        ("F", "A", "amended", "edit"),
+        ("F", "U", "final", "original"),
+        ("Y", "", "final", "original"),
     ],
 )
 def test_status_of_a_report(order: str, result: str, status: str, relation: str) -> None:
@@ -208,6 +239,24 @@ def test_status_of_a_report(order: str, result: str, status: str, relation: str)
     assert (event.status, event.relation) == (status, relation)
     if status == "entered-in-error":
         assert event.text == ""
+
+
+@pytest.mark.parametrize(
+    ("letters", "status", "relation"),
+    [
+        ("XX", "cancelled", "original"),
+        ("XW", "cancelled", "original"),
+        ("FX", "final", "original"),
+        ("FC", "corrected", "edit"),
+        ("FP", "preliminary", "original"),
+        ("CP", "preliminary", "edit"),
+        ("CA", "corrected", "edit"),
+        ("WC", "corrected", "edit"),
+    ],
+)
+def test_parts_of_a_final_report_that_stand_differently(letters: str, status: str, relation: str) -> None:
+    event = note(report(*(line("Clear.", n, status=letter) for n, letter in enumerate(letters, 1)), status="F"))
+    assert (event.status, event.relation) == (status, relation)
 
 
 def test_a_part_that_was_wrong_is_left_out() -> None:
