@@ -23,7 +23,7 @@ from typing import Final, Literal
 
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
-from connectors.hl7.mapping.embedded import same_run, texts_of
+from connectors.hl7.mapping.embedded import Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import Status, of_document, of_order, standing
 from connectors.hl7.message import Segment
@@ -43,6 +43,7 @@ RELATIONS: Final[dict[str, Relation]] = {
 TEXT_TYPES: Final = frozenset({"TX", "FT", "ST", "ED", "RP", ""})
 WITHOUT_CONTENT: Final = frozenset({"T01", "T03", "T05", "T07", "T09"})  # notices; the text comes with the even numbers
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
+NOT_FETCHED: Final = "a reference to a document elsewhere is not fetched"
 LOINC: Final = "http://loinc.org"
 
 
@@ -54,13 +55,15 @@ class Report:
     statuses: list[str] = field(default_factory=list)
     types: list[Coding] = field(default_factory=list)
     first: Segment | None = None
-    _embedded: list[Segment] = field(default_factory=list)  # ED values that may be pieces of one document
+    _embedded: list[Piece] = field(default_factory=list)  # that may be pieces of one document
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
-        if self._embedded and not same_run(self._embedded[0], obx):
+        kind, letter = obx.get(2).upper(), obx.get(11).upper()
+        stands = letter not in NO_RESULT | RETRACTED
+        pieces = pieces_of(obx, self._embedded) if stands and kind in TEXT_TYPES and kind != "RP" else []
+        if not pieces:
             self.finish(reading)
-        letter = obx.get(11).upper()
         if letter in NO_RESULT:
             reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
             return
@@ -68,16 +71,17 @@ class Report:
         self.statuses.append(letter)
         if letter in RETRACTED:
             return
-        kind = obx.get(2).upper()
         if kind not in TEXT_TYPES:
             reading.skipped["observations of a document that are not text"] += 1
             return
         if kind == "RP":
-            reading.trouble("a reference to a document elsewhere is not fetched", obx.at(5), Condition.DATA_TYPE)
+            reading.trouble(NOT_FETCHED, obx.at(5), Condition.DATA_TYPE)
             return
-        if kind == "ED":
-            self._embedded.append(obx)
-        else:
+        for piece in pieces:
+            if self._embedded and not same_run(self._embedded[0], piece):
+                self.finish(reading)
+            self._embedded.append(piece)
+        if not pieces:
             self._take(obx, obx.whole(5))
 
     def finish(self, reading: Reading) -> None:

@@ -299,6 +299,56 @@ def test_vitals_and_text_in_one_order() -> None:
     assert [type(event).__name__ for event in outcome.events] == ["VitalsEvent", "NoteEvent"]
 
 
+RADIOLOGY = OBR.replace("|||{status}", "||RAD|{status}")
+ELSEWHERE = "OBX-5: a reference to a document elsewhere is not fetched"
+IN_ST = "OBX-2: a report in ST, which connectors.mllp.peers.bedside.text_types does not list"
+
+
+def st(code: str = "GDT^Findings^L", value: str = "Lungs clear.", status: str = "F") -> str:
+    return line(value, kind="ST", code=code, status=status)
+
+
+RP = line("http://pacs/1^^image^jpeg", kind="RP", code="59776^Chest^L")
+
+
+@pytest.mark.parametrize(
+    ("lines", "obr", "reason"),
+    [
+        ((RP,), OBR, ELSEWHERE),
+        ((RP, st("CULT^Culture^L")), OBR, ELSEWHERE),
+        ((st("71020&GDT^Chest^C4"),), OBR, IN_ST),
+        ((st("71020&IMP^Chest^C4"), RP), OBR, IN_ST),
+        ((st("18842-5^Discharge summary^LN"),), OBR, IN_ST),
+        ((st(),), RADIOLOGY, IN_ST),
+        ((st(),), OBR.replace("36643-5^Chest X-ray^LN", "18748-4^Imaging^LN"), IN_ST),
+        ((st(value="JVBERi0xLjQK"),), OBR, IN_ST),
+    ],
+)
+def test_a_report_whose_text_cannot_be_had_is_kept_with_the_reason(lines: tuple[str, ...], obr: str, reason: str) -> None:
+    outcome = reader()(report(*lines, obr=obr))
+    assert (outcome.verdict, outcome.code, outcome.reason) == ("dead-letter", "AA", reason)
+
+
+@pytest.mark.parametrize(
+    ("lines", "obr"),
+    [
+        ((st("CULT^Culture^L"),), OBR),
+        ((obx("2345-7^Glucose^LN", "5"), RP), OBR),  # a laboratory's values, and their sheet of paper
+        ((st(value=""),), RADIOLOGY),
+        ((st(status="X"),), RADIOLOGY),
+    ],
+)
+def test_what_is_no_report_is_counted(lines: tuple[str, ...], obr: str) -> None:
+    outcome = reader()(report(*lines, obr=obr))
+    assert (outcome.verdict, outcome.code) == ("ignored", "AA")
+    assert outcome.reason.startswith(f"{len(lines)} x observations that are neither")
+
+
+def test_a_reference_beside_text_or_vital_signs_is_counted() -> None:
+    assert [type(one).__name__ for one in reader()(report(line("Clear."), RP)).events] == ["NoteEvent"]
+    assert [type(one).__name__ for one in reader()(report(PULSE, RP)).events] == ["VitalsEvent"]
+
+
 # --------------------------------------------------------------------------------------------------------- embedded data
 
 
@@ -439,6 +489,69 @@ def test_two_complete_documents_stay_two(data: bytes, kind: str, text: str, sub:
 
 def test_two_whole_texts_without_a_number_stay_two() -> None:
     assert note(pieces(*(b64encode(one).decode() for one in (b"stable", b"well")), sub="")).text == "stable\nwell"
+
+
+PDF = b64encode(pdf("No acute findings")).decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (f"TEXT^plain^Base64^{b64encode(REPORT).decode()}", REPORT.decode()),
+        (f"application^pdf^Base64^{PDF}", "No acute findings"),
+        ("TEXT^plain^A^plain words", "plain words"),
+        (f"APP^application^pdf^Base64^{PDF}", "No acute findings"),
+        (PDF, "No acute findings"),
+        (f"^application^pdf^^{PDF}", "No acute findings"),
+    ],
+    ids=["text", "pdf", "plain", "with the application", "bare", "no encoding"],
+)
+def test_embedded_data_as_senders_write_it(value: str, text: str) -> None:
+    assert note(mdm("T02", txa(), line(value, kind="ED"))).text == text
+
+
+def test_embedded_data_that_says_nothing_of_itself_is_kept_with_the_reason() -> None:
+    outcome = reader()(mdm("T02", txa(), line("what is this", kind="ED")))
+    assert outcome.reason == "OBX-5: embedded data that says neither its type nor its encoding"
+
+
+@pytest.mark.parametrize("at", [40, 41, len(PDF) - 5])
+@pytest.mark.parametrize("head", ["", "^application^pdf^Base64^"])
+def test_a_document_over_repetitions_is_joined(head: str, at: int) -> None:
+    value = f"^application^pdf^Base64^{PDF[:at]}~{head}{PDF[at:]}"
+    assert note(mdm("T02", txa(), line(value, kind="ED"))).text == "No acute findings"
+
+
+def test_repetitions_of_two_documents_stay_two() -> None:
+    value = f"^application^pdf^Base64^{PDF}~^TEXT^PLAIN^A^One~^TEXT^PLAIN^A^Two"
+    assert note(mdm("T02", txa(), line(value, kind="ED"))).text == "No acute findings\nOne\nTwo"
+
+
+@pytest.mark.parametrize("kind", ["TX", "FT", "ST"])
+@pytest.mark.parametrize("cuts", [(), (60,), (30, 61, 62, 700), (len(PDF) - 8,)])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_text_that_is_a_pdf_in_base64_is_read_as_one(kind: str, cuts: tuple[int, ...], numbered: bool) -> None:
+    parts = [PDF[a:b] for a, b in zip((0, *cuts), (*cuts, len(PDF)), strict=True)]
+    lines = [f"OBX|{n}|{kind}|11^x^L|{n if numbered else ''}|{part}||||||F" for n, part in enumerate(parts, 1)]
+    assert note(mdm("T02", txa(), line("Before."), *lines, line("NORMAL", 9, kind, code="11^x^L"))).text.split() == [
+        *("Discharge", "summary:", "Before.", "x:", "No", "acute", "findings", "NORMAL"),
+    ]
+
+
+def test_text_that_is_rtf_in_base64_is_read_as_one_and_wrapped_base64_too() -> None:
+    assert note(report(line(b64encode(RTF).decode()))).text == "Stable today.\nHome."
+    wrapped = "~".join(PDF[n : n + 76] for n in range(0, len(PDF), 76))
+    assert note(report(line(wrapped))).text == "No acute findings"
+
+
+def test_text_that_is_a_broken_pdf_in_base64_is_kept_with_the_reason() -> None:
+    outcome = reader()(report(line(b64encode(b"%PDF-1.4 broken").decode())))
+    assert (outcome.verdict, outcome.reason) == ("dead-letter", "OBX-5: embedded PDF that cannot be read")
+
+
+@pytest.mark.parametrize("value", ["NORMAL", "JVBERi0 is how base64 of a PDF begins", "e1xydG is that of RTF"])
+def test_words_are_no_base64(value: str) -> None:
+    assert note(report(line(value))).text == value
 
 
 def test_two_documents_of_two_pieces_each() -> None:
