@@ -171,6 +171,7 @@ class RowMapper:
             media_type=media_type,
             key=person,
             identity=(self.name, row.number, reason),
+            peer=self.name,
         )
 
 

@@ -169,6 +169,7 @@ def test_a_document_of_nobody_is_held_apart() -> None:
     (letter,) = outcome.events
     assert isinstance(letter, DeadLetterEvent)
     assert letter.stage == "identify"
+    assert (letter.peer, letter.message_type, letter.message) == ("bedside", "MDM^T02", "PID-3: nobody to file this under")
 
 
 def test_a_reference_is_not_fetched() -> None:

@@ -126,6 +126,7 @@ async def test_what_cannot_be_used_is_kept(tmp_path):
 async def letters_of(path, mapping=WIDE):
     found = [event for event in await played(path, mapping) if isinstance(event, DeadLetterEvent)]
     assert len({letter.id for letter in found}) == len(found)
+    assert {letter.peer for letter in found} == {mapping.name or path.name}
     return [(letter.message, b64decode(letter.original_value)) for letter in sorted(found, key=lambda one: one.message)]
 
 
