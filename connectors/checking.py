@@ -162,6 +162,11 @@ class Totals:
 class Checker(Protocol):
     """A connector's check. Keeps what a running server would keep (contexts, resends), so order matters."""
 
+    @property
+    def nothing(self) -> Mapping[str, Any]:
+        """The details of a row whose file could not be tried: every key that its rows have, without a value."""
+        ...
+
     def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
         """Try everything in a file: at least one row, whatever is in it."""
         ...
@@ -251,9 +256,9 @@ def _printable(path: Path) -> str:
     return "".join(each if each.isprintable() else "?" for each in str(path))  # names may hold line ends and broken UTF-8
 
 
-def failed(name: str, index: int, reason: str) -> Row:
-    """Return the row of what could not be tried."""
-    return Row(name, index, "refused", "", reason, refused=True)
+def failed(name: str, index: int, reason: str, details: Mapping[str, Any]) -> Row:
+    """Return the row of what could not be tried: nobody would have answered, so it has no code."""
+    return Row(name, index, "refused", "", reason, refused=True, details=details)
 
 
 # ------------------------------------------------------------------------------------------------------------------ advice

@@ -27,8 +27,12 @@ def dead_letter(
     key: str | None = None,
     error: str = "Poison",
     identity: tuple[str | int, ...] = (),
+    peer: str = "",
+    message_type: str = "",
 ) -> DeadLetterEvent:
     """Make a dead letter at the edge. `message` must carry no patient text; `key` is the patient id where it is known.
+
+    `peer` is the sender's configured name, `message_type` a word of the standard and not the sender's: operators are shown both.
 
     The id derives from connector, stage, `identity` (what identifies the message, its position in it) and the content, so a
     resend gives the same letter.
@@ -45,6 +49,8 @@ def dead_letter(
         error=error,
         message=message,
         attempts=1,
+        peer=peer,
+        message_type=message_type,
         original_topic=f"connector.{connector}",
         original_partition=NOWHERE,
         original_offset=NOWHERE,

@@ -7,6 +7,8 @@ at one offset of the original's partition (the original, or a copy of it), and a
 at a later copy is another failure, and open. A connector's letter has no such place: there each resend is another failure.
 """
 
+import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +22,7 @@ from streams.wire import decode, header
 
 State = Literal["open", "redriven", "discarded"]
 STATES: Final[tuple[State, ...]] = ("open", "redriven", "discarded")
+_PLACE: Final = re.compile(r"(?<=\[)\d+(?=\])|(?<=^line )\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32,}")
 _FEW: Final = 3  # letters that are told of an id's beginning that many have
 
 
@@ -121,6 +124,13 @@ def _unknown(events: Sequence[DeadLetterEvent], which: Which) -> Iterator[str]:
         for value in values:
             if not any(one.startswith(value) if name == "model" else one == value for one in have[name]):
                 yield f"no dead letter of any state has the {name} {value}; there are: {there}"
+
+
+def reasons(letters: Collection[Letter]) -> list[tuple[str, str, str, str, int]]:
+    """Return (lane, peer, message type, reason, how many), the most first. Which occurrence, line or id makes no other reason."""
+    events = [letter.event for letter in letters]
+    found = Counter((one.lane, one.peer, one.message_type, _PLACE.sub("n", one.message)) for one in events)
+    return [(*kind, number) for kind, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
 
 
 def fold(letters: dict[str, Letter], record: Any) -> None:

@@ -1,7 +1,7 @@
 """Trying DICOM files before a modality is connected: reading, decoding and publishing as the SCP does, storing nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import datetime
 from io import BytesIO
 from time import perf_counter
@@ -56,7 +56,7 @@ class DicomChecker:
         began = perf_counter()
         if len(content) > self._settings.largest_object:
             reason = "longer than the limit of an object: the association is aborted"
-            yield Row(name, 0, "refused", _hex(OUT_OF_RESOURCES), reason, refused=True, details=_details(Outcome("refused", 0)))
+            yield Row(name, 0, "refused", _hex(OUT_OF_RESOURCES), reason, refused=True, details=self.nothing)
             return
         at = self._now()
         context = Context(self._settings, self._identities, self._peer, at)
@@ -77,6 +77,11 @@ class DicomChecker:
             reason = "; ".join(filter(None, (reason, "its transfer syntax is not negotiated over C-STORE")))
         refused = status != SUCCESS or verdict == "refused" or not offered
         yield Row(name, 0, verdict, _hex(status), reason, refused, made(events), seconds, findings, _details(outcome))
+
+    @property
+    def nothing(self) -> Mapping[str, Any]:
+        """The details of a row whose file could not be tried."""
+        return _details(Outcome("refused", 0))
 
     async def _events(self, outcome: Outcome) -> tuple[Event, ...]:
         if outcome.verdict == "refused":

@@ -60,6 +60,9 @@ NO_PICTURES = frozenset(
 )  # fmt: skip
 # PS3.5 9.1 allows digits and dots only; anonymisers write hashes, and the UID serves as a name only: length and harmlessness count
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage
+_STANDARD = (
+    "1.2.840.10008."  # the root of the standard's own UIDs: an SOP class under it is no patient's name in the wrong place
+)
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}\Z")
 _TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?\s*\Z")  # PS3.5 TM, and the old form with colons
 _DATE = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})\Z")  # PS3.5 DA, and the old form with dots
@@ -250,6 +253,8 @@ def _dead_letter(
                 failed_at=context.received_at,
                 key=person or None,
                 identity=(subject.instance_uid, subject.digest),
+                peer=context.peer.name or context.peer.ae_title,
+                message_type=subject.sop_class if subject.sop_class.startswith(_STANDARD) else "",
             ),
         )
 

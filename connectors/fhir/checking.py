@@ -61,13 +61,16 @@ class FhirChecker:
         self._seen: set[str] = set()
 
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
-        """Try a file: one resource, or one a line (.ndjson, .jsonl)."""
+        """Try a file: one resource, or one a line (.ndjson, .jsonl); a file of lines without any is answered as an empty body."""
         bare = name.lower().removesuffix(".gz")
-        bodies = [line for line in content.splitlines() if line.strip()] if bare.endswith(_LINES) else [content]
-        for index, body in enumerate(bodies):
+        lines = [line for line in content.splitlines() if line.strip()] if bare.endswith(_LINES) else []
+        for index, body in enumerate(lines or [content]):
             yield await self._one(name, index, body)
-        if not bodies:
-            yield Row(name, 0, "refused", "", "no resource in the file", refused=True)
+
+    @property
+    def nothing(self) -> Mapping[str, Any]:
+        """The details of a row whose file could not be tried."""
+        return _details("", ())
 
     async def _one(self, name: str, index: int, body: bytes) -> Row:
         began = perf_counter()

@@ -41,6 +41,8 @@ def letters_of(reading: Reading) -> list[DeadLetterEvent]:
                 media_type=MEDIA_TYPE,
                 key=patient,
                 identity=reading.identity,
+                peer=reading.sender.name,
+                message_type=str(reading.resource.get("resourceType", "")),  # one that is mapped
             )
         )
     return letters
@@ -56,6 +58,7 @@ def letter_of_refused(original: bytes | ObjectReference, peer: str, reason: str,
         failed_at=failed_at,
         media_type=MEDIA_TYPE,
         identity=("fhir", peer),
+        peer=peer,
     )
 
 

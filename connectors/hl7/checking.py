@@ -42,6 +42,7 @@ _TYPE: Final = (
 _VERSION: Final = re.compile(r"\d(\.\d){0,2}[A-Z]?")
 _NO_WORD: Final = re.compile(r"(?!.*[^\W\d_]{2})(?!.*\d{5}).{0,16}")  # no name and no number of a person
 _IDENTIFYING: Final = ((2, 1), (3, 1), (4, 1), (5, 1), (18, 1), (19, 1))  # of PID
+_DETAILS: Final = ("message_type", "version", "control_id")
 _WITHHELD: Final = "(not shown)"
 
 
@@ -81,13 +82,20 @@ class Hl7Checker:
         self._answered: dict[str, str] = {}  # digest -> code
 
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
-        """Try every message of a file; a file without any gives one row that says so."""
+        """Try every message of a file; a file without any is answered as a frame without one, and the row says so."""
         index = 0
         for raw in _pieces(content):
             yield await self._one(name, index, raw)
             index += 1
         if not index:
-            yield Row(name, 0, "refused", "", "no message in the file", refused=True)
+            outcome = self._mapper.handle(content, self._peer, self._now())
+            details = self._details(content, outcome)
+            yield Row(name, 0, "refused", outcome.code, "no message in the file", refused=True, details=details)
+
+    @property
+    def nothing(self) -> Mapping[str, Any]:
+        """The details of a row whose file could not be tried."""
+        return dict.fromkeys(_DETAILS, "")
 
     async def _one(self, name: str, index: int, raw: bytes) -> Row:
         began = perf_counter()
@@ -129,11 +137,11 @@ class Hl7Checker:
             message = parse(raw, fallback=self._peer.settings.charset)
         except Unreadable:
             salvaged = (outcome.message_type, outcome.version, outcome.control_id) if outcome else ("", "", "")
-            return dict(zip(("message_type", "version", "control_id"), self._shown(*salvaged, ()), strict=True))
+            return dict(zip(_DETAILS, self._shown(*salvaged, ()), strict=True))
         msh, pid = message.header, message.first("PID")
         whose = tuple(value for field, part in _IDENTIFYING if pid and len(value := pid.get(field, part)) > 3)
         shown = self._shown(msh.raw(9), msh.get(12), msh.get(10), whose)
-        return dict(zip(("message_type", "version", "control_id"), shown, strict=True))
+        return dict(zip(_DETAILS, shown, strict=True))
 
     def _shown(self, kind: str, version: str, control: str, whose: tuple[str, ...]) -> tuple[str, str, str]:
         """Withhold what a shifted field could have put there: only what looks as it should is shown."""

@@ -259,6 +259,8 @@ class _Case:
             media_type=MEDIA_TYPE,
             key=patient,
             identity=reading.identity,
+            peer=self.peer.name,
+            message_type="^".join(filter(None, message_type(reading.message))),  # one that is mapped, so not what it says
         )
 
     def finish(

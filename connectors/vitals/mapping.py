@@ -1,17 +1,13 @@
 """From the rows of a file to sets of vitals. Pure: a row in, what it says out.
 
-A row whose patient or time cannot be read, and a value that is no number, is not dropped but counted and kept as a dead letter: the
-row as it stood, with the reason.
+A row whose patient or time cannot be read, a value that is no number, and a line that is no row (`connectors.vitals.tables`) is not
+dropped but counted and kept as a dead letter: the row as it stood, with the reason and its place in the file.
 """
 
-import csv
-import gzip
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -20,15 +16,17 @@ from connectors.deadletters import dead_letter
 from connectors.hl7.mapping.vitals import number
 from connectors.identity import Identities
 from connectors.vitals.settings import FileMapping
-from models.errors import Permanent
+from connectors.vitals.tables import Broken, Row
 from processors.events import LONGEST_NAME, DeadLetterEvent, Event, Identifier, Observation, Origin, PatientEvent, VitalsEvent
 from processors.identity import content_hash, natural_id
 
-JSON_LINES: Final = frozenset({".jsonl", ".ndjson"})
+_TIMES: Final = {
+    "timestamp": "ISO 8601: 2026-11-30T08:00:00",
+    "seconds": "a number of seconds",
+    "minutes": "a number of minutes",
+    "hours": "a number of hours",
+}
 _PER: Final[dict[str, float]] = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
-_LINE_BYTES: Final = 1 << 20  # of one row; a file without line ends is no table
-
-Row = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -41,7 +39,7 @@ class Reading:
     device: str = ""
     values: list[tuple[str, float | str, str]] = field(default_factory=list)  # LOINC, value, unit
     age: float | None = None
-    troubles: list[tuple[str, Row]] = field(default_factory=list)  # reason, the row
+    troubles: list[tuple[str, Row]] = field(default_factory=list)  # reason, the row with it
 
     @property
     def key(self) -> tuple[datetime, str, str, str]:
@@ -51,45 +49,6 @@ class Reading:
 
 class Unusable(ValueError):
     """A row that says nothing that can be filed; the reason quotes no value."""
-
-
-def rows(path: Path, mapping: FileMapping) -> Iterator[Row]:
-    """Yield the rows of a CSV, TSV or JSON lines file, plain or gzip. Raises `Permanent` when it is no such file."""
-    suffixes = [one.lower() for one in path.suffixes]
-    try:
-        with _opened(path, packed=".gz" in suffixes) as file:
-            if JSON_LINES & set(suffixes):
-                yield from _json_lines(file)
-            else:
-                yield from _table(file, mapping, "\t" if ".tsv" in suffixes else ",")
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise Permanent(f"{path.name} cannot be read as a table ({type(error).__name__})") from error
-
-
-def _opened(path: Path, *, packed: bool) -> TextIO:
-    binary = gzip.open(path, "rb") if packed else path.open("rb")  # noqa: SIM115  the wrapper closes it
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-
-
-def _table(file: TextIO, mapping: FileMapping, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(_LINE_BYTES)
-    reader = csv.DictReader(file, delimiter=mapping.delimiter or delimiter, restkey="", restval="")
-    wanted = {mapping.patient, mapping.time} | ({mapping.parameter, mapping.value} if mapping.layout == "long" else set())
-    absent = sorted(wanted - set(reader.fieldnames or ()))
-    if absent:
-        raise Permanent(f"the file has no column {', '.join(map(repr, absent))}", hint="the mapping names the columns")
-    yield from reader
-
-
-def _json_lines(file: TextIO) -> Iterator[Row]:
-    while line := file.readline(_LINE_BYTES):
-        if not line.strip():
-            continue
-        try:
-            found = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            found = None
-        yield found if isinstance(found, dict) else {}
 
 
 class RowMapper:
@@ -104,7 +63,7 @@ class RowMapper:
         self._authority = identities.authority(mapping.authority, self.name)
 
     def read(self, row: Row) -> Reading:
-        """Read one row. Raises `Unusable` where patient or time is missing."""
+        """Read one row. Raises `Unusable` where patient or time is missing or cannot be read."""
         mapping = self.mapping
         patient = self._text(row, mapping.patient)
         if not patient:
@@ -120,33 +79,40 @@ class RowMapper:
         return found
 
     def _cell(self, found: Reading, row: Row, name: str, column: str) -> None:
-        text = self._text(row, column)
-        if text in self.mapping.missing:
+        if name != self.mapping.age and name not in self.mapping.columns:
             return
+        text = self._text(row, column)
         try:
+            if isinstance(row.values.get(column), (list, dict, bool)):  # of JSON: there, but nothing that a table holds
+                raise ValueError
+            if text in self.mapping.missing:
+                return
             if name == self.mapping.age:
                 found.age = number(text)
-            elif meaning := self.mapping.columns.get(name):
+            else:
+                meaning = self.mapping.columns[name]
                 value = meaning.values[text] if text in meaning.values else number(text)
                 found.values.append((meaning.code, value, meaning.unit))
         except ValueError:
             found.troubles.append((f"column {column!r}: not a number", row))
 
     def _text(self, row: Row, column: str) -> str:
-        value = row.get(column) if column else None
+        value = row.values.get(column) if column else None
         if value is None or isinstance(value, (list, dict, bool)):
             return ""
         return value.strip() if isinstance(value, str) else repr(value)
 
     def _time(self, row: Row) -> datetime:
         text = self._text(row, self.mapping.time)
+        if text in self.mapping.missing:
+            raise Unusable("no time")
         try:
             if self.mapping.time_in == "timestamp":
                 at = datetime.fromisoformat(text)
                 return at if at.tzinfo else at.replace(tzinfo=self._zone)
             return self.mapping.epoch + timedelta(seconds=number(text) * _PER[self.mapping.time_in])
         except (ValueError, OverflowError):
-            raise Unusable("no time") from None
+            raise Unusable(f"column {self.mapping.time!r}: cannot be read as a time ({_TIMES[self.mapping.time_in]})") from None
 
     # ------------------------------------------------------------------------------------------------------------- events
 
@@ -190,17 +156,22 @@ class RowMapper:
         made += (self.letter(reason, row, received_at, person) for reason, row in reading.troubles)
         return made
 
-    def letter(self, reason: str, row: Row, failed_at: datetime, person: str | None = None) -> DeadLetterEvent:
-        """Return the dead letter of a row that cannot be used."""
+    def letter(self, reason: str, row: Row | Broken, failed_at: datetime, person: str | None = None) -> DeadLetterEvent:
+        """Return the dead letter of a row that cannot be used, or of a line that is none: each line of a file has its own."""
+        if isinstance(row, Broken):
+            original, media_type = row.line, "text/plain"
+        else:
+            original, media_type = orjson.dumps(row.values, default=str, option=orjson.OPT_NON_STR_KEYS), "application/json"
         return dead_letter(
-            orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS),
+            original,
             connector="vitals",
-            stage="map",
-            message=reason,
+            stage="decode" if isinstance(row, Broken) else "map",
+            message=f"line {row.number}: {reason}",
             failed_at=failed_at,
-            media_type="application/json",
+            media_type=media_type,
             key=person,
-            identity=(self.name,),
+            identity=(self.name, row.number, reason),
+            peer=self.name,
         )
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from connectors.identity import Identities
 from connectors.publisher import Publisher
 from connectors.vitals.acknowledgement import Bookmark
-from connectors.vitals.mapping import Reading, RowMapper, Unusable, joined, rows
+from connectors.vitals.mapping import Reading, RowMapper, Unusable, joined
 from connectors.vitals.settings import FileMapping, ReplaySettings
+from connectors.vitals.tables import Broken, rows
 from models.errors import Permanent, Transient
 from processors.events import Event, VitalsEvent
 
@@ -104,10 +105,12 @@ class FileReplay:
         return sets
 
     def _readings(self) -> Iterator[Reading]:
-        """Read the rows; those that cannot be used become dead letters."""
+        """Read the rows; those that cannot be used, and lines that are none, become dead letters."""
         useful = 0
         for count, row in enumerate(rows(self.path, self._mapper.mapping), 1):
             try:
+                if isinstance(row, Broken):
+                    raise Unusable(row.reason)
                 found = self._mapper.read(row)
             except Unusable as error:
                 self.troubles[str(error)] += 1

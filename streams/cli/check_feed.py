@@ -93,7 +93,7 @@ async def _rows(checker: "Checker", file: "Sample") -> "AsyncIterator[Row]":
     try:
         content = await asyncio.to_thread(file.read)
     except UNREADABLE as error:
-        yield failed(file.name, 0, f"the file cannot be read ({type(error).__name__})")
+        yield failed(file.name, 0, f"the file cannot be read ({type(error).__name__})", checker.nothing)
         return
     index = -1
     try:
@@ -101,7 +101,7 @@ async def _rows(checker: "Checker", file: "Sample") -> "AsyncIterator[Row]":
             index = row.index
             yield row
     except Exception as error:  # a message that breaks the check has an outcome too; the class only, no patient text
-        yield failed(file.name, index + 1, f"the check itself failed ({type(error).__name__})")
+        yield failed(file.name, index + 1, f"the check itself failed ({type(error).__name__})", checker.nothing)
 
 
 def _checker(feed: Feed, settings: Settings, peer: str, *, every_frame: bool, show_phi: bool) -> "Checker":

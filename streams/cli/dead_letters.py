@@ -40,6 +40,8 @@ Reason = Annotated[str, typer.Option(help="why, for the audit")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
+_REASONS_SHOWN = 15
+_WORDS = 120  # characters of a reason in a table; `show` and --json have it whole
 _SHORT = 12  # characters of a model's digest: what `vigil models list` shows, and enough for --model
 _STATES = {"open": ("open",), "redriven": ("redriven",), "discarded": ("discarded",), "any": ("open", "redriven", "discarded")}
 
@@ -57,7 +59,7 @@ def list_letters(
     limit: Annotated[int, typer.Option(min=1, help="letters shown, the newest; all are counted")] = 50,
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per letter, no counts")] = False,
 ) -> None:
-    """Count the dead letters by class and model, and list them, the newest failure first. Shows nothing of what they hold."""
+    """Count the dead letters by class, model and reason, and list them, the newest first. Shows nothing of what they hold."""
     which = _which(ids, lane, stage, class_, model, since, until)
     if state not in _STATES:
         raise Permanent(f"there is no state {state!r}", hint=f"states: {', '.join(_STATES)}")
@@ -72,11 +74,13 @@ def list_letters(
         return
     _print_counts(letters, f"{len(letters)} dead letters" + ("" if state == "any" else f", {state}"))
     if letters:
-        columns = ("id", "failed", "lane", "stage", "error", "attempts", "state", "model", "original")
+        _print_reasons(letters)
+        columns = ("id", "failed", "lane", "stage", "error", "attempts", "state", "model", "from", "message")
         table = Table(*columns, title=f"the newest {limit}" if len(letters) > limit else None)
         for letter in letters[:limit]:
-            facts = _facts(letter)
-            table.add_row(*(escape(str(facts[name])[: _SHORT if name == "model" else None]) for name in columns))
+            facts = _facts(letter) | {"from": _from(letter)}
+            facts |= {"model": facts["model"][:_SHORT], "message": _brief(facts["message"])}
+            table.add_row(*(escape(str(facts[name])) for name in columns))
         _show(table)
 
 
@@ -92,15 +96,17 @@ def show(
     letter, value = asyncio.run(_open(load(), letter_id, reason if phi else None))
     event = letter.event
     names = ", ".join(header.name for header in event.original_headers)
-    facts = {**_facts(letter), "message": event.message, "first failed": _second(letter.first_failed_at)}
+    facts = {**_facts(letter), "first failed": _second(letter.first_failed_at)}
     facts |= {"original written": _second(event.original_timestamp), "bytes": letter.size, "sha256": letter.digest}
     facts |= {"headers": names, "by": letter.by}
+    if event.original_partition < 0:
+        facts["original"] = ""  # it never was a record
     if event.tried_offset not in (None, event.original_offset):  # the lane's log names the copy
         facts["copy tried last"] = f"{event.original_topic}/{event.original_partition}/{event.tried_offset}"
     width = max(map(len, facts))
     for name, fact in facts.items():
         if fact not in ("", None):
-            print(f"{name:<{width}}  {fact}")
+            print(f"{name.replace('_', ' '):<{width}}  {fact}")
     if not phi:
         print("\nThe original is not shown. --phi --reason WHY shows it, which is audited.")
         return
@@ -283,7 +289,22 @@ def _facts(letter: "Letter") -> dict[str, Any]:
         "state": letter.state,
         "model": event.model_digest,
         "original": f"{event.original_topic}/{event.original_partition}/{event.original_offset}",
+        "peer": event.peer,
+        "message_type": event.message_type,
+        "message": _printable(event.message.encode(errors="replace")),
     }
+
+
+def _from(letter: "Letter") -> str:
+    """Say where an original stands; of a connector's, which never was a record, who sent it and what it is."""
+    event = letter.event
+    if event.original_partition >= 0:
+        return f"{event.original_topic}/{event.original_partition}/{event.original_offset}"
+    return " ".join(filter(None, (event.peer, event.message_type))) or "a sender"
+
+
+def _brief(words: str) -> str:
+    return words if len(words) <= _WORDS else words[: _WORDS - 1] + "…"
 
 
 def _when(letter: "Letter") -> tuple[datetime, int, str]:
@@ -324,6 +345,19 @@ def _print_counts(letters: list["Letter"], title: str) -> None:
     for *kind, model, number in counts(letters):
         table.add_row(*map(escape, kind), model[:_SHORT], str(number))
     _show(table)
+
+
+def _print_reasons(letters: list["Letter"]) -> None:
+    from streams.letters import reasons
+
+    found = reasons(letters)
+    shown = found[:_REASONS_SHOWN]
+    table = Table("lane", "peer", "type", "reason", "letters", title="by reason")
+    for lane, peer, kind, reason, number in shown:
+        table.add_row(*map(escape, (lane, peer, kind, _brief(_printable(reason.encode(errors="replace"))))), str(number))
+    _show(table)
+    if (more := len(found) - len(shown)) > 0:
+        print(f"and {more} other reasons, of {sum(number for *_, number in found[_REASONS_SHOWN:])} letters")
 
 
 def _show(table: Table) -> None:

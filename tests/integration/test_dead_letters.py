@@ -32,6 +32,7 @@ from streams.replaying import Choice, Pace, Progress, Replays
 from streams.settings import Settings
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note, note_id, points
+from tests.hl7_messages import PULSE, reader, vitals
 from tests.kafka import Kafka, Record
 from tests.lanes import Echo, bodies, echo, produce, running, until, wire
 from tests.lanes import note as small_note
@@ -359,6 +360,27 @@ class At:
         done = subprocess.run(command, env=self._env, cwd=self._folder, capture_output=True, text=True, timeout=60, input="")
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+
+async def test_what_is_held_apart_says_who_sent_it_and_why(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    at = At(site, tmp_path)
+    outcome = reader()(vitals(PULSE, pid="PID|1"))
+    (apart,) = outcome.events
+    outbox = Outbox(site.settings, source="/test")
+    await outbox.start()
+    await outbox.send([outbox.encode(apart)])
+    await outbox.stop()
+    listed = (await asyncio.to_thread(at, "list")).stdout
+    reason = "PID-3: nobody to file this under"
+    counted, one = (line for line in listed.splitlines() if reason in line)
+    assert [cell.strip() for cell in counted.split("│")[1:-1]] == ["connector.hl7", "bedside", "ORU^R01", reason, "1"]
+    assert [cell.strip() for cell in one.split("│")[-3:-1]] == ["bedside ORU^R01", reason]
+    (facts,) = [json.loads(line) for line in (await asyncio.to_thread(at, "list", "--json")).stdout.splitlines()]
+    assert (facts["peer"], facts["message_type"], facts["message"]) == ("bedside", "ORU^R01", reason)
+    shown = dict(line.split(maxsplit=1) for line in (await asyncio.to_thread(at, "show", apart.id)).stdout.splitlines()[:14])
+    assert (shown["peer"], shown["message"].removeprefix("type").strip()) == ("bedside", reason)
+    assert "original" not in shown
 
 
 async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Path) -> None:

@@ -241,3 +241,20 @@ DOCUMENT_LOINC: Final = {
     "SP": ("11526-1", "Pathology study"),
     "TS": ("18761-7", "Transfer summary note"),
 }
+
+# What says of an observation in ST that it is a report's text
+REPORT_LOINC: Final = frozenset(code for code, _ in DOCUMENT_LOINC.values()) | {
+    "11502-2",  # laboratory report
+    "18748-4",  # diagnostic imaging study
+    "18782-3",  # radiology study observation, narrative
+    "19005-8",  # radiology imaging study, impression
+    "22634-0",  # pathology report, gross observation
+    "22637-3",  # pathology report, final diagnosis
+    "59776-5",  # procedure findings, narrative
+}
+REPORT_SUFFIX: Final = frozenset(
+    {"GDT", "MDT", "IMP", "REC"}
+)  # chapter 7.2.4, OBX-3 `71020&IMP`: narrative, impression, advice
+REPORT_SECTIONS: Final = frozenset(  # table 0074, OBR-24: imaging and pathology, whose results are words
+    {"RAD", "RX", "XRC", "RUS", "OUS", "VUS", "CUS", "CT", "NMR", "NMS", "CTH", "SP", "CP"}
+)

@@ -4,16 +4,16 @@
 the filler's order number (OBR-3, else the placer's OBR-2) and the service (OBR-4). What replaces or adds to another document is a
 note of its own that names the other (`replaces`).
 
-| message | status by | relation |
-|---|---|---|
-| MDM T02 original, T04 status change | TXA-17 (table 0271) | original |
-| MDM T06 addendum | TXA-17 | addendum to TXA-13 |
-| MDM T08 edit | TXA-17 | edit |
-| MDM T10 replacement | TXA-17 | replacement of TXA-13 |
-| MDM T11 cancel | cancelled | cancel |
-| any of them, TXA-19 CA (table 0273: deleted) | cancelled | as its trigger says |
-| any of them, every OBX D or W (or X) | entered-in-error, without text (cancelled) | as its trigger says |
-| ORU with text | OBR-25 (table 0123), else OBX-11 | original; edit where it is a correction |
+| message | relation |
+|---|---|
+| MDM T02 original, T04 status change | original; edit where it is a correction |
+| MDM T06 addendum | addendum to TXA-13 |
+| MDM T08 edit | edit |
+| MDM T10 replacement | replacement of TXA-13 |
+| MDM T11 cancel | cancel |
+| ORU with text | original; edit where it is a correction |
+
+The status, and what is a correction: the table in `standing`.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from typing import Final, Literal
 
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
-from connectors.hl7.mapping.embedded import same_run, texts_of
+from connectors.hl7.mapping.embedded import Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.mapping.standing import Status, of_document, of_order, standing
 from connectors.hl7.message import Segment
 from processors.events import Coding, NoteEvent
 from processors.identity import natural_id
 
-Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
 Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]
 
 RELATIONS: Final[dict[str, Relation]] = {
@@ -42,22 +42,8 @@ RELATIONS: Final[dict[str, Relation]] = {
 }
 TEXT_TYPES: Final = frozenset({"TX", "FT", "ST", "ED", "RP", ""})
 WITHOUT_CONTENT: Final = frozenset({"T01", "T03", "T05", "T07", "T09"})  # notices; the text comes with the even numbers
-_COMPLETION: Final[dict[str, Status]] = {  # table 0271; the others are stages before
-    "AU": "final",
-    "LA": "final",
-    "": "final",
-}
-_RESULT: Final[dict[str, Status]] = {  # table 0123
-    "F": "final",
-    "M": "final",
-    "C": "corrected",
-    "A": "preliminary",
-    "P": "preliminary",
-    "R": "preliminary",
-    "S": "preliminary",
-    "I": "preliminary",
-    "X": "cancelled",
-}
+_TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
+NOT_FETCHED: Final = "a reference to a document elsewhere is not fetched"
 LOINC: Final = "http://loinc.org"
 
 
@@ -69,13 +55,15 @@ class Report:
     statuses: list[str] = field(default_factory=list)
     types: list[Coding] = field(default_factory=list)
     first: Segment | None = None
-    _embedded: list[Segment] = field(default_factory=list)  # ED values that may be pieces of one document
+    _embedded: list[Piece] = field(default_factory=list)  # that may be pieces of one document
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
-        if self._embedded and not same_run(self._embedded[0], obx):
+        kind, letter = obx.get(2).upper(), obx.get(11).upper()
+        stands = letter not in NO_RESULT | RETRACTED
+        pieces = pieces_of(obx, self._embedded) if stands and kind in TEXT_TYPES and kind != "RP" else []
+        if not pieces:
             self.finish(reading)
-        letter = obx.get(11).upper()
         if letter in NO_RESULT:
             reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
             return
@@ -83,16 +71,17 @@ class Report:
         self.statuses.append(letter)
         if letter in RETRACTED:
             return
-        kind = obx.get(2).upper()
         if kind not in TEXT_TYPES:
             reading.skipped["observations of a document that are not text"] += 1
             return
         if kind == "RP":
-            reading.trouble("a reference to a document elsewhere is not fetched", obx.at(5), Condition.DATA_TYPE)
+            reading.trouble(NOT_FETCHED, obx.at(5), Condition.DATA_TYPE)
             return
-        if kind == "ED":
-            self._embedded.append(obx)
-        else:
+        for piece in pieces:
+            if self._embedded and not same_run(self._embedded[0], piece):
+                self.finish(reading)
+            self._embedded.append(piece)
+        if not pieces:
             self._take(obx, obx.whole(5))
 
     def finish(self, reading: Reading) -> None:
@@ -129,17 +118,6 @@ class Report:
             lines.append(text.rstrip())
         return "\n".join(lines).strip("\n")
 
-    def status(self) -> Status:
-        """Return the status by table 0085, over all parts: the least final wins, a report all of whose parts are wrong is void."""
-        letters = {letter or "F" for letter in self.statuses}
-        if letters and letters <= RETRACTED:
-            return "entered-in-error"
-        if letters and letters <= {"X"} | RETRACTED:
-            return "cancelled"
-        if letters & {"P", "R", "S", "I"}:
-            return "preliminary"
-        return "corrected" if "C" in letters else "final"
-
 
 def coding(code: str, text: str, system: str) -> Coding:
     """Return a coded value with the system's URI where it is LOINC."""
@@ -148,11 +126,9 @@ def coding(code: str, text: str, system: str) -> Coding:
 
 def publish_report(reading: Reading, subject: Subject, encounter_id: str | None, report: Report, obr: Segment | None) -> None:
     """Add the note of an ORU report. A report without any text is none, unless it voids an earlier one."""
-    status = _RESULT.get(obr.get(25).upper(), report.status()) if obr else report.status()
-    if report.status() == "entered-in-error":
-        status = "entered-in-error"
+    status, corrects = standing(report.statuses, of_order(obr))
     text = "" if status == "entered-in-error" else report.text()
-    if not text.strip() and status not in ("entered-in-error", "cancelled"):
+    if not text.strip() and status not in _TAKEN_BACK:
         return
     service = codings(obr, 4) if obr else ()
     number = (obr.get(3) or obr.get(2)) if obr else ""
@@ -169,7 +145,7 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
         encounter_id,
         note_id=note_id,
         status=status,
-        relation="edit" if status == "corrected" else "original",
+        relation="edit" if corrects else "original",
         replaces=None,
         kind=_kind(kinds),
         text=text,
@@ -191,8 +167,9 @@ def map_document(
     report.finish(reading)
     relation = RELATIONS[trigger]
     note_id = _txa_id(reading, txa, 12)
-    withdrawn = _withdrawn(relation, txa, report)
-    text = "" if relation == "cancel" or withdrawn == "entered-in-error" else report.text()
+    status, corrects = standing(report.statuses, of_document(txa, cancelled=relation == "cancel"))
+    withdrawn = status in _TAKEN_BACK
+    text = "" if relation == "cancel" or status == "entered-in-error" else report.text()
     if not text.strip() and withdrawn and note_id is None:
         reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
         return
@@ -208,8 +185,8 @@ def map_document(
         subject,
         encounter_id,
         note_id=note_id or natural_id(*reading.identity, "note", 0),
-        status=withdrawn or _completion(txa),
-        relation=relation,
+        status=status,
+        relation="edit" if corrects and relation == "original" else relation,
         replaces=parent if parent != note_id else None,
         kind=_kind([*(_txa_types(txa)), *report.types]),
         text=text,
@@ -229,22 +206,6 @@ def _txa_id(reading: Reading, txa: Segment | None, position: int) -> str | None:
     if not number:  # some senders leave the entity id empty and put the number next to it
         number, scope = txa.get(position, 3), ""
     return document_id(reading, scope or reading.message.header.raw(4), number) if number else None
-
-
-def _withdrawn(relation: Relation, txa: Segment | None, report: Report) -> Status | None:
-    """Return the status of a document that is taken back, by whichever of the ways that senders have; None for one that stands."""
-    if relation == "cancel":
-        return "cancelled"
-    by_parts = report.status()
-    if by_parts == "entered-in-error":
-        return by_parts
-    deleted = txa is not None and txa.get(19).upper() == "CA"  # table 0273
-    return "cancelled" if deleted or by_parts == "cancelled" else None
-
-
-def _completion(txa: Segment | None) -> Status:
-    letters = txa.get(17).upper() if txa else ""
-    return _COMPLETION.get(letters, "preliminary")
 
 
 def _txa_types(txa: Segment | None) -> list[Coding]:

@@ -1,7 +1,17 @@
 r"""The bytes of ED values (encapsulated data, chapter 2A): base64, hexadecimal or plain; what they say: `connectors.texts`.
 
-A document may be cut over several OBX. Neighbours may be pieces of one where OBX-3, OBX-4, OBX-11, type and encoding agree, or a
-later one leaves type and encoding out. Whether they are, the data show, since a second document often has all that in common too:
+As senders write OBX-5 (each repetition is a piece):
+
+| OBX-5 | |
+|---|---|
+| `^application^pdf^Base64^...` | as the standard has it: source application, type, subtype, encoding, data |
+| `application^pdf^Base64^...` | without the empty first component: an encoding stands third, and nothing fifth |
+| `...` alone | goes on with what began before, else it is base64 of a PDF or RTF, or nothing that says what it is |
+| text (TX, FT, ST) that is base64 of a PDF or RTF, whole | that document, not its letters; further such OBX go on with it |
+
+A document may be cut over several OBX or repetitions. Neighbours may be pieces of one where OBX-3, OBX-4, OBX-11, type and encoding
+agree, or a later one leaves type and encoding out. Whether they are, the data show, since a second document often has all that in
+common too:
 
 | so far | the next piece | |
 |---|---|---|
@@ -23,7 +33,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from connectors import texts
@@ -34,42 +44,93 @@ _SEEN: Final = 1368  # characters of a beginning or an end that are looked at: w
 _BEGINNINGS: Final = (b"%pdf", b"{\\rtf", b"<?xml", b"<!doctype", b"<html", b"<clinicaldocument")
 _ENDS: Final = (b"%%eof", b"</html>", b"</clinicaldocument>")
 
+_ENCODINGS: Final = frozenset({"base64", "hex", "a"})  # table 0299
+_BASE64: Final = re.compile(r"\s*[A-Za-z0-9+/][A-Za-z0-9+/\r\n]*={0,2}\s*")
+_MAGIC: Final = ("JVBERi0", "e1xydG")  # base64 of `%PDF-` and `{\rt`
+_NO_WORD: Final = 60  # characters of base64 without a blank that are no word of a report
+
 _STOP: Final = re.compile(rb"(?:[\r\n]|[^0-9][.!?])[ \t]*\Z")  # not the point of a number; a line break there does no harm
+
+
+Kind = tuple[str, str, str]  # type, subtype, encoding, in lower case
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What may be a piece of a document. `kind` is empty where it does not say: a later piece need not."""
+
+    obx: Segment
+    kind: Kind
+    content: str
+    bare: bool = False  # a value without components
 
 
 @dataclass(slots=True)
 class _Document:
     """The pieces of one document, in order."""
 
-    pieces: list[Segment] = field(default_factory=list)
-    contents: list[str] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     length: int = 0
     begins: bool = False  # as documents of its kind do
     tail: str = ""
 
-    def take(self, obx: Segment, content: str, head: bytes) -> None:
+    def take(self, piece: Piece, head: bytes) -> None:
         if not self.pieces:
             self.begins = _begins(head)
-        self.pieces.append(obx)
-        self.contents.append(content)
-        self.length += len(content)
-        self.tail = (self.tail + content)[-_SEEN:]
+        self.pieces.append(piece)
+        self.length += len(piece.content)
+        self.tail = (self.tail + piece.content)[-_SEEN:]
 
 
-def same_run(first: Segment, obx: Segment) -> bool:
-    """Whether an OBX may hold a further piece of what an ED value before it began."""
-    if obx.get(2).upper() != "ED" or any(obx.raw(n) != first.raw(n) for n in (3, 4, 11)):
+def pieces_of(obx: Segment, before: Sequence[Piece]) -> list[Piece]:
+    """Return what of an OBX may be pieces of a document; nothing for plain text. `before`: the pieces of the one that is open."""
+    if obx.get(2).upper() == "ED":
+        return [_piece(obx, n) for n in range(1, max(1, obx.count(5)) + 1)]
+    value = obx.whole(5)
+    if not _BASE64.fullmatch(value):
+        return []
+    content = "".join(value.split())
+    goes_on = bool(before) and before[0].bare and _one_place(before[0].obx, obx)
+    if _is_document(content) or (goes_on and (len(content) >= _NO_WORD or _unfinished(before))):
+        return [Piece(obx, ("", "", ""), content, bare=True)]
+    return []
+
+
+def _piece(obx: Segment, repetition: int) -> Piece:
+    source, *kind, content = (obx.get(5, n, repetition=repetition) for n in range(1, 6))
+    if source and not any((*kind, content)):
+        return Piece(obx, ("", "", ""), source, bare=True)
+    if source and kind[2] and not content and kind[1].lower() in _ENCODINGS:
+        source, kind, content = "", [source, kind[0], kind[1]], kind[2]
+    return Piece(obx, (kind[0].lower(), kind[1].lower(), kind[2].lower()), content)
+
+
+def same_run(first: Piece, piece: Piece) -> bool:
+    """Whether a piece may go on with the document that the first one began."""
+    if not _one_place(first.obx, piece.obx):
         return False
-    return not any(_kind(obx)) or _kind(obx) == _kind(first)
+    return not any(piece.kind) or piece.kind == first.kind
 
 
-def texts_of(run: Sequence[Segment], codec: str) -> Iterator[tuple[Segment, str | ValueError]]:
-    """Yield the text of each document in OBX that go together by `same_run`, with the OBX that it begins in.
+def _one_place(first: Segment, obx: Segment) -> bool:
+    embedded = first.get(2).upper() == "ED"  # lines of text have numbers of their own in OBX-4
+    return all(obx.raw(n) == first.raw(n) for n in ((2, 3, 4, 11) if embedded else (2, 3, 11)))
+
+
+def texts_of(run: Sequence[Piece], codec: str) -> Iterator[tuple[Segment, str | ValueError]]:
+    """Yield the text of each document in pieces that go together by `same_run`, with the OBX that it begins in.
 
     In place of a text stands the reason, not the content, why there is none.
     """
-    encoding = _encoding(run[0])
-    words = " ".join(run[0].get(5, n) for n in (2, 3))
+    first = run[0]
+    encoding = first.kind[2]
+    if not encoding and _is_document(first.content):
+        encoding = "base64"
+    elif first.bare:
+        for one in run:
+            yield one.obx, ValueError("embedded data that says neither its type nor its encoding")
+        return
+    words = " ".join(first.kind[:2])
     for document in _documents(run, encoding):
         yield from _read(document, encoding, words, codec)
 
@@ -77,47 +138,45 @@ def texts_of(run: Sequence[Segment], codec: str) -> Iterator[tuple[Segment, str 
 def _read(document: _Document, encoding: str, words: str, codec: str) -> Iterator[tuple[Segment, str | ValueError]]:
     pieces = document.pieces
     try:
-        data = _decoded("".join(document.contents), encoding)
+        data = _decoded("".join(one.content for one in pieces), encoding)
     except ValueError as error:
         if len(pieces) == 1:
-            yield pieces[0], error
+            yield pieces[0].obx, error
         else:
-            for obx, content in zip(pieces, document.contents, strict=True):
+            for piece in pieces:
                 alone = _Document()
-                alone.take(obx, content, b"")
+                alone.take(piece, b"")
                 yield from _read(alone, encoding, words, codec)
         return
     try:
-        yield pieces[0], texts.text_of(data, words, codec)
+        yield pieces[0].obx, texts.text_of(data, words, codec)
     except ValueError as error:
-        yield pieces[0], error
+        yield pieces[0].obx, error
 
 
-def _documents(run: Sequence[Segment], encoding: str) -> Iterator[_Document]:
+def _documents(run: Sequence[Piece], encoding: str) -> Iterator[_Document]:
     unit = _UNITS.get(encoding, 0)
     current = _Document()
-    for obx in run:
-        content = obx.get(5, 5)
-        if unit:
-            content = "".join(content.split())
-        head = _peek(content[:_SEEN], encoding) if unit else b""
-        if current.pieces and not (unit and _goes_on(current, obx, content, head, encoding)):
+    for one in run:
+        piece = replace(one, content="".join(one.content.split())) if unit else one
+        head = _peek(piece.content[:_SEEN], encoding) if unit else b""
+        if current.pieces and not (unit and _goes_on(current, piece, head, encoding)):
             yield current
             current = _Document()
-        current.take(obx, content, head)
+        current.take(piece, head)
     yield current
 
 
-def _goes_on(current: _Document, obx: Segment, content: str, head: bytes, encoding: str) -> bool:
+def _goes_on(current: _Document, piece: Piece, head: bytes, encoding: str) -> bool:
     unit = _UNITS[encoding]
-    if not any(_kind(obx)) or current.length % unit:
+    if not (any(piece.kind) or _is_document(piece.content)) or current.length % unit:
         return True
     tail = _peek(current.tail[-(len(current.tail) // unit * unit) :], encoding)
     if current.tail.endswith("=") or tail.lower().rstrip(b"\x00 \t\r\n").endswith(_ENDS) or _begins(head):
         return False
-    if current.begins or len(content) % unit:
+    if current.begins or len(piece.content) % unit:
         return True
-    return not _STOP.search(tail) and (bool(obx.get(4)) or _inside_a_character(tail, head))
+    return not _STOP.search(tail) and (bool(piece.obx.get(4)) or _inside_a_character(tail, head))
 
 
 def _begins(head: bytes) -> bool:
@@ -134,12 +193,18 @@ def _inside_a_character(tail: bytes, head: bytes) -> bool:
     return False
 
 
-def _kind(obx: Segment) -> tuple[str, str, str]:
-    return obx.get(5, 2).lower(), obx.get(5, 3).lower(), obx.get(5, 4).lower()
+def _is_document(content: str) -> bool:
+    """Whether base64 that nobody declared is a PDF's or RTF's: by its first letters, which no word of a report begins with."""
+    return content.startswith(_MAGIC) and bool(_BASE64.fullmatch(content))
 
 
-def _encoding(obx: Segment) -> str:
-    return obx.get(5, 4).lower()
+def _unfinished(run: Sequence[Piece]) -> bool:
+    """Whether the base64 so far ends before its document does."""
+    last = run[-1].content
+    if sum(len(one.content) for one in run) % _UNITS["base64"]:
+        return True
+    tail = _peek(last[len(last) % _UNITS["base64"] :][-_SEEN:], "base64")
+    return not last.endswith("=") and not tail.lower().rstrip().endswith((b"%%eof", b"}"))
 
 
 def _peek(content: str, encoding: str) -> bytes:

@@ -1,4 +1,15 @@
-"""ORU^R01 as a whole: whose it is, its orders, and which of its observations are vital signs, report text or neither."""
+"""ORU^R01 as a whole: whose it is, its orders, and which of its observations are vital signs, report text or neither.
+
+What is neither is counted, but for a report whose text cannot be had: where an order has nothing that is used, that is a trouble.
+
+| the order has | |
+|---|---|
+| RP, and nothing beside it but ST | a document elsewhere, not fetched |
+| ST that the peer's `text_types` does not take, and that says it is a report | a report in ST, with the setting that takes it |
+| anything else | counted: laboratory values |
+
+ST says so by its code (`codes.REPORT_LOINC`, `REPORT_SUFFIX`), its section (OBR-24, `REPORT_SECTIONS`), or as base64 of PDF or RTF.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,7 +17,9 @@ from typing import Any
 
 from connectors.contexts import Contexts
 from connectors.hl7.errors import Condition, Location, Unreadable
-from connectors.hl7.mapping.documents import Report, publish_report
+from connectors.hl7.mapping.codes import NO_RESULT, REPORT_LOINC, REPORT_SECTIONS, REPORT_SUFFIX, RETRACTED, codings
+from connectors.hl7.mapping.documents import NOT_FETCHED, Report, publish_report
+from connectors.hl7.mapping.embedded import pieces_of
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.patients import Book
 from connectors.hl7.mapping.reading import Reading
@@ -82,6 +95,7 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
     observed: list[Observed] = []
     facts: list[dict[str, Any]] = []
     report = Report()
+    others: list[Segment] = []
     settings = reading.peer.settings
     for segment in order.body:
         if segment.name == "NTE":
@@ -95,6 +109,34 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
         elif settings.unmapped == "dead-letter" and segment.get(2).upper() in ("NM", "SN"):
             reading.trouble("an observation code that no table knows", segment.at(3), Condition.TABLE_VALUE_NOT_FOUND)
         else:
-            reading.skipped["observations that are neither vital signs nor text"] += 1
+            others.append(segment)
     report.finish(reading)
+    used = observed or facts or report.parts or report.statuses
+    if others and (used or not _textless(reading, order.obr, others)):
+        reading.skipped["observations that are neither vital signs nor text"] += len(others)
     return observed, report, facts
+
+
+def _textless(reading: Reading, obr: Segment | None, others: list[Segment]) -> bool:
+    """Note a report whose text cannot be had; False where the observations are none."""
+    others = [one for one in others if one.raw(5) and one.get(11).upper() not in NO_RESULT | RETRACTED | {"X"}]
+    reference = next((one for one in others if one.get(2).upper() == "RP"), None)
+    text = next((one for one in others if one.get(2).upper() == "ST" and _says_report(obr, one)), None)
+    if text is not None:
+        setting = f"connectors.mllp.peers.{reading.peer.name}.text_types"
+        reading.trouble(f"a report in ST, which {setting} does not list", text.at(2))
+        return True
+    if reference is not None and all(one.get(2).upper() in ("RP", "ST") for one in others):
+        reading.trouble(NOT_FETCHED, reference.at(5))
+        return True
+    return False
+
+
+def _says_report(obr: Segment | None, obx: Segment) -> bool:
+    coded = (*(codings(obr, 4) if obr else ()), *codings(obx, 3))
+    return (
+        any(code in REPORT_LOINC for code, _, _ in coded)
+        or obx.get(3, 1, 2).upper() in REPORT_SUFFIX
+        or (obr is not None and obr.get(24).upper() in REPORT_SECTIONS)
+        or bool(pieces_of(obx, ()))
+    )

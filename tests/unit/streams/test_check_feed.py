@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import typer
@@ -47,6 +48,39 @@ def test_a_good_feed_of_each_kind(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dcm", "a.hl7", "a.json", "out.json"]  # nothing is stored
 
 
+KEYS = {"file", "index", "outcome", "code", "reason", "events", "seconds"}
+OWN_KEYS = {
+    "hl7": {"message_type", "version", "control_id"},
+    "fhir": {"resource_type", "issues"},
+    "dicom": {"sop_class", "transfer_syntax", "shape", "dtype", "min", "max"},
+}
+
+
+@pytest.mark.parametrize(("feed", "code"), [("hl7", "AR"), ("fhir", "400"), ("dicom", "C001")])
+def test_every_row_has_every_key_whatever_is_in_the_file(tmp_path: Path, feed: str, code: str) -> None:
+    folder = tmp_path / "feed"
+    folder.mkdir()
+    for name, content in (
+        ("a", b""),
+        ("b", b""),
+        ("c.ndjson", b"\n"),
+        ("d", b"\x0b\x1c\r"),
+        ("e", b"FHS|^~\\&\r"),
+        ("f", b"words"),
+    ):
+        (folder / name).write_bytes(content)
+    (folder / "z.gz").write_bytes(b"no gzip")
+    assert run(feed, "feed", "--json", "out.json")[0] == 0
+    *rows, unread = json.loads((tmp_path / "out.json").read_bytes())["rows"]
+    assert len(rows) == 6
+    for row in (*rows, unread):
+        assert row.keys() >= KEYS | OWN_KEYS[feed]
+    assert {row["outcome"] for row in rows} == {"refused"}
+    assert [row["code"] for row in rows[:2]] == [code] * 2
+    assert all(row["code"] for row in rows)
+    assert (unread["code"], unread["reason"]) == ("", "the file cannot be read (BadGzipFile)")  # nobody was asked
+
+
 def test_one_that_would_be_refused_is_shown_first_and_is_what_strict_minds(tmp_path: Path) -> None:
     feed = tmp_path / "feed"
     feed.mkdir()
@@ -83,6 +117,8 @@ def test_wrong_requests(tmp_path: Path) -> None:
 
 async def test_a_message_that_breaks_the_check_has_a_row_without_its_text(tmp_path: Path) -> None:
     class Broken:
+        nothing: ClassVar = {"control_id": ""}
+
         async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
             yield Row(name, 0, "accepted", "AA")
             raise ValueError(content.decode())
@@ -93,3 +129,4 @@ async def test_a_message_that_breaks_the_check_has_a_row_without_its_text(tmp_pa
         (0, False, ""),
         (1, True, "the check itself failed (ValueError)"),
     ]
+    assert tried[1].json()["control_id"] == ""

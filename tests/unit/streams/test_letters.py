@@ -11,7 +11,7 @@ from connectors.deadletters import dead_letter as at_the_edge
 from models.errors import Permanent, Poison
 from processors.events import DeadLetterEvent, DeadLetterMarkEvent
 from streams.deadletters import dead_letter, redrive
-from streams.letters import Letter, Which, choose, fold
+from streams.letters import Letter, Which, choose, fold, reasons
 from streams.wire import encode
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -225,3 +225,25 @@ def test_a_filter_that_no_letter_answers_to_is_told_with_what_there_is() -> None
 def test_what_a_limit_leaves_is_counted() -> None:
     found = choose(SEVERAL, Which(), ("open",), 2)
     assert ([one.event.original_offset for one in found.letters], found.total) == ([41, 42], 3)
+
+
+def sent(message: str, **more: str) -> DeadLetterEvent:
+    about = {"connector": "hl7", "stage": "map", "peer": "lab", "message_type": "ORU^R01"} | more
+    return at_the_edge(b"MSH", message=message, failed_at=NOON, identity=(message, *more.values()), **about)
+
+
+def test_reasons_are_counted_over_places_and_ids() -> None:
+    letters = read(
+        sent("OBX[2]-5: embedded data is empty"),
+        sent("OBX[17]-5: embedded data is empty"),
+        sent("OBX[17]-5: embedded data is empty", peer="ward"),
+        sent("line 7: no JSON", connector="vitals", peer="a.jsonl", message_type=""),
+        sent("line 12: no JSON", connector="vitals", peer="a.jsonl", message_type=""),
+        sent("line 12: no time", connector="vitals", peer="a.jsonl", message_type=""),
+    ).values()
+    assert reasons(letters) == [
+        ("connector.hl7", "lab", "ORU^R01", "OBX[n]-5: embedded data is empty", 2),
+        ("connector.vitals", "a.jsonl", "", "line n: no JSON", 2),
+        ("connector.hl7", "ward", "ORU^R01", "OBX[n]-5: embedded data is empty", 1),
+        ("connector.vitals", "a.jsonl", "", "line n: no time", 1),
+    ]

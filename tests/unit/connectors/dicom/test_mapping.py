@@ -136,7 +136,8 @@ def test_no_patient_is_held_apart_not_guessed():
     assert (outcome.verdict, outcome.status) == ("dead-letter", 0x0000)
     (letter,) = events(outcome)
     assert isinstance(letter, DeadLetterEvent)
-    assert letter.stage == "identify"
+    assert (letter.stage, letter.message_type) == ("identify", make().SOPClassUID)
+    assert letter.peer == (context().peer.name or context().peer.ae_title)
     assert outcome.objects[0].media_type == "application/dicom"
 
 

@@ -111,7 +111,8 @@ def test_values_that_can_and_cannot_be_used(element, value):
     if value is None:
         (letter,) = letters(outcome)
         assert outcome.verdict == "dead-letter"
-        assert letter.stage == "map"
+        assert (letter.stage, letter.message_type) == ("map", "Observation")
+        assert letter.peer
         assert letter.message.startswith("Observation.value")
         assert orjson.loads(b64decode(letter.original_value))["resourceType"] == "Observation"
         assert outcome.answer.body["issue"][0]["severity"] == "warning"

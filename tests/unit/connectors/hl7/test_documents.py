@@ -122,6 +122,23 @@ def test_completion_status(letters: str, status: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("trigger", "completion", "letter", "status", "relation"),
+    [
+        ("T02", "LA", "C", "corrected", "edit"),
+        ("T04", "AU", "C", "corrected", "edit"),
+        ("T06", "LA", "C", "corrected", "addendum"),
+        ("T10", "LA", "C", "corrected", "replacement"),
+        ("T02", "IP", "C", "preliminary", "edit"),
+        ("T02", "LA", "P", "preliminary", "original"),
+        ("T02", "LA", "B", "amended", "edit"),
+    ],
+)
+def test_a_document_stands_as_its_parts_do(trigger: str, completion: str, letter: str, status: str, relation: str) -> None:
+    event = note(mdm(trigger, txa("D2", "D1", completion), line("x", status=letter)))
+    assert (event.status, event.relation) == (status, relation)
+
+
+@pytest.mark.parametrize(
     ("kind", "code", "expected"),
     [
         ("PR", "", (LOINC, "11506-3")),
@@ -152,6 +169,7 @@ def test_a_document_of_nobody_is_held_apart() -> None:
     (letter,) = outcome.events
     assert isinstance(letter, DeadLetterEvent)
     assert letter.stage == "identify"
+    assert (letter.peer, letter.message_type, letter.message) == ("bedside", "MDM^T02", "PID-3: nobody to file this under")
 
 
 def test_a_reference_is_not_fetched() -> None:
@@ -200,7 +218,21 @@ def test_sections_get_their_headings() -> None:
         ("", "P", "preliminary", "original"),
         ("X", "F", "cancelled", "original"),
         ("F", "W", "entered-in-error", "original"),
+        ("X", "W", "entered-in-error", "original"),
         ("", "D", "entered-in-error", "original"),
+        ("F", "X", "cancelled", "original"),
+        ("C", "X", "cancelled", "edit"),
+        ("F", "P", "preliminary", "original"),
+        ("F", "I", "preliminary", "original"),
+        ("F", "C", "corrected", "edit"),
+        ("C", "C", "corrected", "edit"),
+        ("C", "P", "preliminary", "edit"),
+        ("P", "C", "preliminary", "edit"),
+        ("M", "F", "preliminary", "edit"),
+        ("N", "F", "preliminary", "original"),
+        ("F", "A", "amended", "edit"),
+        ("F", "U", "final", "original"),
+        ("Y", "", "final", "original"),
     ],
 )
 def test_status_of_a_report(order: str, result: str, status: str, relation: str) -> None:
@@ -208,6 +240,24 @@ def test_status_of_a_report(order: str, result: str, status: str, relation: str)
     assert (event.status, event.relation) == (status, relation)
     if status == "entered-in-error":
         assert event.text == ""
+
+
+@pytest.mark.parametrize(
+    ("letters", "status", "relation"),
+    [
+        ("XX", "cancelled", "original"),
+        ("XW", "cancelled", "original"),
+        ("FX", "final", "original"),
+        ("FC", "corrected", "edit"),
+        ("FP", "preliminary", "original"),
+        ("CP", "preliminary", "edit"),
+        ("CA", "corrected", "edit"),
+        ("WC", "corrected", "edit"),
+    ],
+)
+def test_parts_of_a_final_report_that_stand_differently(letters: str, status: str, relation: str) -> None:
+    event = note(report(*(line("Clear.", n, status=letter) for n, letter in enumerate(letters, 1)), status="F"))
+    assert (event.status, event.relation) == (status, relation)
 
 
 def test_a_part_that_was_wrong_is_left_out() -> None:
@@ -248,6 +298,56 @@ def test_short_coded_results_are_no_report_unless_the_peer_says_so() -> None:
 def test_vitals_and_text_in_one_order() -> None:
     outcome = reader()(report(PULSE, line("Walked to ward.", 2)))
     assert [type(event).__name__ for event in outcome.events] == ["VitalsEvent", "NoteEvent"]
+
+
+RADIOLOGY = OBR.replace("|||{status}", "||RAD|{status}")
+ELSEWHERE = "OBX-5: a reference to a document elsewhere is not fetched"
+IN_ST = "OBX-2: a report in ST, which connectors.mllp.peers.bedside.text_types does not list"
+
+
+def st(code: str = "GDT^Findings^L", value: str = "Lungs clear.", status: str = "F") -> str:
+    return line(value, kind="ST", code=code, status=status)
+
+
+RP = line("http://pacs/1^^image^jpeg", kind="RP", code="59776^Chest^L")
+
+
+@pytest.mark.parametrize(
+    ("lines", "obr", "reason"),
+    [
+        ((RP,), OBR, ELSEWHERE),
+        ((RP, st("CULT^Culture^L")), OBR, ELSEWHERE),
+        ((st("71020&GDT^Chest^C4"),), OBR, IN_ST),
+        ((st("71020&IMP^Chest^C4"), RP), OBR, IN_ST),
+        ((st("18842-5^Discharge summary^LN"),), OBR, IN_ST),
+        ((st(),), RADIOLOGY, IN_ST),
+        ((st(),), OBR.replace("36643-5^Chest X-ray^LN", "18748-4^Imaging^LN"), IN_ST),
+        ((st(value="JVBERi0xLjQK"),), OBR, IN_ST),
+    ],
+)
+def test_a_report_whose_text_cannot_be_had_is_kept_with_the_reason(lines: tuple[str, ...], obr: str, reason: str) -> None:
+    outcome = reader()(report(*lines, obr=obr))
+    assert (outcome.verdict, outcome.code, outcome.reason) == ("dead-letter", "AA", reason)
+
+
+@pytest.mark.parametrize(
+    ("lines", "obr"),
+    [
+        ((st("CULT^Culture^L"),), OBR),
+        ((obx("2345-7^Glucose^LN", "5"), RP), OBR),  # a laboratory's values, and their sheet of paper
+        ((st(value=""),), RADIOLOGY),
+        ((st(status="X"),), RADIOLOGY),
+    ],
+)
+def test_what_is_no_report_is_counted(lines: tuple[str, ...], obr: str) -> None:
+    outcome = reader()(report(*lines, obr=obr))
+    assert (outcome.verdict, outcome.code) == ("ignored", "AA")
+    assert outcome.reason.startswith(f"{len(lines)} x observations that are neither")
+
+
+def test_a_reference_beside_text_or_vital_signs_is_counted() -> None:
+    assert [type(one).__name__ for one in reader()(report(line("Clear."), RP)).events] == ["NoteEvent"]
+    assert [type(one).__name__ for one in reader()(report(PULSE, RP)).events] == ["VitalsEvent"]
 
 
 # --------------------------------------------------------------------------------------------------------- embedded data
@@ -390,6 +490,69 @@ def test_two_complete_documents_stay_two(data: bytes, kind: str, text: str, sub:
 
 def test_two_whole_texts_without_a_number_stay_two() -> None:
     assert note(pieces(*(b64encode(one).decode() for one in (b"stable", b"well")), sub="")).text == "stable\nwell"
+
+
+PDF = b64encode(pdf("No acute findings")).decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (f"TEXT^plain^Base64^{b64encode(REPORT).decode()}", REPORT.decode()),
+        (f"application^pdf^Base64^{PDF}", "No acute findings"),
+        ("TEXT^plain^A^plain words", "plain words"),
+        (f"APP^application^pdf^Base64^{PDF}", "No acute findings"),
+        (PDF, "No acute findings"),
+        (f"^application^pdf^^{PDF}", "No acute findings"),
+    ],
+    ids=["text", "pdf", "plain", "with the application", "bare", "no encoding"],
+)
+def test_embedded_data_as_senders_write_it(value: str, text: str) -> None:
+    assert note(mdm("T02", txa(), line(value, kind="ED"))).text == text
+
+
+def test_embedded_data_that_says_nothing_of_itself_is_kept_with_the_reason() -> None:
+    outcome = reader()(mdm("T02", txa(), line("what is this", kind="ED")))
+    assert outcome.reason == "OBX-5: embedded data that says neither its type nor its encoding"
+
+
+@pytest.mark.parametrize("at", [40, 41, len(PDF) - 5])
+@pytest.mark.parametrize("head", ["", "^application^pdf^Base64^"])
+def test_a_document_over_repetitions_is_joined(head: str, at: int) -> None:
+    value = f"^application^pdf^Base64^{PDF[:at]}~{head}{PDF[at:]}"
+    assert note(mdm("T02", txa(), line(value, kind="ED"))).text == "No acute findings"
+
+
+def test_repetitions_of_two_documents_stay_two() -> None:
+    value = f"^application^pdf^Base64^{PDF}~^TEXT^PLAIN^A^One~^TEXT^PLAIN^A^Two"
+    assert note(mdm("T02", txa(), line(value, kind="ED"))).text == "No acute findings\nOne\nTwo"
+
+
+@pytest.mark.parametrize("kind", ["TX", "FT", "ST"])
+@pytest.mark.parametrize("cuts", [(), (60,), (30, 61, 62, 700), (len(PDF) - 8,)])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_text_that_is_a_pdf_in_base64_is_read_as_one(kind: str, cuts: tuple[int, ...], numbered: bool) -> None:
+    parts = [PDF[a:b] for a, b in zip((0, *cuts), (*cuts, len(PDF)), strict=True)]
+    lines = [f"OBX|{n}|{kind}|11^x^L|{n if numbered else ''}|{part}||||||F" for n, part in enumerate(parts, 1)]
+    assert note(mdm("T02", txa(), line("Before."), *lines, line("NORMAL", 9, kind, code="11^x^L"))).text.split() == [
+        *("Discharge", "summary:", "Before.", "x:", "No", "acute", "findings", "NORMAL"),
+    ]
+
+
+def test_text_that_is_rtf_in_base64_is_read_as_one_and_wrapped_base64_too() -> None:
+    assert note(report(line(b64encode(RTF).decode()))).text == "Stable today.\nHome."
+    wrapped = "~".join(PDF[n : n + 76] for n in range(0, len(PDF), 76))
+    assert note(report(line(wrapped))).text == "No acute findings"
+
+
+def test_text_that_is_a_broken_pdf_in_base64_is_kept_with_the_reason() -> None:
+    outcome = reader()(report(line(b64encode(b"%PDF-1.4 broken").decode())))
+    assert (outcome.verdict, outcome.reason) == ("dead-letter", "OBX-5: embedded PDF that cannot be read")
+
+
+@pytest.mark.parametrize("value", ["NORMAL", "JVBERi0 is how base64 of a PDF begins", "e1xydG is that of RTF"])
+def test_words_are_no_base64(value: str) -> None:
+    assert note(report(line(value))).text == value
 
 
 def test_two_documents_of_two_pieces_each() -> None:

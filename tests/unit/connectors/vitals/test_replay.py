@@ -112,11 +112,85 @@ async def test_what_cannot_be_used_is_kept(tmp_path):
     reader = source(tmp_path / "bad.csv")
     events = [event async for _, event in reader]
     letters = [event for event in events if isinstance(event, DeadLetterEvent)]
-    assert sorted(letter.message for letter in letters) == ["column 'hr': not a number", "no patient", "no time"]
+    assert sorted(letter.message for letter in letters) == [
+        "line 5: column 'hr': not a number",
+        "line 6: no patient",
+        "line 7: column 'at': cannot be read as a time (ISO 8601: 2026-11-30T08:00:00)",
+    ]
     assert reader.troubles.total() == 3
     assert orjson.loads(b64decode(letters[0].original_value))
     assert sum(isinstance(event, VitalsEvent) for event in events) == 3  # P3's oxygen is used
     assert [type(event) for event in await played(tmp_path / "only-bad.csv")] == [DeadLetterEvent]
+
+
+async def letters_of(path, mapping=WIDE):
+    found = [event for event in await played(path, mapping) if isinstance(event, DeadLetterEvent)]
+    assert len({letter.id for letter in found}) == len(found)
+    assert {letter.peer for letter in found} == {mapping.name or path.name}
+    return [(letter.message, b64decode(letter.original_value)) for letter in sorted(found, key=lambda one: one.message)]
+
+
+async def test_a_line_of_json_lines_that_is_no_row_is_kept_as_it_stood(tmp_path):
+    good = b'{"id": "P1", "at": "2026-01-01T10:00:00Z", "hr": 72}'
+    lines = [b"not json", b"[1]", b"", good, b'{"id": "M\xfcller"}', b"not json", b"{" * 2000, good[:30]]
+    (tmp_path / "bad.jsonl").write_bytes(b"\n".join(lines))
+    assert await letters_of(tmp_path / "bad.jsonl") == [
+        ("line 1: no JSON", b"not json\n"),
+        ("line 2: no JSON object", b"[1]\n"),
+        ("line 5: not UTF-8", lines[4] + b"\n"),
+        ("line 6: no JSON", b"not json\n"),
+        ("line 7: no JSON", lines[6] + b"\n"),
+        ("line 8: no JSON", good[:30]),
+    ]
+    assert sum(isinstance(event, VitalsEvent) for event in await played(tmp_path / "bad.jsonl")) == 1
+
+
+async def test_a_line_of_a_table_that_is_no_row_is_kept_as_it_stood(tmp_path):
+    lines = [
+        b"id,at,hr,o2,age",
+        b"P1,2026-01-01T10:00:00Z,36,5,RA,70",  # a decimal comma has moved the values
+        b"P2,2026-01-01T10:00:00Z,72,RA,70,,",
+        b"M\xfcller,2026-01-01T10:00:00Z,72",
+        b"P\x003,2026-01-01T10:00:00Z,72",
+        b'P4,2026-01-01T10:00:00Z,"72',
+        b"P5,2026-01-01T10:00:00Z,75",
+        b'P6,2026-01-01T10:00:00Z,"7"6',
+        b'"P7",2026-01-01T10:00:00Z,"77"',
+        b"P8,2026-01-01T10:00:00Z,7",  # of 78
+    ]
+    (tmp_path / "bad.csv").write_bytes(b"\r\n".join(lines))
+    assert await letters_of(tmp_path / "bad.csv") == [
+        ("line 10: cut at the end of the file: 3 values for 5 columns", lines[9]),
+        ("line 2: 6 values for 5 columns", lines[1] + b"\r\n"),
+        ("line 4: not UTF-8", lines[3] + b"\r\n"),
+        ("line 5: a NUL character", lines[4] + b"\r\n"),
+        ("line 6: its quotes do not match", lines[5] + b"\r\n"),
+        ("line 8: its quotes do not match", lines[7] + b"\r\n"),
+    ]
+    sets = [event for event in await played(tmp_path / "bad.csv") if isinstance(event, VitalsEvent)]
+    assert [event.observations[0].value for event in sets] == [72, 75, 77]
+
+
+async def test_a_value_over_several_lines_is_one_row(tmp_path):
+    (tmp_path / "a.csv").write_text('id,at,hr,words\nP1,2026-01-01T10:00:00Z,72,"two\nlines"\nP2,,73,\n')
+    assert [message for message, _ in await letters_of(tmp_path / "a.csv")] == ["line 4: no time"]
+
+
+async def test_json_that_no_table_holds_is_no_silence(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "P1", "at": "2026-01-01T10:00:00Z", "hr": {"value": 72}, "o2": true, "x": []}')
+    assert [message for message, _ in await letters_of(tmp_path / "a.jsonl")] == [
+        "line 1: column 'hr': not a number",
+        "line 1: column 'o2': not a number",
+    ]
+
+
+async def test_equal_rows_have_a_letter_each(tmp_path):
+    (tmp_path / "a.csv").write_text("id,at,hr\n,30/11/2026 08:00,70\n,30/11/2026 08:00,70\nP1,30/11/2026 08:00,70\n")
+    assert [message for message, _ in await letters_of(tmp_path / "a.csv")] == [
+        "line 2: no patient",
+        "line 3: no patient",
+        "line 4: column 'at': cannot be read as a time (ISO 8601: 2026-11-30T08:00:00)",
+    ]
 
 
 async def test_ids_are_the_same_each_time_and_differ_between_sets(tmp_path):
@@ -141,7 +215,7 @@ async def test_the_pace_and_times_from_now(tmp_path):
         ("a,b\n1,2\n", "no column 'at', 'id'"),
         ("id,at,hr\n" + "P1,never,7\n" * 300, "does not fit"),
         ("id,at,pulse\n" + "P1,2026-01-01,7\n" * 300, "does not fit"),
-        ("id,at\n" + "x" * 3_000_000, "cannot be read"),
+        ("id,at\n" + "x" * 3_000_000, "cannot be read as a table: line 2 has 1048576 characters or more"),
         (b"\xff\xfe\x00\x01" * 100, "cannot be read"),
     ],
 )

@@ -1,0 +1,73 @@
+"""How a document stands, from what its parts say (OBX-11, table 0085) and what is said of the whole (OBR-25, table 0123; TXA).
+
+The standard ranks neither over the other, and senders fill in one of them with care. So what takes text back wins, from wherever it
+comes, then what says that text is not final. The first row that fits:
+
+| OBX-11 of the parts | the whole | status |
+|---|---|---|
+| every one D or W | any | entered-in-error |
+| every one X (D and W beside it) | any | cancelled |
+| any | cancelled: OBR-25 X, TXA-19 CA, MDM T11 | cancelled |
+| a P, R, S or I among them | any | preliminary |
+| any | not final: OBR-25 A, I, M, N, P, R, S; TXA-17 neither AU nor LA | preliminary |
+| a C among them | any | corrected |
+| any | OBR-25 C | corrected |
+| an A or B among them | any | amended |
+| any | any | final |
+
+Whether it corrects an earlier version (`relation` `edit`) is another matter, and a preliminary one may: any part C, A or B, or
+OBR-25 C or M (corrected, not final).
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from connectors.hl7.mapping.codes import RETRACTED
+from connectors.hl7.message import Segment
+
+Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
+
+_UNFINISHED: Final = frozenset({"P", "R", "S", "I"})  # table 0085
+_CORRECTED: Final = frozenset({"C"})
+_AMENDED: Final = frozenset({"A", "B"})
+_ORDER_UNFINISHED: Final = frozenset({"A", "I", "M", "N", "P", "R", "S"})  # table 0123
+_ORDER_CORRECTED: Final = frozenset({"C", "M"})
+_COMPLETE: Final = frozenset({"AU", "LA", ""})  # table 0271: authenticated; the others are stages before
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What is said of a document as a whole."""
+
+    cancelled: bool = False
+    unfinished: bool = False
+    corrected: bool = False
+
+
+def of_order(obr: Segment | None) -> Whole:
+    """Return what OBR-25 says; of a letter that says nothing about text (O, Y, Z), as of none, the parts alone count."""
+    letter = obr.get(25).upper() if obr else ""
+    return Whole(letter == "X", letter in _ORDER_UNFINISHED, letter in _ORDER_CORRECTED)
+
+
+def of_document(txa: Segment | None, *, cancelled: bool) -> Whole:
+    """Return what TXA-17 and TXA-19 (table 0273: CA, deleted) say. `cancelled`: the message itself cancels it."""
+    if txa is None:
+        return Whole(cancelled)
+    return Whole(cancelled or txa.get(19).upper() == "CA", txa.get(17).upper() not in _COMPLETE)
+
+
+def standing(parts: Collection[str], whole: Whole) -> tuple[Status, bool]:
+    """Return a document's status, and whether it corrects an earlier version. `parts`: OBX-11 of each, without order detail."""
+    letters = set(parts)
+    corrects = whole.corrected or bool(letters & (_CORRECTED | _AMENDED))
+    if letters and letters <= RETRACTED:
+        return "entered-in-error", corrects
+    if whole.cancelled or (letters and letters <= RETRACTED | {"X"}):
+        return "cancelled", corrects
+    if whole.unfinished or letters & _UNFINISHED:
+        return "preliminary", corrects
+    if whole.corrected or letters & _CORRECTED:
+        return "corrected", corrects
+    return ("amended" if letters & _AMENDED else "final"), corrects
