@@ -303,23 +303,26 @@ class FhirMapper:
                             book.write(reading, found.subject.patient_id, found.said)
                         else:
                             observed.append(found)
-        events: list[Event] = [*book.events(), *vitals_events(observed)]
+        readings = [entry.reading for entry in entries if entry.reading is not None]
+        first = (event for reading in readings for event in reading.first)
+        events: list[Event] = [*book.events(), *first, *vitals_events(observed)]
+        for reading in readings:
+            events += reading.events
+            events += letters_of(reading)
         for entry in entries:
             assert entry.reading is not None
-            events += entry.reading.events
-            events += letters_of(entry.reading)
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
         return events, Learnt(dict(learnt), versions)
 
     def _observed(self, reading: Reading, versions: dict[str, Versions], *, update: bool) -> list[Observed | Fact]:
-        """Map an Observation; what an earlier version said and this one does not is taken back. `versions`: of this request."""
+        """Map an Observation; what an earlier version said is corrected or taken back. `versions`: of this request."""
         name = name_of(reading)
         known = (versions.get(name) or self._versions.get(name)) if name else ()
         found = map_observation(reading, remembered=bool(known))
-        said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
+        observed, said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
         if name and said:
             versions[name] = said
-        return found
+        return [*(one for one in found if isinstance(one, Fact)), *observed]
 
     def _grade(self, entry: Entry) -> None:
         """Set the entry's status by what was found."""

@@ -110,7 +110,7 @@ class FhirSettings(Section):
         100_000,
         ge=0,
         description="ids of Observations of which is remembered what they said (about 1 KB each), those heard of last: a later "
-        "version for another patient or time takes that back",
+        "version with another value corrects that, one for another patient or time takes it back",
     )
     most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
     connections: int = Field(2048, ge=1, description="open connections; one more is closed")

@@ -104,6 +104,7 @@ class Reading:
         self.site = site
         self.index = index
         self.digest = content_hash(canonical(resource))
+        self.first: list[Event] = []  # what must come before the values of the same request
         self.events: list[Event] = []
         self.pictures: dict[str, NewObject] = {}  # id of an image event -> what is to be stored for it
         self.troubles: list[tuple[str, Issue]] = []  # stage, issue
