@@ -303,6 +303,7 @@ class FhirMapper:
                             book.write(reading, found.subject.patient_id, found.said)
                         else:
                             observed.append(found)
+                            reading.shared = True
         readings = [entry.reading for entry in entries if entry.reading is not None]
         first = (event for reading in readings for event in reading.first)
         events: list[Event] = [*book.events(), *first, *vitals_events(observed)]
@@ -336,13 +337,13 @@ class FhirMapper:
             else:
                 entry.say(Issue("information", "not-supported", "this resource type is not used", kind))
         elif entry.reading is not None:
-            found = entry.reading.troubles or entry.reading.events
-            unused = not found and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
-            if unused and self.settings.not_for_us == "refuse":
+            stored = entry.reading.stored
+            not_for_us = not stored and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
+            if not_for_us and self.settings.not_for_us == "refuse":
                 entry.say(Issue("error", "business-rule", "nothing in it is for Vigil", kind))
                 entry.status = UNPROCESSABLE
-            else:
-                entry.status = CREATED if entry.method in ("POST", "") and not unused else OK
+            else:  # 201 promises that it is durable
+                entry.status = CREATED if entry.method in ("POST", "") and stored else OK
 
     def too_large(self, outcome: Outcome) -> Outcome:
         """Refuse what no broker will take: it stays with its sender."""
