@@ -49,7 +49,10 @@ class DicomTls(Section):
 class DicomSettings(Section):
     """The Storage SCP."""
 
-    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104  modalities are other machines
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0, for modalities on other machines, once `peers` lists them or TLS is set",
+    )
     port: int = Field(11112, ge=0, le=65535, description="the registered port that needs no root (104 does); 0: any")
     ae_title: str = Field("VIGIL", min_length=1, max_length=16, description="our AE title")
     require_called_ae_title: bool = Field(False, description="refuse senders that call us otherwise; many are set up loosely")

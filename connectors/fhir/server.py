@@ -172,8 +172,16 @@ class FhirServer:
                 Route(hook, door("hook"), methods=["POST", "PUT"]),
                 Route(f"{hook}/{{kind}}/{{id}}", door("hook"), methods=["PUT"]),
             ],
-            exception_handlers={HTTPException: _no_route},
+            exception_handlers={HTTPException: self._no_route},
         )
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else UNAVAILABLE
+        where = (
+            f"the FHIR interface is at {self.settings.path or '/'}, notifications of subscriptions go to {self.settings.hook}"
+        )
+        words = {NOT_FOUND: f"there is nothing here: {where}", NOT_ALLOWED: "this interaction is not supported"}
+        return _response(refusal(status, "not-supported", words.get(status, "refused")), request)
 
     async def _answer(self, request: Request, asked: Asked) -> Answer:
         if self._is_busy():  # before the body is read: whoever comes again need not send it twice
@@ -273,12 +281,6 @@ class FhirServer:
             log.warning("FHIR: fetching what a notification announced failed (%s)", type(error).__name__)
             return unconfirmed(self.settings.retry_after)
         return Answer(OK, acknowledgement.operation_outcome(()))
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else UNAVAILABLE
-    words = {NOT_FOUND: "there is nothing here", NOT_ALLOWED: "this interaction is not supported"}
-    return _response(refusal(status, "not-supported", words.get(status, "refused")), request)
 
 
 def _wants_xml(request: Request) -> bool:

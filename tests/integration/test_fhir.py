@@ -79,6 +79,7 @@ async def test_every_answer_is_valid_fhir_json():
             await server.client.post("/fhir/Appointment", json={"resourceType": "Appointment"}),
         ]
         assert [one.status_code for one in answers] == [200, 405, 405, 404, 400, 200, 200, 400]
+        assert "the FHIR interface is at /fhir, " in answers[3].json()["issue"][0]["diagnostics"]
         for answer in answers:
             assert answer.headers["content-type"] == "application/fhir+json"
             assert validate(answer.json()) == []
