@@ -48,7 +48,7 @@ from connectors.fhir.bundles import (
     request_issues,
 )
 from connectors.fhir.capability import SUPPORTED
-from connectors.fhir.letters import REASONS_SHOWN, in_words, letters_of
+from connectors.fhir.letters import REASONS_SHOWN, discreet, in_words, letters_of
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
@@ -122,7 +122,7 @@ class Outcome:
     @cached_property
     def reason(self) -> str:
         """The issues in words."""
-        return in_words(self.issues)
+        return in_words([discreet(issue) for issue in self.issues])
 
     @cached_property
     def contexts(self) -> tuple[PatientEvent, ...]:
@@ -372,7 +372,7 @@ def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
 def _why(entry: Entry) -> str:
     """Return why an entry is refused, the places as they are in its resource."""
     kind = kind_of(entry.resource) if is_known(kind_of(entry.resource)) else "resource"
-    shown = [str(issue).replace(f"{entry.place}.resource", kind) for issue in entry.issues if issue.is_error]
+    shown = [str(discreet(issue)).replace(f"{entry.place}.resource", kind) for issue in entry.issues if issue.is_error]
     return "; ".join(shown[:REASONS_SHOWN])
 
 
