@@ -84,7 +84,16 @@ class DicomSettings(Section):
     associations: int = Field(
         25, ge=1, description="open associations; one more is rejected as transient (local limit exceeded)"
     )
-    connections: int = Field(2000, ge=1, description="open connections; silent ones are cheap and closed after `acse_timeout`")
+    associations_of_one: int = Field(
+        10,
+        ge=1,
+        description="open associations of one address; one more is rejected alike. Higher where one router sends for all",
+    )
+    connections: int = Field(
+        2000,
+        ge=1,
+        description="open connections, half of them for one address; silent ones are cheap and closed after `acse_timeout`",
+    )
     decoders: int = Field(2, ge=1, description="objects decoded at once: bounds memory, about 30 bytes a sample each")
     min_free_bytes: int = Field(2 * 2**30, ge=0, description="below this on the object store's disk associations are rejected")
 
