@@ -148,10 +148,14 @@ class StowSettings(Section):
     )
     connections: int = Field(256, ge=1, description="open connections; one more is closed")
     in_flight: int = Field(
-        8, ge=1, description="requests being taken; one more is told 503. Each holds up to the largest object"
+        16,
+        ge=1,
+        description="requests being taken, half of them of one address; one more is told 503. Each holds up to the largest object",
     )
     header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
-    silence: float = Field(30.0, gt=0, description="seconds that a sender may say nothing within a body; then 400")
+    silence: float = Field(
+        30.0, gt=0, description="seconds in which a body must end or come on at 16 KiB/s, else 400; storing does not count"
+    )
     idle_timeout: float = Field(
         65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
     )
