@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ class BoundedProtocol(H11Protocol):
 
     header_timeout = 10.0
     most_connections = 2048
+    most_of_one = 2048  # address
     _clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
-        if len(self.connections) > self.most_connections:
+        if len(self.connections) > self.most_connections or self._of_one > self.most_of_one:
             transport.abort()
         else:
             self._start()
@@ -49,6 +50,16 @@ class BoundedProtocol(H11Protocol):
         """Forget the clock."""
         self._stop()
         super().connection_lost(exc)
+
+    @property
+    def _of_one(self) -> int:
+        """The connections from this one's address."""
+        own = self._address
+        return sum(isinstance(one, BoundedProtocol) and one._address == own for one in self.connections)
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
 
     @property
     def _idle(self) -> bool:
@@ -89,12 +100,18 @@ class HttpServer:
         port: int,
         tls: ssl.SSLContext | None,
         connections: int,
+        connections_of_one: int | None = None,
         header_timeout: float,
         idle_timeout: float,
     ) -> None:
-        """`port` 0: any free one; times in seconds."""
+        """`port` 0: any free one; times in seconds; `connections_of_one`: of one address, else as many as in all."""
         self.host, self.port = host, port
-        protocol = type("Protocol", (BoundedProtocol,), {"header_timeout": header_timeout, "most_connections": connections})
+        limits = {
+            "header_timeout": header_timeout,
+            "most_connections": connections,
+            "most_of_one": connections if connections_of_one is None else connections_of_one,
+        }
+        protocol = type("Protocol", (BoundedProtocol,), limits)
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -140,6 +157,27 @@ class HttpServer:
             self._server.should_exit = True
             await self._running
             self._running = None
+
+
+async def paced(body: AsyncIterable[bytes], seconds: float, bytes_per_second: float) -> AsyncIterator[bytes]:
+    """Yield a body's chunks. Raises `TimeoutError` where it is too slow.
+
+    Within each `seconds` of waiting it must end, or bring what the rate makes of them: a fast start is no credit for a slow end.
+    Only time that is waited for the sender counts.
+    """
+    loop, chunks = asyncio.get_running_loop(), aiter(body)
+    left, due = seconds, seconds * bytes_per_second
+    while True:
+        since = loop.time()
+        try:
+            async with asyncio.timeout(left):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        left, due = left - (loop.time() - since), due - len(chunk)
+        if due <= 0:
+            left, due = seconds, seconds * bytes_per_second
+        yield chunk
 
 
 def server_context(certificate_file: Path, key_file: Path, ca_file: Path | None) -> ssl.SSLContext:

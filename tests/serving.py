@@ -29,7 +29,6 @@ class Serving:
             "VIGIL_ENGINE__PUBLISH_TIMEOUT": "2",
             "VIGIL_CONNECTORS__MLLP__PUBLISH_SECONDS": "2",
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
-            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
             **{f"VIGIL_CONNECTORS__{name}__PORT": "0" for name in ("MLLP", "FHIR", "DICOM")},
         }
         self.process = LaneProcess("serve", {**settings, **env}, folder / "serve.log", command=command)

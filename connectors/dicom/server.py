@@ -104,6 +104,7 @@ class DicomServer:
             raise Fatal(f"DICOM cannot listen on {settings.host}:{settings.port}: {error}") from error
         self._server.connections = settings.connections
         self._server.threads = 2 * settings.associations + 10  # those that negotiate, beside those that stand
+        self._server.threads_of_one = min(2 * settings.associations_of_one + 10, self._server.threads)
         self._server.silence = settings.acse_timeout
         self._server.idle_timeout = settings.network_timeout
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="dicom-accept", daemon=True)
@@ -133,15 +134,21 @@ class DicomServer:
     # ------------------------------------------------------------------------------------------ on the associations' threads
 
     def _on_requested(self, event: Any) -> None:
-        """Refuse for the moment, before any object is sent: disk nearly full, or too many associations (PS3.8 9.3.4)."""
+        """Refuse for the moment, before any object is sent: disk nearly full, or too many associations (PS3.8 9.3.4).
+
+        Those of one address are fewer than all: one that opens them and is silent shuts out itself.
+        """
         try:
             full = self._under_pressure()
         except OSError:
             full = True
-        open_now = sum(one.is_established for one in event.assoc._server.active_associations)
-        reason = CONGESTED if full else LIMIT_EXCEEDED if open_now >= self.settings.associations else None
+        open_now = event.assoc._server.addresses(established=True)
+        of_one = open_now[str(event.assoc.requestor.address)]
+        too_many = open_now.total() >= self.settings.associations or of_one >= self.settings.associations_of_one
+        reason = CONGESTED if full else LIMIT_EXCEEDED if too_many else None
         if reason is not None:
-            logger.warning("DICOM: association rejected, %s", "the disk is nearly full" if full else f"{open_now} are open")
+            count = f"{open_now.total()} are open, {of_one} of its address"
+            logger.warning("DICOM: association rejected, %s", "the disk is nearly full" if full else count)
             event.assoc.acse.send_reject(*reason)
             event.assoc.kill()
 

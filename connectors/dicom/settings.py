@@ -49,7 +49,10 @@ class DicomTls(Section):
 class DicomSettings(Section):
     """The Storage SCP."""
 
-    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104  modalities are other machines
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0, for modalities on other machines, once `peers` lists them or TLS is set",
+    )
     port: int = Field(11112, ge=0, le=65535, description="the registered port that needs no root (104 does); 0: any")
     ae_title: str = Field("VIGIL", min_length=1, max_length=16, description="our AE title")
     require_called_ae_title: bool = Field(False, description="refuse senders that call us otherwise; many are set up loosely")
@@ -81,7 +84,16 @@ class DicomSettings(Section):
     associations: int = Field(
         25, ge=1, description="open associations; one more is rejected as transient (local limit exceeded)"
     )
-    connections: int = Field(2000, ge=1, description="open connections; silent ones are cheap and closed after `acse_timeout`")
+    associations_of_one: int = Field(
+        10,
+        ge=1,
+        description="open associations of one address; one more is rejected alike. Higher where one router sends for all",
+    )
+    connections: int = Field(
+        2000,
+        ge=1,
+        description="open connections, half of them for one address; silent ones are cheap and closed after `acse_timeout`",
+    )
     decoders: int = Field(2, ge=1, description="objects decoded at once: bounds memory, about 30 bytes a sample each")
     min_free_bytes: int = Field(2 * 2**30, ge=0, description="below this on the object store's disk associations are rejected")
 
@@ -136,10 +148,14 @@ class StowSettings(Section):
     )
     connections: int = Field(256, ge=1, description="open connections; one more is closed")
     in_flight: int = Field(
-        8, ge=1, description="requests being taken; one more is told 503. Each holds up to the largest object"
+        16,
+        ge=1,
+        description="requests being taken, half of them of one address; one more is told 503. Each holds up to the largest object",
     )
     header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
-    silence: float = Field(30.0, gt=0, description="seconds that a sender may say nothing within a body; then 400")
+    silence: float = Field(
+        30.0, gt=0, description="seconds in which a body must end or come on at 16 KiB/s, else 400; storing does not count"
+    )
     idle_timeout: float = Field(
         65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
     )

@@ -6,6 +6,7 @@ import selectors
 import socket
 import ssl
 import threading
+from collections import Counter
 from contextlib import suppress
 from socketserver import BaseServer
 from time import monotonic
@@ -100,6 +101,7 @@ class BoundedServer(ThreadedAssociationServer):  # type: ignore[misc]
 
     connections = 2000
     threads = 60
+    threads_of_one = 30  # address
     silence = 10.0
     idle_timeout = 60.0
     daemon_threads = True
@@ -124,11 +126,22 @@ class BoundedServer(ThreadedAssociationServer):  # type: ignore[misc]
         self.server_close()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Close at once what would be one connection too many."""
-        if len(self._lobby.get_map()) + len(self.active_associations) < self.connections:
+        """Close at once what would be one connection too many, in all or of its address."""
+        waiting = Counter(key.data[1][0] for key in self._lobby.get_map().values())
+        standing = self.addresses()
+        address = client_address[0]
+        of_one = waiting[address] + standing[address]
+        if waiting.total() + standing.total() < self.connections and of_one < max(1, self.connections // 2):
             return True
-        logger.warning("DICOM: more than %d connections, one more was closed", self.connections)
+        logger.warning(
+            "DICOM: more than %d connections, or half of that from one address: one more was closed", self.connections
+        )
         return False
+
+    def addresses(self, *, established: bool = False) -> Counter[str]:
+        """Count the associations of each address: all that have a thread, or those that are established."""
+        active = self.active_associations
+        return Counter(str(one.requestor.address) for one in active if one.is_established or not established)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Let a connection wait in the lobby until it says something: an association costs two threads that poll."""
@@ -139,12 +152,18 @@ class BoundedServer(ThreadedAssociationServer):  # type: ignore[misc]
 
         Instead of pynetdicom's, which collects garbage every 60th time: at our pace that would be every second.
         """
-        room = self.threads - len(self.active_associations)
-        for key, _ in self._lobby.select(0)[: max(0, room)]:
+        standing = self.addresses()
+        for key, _ in self._lobby.select(0):
+            address = key.data[1][0]
+            if standing.total() >= self.threads:
+                break
+            if standing[address] >= self.threads_of_one:  # waits, and takes no thread from others
+                continue
             self._lobby.unregister(key.fileobj)
             if _gone(key.fileobj):
                 self.shutdown_request(key.fileobj)
             else:
+                standing[address] += 1
                 super().process_request(key.fileobj, key.data[1])
         now = monotonic()
         for key in [key for key in self._lobby.get_map().values() if key.data[0] < now]:

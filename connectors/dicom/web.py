@@ -18,7 +18,8 @@ as FailureReason (0008,1197).
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 from typing import Any, Final, Self
@@ -37,12 +38,13 @@ from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings, StowSettings
 from connectors.identity import Identities
 from connectors.publisher import Publisher, Store
-from connectors.serving import HttpServer, server_context
+from connectors.serving import HttpServer, paced, server_context
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/dicom+json"
 _DICOM: Final = "application/dicom"
+_BYTES_PER_SECOND: Final = 16_384  # the least speed, as of MLLP and FHIR: an object of 1 MB then takes a minute
 Observer = Callable[[Outcome, int, float], None]
 
 
@@ -72,7 +74,7 @@ class StowServer:
         self._under_pressure = under_pressure
         self._observe = observe
         self._decoders = asyncio.Semaphore(objects.decoders)
-        self._in_flight = 0
+        self._in_flight: Counter[str] = Counter()  # by address
         self._server: HttpServer | None = None
         self.port = settings.port
         path = settings.path
@@ -112,10 +114,13 @@ class StowServer:
         await self.stop()
 
     async def _stow(self, request: Request) -> Response:
-        if self._in_flight >= self.settings.in_flight or await asyncio.to_thread(self._under_pressure):
+        address = request.client.host if request.client else ""
+        if self._is_busy(address):
             return self._busy()
-        self._in_flight += 1
+        self._in_flight[address] += 1  # before the first await, else more are let in while the disk is looked at
         try:
+            if await asyncio.to_thread(self._under_pressure):
+                return self._busy()
             return await self._taken(request)
         except TooLong:
             return _answer(413)
@@ -125,7 +130,13 @@ class StowServer:
             log.error("STOW-RS: unforeseen %s", type(error).__name__)
             return self._busy()
         finally:
-            self._in_flight -= 1
+            self._in_flight[address] -= 1
+            self._in_flight = +self._in_flight  # forgets addresses without any
+
+    def _is_busy(self, address: str) -> bool:
+        """Whether all turns are taken, or an address has its half: each is held while a body arrives, however slowly."""
+        most = self.settings.in_flight
+        return self._in_flight.total() >= most or self._in_flight[address] >= max(1, most // 2)
 
     async def _taken(self, request: Request) -> Response:
         peer = self._peer(request)
@@ -136,19 +147,10 @@ class StowServer:
             return _answer(415)
         boundary = boundary_of(kind)
         results: list[tuple[Outcome, int]] = []
-        async for part in parts(self._chunks(request), boundary, self._objects.largest_object):
+        chunks = paced(request.stream(), self.settings.silence, _BYTES_PER_SECOND)  # read as they are wanted, not ahead
+        async for part in parts(chunks, boundary, self._objects.largest_object):
             results.append(await self._store(part, peer, request.path_params.get("study", "")))
         return self._response(results)
-
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the body; a sender that says nothing for a while is given up. Nothing is read while an object is being stored."""
-        stream = request.stream()
-        while True:
-            try:
-                async with asyncio.timeout(self.settings.silence):
-                    yield await anext(stream)
-            except StopAsyncIteration:
-                return
 
     async def _store(self, part: Part, peer: DicomPeer, study: str) -> tuple[Outcome, int]:
         started = monotonic()

@@ -138,7 +138,7 @@ def answer_of(bundle: Json, kind: str, entries: list[Entry]) -> Answer:
     answered = []
     for entry in entries:
         response: dict[str, Any] = {"status": _status_line(entry.status)}
-        if entry.reading and entry.status in (OK, CREATED):
+        if entry.reading and entry.reading.stored and entry.status in (OK, CREATED):
             response["location"] = location_of(entry)
         if entry.issues:
             response["outcome"] = operation_outcome(entry.issues)

@@ -8,10 +8,11 @@ from typing import Any, Final
 from connectors.checking import Finding, Nowhere, Row, Unstored, held_apart, identifier_advice, made, of_events, unknown_code
 from connectors.fhir.acknowledgement import TOO_LARGE, Issue
 from connectors.fhir.handling import FhirMapper, Outcome, Request
+from connectors.fhir.letters import discreet, in_words
 from connectors.fhir.mapping.reading import codings, objects, text
 from connectors.fhir.publishing import Publishing
 from connectors.fhir.settings import FhirSettings
-from connectors.fhir.structure import Json, Unreadable, kind_of, parse
+from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse
 from connectors.hl7.mapping.codes import Conflict, observation_code
 from connectors.hl7.mapping.facts import STANDARD
 from connectors.identity import Identities
@@ -41,7 +42,7 @@ class FhirChecker:
         `unitless`: as the vitals lane has it.
 
         `own_section`: suggest settings for this peer alone, which must stand in the site's settings already. `show_phi`: show
-        codes that do not look like codes.
+        codes that do not look like codes, and names that are no element's.
         """
         self._settings = settings
         self._peer = peer
@@ -80,17 +81,19 @@ class FhirChecker:
         outcome = await self._publishing.take(body, self._peer, Request())
         seconds = perf_counter() - began
         findings = () if outcome.code >= _REFUSED else tuple(self._findings(body, outcome))
+        issues = outcome.issues if self._show_phi else tuple(map(discreet, outcome.issues))
+        kind = outcome.resource_type if self._show_phi or is_known(outcome.resource_type) else "?"
         return Row(
             name,
             index,
             outcome.verdict,
             str(outcome.code),
-            outcome.reason,
+            in_words(issues),
             refused=outcome.code >= _REFUSED or any(issue.is_error for issue in outcome.issues),
             events=made(outcome.events),
             seconds=seconds,
             findings=findings,
-            details=_details(outcome.resource_type, outcome.issues),
+            details=_details(kind, issues),
         )
 
     # ---------------------------------------------------------------------------------------------------------------- advice

@@ -48,7 +48,7 @@ from connectors.fhir.bundles import (
     request_issues,
 )
 from connectors.fhir.capability import SUPPORTED
-from connectors.fhir.letters import REASONS_SHOWN, in_words, letters_of
+from connectors.fhir.letters import REASONS_SHOWN, discreet, in_words, letters_of
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
@@ -122,7 +122,7 @@ class Outcome:
     @cached_property
     def reason(self) -> str:
         """The issues in words."""
-        return in_words(self.issues)
+        return in_words([discreet(issue) for issue in self.issues])
 
     @cached_property
     def contexts(self) -> tuple[PatientEvent, ...]:
@@ -303,23 +303,27 @@ class FhirMapper:
                             book.write(reading, found.subject.patient_id, found.said)
                         else:
                             observed.append(found)
-        events: list[Event] = [*book.events(), *vitals_events(observed)]
+                            reading.shared = True
+        readings = [entry.reading for entry in entries if entry.reading is not None]
+        first = (event for reading in readings for event in reading.first)
+        events: list[Event] = [*book.events(), *first, *vitals_events(observed)]
+        for reading in readings:
+            events += reading.events
+            events += letters_of(reading)
         for entry in entries:
             assert entry.reading is not None
-            events += entry.reading.events
-            events += letters_of(entry.reading)
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
         return events, Learnt(dict(learnt), versions)
 
     def _observed(self, reading: Reading, versions: dict[str, Versions], *, update: bool) -> list[Observed | Fact]:
-        """Map an Observation; what an earlier version said and this one does not is taken back. `versions`: of this request."""
+        """Map an Observation; what an earlier version said is corrected or taken back. `versions`: of this request."""
         name = name_of(reading)
         known = (versions.get(name) or self._versions.get(name)) if name else ()
         found = map_observation(reading, remembered=bool(known))
-        said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
+        observed, said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
         if name and said:
             versions[name] = said
-        return found
+        return [*(one for one in found if isinstance(one, Fact)), *observed]
 
     def _grade(self, entry: Entry) -> None:
         """Set the entry's status by what was found."""
@@ -333,13 +337,13 @@ class FhirMapper:
             else:
                 entry.say(Issue("information", "not-supported", "this resource type is not used", kind))
         elif entry.reading is not None:
-            found = entry.reading.troubles or entry.reading.events
-            unused = not found and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
-            if unused and self.settings.not_for_us == "refuse":
+            stored = entry.reading.stored
+            not_for_us = not stored and any(one.diagnostics.endswith("not used") for one in entry.reading.notes)
+            if not_for_us and self.settings.not_for_us == "refuse":
                 entry.say(Issue("error", "business-rule", "nothing in it is for Vigil", kind))
                 entry.status = UNPROCESSABLE
-            else:
-                entry.status = CREATED if entry.method in ("POST", "") and not unused else OK
+            else:  # 201 promises that it is durable
+                entry.status = CREATED if entry.method in ("POST", "") and stored else OK
 
     def too_large(self, outcome: Outcome) -> Outcome:
         """Refuse what no broker will take: it stays with its sender."""
@@ -368,7 +372,7 @@ def _refused(status: int, issues: tuple[Issue, ...], kind: str = "") -> Outcome:
 def _why(entry: Entry) -> str:
     """Return why an entry is refused, the places as they are in its resource."""
     kind = kind_of(entry.resource) if is_known(kind_of(entry.resource)) else "resource"
-    shown = [str(issue).replace(f"{entry.place}.resource", kind) for issue in entry.issues if issue.is_error]
+    shown = [str(discreet(issue)).replace(f"{entry.place}.resource", kind) for issue in entry.issues if issue.is_error]
     return "; ".join(shown[:REASONS_SHOWN])
 
 

@@ -4,7 +4,9 @@ A value that cannot be used leaves its resource in a letter, and the sender is t
 who was told too; of what was *fetched* there is no sender who could send it again, so that goes into a letter whole.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -12,18 +14,30 @@ from typing import Final
 import orjson
 
 from connectors.deadletters import dead_letter
-from connectors.fhir.acknowledgement import MEDIA_TYPE
+from connectors.fhir.acknowledgement import MEDIA_TYPE, Issue
 from connectors.fhir.mapping.reading import Reading
+from connectors.fhir.structure import is_known
 from processors.events import Cut, DeadLetterEvent, ObjectReference
 
 REASONS_SHOWN: Final = 8
 _BEGINNING: Final = 64 * 1024  # bytes kept of what neither a record nor the object store takes
+_NAME: Final = re.compile(r"_?[a-z][A-Za-z0-9]{0,63}")  # as the standard's elements are called
 
 
 def in_words(reasons: Sequence[object]) -> str:
     """Write the first of some reasons, and how many more there are."""
     more = [f"and {len(reasons) - REASONS_SHOWN} more"] if len(reasons) > REASONS_SHOWN else []
     return "; ".join((*map(str, reasons[:REASONS_SHOWN]), *more))
+
+
+def discreet(issue: Issue) -> Issue:
+    """Return an issue as it may be written where others than its sender read it: logs, dead letters, reports.
+
+    A name in its place that is called like no element, and a type that there is none of, are not shown: they may be anything.
+    """
+    kind, *steps = issue.expression.split(".")
+    shown = [one if _NAME.fullmatch(one.partition("[")[0]) else "?" for one in steps]
+    return replace(issue, expression=".".join((kind if not kind or is_known(kind) or _NAME.fullmatch(kind) else "?", *shown)))
 
 
 def letters_of(reading: Reading) -> list[DeadLetterEvent]:

@@ -1,7 +1,10 @@
 """The FHIR R4 endpoint: create, update, batch, transaction, $process-message, and a place for rest-hook subscriptions.
 
-A positive answer only for what Kafka has confirmed. Requests are read within limits of size and time, published (`publishing`), and
-then answered; of those that are too many at once the surplus is asked to come again.
+A positive answer only for what Kafka has confirmed. Requests are read within limits of size and speed, published (`publishing`),
+and then answered; of those that are too many at once the surplus is asked to come again.
+
+A request is one of `in_flight` from when its body is whole: one that sends slowly takes nobody's turn. What bodies may hold before
+that is bounded by the connections (in all and of one address), by their speed, and by `bodies.Room`.
 
 Starlette without FastAPI around it: nothing here is declared by types, and FastAPI's telemetry puts URLs, which may hold record
 numbers, into traces.
@@ -41,6 +44,7 @@ from connectors.fhir.acknowledgement import (
     refusal,
     unconfirmed,
 )
+from connectors.fhir.bodies import Body, Room
 from connectors.fhir.capability import capability_statement
 from connectors.fhir.fetching import fetchers
 from connectors.fhir.handling import Door, FhirMapper, Outcome
@@ -50,7 +54,7 @@ from connectors.fhir.settings import FhirSettings
 from connectors.fhir.subscriptions import Counts, Fetcher
 from connectors.identity import Identities
 from connectors.publisher import Publisher, Store
-from connectors.serving import HttpServer, server_context
+from connectors.serving import HttpServer, paced, server_context
 from models.errors import Transient
 
 log = logging.getLogger(__name__)
@@ -97,7 +101,7 @@ class FhirServer:
         self._open = AsyncExitStack()
         self._observe = observe
         self._in_flight = 0
-        self._buffered = 0
+        self._room = Room(settings.buffered_bytes)
         self._tokens = {name: peer.token.get_secret_value() for name, peer in settings.peers.items() if peer.token}
         self._server: HttpServer | None = None
         self.port = settings.port
@@ -115,6 +119,7 @@ class FhirServer:
             port=own.port,
             tls=server_context(own.tls.certificate_file, own.tls.key_file, own.tls.ca_file) if own.tls else None,
             connections=own.connections,
+            connections_of_one=own.connections_of_one,
             header_timeout=own.header_timeout,
             idle_timeout=own.idle_timeout,
         )
@@ -167,24 +172,40 @@ class FhirServer:
                 Route(hook, door("hook"), methods=["POST", "PUT"]),
                 Route(f"{hook}/{{kind}}/{{id}}", door("hook"), methods=["PUT"]),
             ],
-            exception_handlers={HTTPException: _no_route},
+            exception_handlers={HTTPException: self._no_route},
         )
 
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else UNAVAILABLE
+        where = (
+            f"the FHIR interface is at {self.settings.path or '/'}, notifications of subscriptions go to {self.settings.hook}"
+        )
+        words = {NOT_FOUND: f"there is nothing here: {where}", NOT_ALLOWED: "this interaction is not supported"}
+        return _response(refusal(status, "not-supported", words.get(status, "refused")), request)
+
     async def _answer(self, request: Request, asked: Asked) -> Answer:
-        if self._in_flight >= self.settings.in_flight:
-            return refusal(UNAVAILABLE, "throttled", "too many requests at once", retry_after=self.settings.retry_after)
-        self._in_flight += 1
-        held = [0]
+        if self._is_busy():  # before the body is read: whoever comes again need not send it twice
+            return self._busy()
         try:
             peer = self._peer(request)
             _check_types(request)
-            body = await self._body(request, held)
-            return await self._handled(body, peer, asked)
+            with self._room.body(request.client.host if request.client else "") as body:
+                await self._read(request, body)
+                if self._is_busy():
+                    return self._busy()
+                self._in_flight += 1
+                try:
+                    return await self._handled(bytes(body.data), peer, asked)
+                finally:
+                    self._in_flight -= 1
         except _Refusal as error:
             return error.answer
-        finally:
-            self._in_flight -= 1
-            self._buffered -= held[0]
+
+    def _is_busy(self) -> bool:
+        return self._in_flight >= self.settings.in_flight
+
+    def _busy(self) -> Answer:
+        return refusal(UNAVAILABLE, "throttled", "too many requests at once", retry_after=self.settings.retry_after)
 
     def _peer(self, request: Request) -> str:
         """Return the name of the peer that a request comes from, by its bearer token."""
@@ -199,27 +220,23 @@ class FhirServer:
             raise _Refusal(refusal(UNAUTHORIZED, "login", "a bearer token that is known here is needed"))
         return found
 
-    async def _body(self, request: Request, held: list[int]) -> bytes:
-        settings, body = self.settings, bytearray()
+    async def _read(self, request: Request, body: Body) -> None:
+        settings = self.settings
         too_long = refusal(TOO_LARGE, "too-long", f"longer than {settings.largest_body} bytes")
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > settings.largest_body:
             raise _Refusal(too_long)
         try:
-            async with asyncio.timeout(settings.body_timeout):
-                async for chunk in request.stream():
-                    body += chunk
-                    held[0] += len(chunk)
-                    self._buffered += len(chunk)
-                    if len(body) > settings.largest_body:
-                        raise _Refusal(too_long)
-                    if self._buffered > settings.buffered_bytes:
-                        raise _Refusal(unconfirmed(settings.retry_after))
+            async for chunk in paced(request.stream(), settings.body_timeout, settings.body_bytes_per_second):
+                has_room = body.add(chunk)
+                if len(body.data) > settings.largest_body:
+                    raise _Refusal(too_long)
+                if not has_room:
+                    raise _Refusal(unconfirmed(settings.retry_after))
         except TimeoutError:
             raise _Refusal(refusal(TIMED_OUT, "timeout", "the request was not complete in time")) from None
         except ClientDisconnect:
             raise _Refusal(refusal(TIMED_OUT, "timeout", "the request ended early")) from None
-        return bytes(body)
 
     # ------------------------------------------------------------------------------------------------- taking and fetching
 
@@ -264,12 +281,6 @@ class FhirServer:
             log.warning("FHIR: fetching what a notification announced failed (%s)", type(error).__name__)
             return unconfirmed(self.settings.retry_after)
         return Answer(OK, acknowledgement.operation_outcome(()))
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else UNAVAILABLE
-    words = {NOT_FOUND: "there is nothing here", NOT_ALLOWED: "this interaction is not supported"}
-    return _response(refusal(status, "not-supported", words.get(status, "refused")), request)
 
 
 def _wants_xml(request: Request) -> bool:

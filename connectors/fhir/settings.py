@@ -110,17 +110,32 @@ class FhirSettings(Section):
         100_000,
         ge=0,
         description="ids of Observations of which is remembered what they said (about 1 KB each), those heard of last: a later "
-        "version for another patient or time takes that back",
+        "version with another value corrects that, one for another patient or time takes it back",
     )
     most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
     connections: int = Field(2048, ge=1, description="open connections; one more is closed")
-    in_flight: int = Field(64, ge=1, description="requests being read or answered; one more is told 503, try again")
-    buffered_bytes: int = Field(256 * 2**20, ge=2**20, description="bodies being read, all together; above it 503, try again")
+    connections_of_one: int = Field(
+        512,
+        ge=1,
+        description="open connections of one address; one more is closed. Higher where a proxy stands before many senders",
+    )
+    in_flight: int = Field(
+        64, ge=1, description="requests whose body is whole, being answered; one more is told 503, try again"
+    )
+    buffered_bytes: int = Field(
+        256 * 2**20,
+        ge=2**20,
+        description="bodies being read or answered, all together, half of it for one address; above it those over 64 KiB are told "
+        "503, try again",
+    )
     confirm_timeout: float = Field(
         15.0, gt=0, description="seconds for Kafka to confirm; then 503. Below the usual client's 30 s"
     )
     header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
-    body_timeout: float = Field(30.0, gt=0, description="seconds until a request's body is complete, else 408")
+    body_timeout: float = Field(
+        30.0, gt=0, description="seconds in which a request's body must be complete, or have come on at ..."
+    )
+    body_bytes_per_second: int = Field(16_384, ge=1, description="... this rate, for a large one over a slow line; else 408")
     idle_timeout: float = Field(
         65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
     )

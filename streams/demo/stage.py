@@ -90,7 +90,6 @@ class Stage:
             **{f"VIGIL_LANES__{lane}__NICE": "10" for lane in ("NOTES_ENTITIES", "NOTES_VECTORS", "IMAGES", "MERGES")},
             "VIGIL_CONNECTORS__MLLP__PORT": "0",
             "VIGIL_CONNECTORS__DICOM__PORT": "0",
-            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
             "VIGIL_CONNECTORS__FHIR__PORT": "0",
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "100000000",
             **ward.SETTINGS,

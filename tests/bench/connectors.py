@@ -312,8 +312,8 @@ def serving(bootstrap: str, folder: Path, plan: Plan, say: Callable[[str], None]
         "VIGIL_KAFKA__TOPIC_PREFIX": _PREFIX,
         "VIGIL_OBJECTS__URL": str(folder / "objects"),
         "VIGIL_CONNECTORS__ENABLED": '["mllp","fhir","dicom"]',
-        "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
         "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
+        "VIGIL_CONNECTORS__DICOM__ASSOCIATIONS_OF_ONE": str(max(ASSOCIATIONS)),
         "VIGIL_WORKER__HEALTH_PORT": "0",
         **{f"VIGIL_CONNECTORS__{name}__PORT": "0" for name in ("MLLP", "FHIR", "DICOM")},
     }

@@ -95,7 +95,7 @@ class Fhir(Feed):
 
 class Dicom(Feed):
     async def start(self):
-        settings = DicomSettings(host="127.0.0.1", port=0, confirm_timeout=SECONDS)
+        settings = DicomSettings(port=0, associations_of_one=12, confirm_timeout=SECONDS)
         server = DicomServer(settings, publisher=self.publisher, store=self.store, identities=identities(), now=lambda: NOW)
         _, self.port = await server.start()
         self.stack.push_async_callback(server.stop)
@@ -107,7 +107,8 @@ class Dicom(Feed):
         def store():
             entity = AE()
             entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-            association = entity.associate("127.0.0.1", self.port)
+            # from another address than those that only disturb: what one may hold is limited
+            association = entity.associate("127.0.0.1", self.port, bind_address=("127.0.0.2", 0))
             try:
                 return association.send_c_store(message).get("Status") == 0x0000
             finally:
@@ -119,7 +120,7 @@ class Dicom(Feed):
 class Stow(Dicom):
     async def start(self):
         server = StowServer(
-            StowSettings(port=0),
+            StowSettings(port=0, in_flight=24),  # all from one address
             DicomSettings(confirm_timeout=SECONDS),
             publisher=self.publisher,
             store=self.store,

@@ -56,7 +56,6 @@ class Front(Sender):
         env = {
             **arena.env,
             **{f"VIGIL_CONNECTORS__{name.upper()}__PORT": str(port) for name, port in ports.items()},
-            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
             "VIGIL_CONNECTORS__MLLP__PUBLISH_SECONDS": "3",
             "VIGIL_ENGINE__PUBLISH_TIMEOUT": "3",

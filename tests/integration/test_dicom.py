@@ -212,6 +212,40 @@ async def test_more_associations_than_allowed_are_rejected_for_the_moment():
         await asyncio.to_thread(held.release)
 
 
+async def test_one_address_that_holds_its_associations_shuts_out_only_itself():
+    async with site(associations=6, associations_of_one=3) as running:
+
+        def associate(source):
+            entity = AE()
+            entity.add_requested_context(Verification)
+            return entity.associate("127.0.0.1", running.server.port, bind_address=(source, 0))
+
+        held = [await asyncio.to_thread(associate, "127.0.0.1") for _ in range(5)]
+        assert [one.is_established for one in held] == [True] * 3 + [False] * 2
+        assert held[-1].is_rejected
+        other = await asyncio.to_thread(associate, "127.0.0.2")
+        assert other.is_established
+        for one in (*held[:3], other):
+            await asyncio.to_thread(one.release)
+
+
+async def test_one_address_that_never_finishes_its_request_takes_not_all_threads():
+    async with site(associations=6, associations_of_one=1, acse_timeout=5) as running:
+        address = ("127.0.0.1", running.server.port)
+        half = [socket.create_connection(address) for _ in range(60)]
+        for one in half:
+            one.sendall(b"\x01\x00\x00\x00\x01\x00half an A-ASSOCIATE-RQ")
+        await asyncio.sleep(0.3)
+        entity = AE()
+        entity.acse_timeout = 3
+        entity.add_requested_context(Verification)
+        other = await asyncio.to_thread(entity.associate, *address, bind_address=("127.0.0.2", 0))
+        assert other.is_established
+        await asyncio.to_thread(other.release)
+        for one in half:
+            one.close()
+
+
 async def test_an_object_beyond_the_limit_is_cut_off_while_it_arrives():
     huge = make(np.zeros((1500, 1500), np.uint16))
     async with site(largest_object=1_000_000) as running:

@@ -1,6 +1,7 @@
 """STOW-RS over sockets, and the importer over folders and archives."""
 
 import asyncio
+import contextlib
 import tarfile
 import zipfile
 from contextlib import asynccontextmanager
@@ -38,8 +39,10 @@ async def site(under_pressure=lambda: False, objects=None, **changes):
         under_pressure=under_pressure,
     )
     server.publisher, server.store = publisher, store
-    async with server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/dicom-web", timeout=30) as server.client:
-        yield server
+    async with server:
+        server.url = f"http://127.0.0.1:{server.port}/dicom-web"
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as server.client:
+            yield server
 
 
 def body(*objects, kind="application/dicom"):
@@ -134,6 +137,33 @@ async def test_a_sender_that_falls_silent_is_given_up():
             assert b" 400 " in await reader.readline()
         writer.close()
         assert (await stow(server, make())).status_code == 200
+
+
+async def test_senders_that_trickle_are_given_up_and_leave_turns_to_other_addresses():
+    async with site(silence=1) as server:
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\nContent-Length: 1000\r\n\r\n--cut"
+        slow = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(20)]
+
+        async def trickle(reader, writer):
+            writer.write(head.encode())
+            with contextlib.suppress(ConnectionError):
+                for _ in range(30):  # never silent, and never done
+                    writer.write(b"x")
+                    await asyncio.sleep(0.1)
+            return await reader.readline()
+
+        trickling = asyncio.gather(*(trickle(*one) for one in slow))
+        await asyncio.sleep(0.3)
+        elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=20) as other:
+            answer = await other.post("/studies", content=body(encode(make())), headers={"Content-Type": TYPE})
+        assert answer.status_code == 200
+        async with asyncio.timeout(15):
+            ends = await trickling
+        assert sorted(end.split()[1] for end in ends if end) == [b"400"] * 8 + [b"503"] * 12
+        for _, writer in slow:
+            writer.close()
+        assert not server._in_flight
 
 
 # --------------------------------------------------------------------------------------------------------------- importer

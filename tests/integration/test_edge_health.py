@@ -139,8 +139,7 @@ async def test_a_port_that_is_taken_is_said_in_words(kafka: Kafka, tmp_path: Pat
         other.listen()
         port = str(other.getsockname()[1])
         name = "VIGIL_WORKER__HEALTH_PORT" if taken == "health" else f"VIGIL_CONNECTORS__{taken}__PORT"
-        env = {name: port, "VIGIL_CONNECTORS__FHIR__HOST": "127.0.0.1", "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1"}
-        serving = Serving(kafka.bootstrap, tmp_path, embedded=kafka.kind == "embedded", **env)
+        serving = Serving(kafka.bootstrap, tmp_path, embedded=kafka.kind == "embedded", **{name: port})
         serving.process.start()
         try:
             await until(lambda: not serving.process.running, within=40, what="the end")

@@ -95,7 +95,6 @@ def environment(site: Clinic, folder: Path, vectors: str) -> dict[str, str]:
         "VIGIL_CONNECTORS__MLLP__PORT": "0",
         "VIGIL_CONNECTORS__FHIR__PORT": "0",
         "VIGIL_CONNECTORS__DICOM__PORT": "0",
-        "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
     }
 
 

@@ -1,6 +1,7 @@
 """The FHIR endpoint over real sockets: httpx and curl, and peers that misbehave."""
 
 import asyncio
+import contextlib
 import csv
 import gzip
 import json
@@ -78,6 +79,7 @@ async def test_every_answer_is_valid_fhir_json():
             await server.client.post("/fhir/Appointment", json={"resourceType": "Appointment"}),
         ]
         assert [one.status_code for one in answers] == [200, 405, 405, 404, 400, 200, 200, 400]
+        assert "the FHIR interface is at /fhir, " in answers[3].json()["issue"][0]["diagnostics"]
         for answer in answers:
             assert answer.headers["content-type"] == "application/fhir+json"
             assert validate(answer.json()) == []
@@ -245,6 +247,82 @@ async def test_peers_that_misbehave_disturb_nobody():
             writer.close()
 
 
+async def test_slow_bodies_take_nobodys_turn():
+    async with site(body_timeout=3) as server:
+        head = b"POST /fhir/Observation HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+        slow = [await _open(server, head) for _ in range(200)]
+
+        async def send(n):
+            # each of its own connections, as other senders would
+            async with httpx.AsyncClient(base_url=server.url, timeout=20) as other:
+                return [(await other.post("/fhir/Observation", json=observation(value=60 + n))).status_code for _ in range(5)]
+
+        answers = await asyncio.gather(*(send(n) for n in range(8)))
+        assert [status for each in answers for status in each] == [201] * 40
+        assert (server._room.held, server._in_flight) == (200, 0)
+        async with asyncio.timeout(10):
+            ends = await asyncio.gather(*(reader.readline() for reader, _ in slow))
+        assert {end.split()[1] for end in ends} == {b"408"}
+        assert server._room.held == 0
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_a_body_that_comes_slower_than_the_least_speed_is_given_up():
+    async with site(body_timeout=1, body_bytes_per_second=4_000) as server:
+        head = b"POST /fhir/Observation HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n"
+        made = json.dumps(observation()).encode().ljust(20_000)
+        reader, writer = await _open(server, head)
+        for n in range(0, 20_000, 2_000):  # 1.5 s, longer than `body_timeout`, and fast enough
+            writer.write(made[n : n + 2_000])
+            await asyncio.sleep(0.15)
+        assert b" 201 " in await reader.readline()
+        writer.close()
+        reader, writer = await _open(server, head + made[:10_000])  # a fast start is no credit
+        started = asyncio.get_running_loop().time()
+        async with asyncio.timeout(5):
+            assert b" 408 " in await reader.readline()
+        assert asyncio.get_running_loop().time() - started < 3
+        writer.close()
+
+
+async def test_stalled_bodies_hold_bounded_memory_and_shut_out_no_small_ones():
+    async with site(buffered_bytes=4 * 2**20) as server:
+        half = b"POST /fhir/Observation HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n" + b" " * 300_000
+        stalled = [await _open(server, half) for _ in range(40)]  # 12 MB
+        refused = 0
+        for reader, _ in stalled:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    refused += b" 503 " in await reader.readline()
+        assert 30 <= refused < 40
+        assert server._room.held <= 2 * 2**20  # half of the whole, the share of one address
+        assert (await server.client.post("/fhir/Observation", json=observation())).status_code == 201
+        large = json.dumps(observation()).encode().ljust(300_000)
+        assert (await server.client.post("/fhir/Observation", content=large)).status_code == 503
+        elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=20) as other:
+            assert (await other.post("/fhir/Observation", content=large)).status_code == 201
+        for _, writer in stalled:
+            writer.close()
+        async with asyncio.timeout(5):
+            while server._room.held:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_one_address_has_not_all_connections():
+    async with site(connections=60, connections_of_one=20, client=False) as server:
+        opened = [await _open(server) for _ in range(30)]
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await opened[-1][0].read() == b""
+        elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=20) as other:
+            assert (await other.post("/fhir/Observation", json=observation())).status_code == 201
+        for _, writer in opened:
+            writer.close()
+
+
 async def _open(server, data=b""):
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(data)
@@ -255,7 +333,7 @@ async def _open(server, data=b""):
 async def test_a_thousand_idle_connections():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
-    async with site(connections=1100) as server:
+    async with site(connections=1100, connections_of_one=1100) as server:
         opened = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1000)]
         assert (await server.client.post("/fhir/Observation", json=observation())).status_code == 201
         more = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(150)]

@@ -53,7 +53,6 @@ class Ward:
             "VIGIL_STATE__TICK_SECONDS": "0.5",
             "VIGIL_LANES__NOTES_ENTITIES__NICE": "0",  # beside other tests it would be starved
             "VIGIL_CONNECTORS__ENABLED": '["mllp","dicom"]',
-            "VIGIL_CONNECTORS__DICOM__HOST": "127.0.0.1",
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
             "VIGIL_DELIVER__PAGER__KIND": "webhook",
             "VIGIL_DELIVER__PAGER__URL": receiver.url,

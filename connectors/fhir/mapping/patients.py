@@ -65,6 +65,7 @@ class Book:
         if late:
             reading.note("", "older than what is known of the patient: fills only what is missing")
         self._sources.setdefault(patient_id, []).extend(reading.identity)
+        reading.shared = True
         self._written[patient_id] = whole(
             known,
             said,

@@ -104,7 +104,9 @@ class Reading:
         self.site = site
         self.index = index
         self.digest = content_hash(canonical(resource))
+        self.first: list[Event] = []  # what must come before the values of the same request
         self.events: list[Event] = []
+        self.shared = False  # it is in an event that is made of several resources: a set of vitals, a patient's context
         self.pictures: dict[str, NewObject] = {}  # id of an image event -> what is to be stored for it
         self.troubles: list[tuple[str, Issue]] = []  # stage, issue
         self.notes: list[Issue] = []
@@ -157,6 +159,11 @@ class Reading:
         """Return the id of the next event of a kind."""
         position = self._positions[kind.type] = self._positions.get(kind.type, -1) + 1
         return natural_id(*self.identity, kind.type, position)
+
+    @property
+    def stored(self) -> bool:
+        """Whether anything becomes of it: an event, or a dead letter."""
+        return self.shared or bool(self.first or self.events or self.troubles)
 
     # ------------------------------------------------------------------------------------------------------- what was found
 

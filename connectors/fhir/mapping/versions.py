@@ -1,23 +1,32 @@
-"""What each Observation has said so far, so that its next version takes back what it no longer says.
+"""What each Observation has said so far, so that its next version corrects it and takes back what it no longer says.
 
 A lane finds what a retraction means by patient, code and time. An update that moves an Observation to another patient or time, or
-drops a code, names none of them as they were, and nor does a retraction stripped to its status and id. What an id contributed is
-therefore remembered, in memory, for the ids heard of most recently:
+drops a code, names none of them as they were, and nor does a retraction stripped to its status and id. One that gives another value
+in place of the last replaces it (R4 http.html#update) whatever its status says, and to a lane two final values of one time are both
+true. What an id contributed is therefore remembered, in memory, for the ids heard of most recently:
 
 | a version that was not seen before | takes back, as entered in error |
 |---|---|
 | entered-in-error, cancelled | all that stands, but what it retracts itself |
 | an update (PUT, rest-hook, fetched), or amended, corrected | what stands and it no longer says, of that patient, code and time |
 | the same, some of it not usable | the codes that it gives for another patient or time: what cannot be read takes nothing back |
+| an update that is `preliminary`, `unknown` or `registered`, of what is not | the same, and the values that it gives others for |
 | older than the one that stands, by `meta.lastUpdated` of both | nothing |
 | a create, of no correcting status | nothing: an id on a create is no promise (R4 http.html#create), some send one for all |
 
-A version that was seen before (a resend) takes back the same again, under the same event ids, unless another one stands by now.
+| a value for the same patient, code and time, of an update | is passed on |
+|---|---|
+| another one than stands, `final` | as `corrected` |
+| another one than stands, of a version that is older than what stands | not at all |
+| any other | as it is |
+
+A version that was seen before (a resend) says and takes back the same again, under the same event ids, unless another one stands by
+now.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -25,11 +34,12 @@ from connectors.contexts import in_future, surviving
 from connectors.fhir.mapping.observations import RETRACTS, Observed
 from connectors.fhir.mapping.reading import Reading, text
 from processors import loinc
-from processors.events import Observation, ProcessingId, VitalsEvent
+from processors.events import Observation, ObservationStatus, ProcessingId, VitalsEvent
 from processors.identity import natural_id
 
 _KEPT: Final = 4  # versions of an id that are known again
 _CORRECTS: Final = RETRACTS | {"amended", "corrected"}
+_UNVALIDATED: Final = frozenset({"preliminary", "unknown", "registered"})  # none of them stands for a value that counts
 _UNMAPPED: Final = "not-supported"  # the code of a trouble that says: no vital sign (setting `unmapped`)
 
 
@@ -46,6 +56,7 @@ class Said:
     device: str
     charted: bool
     processing: ProcessingId
+    status: ObservationStatus
 
     @property
     def parameter(self) -> str:
@@ -56,14 +67,16 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version that was taken: what stands since, of this id, and what it took back."""
+    """A version that was taken: what stands since, of this id, what it took back, and the keys (`_key`) of what it corrected."""
 
     name: tuple[str, ...]  # versionId and content
     stands: tuple[Said, ...]
     taken_back: tuple[Said, ...]
+    corrected: frozenset["Key"]
     updated: datetime | None
 
 
+Key = tuple[str, str, datetime]  # patient, parameter, time
 Versions = tuple[Version, ...]  # of one id; the last is the one that stands
 
 
@@ -96,26 +109,32 @@ def name_of(reading: Reading) -> str:
     return f"{reading.sender.name}\x1f{own}" if own else ""
 
 
-def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> Versions:
-    """Add the events that take back what an Observation no longer says; return its versions with this one.
+def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> tuple[list[Observed], Versions]:
+    """Return what an Observation says as it is to be passed on, and its versions with this one.
 
-    `update`: whether its sender vouches for the id.
+    Adds the events that take back what it no longer says. `update`: whether its sender vouches for the id.
     """
     name, now = reading.identity[4:], _said(observed)
     if any(version.name == name for version in known):
-        if known[-1].name == name:
-            _take_back(reading, known[-1].taken_back)
-        return known
+        if known[-1].name != name:
+            return observed, known
+        _take_back(reading, known[-1].taken_back)
+        return _corrections(reading, observed, known[-1].corrected), known
     updated = reading.last_updated
     if updated is not None and in_future(updated, reading.sender.received_at):
         updated = None  # a wrong clock, which would make all that follows look old
     before = known[-1] if known else None
+    stood = before.stands if before else ()
     if before and before.updated and updated and updated < before.updated:
         reading.note("meta.lastUpdated", "older than the version that stands: takes nothing back")
-        return (*known[:-1], Version(name, (), (), updated), before)[-_KEPT:]
+        versions = (*known[:-1], Version(name, (), (), frozenset(), updated), before)[-_KEPT:]
+        return (_not_outdated(reading, observed, _others(reading, stood, now)) if update else observed), versions
     status = text(reading.resource.get("status"))
-    stood = before.stands if before else ()
-    gone = _gone(reading, stood, now, status) if update or status in _CORRECTS else ()
+    follows = update or status in _CORRECTS
+    gone = _gone(reading, stood, now, status) if follows else ()
+    others = _others(reading, stood, now) if update and status not in RETRACTS else frozenset()
+    downgraded = tuple(one for one in stood if _key(reading, one) in others and one.status not in _UNVALIDATED)
+    gone += downgraded if status in _UNVALIDATED else ()
     _take_back(reading, gone)
     if gone:
         reading.note("", "what an earlier version said of another patient, time or code is taken back")
@@ -123,12 +142,40 @@ def follow(reading: Reading, observed: list[Observed], known: Versions, *, updat
         reading.note("", "nothing of it stands: taken back before")
     elif status in _CORRECTS - RETRACTS and now and not known:
         reading.note("", "a correction of what is not remembered: it replaces what is of the same patient, code and time only")
-    replaced = {_key(reading, one) for one in now} if status in _CORRECTS else {(*_key(reading, one), one.value) for one in now}
-    kept = [one for one in stood if one not in gone and not {_key(reading, one), (*_key(reading, one), one.value)} & replaced]
-    stands = () if status in RETRACTS else (*(kept if update or status in _CORRECTS else ()), *now)
+    corrected = others if status == "final" else frozenset()
+    covered = {_key(reading, one) for one in now}
+    kept = [one for one in stood if one not in gone and _key(reading, one) not in covered]
+    stands = () if status in RETRACTS else (*(kept if follows else ()), *now)
+    passed = _corrections(reading, observed, corrected)
     if not known and not stands:
-        return ()
-    return (*known, Version(name, stands, gone, updated))[-_KEPT:]
+        return passed, ()
+    return passed, (*known, Version(name, stands, gone, corrected, updated))[-_KEPT:]
+
+
+def _others(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...]) -> frozenset[Key]:
+    """Return the keys of the values that another value of this id stands for."""
+    keys = {_key(reading, one) for one in stood}
+    same = {(_key(reading, one), one.value, one.unit) for one in stood}
+    return frozenset(key for one in now if (key := _key(reading, one)) in keys and (key, one.value, one.unit) not in same)
+
+
+def _corrections(reading: Reading, observed: list[Observed], keys: frozenset[Key]) -> list[Observed]:
+    """Return the observations, those of some keys as corrections."""
+    if keys:
+        reading.note("", "another value than an earlier version of this id had: passed on as a correction of it")
+    return [
+        replace(one, observation=one.observation.model_copy(update={"status": "corrected"}))
+        if _key(reading, said) in keys
+        else one
+        for one, said in zip(observed, _said(observed), strict=True)
+    ]
+
+
+def _not_outdated(reading: Reading, observed: list[Observed], keys: frozenset[Key]) -> list[Observed]:
+    """Return the observations but those of some keys, of which a newer version says something else."""
+    if keys:
+        reading.note("", "a newer version of this id gives another value for the same time: this one does not count")
+    return [one for one, said in zip(observed, _said(observed), strict=True) if _key(reading, said) not in keys]
 
 
 def _gone(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...], status: str) -> tuple[Said, ...]:
@@ -144,7 +191,7 @@ def _gone(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...], stat
     return tuple(gone)
 
 
-def _key(reading: Reading, one: Said) -> tuple[str, str, datetime]:
+def _key(reading: Reading, one: Said) -> Key:
     """Return what a lane finds a value by; of a record that was merged away since, the surviving one."""
     return surviving(reading.site.contexts, one.patient_id), one.parameter, one.at
 
@@ -161,13 +208,19 @@ def _said(observed: list[Observed]) -> tuple[Said, ...]:
             one.device,
             one.charted,
             one.processing,
+            one.observation.status,
         )
         for one in observed
     )
 
 
 def _take_back(reading: Reading, gone: tuple[Said, ...]) -> None:
-    """Add an event for each patient and time: what is taken back there, with its value, so that another feed's stays."""
+    """Add an event for each patient and time: what is taken back there, with its value, so that another feed's stays.
+
+    What takes the place of it comes before, so that an alert follows the new value and is not raised twice; but not a value that
+    does not count: to a lane it would be the unvalidated one that is taken back.
+    """
+    events = reading.first if text(reading.resource.get("status")) in _UNVALIDATED else reading.events
     sets: dict[tuple[str, datetime, int], list[Said]] = {}
     for one in gone:
         copy = 0
@@ -176,7 +229,7 @@ def _take_back(reading: Reading, gone: tuple[Said, ...]) -> None:
         sets.setdefault((one.patient_id, one.at, copy), []).append(one)
     for (patient, at, copy), members in sets.items():
         first = members[0]
-        reading.events.append(
+        events.append(
             VitalsEvent(
                 id=natural_id(*reading.identity, VitalsEvent.type, "taken-back", patient, at.isoformat(), copy),
                 patient_id=patient,

@@ -286,6 +286,17 @@ async def test_a_syntax_that_is_not_negotiated_and_a_directory() -> None:
     assert (row.outcome, row.code, row.refused) == ("ignored", "0000", False)
 
 
+async def test_a_name_that_is_no_elements_is_shown_to_its_sender_only() -> None:
+    wrong = json.dumps({"resourceType": "Patient", "MUSTERMANN": "Erika", "nickname": "E"}).encode()
+    (row,) = await tried(fhir(), wrong)
+    assert "MUSTERMANN" not in repr(row)
+    assert row.reason.startswith("Patient.?: no such element here; Patient.nickname: no such element here")
+    (shown,) = await tried(fhir(show_phi=True), wrong)
+    assert "Patient.MUSTERMANN" in shown.reason
+    (other,) = await tried(fhir(), b'{"resourceType": "Mustermann"}')
+    assert "Mustermann" not in repr(other)
+
+
 # -------------------------------------------------------------------------------------------------------------------- files
 
 

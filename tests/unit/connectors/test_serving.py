@@ -4,7 +4,9 @@ import asyncio
 import socket
 from typing import Any
 
-from connectors.serving import HttpServer
+import pytest
+
+from connectors.serving import HttpServer, paced
 
 
 async def test_an_answers_body_does_not_wait_behind_its_head() -> None:
@@ -25,3 +27,22 @@ async def test_an_answers_body_does_not_wait_behind_its_head() -> None:
         writer.close()
     finally:
         await server.stop()
+
+
+async def test_a_pace_counts_the_senders_time_alone() -> None:
+    async def sender(*pauses: float) -> Any:
+        for pause in pauses:
+            await asyncio.sleep(pause)
+            yield b"12345"
+
+    async def taken(body: Any, busy: float = 0.0) -> int:
+        size = 0
+        async for chunk in paced(body, 0.5, 10):  # 5 bytes in half a second
+            size += len(chunk)
+            await asyncio.sleep(busy)
+        return size
+
+    assert await taken(sender(0.1, 0.1, 0.1), busy=0.4) == 15
+    assert await taken(sender()) == 0
+    with pytest.raises(TimeoutError):
+        await taken(sender(0, 0, 0, 5))

@@ -127,3 +127,10 @@ def test_a_section_keeps_the_defaults_of_what_is_not_said(monkeypatch: pytest.Mo
     settings = load()
     assert (settings.lanes.images.nice, settings.lanes.images.batch_records) == (3, 16)
     assert set(settings.topics.retention_hours) >= {"clinical.notes", "clinical.audit", "clinical.dead-letters"}
+
+
+def test_nothing_listens_to_the_network_until_a_site_says_so() -> None:
+    connectors = load().connectors
+    hosts = {name: own.host for name, own in connectors if hasattr(own, "host")}
+    assert set(hosts) >= {"mllp", "fhir", "dicom", "stow"}
+    assert set(hosts.values()) == {"127.0.0.1"}

@@ -88,7 +88,7 @@ def test_a_retraction_needs_no_value_and_an_absent_value_is_none():
     retracted = only(handle(observation(status="entered-in-error", valueQuantity=None)), VitalsEvent)
     assert retracted.observations[0].value is None
     absent = handle(observation(valueQuantity=None, dataAbsentReason=concept("not-performed")))
-    assert (absent.verdict, absent.code, absent.events) == ("ignored", 201, ())
+    assert (absent.verdict, absent.code, absent.events) == ("ignored", 200, ())
     assert "no value (not-performed)" in absent.reason
 
 
@@ -233,6 +233,34 @@ def test_what_is_no_vital_sign_is_noted_or_kept_or_refused_by_setting():
     assert outcome.answer.body["issue"][0]["severity"] == "information"
     assert handle(glucose, mapper(unmapped="dead-letter")).verdict == "dead-letter"
     assert handle(glucose, mapper(not_for_us="refuse")).code == 422
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        observation(status="registered", valueQuantity=None),
+        observation(valueQuantity=None, dataAbsentReason=concept("unknown")),
+        pressure() | {"component": [{"code": concept("8480-6"), "dataAbsentReason": concept("unknown")}]},
+        observation("82810-3", status="preliminary", valueQuantity=None, valueBoolean=True),  # a fact that is not final
+        observation("2339-0", 90, "mg/dL"),
+        {"resourceType": "DiagnosticReport", "status": "final", "code": concept("1"), "subject": {"reference": "Patient/1"}},
+    ],
+    ids=["registered", "absent", "absent-parts", "fact", "laboratory", "report"],
+)
+def test_created_means_stored(nothing):
+    outcome = handle(nothing, request=Request("create", nothing["resourceType"]))
+    assert (outcome.verdict, outcome.code, outcome.events, outcome.answer.headers) == ("ignored", 200, (), ())
+    issue = outcome.answer.body["issue"][0]
+    assert issue["severity"] == "information"
+    assert issue["diagnostics"] != "All OK"
+    both = handle(bundle(observation(), nothing))
+    assert [one["response"]["status"] for one in both.answer.body["entry"]] == ["201 Created", "200 OK"]
+    assert ["location" in one["response"] for one in both.answer.body["entry"]] == [True, False]
+
+
+def test_a_value_that_is_not_there_yet_refuses_nothing_by_setting_either():
+    registered = observation(status="registered", valueQuantity=None)  # a vital sign, and for us once it has a value
+    assert handle(bundle(observation(), registered), mapper(not_for_us="refuse")).code == 200
 
 
 def test_test_data_is_marked():

@@ -11,7 +11,7 @@ from connectors.fhir.mapping.versions import Memory, Version
 from connectors.fhir.publishing import Publishing, Unconfirmed
 from connectors.fhir.settings import FhirSettings
 from models.errors import Transient
-from processors.events import AlertEvent, DeadLetterEvent, Identifier, PatientEvent, Source, VitalsEvent
+from processors.events import AlertEvent, DeadLetterEvent, Identifier, PatientEvent, ScoreEvent, Source, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from tests.edge import MemoryStore, RecordingPublisher, identities
 from tests.fhir_resources import MRN, bundle, concept, observation, patient, pressure, without
@@ -232,14 +232,71 @@ def test_a_merge_is_no_move():
     assert told(outcome) == [(P2, "09:00", ("8867-4", 72, "amended"))]
 
 
-def test_two_values_of_one_time_are_both_taken_back():
+def test_an_update_with_another_value_is_a_correction_whatever_its_status():
     feed = Feed()
     feed.put(observation(id="o1"))
-    feed.put(observation(id="o1", value=90))  # no correcting status: to a lane both were said
-    assert sorted(told(feed.put(stripped()))) == [
-        (P1, "09:00", ("8867-4", 72, "entered-in-error")),
-        (P1, "09:00", ("8867-4", 90, "entered-in-error")),
+    replaced = observation(id="o1", value=90)
+    outcome = feed.put(replaced)
+    assert told(outcome) == [(P1, "09:00", ("8867-4", 90, "corrected"))]
+    assert "passed on as a correction" in outcome.reason
+    again = feed.put(replaced, NOW + timedelta(minutes=1))
+    assert (told(again), [event.id for event in again.events]) == (told(outcome), [event.id for event in outcome.events])
+    assert told(feed.put(observation(id="o1", value=90, note=[{"text": "seen"}]))) == [
+        (P1, "09:00", ("8867-4", 90, "final"))  # another version that says the same
     ]
+    assert told(feed.put(replaced)) == [(P1, "09:00", ("8867-4", 90, "final"))]  # resent after another one stands
+    assert told(feed.put(stripped())) == [(P1, "09:00", ("8867-4", 90, "entered-in-error"))]
+
+
+def test_only_the_parts_that_an_update_changes_are_corrections():
+    feed = Feed()
+    feed.put(pressure(id="o1"))
+    changed = pressure(id="o1")
+    changed["component"][0]["valueQuantity"]["value"] = 95
+    assert told(feed.put(changed)) == [(P1, "09:00", ("8480-6", 95, "corrected"), ("8462-4", 80, "final"))]
+    alone = Feed()
+    alone.put(observation("59408-5", 91, "%", id="o1"))  # another code of the same parameter is the same value
+    assert told(alone.put(observation("2708-6", 97, "%", id="o1"))) == [(P1, "09:00", ("2708-6", 97, "corrected"))]
+
+
+def test_a_bundle_and_versions_in_one_request_correct_too():
+    feed = Feed()
+    feed.take(bundle(observation(id="o1"), observation("9279-1", 30, id="o2"), method="PUT"))
+    better = bundle(observation(id="o1", value=80), observation("9279-1", 16, id="o2"), method="PUT")
+    assert told(feed.take(better)) == [(P1, "09:00", ("8867-4", 80, "corrected"), ("9279-1", 16, "corrected"))]
+    both = bundle(observation(id="o3"), observation(id="o3", value=90), kind="batch", method="PUT")
+    assert told(Feed().take(both)) == [(P1, "09:00", ("8867-4", 72, "final")), (P1, "09:00", ("8867-4", 90, "corrected"))]
+
+
+def test_a_create_under_a_known_id_corrects_nothing():
+    feed = Feed()
+    feed.take(observation(id="template"))
+    assert told(feed.take(observation(id="template", value=90))) == [(P1, "09:00", ("8867-4", 90, "final"))]
+
+
+def test_an_update_that_is_not_validated_takes_back_what_was_before_it():
+    feed = Feed()
+    feed.put(observation(id="o1"))
+    outcome = feed.put(observation(id="o1", value=90, status="preliminary"))
+    assert told(outcome) == [(P1, "09:00", ("8867-4", 72, "entered-in-error")), (P1, "09:00", ("8867-4", 90, "preliminary"))]
+    assert told(feed.put(observation(id="o1", value=91, status="preliminary"))) == [
+        (P1, "09:00", ("8867-4", 91, "preliminary"))  # nothing that counts stands
+    ]
+    seen = observation(id="o1", note=[{"text": "seen"}])
+    assert told(feed.put(seen)) == [(P1, "09:00", ("8867-4", 72, "corrected"))]
+
+
+def test_an_older_version_that_comes_late_does_not_count():
+    feed = Feed()
+
+    def version(number, **more):
+        return observation(id="o1", meta={"versionId": str(number), "lastUpdated": f"2026-11-23T11:0{number}:00Z"}, **more)
+
+    feed.put(version(2))
+    late = feed.put(version(1, value=140))
+    assert (late.verdict, late.code, told(late)) == ("ignored", 200, [])
+    assert "a newer version" in late.reason
+    assert told(feed.put(version(3, value=80))) == [(P1, "09:00", ("8867-4", 80, "corrected"))]
 
 
 def test_a_correction_of_what_is_not_remembered_says_so():
@@ -256,7 +313,7 @@ def test_what_nothing_is_used_of_is_not_refused_where_it_takes_something_back():
 
 def test_the_memory_is_bounded_and_forgets_what_was_not_heard_of_longest():
     memory = Memory(2)
-    version = Version(("", "x"), (), (), None)
+    version = Version(("", "x"), (), (), frozenset(), None)
     for name in ("a", "b", "a", "c"):
         memory.remember({name: (version,)})
     assert (len(memory), bool(memory.get("a")), bool(memory.get("b")), bool(memory.get("c"))) == (2, True, False, True)
@@ -286,33 +343,71 @@ def test_only_what_was_confirmed_is_remembered():
     assert told(take(stripped())) == [(P1, "09:00", ("8867-4", 72, "entered-in-error"))]
 
 
-def test_the_alert_of_the_wrong_patient_is_withdrawn():
-    feed, monitor = Feed(), Monitor(MonitorRules())
-    made, offset = list[AlertEvent](), 0
-    at = datetime(2026, 11, 23, 9, 1, tzinfo=UTC)
+class Bedside:
+    """A feed, the monitor behind it, and what it made."""
 
-    def source():
-        nonlocal offset
-        offset += 1
-        return Source(topic="clinical.vitals", partition=0, offset=offset, event_id="x")
+    def __init__(self):
+        self.feed, self.monitor = Feed(), Monitor(MonitorRules())
+        self.alerts, self.scores = list[AlertEvent](), list[ScoreEvent]()
+        self.at, self.offset = datetime(2026, 11, 23, 9, 1, tzinfo=UTC), 0
 
-    def put(resource):
-        nonlocal at
-        at += timedelta(minutes=1)
-        monitor.tick(at, source())
-        for event in feed.put(resource, at).events:
+    def source(self):
+        self.offset += 1
+        return Source(topic="clinical.vitals", partition=0, offset=self.offset, event_id="x")
+
+    def put(self, resource):
+        return self.take(resource, Request("update", resource["resourceType"], resource["id"]))
+
+    def take(self, resource, request=ANY):
+        self.at += timedelta(minutes=1)
+        self.monitor.tick(self.at, self.source())
+        outcome = self.feed.take(resource, request, self.at)
+        for event in outcome.events:
             if isinstance(event, PatientEvent):
-                made.extend(monitor.patient(event, source()))
+                self.alerts.extend(self.monitor.patient(event, self.source()))
             else:
-                out = monitor.decide(monitor.observe(event, source()), None, "absent")
-                made.extend(one for one in out if isinstance(one, AlertEvent))
+                out = self.monitor.decide(self.monitor.observe(event, self.source()), None, "absent")
+                self.alerts.extend(one for one in out if isinstance(one, AlertEvent))
+                self.scores.extend(one for one in out if isinstance(one, ScoreEvent))
+        return outcome
 
-    put(patient(id="1"))
-    put(patient(id="2", identifier=[OTHER["identifier"]]))
+
+def test_the_alert_of_the_wrong_patient_is_withdrawn():
+    bedside = Bedside()
+    bedside.put(patient(id="1"))
+    bedside.put(patient(id="2", identifier=[OTHER["identifier"]]))
     fast = observation(value=140, id="o1")
-    put(fast)
+    bedside.put(fast)
+    made = bedside.alerts
     assert [(alert.patient_id, alert.state) for alert in made] == [(P1, "raised")]
-    put(fast | {"status": "corrected", "subject": OTHER})
+    bedside.put(fast | {"status": "corrected", "subject": OTHER})
     assert [(alert.patient_id, alert.state) for alert in made[1:]] == [(P2, "raised"), (P1, "withdrawn")]
-    put(without(fast | {"status": "entered-in-error", "subject": OTHER, "effectiveDateTime": None, "valueQuantity": None}))
+    bedside.put(
+        without(fast | {"status": "entered-in-error", "subject": OTHER, "effectiveDateTime": None, "valueQuantity": None})
+    )
     assert [(alert.patient_id, alert.state) for alert in made[3:]] == [(P2, "withdrawn")]
+
+
+def test_updates_with_the_right_values_withdraw_the_alert_of_the_wrong_ones():
+    bedside = Bedside()
+
+    def charted(*values, status="final"):
+        codes = (("9279-1", "/min"), ("59408-5", "%"), ("8480-6", "mm[Hg]"), ("8867-4", "/min"), ("8310-5", "Cel"))
+        return bundle(
+            *(
+                observation(code, value, unit, id=f"ob{n}", status=status)
+                for n, ((code, unit), value) in enumerate(zip(codes, values, strict=True))
+            ),
+            method="PUT",
+        )
+
+    bedside.put(patient(id="1"))
+    bedside.take(charted(32, 85, 85, 140, 39.5))
+    assert [(alert.state, bedside.scores[-1].news2.total) for alert in bedside.alerts] == [("raised", 14)]
+    outcome = bedside.take(charted(16, 98, 120, 72, 37.0))
+    assert outcome.code == 200
+    assert (bedside.scores[-1].news2.total, bedside.scores[-1].rejected) == (0, ())
+    assert [alert.state for alert in bedside.alerts] == ["raised", "withdrawn"]
+    assert "corrected" in bedside.alerts[-1].reason
+    bedside.take(charted(32, 85, 85, 140, 39.5))  # the first ones resent late undo nothing
+    assert [alert.state for alert in bedside.alerts] == ["raised", "withdrawn"]
