@@ -11,6 +11,7 @@ vouches.
 | stored on clinical.feedback, confirmed; or a repetition   | 204    |
 | no webhook receiver of that name                          | 404    |
 | signature missing or wrong, or outside the replay window  | 401    |
+| slower than 10 s for each 10 KiB                          | 408    |
 | longer than the limit                                     | 413    |
 | not an answer as above                                    | 422    |
 | not confirmed in time                                     | 503 with Retry-After: the same call again |
@@ -32,7 +33,7 @@ from starlette.routing import Route
 from connectors.deliver.settings import CallbackSettings
 from connectors.deliver.signing import ID, verified
 from connectors.publisher import Publisher
-from connectors.serving import HttpServer, server_context
+from connectors.serving import HttpServer, paced, server_context
 from models.errors import Poison, Transient
 from processors.events import FeedbackEvent, Origin
 from processors.identity import content_hash, natural_id
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 50_000  # calls within the replay window
 _RETRY_AFTER: Final = "2"
+_SLOWEST: Final = 10.0  # seconds
+_BYTES_PER_SECOND: Final = 1024
 
 
 class _Answer(BaseModel):
@@ -122,6 +125,8 @@ class CallbackServer:
             try:
                 body = await self._body(request)
                 status = 413 if body is None else await self._call(name, request.headers, body)
+            except TimeoutError:
+                status = 408
             except Exception as error:  # further out it would be logged with its words, which may quote the call
                 log.error("call-back: unforeseen %s", type(error).__name__)
                 status = 503
@@ -132,7 +137,7 @@ class CallbackServer:
 
     async def _body(self, request: Request) -> bytes | None:
         body = bytearray()
-        async for piece in request.stream():
+        async for piece in paced(request.stream(), _SLOWEST, _BYTES_PER_SECOND):
             body += piece
             if len(body) > self.settings.body_bytes:
                 return None

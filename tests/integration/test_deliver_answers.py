@@ -100,6 +100,20 @@ async def test_what_is_not_believed_or_no_answer_is_refused_and_not_stored(
     assert await feedback(kafka, settings) == []
 
 
+async def test_a_call_that_does_not_come_to_its_end_is_given_up(
+    kafka: Kafka, edge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, addresses = edge
+    monkeypatch.setattr("connectors.deliver.callback._SLOWEST", 0.3)
+    reader, writer = await asyncio.open_connection(*addresses["callback"])
+    try:
+        writer.write(b"POST /deliver/pager/feedback HTTP/1.1\r\nHost: vigil\r\nContent-Length: 1000\r\n\r\n{")
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).split()[1] == b"408"
+    finally:
+        writer.close()
+
+
 def control_of(message: bytes) -> str:
     return message.decode().split("\r")[0].split("|")[9]
 
