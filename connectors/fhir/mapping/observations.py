@@ -27,6 +27,7 @@ from connectors.hl7.mapping.codes import (
     observation_code,
     responsiveness,
     room_air,
+    unfit,
     unit,
 )
 from connectors.hl7.mapping.facts import STANDARD
@@ -189,10 +190,28 @@ def _part(reading: Reading, place: str, part: Json) -> list[Value]:
     try:
         if code in BLOOD_PRESSURE:
             raise ValueError("a panel carries no value of its own")
-        return [_value(code, local, name, value)]
+        found = _value(code, local, name, value)
     except ValueError as error:
         reading.trouble(f"{below}{name}", str(error))
         return []
+    retracts = reading.resource.get("status") in RETRACTS
+    if _NO_MEASUREMENT & _interpreted(part) and not retracts:
+        reading.note(place, "no measurement: calibrating or still measuring (interpretation)")
+        return []
+    if isinstance(found[1], float) and (to := unfit(code, found[2])) and not retracts:
+        # Passed on all the same: the score then says what it had to do without.
+        reading.trouble(f"{below}{name}", f"a unit that cannot be brought to {to} ({code})")
+    return [found]
+
+
+# http://terminology.hl7.org/CodeSystem/measurement-status, of ISO/IEEE 11073-10201; what is invalid or not available has no value
+# there (dataAbsentReason), test data the tag HTEST
+_NO_MEASUREMENT: Final = frozenset({"calibration-ongoing", "msmt-ongoing"})
+_UNSURE: Final = frozenset({"questionable", "early-indication"})  # it has to persist before it counts
+
+
+def _interpreted(part: Json) -> set[str]:
+    return {code for one in objects(part, "interpretation") for code, *_ in codings(one)}
 
 
 def _without_value(reading: Reading, place: str, part: Json, code: str) -> list[Value]:
@@ -282,6 +301,8 @@ def _device(resource: Json) -> str:
 
 
 def _charted(reading: Reading, status: str) -> bool:
+    if any(_UNSURE & _interpreted(one) for one in (reading.resource, *objects(reading.resource, "component"))):
+        return False
     if reading.sender.peer.charted is not None:
         return reading.sender.peer.charted
     return status != "preliminary" and not any(system == "MDC" for _, _, system in codings(reading.resource.get("code")))

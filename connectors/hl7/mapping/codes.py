@@ -12,6 +12,7 @@ from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors import loinc, ucum
 from processors.events import ObservationStatus
+from processors.vitals import UNITS_OF
 
 SYSTOLIC: Final = "8480-6"
 DIASTOLIC: Final = "8462-4"
@@ -183,6 +184,13 @@ def _standard_unit(coded: tuple[Coded, ...]) -> str:
 def known_unit(text: str) -> str:
     """Return the UCUM code for a way to write a unit of a vital sign, "" for one that is not known."""
     return next((found for one in ucum.looked_up_by(text) if one != "1" and (found := _UCUM.get(one))), "")
+
+
+@lru_cache(maxsize=1024)
+def unfit(code: str, measure: str) -> str:
+    """Return the unit that a value needs to be scored, where the sender's cannot be brought to it; else "", also for none."""
+    to = UNITS_OF.get(loinc.LOINC[code].quantity, "")
+    return to if to and measure and ucum.conversion(measure, to) is None else ""
 
 
 # ---------------------------------------------------------------------------------------------------------- coded values

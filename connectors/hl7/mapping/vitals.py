@@ -8,7 +8,6 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 
 from connectors.hl7.errors import Condition
@@ -28,15 +27,13 @@ from connectors.hl7.mapping.codes import (
     observation_code,
     responsiveness,
     room_air,
+    unfit,
     unit,
 )
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
-from processors import ucum
 from processors.events import Observation, ObservationStatus, VitalsEvent
-from processors.loinc import LOINC
-from processors.vitals import UNITS_OF
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 _COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", re.ASCII)  # three digits after a comma could be thousands
@@ -107,7 +104,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         codes = (SYSTOLIC, DIASTOLIC) if loinc in BLOOD_PRESSURE else (loinc,)
         values = [(code, None, "") for code in codes]  # a status alone says much: deleted, wrong, cannot be obtained, now final
     for code, value, measure in values:
-        if isinstance(value, float) and (to := _unfit(code, measure)):
+        if isinstance(value, float) and (to := unfit(code, measure)):
             # Passed on all the same: the score then says what it had to do without.
             reading.trouble(f"a unit that cannot be brought to {to} ({code})", obx.at(6), Condition.TABLE_VALUE_NOT_FOUND)
     device = obx.get(18) or obx.get(18, 3)
@@ -116,13 +113,6 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
     charted = charted and not flags & UNSURE
     return [Observed(code, value, measure, status, at, device, charted) for code, value, measure in values]
-
-
-@lru_cache(maxsize=1024)
-def _unfit(code: str, measure: str) -> str:
-    """Return the unit that a value needs to be scored, where a sender's own cannot be brought to it; else ""."""
-    to = UNITS_OF.get(LOINC[code].quantity, "")
-    return to if to and measure and ucum.conversion(measure, to) is None else ""
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:

@@ -120,6 +120,28 @@ def test_values_that_can_and_cannot_be_used(element, value):
         assert only(outcome, VitalsEvent).observations[0].value == value
 
 
+def test_a_unit_that_cannot_be_brought_to_the_one_that_is_meant_is_told_and_the_value_passed_on():
+    outcome = handle(observation("8310-5", 37.2, "furlong"))
+    (observed,), (letter,) = only(outcome, VitalsEvent).observations, letters(outcome)
+    assert (outcome.code, observed.value, observed.unit) == (201, 37.2, "furlong")
+    assert letter.message == "Observation.valueQuantity: a unit that cannot be brought to Cel (8310-5)"
+    assert not letters(handle(observation("8310-5", 99.0, "[degF]")))
+
+
+@pytest.mark.parametrize(("code", "charted"), [("questionable", False), ("early-indication", False), ("in-alarm", True)])
+def test_what_the_device_doubts_has_to_persist(code, charted):
+    flag = concept(code, "http://terminology.hl7.org/CodeSystem/measurement-status")
+    assert only(handle(observation(interpretation=[flag])), VitalsEvent).charted is charted
+
+
+def test_what_is_still_being_measured_is_no_measurement():
+    outcome = handle(
+        observation(interpretation=[concept("calibration-ongoing", "http://terminology.hl7.org/CodeSystem/measurement-status")])
+    )
+    assert (outcome.verdict, outcome.code, outcome.events) == ("ignored", 200, ())
+    assert "no measurement" in outcome.reason
+
+
 def test_a_bad_component_does_not_take_the_good_one_with_it():
     resource = pressure()
     resource["component"][1]["valueQuantity"]["comparator"] = ">"
