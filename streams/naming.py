@@ -61,7 +61,7 @@ class Naming:
         while True:
             try:
                 await self._follow()
-                reason = "it is not there, or has other partitions than before"
+                reason = "it has other partitions than before"
             except VigilError as error:
                 reason = str(error)
             except Exception as error:  # alerts go out all the same
@@ -76,6 +76,7 @@ class Naming:
     async def _follow(self) -> None:
         topic, told = self._kafka.topic_prefix + PatientEvent.topic, False
         async with Reader(self._kafka) as reader:
+            await reader.require(topic)  # to ask for one that is not there may make it, and not as it should be
             async for records, whole in reader.follow(topic):
                 for record in records:
                     self._take(record)

@@ -110,7 +110,7 @@ async def test_without_the_topic_alerts_go_out_all_the_same(kafka: Kafka, caplog
         async with delivering(settings, "nurses"):
             await until(lambda: len(manager.taken) == 1, what="the alert told")
     assert said(manager.taken[0])[0] == "p^^^VIGIL^PI"
-    assert "clinical.patients cannot be followed (it is not there" in caplog.text
+    assert "clinical.patients cannot be followed (not on " in caplog.text
 
 
 async def test_a_fallback_is_told_no_more_than_its_own_setting_allows(kafka: Kafka) -> None:
