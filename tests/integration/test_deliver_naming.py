@@ -134,3 +134,23 @@ async def test_a_fallback_is_told_no_more_than_its_own_setting_allows(kafka: Kaf
             await until(done, what="committed")
     assert "MRN-1^^^HOSP^MR" in manager.refused[0]
     assert "MRN-1" not in repr(chat.taken)
+
+
+@pytest.mark.real_kafka
+async def test_contexts_are_followed_over_a_restart_of_the_broker(kafka: Kafka) -> None:
+    async with listening(AlertManager()) as manager:
+        own = {"kind": "pcd04", "host": "127.0.0.1", "port": manager.port}
+        settings = site(kafka, {"nurses": own}, connectors=CONNECTORS)
+        patient, _ = ids(settings, "MRN-1", "VISIT-1")
+        async with delivering(settings, "nurses") as engine:
+            kafka.restart()  # not in a thread: the broker ends with the thread that started it
+            async with running(settings) as addresses:
+                sender = MllpSender(*addresses["mllp"], timeout=10)
+
+                async def admitted() -> bool:
+                    answer = await sender.once(adt("A01", "MRN-1", visit="VISIT-1"))
+                    return answer is not None and answer.code == "AA"
+
+                await until(admitted, within=60, what="the admission stored")
+                await until(lambda: named(engine, patient) == "MRN-1", within=60, what="the context followed")
+                await sender.close()
