@@ -27,7 +27,14 @@ from processors.patients import NOT_HERE
 
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
-STAY: Final = ("encounter_id", "encounter_status", "encounter_class", "encounter_since", "location")  # they go together
+STAY: Final = (
+    "encounter_id",
+    "visit",
+    "encounter_status",
+    "encounter_class",
+    "encounter_since",
+    "location",
+)  # they go together
 
 FUTURE: Final = timedelta(minutes=5)  # as `monitor.future_tolerance` for vitals: clocks that differ so little keep their order
 
@@ -41,6 +48,23 @@ class Contexts(Protocol):
 
     def remember(self, context: PatientEvent) -> None:
         """Take over a context that was published, or is about to be."""
+        ...
+
+
+class Merged(Protocol):
+    """A record that says whether it was merged away."""
+
+    @property
+    def merged_into(self) -> str | None:
+        """The surviving record."""
+        ...
+
+
+class Merges(Protocol):
+    """What merges are followed through: `Contexts`, or less of them."""
+
+    def get(self, patient_id: str) -> Merged | None:
+        """Return the record of a patient, None when nothing is known."""
         ...
 
 
@@ -83,7 +107,7 @@ def since(context: PatientEvent) -> datetime:
     return context.received_at if in_future(context.effective_at, context.received_at) else context.effective_at
 
 
-def surviving(contexts: Contexts, patient_id: str) -> str:
+def surviving(contexts: Merges, patient_id: str) -> str:
     """Return the record that a patient's was merged into, over several merges; the patient's own where there was none (rule 5)."""
     passed = {patient_id}
     current = patient_id

@@ -7,6 +7,7 @@ by which senders know an authority (HL7 namespace, OID, FHIR system URI) are bro
 """
 
 import hmac
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from processors.events import Identifier
 from processors.identity import patient_id
+
+_OID = re.compile(r"[0-2](\.\d+)+")
 
 # HL7 table 0203: these name an account, a visit, a document or a person elsewhere, never the patient in this hospital's index.
 NOT_A_PATIENT_INDEX = frozenset(
@@ -60,6 +63,7 @@ class Identities:
         self._secret = settings.site_secret.get_secret_value().encode()
         self._aliases = {_fold(name): canonical.strip() for name, canonical in settings.aliases.items()}
         self._order = {_fold(self.authority(name)): rank for rank, name in reversed([*enumerate(settings.authorities)])}
+        self._systems = _systems(settings.aliases)
         self._only_listed = settings.only_listed and bool(settings.authorities)
         self._keys: dict[str, bytes] = {}
 
@@ -82,6 +86,15 @@ class Identities:
         usable = [identifier for identifier in usable if identifier.kind.upper() not in NOT_A_PATIENT_INDEX]
         return min(usable, key=_preference, default=None)
 
+    def listed(self, identifiers: Sequence[Identifier]) -> list[Identifier]:
+        """Return the identifiers of the authorities that the site lists, in its order."""
+        found = [(rank, n) for n, one in enumerate(identifiers) if (rank := self._order.get(_fold(one.authority))) is not None]
+        return [identifiers[n] for _, n in sorted(found)]
+
+    def system(self, authority: str) -> str:
+        """Return the URI by which FHIR peers know an authority: its name where that is one, else an alias; empty for none."""
+        return _uri(authority) or self._systems.get(_fold(authority), "")
+
     def patient(self, identifier: Identifier) -> str:
         """Return the `patient_id` of an identifier."""
         return patient_id(self._secret, identifier.authority, identifier.value)
@@ -103,6 +116,24 @@ class Identities:
 
 def _fold(name: str) -> str:
     return name.strip().removeprefix("urn:oid:").upper()
+
+
+def _uri(name: str) -> str:
+    """Return the FHIR system that a name is: a URI, or an OID written as one; empty for any other."""
+    name = name.strip()
+    if "://" in name or name.startswith("urn:"):
+        return name
+    return f"urn:oid:{name}" if _OID.fullmatch(name) else ""
+
+
+def _systems(aliases: dict[str, str]) -> dict[str, str]:
+    """Return the system of each authority that has one among its aliases: the first, a URL before an OID."""
+    named = [(uri, _fold(canonical)) for name, canonical in aliases.items() if (uri := _uri(name))]
+    named.sort(key=lambda one: one[0].startswith("urn:oid:"))
+    found: dict[str, str] = {}
+    for uri, canonical in named:
+        found.setdefault(canonical, uri)
+    return found
 
 
 def _preference(identifier: Identifier) -> int:

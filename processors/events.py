@@ -232,7 +232,7 @@ class VitalsEvent(Event):
 
 
 class Identifier(Part):
-    """A patient identifier as sent. Stands in `clinical.patients` only."""
+    """A number of the hospital's for a patient or a visit, as sent. Stands in `clinical.patients` only."""
 
     authority: Name
     value: Name
@@ -264,6 +264,7 @@ class PatientEvent(Event):
     spo2_scale_decided_by: Id | None = None
     ceiling_of_care: Line | None = None
     encounter_id: Id | None = None
+    visit: Identifier | None = None  # the number that encounter_id is the pseudonym of, where the stay has one
     encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
     encounter_class: Literal["inpatient", "emergency", "outpatient"] | None = None
     encounter_since: AwareDatetime | None = None  # when the stay began, as its sender says

@@ -122,6 +122,7 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         birth_date="1950-06-01",
         pregnant=False,
         encounter_id=_ENCOUNTER,
+        visit=Identifier(authority="EXAMPLE", value="V-0001", kind="VN"),
         encounter_status="in-progress",
         encounter_class="inpatient",
         encounter_since=_AT,

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
 from typing import Protocol
@@ -138,6 +138,8 @@ class Courier:
         try:
             async with way.slots:
                 notice = make(self.clock(), instead_of)
+                if not way.settings.identify:  # a fallback may be told less than whom it stands in for
+                    notice = replace(notice, person=None)
                 try:
                     await way.receiver.send(notice)
                 except (Unavailable, Refused):

@@ -8,6 +8,9 @@ and delays nobody else. A crash repeats what was under way: at least once, with 
 
 A patient's alerts go one after the other, each confirmed before the next; patients go side by side. After an outage, of several
 steps of one alert the newest is sent, marked late, and names those that it stands for.
+
+Whom an alert is about in the hospital's own numbers is learnt from `clinical.patients` (`streams.naming`), at each attempt as it is
+known then; an alert never waits for it.
 """
 
 import asyncio
@@ -24,7 +27,9 @@ from aiokafka import TopicPartition
 from connectors.deliver.errors import Refused, Unavailable
 from connectors.deliver.notice import Notice
 from connectors.deliver.opening import open_receiver
+from connectors.deliver.person import People
 from connectors.deliver.settings import AnyReceiver, chain
+from connectors.identity import Identities
 from models.errors import Permanent, Poison, Transient
 from processors.events import AlertEvent, AuditEntry, AuditEvent, Event, HeartbeatEvent, News2, ScoreEvent, Source
 from processors.identity import natural_id
@@ -34,6 +39,7 @@ from streams.deadletters import dead_letter, redriven
 from streams.intake import Intake
 from streams.ledger import Slice
 from streams.metrics import LaneMetrics
+from streams.naming import Naming
 from streams.outbox import Outbox
 from streams.parcels import Filter, Holding, Parcel, Step, Token
 from streams.partition import Abandoned, Steps, Worker
@@ -45,7 +51,7 @@ log = logging.getLogger("vigil.deliver")
 
 T = TypeVar("T")
 
-_COUNTED = ("delivered", "fallback", "refused", "passed-over", "silence", "silence-over", "heartbeat")
+_COUNTED = ("delivered", "fallback", "refused", "passed-over", "unnamed", "silence", "silence-over", "heartbeat")
 _SLICE = 16  # records settled together: few, since the slowest of them holds the others' commit
 
 
@@ -153,7 +159,8 @@ class DeliveryWorker:
             late = (now - step.since).total_seconds() > job.own.late_after
             passed, event = tuple(step.passed_over), step.event
             alert, score = (event, None) if isinstance(event, AlertEvent) else (None, event)
-            return Notice("alert", event.id, now, alert, late, passed, instead_of, score=score)
+            person = job.naming.find(event)  # at each attempt: it may have become known
+            return Notice("alert", event.id, now, alert, late, passed, instead_of, person=person, score=score)
 
         done = await job.courier.deliver(make, token)
         for name, error in done.refusals:
@@ -161,6 +168,8 @@ class DeliveryWorker:
         await self._audit(step, done)
         self._holding.over(step)
         job.metrics.event("delivered" if done.by == job.receiver else "fallback" if done.by else "refused")
+        if job.own.identify and job.naming.find(step.event) is None:
+            job.metrics.event("unnamed")
         job.metrics.consumed.inc()
         job.metrics.end_to_end.observe(max(0.0, time.time() - step.record.timestamp / 1000))
         for parcel in step.parcels:
@@ -230,6 +239,7 @@ class DeliveryJob:
         self.vigilance = Vigilance(receiver, self.own, self.clock, metrics)
         metrics.expect(_COUNTED)
         metrics.watch_silence(lambda: len(self.vigilance.silent(self.clock())))
+        self.naming = Naming(settings.kafka, settings.engine, People(Identities(settings.identity)))
         self._settings = settings
         self._watching: asyncio.Task[None] | None = None
 
@@ -240,7 +250,7 @@ class DeliveryJob:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the same: it keeps no state elsewhere."""
+        """Return the same: without `clinical.patients` alerts go out all the same, under pseudonyms."""
         return self.topics
 
     @property
@@ -251,6 +261,8 @@ class DeliveryJob:
     async def open(self) -> None:
         """Make the ways to the receiver and its fallbacks. Raises `Permanent` for files that are not what they should be."""
         self.courier = make_courier(self._settings, self.receiver, self.clock, self.metrics.retried)
+        if any(way.settings.identify for way in self.courier.ways):
+            await self.naming.start()
         self._watching = asyncio.create_task(self.vigilance.watch(self.courier), name="dead man's switch")
 
     async def close(self) -> None:
@@ -258,6 +270,7 @@ class DeliveryJob:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await self.naming.stop()
         for way in self.courier.ways:
             await way.receiver.close()
 

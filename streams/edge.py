@@ -304,12 +304,12 @@ async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
     """Fill the contexts from `clinical.patients`; returns how many patients are known. Raises `Transient` without a broker."""
     topic = settings.kafka.topic_prefix + PatientEvent.topic
     async with Reader(settings.kafka) as reader:
-        for partition in await reader.partitions(topic):
-            begin, end = await reader.bounds(topic, partition)
-            async for records in reader.read(topic, partition, begin, end):
-                for record in records:
-                    with contextlib.suppress(Poison):  # the lane makes it a dead letter
-                        contexts.remember(decode(PatientEvent, record))
+        async for records, whole in reader.follow(topic):
+            for record in records:
+                with contextlib.suppress(Poison):  # the lane makes it a dead letter
+                    contexts.remember(decode(PatientEvent, record))
+            if whole:
+                break
     return len(contexts)
 
 

@@ -167,6 +167,27 @@ class Reader:
             raise Transient(f"{topic}[{partition}] cannot be searched by time ({type(error).__name__})") from error
         return end if found.get(tp) is None else max(begin, found[tp].offset)
 
+    async def follow(self, topic: str) -> AsyncIterator[tuple[list[Any], bool]]:
+        """Yield what all partitions of a topic hold, from their beginnings, and then what is added, for ever.
+
+        With each chunk (an empty one, too) comes whether what was there at first has been read whole. Ends when the topic is not
+        there, or comes to have other partitions: whoever follows begins anew.
+        """
+        numbers, self._ahead = await self.partitions(topic), None
+        bounds = {TopicPartition(topic, number): await self.bounds(topic, number) for number in numbers}
+        self._consumer.assign([*bounds])
+        for tp, (begin, _) in bounds.items():
+            self._consumer.seek(tp, begin)
+        behind = {tp for tp, (begin, end) in bounds.items() if begin < end}
+        while numbers and await self.partitions(topic) == numbers:
+            try:
+                found = await self._consumer.getmany(timeout_ms=200 if behind else 1000, max_records=2048)
+                behind -= {tp for tp in behind if await self._consumer.position(tp) >= bounds[tp][1]}
+            except KafkaError as error:
+                raise Transient(f"{topic} cannot be read ({type(error).__name__})") from error
+            self._moved()
+            yield [record for records in found.values() for record in records], not behind
+
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[list[Any]]:
         """Yield the records with start <= offset < end, in order, in chunks. Offsets that the log no longer holds are skipped."""
         tp = TopicPartition(topic, partition)

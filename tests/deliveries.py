@@ -61,10 +61,10 @@ def heartbeat(partition: int, *, age: float = 0.0) -> HeartbeatEvent:
     return HeartbeatEvent(id=natural_id("beat", partition, at.isoformat()), lane="vitals", partition=partition, decided_at=at)
 
 
-def site(kafka: Kafka, deliver: dict[str, Any], **more: Any) -> Settings:
-    """Settings with topics of this test's own."""
+def site(kafka: Kafka, deliver: dict[str, Any], *, without: tuple[str, ...] = (), **more: Any) -> Settings:
+    """Settings with topics of this test's own, but for those `without`."""
     prefix = kafka.name("d") + "."
-    for topic in TOPICS:
+    for topic in (topic for topic in TOPICS if topic not in without):
         kafka.create(prefix + topic, PARTITIONS)
     quick = {"backoff_first": 0.05, "backoff_most": 0.3, "timeout": 5.0}
     return Settings(

@@ -3,7 +3,9 @@
 Each step: a Communication, by conditional create (If-None-Exist on the step's identifier), so a repetition makes no second one.
 Each alert (by setting): a Flag, by conditional update, active while the alert stands, entered-in-error when it was withdrawn.
 
-The patient stands as a logical reference, Vigil's own pseudonym (system urn:vigil:patient). Who answers writes a Communication with
+The patient stands as a logical reference: the hospital's number with the authority's FHIR system, where both are known; else
+Vigil's own pseudonym (system urn:vigil:patient). A number whose authority has no system is for people to read (`display`) and not
+to look up by: without its authority it may be somebody else's. Who answers writes a Communication with
 inResponseTo.identifier (system urn:vigil:alert) to Vigil's FHIR endpoint: completed acknowledges, not-done declines.
 """
 
@@ -14,9 +16,11 @@ from urllib.parse import quote
 import orjson
 
 from connectors.deliver.notice import Notice
+from connectors.deliver.person import Number, Person
 from connectors.deliver.settings import FhirReceiverSettings
 from connectors.deliver.webhook import exchange, http_client
 from connectors.fhir.client import TokenFile
+from connectors.identity import PREFERRED_KINDS
 from processors.events import AlertEvent, Severity
 
 ALERT: Final = "urn:vigil:alert"  # one alert over its life
@@ -26,6 +30,7 @@ PRIORITIES: Final[dict[Severity, str]] = {"information": "routine", "low-medium"
 _CATEGORY: Final = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/communication-category", "code": "alert"}]}
 _FLAG_CATEGORY: Final = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/flag-category", "code": "clinical"}]}
 TEST: Final = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
+_KINDS: Final = frozenset({*PREFERRED_KINDS, "NI", "VN"})  # other types may be a sender's own, and no codes of table 0203
 _MEDIA_TYPE: Final = "application/fhir+json"
 HEADERS: Final = {"content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE, "prefer": "return=minimal"}
 
@@ -47,7 +52,7 @@ def communication_of(notice: Notice) -> dict[str, Any]:
         resource["meta"] = TEST
     if alert is not None:
         resource["identifier"].append({"system": ALERT, "value": alert.alert_id})
-        resource["subject"] = _patient(alert)
+        resource |= about(alert.patient_id, notice.person)
         resource["payload"].append({"contentString": f"{alert.state}: {alert.detail}"})
         place = " ".join(filter(None, (alert.location.ward, alert.location.room, alert.location.bed)))
         if place:
@@ -65,13 +70,30 @@ def flag_of(notice: Notice, alert: AlertEvent) -> dict[str, Any]:
         "status": over.get(alert.state, "active"),
         "category": [_FLAG_CATEGORY],
         "code": {"text": notice.title},
-        "subject": _patient(alert),
+        **about(alert.patient_id, notice.person),
         "period": period,
     }
 
 
-def _patient(alert: AlertEvent) -> dict[str, Any]:
-    return {"type": "Patient", "identifier": {"system": PATIENT, "value": alert.patient_id}}
+def about(patient_id: str, person: Person | None) -> dict[str, Any]:
+    """Return `subject` and, where the visit number is known, `encounter`."""
+    subject: dict[str, Any] = {"type": "Patient", "identifier": {"system": PATIENT, "value": patient_id}}
+    if person is None:
+        return {"subject": subject}
+    first = person.numbers[0]
+    subject["display"] = f"{first.value} ({first.authority})"
+    if first.system:
+        subject["identifier"] = _identifier(first)
+    if person.visit is None:
+        return {"subject": subject}
+    return {"subject": subject, "encounter": {"type": "Encounter", "identifier": _identifier(person.visit)}}
+
+
+def _identifier(number: Number) -> dict[str, Any]:
+    made: dict[str, Any] = {"system": number.system} if number.system else {"assigner": {"display": number.authority}}
+    if number.kind in _KINDS:
+        made["type"] = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": number.kind}]}
+    return made | {"value": number.value}
 
 
 def time_of(at: datetime) -> str:

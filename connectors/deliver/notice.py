@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+from connectors.deliver.person import Person
 from processors.events import AlertEvent, ScoreEvent
 
 # alert: one step in an alert's life. test: the same, clearly marked, about nobody.
@@ -26,6 +27,7 @@ class Notice:
     instead_of: str = ""  # the receiver that did not take it, where this is its fallback
     since: datetime | None = None  # silence: since when
     partitions: tuple[int, ...] = ()  # silence: of `clinical.alerts`
+    person: Person | None = None  # in the hospital's own numbers; None: not known, or not for this receiver
     score: ScoreEvent | None = None  # in place of `alert`, for a receiver of scores
 
     @property

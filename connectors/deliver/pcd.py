@@ -14,6 +14,7 @@ The facets are OBX segments that share one containment (OBX-4 1.0.0.0.n) and car
 | 8 alert text | 68546 MDC_ATTR_ALERT_TEXT | the title, marked where it is late or a test |
 
 OBX-8 of the first facet repeats priority and type; the profile wants them there and on no other facet, so that they have one place.
+PID-3 has the hospital's numbers of the patient, where they are known, before Vigil's own; PV1-19 the hospital's visit number.
 MSH-10 names alert, step and patient (`connectors.hl7.mapping.answers`), so that PCD-05 needs no memory of ours.
 """
 
@@ -25,13 +26,14 @@ from typing import Final
 from connectors.deliver.acknowledgement import judge_hl7
 from connectors.deliver.errors import Unavailable
 from connectors.deliver.notice import Notice
+from connectors.deliver.person import Number
 from connectors.deliver.settings import PcdSettings
 from connectors.hl7.acknowledgement import escape
 from connectors.hl7.mapping.answers import control_id
 from connectors.hl7.message import Delimiters
 from connectors.hl7.sender import MllpSender
 from models.errors import Permanent
-from processors.events import AlertState, Severity
+from processors.events import AlertEvent, AlertState, Severity
 
 PHASES: Final[dict[AlertState, str]] = {
     "raised": "start",
@@ -46,6 +48,7 @@ PRIORITIES: Final[dict[Severity, str]] = {"information": "PN", "low-medium": "PL
 TECHNICAL: Final = frozenset({"no-observations", "feed-stopped", "monitoring-blind"})
 _MARKS: Final = Delimiters()
 _PROFILE: Final = "IHE_PCD_ACM_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.4.1^ISO"  # MSH-21
+_INTERNAL: Final = "PI"  # table 0203, for a number whose sender named no type
 _EVENT: Final = "196616^MDC_EVT_ALARM^MDC"
 
 
@@ -54,10 +57,11 @@ def message_of(notice: Notice, settings: PcdSettings) -> bytes:
     alert = notice.alert
     segments = [_header(notice, settings)]
     if alert is not None:
+        numbers = notice.person.numbers if notice.person else ()
         place = "^".join(map(_text, (alert.location.ward, alert.location.room, alert.location.bed)))
         segments += [
-            ["PID", "", "", f"{_text(alert.patient_id)}^^^VIGIL^PI"],
-            ["PV1", "", "I", place, *[""] * 15, f"{_text(alert.encounter_id)}^^^VIGIL^VN" if alert.encounter_id else ""],
+            ["PID", "", "", "~".join([*map(_number, numbers), f"{_text(alert.patient_id)}^^^VIGIL^PI"])],
+            ["PV1", "", "I", place, *[""] * 15, _visit(notice, alert)],
         ]
     segments += [_order(notice), *_facets(notice)]
     detail = alert.detail if alert is not None else ""
@@ -66,6 +70,23 @@ def message_of(notice: Notice, settings: PcdSettings) -> bytes:
     if detail:
         segments.append(["NTE", "1", "", _text(detail)])
     return "".join("|".join(segment).rstrip("|") + "\r" for segment in segments).encode()
+
+
+def _visit(notice: Notice, alert: AlertEvent) -> str:
+    """PV1-19, which does not repeat: the hospital's number where it is known, else Vigil's pseudonym of it."""
+    if notice.person and notice.person.visit:
+        return _number(notice.person.visit)
+    return f"{_text(alert.encounter_id)}^^^VIGIL^VN" if alert.encounter_id else ""
+
+
+def _number(number: Number) -> str:
+    """Return a CX: the authority as a namespace, or as the universal id that it is."""
+    authority = number.authority
+    if number.system == authority or number.system == f"urn:oid:{authority}":  # its name is a URI or an OID
+        oid = number.system.removeprefix("urn:oid:")
+        kind = "ISO" if oid != number.system else "URI"
+        return f"{_text(number.value)}^^^&{_text(oid)}&{kind}^{_text(number.kind or _INTERNAL)}"
+    return f"{_text(number.value)}^^^{_text(authority)}^{_text(number.kind or _INTERNAL)}"
 
 
 def _header(notice: Notice, settings: PcdSettings) -> list[str]:

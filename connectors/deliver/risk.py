@@ -12,7 +12,7 @@ makes no second one:
 | prediction.probabilityDecimal | - (a score is no probability) | the model's, within its horizon |
 | basis | urn:vigil:vitals, the set that was scored | the same |
 
-Subject: Vigil's own pseudonym, as in `connectors.deliver.fhir`. Where a method gave nothing (no NEWS2 for a child, no model) no
+Subject and encounter: as in `connectors.deliver.fhir`. Where a method gave nothing (no NEWS2 for a child, no model) no
 resource is written: its absence is no low risk.
 """
 
@@ -21,8 +21,9 @@ from urllib.parse import quote
 
 import orjson
 
-from connectors.deliver.fhir import HEADERS, PATIENT, TEST, time_of
+from connectors.deliver.fhir import HEADERS, TEST, about, time_of
 from connectors.deliver.notice import Notice
+from connectors.deliver.person import Person
 from connectors.deliver.settings import FhirScoresSettings
 from connectors.deliver.webhook import exchange, http_client
 from connectors.fhir.client import TokenFile
@@ -40,21 +41,21 @@ _RISK: Final = "http://terminology.hl7.org/CodeSystem/risk-probability"
 _NOTE: Final = "Computed by Vigil, which assists and does not diagnose. The bedside monitor stays primary."
 
 
-def assessments_of(score: ScoreEvent, *, test: bool = False) -> list[dict[str, Any]]:
+def assessments_of(score: ScoreEvent, person: Person | None = None, *, test: bool = False) -> list[dict[str, Any]]:
     """Return the RiskAssessments of a score: none, one or two."""
     made = []
     if score.news2 is not None:
-        made.append(_assessment(score, "news2", _news2(score.news2), test))
+        made.append(_assessment(score, person, "news2", _news2(score.news2), test))
     if score.deterioration is not None:
-        made.append(_assessment(score, "deterioration", _deterioration(score.deterioration), test))
+        made.append(_assessment(score, person, "deterioration", _deterioration(score.deterioration), test))
     return made
 
 
-def _assessment(score: ScoreEvent, method: str, own: dict[str, Any], test: bool) -> dict[str, Any]:
+def _assessment(score: ScoreEvent, person: Person | None, method: str, own: dict[str, Any], test: bool) -> dict[str, Any]:
     resource: dict[str, Any] = {
         "resourceType": "RiskAssessment",
         "identifier": [{"system": SCORE, "value": f"{score.id}-{method}"}],
-        "subject": {"type": "Patient", "identifier": {"system": PATIENT, "value": score.patient_id}},
+        **about(score.patient_id, person),
         "occurrenceDateTime": time_of(score.observed_at),
         "performer": {"display": "Vigil"},
         "basis": [{"identifier": {"system": VITALS, "value": score.source.event_id}}],
@@ -112,7 +113,7 @@ class FhirScores:
         """Write what a score says; may be repeated whole. Raises `Unavailable` or `Refused`."""
         if notice.score is None:  # silence and the like are told to receivers of alerts
             return
-        for resource in assessments_of(notice.score, test=notice.kind == "test"):
+        for resource in assessments_of(notice.score, notice.person, test=notice.kind == "test"):
             value = resource["identifier"][0]["value"]
             headers = {**HEADERS, "if-none-exist": f"identifier={quote(f'{SCORE}|{value}', safe='')}"}
             body = orjson.dumps(resource)

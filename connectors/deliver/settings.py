@@ -27,6 +27,11 @@ class ReceiverSettings(Section):
     routes: tuple[str, ...] = Field(
         (), description="only alerts that the site's policy sends here (`monitor` has routes and escalation); empty: all"
     )
+    identify: bool = Field(
+        True,
+        description="name patient and visit in the hospital's own numbers (never by name): an EHR or alert manager has them "
+        "already, and cannot look up Vigil's pseudonyms",
+    )
     timeout: float = Field(10.0, gt=0, le=45, description="seconds to wait for a receiver's answer, below the watchdog's 60")
     fallback: str = Field("", description="another receiver, told when this one refuses or stays silent")
     silent_after: float = Field(
@@ -86,6 +91,11 @@ class WebhookSettings(HttpReceiver):
     """A signed HTTP POST (Standard Webhooks)."""
 
     kind: Literal["webhook"]
+    identify: bool = Field(
+        False,
+        description="carry the hospital's own numbers of patient and visit: off, since what is behind a webhook (chat, paging) may "
+        "show and keep what it gets",
+    )
     secret: SecretStr = Field(
         description="signs what is sent and what is called back; `whsec_` and base64, or 16 characters on"
     )

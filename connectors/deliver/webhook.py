@@ -8,7 +8,8 @@ The body, JSON, has `type`, `timestamp` and `data` as Standard Webhooks has them
     vigil.silence       the lane that raises alerts is not heard of: nobody is watched
     vigil.silence-over  it is heard of again
 
-`delivery`: title (to show), age_seconds, late, passed_over (ids of earlier steps of this alert that this one replaces), instead_of.
+`delivery`: title (to show), age_seconds, late, passed_over (ids of earlier steps of this alert that this one replaces), instead_of;
+with `identify`, where they are known, in the hospital's own numbers: identifiers and visit (authority, value, kind; null: unknown).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import orjson
 from connectors.deliver.acknowledgement import judge_http
 from connectors.deliver.errors import Unavailable
 from connectors.deliver.notice import Notice
+from connectors.deliver.person import Number
 from connectors.deliver.settings import WebhookSettings
 from connectors.deliver.signing import sign
 from models.errors import Permanent
@@ -37,9 +39,17 @@ def body_of(notice: Notice) -> bytes:
             "passed_over": notice.passed_over,
             "instead_of": notice.instead_of,
         }
+        if notice.person:
+            visit = notice.person.visit
+            data["delivery"]["identifiers"] = [_number(one) for one in notice.person.numbers]
+            data["delivery"]["visit"] = _number(visit) if visit else None
     elif notice.kind != "heartbeat":
         data = {"title": notice.title, "since": notice.since, "partitions": notice.partitions}
     return orjson.dumps({"type": f"vigil.{notice.kind}", "timestamp": notice.at, "data": data})
+
+
+def _number(number: Number) -> dict[str, str]:
+    return {"authority": number.authority, "value": number.value, "kind": number.kind}
 
 
 def http_client(timeout: float, ca_file: Any = None, auth: httpx.Auth | None = None) -> httpx.AsyncClient:

@@ -124,7 +124,8 @@ class RowMapper:
         says = ("age", reading.age, *reading.values, reading.encounter, reading.device)
         identity = ("file", self.name, person, at.isoformat(), content_hash(repr(says).encode()))
         origin = Origin(protocol="file", peer=self.name, message_type=self.mapping.layout, digest=identity[-1])
-        stay = self._identities.encounter(self._authority, reading.encounter) if reading.encounter else None
+        visit = Identifier(authority=self._authority, value=reading.encounter, kind="VN") if reading.encounter else None
+        stay = self._identities.encounter(visit.authority, visit.value) if visit else None
         if reading.age is not None and 0 <= reading.age < 150:
             made.append(
                 PatientEvent(
@@ -133,6 +134,7 @@ class RowMapper:
                     identifiers=(patient,),
                     birth_date=str(at.year - int(reading.age)),  # as much as an age tells
                     encounter_id=stay,
+                    visit=visit,
                     effective_at=at,
                     received_at=received_at,
                     origin=origin,

@@ -7,9 +7,13 @@ import pytest
 
 from connectors.deliver.fhir import communication_of
 from connectors.deliver.notice import Notice
+from connectors.deliver.person import Number, Person
 from connectors.fhir.structure import validate
+from connectors.identity import Identities
+from processors.events import Identifier
 from streams.clock import real_clock
 from streams.edge import running
+from streams.settings import Settings
 from tests.deliveries import alert, delivering, offset_group, site, write
 from tests.kafka import Kafka
 from tests.lanes import bodies, until
@@ -43,9 +47,17 @@ def _bare(notice: dict) -> dict:
     return {name: value for name, value in notice.items() if name not in ("id", "path")}
 
 
-async def test_an_answer_that_repeats_what_stood_in_the_alert_is_feedback_and_our_own_alert_is_none(kafka: Kafka) -> None:
-    one = alert("a" * 32)
-    own = communication_of(Notice("alert", one.id, real_clock(), one))
+MRN = Identifier(authority="https://hospital.example/mrn", value="4711", kind="MR")
+
+
+@pytest.mark.parametrize("identify", [False, True])
+async def test_an_answer_that_repeats_what_stood_in_the_alert_is_feedback_and_our_own_alert_is_none(
+    kafka: Kafka, identify: bool
+) -> None:
+    one = alert(Identities(Settings().identity).patient(MRN))
+    person = Person((Number(MRN.authority, MRN.value, MRN.kind, MRN.authority),)) if identify else None
+    own = communication_of(Notice("alert", one.id, real_clock(), one, person=person))
+    assert (MRN.authority in repr(own)) == identify
     answer = {
         "resourceType": "Communication",
         "status": "completed",

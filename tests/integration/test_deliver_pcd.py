@@ -2,51 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import pytest
 
-from connectors.hl7.framing import Framer, Oversize, frame
-from connectors.hl7.message import Message, parse
 from tests.deliveries import alert, delivering, offset_group, site, write
 from tests.kafka import Kafka
 from tests.lanes import bodies, until
+from tests.managers import AlertManager, listening
 
 pytestmark = pytest.mark.kafka
 
 
-@dataclass
-class AlertManager:
-    """Answers each message with the next of `codes`, then with AA; empty: says nothing."""
-
-    codes: list[str] = field(default_factory=list)
-    taken: list[Message] = field(default_factory=list)
-    seen: list[str] = field(default_factory=list)
-    port: int = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        framer = Framer(1_000_000)
-        while data := await reader.read(65536):
-            for raw in framer.feed(data):
-                assert not isinstance(raw, Oversize)
-                message = parse(raw)
-                code = self.codes.pop(0) if self.codes else "CA"
-                self.seen.append(code)
-                if code in ("AA", "CA"):
-                    self.taken.append(message)
-                if code:
-                    answer = f"MSH|^~\\&|M||VIGIL||20260101||ACK^R40^ACK|1|P|2.6\rMSA|{code}|{message.header.raw(10)}\r"
-                    writer.write(frame(answer.encode()))
-        writer.close()
-
-
 @pytest.fixture
 async def manager() -> AsyncIterator[AlertManager]:
-    one = AlertManager()
-    server = await asyncio.start_server(one.serve, "127.0.0.1", 0)
-    one.port = server.sockets[0].getsockname()[1]
-    yield one
-    server.close()
+    async with listening(AlertManager()) as one:
+        yield one
 
 
 async def test_alerts_reach_the_manager_in_order_and_a_refusal_is_kept(kafka: Kafka, manager: AlertManager) -> None:

@@ -183,6 +183,9 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
             reading.note("", "another stay is in progress: not used")
             return
     said: dict[str, Any] = {"encounter_id": stay, "encounter_status": status}
+    visit = reading.visit_of_stay(resource, subject, stay)
+    if visit is not None or (known is not None and known.encounter_id != stay):
+        said["visit"] = visit
     if another:
         said |= NEW_STAY
     if kind:

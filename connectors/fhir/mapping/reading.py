@@ -263,9 +263,21 @@ class Reading:
         """Return the pseudonym of the stay that an Encounter resource is about: the whole one where it is a part (`partOf`)."""
         if within < _DEEPEST and (whole := self.encounter(resource.get("partOf"), subject, within=within + 1)):
             return whole
+        visit = self.visit(resource, subject)
+        return self._encounter_id(visit, subject) if visit else self.encounter_by_id(resource, subject)
+
+    def visit(self, resource: Json, subject: Subject) -> Identifier | None:
+        """Return the visit number of an Encounter resource: the one that says so (VN), else its first identifier."""
         named = self.identifiers(objects(resource, "identifier"))
         visit = next((one for one in named if one.kind == "VN"), named[0] if named else None)
-        return self._encounter_id(visit, subject) if visit else self.encounter_by_id(resource, subject)
+        if visit is None:
+            return None
+        return Identifier(authority=visit.authority or subject.authority, value=visit.value, kind=visit.kind or "VN")
+
+    def visit_of_stay(self, resource: Json, subject: Subject, stay: str | None) -> Identifier | None:
+        """Return the visit number of an Encounter resource where it is the one that a stay goes by."""
+        visit = self.visit(resource, subject)
+        return visit if visit and self._encounter_id(visit, subject) == stay else None
 
     def encounter_by_id(self, resource: Json, subject: Subject) -> str | None:
         """Return what a bare reference to an Encounter resource means as long as the resource has not been seen."""

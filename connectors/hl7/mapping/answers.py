@@ -24,7 +24,10 @@ _NEGATIVE: Final = frozenset({"AE", "AR", "CE", "CR"})
 
 
 def control_id(alert: AlertEvent) -> str:
-    """Return MSH-10 of an alert's step: alert, step and patient, some 70 characters (MSH-10 holds 199 from HL7 2.6 on)."""
+    """Return MSH-10 of an alert's step: alert, step and patient, some 70 characters.
+
+    MSH-10 and MSA-2 hold 199 from HL7 v2.6 on, which PCD-04 is (chapter 2, attribute tables of MSH and MSA); 20 up to v2.5.1.
+    """
     return f"{UUID(alert.alert_id).hex}.{alert.sequence}.{alert.patient_id}"
 
 

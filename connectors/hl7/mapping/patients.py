@@ -36,6 +36,7 @@ MOVES: Final = frozenset({"A44", "A45"})
 LINKS: Final = frozenset({"A24", "A37"})
 _GONE: Final[dict[str, Any]] = {
     "encounter_id": None,
+    "visit": None,
     "encounter_status": "unknown",
     "encounter_class": None,
     "encounter_since": None,
@@ -255,10 +256,10 @@ def _move(book: Book, group: Group, subject: Subject) -> None:
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject).said
     if prior := _prior(reading, group):
-        moved = reading.encounter_id(group.mrg, prior, 5) or visit.get("encounter_id")
+        stay = reading.stay(group.mrg, prior, 5)
+        moved = stay.get("encounter_id") or visit.get("encounter_id")
         old = book.get(prior.patient_id)
-        if moved:
-            visit.setdefault("encounter_id", moved)
+        visit = stay | visit
         if old is not None and old.encounter_id and old.encounter_id == moved:
             visit = {name: getattr(old, name) for name in STAY} | visit
             book.write(prior.patient_id, _GONE)

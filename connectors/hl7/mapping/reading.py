@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from connectors.contexts import Contexts, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
@@ -121,7 +121,20 @@ class Reading:
         return self.tables.identities.authority(*(names if any(names) else (default,)))
 
     def encounter_id(self, segment: Segment | None, subject: Subject, field: int = 19) -> str | None:
-        """Return the pseudonym of a visit number: PV1-19, or MRG-5.
+        """Return the pseudonym of a visit number: PV1-19, or MRG-5."""
+        visit = self._visit(segment, subject, field)
+        return self.tables.identities.encounter(*visit) if visit else None
+
+    def stay(self, segment: Segment | None, subject: Subject, field: int = 19) -> dict[str, Any]:
+        """Return what a visit number says of a stay, by field of `PatientEvent`: its pseudonym and itself; empty without one."""
+        visit = self._visit(segment, subject, field)
+        if visit is None:
+            return {}
+        number = Identifier(authority=visit[0], value=visit[1], kind="VN")
+        return {"encounter_id": self.tables.identities.encounter(*visit), "visit": number}
+
+    def _visit(self, segment: Segment | None, subject: Subject, field: int) -> tuple[str, str] | None:
+        """Return a visit's authority and number.
 
         A number that names no authority is the hospital's that numbers the patient too, so that feeds agree about the visit when
         they agree about the patient.
@@ -130,8 +143,7 @@ class Reading:
         if not segment or not number:
             return None
         names = (segment.get(field, 4, 1), segment.get(field, 4, 2))
-        identities = self.tables.identities
-        return identities.encounter(identities.authority(*names) or subject.authority, number)
+        return self.tables.identities.authority(*names) or subject.authority, number
 
     # ------------------------------------------------------------------------------------------------------- when it was
 

@@ -88,8 +88,7 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
         said["encounter_status"] = status
     if pv1 is None:
         return Visit(said | ({"location": Place()} if trigger in _EMPTIES else {}))
-    if encounter := reading.encounter_id(pv1, subject):
-        said["encounter_id"] = encounter
+    said |= reading.stay(pv1, subject)
     place = Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
     if any((place.ward, place.room, place.bed)):
         said["location"] = place

@@ -480,6 +480,9 @@ def context(using, *resources):
     """What is known once all of them have come, each in a request of its own."""
     for resource in resources:
         using.learn(handle(resource, using))
+        known = using.contexts.get(P1)
+        if known is not None and known.visit is not None:  # a delivery must name no other visit
+            assert IDS.encounter(known.visit.authority, known.visit.value) == known.encounter_id
     return using.contexts.get(P1)
 
 
@@ -499,6 +502,7 @@ def test_the_end_of_a_part_does_not_end_the_stay_and_the_next_one_moves_the_pati
     assert (stay.encounter_id, stay.encounter_status, stay.location.ward) == (WHOLE, "in-progress", "4 East")
     stay = context(using, part("medicine", "house", "7 North"))
     assert (stay.encounter_id, stay.encounter_status, stay.location.ward) == (WHOLE, "in-progress", "7 North")
+    assert stay.visit == Identifier(authority="https://hospital.example/visit", value="V1", kind="VN")
     said = handle(part("medicine", "house", status="finished"), using)
     assert said.events == ()
     assert "not whether the stay goes on" in said.reason

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from connectors.contexts import MemoryContexts, surviving
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
-from processors.events import DeadLetterEvent, PatientEvent
+from processors.events import DeadLetterEvent, Identifier, PatientEvent
 from tests import bedside
 from tests.bedside import alerts
 from tests.edge import identities
@@ -71,6 +71,7 @@ def test_admission() -> None:
     assert (event.effective_at, event.received_at) == (datetime(2026, 3, 2, 9, tzinfo=UTC), RECEIVED)
     assert event.encounter_id
     assert event.patient_id == identities().patient(event.identifiers[0])
+    assert event.visit == Identifier(authority="HOSP", value="V77", kind="VN")
 
 
 @pytest.mark.parametrize(
@@ -554,6 +555,27 @@ def test_merge_of_a_record_with_itself_is_nothing() -> None:
     assert Ward().take(adt("A40", pid("1"), mrg("1"))) == []
 
 
+def test_the_visit_number_goes_with_its_pseudonym() -> None:
+    """Through another stay, one without a number, a renumbering, a move and a merge: a delivery names no other visit."""
+    ward = Ward()
+    steps = [
+        adt("A01", pid(), pv1(visit="V1^^^VISITS")),
+        adt("A08", pid(), at="202603020930"),
+        adt("A03", pid(), pv1(visit="V1^^^VISITS"), at="202603020945"),
+        adt("A01", pid(), pv1(visit="V2"), at="202603021000"),
+        adt("A50", pid(), mrg("4711", "V2"), pv1(visit="V3"), at="202603021100"),
+        adt("A45", pid("12"), mrg("4711", "V3"), at="202603021200"),
+        adt("A40", pid("13"), mrg("12"), at="202603021300"),
+    ]
+    numbers = []
+    for raw in steps:
+        for event in ward.take(raw):
+            numbers.append(event.visit.value if event.visit else None)
+            hashed = identities().encounter(event.visit.authority, event.visit.value) if event.visit else None
+            assert hashed == event.encounter_id
+    assert numbers == ["V1", "V1", "V1", "V2", "V3", None, "V3", "V3", "V3"]
+
+
 def test_merge_that_does_not_say_with_whom() -> None:
     ward = Ward()
     assert ward.take(adt("A40", pid("1"))) == []
@@ -570,6 +592,7 @@ def test_a_visit_moves_to_another_patient(trigger: str) -> None:
     left, right = ward.take(adt(trigger, pid("2"), mrg("1", "V1"), at="202603021000"))
     assert (left.patient_id, left.encounter_id, left.location.ward, left.merged_into) == (wrong.patient_id, None, "", None)
     assert (right.encounter_id, right.location.ward, right.encounter_status) == (wrong.encounter_id, "W7", "in-progress")
+    assert (left.visit, right.visit) == (None, wrong.visit)
 
 
 @pytest.mark.parametrize("first", [True, False])
