@@ -28,8 +28,8 @@ from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, about_the_stay
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
 from connectors.stays import gives_way, in_bed, is_another
+from processors.events import Identifier, PatientEvent
 from processors.events import Location as Place
-from processors.events import PatientEvent
 
 MERGES: Final = frozenset({"A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"})
 MOVES: Final = frozenset({"A44", "A45"})
@@ -215,25 +215,42 @@ def _date(reading: Reading, pid: Segment) -> str | None:
 # --------------------------------------------------------------------------------------------- merges, moves and links
 
 
-def _prior(reading: Reading, group: Group) -> Subject | None:
-    """Return whom MRG-1 names, by the same order of authorities; noted when it names nobody."""
+def _priors(reading: Reading, group: Group, subject: Subject) -> tuple[Subject, ...]:
+    """Return whom MRG names, by the same order of authorities; noted when it names nobody.
+
+    Numbers without an authority are of the one that numbers PID's patient: the two are records of one index. Two numbers of one
+    authority and type are two records, whatever else is in MRG then is nobody's for certain.
+    """
     if group.mrg is None:
         raise Unreadable("a merge or move without MRG", Location("MRG"))
     identities = reading.tables.identities
-    identifiers = reading.identifiers(group.mrg, 1) or reading.identifiers(group.mrg, 4)
+    identifiers = reading.identifiers(group.mrg, 1, subject) or reading.identifiers(group.mrg, 4, subject)
     chosen = identities.choose(identifiers)
     if chosen is None:
         reading.trouble("no identifier that names the prior patient", group.mrg.at(1), Condition.UNKNOWN_KEY, stage="identify")
-        return None
-    return Subject(identities.patient(chosen), identifiers, chosen.authority)
+        return ()
+    alike = [one for one in identifiers if _index(one) == _index(chosen)]
+    records: dict[str, tuple[Identifier, ...]] = {identities.patient(one): (one,) for one in alike}
+    if len(records) == 1:
+        records = {identities.patient(chosen): identifiers}
+    return tuple(Subject(patient_id, own, chosen.authority) for patient_id, own in records.items())
+
+
+def _index(identifier: Identifier) -> tuple[str, str]:
+    return identifier.authority.casefold(), identifier.kind.casefold()
 
 
 def _merge(book: Book, group: Group, subject: Subject) -> None:
+    for prior in _priors(book.reading, group, subject):
+        if prior.patient_id != subject.patient_id:
+            _merge_one(book, group, subject, prior)
+
+
+def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> None:
     reading = book.reading
-    prior = _prior(reading, group)
-    if prior is None or prior.patient_id == subject.patient_id:
-        return
     known, other = book.get(subject.patient_id), book.get(prior.patient_id)
+    if other is None:
+        reading.flags["a merge of a record that was never heard of"] += 1
     taken = inherited(known, other)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject).said
@@ -254,7 +271,7 @@ def _move(book: Book, group: Group, subject: Subject) -> None:
     reading = book.reading
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject).said
-    if prior := _prior(reading, group):
+    for prior in _priors(reading, group, subject):
         moved = reading.encounter_id(group.mrg, prior, 5) or visit.get("encounter_id")
         old = book.get(prior.patient_id)
         if moved:

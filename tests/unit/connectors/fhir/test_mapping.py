@@ -280,6 +280,18 @@ def test_no_patient_is_held_apart_not_guessed(subject):
     assert "Petra" not in letter.message
 
 
+@pytest.mark.parametrize("value", ["UNKNOWN", "0", "n/a"])
+def test_what_stands_in_for_an_identifier_names_nobody(value):
+    named = {"identifier": {"system": MRN, "value": value}}
+    assert handle(observation(subject=named)).verdict == "dead-letter"
+    assert handle(observation(subject={"reference": f"Patient/{value.replace('/', '')}"})).verdict == "dead-letter"
+    assert handle(patient(id=None, identifier=[named["identifier"]])).verdict == "dead-letter"
+    by_server = only(handle(patient(id="7", identifier=[named["identifier"]])), PatientEvent)
+    assert [(one.kind, one.value) for one in by_server.identifiers] == [("FHIR", "7")]
+    both = only(handle(patient(id=None, identifier=[named["identifier"], *patient()["identifier"]])), PatientEvent)
+    assert both.patient_id == P1
+
+
 def test_a_contained_patient_and_one_of_the_bundle_name_the_patient():
     contained = observation(subject={"reference": "#p"}, contained=[patient(id="p")])
     assert only(handle(contained), VitalsEvent).patient_id == P1
