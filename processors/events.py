@@ -9,7 +9,7 @@ Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a fiel
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import orjson
@@ -245,6 +245,9 @@ class Location(Part):
     ward: Name = ""
     room: Name = ""
     bed: Name = ""
+
+
+UNDATED: Final = datetime(1970, 1, 1, tzinfo=UTC)  # `PatientEvent.effective_at` where registration has not spoken yet
 
 
 class PatientEvent(Event):

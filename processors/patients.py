@@ -115,6 +115,22 @@ class Context:
         made.merged_into = event.merged_into if event.merged_into != event.patient_id else None
         return made
 
+    @property
+    def has_stay(self) -> bool:
+        """Whether registration has spoken of a stay."""
+        return self.encounter_id is not None or self.encounter_status != "unknown"
+
+    def with_facts(self, other: "Context") -> "Context":
+        """Return this context with what only the other knows of the person; stay, place and fate are this one's."""
+        made = Context.load(self.dump())
+        if made.adult_from is None:
+            made.adult_from = other.adult_from
+        made.pregnant = made.pregnant or other.pregnant
+        made.ceiling = made.ceiling or other.ceiling
+        if made.scale == 1 and not made.undecided_scale:
+            made.scale, made.undecided_scale = other.scale, other.undecided_scale
+        return made
+
     def not_applicable(self, at: int) -> str:
         """Say why NEWS2 does not apply to this patient at that time; empty when it does."""
         if self.adult_from is None:

@@ -28,7 +28,7 @@ from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, about_the_stay
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
 from connectors.stays import gives_way, in_bed, is_another
-from processors.events import Identifier, PatientEvent
+from processors.events import UNDATED, Identifier, PatientEvent
 from processors.events import Location as Place
 
 MERGES: Final = frozenset({"A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"})
@@ -142,7 +142,7 @@ class Book:
             said,
             id="unset",
             patient_id=patient_id,
-            at=since(known) if fact and known else self._at,
+            at=(since(known) if known else UNDATED) if fact else self._at,
             received_at=self.reading.received_at,
             origin=self.reading.origin,
             late=late,
@@ -203,10 +203,15 @@ def _person(reading: Reading, pid: Segment) -> dict[str, Any]:
 
 def _date(reading: Reading, pid: Segment) -> str | None:
     try:
-        stamp = parse_stamp(pid.get(7))
+        return birth_date(pid)
     except ValueError as error:
         reading.trouble(f"date of birth: {error}", pid.at(7))
         return None
+
+
+def birth_date(pid: Segment) -> str | None:
+    """Return the date of birth (PID-7), None where none is said. Raises `ValueError` for what is none."""
+    stamp = None if pid.is_null(7) else parse_stamp(pid.get(7))
     if stamp is None:
         return None
     return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
