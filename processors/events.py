@@ -273,6 +273,7 @@ class PatientEvent(Event):
     location: Location = Location()
     deceased: bool = False
     merged_into: Id | None = None  # the surviving patient_id
+    deleted: bool = False  # by registration; any later word of it takes that back
     effective_at: AwareDatetime
     received_at: AwareDatetime
     origin: Origin

@@ -74,6 +74,7 @@ class Context:
         "adult_from",
         "ceiling",
         "deceased",
+        "deleted",
         "encounter_id",
         "encounter_status",
         "known",
@@ -96,6 +97,7 @@ class Context:
         self.location = Location()
         self.deceased = False
         self.merged_into: str | None = None
+        self.deleted = False
 
     @classmethod
     def of(cls, event: PatientEvent) -> "Context":
@@ -113,6 +115,7 @@ class Context:
         made.location = event.location
         made.deceased = event.deceased
         made.merged_into = event.merged_into if event.merged_into != event.patient_id else None
+        made.deleted = event.deleted
         return made
 
     @property
@@ -145,6 +148,7 @@ class Context:
         return [
             *(self.known, self.adult_from, self.pregnant, self.scale, self.undecided_scale, self.ceiling, self.encounter_id),
             *(self.encounter_status, [place.ward, place.room, place.bed], self.deceased, self.merged_into),
+            *((True,) if self.deleted else ()),
         ]
 
     @classmethod
@@ -154,7 +158,8 @@ class Context:
         (made.known, made.adult_from, made.pregnant, made.scale, made.undecided_scale, made.ceiling, made.encounter_id) = raw[
             :7
         ]
-        (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:]
+        (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:11]
+        made.deleted = any(raw[11:])
         made.location = Location.model_construct(ward=ward, room=room, bed=bed)  # as it was saved, however long
         return made
 
@@ -212,6 +217,8 @@ class Patient:
         context = self.context
         if context.merged_into:
             return f"merged into {context.merged_into}"
+        if context.deleted:
+            return "record deleted by registration"
         if context.deceased:
             return "recorded as deceased"
         over = context.encounter_status in ("finished", "cancelled")

@@ -12,7 +12,8 @@ Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an 
 from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
 one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
-An A45 moves as many as it has MRG segments.
+An A45 moves as many as it has MRG segments. A deletion (A29) leaves a context that says so, and nothing else but where the record
+was merged into: the watch ends, until registration speaks of the patient again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import STAY, Contexts, in_future, inherited, is_late, since, whole
+from connectors.contexts import FACTS, STAY, Contexts, in_future, inherited, is_late, since, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -34,6 +35,7 @@ from processors.events import Location as Place
 MERGES: Final = frozenset({"A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"})
 MOVES: Final = frozenset({"A44", "A45"})
 LINKS: Final = frozenset({"A24", "A37"})
+DELETION: Final = "A29"
 _GONE: Final[dict[str, Any]] = {
     "encounter_id": None,
     "encounter_status": "unknown",
@@ -41,7 +43,8 @@ _GONE: Final[dict[str, Any]] = {
     "encounter_since": None,
     "location": Place(),
 }
-TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS
+_DELETED: Final = {name: PatientEvent.model_fields[name].default for name in FACTS if name != "merged_into"} | {"deleted": True}
+TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS | {DELETION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
                 _merge(book, group, subject)
             elif trigger in MOVES:
                 _move(book, group, subject)
+            elif trigger == DELETION:
+                _delete(book, subject)
             else:
                 _snapshot(book, group, subject, trigger)
                 if group is groups[-1]:
@@ -186,8 +191,15 @@ def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     book.write_person(subject.patient_id, person)
 
 
+def _delete(book: Book, subject: Subject) -> None:
+    if book.is_late(subject.patient_id):
+        book.reading.skipped["a deletion recorded before what is known of the patient: not used"] += 1
+    else:
+        book.write(subject.patient_id, _DELETED | {"identifiers": subject.identifiers})
+
+
 def _person(reading: Reading, pid: Segment) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {"deleted": False}
     if pid.is_null(7):
         said["birth_date"] = None
     elif birth := _date(reading, pid):

@@ -24,7 +24,7 @@ def fill(book: Book, pid: Segment | None, pv1: Segment | None, subject: Subject,
     Where all of those are taken back the device or the author had the wrong patient: then the place may be another's.
     """
     known = book.get(subject.patient_id)
-    if pid is None or not any(map(_stands, made)):
+    if pid is None or (known and known.deleted) or not any(map(_stands, made)):
         return
     new: dict[str, Any] = {}
     if known is None or known.birth_date is None:

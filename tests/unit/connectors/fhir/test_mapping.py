@@ -322,6 +322,14 @@ def test_with_listed_authorities_a_bare_reference_is_not_trusted():
     assert handle(observation(subject={"reference": "Patient/7"}), using).verdict == "accepted"
 
 
+@pytest.mark.parametrize("resource", [patient, encounter])
+def test_a_record_that_hl7_deleted_is_there_again_when_fhir_speaks_of_it(resource):
+    using = mapper()
+    first = only(handle(patient(), using), PatientEvent)
+    using.contexts.remember(first.model_copy(update={"deleted": True}))
+    assert not only(handle(resource(meta={"lastUpdated": NOW.isoformat()}), using), PatientEvent).deleted
+
+
 def test_a_patient_context():
     event = only(handle(patient(deceasedDateTime="2026-11-20")), PatientEvent)
     assert event.patient_id == P1

@@ -658,6 +658,47 @@ def test_link_and_unlink() -> None:
     assert (apart.patient_id, apart.merged_into) == (second.patient_id, None)
 
 
+def test_a_deletion_ends_the_watch_until_registration_speaks_again() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    watch.say(here)
+    watch.chart(0, bedside.ILL, patient=here.patient_id)
+    (gone,) = ward.take(adt("A29", pid(), at="202603021000"))
+    assert (gone.patient_id, gone.deleted, gone.encounter_id, gone.birth_date, stay(gone)) == (
+        here.patient_id,
+        True,
+        None,
+        None,
+        ("unknown", ""),
+    )
+    assert [(one.state, one.reason) for one in alerts(watch.say(gone))] == [("resolved", "record deleted by registration")]
+    assert watch.chart(1, bedside.ILL, patient=here.patient_id)[1] == []
+    ward.take(vitals(PULSE, pid=pid()))  # a device is no registration
+    assert ward.contexts.get(here.patient_id) == gone
+    (late,) = ward.take(adt("A01", pid(), IN_BED, at="202603020930"))
+    assert late.deleted
+    (again,) = ward.take(adt("A08", pid(), IN_BED, at="202603021100"))
+    assert (again.deleted, again.birth_date, again.location.ward) == (False, "1950-03-21", "W1")
+    assert [one.state for one in alerts(watch.say(again))] == ["raised"]
+
+
+def test_a_deletion_that_was_recorded_before_what_is_known_deletes_nothing() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), IN_BED))
+    assert ward.take(adt("A29", pid(), at="202603020800")) == []
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "1 x a deletion recorded before what is known of the patient: not used"
+
+
+def test_a_deleted_number_that_was_merged_away_is_still_filed_under_the_survivor() -> None:
+    ward = Ward()
+    survivor, _ = ward.take(adt("A40", pid("2"), mrg("1")))
+    ward.take(adt("A29", pid("1"), at="202603021000"))
+    ward.take(vitals(PULSE, pid=pid("1")))
+    assert ward.outcome is not None
+    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]
+
+
 def test_bed_swap_is_two_snapshots() -> None:
     found = Ward().take(adt("A17", pid("1"), pv1("W1"), pid("2"), pv1("W2", visit="V2")))
     assert [one.location.ward for one in found] == ["W1", "W2"]
