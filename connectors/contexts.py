@@ -11,6 +11,8 @@ not repeat the place. The rule, for every connector:
    that was published before: one wrong clock must not make every later transfer and discharge look old.
 5. What is observed or written under a record that was merged away is filed under the surviving one (`surviving`): devices keep an
    old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's.
+6. What is said in passing (a lasting fact, or PID and PV1 of a result) dates nothing. Of PID and PV1 it fills only what is unknown.
+   Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -48,6 +50,10 @@ class Contexts(Protocol):
 
     def remember(self, context: PatientEvent) -> None:
         """Take over a context that was published, or is about to be."""
+        ...
+
+    def take_back(self, context: PatientEvent, stored: PatientEvent | None) -> None:
+        """Put what was `stored` before in the place of a context whose publishing failed, unless another has come since."""
         ...
 
 
@@ -90,6 +96,15 @@ class MemoryContexts:
             self._known.move_to_end(context.patient_id)
             if len(self._known) > self._limit:
                 self._known.popitem(last=False)
+
+    def take_back(self, context: PatientEvent, stored: PatientEvent | None) -> None:
+        """Put what was `stored` before in the place of a context whose publishing failed, unless another has come since."""
+        if self._known.get(context.patient_id) is not context:
+            return
+        if stored is None:
+            del self._known[context.patient_id]
+        else:
+            self._known[context.patient_id] = stored
 
 
 def facts_of(context: PatientEvent | None) -> dict[str, Any]:

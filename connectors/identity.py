@@ -8,7 +8,7 @@ by which senders know an authority (HL7 namespace, OID, FHIR system URI) are bro
 
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -29,6 +29,18 @@ PREFERRED_KINDS = (
     "MRT",
     "PE",
 )  # record number, patient internal, patient external, temporary, provider's own
+# What senders write where they know no number. As one patient's number it would pool everybody whom nobody has named yet.
+PLACEHOLDERS = (
+    "UNKNOWN",
+    "UNK",
+    "NONE",
+    "N/A",
+    "NULL",
+    "NO ID",
+    "NOT ASSIGNED",
+    "UNASSIGNED",
+    "UNIDENTIFIED",
+)
 
 
 class IdentitySettings(BaseModel):
@@ -47,6 +59,11 @@ class IdentitySettings(BaseModel):
     authorities: tuple[str, ...] = ()
     only_listed: bool = True
     aliases: dict[str, str] = Field(default_factory=dict)
+    placeholders: tuple[str, ...] = Field(
+        PLACEHOLDERS,
+        description="texts in the place of a patient's identifier that are none; letters and digits alone count, without case. "
+        "What has neither, or zeros only, is none anyway",
+    )
 
     @field_validator("site_secret")
     @classmethod
@@ -65,6 +82,7 @@ class Identities:
         self._order = {_fold(self.authority(name)): rank for rank, name in reversed([*enumerate(settings.authorities)])}
         self._systems = _systems(settings.aliases)
         self._only_listed = settings.only_listed and bool(settings.authorities)
+        self._placeholders = frozenset(_bare(word) for word in settings.placeholders)
         self._keys: dict[str, bytes] = {}
 
     def authority(self, *names: str) -> str:
@@ -75,16 +93,25 @@ class Identities:
                 return canonical
         return given[0] if given else ""
 
+    def names_somebody(self, value: str) -> bool:
+        """Whether a value is an identifier: not empty, and nothing that senders write where they know no number."""
+        bare = _bare(value)
+        return bool(bare.strip("0")) and bare not in self._placeholders
+
+    def real(self, identifiers: Iterable[Identifier]) -> tuple[Identifier, ...]:
+        """Return the identifiers that name somebody."""
+        return tuple(one for one in identifiers if self.names_somebody(one.value))
+
     def choose(self, identifiers: Sequence[Identifier]) -> Identifier | None:
         """Return the identifier that names the patient, or None when no one may be used: then the message is held apart."""
-        usable = [identifier for identifier in identifiers if identifier.value.strip()]
+        usable = self.real(identifiers)
         listed = [(self._order[key], n) for n, one in enumerate(usable) if (key := _fold(one.authority)) in self._order]
         if listed:
             return usable[min(listed)[1]]
         if self._only_listed:
             return None
-        usable = [identifier for identifier in usable if identifier.kind.upper() not in NOT_A_PATIENT_INDEX]
-        return min(usable, key=_preference, default=None)
+        of_index = [identifier for identifier in usable if identifier.kind.upper() not in NOT_A_PATIENT_INDEX]
+        return min(of_index, key=_preference, default=None)
 
     def listed(self, identifiers: Sequence[Identifier]) -> list[Identifier]:
         """Return the identifiers of the authorities that the site lists, in its order."""
@@ -134,6 +161,11 @@ def _systems(aliases: dict[str, str]) -> dict[str, str]:
     for uri, canonical in named:
         found.setdefault(canonical, uri)
     return found
+
+
+def _bare(value: str) -> str:
+    """Return the letters and digits of a value, without case: `n/a`, `N.A.` and `NA` are one word, and so are `0` and `000-00`."""
+    return "".join(each for each in value.casefold() if each.isalnum())
 
 
 def _preference(identifier: Identifier) -> int:

@@ -9,7 +9,7 @@ Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a fiel
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import orjson
@@ -247,6 +247,9 @@ class Location(Part):
     bed: Name = ""
 
 
+UNDATED: Final = datetime(1970, 1, 1, tzinfo=UTC)  # `PatientEvent.effective_at` where registration has not spoken yet
+
+
 class PatientEvent(Event):
     """A patient's context as it stands, whole: the newest record of a key replaces the older (compacted topic).
 
@@ -271,6 +274,7 @@ class PatientEvent(Event):
     location: Location = Location()
     deceased: bool = False
     merged_into: Id | None = None  # the surviving patient_id
+    deleted: bool = False  # by registration; any later word of it takes that back
     effective_at: AwareDatetime
     received_at: AwareDatetime
     origin: Origin

@@ -25,6 +25,7 @@ from processors import moving
 from processors.charting import Assessment, Charting
 from processors.desk import Cause, Desk
 from processors.events import (
+    UNDATED,
     AlertEvent,
     Deterioration,
     Event,
@@ -227,7 +228,10 @@ class Monitor:
             return []
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
-        patient.follow(Context.of(event))
+        after = Context.of(event)
+        if event.effective_at == UNDATED and before.has_stay:  # of a process that had not heard of the stay yet
+            after = before.with_facts(after)
+        patient.follow(after)
         now = ms(event.received_at) if self._now is None else self._now
         cause = Cause.about(patient, event.id, source, now)
         ended = patient.ended

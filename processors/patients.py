@@ -74,6 +74,7 @@ class Context:
         "adult_from",
         "ceiling",
         "deceased",
+        "deleted",
         "encounter_id",
         "encounter_status",
         "known",
@@ -96,6 +97,7 @@ class Context:
         self.location = Location()
         self.deceased = False
         self.merged_into: str | None = None
+        self.deleted = False
 
     @classmethod
     def of(cls, event: PatientEvent) -> "Context":
@@ -113,6 +115,23 @@ class Context:
         made.location = event.location
         made.deceased = event.deceased
         made.merged_into = event.merged_into if event.merged_into != event.patient_id else None
+        made.deleted = event.deleted
+        return made
+
+    @property
+    def has_stay(self) -> bool:
+        """Whether registration has spoken of a stay."""
+        return self.encounter_id is not None or self.encounter_status != "unknown"
+
+    def with_facts(self, other: "Context") -> "Context":
+        """Return this context with what only the other knows of the person; stay, place and fate are this one's."""
+        made = Context.load(self.dump())
+        if made.adult_from is None:
+            made.adult_from = other.adult_from
+        made.pregnant = made.pregnant or other.pregnant
+        made.ceiling = made.ceiling or other.ceiling
+        if made.scale == 1 and not made.undecided_scale:
+            made.scale, made.undecided_scale = other.scale, other.undecided_scale
         return made
 
     def not_applicable(self, at: int) -> str:
@@ -129,6 +148,7 @@ class Context:
         return [
             *(self.known, self.adult_from, self.pregnant, self.scale, self.undecided_scale, self.ceiling, self.encounter_id),
             *(self.encounter_status, [place.ward, place.room, place.bed], self.deceased, self.merged_into),
+            *((True,) if self.deleted else ()),
         ]
 
     @classmethod
@@ -138,7 +158,8 @@ class Context:
         (made.known, made.adult_from, made.pregnant, made.scale, made.undecided_scale, made.ceiling, made.encounter_id) = raw[
             :7
         ]
-        (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:]
+        (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:11]
+        made.deleted = any(raw[11:])
         made.location = Location.model_construct(ward=ward, room=room, bed=bed)  # as it was saved, however long
         return made
 
@@ -196,6 +217,8 @@ class Patient:
         context = self.context
         if context.merged_into:
             return f"merged into {context.merged_into}"
+        if context.deleted:
+            return "record deleted by registration"
         if context.deceased:
             return "recorded as deceased"
         over = context.encounter_status in ("finished", "cancelled")

@@ -5,8 +5,8 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 
 | message | becomes |
 |---|---|
-| ORU^R01, R30, R31, R32 | vitals and text reports |
-| MDM T02, T04, T06, T08, T10, T11 | notes |
+| ORU^R01, R30, R31, R32 | vitals and text reports, and before them a context that they add to (`mapping.persons`) |
+| MDM T02, T04, T06, T08, T10, T11 | notes, and a context likewise |
 | ADT (see `mapping.patients`) | patient contexts |
 | MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry |
 | ORA^R41 of a peer with `answers_alerts` | feedback (see `mapping.answers`) |
@@ -31,7 +31,8 @@ from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
 from connectors.hl7.mapping.answers import map_answer
 from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, map_document
-from connectors.hl7.mapping.patients import TRIGGERS, map_patients
+from connectors.hl7.mapping.patients import TRIGGERS, Book, map_patients
+from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading, Tables
 from connectors.hl7.mapping.results import map_results
 from connectors.hl7.message import Message, parse
@@ -215,7 +216,10 @@ class _Case:
             where = pid.at(3) if pid else Location("PID")
             reading.trouble("nobody to file this under", where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
             return
-        map_document(reading, subject, reading.encounter_id(message.first("PV1"), subject), message.segments, trigger)
+        pv1, book = message.first("PV1"), Book(reading, self.mapper.contexts, reading.sent_at)
+        map_document(reading, subject, reading.encounter_id(pv1, subject), message.segments, trigger)
+        fill(book, pid, pv1, subject, reading.events)
+        book.close(first=True)
 
     def _unsupported(self, kind: str) -> tuple[Grade, Trouble] | None:
         assert self.message is not None

@@ -5,6 +5,7 @@
 2. `publish` returned: the message is confirmed. Its answers are remembered by peer and content, so that a resend is answered
    without publishing again. That memory only saves work: a resend that it forgot is published again under the same ids.
 3. `publish` did not return in time, or failed: `Unconfirmed`. The events may be stored or not; the resend decides it.
+   What it said of patients is taken back from the contexts: else the resend would add nothing to them, and never be published.
 4. `Poison`: the broker will never take these events (too large). The message goes to the dead letters whole; does not even that
    fit, it is refused, and stays with its sender.
 """
@@ -20,6 +21,7 @@ from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Peer
 from connectors.publisher import Publisher
 from models.errors import Poison, Transient
+from processors.events import PatientEvent
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Publishing:
         self._seconds = seconds
         self._remembered = remembered
         self._last: dict[str, asyncio.Task[Outcome]] = {}  # patient -> the last publishing about it
+        self._stored: dict[str, PatientEvent | None] = {}  # patient with a publishing -> the context as last confirmed
         self._answers: OrderedDict[tuple[str, str], tuple[bytes, ...]] = OrderedDict()
         self._digests: OrderedDict[tuple[str, ...], str] = OrderedDict()
         self.reused_control_ids = 0
@@ -57,6 +60,8 @@ class Publishing:
         before = {task for key in outcome.keys if key and (task := self._last.get(key))}
         task = asyncio.create_task(self._publish(raw, peer, at, outcome, before))
         for key in outcome.keys - {""}:
+            if key not in self._last:
+                self._stored[key] = self._mapper.contexts.get(key)
             self._last[key] = task
         task.add_done_callback(lambda done: self._ended(done, outcome))
         for context in outcome.contexts:
@@ -97,11 +102,16 @@ class Publishing:
             raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None
 
     def _ended(self, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
-        if not task.cancelled():
-            task.exception()  # the connection's writer asks too, unless the connection is gone
+        # the connection's writer asks for the exception too, unless the connection is gone
+        confirmed = not task.cancelled() and task.exception() is None and task.result() is outcome
+        for context in outcome.contexts:
+            if confirmed:
+                self._stored[context.patient_id] = context
+            else:
+                self._mapper.contexts.take_back(context, self._stored[context.patient_id])
         for key in outcome.keys:
             if self._last.get(key) is task:
-                del self._last[key]
+                del self._last[key], self._stored[key]
 
     def _remember(self, peer: str, outcome: Outcome) -> None:
         if outcome.verdict == "refused":

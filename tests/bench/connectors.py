@@ -88,7 +88,7 @@ def hl7_messages(tag: str) -> Iterator[bytes]:
             obx("59408-5^SpO2^LN", str(94 + number % 6), "%^^UCUM", number=3),
             obx("8480-6^Systolic^LN", str(100 + number % 50), "mm[Hg]^^UCUM", number=4),
         )
-        pid = f"PID|1||{number % PATIENTS}^^^HOSP^MR"
+        pid = f"PID|1||{1 + number % PATIENTS}^^^HOSP^MR"
         yield b"\x0b" + vitals(*lines, pid=pid, obr=f"OBR|1||F{number}|VS|||{at}", control_id=f"{tag}-{number}") + b"\x1c\r"
 
 
@@ -100,7 +100,7 @@ def fhir_requests(tag: str, host: str, entries: int) -> Iterator[bytes]:
             observation(
                 value=50 + n % 60,
                 effectiveDateTime=at,
-                subject={"identifier": {"system": MRN, "value": str((number + n) % PATIENTS)}},
+                subject={"identifier": {"system": MRN, "value": str(1 + (number + n) % PATIENTS)}},
                 identifier=[{"system": "urn:bench", "value": f"{tag}-{number}-{n}"}],
             )
             for n in range(entries)

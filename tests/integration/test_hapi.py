@@ -64,5 +64,5 @@ async def test_hapi_sends_and_understands_the_answers(jars: Path, tmp_path: Path
     assert process.returncode == 0, error.decode()[-2000:]
     assert out.decode().splitlines() == ["AA H1 -", "AA H2 -", "AA H3 -", "AA H4 102", "AA H5 -", "AE H6 100"]
     kinds = [type(event) for event in publisher.events]
-    assert [kinds.count(kind) for kind in (VitalsEvent, NoteEvent, PatientEvent)] == [2, 1, 1]
+    assert [kinds.count(kind) for kind in (VitalsEvent, NoteEvent, PatientEvent)] == [2, 1, 2]
     assert [event.text for event in publisher.events if isinstance(event, NoteEvent)] == ["Grüße."]

@@ -127,7 +127,7 @@ class Peer:
 
 
 def of(n: int, patient: int = 0, **header: str) -> bytes:
-    return vitals(PULSE, pid=PATIENTS[patient], control_id=f"M{n}", **header)
+    return vitals(PULSE, pid=PATIENTS[patient], pv1="", control_id=f"M{n}", **header)
 
 
 async def until(condition: Any, seconds: float = 30) -> None:

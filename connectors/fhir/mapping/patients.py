@@ -139,7 +139,7 @@ def _circular(book: Book, survivor: str, prior: str) -> bool:
 
 
 def _person(reading: Reading) -> dict[str, Any]:
-    resource, said = reading.resource, dict[str, Any]()
+    resource, said = reading.resource, dict[str, Any](deleted=False)
     if birth := text(resource.get("birthDate")):
         said["birth_date"] = birth
     if isinstance(resource.get("deceasedBoolean"), bool):
@@ -182,7 +182,7 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
         if not gives_way(known, status, takes_over=kind != "outpatient", latest=latest):
             reading.note("", "another stay is in progress: not used")
             return
-    said: dict[str, Any] = {"encounter_id": stay, "encounter_status": status}
+    said: dict[str, Any] = {"encounter_id": stay, "encounter_status": status, "deleted": False}
     visit = reading.visit_of_stay(resource, subject, stay)
     if visit is not None or (known is not None and known.encounter_id != stay):
         said["visit"] = visit

@@ -210,12 +210,11 @@ class Reading:
         return Subject(identities.patient(chosen), chosen.authority) if chosen else None
 
     def person_identifiers(self, resource: Json) -> tuple[Identifier, ...]:
-        """Return the identifiers of a Patient resource, its own id on its server last."""
+        """Return the identifiers of a Patient resource, its own id on its server last; none that only stands in for one."""
         if kind_of(resource) != "Patient":
             return ()
-        found = self.identifiers(objects(resource, "identifier"))
-        own = text(resource.get("id"))
-        return (*found, Identifier(authority=self.sender.base, value=own, kind=LOGICAL)) if own else found
+        own = Identifier(authority=self.sender.base, value=text(resource.get("id")), kind=LOGICAL)
+        return self.site.identities.real([*self.identifiers(objects(resource, "identifier")), own])
 
     def identifiers(self, given: Iterable[Json]) -> tuple[Identifier, ...]:
         """Return Identifier elements as identifiers; old ones (`use` old) are left out."""

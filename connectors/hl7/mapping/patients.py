@@ -12,7 +12,8 @@ Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an 
 from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
 one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
-An A45 moves as many as it has MRG segments.
+An A45 moves as many as it has MRG segments. A deletion (A29) leaves a context that says so, and nothing else but where the record
+was merged into: the watch ends, until registration speaks of the patient again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import STAY, Contexts, in_future, inherited, is_late, since, whole
+from connectors.contexts import FACTS, STAY, Contexts, in_future, inherited, is_late, since, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -28,12 +29,13 @@ from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, about_the_stay
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
 from connectors.stays import gives_way, in_bed, is_another
+from processors.events import UNDATED, Identifier, PatientEvent
 from processors.events import Location as Place
-from processors.events import PatientEvent
 
 MERGES: Final = frozenset({"A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"})
 MOVES: Final = frozenset({"A44", "A45"})
 LINKS: Final = frozenset({"A24", "A37"})
+DELETION: Final = "A29"
 _GONE: Final[dict[str, Any]] = {
     "encounter_id": None,
     "visit": None,
@@ -42,7 +44,8 @@ _GONE: Final[dict[str, Any]] = {
     "encounter_since": None,
     "location": Place(),
 }
-TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS
+_DELETED: Final = {name: PatientEvent.model_fields[name].default for name in FACTS if name != "merged_into"} | {"deleted": True}
+TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS | {DELETION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
                 _merge(book, group, subject)
             elif trigger in MOVES:
                 _move(book, group, subject)
+            elif trigger == DELETION:
+                _delete(book, subject)
             else:
                 _snapshot(book, group, subject, trigger)
                 if group is groups[-1]:
@@ -143,7 +148,7 @@ class Book:
             said,
             id="unset",
             patient_id=patient_id,
-            at=since(known) if fact and known else self._at,
+            at=(since(known) if known else UNDATED) if fact else self._at,
             received_at=self.reading.received_at,
             origin=self.reading.origin,
             late=late,
@@ -187,8 +192,15 @@ def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     book.write_person(subject.patient_id, person)
 
 
+def _delete(book: Book, subject: Subject) -> None:
+    if book.is_late(subject.patient_id):
+        book.reading.skipped["a deletion recorded before what is known of the patient: not used"] += 1
+    else:
+        book.write(subject.patient_id, _DELETED | {"identifiers": subject.identifiers})
+
+
 def _person(reading: Reading, pid: Segment) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {"deleted": False}
     if pid.is_null(7):
         said["birth_date"] = None
     elif birth := _date(reading, pid):
@@ -204,10 +216,15 @@ def _person(reading: Reading, pid: Segment) -> dict[str, Any]:
 
 def _date(reading: Reading, pid: Segment) -> str | None:
     try:
-        stamp = parse_stamp(pid.get(7))
+        return birth_date(pid)
     except ValueError as error:
         reading.trouble(f"date of birth: {error}", pid.at(7))
         return None
+
+
+def birth_date(pid: Segment) -> str | None:
+    """Return the date of birth (PID-7), None where none is said. Raises `ValueError` for what is none."""
+    stamp = None if pid.is_null(7) else parse_stamp(pid.get(7))
     if stamp is None:
         return None
     return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
@@ -216,25 +233,42 @@ def _date(reading: Reading, pid: Segment) -> str | None:
 # --------------------------------------------------------------------------------------------- merges, moves and links
 
 
-def _prior(reading: Reading, group: Group) -> Subject | None:
-    """Return whom MRG-1 names, by the same order of authorities; noted when it names nobody."""
+def _priors(reading: Reading, group: Group, subject: Subject) -> tuple[Subject, ...]:
+    """Return whom MRG names, by the same order of authorities; noted when it names nobody.
+
+    Numbers without an authority are of the one that numbers PID's patient: the two are records of one index. Two numbers of one
+    authority and type are two records, whatever else is in MRG then is nobody's for certain.
+    """
     if group.mrg is None:
         raise Unreadable("a merge or move without MRG", Location("MRG"))
     identities = reading.tables.identities
-    identifiers = reading.identifiers(group.mrg, 1) or reading.identifiers(group.mrg, 4)
+    identifiers = reading.identifiers(group.mrg, 1, subject) or reading.identifiers(group.mrg, 4, subject)
     chosen = identities.choose(identifiers)
     if chosen is None:
         reading.trouble("no identifier that names the prior patient", group.mrg.at(1), Condition.UNKNOWN_KEY, stage="identify")
-        return None
-    return Subject(identities.patient(chosen), identifiers, chosen.authority)
+        return ()
+    alike = [one for one in identifiers if _index(one) == _index(chosen)]
+    records: dict[str, tuple[Identifier, ...]] = {identities.patient(one): (one,) for one in alike}
+    if len(records) == 1:
+        records = {identities.patient(chosen): identifiers}
+    return tuple(Subject(patient_id, own, chosen.authority) for patient_id, own in records.items())
+
+
+def _index(identifier: Identifier) -> tuple[str, str]:
+    return identifier.authority.casefold(), identifier.kind.casefold()
 
 
 def _merge(book: Book, group: Group, subject: Subject) -> None:
+    for prior in _priors(book.reading, group, subject):
+        if prior.patient_id != subject.patient_id:
+            _merge_one(book, group, subject, prior)
+
+
+def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> None:
     reading = book.reading
-    prior = _prior(reading, group)
-    if prior is None or prior.patient_id == subject.patient_id:
-        return
     known, other = book.get(subject.patient_id), book.get(prior.patient_id)
+    if other is None:
+        reading.flags["a merge of a record that was never heard of"] += 1
     taken = inherited(known, other)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject).said
@@ -255,7 +289,7 @@ def _move(book: Book, group: Group, subject: Subject) -> None:
     reading = book.reading
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject).said
-    if prior := _prior(reading, group):
+    for prior in _priors(reading, group, subject):
         stay = reading.stay(group.mrg, prior, 5)
         moved = stay.get("encounter_id") or visit.get("encounter_id")
         old = book.get(prior.patient_id)

@@ -26,6 +26,11 @@ class Subject:
     identifiers: tuple[Identifier, ...]
     authority: str = ""  # of the identifier that was chosen
 
+    def authority_for(self, kind: str) -> str:
+        """Return who numbers the patient by that type: the chosen one's authority, unless only others give such numbers."""
+        of_kind = [one.authority for one in self.identifiers if kind and one.kind == kind]
+        return self.authority if not of_kind or self.authority in of_kind else of_kind[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -104,21 +109,23 @@ class Reading:
         self.flags["a number that was merged away: filed under the surviving record"] += 1
         return replace(subject, patient_id=survivor)
 
-    def identifiers(self, segment: Segment, field: int) -> tuple[Identifier, ...]:
-        """Return the identifiers of a CX field: value, assigning authority (HD: namespace, universal id), type code."""
-        found = []
-        for n in range(1, segment.count(field) + 1):
-            value = segment.get(field, repetition=n)
-            if value:
-                authority = self.authority(segment, field, n)
-                found.append(Identifier(authority=authority, value=value, kind=segment.get(field, 5, repetition=n)))
-        return tuple(found)
+    def identifiers(self, segment: Segment, field: int, beside: Subject | None = None) -> tuple[Identifier, ...]:
+        """Return the identifiers of a CX field: value, assigning authority (HD: namespace, universal id), type code.
 
-    def authority(self, segment: Segment, field: int, repetition: int = 1) -> str:
-        """Return the assigning authority of a CX value; the peer's or the sending facility where it names none."""
-        names = (segment.get(field, 4, 1, repetition=repetition), segment.get(field, 4, 2, repetition=repetition))
-        default = self.peer.settings.authority or self.message.header.get(4)
-        return self.tables.identities.authority(*(names if any(names) else (default,)))
+        One that names no authority is of the peer's or the sending facility's; in a field of a merge, of that which numbers the
+        patient `beside` it. What stands in the place of an identifier (`UNKNOWN`, `0`) is left out, as an empty one is.
+        """
+        identities, found = self.tables.identities, []
+        for n in range(1, segment.count(field) + 1):
+            value, kind = segment.get(field, repetition=n), segment.get(field, 5, repetition=n)
+            authority = identities.authority(*(segment.get(field, 4, part, repetition=n) for part in (1, 2)))
+            if not authority and beside:
+                authority = beside.authority_for(kind)
+            elif not authority:
+                authority = identities.authority(self.peer.settings.authority or self.message.header.get(4))
+            if value:
+                found.append(Identifier(authority=authority, value=value, kind=kind))
+        return identities.real(found)
 
     def encounter_id(self, segment: Segment | None, subject: Subject, field: int = 19) -> str | None:
         """Return the pseudonym of a visit number: PV1-19, or MRG-5."""

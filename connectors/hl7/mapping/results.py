@@ -22,6 +22,7 @@ from connectors.hl7.mapping.documents import NOT_FETCHED, Report, publish_report
 from connectors.hl7.mapping.embedded import pieces_of
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.patients import Book
+from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading
 from connectors.hl7.mapping.vitals import Observed, is_vital, observe, publish_sets
 from connectors.hl7.message import Segment
@@ -85,9 +86,11 @@ def map_results(reading: Reading, contexts: Contexts) -> None:
         encounter_id = reading.encounter_id(order.pv1, subject)
         for fact in facts:
             book.write(subject.patient_id, fact, fact=True)
+        before = len(reading.events)
         publish_sets(reading, subject, encounter_id, observed)
         if report.parts or report.statuses:
             publish_report(reading, subject, encounter_id, report, order.obr)
+        fill(book, order.pid, order.pv1, subject, reading.events[before:])
     book.close(first=True)
 
 

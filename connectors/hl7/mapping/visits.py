@@ -89,8 +89,8 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
     if pv1 is None:
         return Visit(said | ({"location": Place()} if trigger in _EMPTIES else {}))
     said |= reading.stay(pv1, subject)
-    place = Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
-    if any((place.ward, place.room, place.bed)):
+    place = place_of(pv1)
+    if place != Place():
         said["location"] = place
     if trigger in _EMPTIES:
         said["location"] = Place()
@@ -102,6 +102,11 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
     if pv1.raw(15):
         said["pregnant"] = any(pv1.get(15, repetition=n) == _PREGNANT for n in range(1, pv1.count(15) + 1)) or None
     return Visit(said, latest, bool(pv1.get(45)))
+
+
+def place_of(pv1: Segment) -> Place:
+    """Return the assigned place (PV1-3), empty where none is said."""
+    return Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
 
 
 def _class(written: Class | None, trigger: str) -> Class | None:

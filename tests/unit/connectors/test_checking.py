@@ -120,7 +120,7 @@ async def test_the_line_that_is_suggested_for_a_local_code_makes_it_a_vital_sign
     given = tomllib.loads(totals.settings())["connectors"]["mllp"]
     assert given["codes"] == {"HR1^99MON": {"loinc": "8867-4", "unit": "/min"}}
     (again,) = await tried(hl7(MllpSettings.model_validate(given)), raw)
-    assert [one.type for one in again.events] == ["org.vigil.vitals.v1"]
+    assert [one.type for one in again.events] == ["org.vigil.patient.v1", "org.vigil.vitals.v1"]
     assert not found([again], "unit") and not found([again], "unknown code")
 
 

@@ -44,6 +44,34 @@ def test_others_where_the_site_allows_them() -> None:
     assert identities("C", only_listed=False).choose([A, B]) == B
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "UNKNOWN", "unknown", " Unk ", "None", "N/A", "n.a.", "NA", "NULL", "NO ID", "Not assigned", "UNASSIGNED"),
+        *("unidentified", "0", "0000", "000-00-0000", "-", "???"),
+    ],
+)
+def test_what_stands_in_for_an_identifier_is_none(value: str) -> None:
+    made = identities()
+    assert made.choose([one("B", value, "MR")]) is None
+    assert made.choose([one("B", value, "MR"), A]) == A
+    assert identities("B", only_listed=False).choose([one("B", value), A]) == A
+    assert made.real([one("B", value, "MR"), A]) == (A,)
+
+
+@pytest.mark.parametrize("value", ["10", "0x1", "UNKNOWN1", "NONEMAN", "A000"])
+def test_what_only_looks_like_one_is_an_identifier(value: str) -> None:
+    assert identities().choose([one("B", value)]) == one("B", value)
+
+
+def test_a_site_names_its_own_placeholders() -> None:
+    settings = IdentitySettings(site_secret=SecretStr("tests: not a secret"), placeholders=("Bed side",))
+    made = Identities(settings)
+    assert made.choose([one("B", "BEDSIDE")]) is None
+    assert made.choose([one("B", "0")]) is None
+    assert made.choose([one("B", "UNKNOWN")]) == one("B", "UNKNOWN")
+
+
 def test_authorities_by_their_other_names() -> None:
     made = identities("HOSP", **{"1.2.3": "HOSP", "http://hospital.example/mrn": "HOSP"})
     assert made.authority("", "1.2.3") == "HOSP"

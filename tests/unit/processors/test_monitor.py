@@ -10,6 +10,7 @@ from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
 from processors.events import AlertEvent, HeartbeatEvent, News2, Observation, ScoreEvent
 from processors.monitor import Monitor, MonitorRules
+from processors.patients import Context
 from processors.rules import CeilingPolicy, FeedSilence
 from tests.bedside import ILL, PATIENT, SOURCE, START, WELL, Ward, alerts, answer, at, context, observation, steps, vitals
 
@@ -913,6 +914,17 @@ def test_transfer_re_routes() -> None:
         "B",
     )
     assert only(ward.wait(6)).route == "nurse-in-charge"
+
+
+def test_a_deleted_record_is_not_watched_and_a_snapshot_says_so() -> None:
+    ward = Ward()
+    ward.chart(0, ILL)
+    assert [one.reason for one in alerts(ward.say(context(1, deleted=True)))] == ["record deleted by registration"]
+    made = Context.load(Context.of(context(deleted=True)).dump())
+    assert made.deleted
+    old = Context.of(context()).dump()  # as every snapshot of before had it
+    assert len(old) == 11
+    assert not Context.load(old).deleted
 
 
 def test_a_ceiling_of_care_re_routes_visibly_and_does_not_call_the_emergency_team() -> None:

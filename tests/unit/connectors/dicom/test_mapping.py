@@ -70,6 +70,18 @@ def test_a_picture_becomes_one_event_with_a_reference():
     assert "Petra" not in everything
 
 
+@pytest.mark.parametrize("value", ["UNKNOWN", "0", "n/a"])
+def test_what_stands_in_for_a_patient_id_names_nobody(value):
+    outcome = handle(encode(make(PatientID=value)), context())
+    assert (outcome.verdict, outcome.status) == ("dead-letter", 0x0000)
+    (letter,) = outcome.events(references(outcome))
+    assert letter.stage == "identify"
+    other = Dataset()
+    other.PatientID, other.IssuerOfPatientID = "P0001", "hosp a"
+    (event,) = events(handle(encode(make(PatientID=value, OtherPatientIDsSequence=[other])), context()))
+    assert event.patient_id == IDENTITIES.patient(_identifier("hosp a", "P0001"))
+
+
 def _identifier(authority, value):
     return Identifier(authority=authority, value=value)
 

@@ -331,6 +331,18 @@ def test_no_patient_is_held_apart_not_guessed(subject):
     assert "Petra" not in letter.message
 
 
+@pytest.mark.parametrize("value", ["UNKNOWN", "0", "n/a"])
+def test_what_stands_in_for_an_identifier_names_nobody(value):
+    named = {"identifier": {"system": MRN, "value": value}}
+    assert handle(observation(subject=named)).verdict == "dead-letter"
+    assert handle(observation(subject={"reference": f"Patient/{value.replace('/', '')}"})).verdict == "dead-letter"
+    assert handle(patient(id=None, identifier=[named["identifier"]])).verdict == "dead-letter"
+    by_server = only(handle(patient(id="7", identifier=[named["identifier"]])), PatientEvent)
+    assert [(one.kind, one.value) for one in by_server.identifiers] == [("FHIR", "7")]
+    both = only(handle(patient(id=None, identifier=[named["identifier"], *patient()["identifier"]])), PatientEvent)
+    assert both.patient_id == P1
+
+
 def test_a_contained_patient_and_one_of_the_bundle_name_the_patient():
     contained = observation(subject={"reference": "#p"}, contained=[patient(id="p")])
     assert only(handle(contained), VitalsEvent).patient_id == P1
@@ -359,6 +371,14 @@ def test_with_listed_authorities_a_bare_reference_is_not_trusted():
     assert handle(observation(subject={"reference": "Patient/7"}), using).verdict == "dead-letter"
     using.learn(handle(patient(id="7"), using))
     assert handle(observation(subject={"reference": "Patient/7"}), using).verdict == "accepted"
+
+
+@pytest.mark.parametrize("resource", [patient, encounter])
+def test_a_record_that_hl7_deleted_is_there_again_when_fhir_speaks_of_it(resource):
+    using = mapper()
+    first = only(handle(patient(), using), PatientEvent)
+    using.contexts.remember(first.model_copy(update={"deleted": True}))
+    assert not only(handle(resource(meta={"lastUpdated": NOW.isoformat()}), using), PatientEvent).deleted
 
 
 def test_a_patient_context():

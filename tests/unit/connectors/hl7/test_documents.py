@@ -285,7 +285,7 @@ def test_comments_are_part_of_the_report() -> None:
 
 def test_comment_on_a_vital_sign_is_a_note() -> None:
     outcome = reader()(vitals(PULSE, "NTE|1||Patient restless."))
-    assert [type(event).__name__ for event in outcome.events] == ["VitalsEvent", "NoteEvent"]
+    assert [type(event).__name__ for event in outcome.events] == ["PatientEvent", "VitalsEvent", "NoteEvent"]
     assert notes(outcome)[0].text == "Patient restless."
 
 
@@ -297,7 +297,7 @@ def test_short_coded_results_are_no_report_unless_the_peer_says_so() -> None:
 
 def test_vitals_and_text_in_one_order() -> None:
     outcome = reader()(report(PULSE, line("Walked to ward.", 2)))
-    assert [type(event).__name__ for event in outcome.events] == ["VitalsEvent", "NoteEvent"]
+    assert [type(event).__name__ for event in outcome.events] == ["PatientEvent", "VitalsEvent", "NoteEvent"]
 
 
 RADIOLOGY = OBR.replace("|||{status}", "||RAD|{status}")

@@ -11,7 +11,7 @@ from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.mapping import patients, results
 from connectors.hl7.message import parse
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
-from processors.events import DeadLetterEvent, VitalsEvent
+from processors.events import DeadLetterEvent, PatientEvent, VitalsEvent
 from tests.edge import identities
 from tests.hl7_messages import NOW, PID, PULSE, PV1, message, obx, reader, vitals
 
@@ -143,7 +143,7 @@ def test_reasons_are_listed_up_to_a_bound() -> None:
 def test_trigger_from_evn_where_msh_9_leaves_it_out() -> None:
     outcome = reader()(message("EVN|A01|202603020900", PID, PV1, kind="ADT"))
     assert [type(event).__name__ for event in outcome.events] == ["PatientEvent"]
-    assert [type(event) for event in reader()(vitals(PULSE, kind="ORU")).events] == [VitalsEvent]
+    assert [type(event) for event in reader()(vitals(PULSE, kind="ORU")).events] == [PatientEvent, VitalsEvent]
 
 
 def test_identifier_order_of_the_site() -> None:
@@ -151,23 +151,23 @@ def test_identifier_order_of_the_site() -> None:
     made = {}
     for order in (("A", "B"), ("B", "A"), ("1.2.3",), ("D",)):
         mapper = Hl7Mapper(MllpSettings(), identities(*order))
-        events = mapper.handle(vitals(PULSE, pid=pid), Peer("p", Hl7Peer()), NOW).events
+        events = mapper.handle(vitals(PULSE, pid=pid, pv1=""), Peer("p", Hl7Peer()), NOW).events
         made[order] = events[0].patient_id if isinstance(events[0], VitalsEvent) else "held apart"
     assert made["A", "B"] != made["B", "A"]
     assert made["D",] == "held apart"
     aliased = Hl7Mapper(MllpSettings(), identities("B", **{"1.2.3": "B"}))
-    by_oid = aliased.handle(vitals(PULSE, pid="PID|1||222^^^&1.2.3&ISO"), Peer("p", Hl7Peer()), NOW).events[0]
+    by_oid = aliased.handle(vitals(PULSE, pid="PID|1||222^^^&1.2.3&ISO", pv1=""), Peer("p", Hl7Peer()), NOW).events[0]
     assert isinstance(by_oid, VitalsEvent)
     assert by_oid.patient_id == made["B", "A"]
 
 
 def test_an_identifier_without_authority_is_the_peers_or_the_facilitys() -> None:
     def patient(**peer: object) -> str:
-        (event,) = reader(**peer)(vitals(PULSE, pid="PID|1||4711")).events
+        (event,) = reader(**peer)(vitals(PULSE, pid="PID|1||4711", pv1="")).events
         assert isinstance(event, VitalsEvent)
         return event.patient_id
 
-    (named,) = reader()(vitals(PULSE)).events  # 4711^^^HOSP
+    _, named = reader()(vitals(PULSE)).events  # 4711^^^HOSP
     assert isinstance(named, VitalsEvent)
     assert patient(authority="HOSP") == named.patient_id
     assert patient() != named.patient_id

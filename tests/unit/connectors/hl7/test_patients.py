@@ -455,7 +455,10 @@ def test_a_context_of_before_the_class_was_kept_is_protected() -> None:
 # ----------------------------------------------------------------------------------------------- merges, moves and links
 
 
-@pytest.mark.parametrize("trigger", ["A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"])
+MERGES = ["A18", "A30", "A34", "A36", "A39", "A40", "A43", "A46", "A47"]
+
+
+@pytest.mark.parametrize("trigger", MERGES)
 def test_merge(trigger: str) -> None:
     ward = Ward()
     (old,) = ward.take(adt("A01", pid("1"), pv1("W7", visit="V1", ambulatory="B6")))
@@ -527,7 +530,7 @@ def test_an_unlinked_number_is_filed_under_its_own_record_again() -> None:
     ward.take(adt("A37", pid("1"), pid("2"), at="202603021000"))
     ward.take(vitals(PULSE, pid=pid("2")))
     assert ward.outcome is not None
-    assert [one.patient_id for one in ward.outcome.events] == [second.patient_id]  # type: ignore[attr-defined]
+    assert {one.patient_id for one in ward.outcome.events} == {second.patient_id}  # type: ignore[attr-defined]
 
 
 def test_records_merged_in_a_circle_have_no_survivor() -> None:
@@ -616,12 +619,107 @@ def test_several_numbers_merge_into_one_record_in_one_message() -> None:
     assert [one.merged_into for one in found] == [None, found[0].patient_id, found[0].patient_id]
 
 
+@pytest.mark.parametrize("trigger", MERGES)
+@pytest.mark.parametrize("segment", ["MRG|1", "MRG|1^^^^MR", "MRG||||1"])
+def test_a_number_in_mrg_without_an_authority_is_of_the_index_that_numbers_pid(trigger: str, segment: str) -> None:
+    """MSH-4 (here ICU) sends for many: whose number it is stands in PID-3."""
+    ward = Ward()
+    (old,) = ward.take(adt("A01", pid("1"), pv1()))
+    _, prior = ward.take(adt(trigger, pid("2"), segment, at="202603021000"))
+    assert (prior.patient_id, prior.identifiers[0].authority) == (old.patient_id, "HOSP")
+    assert ward.outcome is not None
+    assert ward.outcome.reason == ""
+
+
+def test_a_number_in_mrg_of_another_type_is_of_the_authority_that_gives_that_type() -> None:
+    _, prior = Ward().take(adt("A40", pid("2"), "MRG|1^^^^MR~998^^^^SS"))
+    assert [(one.authority, one.value) for one in prior.identifiers] == [("HOSP", "1"), ("SSA", "998")]
+
+
+def test_a_visit_moves_from_a_number_without_an_authority() -> None:
+    ward = Ward()
+    (wrong,) = ward.take(adt("A01", pid("1"), pv1("W7", visit="V1")))
+    left, right = ward.take(adt("A44", pid("2"), "MRG|1||||V1", at="202603021000"))
+    assert (left.patient_id, left.encounter_id, right.encounter_id) == (wrong.patient_id, None, wrong.encounter_id)
+
+
+def test_two_numbers_of_one_index_in_mrg_are_two_records() -> None:
+    ward = Ward()
+    (first,) = ward.take(adt("A01", pid("301"), pv1(visit="V1")))
+    (second,) = ward.take(adt("A28", pid("302")))
+    found = ward.take(adt("A40", pid("300", birth=""), "MRG|301^^^HOSP^MR~302^^^HOSP^MR~P9^^^HOSP^PI", at="202603021000"))
+    survivor, *priors = found
+    assert [one.patient_id for one in priors] == [first.patient_id, second.patient_id]
+    assert [one.merged_into for one in found] == [None, survivor.patient_id, survivor.patient_id]
+    assert [[each.value for each in one.identifiers] for one in priors] == [["301"], ["302"]]
+    assert (survivor.encounter_id, survivor.birth_date) == (first.encounter_id, "1950-03-21")
+
+
+def test_a_record_with_several_numbers_in_mrg_is_one() -> None:
+    _, prior = Ward().take(adt("A40", pid("300"), "MRG|301^^^HOSP^MR~P9^^^HOSP^PI~999^^^SSA^SS~301^^^hosp^MR"))
+    assert len(prior.identifiers) == 4
+
+
+def test_a_merge_whose_prior_number_is_the_survivors_too() -> None:
+    survivor, prior = Ward().take(adt("A40", pid("300"), "MRG|300^^^HOSP^MR~302^^^HOSP^MR"))
+    assert (prior.identifiers[0].value, prior.merged_into) == ("302", survivor.patient_id)
+
+
+def test_a_visit_moves_from_the_one_of_two_records_that_has_it() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid("1"), pv1(visit="V1")))
+    (wrong,) = ward.take(adt("A01", pid("3"), pv1("W7", visit="V3")))
+    left, right = ward.take(adt("A44", pid("2"), "MRG|1^^^HOSP^MR~3^^^HOSP^MR||||V3", at="202603021000"))
+    assert (left.patient_id, left.encounter_id, stay(right)) == (wrong.patient_id, None, ("in-progress", "W7"))
+
+
 def test_link_and_unlink() -> None:
     ward = Ward()
     first, second = ward.take(adt("A24", pid("1"), pid("2")))
     assert (first.merged_into, second.merged_into) == (None, first.patient_id)
     _, apart = ward.take(adt("A37", pid("1"), pid("2"), at="202603021000"))
     assert (apart.patient_id, apart.merged_into) == (second.patient_id, None)
+
+
+def test_a_deletion_ends_the_watch_until_registration_speaks_again() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    watch.say(here)
+    watch.chart(0, bedside.ILL, patient=here.patient_id)
+    (gone,) = ward.take(adt("A29", pid(), at="202603021000"))
+    assert (gone.patient_id, gone.deleted, gone.encounter_id, gone.birth_date, stay(gone)) == (
+        here.patient_id,
+        True,
+        None,
+        None,
+        ("unknown", ""),
+    )
+    assert [(one.state, one.reason) for one in alerts(watch.say(gone))] == [("resolved", "record deleted by registration")]
+    assert watch.chart(1, bedside.ILL, patient=here.patient_id)[1] == []
+    ward.take(vitals(PULSE, pid=pid()))  # a device is no registration
+    assert ward.contexts.get(here.patient_id) == gone
+    (late,) = ward.take(adt("A01", pid(), IN_BED, at="202603020930"))
+    assert late.deleted
+    (again,) = ward.take(adt("A08", pid(), IN_BED, at="202603021100"))
+    assert (again.deleted, again.birth_date, again.location.ward) == (False, "1950-03-21", "W1")
+    assert [one.state for one in alerts(watch.say(again))] == ["raised"]
+
+
+def test_a_deletion_that_was_recorded_before_what_is_known_deletes_nothing() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid(), IN_BED))
+    assert ward.take(adt("A29", pid(), at="202603020800")) == []
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "1 x a deletion recorded before what is known of the patient: not used"
+
+
+def test_a_deleted_number_that_was_merged_away_is_still_filed_under_the_survivor() -> None:
+    ward = Ward()
+    survivor, _ = ward.take(adt("A40", pid("2"), mrg("1")))
+    ward.take(adt("A29", pid("1"), at="202603021000"))
+    ward.take(vitals(PULSE, pid=pid("1")))
+    assert ward.outcome is not None
+    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]
 
 
 def test_bed_swap_is_two_snapshots() -> None:
@@ -636,6 +734,22 @@ def test_no_identifier_that_may_be_used_is_held_apart() -> None:
     (letter,) = ward.outcome.events
     assert isinstance(letter, DeadLetterEvent)
     assert letter.stage == "identify"
+
+
+@pytest.mark.parametrize("number", ["UNKNOWN", "0", "n/a"])
+def test_two_beds_without_a_number_are_not_pooled_into_one_patient(number: str) -> None:
+    ward = Ward()
+    for raw in (vitals(PULSE, pid=f"PID|1||{number}^^^HOSP^MR"), adt("A01", f"PID|1||{number}^^^HOSP^MR", pv1())):
+        assert ward.take(raw) == []
+        assert ward.outcome is not None
+        (letter,) = ward.outcome.events
+        assert isinstance(letter, DeadLetterEvent)
+        assert (ward.outcome.code, letter.stage) == ("AA", "identify")
+    assert ward.take(adt("A40", pid("1"), mrg(number))) == []
+    (event,) = ward.take(adt("A01", f"PID|1||{number}^^^HOSP^MR~P7^^^HOSP^PI", pv1()))
+    assert [one.value for one in event.identifiers] == ["P7"]
+    (event,) = ward.take(adt("A01", f"PID|1|P8^^^HOSP|{number}^^^HOSP^MR", pv1()))
+    assert [one.value for one in event.identifiers] == ["P8"]
 
 
 @pytest.mark.parametrize("letter", ["T", "D"])

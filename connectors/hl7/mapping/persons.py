@@ -1,0 +1,50 @@
+"""What a result or a document says of the person and the bed, where no registration has said it (rule 6 of `connectors.contexts`).
+
+A gateway of monitors may be the only feed of a site. Without an age there is no NEWS2 alert, and without a place nobody is called.
+Not taken from here: death and pregnancy, since both silence, and nothing but registration would take them back.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from connectors.hl7.mapping.patients import Book, birth_date
+from connectors.hl7.mapping.reading import Subject
+from connectors.hl7.mapping.visits import place_of
+from connectors.hl7.message import Segment
+from processors.events import Event, Location, NoteEvent, VitalsEvent
+
+_WITHDRAWN: Final = frozenset({"cancelled", "entered-in-error"})
+
+
+def fill(book: Book, pid: Segment | None, pv1: Segment | None, subject: Subject, made: Sequence[Event]) -> None:
+    """Add to the patient's context what PID and PV1 say and it does not know. `made`: the events that they are told with.
+
+    Where all of those are taken back the device or the author had the wrong patient: then the place may be another's.
+    """
+    known = book.get(subject.patient_id)
+    if pid is None or (known and known.deleted) or not any(map(_stands, made)):
+        return
+    new: dict[str, Any] = {}
+    if known is None or known.birth_date is None:
+        try:
+            if born := birth_date(pid):
+                new["birth_date"] = born
+        except ValueError:  # registration's to mend: a dead letter with each set of vitals would say no more
+            book.reading.flags["a date of birth that cannot be read"] += 1
+    stay = known is not None and (known.encounter_id or known.encounter_status != "unknown" or known.location != Location())
+    if pv1 and not stay:
+        try:
+            if (place := place_of(pv1)) != Location():
+                new["location"] = place
+        except ValidationError:  # longer than is taken: vitals are not refused for the name of a bed
+            book.reading.flags["a place that cannot be read"] += 1
+    if new:
+        book.write(subject.patient_id, new | ({"identifiers": subject.identifiers} if known is None else {}), fact=True)
+
+
+def _stands(event: Event) -> bool:
+    if isinstance(event, VitalsEvent):
+        return any(one.status != "entered-in-error" for one in event.observations)
+    return isinstance(event, NoteEvent) and event.status not in _WITHDRAWN
