@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Self
 
-import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from models.errors import Permanent
@@ -37,7 +36,7 @@ from streams.letters import STATES, Found, Letter, State, Which, choose, fold
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
-from streams.wire import Message, decode, iso, key_of
+from streams.wire import Message, body_of, decode, iso, key_of
 from streams.yielding import SECONDS, Room
 
 __all__ = ["DeadLetters", "Letter", "Plan", "State", "Which", "counts"]  # a desk's letters are those of `streams.letters`
@@ -168,7 +167,7 @@ class DeadLetters:
         rules = self._settings.monitor
         counts_as_of = letter.first_failed_at + rules.future_tolerance
         try:
-            observed = _TIME.validate_python(_body(original(letter.event)).get("observed_at"))
+            observed = _TIME.validate_python(body_of(original(letter.event)).get("observed_at"))
             counts_as_of = min(counts_as_of, observed) if observed.tzinfo is not None else counts_as_of
         except ValidationError:
             pass
@@ -191,11 +190,11 @@ class DeadLetters:
                         offset = record.offset if source is None else source.offset
                         for thing in wanted.intersection(_replaces(topic.removeprefix(self._prefix), record.key, record.value)):
                             if offset > newest.get(thing, (-1, None))[0]:
-                                newest[thing] = (offset, _body(record.value).get("id"))
+                                newest[thing] = (offset, body_of(record.value).get("id"))
                 for letter in letters:
                     for thing in _things(letter, self._prefix):
                         offset, event_id = newest.get(thing, (-1, None))
-                        if offset > letter.event.original_offset and event_id != _body(original(letter.event)).get("id"):
+                        if offset > letter.event.original_offset and event_id != body_of(original(letter.event)).get("id"):
                             held[REPLACED].append(letter)
                         elif offset < 0 and not _told(letter.event, begin, end):
                             held[UNKNOWN].append(letter)
@@ -341,7 +340,7 @@ def _things(letter: Letter, prefix: str) -> set[object]:
     message = redrive(event, topic=event.original_topic.removeprefix(prefix))
     if message.topic == PatientEvent.topic:
         return {message.key} if message.key is not None else set()
-    note_id = _body(message.value).get("note_id")
+    note_id = body_of(message.value).get("note_id")
     return {note_id} if isinstance(note_id, str) else set()
 
 
@@ -358,20 +357,11 @@ def _replaces(topic: str, key: bytes | None, value: bytes | None) -> set[object]
     """Return what a record is a newer version of, or takes the place of."""
     if topic == PatientEvent.topic:
         return {key}
-    body = _body(value)
+    body = body_of(value)
     things = {body.get("note_id")}
     if body.get("relation") in ("replacement", "edit", "cancel"):
         things.add(body.get("replaces"))
     return {thing for thing in things if isinstance(thing, str)}
-
-
-def _body(value: bytes | None) -> dict[str, Any]:
-    """Return a JSON object as far as it is one: what a lane cannot read may still say what it is a version of."""
-    try:
-        body = orjson.loads(value or b"")
-    except orjson.JSONDecodeError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _patient(letter: DeadLetterEvent) -> str:

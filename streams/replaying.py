@@ -2,7 +2,8 @@
 
 It is the redrive's own mechanism (`streams.deadletters`, `streams.redriving`): a chosen record is put into a dead letter's form,
 the redrive's plan says what would do harm and holds it back (vitals that could still alert, a version that a newer one replaced),
-and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite.
+and what goes out carries the redrive's headers, by which a lane knows late data. Ids are the input's, so outputs overwrite; but for
+vitals whose score stands (`streams.standing`): those are held back too, unless they are to be scored anew.
 
 Each part (a hundred, or fewer where a lane is slow) is audited, then written and confirmed, then noted in the progress
 file: a crash between two steps repeats at most that many, which overwrites the same ids. Letters that were chosen by their ids
@@ -32,6 +33,8 @@ from streams.reader import Reader
 from streams.redriving import DeadLetters, Letter, Plan
 from streams.redriving import Which as WhichLetters
 from streams.settings import Settings
+from streams.standing import standing
+from streams.wire import body_of
 from streams.yielding import SECONDS, Room
 
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
@@ -283,10 +286,18 @@ class Replays:
             and choice.takes(letter.event.original_timestamp, original(letter.event))
         )
 
-    async def plan(self, letters: Sequence[Letter], *, unverified: bool = False) -> Plan:
-        """Sort into what can be replayed now and what is held back, by the redrive's own rules."""
+    async def plan(self, letters: Sequence[Letter], *, unverified: bool = False, rescore: bool = False) -> Plan:
+        """Sort into what can be replayed now and what is held back, by the redrive's own rules and `streams.standing`'s.
+
+        `rescore`: vitals whose score stands are not held back.
+        """
         async with DeadLetters(self.settings, clock=self.clock) as desk:
             plan = await desk.plan(letters, unverified=unverified)
+        why = {} if rescore else await standing(self.settings, plan.ready)
+        for letter in plan.ready:
+            if letter.event.id in why:
+                plan.held[why[letter.event.id]].append(letter)
+        plan.ready = [letter for letter in plan.ready if letter.event.id not in why]
         plan.ready.sort(key=_place)
         return plan
 
@@ -396,15 +407,6 @@ def audit_entry(letter: Letter, request: str, outcome: str) -> AuditEntry:
         outcome=outcome,
         patient_id=str(body.get("patient_id", "")),
     )
-
-
-def body_of(value: bytes | None) -> dict[str, Any]:
-    """Return a JSON object as far as it is one."""
-    try:
-        body = orjson.loads(value or b"")
-    except orjson.JSONDecodeError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _place(letter: Letter) -> Place:

@@ -14,6 +14,7 @@ import orjson
 from models.errors import Poison
 from processors.events import AlertEvent, Deterioration, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor
+from streams.deadletters import redriven
 from streams.journal import Entry, Lapses, Memory, stretch
 from streams.machine import SECONDARY, Machine
 from streams.reader import Reader
@@ -79,6 +80,7 @@ class Rerun:
         self._step = settings.monitor.blind_after / 2  # logged time never stands still for an outage that was none
         self.scores: list[ScoreEvent] = []
         self.alerts: list[AlertEvent] = []
+        self.copies: dict[int, int] = {}  # of the sets asked for, those that were replayed or redriven: of which offset each is
         self.sets = 0
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -167,6 +169,8 @@ class Rerun:
                 if self._asked.takes(one.event):
                     mine.append(one)
                     known.append(self._lapses.why(self._machine.entry, record.offset))
+                    if (source := redriven(record)) is not None:
+                        self.copies[record.offset] = source.offset
         scored: dict[int, tuple[Deterioration | None, str]] = {}
         for one, answer in zip(mine, await self._scoring.score(mine, known) if mine else [], strict=True):
             scored[id(one)] = answer

@@ -25,9 +25,9 @@ from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.redriving import Letter
-from streams.replaying import Choice, audit_entry, body_of
+from streams.replaying import Choice, audit_entry
 from streams.settings import Settings
-from streams.wire import decode
+from streams.wire import body_of, decode
 
 KINDS = ("added", "removed", "changed", "rescored", "same", "not-compared", "failed")
 _CHANGES: Final = ("added", "removed", "changed")

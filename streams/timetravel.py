@@ -11,11 +11,9 @@ Nothing is written to a topic but the audit record of the access, before anythin
 """
 
 import tomllib
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from math import isclose
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +24,6 @@ from processors.events import (
     AlertEvent,
     AuditEntry,
     AuditEvent,
-    Deterioration,
     PatientEvent,
     ScoreEvent,
     VitalsEvent,
@@ -38,17 +35,16 @@ from streams.clock import Clock, real_clock
 from streams.inference import open_model
 from streams.journal import TOPIC as JOURNAL
 from streams.journal import Lapses, stretch
+from streams.matching import Row, Said, Step, compared, made_of, steps
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
 from streams.rerunning import History, Rerun, Tell, written
-from streams.scoring import ABSENT, FAILED, LATE, Scoring
+from streams.scoring import Scoring
 from streams.settings import Settings
 from streams.wire import decode
 
 _NO_HURRY: Final = 600.0  # seconds for the model: here it is never late
-_SCORE: Final = ("late", "news2", "news2_reason", "deterioration_reason", "rejected", "flags", "processing")
-_ALERT: Final = ("kind", "state", "severity", "title", "detail", "reason", "route", "observed_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,42 +126,6 @@ class Asked:
         return event.patient_id == self.patient and self.since <= event.decided_at < until
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One set: the score that the monitor gives now, the one on clinical.scores, in which fields they differ, what may be why."""
-
-    score: ScoreEvent
-    published: ScoreEvent | None
-    differs: tuple[str, ...] = ()
-    why: tuple[str, ...] = ()
-
-    @property
-    def equal(self) -> bool:
-        """Tell whether this was said then, too."""
-        return self.published is not None and not self.differs
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of an alert: as it is decided now, as it was published; one of them may be missing."""
-
-    now: AlertEvent | None
-    published: AlertEvent | None
-    differs: tuple[str, ...] = ()
-
-    @property
-    def equal(self) -> bool:
-        """Tell whether this was said then, too."""
-        return self.now is not None and self.published is not None and not self.differs
-
-    @property
-    def said(self) -> AlertEvent:
-        """The step as it is now, else as it was."""
-        found = self.now or self.published
-        assert found is not None
-        return found
-
-
 @dataclass(slots=True)
 class Travel:
     """What came of it. `notes` say in words what of the past is no longer there; `sets` were run through the monitor."""
@@ -175,6 +135,11 @@ class Travel:
     notes: list[str] = field(default_factory=list)
     sets: int = 0
     model: str = ""
+
+    @property
+    def copies(self) -> int:
+        """Return how many of the scores are of sets that came once more."""
+        return sum(row.copy_of is not None for row in self.rows)
 
     @property
     def equal(self) -> bool:
@@ -214,10 +179,15 @@ class TimeTravel:
             travel = Travel()
             rerun = await self._run(reader, number, asked, last, travel, tell)
             await self._note_retention(reader, number, asked, travel, oldest)
-        then = {one.source.event_id: one for one in scores if isinstance(one, ScoreEvent) and asked.takes(one)}
+        said = Said((one for one in scores if isinstance(one, ScoreEvent) and asked.takes(one)), rerun.copies)
         reasons = (f"asked with other {self._other.words}",) if self._other.words else tuple(travel.notes)
-        travel.rows = [compared(score, then.get(score.source.event_id), reasons, scores_cut) for score in rerun.scores]
+        travel.rows = [compared(score, said, reasons, scores_cut) for score in rerun.scores]
         travel.alerts = steps(rerun.alerts, [one for one in alerts if isinstance(one, AlertEvent) and asked.hears(one)])
+        if travel.copies:
+            travel.notes.append(
+                f"{travel.copies} of these scores are of copies that a replay or redrive brought, with the state as it was then: "
+                "of one id the newest stands on clinical.scores"
+            )
         if cut:
             travel.notes.append(cut)
         if alerts_cut:
@@ -270,23 +240,29 @@ class TimeTravel:
     async def _published(
         self, reader: Reader, asked: Asked, kind: type[ScoreEvent | AlertEvent]
     ) -> tuple[list[ScoreEvent | AlertEvent], bool]:
-        """Return what was said of this patient, each once, the newest; and whether retention has taken some of that topic."""
+        """Return what was said of this patient, each score, of each alert's step the newest; and whether retention took some."""
         topic, key = self._prefix + kind.topic, asked.patient.encode()
-        found: dict[str, ScoreEvent | AlertEvent] = {}
+        found: dict[object, ScoreEvent | AlertEvent] = {}  # the newest last
         number = partition_of(key, len(await reader.partitions(topic)))
         begin, end = await reader.bounds(topic, number)
         async for record in stretch(reader, topic, number, begin, end):
             if record.key == key:
                 with suppress(Poison):
                     event = decode(kind, record)
-                    found[event.source.event_id if isinstance(event, ScoreEvent) else event.id] = event
+                    place = made_of(event) if isinstance(event, ScoreEvent) else event.id
+                    found.pop(place, None)
+                    found[place] = event
         return list(found.values()), begin > 0
 
     # -------------------------------------------------------------------------------------------------------- the machine
 
     async def _run(self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell) -> Rerun:
         history = await self._history(reader, number)
-        if history.gaps or not history.entries:
+        if not any(await reader.bounds(self._prefix + JOURNAL, number)):
+            travel.notes.append(
+                "there is no journal yet (has the vitals lane run?): records are taken in the order of their writing"
+            )
+        elif history.gaps or not history.entries:
             since = next((f" before {entry.now:%Y-%m-%d %H:%M} UTC" for entry in history.entries if entry.now), "")
             travel.notes.append(
                 f"the journal no longer holds the order of what happened{since}: records are taken in the order of their writing"
@@ -362,42 +338,3 @@ class TimeTravel:
             recorded_at=at,
         )
         await self._outbox.audit(event)
-
-
-def compared(score: ScoreEvent, published: ScoreEvent | None, notes: Sequence[str], scores_cut: bool) -> Row:
-    """Hold a score against the one that was published, and say what may be why where they differ."""
-    if published is None:
-        gone = "retention may have taken it from clinical.scores" if scores_cut else "the lane has not come to it, or could not"
-        return Row(score, None, ("missing",), (gone,))
-    differs = [name for name in _SCORE if getattr(score, name) != getattr(published, name)]
-    if not _same(score.deterioration, published.deterioration):
-        differs.append("deterioration")
-    if not differs:
-        return Row(score, published)
-    why: list[str] = []
-    then, now = published.deterioration, score.deterioration
-    if then is not None and now is not None and then.model != now.model:
-        why.append(f"another model: {then.model.name}@{then.model.version} then, {now.model.name}@{now.model.version} now")
-    if published.deterioration_reason in (ABSENT, LATE, FAILED):
-        why.append(published.deterioration_reason)
-    if not why or set(differs) - {"deterioration", "deterioration_reason"}:
-        why += notes or ["rules or code have changed since"]
-    return Row(score, published, tuple(differs), tuple(why))
-
-
-def steps(now: Sequence[AlertEvent], then: Sequence[AlertEvent]) -> list[Step]:
-    """Hold the alerts' steps against those that were published, by their ids, in the order in which they were decided."""
-    before = {one.id: one for one in then}
-    found = []
-    for one in now:
-        was = before.pop(one.id, None)
-        differs = () if was is None else tuple(name for name in _ALERT if getattr(one, name) != getattr(was, name))
-        found.append(Step(one, was, differs))
-    found += [Step(None, one) for one in before.values()]
-    return sorted(found, key=lambda step: (step.said.decided_at, step.said.sequence))
-
-
-def _same(now: Deterioration | None, then: Deterioration | None) -> bool:
-    if now is None or then is None:
-        return now is then
-    return now.model == then.model and isclose(now.probability, then.probability, abs_tol=1e-6)

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import orjson
 from pydantic import ValidationError
 
 from models.errors import Poison
@@ -76,6 +77,15 @@ def decode(kind: type[E], record: Any) -> E:
         places = [f"{'.'.join(map(str, e['loc'])) or 'the record'}: {e['type']}" for e in error.errors(include_input=False)]
         more = f" and {len(places) - 5} more" if len(places) > 5 else ""
         raise Poison(f"not a {kind.__name__}: {'; '.join(places[:5])}{more}", stage="decode") from None
+
+
+def body_of(value: bytes | None) -> dict[str, Any]:
+    """Return a JSON object as far as it is one: what no lane can read may still say what it is."""
+    try:
+        body = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def header(record: Any, name: str) -> bytes | None:

@@ -44,7 +44,7 @@ MaxWait = Annotated[
 ]
 Reason = Annotated[str, typer.Option(help="why, for the audit")]
 
-NOTES = "clinical.notes"
+NOTES, VITALS = "clinical.notes", "clinical.vitals"
 _SHOWN = 20  # patients, and reasons of failure
 _RANGE = re.compile(r"(\d+):(\d+)-(\d+)")
 
@@ -68,23 +68,30 @@ def run(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="also notes whose topic no longer shows whether a newer version came")
     ] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="also vitals whose score stands: scored anew from what the lane still knows")
+    ] = False,
     reason: Reason = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the counts and do nothing")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Write chosen records to their topic again, byte for byte: outputs overwrite by the same ids, and nothing alerts.
 
-    What could alert live, or would overwrite something newer, is held back; the counts say why.
+    What could alert live, or would overwrite something newer or better, is held back; the counts say why.
     """
     from streams.replaying import Pace, Progress
 
     choice = _choice(topic, offsets, since, until, patient, encounter, type_, letter)
     settings = load()
     progress, pace = Progress.open(resume, choice), Pace(rate, max_wait)
-    plan = asyncio.run(_plan(settings, choice, limit, unverified))
+    plan = asyncio.run(_plan(settings, choice, limit, unverified, rescore))
     _print_counts(plan.ready, f"{len(plan.ready)} to replay")
     for why, held in plan.held.items():
         print(f"held back: {len(held)} x {why}")
+    if rescore and any(one.event.original_topic == f"{settings.kafka.topic_prefix}{VITALS}" for one in plan.ready):
+        print(
+            "vitals the lane has forgotten are scored from the state as it is now: that replaces what stands, mostly by worse"
+        )
     progress.check([*plan.ready, *(one for held in plan.held.values() for one in held)])
     before = sum(not progress.wants(one) for one in plan.ready)
     told = f", {before} were done before" if before else ""
@@ -212,12 +219,12 @@ def _range(text: str) -> tuple[int, int, int]:
     return int(found[1]), int(found[2]), int(found[3]) + 1
 
 
-async def _plan(settings: Settings, choice: "Choice", limit: int, unverified: bool) -> "Plan":
+async def _plan(settings: Settings, choice: "Choice", limit: int, unverified: bool, rescore: bool) -> "Plan":
     from streams.clock import clock_of
     from streams.replaying import Replays
 
     replays = Replays(settings, clock=clock_of(settings.clock))
-    return await replays.plan(await replays.choose(choice, limit=limit), unverified=unverified)
+    return await replays.plan(await replays.choose(choice, limit=limit), unverified=unverified, rescore=rescore)
 
 
 async def _run(

@@ -16,7 +16,8 @@ from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from processors.events import ScoreEvent
-    from streams.timetravel import Asked, Other, Row, Step, Travel
+    from streams.matching import Row, Step
+    from streams.timetravel import Asked, Other, Travel
 
 
 def vitals(
@@ -86,6 +87,7 @@ def _lines(found: "Travel") -> Iterator[str]:
     told = {
         "scores": len(found.rows),
         "equal": sum(row.equal for row in found.rows),
+        "copies": found.copies,
         "alert_steps": len(found.alerts),
         "alert_steps_equal": sum(step.equal for step in found.alerts),
         "alerts_raised": sum(step.now is not None and step.now.state == "raised" for step in found.alerts),
@@ -105,6 +107,7 @@ def _facts(row: "Row") -> dict[str, Any]:
         "equal": row.equal,
         "differs": row.differs,
         "why": row.why,
+        "copy_of": row.copy_of,
         "score": row.score.model_dump(mode="json"),
         "published": row.published.model_dump(mode="json") if row.published else None,
     }
@@ -125,6 +128,8 @@ def _print(found: "Travel") -> None:
     table = Table("observed (UTC)", "NEWS2", "published", "model", "published", "", title=f"{len(found.rows)} scores")
     for row in found.rows:
         verdict = "equal" if row.equal else f"{', '.join(row.differs)}: {'; '.join(row.why)}"
+        if row.copy_of is not None:
+            verdict = f"replay or redrive of offset {row.copy_of}: {verdict}"
         at = f"{row.score.observed_at:%Y-%m-%d %H:%M:%S}" + (" late" if row.score.late else "")
         now, then = _words(row.score), _words(row.published)
         table.add_row(at, now[0], then[0], now[1], then[1], verdict)
@@ -136,7 +141,9 @@ def _print(found: "Travel") -> None:
         console.print(_alert_table(found.alerts))
     for note in found.notes:
         print(f"note: {note}")
-    print(f"{sum(row.equal for row in found.rows)} of {len(found.rows)} equal what was published; {found.sets:,} sets were run")
+    again = f" ({found.copies} of them came again, by a replay or redrive)" if found.copies else ""
+    equal = sum(row.equal for row in found.rows)
+    print(f"{equal} of {len(found.rows)} equal what was published{again}; {found.sets:,} sets were run")
     alike = sum(step.equal for step in found.alerts)
     print(f"{alike} of {len(found.alerts)} steps of alerts are as they were published" if found.alerts else "no alerts")
 

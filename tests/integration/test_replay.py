@@ -20,13 +20,16 @@ from aiokafka import AIOKafkaProducer
 from models.errors import Permanent, Poison, Transient
 from processors.events import NoteEvent, VitalsEvent
 from processors.identity import natural_id
+from processors.monitor import Assessment
 from streams import yielding
 from streams.deadletters import dead_letter, redriven
 from streams.lagging import Lag
+from streams.machine import Machine
 from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
 from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
 from streams.replaying import Choice, Pace, Progress, Replays, Told
+from streams.standing import COMING, SCORED
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note
 from tests.kafka import Kafka
@@ -220,7 +223,7 @@ async def test_replayed_vitals_never_alert(kafka: Kafka, tmp_path: Path) -> None
     async with site.running("vitals"), replays_of(site.settings) as replays:
         await site.until_done("vitals", "clinical.vitals")
         before = [one for one in await site.read("clinical.alerts") if one.get("kind") == "news2"]
-        plan = await replays.plan(await replays.choose(choice, limit=100))
+        plan = await replays.plan(await replays.choose(choice, limit=100), rescore=True)
         assert (len(plan.ready), [len(held) for held in plan.held.values()]) == (1, [1])
         assert YOUNG in plan.held
         await replays.run(plan.ready, choice, "look again", pace=Pace(), progress=Progress.open(None, choice))
@@ -229,6 +232,40 @@ async def test_replayed_vitals_never_alert(kafka: Kafka, tmp_path: Path) -> None
     after = [one for one in await site.read("clinical.alerts") if one.get("kind") == "news2"]
     assert {one["patient_id"] for one in before} == {fresh.patient_id}
     assert [one for one in after if one["state"] == "raised"] == [one for one in before if one["state"] == "raised"]
+
+
+async def test_vitals_whose_score_stands_are_held_back_and_what_has_none_is_scored(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, choice, observe = Clinic(kafka, tmp_path), Choice(topic="clinical.vitals"), Machine.observe
+    old = [_ill(1, datetime.now(UTC) - timedelta(hours=hours)) for hours in (9, 8, 7)]
+
+    def with_a_bug(self: Machine, record: Any) -> Assessment:
+        if record.offset == 1:
+            raise Poison("cannot", stage="process")
+        return observe(self, record)
+
+    async def planned(**how: bool) -> tuple[list[int], dict[str, list[int]]]:
+        plan = await replays.plan(await replays.choose(choice, limit=100), **how)
+        held = {why: [one.event.original_offset for one in letters] for why, letters in plan.held.items()}
+        return [one.event.original_offset for one in plan.ready], held
+
+    await site.write(bedside.patient(1, old[0].observed_at), *old)
+    async with replays_of(site.settings) as replays:
+        assert await planned() == ([], {COMING: [0, 1, 2]})  # the lane would score them, and then the copies
+        monkeypatch.setattr(Machine, "observe", with_a_bug)
+        async with site.running("vitals"):
+            await site.until_done("vitals", "clinical.vitals")
+            assert await planned() == ([1], {SCORED: [0, 2]})
+            assert await planned(rescore=True) == ([0, 1, 2], {})
+            monkeypatch.undo()
+            plan = await replays.plan(await replays.choose(choice, limit=100))
+            await replays.run(plan.ready, choice, "mended", pace=Pace(), progress=Progress.open(None, choice))
+            site.written["clinical.vitals"] += 1
+            await site.until_done("vitals", "clinical.vitals")
+        assert await planned() == ([], {SCORED: [0, 1, 2]})
+    scores = [one["source"] for one in await site.read("clinical.scores")]
+    assert [(one["event_id"], one["offset"]) for one in scores] == [(old[0].id, 0), (old[2].id, 2), (old[1].id, 3)]
 
 
 async def test_a_replay_that_was_stopped_goes_on_where_it_was(kafka: Kafka, tmp_path: Path) -> None:
@@ -332,7 +369,7 @@ async def test_what_came_since_to_a_lower_partition_is_not_taken_for_done(kafka:
 async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     events: list[NoteEvent] = [note("p", f"n{n}", "Mrs Jones coughs.") for n in range(3)]
-    await site.write(*events)
+    await site.write(*events, _ill(1, datetime.now(UTC) - timedelta(hours=9)))
     file = tmp_path / "file"
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
@@ -366,6 +403,10 @@ async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
         assert "no range of offsets" in vigil(2, "--topic", NOTES, "--offsets", "1-2")
         assert "dry run: nothing was done" in vigil(0, "--topic", NOTES, "--dry-run")
         assert "a reason is needed" in vigil(2, "--topic", NOTES, "--yes")
+        assert f"held back: 1 x {COMING}" in vigil(0, "--topic", "clinical.vitals", "--dry-run")
+        told = "from the state as it is now: that replaces what stands"
+        assert told in vigil(0, "--topic", "clinical.vitals", "--dry-run", "--rescore")
+        assert told not in vigil(0, "--topic", NOTES, "--dry-run", "--rescore")
         asked = ("--topic", NOTES, "--patient", "p", "--reason", "why", "--yes", "--resume", "file")
         for no_file in ("none/file", "."):
             assert f"the progress {no_file} cannot be written" in vigil(2, *asked[:-1], no_file)

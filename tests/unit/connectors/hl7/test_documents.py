@@ -346,8 +346,9 @@ def test_what_is_no_report_is_counted(lines: tuple[str, ...], obr: str) -> None:
 
 
 def test_a_reference_beside_text_or_vital_signs_is_counted() -> None:
-    assert [type(one).__name__ for one in reader()(report(line("Clear."), RP)).events] == ["NoteEvent"]
-    assert [type(one).__name__ for one in reader()(report(PULSE, RP)).events] == ["VitalsEvent"]
+    # The first is what PID says of the patient.
+    assert [type(one).__name__ for one in reader()(report(line("Clear."), RP)).events] == ["PatientEvent", "NoteEvent"]
+    assert [type(one).__name__ for one in reader()(report(PULSE, RP)).events] == ["PatientEvent", "VitalsEvent"]
 
 
 # --------------------------------------------------------------------------------------------------------- embedded data
