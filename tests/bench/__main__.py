@@ -26,6 +26,7 @@ def stream(
         bool, typer.Option(help="a short form that shows that everything works; its figures mean nothing")
     ] = False,
     rounds: Annotated[int, typer.Option(help="rounds of what is compared; 0: the form's own")] = 0,
+    replayed: Annotated[int, typer.Option(min=0, help="notes of the replay under live load; 0: the form's own")] = 0,
     keep: Annotated[bool, typer.Option(help="also keep a full run under tests/bench/results/")] = True,
 ) -> None:
     """Take every figure: ours and what it is compared with in one run, one after the other."""
@@ -39,7 +40,7 @@ def stream(
         raise typer.BadParameter(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(f.name for f in FIGURES)}")
     chosen = [figure for figure in FIGURES if not only or figure.name in only]
     sizes = QUICK if quick else Sizes()
-    sizes = replace(sizes, rounds=rounds or sizes.rounds)
+    sizes = replace(sizes, rounds=rounds or sizes.rounds, replayed_notes=replayed or sizes.replayed_notes)
     around, began = report.Surroundings(), time.monotonic()
     if not quick and around.load_before > 1:
         console.print(f"[yellow]the machine is busy (load {around.load_before:.1f}): absolute figures will be too low[/]")
