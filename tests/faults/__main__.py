@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from infra.kafka.host import LocalKafkaError, free_ports, require_free
 from infra.kafka.kafka import LocalKafka
 from tests import qdrant
-from tests.faults import broken_models, messages, outside, report, senders, stores, workers
+from tests.faults import boundaries, broken_models, merging, messages, outside, report, senders, stores, workers
 from tests.faults.arena import Fault, Row, arena
 from tests.faults.disk import small_disk
 from tests.faults.proxy import Proxy
@@ -23,8 +23,10 @@ from tests.kafka import Kafka, local_kafka
 
 MATRIX: list[Fault] = [
     *workers.FAULTS,
+    *boundaries.FAULTS,
     *outside.FAULTS,
     *stores.FAULTS,
+    *merging.FAULTS,
     *messages.FAULTS,
     *broken_models.FAULTS,
     *senders.FAULTS,

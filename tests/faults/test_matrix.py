@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,25 @@ def test_an_operator_sees_that_a_worker_is_away_and_what_waits_meanwhile() -> No
     operator |= {"not_ready_s": {"unreachable": 2.0, "loading": 1.0}, "longest_not_ready_s": 3.0, "lag_most": 100}
     seen = report.seen(a_row("a", operator=operator))
     assert seen == "not ready for 3 s on end (unreachable 2 s, loading 1 s); lag up to 100"
+
+
+def test_a_worker_dies_at_the_moment_it_is_told_and_only_once_for_each(tmp_path: Path) -> None:
+    file = tmp_path / "deaths"
+    code = (
+        "import sys; from pathlib import Path; from tests.faults.dying import Moments\n"
+        "moments = Moments(Path(sys.argv[1]))\n"
+        "for number in range(4): moments.pass_one(); print(number, flush=True)"
+    )
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, "".join(done.stdout.split())
+
+    assert run() == (0, "0123")
+    file.write_text("3\n1")
+    assert [run(), run(), run()] == [(-signal.SIGKILL, "01"), (-signal.SIGKILL, ""), (0, "0123")]
 
 
 @pytest.mark.slow

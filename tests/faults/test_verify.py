@@ -120,7 +120,7 @@ def test_scores_and_alerts_are_held_against_an_undisturbed_run_both_ways(kafka: 
     more = [*scores[:2], _score("s3", None, LATE), _score("s4", 0.4)]
     same = _vitals(kafka, more, [*alerts[:2], _step("s4", 2, "resolved")], first)
     assert same.wrong == []
-    assert same.compared == {"outputs": 3, "deterioration": 2, "alert_steps": 2}
+    assert same.compared == {"outputs": 3, "points": 0, "deterioration": 2, "alert_steps": 2}
 
     changed = [_score("s1", 0.1), _score("s2", 0.9), _score("s3", 0.3, total=5)]
     other = _vitals(kafka, changed, [_step("s1", 0, "raised"), alerts[1], _step("journal", 2, "withdrawn")], first)
@@ -164,3 +164,11 @@ def test_merges_are_reckoned_by_where_the_points_stand(kafka: Kafka, tmp_path: P
         "patients of whom points stand under another than the survivor: 1, e.g. ['c']",
         "accepted, and neither output nor dead letter nor ignored: 1, e.g. [('clinical.patients', 0, 1)]",
     ]
+
+
+def test_points_are_held_against_an_undisturbed_run() -> None:
+    judge = Judge("notes-vectors", "nowhere", "", Accepted(), None)
+    judge.verdict.points = {"n1": ["1", "2"], "n2": ["3"], "more": ["4"]}
+    judge._compare(Verdict(points={"n1": ["1"], "n2": ["3"], "replaced": ["5"]}))
+    assert judge.found.wrong == ["points that an undisturbed run has otherwise: 1, e.g. ['n1']"]
+    assert judge.verdict.compared["points"] == 2

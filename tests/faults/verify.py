@@ -39,6 +39,7 @@ class Verdict:
     risk: dict[str, str] = field(
         default_factory=dict
     )  # input id -> what its score says of deterioration, if the model was asked
+    points: dict[str, list[str]] = field(default_factory=dict)  # input id -> the payloads of its points
     steps: dict[str, list[str]] = field(default_factory=dict)  # input id -> the steps of alerts that it led to, in words
     compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against an undisturbed run's
     wrong: list[str] = field(default_factory=list)
@@ -130,9 +131,11 @@ class Judge:
 
     def _vectors(self, ids: set[str]) -> set[str]:
         assert self.qdrant is not None
-        versions: set[str] = set()
+        points: dict[str, list[str]] = defaultdict(list)
         for payload in _scroll(self.qdrant, COLLECTION[self.lane]):
-            versions.add(payload["version"])
+            points[payload["version"]].append(json.dumps(payload, sort_keys=True))
+        self.verdict.points = {version: sorted(payloads) for version, payloads in points.items()}
+        versions = set(points)
         never = versions - ids - self.accepted.unknown
         self.verdict.duplicated += len(never)
         self.found.blame("vectors of what was never accepted", never)
@@ -227,7 +230,11 @@ class Judge:
         self.found.blame(
             "outputs that an undisturbed run says otherwise", [one for one in both if mine.said[one] != theirs.said[one]]
         )
-        mine.compared = {"outputs": len(both)}
+        stored = mine.points.keys() & theirs.points.keys()
+        self.found.blame(
+            "points that an undisturbed run has otherwise", [one for one in stored if mine.points[one] != theirs.points[one]]
+        )
+        mine.compared = {"outputs": len(both), "points": len(stored)}
         if self.lane != "vitals":
             return
         asked = mine.risk.keys() & theirs.risk.keys() & both
@@ -286,9 +293,7 @@ def _scroll(url: str, collection: str) -> Iterator[Mapping[str, Any]]:
     try:
         offset, more = None, client.collection_exists(collection)
         while more:
-            page, offset = client.scroll(
-                collection, limit=5000, offset=offset, with_payload=["version", "patient_id"], with_vectors=False
-            )
+            page, offset = client.scroll(collection, limit=5000, offset=offset, with_payload=True, with_vectors=False)
             yield from (point.payload or {} for point in page)
             more = offset is not None
     finally:
