@@ -11,7 +11,7 @@ from qdrant_client.models import Distance, PointStruct, VectorParams
 
 from connectors.qdrant.embedded import EmbeddedQdrant
 from tests.faults.inputs import PHI, Accepted
-from tests.faults.verify import Judge, Verdict
+from tests.faults.verify import Judge, Verdict, _placeless
 from tests.kafka import Kafka
 
 pytestmark = pytest.mark.kafka
@@ -172,3 +172,6 @@ def test_points_are_held_against_an_undisturbed_run() -> None:
     judge._compare(Verdict(points={"n1": ["1"], "n2": ["3"], "replaced": ["5"]}))
     assert judge.found.wrong == ["points that an undisturbed run has otherwise: 1, e.g. ['n1']"]
     assert judge.verdict.compared["points"] == 2
+    assert _placeless({"version": "n1", "offset": 1, "partition": 0}) == _placeless(
+        {"offset": 7, "partition": 1, "version": "n1"}
+    )

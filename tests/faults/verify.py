@@ -133,7 +133,7 @@ class Judge:
         assert self.qdrant is not None
         points: dict[str, list[str]] = defaultdict(list)
         for payload in _scroll(self.qdrant, COLLECTION[self.lane]):
-            points[payload["version"]].append(json.dumps(payload, sort_keys=True))
+            points[payload["version"]].append(_placeless(payload))
         self.verdict.points = {version: sorted(payloads) for version, payloads in points.items()}
         versions = set(points)
         never = versions - ids - self.accepted.unknown
@@ -260,6 +260,11 @@ class Reader(Ledger):
                 continue
             if isinstance(body, dict) and "id" in body and "note_id" in body:
                 yield partition, offset, body
+
+
+def _placeless(payload: Mapping[str, Any]) -> str:
+    """What a point says, without where its input lay: a load with more in it is laid out otherwise."""
+    return json.dumps({name: value for name, value in payload.items() if name not in ("partition", "offset")}, sort_keys=True)
 
 
 def _timeless(body: Mapping[str, Any]) -> str:
