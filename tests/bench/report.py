@@ -2,72 +2,20 @@
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from tests.bench.figures import Figure, Value
+from tests.surroundings import commit, machine
 
-PACKAGES = (
-    "faust-streaming",
-    "aiokafka",
-    "confluent-kafka",
-    "quixstreams",
-    "onnxruntime",
-    "qdrant-client",
-    "sentence-transformers",
-    "torch",
-)
 Values = Mapping[str, Value | str]  # a text where a figure could not be taken: why
 
 _GOOD, _BAD, _OURS, _OTHERS = "#2a9d5c", "#d1495b", "#2a6f97", "#9aa5b1"
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine, without its name."""
-    return {
-        "cpu": _cpu(),
-        "cores": psutil.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-def commit() -> str:
-    """Return the commit that is measured, with + when files differ from it."""
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+" if changed.strip() else "")
 
 
 class Surroundings:

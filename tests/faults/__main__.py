@@ -1,6 +1,7 @@
 """`list`, `run`, `merge`; see the package's docstring. Exits 1 when a row loses, doubles or breaks anything else of the promise."""
 
 import argparse
+import re
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from infra.kafka.host import LocalKafkaError, free_ports, require_free
 from infra.kafka.kafka import LocalKafka
 from tests import qdrant
-from tests.faults import broken_models, messages, outside, report, senders, stores, workers
+from tests.faults import boundaries, broken_models, merging, messages, outside, report, senders, stores, workers
 from tests.faults.arena import Fault, Row, arena
 from tests.faults.disk import small_disk
 from tests.faults.proxy import Proxy
@@ -22,8 +23,10 @@ from tests.kafka import Kafka, local_kafka
 
 MATRIX: list[Fault] = [
     *workers.FAULTS,
+    *boundaries.FAULTS,
     *outside.FAULTS,
     *stores.FAULTS,
+    *merging.FAULTS,
     *messages.FAULTS,
     *broken_models.FAULTS,
     *senders.FAULTS,
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--only", action="append", default=[], metavar="NAME", help="a fault, or fault/lane; may be given again")
     run.add_argument("--seed", type=int, default=1)
     run.add_argument(
-        "--part", default="1/1", metavar="K/N", help="only the Kth of N parts of the rows, for N runs side by side"
+        "--part", type=part, default=(1, 1), metavar="K/N", help="only the Kth of N parts of the rows, for N runs side by side"
     )
     run.add_argument("--json", type=Path, help="where the report goes; a Markdown table is put beside it")
     merge = commands.add_parser("merge", help="make one report of those of the parts")
@@ -48,18 +51,54 @@ def main(arguments: list[str] | None = None) -> int:
     merge.add_argument("--json", type=Path, required=True)
     given = parser.parse_args(arguments)
     if given.command == "merge":
-        return report.merge(given.reports, given.json, [one.row for one in MATRIX])
+        try:
+            return report.merge(given.reports, given.json, [one.row for one in MATRIX])
+        except report.Unlike as error:
+            parser.error(str(error))
     if given.command == "list":
         for fault in MATRIX:
             print(f"{'short' if fault.short else '     '} {fault.row:32} {fault.words}")
         return 0
-    chosen = choose(given.only, given.short, *map(int, given.part.split("/")))
+    if unknown := strangers(given.only, given.short):
+        where = "in the short form" if given.short else "there"
+        parser.error(f"{', '.join(unknown)} is not {where}; `python -m tests.faults list` shows all faults")
+    chosen = choose(given.only, given.short, *given.part)
     if not chosen:
-        parser.error("no such fault; `python -m tests.faults list` shows them all")
+        parser.error(f"there are fewer than {given.part[0]} such rows, so that part has none")
+    program = qdrant.binary()
+    if program is None:
+        sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it, too, ends what was started
-    rows = play(chosen, given.seed, lambda rows: report.write(given.json, rows, given.seed) if given.json else None)
+    left_out = {one.row: missing for one in chosen if (missing := one.needs())}
+    asked = " ".join([*(("short",) if given.short else ()), *given.only]) or "all rows"
+    asked += f", part {given.part[0]} of {given.part[1]}" if given.part[1] > 1 else ""
+    run_of = report.Run(given.seed, asked, [one.row for one in chosen], len(MATRIX), left_out, report.version_of(program))
+    for name, why in left_out.items():
+        say(f"{name} is left out: it needs {why}")
+
+    def told(rows: list[Row]) -> None:
+        if given.json:
+            report.write(given.json, rows, run_of)
+
+    told([])
+    rows = play([one for one in chosen if one.row not in left_out], given.seed, program, told)
     print(report.table(rows))
-    return 0 if all(row.good for row in rows) else 1
+    print(report.summary(report.document(rows, run_of)))
+    return 0 if rows and all(row.good for row in rows) else 1
+
+
+def part(words: str) -> tuple[int, int]:
+    """Read K/N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", words)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{words!r} is no K/N with K from 1 to N")
+    return int(found[1]), int(found[2])
+
+
+def strangers(only: list[str], short: bool) -> list[str]:
+    """What was asked for and fits no row."""
+    there = [one for one in MATRIX if not short or one.short]
+    return sorted(set(only) - {one.name for one in there} - {one.row for one in there})
 
 
 def choose(only: list[str], short: bool, part: int = 1, parts: int = 1) -> list[Fault]:
@@ -70,17 +109,10 @@ def choose(only: list[str], short: bool, part: int = 1, parts: int = 1) -> list[
     return [one for one in MATRIX if one in wanted or (one.name == "undisturbed" and one.lane in lanes)]
 
 
-def play(faults: list[Fault], seed: int, told: Callable[[list[Row]], None]) -> list[Row]:
+def play(faults: list[Fault], seed: int, program: Path, told: Callable[[list[Row]], None]) -> list[Row]:
     """Run rows one after the other on one broker; each has topics, a group and stores of its own. `told` hears of all so far."""
-    program = qdrant.binary()
-    if program is None:
-        sys.exit("the fault matrix needs a real Qdrant server: set VIGIL_TEST_QDRANT_BIN to its binary")
     rows: list[Row] = []
     undisturbed: dict[str, Verdict] = {}
-    for fault in faults:
-        if missing := fault.needs():
-            say(f"{fault.row} is left out: it needs {missing}")
-    faults = [one for one in faults if not one.needs()]
     for brokers, small in dict.fromkeys(sorted((one.brokers, one.small_disk) for one in faults)):
         with cluster(brokers, small) as (local, proxy):
             kafka = Kafka("local", local.bootstrap, local=local)

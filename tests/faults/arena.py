@@ -28,6 +28,7 @@ from tests.qdrant import QdrantServer
 SESSION = 6.0  # seconds
 PARTITIONS = 2
 VECTORS = ("notes-vectors", "images")  # lanes that write to Qdrant
+STORES = (*VECTORS, "merges")  # lanes that have to do with it
 SETTLE = 90.0  # seconds, a row's patience after its load
 T = TypeVar("T")
 Twist = Callable[[int, Sent], list[Sent]]
@@ -79,9 +80,12 @@ class Row:
     dead_letters: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
     repeats: int = 0
+    moved: int = 0  # points that merges gave to another patient
+    compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against the undisturbed run's
     seconds: float = 0.0
     operator: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    again: list[dict[str, Any]] = field(default_factory=list)  # what its other runs said, where reports were merged
 
     @property
     def good(self) -> bool:
@@ -227,7 +231,7 @@ class Arena:
         self.sender.flush()
         if load.before and not self.watch.settled(30.0):
             raise RuntimeError(f"{self.fault.row}: the contexts were not read")
-        self.watch.longest_stall = 0.0
+        self.watch.begin()
         twist = self.fault.twist(self) if self.fault.twist else lambda _, one: [one]
         pacing = threading.Thread(target=self.sender.pace, args=(load, self.over), kwargs={"twist": twist}, daemon=True)
         pacing.start()
@@ -251,7 +255,7 @@ class Arena:
             worker.kill()
 
     def _store(self) -> str | None:
-        return self.get(QdrantServer).url if self.fault.lane in VECTORS else None
+        return self.get(QdrantServer).url if self.fault.lane in STORES else None
 
     def _row(self, verdict: Verdict, logs: str, seconds: float) -> Row:
         fault, watch = self.fault, self.watch
@@ -270,7 +274,11 @@ class Arena:
         sign = {line: times for line, times in lines.items() if fault.seen and fault.seen in line}
         operator = {
             "log": dict([*Counter(sign).most_common(1), *((line, n) for line, n in lines.most_common(6) if line not in sign)]),
-            "health": dict(watch.health.most_common(6)),
+            "not_ready_s": {
+                words: round(seconds, 1) for words, seconds in sorted(watch.not_ready.items(), key=lambda one: -one[1])
+            },
+            "longest_not_ready_s": round(watch.longest_not_ready, 1),
+            "lag_most": watch.most_behind,
             "metrics": watch.metrics,
             "exit_codes": deaths,
         }
@@ -290,6 +298,8 @@ class Arena:
             dead_letters=verdict.dead_letters,
             ignored=verdict.ignored,
             repeats=verdict.repeats,
+            moved=verdict.moved,
+            compared=verdict.compared,
             seconds=round(seconds, 1),
             operator=operator,
             wrong=wrong,
@@ -302,7 +312,7 @@ def arena(fault: Fault, kafka: Kafka, proxy: Proxy | None, program: Path, seed: 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vigil-faults-", ignore_cleanup_errors=True)))
         qdrant = None
-        if fault.lane in VECTORS:
+        if fault.lane in STORES:
             http, grpc = free_ports(2)
             place = folder / "qdrant"
             place.mkdir()

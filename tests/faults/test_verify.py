@@ -1,13 +1,17 @@
 """The verifier finds what it is there for: a lost input, two outputs of one, an output beside a dead letter, a name in a log."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from qdrant_client import QdrantClient
+from qdrant_client.models import Distance, PointStruct, VectorParams
 
+from connectors.qdrant.embedded import EmbeddedQdrant
 from tests.faults.inputs import PHI, Accepted
-from tests.faults.verify import Judge
+from tests.faults.verify import Judge, Verdict, _placeless
 from tests.kafka import Kafka
 
 pytestmark = pytest.mark.kafka
@@ -20,6 +24,15 @@ def _output(source: str, output: str, entities: str = "") -> dict[str, Any]:
 def _letter(offset: int, prefix: str) -> dict[str, Any]:
     place = {"original_topic": prefix + "clinical.notes", "original_partition": 0, "original_offset": offset}
     return {"id": f"letter-{offset}", "lane": "notes-entities", **place}
+
+
+def _write(kafka: Kafka, prefix: str, written: dict[str, list[dict[str, Any]]]) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for topic, bodies in written.items():
+        kafka.create(prefix + topic, 1)
+        for body in bodies:
+            producer.produce(prefix + topic, json.dumps(body).encode(), b"k")
+    assert producer.flush(30) == 0
 
 
 def test_the_verifier_finds_what_breaks_the_promise(kafka: Kafka) -> None:
@@ -44,12 +57,7 @@ def test_the_verifier_finds_what_breaks_the_promise(kafka: Kafka) -> None:
             }
         ],
     }
-    producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    for topic, bodies in written.items():
-        kafka.create(prefix + topic, 1)
-        for body in bodies:
-            producer.produce(prefix + topic, json.dumps(body).encode(), b"k")
-    assert producer.flush(30) == 0
+    _write(kafka, prefix, written)
     names = ("good", "twice", "both", "says-otherwise", "lost", "dead")
     accepted = Accepted({("clinical.notes", 0, offset): name for offset, name in enumerate(names)})
     verdict = Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge(f"INFO of Mr {PHI}")
@@ -64,3 +72,106 @@ def test_the_verifier_finds_what_breaks_the_promise(kafka: Kafka) -> None:
         "a log tells of a patient",
     ):
         assert words in wrong
+
+
+def _score(source: str, risk: float | None, reason: str = "", total: int = 3) -> dict[str, Any]:
+    deterioration = None if risk is None else {"probability": risk}
+    said = {"news2": {"total": total}, "news2_reason": "", "rejected": [], "deterioration": deterioration}
+    return {"id": f"score-{source}", "source": {"event_id": source}, "patient_id": "p", **said, "deterioration_reason": reason}
+
+
+def _step(source: str, sequence: int, state: str, kind: str = "news2") -> dict[str, Any]:
+    told = {"patient_id": "p", "alert_id": kind, "sequence": sequence, "kind": kind, "state": state, "severity": "high"}
+    return {"id": f"{kind} {sequence} {state}", "source": {"event_id": source}, **told}
+
+
+LATE = "the deterioration model was late: NEWS2 alone"
+
+
+def _vitals(
+    kafka: Kafka, scores: list[dict[str, Any]], alerts: list[dict[str, Any]], undisturbed: Verdict | None = None
+) -> Verdict:
+    """Judge a run of the vitals lane that said this."""
+    prefix = kafka.name("v") + "."
+    names = [score["source"]["event_id"] for score in scores]
+    audit = {"id": "a", "action": "predict", "agent": "vitals@test"}
+    entries = [{"input_id": one, "outcome": "ok"} for one in names]
+    _write(
+        kafka,
+        prefix,
+        {
+            "clinical.scores": scores,
+            "clinical.alerts": alerts,
+            "clinical.audit": [{**audit, "entries": entries}],
+            "clinical.dead-letters": [],
+        },
+    )
+    accepted = Accepted({("clinical.vitals", 0, offset): name for offset, name in enumerate(names)})
+    return Judge("vitals", kafka.bootstrap, prefix, accepted, None).judge("", undisturbed)
+
+
+def test_scores_and_alerts_are_held_against_an_undisturbed_run_both_ways(kafka: Kafka) -> None:
+    scores = [_score("s1", 0.1), _score("s2", 0.2), _score("s3", 0.3)]
+    alerts = [_step("s2", 0, "raised"), _step("s3", 1, "updated"), _step("tick", 0, "raised", "feed-stopped")]
+    first = _vitals(kafka, scores, alerts)
+    assert first.wrong == []
+
+    # Another run of more sets: the model was late once, and a feed did not stop.
+    more = [*scores[:2], _score("s3", None, LATE), _score("s4", 0.4)]
+    same = _vitals(kafka, more, [*alerts[:2], _step("s4", 2, "resolved")], first)
+    assert same.wrong == []
+    assert same.compared == {"outputs": 3, "points": 0, "deterioration": 2, "alert_steps": 2}
+
+    changed = [_score("s1", 0.1), _score("s2", 0.9), _score("s3", 0.3, total=5)]
+    other = _vitals(kafka, changed, [_step("s1", 0, "raised"), alerts[1], _step("journal", 2, "withdrawn")], first)
+    assert other.wrong == [
+        "outputs that an undisturbed run says otherwise: 1, e.g. ['s3']",
+        "deterioration that an undisturbed run says otherwise: 1, e.g. ['s2']",
+        "steps of alerts that an undisturbed run has and this one has not: 1, e.g. [('s2', 'p news2 0 raised high')]",
+        "steps of alerts that an undisturbed run has not: 2, "
+        "e.g. [('', 'p news2 2 withdrawn high'), ('s1', 'p news2 0 raised high')]",
+    ]
+
+
+def test_merges_are_reckoned_by_where_the_points_stand(kafka: Kafka, tmp_path: Path) -> None:
+    prefix = kafka.name("v") + "."
+    merges = {"a": "b", "c": "d", "b": "e"}  # a's end with e
+    patients = [{"id": f"merge-{old}", "patient_id": old, "merged_into": new} for old, new in merges.items()]
+    patients.append({"id": "context-e", "patient_id": "e", "merged_into": None})
+    entries = [{"input_id": one["id"], "outcome": "merged" if one["merged_into"] else "no-merge"} for one in patients]
+    _write(
+        kafka,
+        prefix,
+        {
+            "clinical.patients": patients,
+            "clinical.notes": [{"id": f"note-{one}", "patient_id": one} for one in "abcd"],
+            "clinical.audit": [{"id": "a", "action": "predict", "agent": "merges@test", "entries": entries}],
+            "clinical.dead-letters": [],
+        },
+    )
+    accepted = Accepted({("clinical.patients", 0, offset): one["id"] for offset, one in enumerate(patients)})
+    stands = {"note-a": ("e", "e"), "note-b": ("e",), "note-c": ("d", "c"), "note-d": ("d",)}  # one of c's points stayed
+    with EmbeddedQdrant(tmp_path / "vectors", sync=False) as store:
+        client = QdrantClient(url=store.url, check_compatibility=False)
+        client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
+        payloads = [{"version": note, "patient_id": one} for note, under in stands.items() for one in under]
+        points = [PointStruct(id=number, vector=[1.0, 0.0], payload=payload) for number, payload in enumerate(payloads)]
+        client.upsert("notes", points, wait=True)
+        verdict = Judge("merges", kafka.bootstrap, prefix, accepted, store.url).judge("")
+        client.close()
+    assert (verdict.accepted, verdict.lost, verdict.moved, verdict.ignored) == (4, 1, 3, {"no-merge": 1})
+    assert verdict.wrong == [
+        "patients of whom points stand under another than the survivor: 1, e.g. ['c']",
+        "accepted, and neither output nor dead letter nor ignored: 1, e.g. [('clinical.patients', 0, 1)]",
+    ]
+
+
+def test_points_are_held_against_an_undisturbed_run() -> None:
+    judge = Judge("notes-vectors", "nowhere", "", Accepted(), None)
+    judge.verdict.points = {"n1": ["1", "2"], "n2": ["3"], "more": ["4"]}
+    judge._compare(Verdict(points={"n1": ["1"], "n2": ["3"], "replaced": ["5"]}))
+    assert judge.found.wrong == ["points that an undisturbed run has otherwise: 1, e.g. ['n1']"]
+    assert judge.verdict.compared["points"] == 2
+    assert _placeless({"version": "n1", "offset": 1, "partition": 0}) == _placeless(
+        {"offset": 7, "partition": 1, "version": "n1"}
+    )

@@ -12,6 +12,7 @@ from tests.faults.inputs import BORN, PHI, Accepted
 from tests.storm.verify import Ledger, Reckoning, alerts
 
 INPUT = {
+    "merges": "clinical.patients",
     "notes-entities": "clinical.notes",
     "notes-vectors": "clinical.notes",
     "images": "clinical.images",
@@ -19,7 +20,8 @@ INPUT = {
 }
 OUTPUT = {"notes-entities": "clinical.entities", "images": "clinical.findings", "vitals": "clinical.scores"}
 COLLECTION = {"notes-vectors": "notes", "images": "images"}
-IGNORED = {"outdated", "no-text"}  # what the audit says of an input that rightly leaves nothing behind
+IGNORED = {"outdated", "no-text", "no-merge"}  # what the audit says of an input that rightly leaves nothing behind
+SILENT = ("the deterioration model was late", "the deterioration model failed")  # how a score says that NEWS2 stands alone
 
 
 @dataclass
@@ -31,9 +33,15 @@ class Verdict:
     duplicated: int = 0
     dead_letters: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
+    moved: int = 0  # points that merges gave to another patient
     repeats: int = 0  # records beyond the first of one logical output: allowed
     said: dict[str, str] = field(default_factory=dict)  # input id -> what its output says, times apart
-    raised: dict[str, int] = field(default_factory=dict)  # alerts raised, by patient, kind and severity
+    risk: dict[str, str] = field(
+        default_factory=dict
+    )  # input id -> what its score says of deterioration, if the model was asked
+    points: dict[str, list[str]] = field(default_factory=dict)  # input id -> the payloads of its points
+    steps: dict[str, list[str]] = field(default_factory=dict)  # input id -> the steps of alerts that it led to, in words
+    compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against an undisturbed run's
     wrong: list[str] = field(default_factory=list)
 
 
@@ -58,12 +66,14 @@ class Judge:
         self._audit()
         ids = self.accepted.ids([self.topic])
         outputs = self._outputs(ids) if self.lane in OUTPUT else set(ids)
+        if self.lane == "merges":
+            outputs = self._merged(ids)
         vectors = self._vectors(ids) if self.lane in COLLECTION else set(ids)
         self._account(ids, outputs & vectors, outputs, vectors)
         self._silence(logs)
         if self.lane == "vitals":
             self.verdict.duplicated += alerts(self.ledger, self.found)
-            self._raised()
+            self._steps()
         if undisturbed is not None:
             self._compare(undisturbed)
         self.verdict.wrong = self.found.wrong
@@ -107,6 +117,8 @@ class Judge:
             of_input[source].add(body["id"])
             said[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
             self.verdict.said[source] = _timeless(body)
+            if "news2" in body and not str(body["deterioration_reason"]).startswith(SILENT):
+                self.verdict.risk[source] = json.dumps([body["deterioration"], body["deterioration_reason"]], sort_keys=True)
         several = [one for one, outs in of_input.items() if len(outs) > 1]
         split = [one for one, texts in said.items() if len(texts) > 1]
         never = set(of_input) - ids - self.accepted.unknown
@@ -119,13 +131,36 @@ class Judge:
 
     def _vectors(self, ids: set[str]) -> set[str]:
         assert self.qdrant is not None
-        versions: set[str] = set()
-        for payload in _scroll(QdrantClient(url=self.qdrant), COLLECTION[self.lane]):
-            versions.add(payload["version"])
+        points: dict[str, list[str]] = defaultdict(list)
+        for payload in _scroll(self.qdrant, COLLECTION[self.lane]):
+            points[payload["version"]].append(_placeless(payload))
+        self.verdict.points = {version: sorted(payloads) for version, payloads in points.items()}
+        versions = set(points)
         never = versions - ids - self.accepted.unknown
         self.verdict.duplicated += len(never)
         self.found.blame("vectors of what was never accepted", never)
         return versions
+
+    def _merged(self, ids: set[str]) -> set[str]:
+        """Return the merges that were carried out: audited, and every point of the patient's notes carries the survivor's id."""
+        assert self.qdrant is not None
+        survivors: dict[str, str] = {}
+        merges: dict[str, str] = {}
+        for _, _, body in self.ledger.read(self.topic):
+            if body.get("merged_into"):
+                survivors[body["patient_id"]] = body["merged_into"]
+                merges[body["id"]] = body["patient_id"]
+        written_for = {body["id"]: body["patient_id"] for _, _, body in self.ledger.read("clinical.notes")}
+        stands_under: dict[str, set[str]] = defaultdict(set)
+        for payload in _scroll(self.qdrant, "notes"):
+            stands_under[payload["version"]].add(payload["patient_id"])
+        self.found.blame("notes without a point", set(written_for) - set(stands_under))
+        astray = {patient for note, patient in written_for.items() if stands_under.get(note) != {_survivor(patient, survivors)}}
+        self.found.blame("patients of whom points stand under another than the survivor", sorted(astray))
+        self.verdict.moved = sum(stands_under.get(note, {patient}) != {patient} for note, patient in written_for.items())
+        if not self.verdict.moved:
+            self.found.wrong.append("no point was moved: the row shows nothing")
+        return {one for one in ids if "merged" in self.audited[one] and merges.get(one) not in astray}
 
     def _account(self, ids: set[str], whole: set[str], outputs: set[str], vectors: set[str]) -> None:
         """Every accepted input ends as exactly one of: output, dead letter, ignored with its reason."""
@@ -170,10 +205,18 @@ class Judge:
             last[body["note_id"]] = body["id"]
         return older
 
-    def _raised(self) -> None:
+    def _steps(self) -> None:
+        """Note every step of every alert about a score, under the set that led to it: "" where none did.
+
+        What is said of silence (no observations, a feed that stopped) is left out: a fault that stops the feed is rightly told.
+        """
+        found: dict[str, set[str]] = defaultdict(set)
         for _, _, body in self.ledger.read("clinical.alerts"):
-            if body.get("state") == "raised" and body.get("kind") == "news2":
-                self.verdict.raised[f"{body['patient_id']} {body['severity']}"] = 1
+            if body.get("kind") in ("news2", "deterioration"):
+                source = body["source"]["event_id"]
+                told = (body["patient_id"], body["kind"], body["sequence"], body["state"], body["severity"])
+                found[source if source in self.verdict.said else ""].add(" ".join(map(str, told)))
+        self.verdict.steps = {source: sorted(words) for source, words in found.items()}
 
     def _silence(self, logs: str) -> None:
         for word in (PHI, BORN):
@@ -181,12 +224,28 @@ class Judge:
                 self.found.wrong.append(f"a log tells of a patient ({logs.count(word)} times)")
 
     def _compare(self, undisturbed: Verdict) -> None:
-        differs = [i for i, words in self.verdict.said.items() if i in undisturbed.said and undisturbed.said[i] != words]
-        self.found.blame("outputs that an undisturbed run says otherwise", differs)
-        if self.lane == "vitals" and set(undisturbed.said) <= set(self.verdict.said):
-            self.found.blame(
-                "alerts of an undisturbed run that were not raised", set(undisturbed.raised) - set(self.verdict.raised)
-            )
+        """Hold what both runs were sent against one another: a longer row has more, and a twisted one other inputs beside."""
+        mine, theirs = self.verdict, undisturbed
+        both = mine.said.keys() & theirs.said.keys()
+        self.found.blame(
+            "outputs that an undisturbed run says otherwise", [one for one in both if mine.said[one] != theirs.said[one]]
+        )
+        stored = mine.points.keys() & theirs.points.keys()
+        self.found.blame(
+            "points that an undisturbed run has otherwise", [one for one in stored if mine.points[one] != theirs.points[one]]
+        )
+        mine.compared = {"outputs": len(both), "points": len(stored)}
+        if self.lane != "vitals":
+            return
+        asked = mine.risk.keys() & theirs.risk.keys() & both
+        self.found.blame(
+            "deterioration that an undisturbed run says otherwise", [one for one in asked if mine.risk[one] != theirs.risk[one]]
+        )
+        causes = [*sorted(both), ""]
+        told, wanted = ({(one, step) for one in causes for step in run.steps.get(one, ())} for run in (mine, theirs))
+        self.found.blame("steps of alerts that an undisturbed run has and this one has not", sorted(wanted - told))
+        self.found.blame("steps of alerts that an undisturbed run has not", sorted(told - wanted))
+        mine.compared |= {"deterioration": len(asked), "alert_steps": len(wanted)}
 
 
 class Reader(Ledger):
@@ -203,13 +262,21 @@ class Reader(Ledger):
                 yield partition, offset, body
 
 
+def _placeless(payload: Mapping[str, Any]) -> str:
+    """What a point says, without where its input lay: a load with more in it is laid out otherwise."""
+    return json.dumps({name: value for name, value in payload.items() if name not in ("partition", "offset")}, sort_keys=True)
+
+
 def _timeless(body: Mapping[str, Any]) -> str:
     """What an output says, without when and from where: two runs of one load say the same.
 
-    Whether the deterioration model was late depends on the machine's load (LIMITATIONS.md): of a score, NEWS2 is compared.
+    Of a score, NEWS2 and what was rejected; whether the deterioration model was late depends on the machine's load
+    (LIMITATIONS.md), so what it says is compared apart.
     """
     if "news2" in body:
-        return json.dumps(_without_times([body["patient_id"], body["news2"]]), sort_keys=True)
+        return json.dumps(
+            _without_times([body[name] for name in ("patient_id", "news2", "news2_reason", "rejected")]), sort_keys=True
+        )
     return json.dumps(_without_times({**body, "source": None}), sort_keys=True)
 
 
@@ -219,12 +286,20 @@ def _without_times(part: Any) -> Any:
     return [_without_times(one) for one in part] if isinstance(part, list) else part
 
 
-def _scroll(client: QdrantClient, collection: str) -> Iterator[Mapping[str, Any]]:
-    if not client.collection_exists(collection):
-        return
-    offset: Any = None
-    while True:
-        page, offset = client.scroll(collection, limit=5000, offset=offset, with_payload=["version"], with_vectors=False)
-        yield from (point.payload or {} for point in page)
-        if offset is None:
-            return
+def _survivor(patient: str, survivors: Mapping[str, str]) -> str:
+    while patient in survivors:
+        patient = survivors[patient]
+    return patient
+
+
+def _scroll(url: str, collection: str) -> Iterator[Mapping[str, Any]]:
+    """Yield what the verifier needs of every point of a collection; nothing where there is none."""
+    client = QdrantClient(url=url, check_compatibility=False)
+    try:
+        offset, more = None, client.collection_exists(collection)
+        while more:
+            page, offset = client.scroll(collection, limit=5000, offset=offset, with_payload=True, with_vectors=False)
+            yield from (point.payload or {} for point in page)
+            more = offset is not None
+    finally:
+        client.close()

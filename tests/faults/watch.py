@@ -3,7 +3,6 @@
 It also plays the supervisor: a worker that ends by itself is started again, as `vigil up` does.
 """
 
-import contextlib
 import json
 import re
 import threading
@@ -12,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -19,7 +19,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from infra.kafka.host import free_ports
 from tests.vitals import LaneProcess
 
-LOOK = 0.25  # seconds between looks
+LOOK = 0.25  # seconds between looks at the offsets
+ASK = 0.5  # seconds between looks at the health pages
+UNREACHABLE = "unreachable"  # what a monitoring system says of a page that does not answer
 TOLD = ("vigil_retries_total", "vigil_dead_lettered_total", "vigil_missed_total", "vigil_events_total")
 _LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d+ (WARNING|ERROR|CRITICAL)\s+(.*)$", re.MULTILINE)
 
@@ -80,20 +82,23 @@ class Worker(LaneProcess):
 
 
 class Watch:
-    """Looks at a lane four times a second, in a thread of its own."""
+    """Looks at a lane four times a second, in a thread of its own, and at its workers' pages twice a second, in another."""
 
     def __init__(self, bootstrap: str, group: str, topics: tuple[str, ...], workers: Callable[[], list[Worker]]) -> None:
         self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
         self._topics = topics
         self._workers = workers
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._look, self._ask)]
         self._lock = threading.Lock()
         self.longest_stall = 0.0
         self.behind: int | None = None  # None: not known now
         self.done = 0
         self.ends = 0
-        self.health: Counter[str] = Counter()
+        self.most_behind = 0
+        self.not_ready: dict[str, float] = {}  # what /ready said instead -> seconds, of all workers together
+        self.longest_not_ready = 0.0  # seconds on end, of one worker
+        self._outages: dict[Worker, Outage] = {}
         self.metrics: dict[str, float] = {}
         self.recovered: float | None = None
         self._cleared: float | None = None
@@ -101,13 +106,25 @@ class Watch:
         self._progress = time.monotonic()
 
     def __enter__(self) -> "Watch":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        self._thread.join(60)
+        for thread in self._threads:
+            thread.join(60)
         self._consumer.close()
+        for worker, outage in list(self._outages.items()):
+            if worker.wanted:  # one that was taken away for good is no outage, and nobody asks for it any more
+                self._tell(worker, outage, time.monotonic())
+
+    def begin(self) -> None:
+        """Say that the load begins: what was before, the start of the workers, is not told."""
+        with self._lock:
+            self.longest_stall, self.longest_not_ready, self.most_behind = 0.0, 0.0, 0
+            self.not_ready.clear()
+            self._outages.clear()
 
     def cleared(self) -> None:
         """Say that the fault is over now: recovery is measured from here, to what was written by now."""
@@ -125,9 +142,7 @@ class Watch:
         return False
 
     def _look(self) -> None:
-        turn = 0
         while not self._over.wait(LOOK):
-            turn += 1
             try:
                 done, ends = self._offsets()
             except KafkaException:
@@ -137,8 +152,6 @@ class Watch:
                 if worker.wanted and not worker.running:
                     worker.deaths.append(worker.code or 0)
                     worker.start()
-                elif turn % 2 == 0:
-                    self._ask(worker)
 
     def _offsets(self) -> tuple[int, int]:
         places = []
@@ -163,19 +176,61 @@ class Watch:
                 self._progress = now
             self.longest_stall = max(self.longest_stall, now - self._progress)
             self.done, self.ends, self.behind = done, ends, ends - done
+            self.most_behind = max(self.most_behind, self.behind)
             if self._cleared is not None and self.recovered is None and done >= self._target:
                 self.recovered = now - self._cleared
 
-    def _ask(self, worker: Worker) -> None:
-        status, body = worker.page("ready")
-        if status == 503:
-            with contextlib.suppress(ValueError):
-                self.health[plain(str(json.loads(body)["reason"]))] += 1
-        status, body = worker.page("metrics")
-        for line in body.splitlines() if status == 200 else ():
-            name, _, value = line.rpartition(" ")
-            if name.partition("{")[0] in TOLD and float(value):
-                self.metrics[name] = max(self.metrics.get(name, 0.0), float(value))
+    def _ask(self) -> None:
+        while not self._over.wait(ASK):
+            for worker in self._workers():
+                status, body = worker.page("ready")
+                self._hear(worker, status, body, time.monotonic())
+                status, body = worker.page("metrics")
+                for line in body.splitlines() if status == 200 else ():
+                    name, _, value = line.rpartition(" ")
+                    if name.partition("{")[0] in TOLD and float(value):
+                        self.metrics[name] = max(self.metrics.get(name, 0.0), float(value))
+
+    def _hear(self, worker: Worker, status: int, body: str, now: float) -> None:
+        with self._lock:
+            outage = self._outages.get(worker)
+            if status == 200:
+                if outage is not None:
+                    self._tell(worker, outage, now)
+                return
+            if outage is None:
+                outage = self._outages[worker] = Outage(now, now)
+            outage.go_on(UNREACHABLE if status == 0 else _reason(body), now)
+
+    def _tell(self, worker: Worker, outage: "Outage", now: float) -> None:
+        outage.go_on("", now)
+        del self._outages[worker]
+        for words, seconds in outage.seconds.items():
+            self.not_ready[words] = self.not_ready.get(words, 0.0) + seconds
+        self.longest_not_ready = max(self.longest_not_ready, now - outage.began)
+
+
+@dataclass
+class Outage:
+    """One worker, not ready since `began`: what it said meanwhile, and for how long each."""
+
+    began: float
+    last: float
+    words: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def go_on(self, words: str, now: float) -> None:
+        """Until now it was as it was said to be last; from now on it is `words`."""
+        if self.words:
+            self.seconds[self.words] = self.seconds.get(self.words, 0.0) + now - self.last
+        self.words, self.last = words, now
+
+
+def _reason(body: str) -> str:
+    try:
+        return plain(str(json.loads(body)["reason"]))
+    except (ValueError, KeyError, TypeError):
+        return "503 without a reason"
 
 
 def plain(line: str) -> str:

@@ -3,8 +3,6 @@
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import sys
 import tempfile
@@ -26,6 +24,7 @@ from tests import load
 from tests.kafka import local_kafka
 from tests.qdrant import binary, qdrant_server
 from tests.storm.verify import GROUPS, Ledger, reckon
+from tests.surroundings import commit, machine
 from tests.vitals import LaneProcess, patient, vitals
 
 LANES = ("vitals", "notes-entities", "notes-vectors", "images")
@@ -52,7 +51,7 @@ def main() -> int:
         qdrant = stack.enter_context(qdrant_server(program))
         storm = Storm(arguments, folder, kafka.bootstrap, qdrant.url)
         result = asyncio.run(storm.run())
-    result["machine"] = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
+    result |= {"commit": commit(), "machine": machine(), "seed": arguments.seed}
     result["date"] = datetime.now(UTC).date().isoformat()
     print(json.dumps(result, indent=2))
     if arguments.json:
