@@ -18,6 +18,7 @@ from streams.lane import Input, Lane, Outcome
 from streams.metrics import LaneMetrics
 from streams.progress import Mark, Progress
 from streams.settings import LaneSettings, Settings
+from streams.survivors import Survivors
 
 # lane: the collection that it writes (re-keying asks only for names), from which topic
 WRITERS = {
@@ -36,6 +37,7 @@ class PatientsToVectors(Lane[PatientEvent]):
         super().__init__(settings, metrics)
         self._store: VectorStore | None = None
         self._progress = Progress(settings.kafka)
+        self._survivors = Survivors(settings.kafka)
         # Of merges that wait: made once, or a steady feed would outrun them.
         self._marks: dict[tuple[Source, str], Mark] = {}
 
@@ -64,16 +66,19 @@ class PatientsToVectors(Lane[PatientEvent]):
         ]
 
     async def store(self, inputs: Sequence[Input[PatientEvent]], outcomes: Sequence[Outcome]) -> None:
-        """Re-key, in the order of the log: a chain of merges (a into b, b into c) ends at the last."""
+        """Re-key: a chain of merges (a into b, b into c) ends at the last, in whichever order they come."""
         assert self._store is not None
         merges = [(one.source, *outcome.effect) for one, outcome in zip(inputs, outcomes, strict=True) if outcome.effect]
+        if merges:
+            await self._survivors.catch_up()
         follows = self.settings.lanes.merges.follows
         for lane in follows:
             await self._wait(lane, {source: old for source, old, _ in merges})
         # The other lanes make the collections; one that is not there by now holds nothing of the old patient.
         there = [collection for collection, _ in WRITERS.values() if await self._store.exists(collection)]
-        for _, old, new in merges:
-            await self._store.rekey_patient(there, old=old, new=new)
+        for _, old, _ in merges:
+            if (survivor := self._survivors.of(old)) != old:  # else it was undone meanwhile
+                await self._store.rekey_patient(there, old=old, new=survivor)
         for source, _, _ in merges:
             for lane in follows:
                 self._marks.pop((source, lane), None)

@@ -34,7 +34,18 @@ def merged(old: int, new: int) -> PatientEvent:
     return patient(old, NOW).model_copy(update={"merged_into": f"patient-{new:04d}", "id": natural_id("merge", old, new)})
 
 
-async def test_a_chain_of_merges_ends_at_the_last_and_others_stay(kafka: Kafka, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(b"one", [patient(1, NOW), merged(1, 2), merged(2, 3)])],
+        [(b"one", [merged(2, 3)]), (b"other", [patient(1, NOW), merged(1, 2)])],  # the last link first, from another partition
+        [(b"one", [merged(1, 2)]), (b"other", [merged(2, 3)])],
+        [(b"one", [merged(4, 3), patient(4, NOW + timedelta(minutes=1)), merged(2, 3), merged(1, 2)])],  # the first is undone
+    ],
+)
+async def test_a_chain_of_merges_ends_at_the_last_and_others_stay(
+    kafka: Kafka, tmp_path: Path, parts: list[tuple[bytes, list[PatientEvent]]]
+) -> None:
     prefix = kafka.name("m") + "."
     for topic in ("clinical.patients", "clinical.audit", "clinical.dead-letters"):
         kafka.create(prefix + topic, 2)
@@ -50,16 +61,18 @@ async def test_a_chain_of_merges_ends_at_the_last_and_others_stay(kafka: Kafka, 
             await store.upsert(
                 NOTES, [Point(natural_id("p", n), row, {"patient_id": f"patient-{n:04d}"}) for n in (1, 2, 3, 4)]
             )
-            events = [patient(1, NOW), merged(1, 2), merged(2, 3)]
-            wire = [(b"same-partition", event.model_dump_json().encode()) for event in events]
-            await produce(kafka.bootstrap, prefix + "clinical.patients", wire, 2)
+            written = 0
             async with running(settings, PatientsToVectors):
 
                 async def done() -> bool:
                     offsets = await asyncio.to_thread(kafka.committed, f"{prefix}vigil.merges", prefix + "clinical.patients")
-                    return sum(offsets.values()) == len(events)
+                    return sum(offsets.values()) == written
 
-                await until(done, what="the merges are committed")
+                for key, events in parts:
+                    wire = [(key, event.model_dump_json().encode()) for event in events]
+                    await produce(kafka.bootstrap, prefix + "clinical.patients", wire, 2)
+                    written += len(events)
+                    await until(done, what="the merges are committed")
             counts = {n: await store.count(NOTES, Where(patient_ids=(f"patient-{n:04d}",))) for n in (1, 2, 3, 4)}
     assert counts == {1: 0, 2: 0, 3: 3, 4: 1}
 
