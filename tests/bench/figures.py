@@ -110,7 +110,7 @@ FIGURES = (
     Figure("rss_growth_mb", "memory taken by 100,000 events behind, the worst lane", "MB", 50, False, _grown),
     Figure("recovery_s", "SIGKILL of the vitals worker to the first score of a set written after it, median", "s", 10, False,
            _recovered),
-    Figure("live_note_p99_s_during_replay", "a live note to its entities while 50,000 are replayed", "s", 10, False, _replayed),
+    Figure("live_note_p99_s_during_replay", "a live note to its entities while thousands are replayed", "s", 10, False, _replayed),
     Figure("upgrade_p99_s", "set to score on the log while both vitals workers are restarted in turn; no set may be lost", "s", 10,
            False, _upgraded),
 )  # fmt: skip
