@@ -569,9 +569,7 @@ class DeadLetterEvent(Event):
     attempts: int = Field(ge=1)
     model_digest: str = ""
     peer: Name = ""  # of a connector's letter: the sender's configured name, or the file's
-    message_type: Code = (
-        ""  # of a connector's letter, where it is known: HL7 type and trigger, FHIR resource type, DICOM SOP class
-    )
+    message_type: Code = ""  # likewise, where it is known: HL7 type and trigger, FHIR resource type, DICOM SOP class
     original_topic: str
     original_partition: int
     original_offset: int

@@ -20,9 +20,7 @@ from streams.wire import decode
 
 log = logging.getLogger("vigil.deliver")
 
-_PATIENCE: Final = (
-    5.0  # seconds at the start: no more than joining a group takes, and the backlog's alerts then name their patients
-)
+_PATIENCE: Final = 5.0  # seconds at the start: no more than joining a group takes, and the backlog then names its patients
 
 
 class Naming:

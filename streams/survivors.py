@@ -5,8 +5,9 @@ order. Who processes "a into b" asks where a has gone by now: over b to c, or no
 """
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from connectors.contexts import surviving
 from models.batching import MOVED
 from models.errors import Poison
 from processors.events import PatientEvent
@@ -17,13 +18,18 @@ from streams.wire import decode
 _TOPIC: Final = PatientEvent.topic
 
 
+class _Word(NamedTuple):
+    at: datetime
+    merged_into: str | None
+
+
 class Survivors:
     """A copy of all merges. Of a patient the newest word counts (`effective_at`): a copy that was replayed undoes nothing."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
         self._ends: dict[int, int] = {}  # by partition, how far it was read
-        self._into: dict[str, tuple[datetime, str]] = {}  # of records that were ever merged; "" where that was undone
+        self._words: dict[str, _Word] = {}  # of records that were ever merged, the newest
 
     async def catch_up(self) -> None:
         """Read what the topic holds by now. Raises `Transient` when no broker answers."""
@@ -38,13 +44,13 @@ class Survivors:
                         self._take(record)
                 self._ends[number] = end
 
+    def get(self, patient_id: str) -> _Word | None:
+        """Return what was said last of a record's merging, None for one that never was merged."""
+        return self._words.get(patient_id)
+
     def of(self, patient_id: str) -> str:
-        """Return the record that stands for this one; of a circle of merges one that is in it."""
-        seen = {patient_id}
-        while (into := self._into.get(patient_id, (None, ""))[1]) and into not in seen:
-            seen.add(into)
-            patient_id = into
-        return patient_id
+        """Return the record that stands for this one: itself where it was not merged, or that was undone."""
+        return surviving(self, patient_id)
 
     def _take(self, record: Any) -> None:
         if record.value is None:
@@ -53,7 +59,6 @@ class Survivors:
             context = decode(PatientEvent, record)
         except Poison:
             return  # the lane makes it a dead letter
-        patient, into = context.patient_id, context.merged_into or ""
-        known = self._into.get(patient)
-        if (known is None and into) or (known is not None and context.effective_at >= known[0]):
-            self._into[patient] = (context.effective_at, into)
+        known = self.get(context.patient_id)
+        if context.merged_into if known is None else context.effective_at >= known.at:
+            self._words[context.patient_id] = _Word(context.effective_at, context.merged_into)

@@ -55,7 +55,9 @@ def parse_stamp(text: str) -> Stamp | None:
         parts["hour"] = 0
     try:
         offset = _offset(found["offset"])
-        local = datetime(**({"month": 1, "day": 1} | parts)) + timedelta(days=midnight)  # type: ignore[arg-type]
+        year, month, day = parts["year"], parts.get("month", 1), parts.get("day", 1)
+        hour, minute, second = (parts.get(name, 0) for name in ("hour", "minute", "second"))
+        local = datetime(year, month, day, hour, minute, second, parts.get("microsecond", 0)) + timedelta(days=midnight)
         return Stamp(local, precision, offset)
     except (ValueError, OverflowError):
         raise ValueError("not a time of the calendar") from None

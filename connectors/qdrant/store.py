@@ -167,9 +167,10 @@ class VectorStore:
     async def check(self, collection: CollectionSpec) -> None:
         """Raise `Fatal`, as `ensure` would, for a collection that is there and is made for something else; make nothing."""
         if await self.exists(collection):
-            doing = f"looking at the collection {collection.name}"
-            info = await self._call(doing, self._client.get_collection(collection.name))
-            self._check(collection, info.config.params)
+            self._check(collection, (await self._info(collection)).config.params)
+
+    async def _info(self, collection: CollectionSpec) -> api.CollectionInfo:
+        return await self._call(f"looking at the collection {collection.name}", self._client.get_collection(collection.name))
 
     async def exists(self, collection: CollectionSpec) -> bool:
         """Tell whether the collection is there."""
@@ -179,14 +180,12 @@ class VectorStore:
 
     async def fits(self, collection: CollectionSpec) -> bool:
         """Tell whether the collection, which is there, holds vectors of this name, length and distance."""
-        doing = f"looking at the collection {collection.name}"
-        info = await self._call(doing, self._client.get_collection(collection.name))
+        info = await self._info(collection)
         return _fits(collection, info.config.params.vectors)
 
     async def spec(self, collection: CollectionSpec) -> CollectionSpec:
         """Return what the collection of this name, which is there, was made for: its one named vector and its indexes."""
-        doing = f"looking at the collection {collection.name}"
-        info = await self._call(doing, self._client.get_collection(collection.name))
+        info = await self._info(collection)
         vectors = info.config.params.vectors
         if not isinstance(vectors, dict) or len(vectors) != 1:
             raise Permanent(f"the collection {collection.name} is none of Vigil's: it has not one named vector")
@@ -221,9 +220,7 @@ class VectorStore:
 
     async def settled(self, collection: CollectionSpec) -> bool:
         """Tell whether the store has done its work on the collection: indexed what is to be indexed, so that searches are fast."""
-        doing = f"looking at the collection {collection.name}"
-        info = await self._call(doing, self._client.get_collection(collection.name))
-        return info.status == api.CollectionStatus.GREEN
+        return (await self._info(collection)).status == api.CollectionStatus.GREEN
 
     async def _make(self, collection: CollectionSpec, doing: str) -> None:
         """Make it: under an alias, or under its very name. Another process may be faster with any part of it."""
@@ -242,7 +239,7 @@ class VectorStore:
         name, doing = collection.name, f"making the collection {collection.name}"
         if not await self.exists(collection):
             await self._make(collection, doing)
-        info = await self._call(doing, self._client.get_collection(name))
+        info = await self._info(collection)
         self._check(collection, info.config.params)
         missing = {one: kind for one, kind in collection.indexes.items() if one not in info.payload_schema}
         index = self._client.create_payload_index

@@ -59,7 +59,7 @@ def die_around_sends(moments: Moments, *, before: bool) -> None:
         if not before and outputs(messages):
             moments.pass_one()
 
-    Outbox.send = sends  # type: ignore[method-assign]
+    Outbox.send = sends  # type: ignore[method-assign]  # the product has no such hook, and needs none
 
 
 def die_after_commits(moments: Moments) -> None:
@@ -72,7 +72,7 @@ def die_after_commits(moments: Moments) -> None:
         if self.last_commit != last:
             moments.pass_one()
 
-    Intake.commit = commits  # type: ignore[method-assign]
+    Intake.commit = commits  # type: ignore[method-assign]  # likewise
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class Front(Sender):
                             self.answered.add(one.event_id)
                             break
                         if answer.is_client_error:
-                            raise RuntimeError(f"{kind} {one.event_id} was refused for good: {answer.text}")
+                            raise RuntimeError(f"{kind} {one.event_id} was refused for good ({answer.status_code})")
                     over.wait(0.3)
 
     def _store(self, load: Load, over: threading.Event) -> None:

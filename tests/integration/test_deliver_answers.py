@@ -104,7 +104,7 @@ async def test_a_call_that_does_not_come_to_its_end_is_given_up(
     kafka: Kafka, edge: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, addresses = edge
-    monkeypatch.setattr("connectors.deliver.callback._SLOWEST", 0.3)
+    monkeypatch.setattr("connectors.deliver.callback._SLOWEST", 0.3)  # the same, sooner: 10 s are long for a test
     reader, writer = await asyncio.open_connection(*addresses["callback"])
     try:
         writer.write(b"POST /deliver/pager/feedback HTTP/1.1\r\nHost: vigil\r\nContent-Length: 1000\r\n\r\n{")

@@ -306,7 +306,7 @@ async def test_stalled_bodies_hold_bounded_memory_and_shut_out_no_small_ones():
         for _, writer in stalled:
             writer.close()
         async with asyncio.timeout(5):
-            while server._room.held:  # noqa: ASYNC110
+            while server._room.held:  # noqa: ASYNC110  a server has no event for it
                 await asyncio.sleep(0.01)
 
 

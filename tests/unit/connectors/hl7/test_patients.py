@@ -512,12 +512,12 @@ def test_what_a_device_sends_under_a_merged_number_is_filed_under_the_survivor()
     scale = "OBX|1|ST|SCALE^SpO2 scale^L||2||||||F|||||DR7^HOUSE"
     (fact,) = ward.take(vitals(scale, PULSE, pid=pid("1")))
     assert ward.outcome is not None
-    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]
+    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]  # all are a patient's
     assert (fact.spo2_scale, fact.merged_into) == (2, None)
     assert "1 x a number that was merged away: filed under the surviving record" in ward.outcome.reason
     ward.take(adt("A40", pid("3"), mrg("2"), at="202603021100"))
     ward.take(vitals(PULSE, pid=pid("1")))
-    assert [one.patient_id for one in ward.outcome.events] == [ward.take(adt("A08", pid("3")))[0].patient_id]  # type: ignore[attr-defined]
+    assert [one.patient_id for one in ward.outcome.events] == [ward.take(adt("A08", pid("3")))[0].patient_id]  # type: ignore[attr-defined]  # all are a patient's
     report = "TXA|1|PN^Progress note|TX||||||||D1||||||AU"
     ward.take(message(pid("1"), report, "OBX|1|TX|||Stable.||||||F", kind="MDM^T02"))
     assert ward.outcome.verdict == "accepted"
@@ -530,7 +530,7 @@ def test_an_unlinked_number_is_filed_under_its_own_record_again() -> None:
     ward.take(adt("A37", pid("1"), pid("2"), at="202603021000"))
     ward.take(vitals(PULSE, pid=pid("2")))
     assert ward.outcome is not None
-    assert {one.patient_id for one in ward.outcome.events} == {second.patient_id}  # type: ignore[attr-defined]
+    assert {one.patient_id for one in ward.outcome.events} == {second.patient_id}  # type: ignore[attr-defined]  # all are a patient's
 
 
 def test_records_merged_in_a_circle_have_no_survivor() -> None:
@@ -719,7 +719,7 @@ def test_a_deleted_number_that_was_merged_away_is_still_filed_under_the_survivor
     ward.take(adt("A29", pid("1"), at="202603021000"))
     ward.take(vitals(PULSE, pid=pid("1")))
     assert ward.outcome is not None
-    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]
+    assert {event.patient_id for event in ward.outcome.events} == {survivor.patient_id}  # type: ignore[attr-defined]  # all are a patient's
 
 
 def test_bed_swap_is_two_snapshots() -> None:
