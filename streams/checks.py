@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from connectors.objects import ObjectStore
-from connectors.qdrant.settings import NOTES, images
+from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import VectorStore
 from models.batching import describe
-from models.errors import Permanent, VigilError
+from models.errors import Fatal, Permanent, VigilError
 from streams import topics
 from streams.caching import redis_version
 from streams.inference import open_model
@@ -17,6 +17,7 @@ from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
+_COLLECTIONS = {"embedding": NOTES, "image-text": images(dimensions=0)}  # where a task's vectors go
 _LOW_DISK = 5 * 2**30
 
 
@@ -114,20 +115,10 @@ def _difference(one: Difference, names: list[str]) -> Check:
 async def _qdrant(settings: Settings) -> list[Check]:
     async with VectorStore(settings.vectors) as store:
         try:
-            checks = [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+            return [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
         except VigilError as error:
             mend = "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
             return [Check("wrong", "qdrant", str(error), mend)]
-        for task, collection in (("embedding", NOTES), ("image-text", images(1))):
-            try:
-                model = await open_model(settings.models, task)
-            except VigilError:
-                continue  # said of the model
-            try:
-                await store.check(replace(collection, dimensions=model.dimensions))
-            except VigilError as error:
-                checks.append(Check("wrong", f"collection {collection.name}", str(error), error.hint or ""))
-        return checks
 
 
 async def _models(settings: Settings) -> list[Check]:
@@ -141,7 +132,20 @@ async def _models(settings: Settings) -> list[Check]:
             identity = model.identity
             found = f"{identity.name} {identity.version}, digest {identity.digest[:12]}, files as registered"
             checks.append(Check("ok", f"model for {task}", found))
+            if (collection := _COLLECTIONS.get(task)) is not None:
+                checks += await _fit(settings, replace(collection, dimensions=model.dimensions))
     return checks
+
+
+async def _fit(settings: Settings, collection: CollectionSpec) -> list[Check]:
+    async with VectorStore(settings.vectors) as store:
+        try:
+            await store.check(collection)
+        except Fatal as error:
+            return [Check("wrong", f"collection {collection.name}", str(error), error.hint or "")]
+        except VigilError:
+            pass  # said of the store
+    return []
 
 
 async def _cache(settings: Settings) -> list[Check]:
