@@ -8,8 +8,8 @@ at a later copy is another failure, and open. A connector's letter has no such p
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -96,10 +96,20 @@ class Found:
     total: int  # before the limit
     otherwise: list[Letter]  # asked for by their id, but in another state
     unknown: list[str]  # a sentence for each filter that no letter of any state answers to: misspelt, most likely
+    apart: dict[str, list[Letter]] = field(default_factory=dict)  # by why they are not among `letters` and not in `total`
 
 
-def choose(letters: Collection[Letter], which: Which, states: Sequence[State], limit: int | None = None) -> Found:
-    """Choose letters in these states, oldest failure first. Raises `Permanent` for ids that no letter of any state has."""
+def choose(
+    letters: Collection[Letter],
+    which: Which,
+    states: Sequence[State],
+    limit: int | None = None,
+    apart: Callable[[DeadLetterEvent], str] = lambda event: "",
+) -> Found:
+    """Choose letters in these states, oldest failure first. Raises `Permanent` for ids that no letter of any state has.
+
+    Those that `apart` gives a reason for are returned beside the others, and the limit does not count them.
+    """
     named = {one: [letter for letter in letters if letter.event.id.startswith(one)] for one in which.ids}
     if missing := [one for one, those in named.items() if not those]:
         raise Permanent(
@@ -108,7 +118,11 @@ def choose(letters: Collection[Letter], which: Which, states: Sequence[State], l
     chosen = [letter for letter in letters if letter.state in states and which.takes(letter.event)]
     chosen.sort(key=lambda letter: (letter.first_failed_at, letter.event.id))
     otherwise = [letter for those in named.values() if all(one.state not in states for one in those) for letter in those[:_FEW]]
-    return Found(chosen[:limit], len(chosen), otherwise, list(_unknown([letter.event for letter in letters], which)))
+    by_reason: dict[str, list[Letter]] = defaultdict(list)
+    for letter in chosen:
+        by_reason[apart(letter.event)].append(letter)
+    rest, unknown = by_reason.pop("", []), list(_unknown([letter.event for letter in letters], which))
+    return Found(rest[:limit], len(rest), otherwise, unknown, dict(by_reason))
 
 
 def _unknown(events: Sequence[DeadLetterEvent], which: Which) -> Iterator[str]:

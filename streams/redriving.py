@@ -90,17 +90,23 @@ class DeadLetters:
         return (await self.look(which, states=states, whole=whole, limit=limit)).letters
 
     async def look(
-        self, which: Which, *, states: Sequence[State] = ("open",), whole: bool = False, limit: int | None = None
+        self,
+        which: Which,
+        *,
+        states: Sequence[State] = ("open",),
+        whole: bool = False,
+        limit: int | None = None,
+        apart: Callable[[DeadLetterEvent], str] = lambda event: "",
     ) -> Found:
-        """Find the letters in these states, oldest failure first, the first `limit` of them; originals only if `whole`.
+        """Find the letters in these states, oldest failure first, the first `limit` of them (see `streams.letters.choose`).
 
-        Originals are read in a second pass, only those that are returned: a burst of letters need not fit into memory.
+        Originals only if `whole`, in a second pass, of the `letters` that are returned: a burst of them need not fit into memory.
         Raises `Transient` when no broker answers, `Permanent` when the topic is not there or no letter begins with an id.
         """
         letters: dict[str, Letter] = {}
         async for record in self._records():
             fold(letters, record)
-        found = choose(letters.values(), which, states, limit)
+        found = choose(letters.values(), which, states, limit, apart)
         if whole and found.letters:
             wanted = {(letter.partition, letter.offset): letter for letter in found.letters}
             async for record in self._records({partition for partition, _ in wanted}):
@@ -133,18 +139,31 @@ class DeadLetters:
 
     # ------------------------------------------------------------------------------------------------------------- redriving
 
+    async def prepare(self, which: Which, *, limit: int | None = None, unverified: bool = False) -> tuple[Found, Plan]:
+        """Find open letters and plan their redrive. The limit counts those that can be redriven at all, now or one day."""
+        found = await self.look(which, whole=True, limit=limit, apart=self._never)
+        plan = await self.plan(found.letters, unverified=unverified)
+        for reason, letters in found.apart.items():
+            plan.held[reason] += letters
+        return found, plan
+
+    def _never(self, event: DeadLetterEvent) -> str:
+        """Say why a letter can never be redriven; "" where it can."""
+        if event.original_partition < 0:
+            return CONNECTOR
+        if event.cut is not None:
+            return CUT
+        topic = self._topic(event)
+        return NO_INPUT if topic not in INPUTS or event.original_topic != self._prefix + topic else ""
+
     async def plan(self, letters: Sequence[Letter], *, unverified: bool = False) -> Plan:
         """Sort letters (whole ones) into those that can be redriven now and those that are held back."""
         plan, at = Plan(), self._clock()
         versioned: dict[tuple[str, int], list[Letter]] = defaultdict(list)
         for letter in sorted(letters, key=lambda one: _place(one.event)):
-            topic = letter.event.original_topic.removeprefix(self._prefix)
-            if letter.event.original_partition < 0:
-                plan.held[CONNECTOR].append(letter)
-            elif letter.event.cut is not None:
-                plan.held[CUT].append(letter)
-            elif topic not in INPUTS or letter.event.original_topic != self._prefix + topic:
-                plan.held[NO_INPUT].append(letter)
+            topic = self._topic(letter.event)
+            if never := self._never(letter.event):
+                plan.held[never].append(letter)
             elif topic == VitalsEvent.topic and at < self._history_from(letter):
                 plan.held[YOUNG].append(letter)
             else:

@@ -71,6 +71,8 @@ def list_letters(
 
         for letter in letters[:limit]:
             print(orjson.dumps(_facts(letter)).decode())
+        if (left := len(letters) - limit) > 0:
+            typer.echo(f"left out: {left:,} older ones (--limit {limit})", err=True)
         return
     _print_counts(letters, f"{len(letters)} dead letters" + ("" if state == "any" else f", {state}"))
     if letters:
@@ -244,8 +246,7 @@ async def _open(settings: Settings, letter_id: str, reason: str | None) -> tuple
 
 async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool) -> tuple["Found", "Plan"]:
     async with _desk(settings, writing=False) as desk:
-        found = await desk.look(which, whole=True, limit=limit)
-        return found, await desk.plan(found.letters, unverified=unverified)
+        return await desk.prepare(which, limit=limit, unverified=unverified)
 
 
 async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max_wait: float) -> int:

@@ -381,6 +381,12 @@ async def test_what_is_held_apart_says_who_sent_it_and_why(kafka: Kafka, tmp_pat
     shown = dict(line.split(maxsplit=1) for line in (await asyncio.to_thread(at, "show", apart.id)).stdout.splitlines()[:14])
     assert (shown["peer"], shown["message"].removeprefix("type").strip()) == ("bedside", reason)
     assert "original" not in shown
+    # What a sender has to send again, however much there is of it, leaves the limit to what can be redriven.
+    await _file(site, "notes-entities", note("p", "n1", "Cough."))
+    planned = (await asyncio.to_thread(at, "redrive", "--all", "--unverified", "--limit", "1", "--dry-run")).stdout
+    assert "1 to redrive" in planned
+    assert "held back: 1 x from a connector" in planned
+    assert "left out" not in planned
 
 
 async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Path) -> None:
@@ -407,7 +413,8 @@ async def test_the_command_line_from_list_to_discard(kafka: Kafka, tmp_path: Pat
         assert len(letters) == 4
         # The newest first, and the counts by model too: in a burst that is what one looks for.
         assert [letter["original"].rpartition("/")[2] for letter in letters] == ["0", "2", "1", "0"]
-        assert json.loads(run(0, "list", "--json", "--limit", "1"))["lane"] == "vitals"
+        one, left = run(0, "list", "--json", "--limit", "1").splitlines()
+        assert (json.loads(one)["lane"], left) == ("vitals", "left out: 3 older ones (--limit 1)")
         newest = run(0, "list", "--limit", "2")
         assert "the newest 2" in newest
         counted = next(line for line in newest.splitlines() if "notes-entities" in line)

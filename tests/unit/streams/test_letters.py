@@ -227,6 +227,12 @@ def test_what_a_limit_leaves_is_counted() -> None:
     assert ([one.event.original_offset for one in found.letters], found.total) == ([41, 42], 3)
 
 
+def test_what_is_set_apart_takes_nothing_from_the_limit() -> None:
+    found = choose(SEVERAL, Which(), ("open",), 1, lambda event: "first" if event.original_offset == 41 else "")
+    assert ([one.event.original_offset for one in found.letters], found.total) == ([42], 2)
+    assert [one.event.original_offset for one in found.apart["first"]] == [41]
+
+
 def sent(message: str, **more: str) -> DeadLetterEvent:
     about = {"connector": "hl7", "stage": "map", "peer": "lab", "message_type": "ORU^R01"} | more
     return at_the_edge(b"MSH", message=message, failed_at=NOON, identity=(message, *more.values()), **about)
