@@ -12,7 +12,8 @@ not repeat the place. The rule, for every connector:
 5. What is observed or written under a record that was merged away is filed under the surviving one (`surviving`): devices keep an
    old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's.
 6. What is said in passing (a lasting fact, or PID and PV1 of a result) dates nothing. Of PID and PV1 it fills only what is unknown.
-   Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer.
+   Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer;
+   until then vital signs from elsewhere move the patient (`connectors.hl7.mapping.persons`).
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each

@@ -1,6 +1,7 @@
 """What a result or a document says of the person and the bed, where no registration has said it (rule 6 of `connectors.contexts`).
 
 A gateway of monitors may be the only feed of a site. Without an age there is no NEWS2 alert, and without a place nobody is called.
+Nor does anything else say that a patient was moved: while registration has not spoken, vital signs do, by where they come from.
 Not taken from here: death and pregnancy, since both silence, and nothing but registration would take them back.
 """
 
@@ -9,11 +10,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from connectors.contexts import FUTURE
 from connectors.hl7.mapping.patients import Book, birth_date
 from connectors.hl7.mapping.reading import Subject
 from connectors.hl7.mapping.visits import place_of
 from connectors.hl7.message import Segment
-from processors.events import Event, Location, NoteEvent, VitalsEvent
+from processors.events import UNDATED, Event, Location, NoteEvent, PatientEvent, VitalsEvent
 
 _WITHDRAWN: Final = frozenset({"cancelled", "entered-in-error"})
 
@@ -33,15 +35,30 @@ def fill(book: Book, pid: Segment | None, pv1: Segment | None, subject: Subject,
                 new["birth_date"] = born
         except ValueError:  # registration's to mend: a dead letter with each set of vitals would say no more
             book.reading.flags["a date of birth that cannot be read"] += 1
-    stay = known is not None and (known.encounter_id or known.encounter_status != "unknown" or known.location != Location())
-    if pv1 and not stay:
+    if pv1 and (known is None or not _placed(known) or _moves(known, made)):
         try:
-            if (place := place_of(pv1)) != Location():
+            if (place := place_of(pv1)) not in (Location(), known.location if known else None):
                 new["location"] = place
         except ValidationError:  # longer than is taken: vitals are not refused for the name of a bed
             book.reading.flags["a place that cannot be read"] += 1
     if new:
         book.write(subject.patient_id, new | ({"identifiers": subject.identifiers} if known is None else {}), fact=True)
+
+
+def _placed(known: PatientEvent) -> bool:
+    return bool(known.encounter_id) or known.encounter_status != "unknown" or known.location != Location()
+
+
+def _moves(known: PatientEvent, made: Sequence[Event]) -> bool:
+    """Tell whether vital signs say where a patient is now whom registration has not placed.
+
+    Those that were measured well after the last word about the patient came: neither a message that was long on its way nor two
+    devices that disagree (a transport monitor beside the bed's) move anybody back and forth with every set.
+    """
+    if known.effective_at != UNDATED or known.encounter_id or known.encounter_status != "unknown":
+        return False
+    sets = [event for event in made if isinstance(event, VitalsEvent) and _stands(event)]
+    return any(min(one.observed_at, one.received_at) > known.received_at + FUTURE for one in sets)
 
 
 def _stands(event: Event) -> bool:

@@ -32,15 +32,15 @@ class Ward:
         self.peer = Peer("gateway", Hl7Peer.model_validate(peer))
         self.reason = ""
 
-    def take(self, raw: bytes) -> list[Event]:
-        outcome = self.mapper.handle(raw, self.peer, NOW)
+    def take(self, raw: bytes, at: datetime = NOW) -> list[Event]:
+        outcome = self.mapper.handle(raw, self.peer, at)
         for context in outcome.contexts:
             self.contexts.remember(context)
         self.reason = outcome.reason
         return [*outcome.events]
 
-    def known(self, raw: bytes) -> PatientEvent | None:
-        return next((event for event in self.take(raw) if isinstance(event, PatientEvent)), None)
+    def known(self, raw: bytes, at: datetime = NOW) -> PatientEvent | None:
+        return next((event for event in self.take(raw, at) if isinstance(event, PatientEvent)), None)
 
 
 def adt(trigger: str, *segments: str, at: str = "202603020900") -> bytes:
@@ -89,6 +89,45 @@ def test_registration_says_it_better_even_where_it_was_recorded_before(at: str) 
     assert context is not None
     assert (context.birth_date, context.location.ward, context.encounter_status) == ("1960-01-01", "W5", "in-progress")
     assert ward.known(vitals(PULSE)) is None
+
+
+def measured(minutes: float, *, ward: str = "W2", lines: Sequence[str] = (PULSE,)) -> tuple[bytes, datetime]:
+    """A set from another bed, so long after the first message, and when it came."""
+    at = NOW + timedelta(minutes=minutes)
+    obr = f"OBR|1||F{minutes}|VS^Vitals|||{at:%Y%m%d%H%M%S}+0000"
+    return vitals(*lines, pv1=PV1.replace("W1", ward), obr=obr, control_id=f"T{minutes}"), at
+
+
+def test_vital_signs_from_another_bed_move_a_patient_whom_registration_has_not_placed() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+    context = ward.known(vitals(PULSE))
+    assert context is not None
+    watch.say(context)
+    watch.chart(0, bedside.ILL, patient=context.patient_id)
+    assert ward.known(*measured(4)) is None  # a transport monitor beside the bed's: nobody is moved with every set
+    late, _ = measured(-30, ward="W0")
+    assert ward.known(late, NOW + timedelta(minutes=20)) is None  # it was long on its way
+    assert ward.known(*measured(20, ward="W1")) is None  # there already
+    moved = ward.known(*measured(21))
+    assert moved is not None
+    assert (moved.location.ward, moved.effective_at, moved.birth_date) == ("W2", UNDATED, context.birth_date)
+    (step,) = alerts(watch.say(moved))
+    assert (step.state, step.location.ward) == ("updated", "W2")
+    assert ward.known(*measured(22, ward="W1")) is None
+
+
+def test_what_is_no_sign_of_where_a_patient_is_moves_nobody() -> None:
+    ward = Ward()
+    ward.take(vitals(PULSE))
+    elsewhere = PV1.replace("W1", "RADIOLOGY")
+    at = NOW + timedelta(hours=1)
+    report = message(PID, elsewhere, REPORT, TEXT, kind="MDM^T02", control_id="D1")
+    assert ward.known(report, at) is None
+    back = obx("8867-4^Heart rate^LN", "80", "/min^^UCUM", status="W")
+    assert ward.known(*measured(60, lines=(back,))) is None  # the device had the wrong patient
+    admitted = ward.known(adt("A01", PID, PV1), at)
+    assert admitted is not None
+    assert ward.known(*measured(120)) is None  # registration says where from now on
 
 
 def test_registration_that_says_nothing_of_it_leaves_it() -> None:
