@@ -37,6 +37,7 @@ from streams.outbox import Outbox
 from streams.publisher import KafkaPublisher
 from streams.reader import Reader
 from streams.settings import Settings
+from streams.tracing import REQUEST, Tracing, of_request
 from streams.wire import decode
 
 log = logging.getLogger("vigil.edge")
@@ -88,7 +89,10 @@ class Edge:
         self._clock = clock or clock_of(settings.clock)
         self._stack = contextlib.AsyncExitStack()
         self._outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/connectors")
-        self._publisher = KafkaPublisher(self._outbox, self._clock, timeout=engine.publish_timeout, gather=engine.gather)
+        self._tracing = Tracing(settings.tracing, "connectors")
+        self._publisher = KafkaPublisher(
+            self._outbox, self._clock, self._tracing, timeout=engine.publish_timeout, gather=engine.gather
+        )
         self._trouble = "starting"
         self.metrics = EdgeMetrics()
         self.addresses: dict[str, tuple[str, int]] = {}
@@ -108,6 +112,7 @@ class Edge:
 
     async def _start(self) -> None:
         settings = self._settings
+        self._stack.push_async_callback(asyncio.to_thread, self._tracing.stop)
         self._stack.push_async_callback(self._outbox.stop)
         await self._until_it_works("Kafka", self._outbox.start)
         identities = Identities(settings.identity)
@@ -202,7 +207,7 @@ class Edge:
             under_pressure=lambda: disk_nearly_full(objects, own.dicom.min_free_bytes),
             observe=observe,
         )
-        requests = CountedRequests("stow", metrics)
+        requests = Requests("stow", metrics)
         server.app.add_middleware(requests.around)
         address = await server.start()
         self._stack.push_async_callback(server.stop)
@@ -217,7 +222,7 @@ class Edge:
             metrics.message("callback", receiver, "accepted" if status < 300 else "refused")
 
         server = CallbackServer(own, keys, publisher=publisher, now=self._clock, observe=observe)
-        requests = CountedRequests("callback", metrics)
+        requests = Requests("callback", metrics)
         server.app.add_middleware(requests.around)
         address = await server.start()
         self._stack.push_async_callback(server.stop)
@@ -239,7 +244,7 @@ class Edge:
             contexts=contexts,
             observe=observe,
         )
-        requests = CountedRequests("fhir", metrics)
+        requests = Requests("fhir", metrics)
         server.app.add_middleware(requests.around)
         address = await server.start()
         self._stack.push_async_callback(server.stop)
@@ -266,8 +271,8 @@ class Measured:
         self._metrics.published(self._connector, (event.topic for event in events), monotonic() - began)
 
 
-class CountedRequests:
-    """ASGI middleware that counts every answer, those too that are given before a request is read."""
+class Requests:
+    """ASGI middleware: counts every answer, those too that are given before a request is read; takes over a request's trace."""
 
     def __init__(self, connector: str, metrics: EdgeMetrics) -> None:
         self._connector = connector
@@ -275,10 +280,11 @@ class CountedRequests:
         self.under_way = 0
 
     def around(self, app: Any) -> Any:
-        """Return the app with the counting around it."""
+        """Return the app with this around it."""
 
         async def counted(scope: Any, receive: Any, send: Any) -> None:
             began = monotonic()
+            REQUEST.set(of_request(scope.get("headers", ())))  # of this request's task alone: each has its own
 
             async def sent(message: Any) -> None:
                 if message["type"] == "http.response.start":

@@ -38,7 +38,7 @@ from streams.scoring import Retold, Scoring
 from streams.settings import Settings
 from streams.snapshots import Snapshots
 from streams.tracing import Tracing, Work
-from streams.wire import Message, iso, traceparent_of
+from streams.wire import Message, iso
 
 log = logging.getLogger("vigil.vitals")
 
@@ -156,6 +156,7 @@ class MonitorWorker:
         self._scoring = scoring
         self._agent = agent
         self._tracing = tracing
+        self._traces: dict[int, Work] = {}  # of the records in hand, by their identity
         self._new_monitor = new_monitor
         self._machine = Machine(new_monitor(number), number)
         self._journal = Journal(outbox, number, settings.kafka)
@@ -273,6 +274,7 @@ class MonitorWorker:
         events: list[tuple[Event, Any]] = []
         dead: list[tuple[Any, Poison]] = []
         records = await self.steps.persist("read context", lambda: self._context(entry, slices))
+        self._begin([record for _, record in records])
         for kind, record in records:
             counts = self._machine.monitor.counts
             unmatched = counts["unmatched_feedback"]
@@ -287,9 +289,9 @@ class MonitorWorker:
             ticked = self._machine.tick(entry.now, number=entry.number, offset=entry.offset)
             events += [(event, None) for event in ticked]
         self._machine.entry, self._machine.ends, self._reach = entry.number, entry.ends, entry.reach
-        await self._write(
-            [Written(self._encode(event, traceparent_of(record) if record else None), record) for event, record in events], dead
-        )
+        now = iso(self._clock())
+        await self._write([self._written(event, record, now) for event, record in events], dead)
+        self._end()
         for piece in slices:
             piece.settle()
         self._settle_applied()
@@ -313,9 +315,9 @@ class MonitorWorker:
 
     async def _work(self, records: Sequence[Any], complete: Sequence[Slice]) -> None:
         """Take a batch of vitals: observe all, score all at once, decide in order, write, settle."""
-        traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
+        self._begin(records)
         async with self._room if len(records) > _SMALL else contextlib.nullcontext():
-            decided = await self._decide(records, traces)
+            decided = await self._decide(records)
         if self._machine.at > self._reach and not self._forced:  # below a journalled entry the order is known anyway
             reach = self._machine.at + _AHEAD
             await self.steps.persist("journal", lambda: self._journal.reach(reach))
@@ -323,8 +325,7 @@ class MonitorWorker:
         if (lapse := decided.lapse) is not None:
             await self.steps.persist("journal", lambda: self._journal.lapse(lapse))
         await self._write(decided.messages, decided.dead)
-        for work in traces.values():
-            work.end()
+        self._end()
         for piece in complete:
             piece.settle()
         self._metrics.consumed.inc(len(records))
@@ -332,7 +333,7 @@ class MonitorWorker:
         self._observe_latency(records)
         self._count(decided.steps)
 
-    async def _decide(self, records: Sequence[Any], traces: dict[int, Work]) -> _Decided:
+    async def _decide(self, records: Sequence[Any]) -> _Decided:
         assessments: list[tuple[Any, Assessment]] = []
         dead: list[tuple[Any, Poison]] = []
         for record in records:
@@ -350,13 +351,14 @@ class MonitorWorker:
         decided: list[Any] = []
         steps: list[Event] = []
         now = self._clock()
+        time_header = iso(now)
         for (record, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
             try:
                 events = self._machine.monitor.decide(assessment, deterioration, reason)
             except Poison as error:
                 dead.append((record, error))
                 continue
-            messages += [Written(self._encode(out, traces[id(record)].header), record) for out in events]
+            messages += [self._written(out, record, time_header) for out in events]
             steps += events[1:]
             entries.append(self._scoring.audit_entry(assessment.event, record, events))
             decided.append(record)
@@ -370,8 +372,17 @@ class MonitorWorker:
 
     # ------------------------------------------------------------------------------------------------- writing
 
-    def _encode(self, event: Event, traceparent: bytes | None) -> Message:
-        return self._outbox.encode(event, traceparent=traceparent)
+    def _begin(self, records: Sequence[Any]) -> None:
+        self._traces = dict(zip(map(id, records), self._tracing.begin(records), strict=True))
+
+    def _end(self) -> None:
+        for work in self._traces.values():
+            work.end()
+
+    def _written(self, event: Event, record: Any, time_header: bytes) -> Written:
+        """Return an event with the trace of the record that it comes of; what the time leads to has none."""
+        traceparent = None if record is None else self._traces[id(record)].header
+        return Written(self._outbox.encode(event, time=time_header, traceparent=traceparent), record)
 
     def _audit(self, entries: Sequence[AuditEntry], records: Sequence[Any], now: Any) -> Message:
         audit = prediction_audit(
@@ -407,10 +418,11 @@ class MonitorWorker:
     def _letter(self, record: Any, error: VigilError) -> Written:
         digest = self._scoring.identity.digest if self._scoring.identity else ""
         room = self._outbox.letter_room
-        letter = dead_letter(record, error, lane="vitals", failed_at=self._clock(), model_digest=digest, room=room)
+        now = self._clock()
+        letter = dead_letter(record, error, lane="vitals", failed_at=now, model_digest=digest, room=room)
         log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
         self._metrics.dead_lettered(letter.stage, letter.error)
-        return Written(self._outbox.encode(letter, traceparent=traceparent_of(record)), record)
+        return self._written(letter, record, iso(now))
 
     async def _send(self, messages: Sequence[Written]) -> list[tuple[Written, Poison]]:
         """Write, in order, what fits; return what no broker takes."""

@@ -11,6 +11,7 @@ from models.errors import Poison, Transient
 from processors.events import Event
 from streams.clock import Clock
 from streams.outbox import Outbox
+from streams.tracing import Tracing
 from streams.wire import Message, iso
 
 
@@ -18,10 +19,18 @@ class KafkaPublisher:
     """`connectors.publisher.Publisher` on the outbox. Order per patient is the order of the calls."""
 
     def __init__(
-        self, outbox: Outbox, clock: Clock, *, timeout: float, gather: float = 0.0, most_waiting: int = 20_000
+        self,
+        outbox: Outbox,
+        clock: Clock,
+        tracing: Tracing,
+        *,
+        timeout: float,
+        gather: float = 0.0,
+        most_waiting: int = 20_000,
     ) -> None:
         self._outbox = outbox
         self._clock = clock
+        self._tracing = tracing
         self._timeout = timeout
         self._gather = gather
         self._most = most_waiting
@@ -37,7 +46,15 @@ class KafkaPublisher:
         if self._records >= self._most:
             raise Transient(f"{self._records} records wait for Kafka already")
         time = iso(self._clock())
-        messages = [self._outbox.encode(event, time=time) for event in events]
+        work = self._tracing.publish(events[0].topic, len(events))
+        try:
+            await self._confirmed([self._outbox.encode(event, time=time, traceparent=work.header) for event in events], timeout)
+        except (Exception, asyncio.CancelledError) as error:
+            work.end(type(error).__name__.lower())
+            raise
+        work.end()
+
+    async def _confirmed(self, messages: list[Message], timeout: float | None) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((messages, done))
         self._records += len(messages)

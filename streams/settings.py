@@ -272,6 +272,12 @@ class TracingSettings(Section):
     """OpenTelemetry."""
 
     endpoint: str = Field("", description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent")
+    ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the traces begun here, where a message brings none, that are sampled; lower it at thousands a second",
+    )
 
 
 class _Defaults(DefaultSettingsSource):

@@ -20,7 +20,7 @@ from processors.events import AuditEvent, DeadLetterEvent, Event, to_json
 E = TypeVar("E", bound=Event)
 Headers = list[tuple[str, bytes]]
 
-_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def header(record: Any, name: str) -> bytes | None:
 def traceparent_of(record: Any) -> bytes | None:
     """Return the record's `traceparent` if it is well formed."""
     value = header(record, "traceparent")
-    return value if value is not None and _TRACEPARENT.fullmatch(value) else None
+    return value if value is not None and TRACEPARENT.fullmatch(value) else None
 
 
 def iso(time: datetime) -> bytes:

@@ -317,13 +317,16 @@ async def _stream(settings: Settings, clock: Clock) -> "AsyncIterator[Publisher]
     """The way into the stream. Raises `Transient` without a broker."""
     from streams.outbox import Outbox
     from streams.publisher import KafkaPublisher
+    from streams.tracing import Tracing
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/connectors")
+    tracing = Tracing(settings.tracing, "connectors")
     try:
         await outbox.start()
-        yield KafkaPublisher(outbox, clock, timeout=settings.engine.publish_timeout)
+        yield KafkaPublisher(outbox, clock, tracing, timeout=settings.engine.publish_timeout)
     finally:
         await outbox.stop()
+        await asyncio.to_thread(tracing.stop)
 
 
 @contextlib.contextmanager

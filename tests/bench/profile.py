@@ -143,8 +143,9 @@ class _Lane:
         with costs.of("decide"):
             said = [monitor.decide(made, *scored) for made, scored in zip(assessments, scores, strict=True)]
         with costs.of("encode"):
+            now = iso(datetime.now(UTC))
             messages = [
-                outbox.encode(out, traceparent=traceparent_of(record))
+                outbox.encode(out, time=now, traceparent=traceparent_of(record))
                 for (record, _, _), events in zip(taken, said, strict=True)
                 for out in events
             ]

@@ -12,6 +12,7 @@ from streams.collector import Collector
 from streams.monitoring import Rounds
 from streams.publisher import KafkaPublisher
 from streams.settings import Settings
+from streams.tracing import Tracing
 from tests.vitals import patient
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -67,7 +68,9 @@ class _Outbox:
 
 
 def _publisher(outbox: _Outbox, gather: float) -> KafkaPublisher:
-    return KafkaPublisher(outbox, clock_of(Settings().clock), timeout=10, gather=gather)  # type: ignore[arg-type]
+    settings = Settings()
+    tracing = Tracing(settings.tracing, "connectors")
+    return KafkaPublisher(outbox, clock_of(settings.clock), tracing, timeout=10, gather=gather)  # type: ignore[arg-type]
 
 
 async def test_under_load_a_publishers_writes_keep_apart() -> None:
