@@ -6,6 +6,8 @@ own. Times are aware datetimes (ISO 8601, UTC on the wire). Spans are in charact
 Units are UCUM (https://ucum.org), codes LOINC (https://loinc.org) unless a field says otherwise.
 
 `patient_id` is Vigil's own pseudonym (`processors.identity.patient_id`), the key of every record that has one.
+
+The docstring under a field is its description in the published schema: unit and code system belong there.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ MOST_IDENTIFIERS: Final = 500  # of one patient
 class Part(BaseModel):
     """A part of an event: frozen, tolerant of fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null", use_attribute_docstrings=True)
 
 
 P = TypeVar("P", bound=Part)
@@ -104,50 +106,70 @@ class Event(Part):
     type: ClassVar[str]  # CloudEvents `type`
 
     id: Id = Field(min_length=1)
+    """Deterministic: a repeat of the same event has the same id, and overwrites. A UUID (version 8) of what identifies it."""
 
 
 class Source(Part):
     """The record that an output was made from: lets a rebuild of state leave out what lies past the commit."""
 
     topic: str
+    """The input's topic, without the site's prefix."""
     partition: int
+    """The input's partition."""
     offset: int
+    """The input's offset."""
     event_id: str
+    """The input's event id."""
 
 
 class Origin(Part):
     """The sender's message that an input came from."""
 
     protocol: Literal["hl7v2", "fhir", "dicom", "file", "vigil"]
-    peer: Name = ""  # the peer's configured name, never a person's
-    message_id: Id = ""  # HL7 MSH-10, FHIR versioned id, DICOM SOP Instance UID
-    message_type: Code = ""  # HL7 MSH-9, FHIR resource type, DICOM SOP class
-    digest: Code = ""  # SHA-256 of the message's bytes, hex
+    """By which way it came in; `vigil`: made by Vigil or one of its receivers."""
+    peer: Name = ""
+    """The peer's configured name, never a person's."""
+    message_id: Id = ""
+    """The message's own id: HL7 MSH-10, FHIR versioned id, DICOM SOP Instance UID."""
+    message_type: Code = ""
+    """HL7 MSH-9, FHIR resource type, DICOM SOP class UID."""
+    digest: Code = ""
+    """SHA-256 of the message's bytes, hex."""
 
 
 class ModelRef(Part):
     """The model that answered."""
 
     name: str
+    """The model's name in the registry."""
     version: str
-    digest: str  # SHA-256 over the digests of all its files, hex
+    """The model's version in the registry."""
+    digest: str
+    """SHA-256 over the digests of all its files, hex."""
 
 
 class Coding(Part):
     """A code with its system; `system` is an URI such as http://loinc.org, empty for a sender's own code."""
 
     system: Name = ""
+    """The code's system as an URI, such as http://loinc.org; empty for a sender's own code."""
     code: Code
+    """The code in that system."""
     display: Line = ""
+    """The code in words, as the sender gives them."""
 
 
 class ObjectReference(Part):
     """Where the bytes lie (claim check: no pixels in Kafka). `uri` is relative to the configured object store."""
 
     uri: Line
+    """Where the bytes lie, relative to the configured object store."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the bytes, hex."""
     media_type: Code
+    """Media type (RFC 6838), such as image/png."""
     bytes: int = Field(ge=0)
+    """Size in bytes."""
 
 
 ProcessingId = Literal["production", "training", "debugging"]  # HL7 table 0103; only production ever alerts live
@@ -162,17 +184,29 @@ class NoteEvent(Event):
     type: ClassVar[str] = "org.vigil.note.v1"
 
     patient_id: Id
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
     encounter_id: Id | None = None
+    """Vigil's pseudonym of the stay; null where none is known."""
     note_id: Id
+    """The document's id, the same over its versions."""
     status: Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"] = "final"
+    """What the document is by now, as its sender says (after FHIR composition-status; HL7 tables 0271 and 0085)."""
     relation: Literal["original", "addendum", "replacement", "edit", "cancel"] = "original"
-    replaces: Id | None = None  # note_id of the document that this one replaces or adds to
-    note_type: Coding  # LOINC document type where the sender gives one
+    """To what came before: a first version, something added, another document in its place, a correction, a withdrawal."""
+    replaces: Id | None = None
+    """`note_id` of the document that this one replaces or adds to."""
+    note_type: Coding
+    """LOINC document type where the sender gives one."""
     text: str
+    """The note's plain text (Unicode). Spans of entities count its code points."""
     authored_at: AwareDatetime
+    """When it was written, as its sender says."""
     received_at: AwareDatetime
+    """When it was received."""
     processing: ProcessingId = "production"
+    """HL7 table 0103; only `production` ever alerts live."""
     origin: Origin
+    """The sender's message that it came from."""
 
 
 class ImageEvent(Event):
@@ -182,20 +216,35 @@ class ImageEvent(Event):
     type: ClassVar[str] = "org.vigil.image.v1"
 
     patient_id: Id
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
     encounter_id: Id | None = None
+    """Vigil's pseudonym of the stay; null where none is known."""
     study_uid: Id
+    """DICOM (0020,000D) Study Instance UID."""
     series_uid: Id
+    """DICOM (0020,000E) Series Instance UID."""
     instance_uid: Id
-    modality: Code  # DICOM (0008,0060): CR, DX, CT, ...
-    body_part: Code = ""  # DICOM (0018,0015)
-    view: Code = ""  # DICOM (0018,5101)
+    """DICOM (0008,0018) SOP Instance UID."""
+    modality: Code
+    """DICOM (0008,0060): CR, DX, CT, ..."""
+    body_part: Code = ""
+    """DICOM (0018,0015), as sent; empty where it is not."""
+    view: Code = ""
+    """DICOM (0018,5101), as sent: PA, AP, LL, ...; empty where it is not."""
     rows: int = Field(gt=0)
+    """Height in pixels."""
     columns: int = Field(gt=0)
+    """Width in pixels."""
     pixels: ObjectReference
+    """Where the de-identified picture lies."""
     acquired_at: AwareDatetime
+    """When the picture was taken."""
     received_at: AwareDatetime
+    """When it was received."""
     processing: ProcessingId = "production"
+    """HL7 table 0103; only `production` ever alerts live."""
     origin: Origin
+    """The sender's message that it came from."""
 
 
 ObservationStatus = Literal[
@@ -207,10 +256,15 @@ class Observation(Part):
     """One measured value. `code` is LOINC; `value` is in `unit` (UCUM) as sent, converted by the lane; text for coded ones."""
 
     code: Code
+    """LOINC code of what was measured; 1104441000000107 (SNOMED CT UK, ACVPU scale) is read too."""
     value: float | Line | None = None
+    """A number in `unit`; text where coded: an ACVPU letter, word or answer code (LOINC, SNOMED CT), air, oxygen; null: none."""
     unit: Unit = ""
+    """UCUM, as sent (the lane converts it); empty for coded values and where none was sent."""
     status: ObservationStatus = "final"
-    observed_at: AwareDatetime | None = None  # where it differs from the set's
+    """FHIR observation-status; of HL7 the code of table 0085 in FHIR's words."""
+    observed_at: AwareDatetime | None = None
+    """When it was measured, where that differs from the set's time."""
 
 
 class VitalsEvent(Event):
@@ -220,31 +274,47 @@ class VitalsEvent(Event):
     type: ClassVar[str] = "org.vigil.vitals.v1"
 
     patient_id: Id
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
     encounter_id: Id | None = None
+    """Vigil's pseudonym of the stay; null where none is known."""
     observed_at: AwareDatetime
+    """When the set was measured, as its sender says."""
     received_at: AwareDatetime
+    """When it was received."""
     observations: tuple[Observation, ...] = Field(max_length=MOST_OBSERVATIONS)
+    """What was measured together."""
     device: Name = ""
-    charted: bool = True  # a validated set; False: a monitor's unvalidated stream, which needs persistence before it counts
-    moved_from: tuple[str, ...] = ()  # the lane passed it on from a record that was merged into this patient's: under which ids
+    """The device's name, as sent."""
+    charted: bool = True
+    """True: a validated set. False: a monitor's unvalidated stream, which needs persistence before it counts."""
+    moved_from: tuple[str, ...] = ()
+    """The lane passed it on from a record that was merged into this patient's: the patient ids that it came under."""
     processing: ProcessingId = "production"
+    """HL7 table 0103; only `production` ever alerts live."""
     origin: Origin
+    """The sender's message that it came from."""
 
 
 class Identifier(Part):
     """A number of the hospital's for a patient or a visit, as sent. Stands in `clinical.patients` only."""
 
     authority: Name
+    """Who assigned the number: an HL7 assigning authority, or a FHIR system (URI)."""
     value: Name
-    kind: Code = ""  # HL7 table 0203: MR, PI, ...
+    """The number, as sent. Identifies a person."""
+    kind: Code = ""
+    """HL7 table 0203: MR, PI, VN, ..."""
 
 
 class Location(Part):
     """Where the patient lies (HL7 PV1-3)."""
 
     ward: Name = ""
+    """The site's own name of the ward (PV1-3.1)."""
     room: Name = ""
+    """The room (PV1-3.2)."""
     bed: Name = ""
+    """The bed (PV1-3.3)."""
 
 
 UNDATED: Final = datetime(1970, 1, 1, tzinfo=UTC)  # `PatientEvent.effective_at` where registration has not spoken yet
@@ -260,24 +330,43 @@ class PatientEvent(Event):
     type: ClassVar[str] = "org.vigil.patient.v1"
 
     patient_id: Id
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
     identifiers: tuple[Identifier, ...] = Field((), max_length=MOST_IDENTIFIERS)
-    birth_date: Code | None = None  # ISO date
+    """The hospital's numbers for the patient."""
+    birth_date: Code | None = None
+    """ISO 8601 date, perhaps of year and month or year alone; null: unknown."""
     pregnant: bool | None = None
+    """Null: unknown. NEWS2 does not apply in pregnancy."""
     spo2_scale: Literal[1, 2] = 1
+    """NEWS2's scale for SpO2. 2 only by a clinician's recorded decision."""
     spo2_scale_decided_by: Id | None = None
+    """Who decided for scale 2: their id in the site's directory. Without it scale 1 is used."""
     ceiling_of_care: Line | None = None
+    """The recorded ceiling of care in the site's own words; re-routes alerts. Null: none known."""
     encounter_id: Id | None = None
-    visit: Identifier | None = None  # the number that encounter_id is the pseudonym of, where the stay has one
+    """Vigil's pseudonym of the stay; null where none is known."""
+    visit: Identifier | None = None
+    """The number that `encounter_id` is the pseudonym of, where the stay has one."""
     encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
+    """How the stay stands (after FHIR encounter-status)."""
     encounter_class: Literal["inpatient", "emergency", "outpatient"] | None = None
-    encounter_since: AwareDatetime | None = None  # when the stay began, as its sender says
+    """What kind of stay (HL7 table 0004, FHIR v3-ActCode); null: unknown."""
+    encounter_since: AwareDatetime | None = None
+    """When the stay began, as its sender says."""
     location: Location = Location()
+    """Where the patient lies."""
     deceased: bool = False
-    merged_into: Id | None = None  # the surviving patient_id
-    deleted: bool = False  # by registration; any later word of it takes that back
+    """True once a death was recorded."""
+    merged_into: Id | None = None
+    """The surviving `patient_id` where this record was merged into another."""
+    deleted: bool = False
+    """By registration; any later word of it takes that back."""
     effective_at: AwareDatetime
+    """As of when this holds, as registration says; 1970-01-01 where it has not spoken yet."""
     received_at: AwareDatetime
+    """When it was received."""
     origin: Origin
+    """The sender's message that it came from."""
 
 
 class FeedbackEvent(Event):
@@ -287,14 +376,23 @@ class FeedbackEvent(Event):
     type: ClassVar[str] = "org.vigil.feedback.v1"
 
     patient_id: Id
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
     kind: Literal["alert-acknowledged", "alert-declined", "finding-confirmed", "finding-corrected"]
-    target_id: Id  # alert_id, or the id of the event that holds the finding
-    by: Id  # the actor's id in the site's directory
+    """What was said: of an alert, or of a finding of an image."""
+    target_id: Id
+    """`alert_id` of the alert, or the id of the event that holds the finding."""
+    by: Id
+    """Who said it: their id in the site's directory."""
     reason: Line = ""
-    label: Line = ""  # the corrected label
+    """Why, in the person's words."""
+    label: Line = ""
+    """The corrected label, one of the model's; empty for an alert."""
     given_at: AwareDatetime
+    """When the person said it."""
     received_at: AwareDatetime
+    """When it was received."""
     origin: Origin
+    """The sender's message that it came from."""
 
 
 # --------------------------------------------------------------------------------------------------------------- outputs
@@ -304,7 +402,11 @@ class Output(Event):
     """What a lane made from one input."""
 
     patient_id: str
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key.
+
+    Of an alert about a feed or about the monitoring itself: `partition-N`, which it is about."""
     source: Source
+    """The record that it was made from."""
 
 
 Assertion = Literal["present", "negated", "historical", "hypothetical", "family"]
@@ -314,12 +416,19 @@ class Entity(Part):
     """A mention: `note.text[start:end] == text`."""
 
     label: str
+    """What it is, by the model's labels (condition, symptom, medication, ...); no code of a terminology."""
     text: str
+    """The mention as it stands in the note."""
     start: int = Field(ge=0)
+    """Where it begins, in characters (Unicode code points) from 0."""
     end: int = Field(ge=0)
+    """Where it ends, exclusive, likewise."""
     score: Probability
+    """The model's probability of the span, 0 to 1."""
     assertion: Assertion = "present"
+    """Whether the note says that it is so: of this patient, now."""
     section: str = ""
+    """The section of the note that it stands in, by its heading; empty before the first."""
 
 
 class EntitiesEvent(Output):
@@ -329,19 +438,28 @@ class EntitiesEvent(Output):
     type: ClassVar[str] = "org.vigil.entities.v1"
 
     encounter_id: str | None = None
+    """Vigil's pseudonym of the stay; null where none is known."""
     note_id: str
+    """The note's `note_id`: what is known of it is replaced as a whole."""
     note_status: str
+    """The note's status."""
     authored_at: AwareDatetime
+    """When the note was written."""
     entities: tuple[Entity, ...]
+    """In the order of the text."""
     model: ModelRef
+    """Who answered: name, version and digest."""
 
 
 class Finding(Part):
     """A label that an image's pixels point at, with a calibrated score."""
 
     label: str
+    """What the pixels point at, by the model's labels; no code of a terminology."""
     score: Probability
+    """Calibrated probability, 0 to 1."""
     above_threshold: bool = False
+    """Whether the score reaches the label's threshold: counts as found."""
 
 
 class FindingsEvent(Output):
@@ -351,56 +469,82 @@ class FindingsEvent(Output):
     type: ClassVar[str] = "org.vigil.findings.v1"
 
     encounter_id: str | None = None
+    """Vigil's pseudonym of the stay; null where none is known."""
     study_uid: str
+    """DICOM (0020,000D) Study Instance UID."""
     instance_uid: str
+    """DICOM (0008,0018) SOP Instance UID."""
     acquired_at: AwareDatetime
+    """When the picture was taken."""
     findings: tuple[Finding, ...]
+    """Every label of the model, highest score first."""
     model: ModelRef
+    """Who answered: name, version and digest."""
 
 
 class Parameter(Part):
     """One NEWS2 parameter as it was scored."""
 
-    name: str  # as in `processors.news2`
+    name: str
+    """respiratory_rate, spo2, oxygen, systolic, heart_rate, consciousness or temperature."""
     value: float | str
+    """As the chart reads it: rounded, in `unit`; a word for oxygen (air, oxygen) and consciousness (A, C, V, P, U)."""
     unit: str
+    """UCUM: /min, %, mm[Hg], Cel; empty for words."""
     points: int = Field(ge=0, le=3)
+    """NEWS2 points, 0 to 3."""
     observed_at: AwareDatetime
+    """When it was measured."""
 
 
 class News2(Part):
     """NEWS2 (Royal College of Physicians 2017). `at_least`: parameters are missing, the true total may be higher."""
 
     total: int = Field(ge=0, le=20)
+    """The sum of the points, 0 to 20."""
     at_least: bool
+    """Parameters are missing: the true total may be higher."""
     missing: tuple[str, ...] = ()
+    """The parameters that are not known, by name."""
     single_three: bool
+    """One parameter alone scores 3: asks for an urgent review by the ward."""
     scale: Literal[1, 2]
+    """NEWS2's scale for SpO2 that was used: 2 is for hypercapnic respiratory failure."""
     band: Literal["low", "low-medium", "medium", "high"]
+    """The clinical risk by NEWS2's thresholds: low 0 to 4, low-medium a single 3, medium 5 or 6, high 7 and more."""
     parameters: tuple[Parameter, ...]
+    """What was scored, in the chart's order."""
 
 
 class Driver(Part):
     """How far one vital sign moved the deterioration score (signed, in probability)."""
 
     name: str
+    """The vital sign, by the model's names (respiratory_rate, spo2, ...)."""
     effect: float
+    """How far it moved the probability, signed: +0.12 raised it by 12 points of a hundred."""
 
 
 class Deterioration(Part):
     """The model's probability of deterioration within `horizon_hours`, and what drove it."""
 
     probability: Probability
+    """Of deterioration within the horizon, 0 to 1, to 4 decimals."""
     horizon_hours: int
+    """The horizon in hours."""
     drivers: tuple[Driver, ...] = ()
+    """The strongest effects, strongest first; empty for low probabilities, where they are not asked for."""
     model: ModelRef
+    """Who answered: name, version and digest."""
 
 
 class Rejected(Part):
     """An observation that was not used, and why (impossible value, unknown unit, not final, ...)."""
 
     code: str
+    """LOINC code as sent; empty in a last entry that counts further ones."""
     reason: str
+    """Why, in words."""
 
 
 class ScoreEvent(Output):
@@ -414,19 +558,29 @@ class ScoreEvent(Output):
     type: ClassVar[str] = "org.vigil.scores.v1"
 
     encounter_id: str | None = None
+    """The set's stay, Vigil's pseudonym; null where none was sent."""
     observed_at: AwareDatetime
+    """When the set was measured."""
     received_at: AwareDatetime
-    late: bool = False  # history: older than what is already known or than the staleness limit; never alerts
+    """When the connector received the set."""
+    late: bool = False
+    """History: older than what is already known or than the staleness limit; never alerts."""
     news2: News2 | None = None
+    """NEWS2 of the patient's state as of this set; null where it does not apply."""
     news2_reason: str = ""
+    """Why NEWS2 is null; empty otherwise."""
     deterioration: Deterioration | None = None
+    """The model's answer; null where there is none."""
     deterioration_reason: str = ""
+    """Why `deterioration` is null; empty otherwise."""
     rejected: tuple[Rejected, ...] = ()
+    """What of the set was not used, and why."""
     processing: ProcessingId = "production"
-    # future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
-    # (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
-    # catching-up (from an outage's backlog), test-traffic
+    """HL7 table 0103; only `production` ever alerts live."""
     flags: tuple[str, ...] = ()
+    """future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
+    (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
+    catching-up (from an outage's backlog), test-traffic."""
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]
@@ -444,22 +598,39 @@ class AlertEvent(Output):
     type: ClassVar[str] = "org.vigil.alert.v1"
 
     alert_id: str
+    """Stays over the alert's life: what feedback names."""
     sequence: int = Field(ge=0)
+    """Counts the steps of the alert's life from 0."""
     kind: AlertKind
+    """What it rests on: NEWS2, the model, silence about a patient, a feed's silence, a gap in the monitoring itself."""
     state: AlertState
+    """The step that was taken."""
     severity: Severity
-    title: str  # one line for a small screen
-    detail: str  # what was seen, in words
-    reason: str = ""  # why this step: hysteresis met, corrected value, discharged, acknowledged by ...
+    """After NEWS2's bands; `information` where nothing is said of a patient's risk."""
+    title: str
+    """One line for a small screen."""
+    detail: str
+    """What was seen, in words."""
+    reason: str = ""
+    """Why this step: hysteresis met, corrected value, discharged, acknowledged by ..."""
     encounter_id: str | None = None
+    """The patient's stay, Vigil's pseudonym; null where none is known."""
     location: Location = Location()
-    route: str = "default"  # where the site's policy sends it; a ceiling of care re-routes, visibly
+    """Where the patient lies."""
+    route: str = "default"
+    """Where the site's policy sends it; a ceiling of care re-routes, visibly."""
     score_id: str | None = None
+    """Id of the ScoreEvent that it rests on; null where it rests on silence."""
     news2: News2 | None = None
+    """NEWS2 as of this step, where it is about it."""
     observed_at: AwareDatetime
+    """When what it rests on was measured; of silence: since when."""
     received_at: AwareDatetime
-    decided_at: AwareDatetime  # the lane's logged time
-    by: str = ""  # who acknowledged or declined
+    """When what it rests on was received; of silence: since when."""
+    decided_at: AwareDatetime
+    """The lane's logged time."""
+    by: str = ""
+    """Who acknowledged or declined: their id in the site's directory."""
 
 
 class HeartbeatEvent(Event):
@@ -469,15 +640,21 @@ class HeartbeatEvent(Event):
     type: ClassVar[str] = "org.vigil.heartbeat.v1"
 
     lane: str
+    """The lane that lives."""
     partition: int
+    """The partition of its input that this is about."""
     decided_at: AwareDatetime
+    """The lane's logged time."""
     newest_observed_at: AwareDatetime | None = None
-    patients: int = 0  # watched in this partition
+    """When the newest set of this partition was measured."""
+    patients: int = 0
+    """Patients watched in this partition."""
     active_alerts: int = 0
-    set_back_seconds: float = (
-        0.0  # logged time went back by so much: a clock was, or is, wrong; earlier `decided_at` may lie ahead
-    )
-    alerts_per_100_patient_days: float | None = None  # of the last 24 hours; None before an hour was watched in all
+    """Alerts that stand in this partition."""
+    set_back_seconds: float = 0.0
+    """Logged time went back by so many seconds: a clock was, or is, wrong; earlier `decided_at` may lie ahead."""
+    alerts_per_100_patient_days: float | None = None
+    """Of the last 24 hours; null before an hour was watched in all."""
 
 
 class ShadowEvent(Event):
@@ -491,25 +668,40 @@ class ShadowEvent(Event):
     type: ClassVar[str] = "org.vigil.shadow.v1"
 
     patient_id: str
+    """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
     source: Source
+    """The record that both answered to."""
     task: str
+    """The registry's task: ner, image-text, ..."""
     champion: ModelRef
+    """The model that serves."""
     challenger: ModelRef
+    """The model on trial."""
     disagreement: Probability | None = None
+    """0: both said the same; 1: nothing of it was. Null: not comparable, or the challenger failed."""
     error: str = ""
-    entities: tuple[Entity, ...] = ()  # the challenger's
-    findings: tuple[Finding, ...] = ()  # the challenger's
+    """The class of the error that the challenger failed with; empty otherwise."""
+    entities: tuple[Entity, ...] = ()
+    """The challenger's, of a note."""
+    findings: tuple[Finding, ...] = ()
+    """The challenger's, of an image."""
     compared_at: AwareDatetime
+    """When they were compared."""
 
 
 class AuditEntry(Part):
     """One prediction or access."""
 
-    event_id: str  # the output's id, or the request's
+    event_id: str
+    """The output's id, or the request's."""
     input_id: str = ""
-    input_digest: str = ""  # SHA-256 of the input as it was used, hex
-    outcome: str  # ok, dead-letter, refused, ...
+    """The input's event id; of a redrive the dead letter's."""
+    input_digest: str = ""
+    """SHA-256 of the input as it was used, hex."""
+    outcome: str
+    """ok, dead-letter, refused, ..."""
     patient_id: str = ""
+    """Vigil's pseudonym of the patient; empty where it is about none."""
 
 
 class AuditEvent(Event):
@@ -522,20 +714,30 @@ class AuditEvent(Event):
     type: ClassVar[str] = "org.vigil.audit.v1"
 
     action: Literal["predict", "access", "replay", "redrive", "discard", "model-change", "configuration-change", "lifecycle"]
-    agent: str  # lane and worker, or the user
-    subject: str  # what it is about: the lane's input topic-partition, a model, a patient
+    """What was done."""
+    agent: str
+    """Lane and worker, or the user."""
+    subject: str
+    """What it is about: the lane's input topic and partition, a model, a patient. The record's key."""
     model: ModelRef | None = None
+    """The model that answered, or that was changed."""
     entries: tuple[AuditEntry, ...] = ()
+    """The predictions or accesses of one micro-batch or request; none where the record says it all."""
     reason: str = ""
+    """Why, as the user gave it, or what happened, in words."""
     source: Source | None = None
+    """The record that it is about, where it is about one."""
     recorded_at: AwareDatetime
+    """When it was recorded."""
 
 
 class Header(Part):
     """One Kafka header; the value base64."""
 
     name: str
+    """The header's name."""
     value: str | None
+    """The header's value, base64; null where it has none."""
 
 
 class Cut(Part):
@@ -546,10 +748,15 @@ class Cut(Part):
     """
 
     key_bytes: int = Field(ge=0)
+    """Size of the original's key in bytes."""
     value_bytes: int = Field(ge=0)
-    headers: int = Field(ge=0)  # how many
-    header_bytes: int = Field(ge=0)  # names and values
-    sha256: str  # of the original's value, hex
+    """Size of the original's value in bytes."""
+    headers: int = Field(ge=0)
+    """How many headers the original has."""
+    header_bytes: int = Field(ge=0)
+    """Size of the original's headers, names and values, in bytes."""
+    sha256: str
+    """SHA-256 of the original's value, hex."""
 
 
 class DeadLetterEvent(Event):
@@ -562,24 +769,43 @@ class DeadLetterEvent(Event):
     type: ClassVar[str] = "org.vigil.dead-letter.v1"
 
     lane: str
-    stage: str  # decode, fetch, model, produce, store, map, ...
+    """The lane that could not process it; `connector.NAME` of a connector's letter."""
+    stage: str
+    """Where it failed: decode, fetch, model, produce, store, map, ..."""
     error_class: Literal["Poison", "Permanent"]
-    error: str  # the exception's class
+    """Poison: the input is at fault. Permanent: the surroundings are, for good."""
+    error: str
+    """The exception's class."""
     message: str
+    """What was wrong, in words; no patient text."""
     attempts: int = Field(ge=1)
+    """How often it was tried, over all redrives."""
     model_digest: str = ""
-    peer: Name = ""  # of a connector's letter: the sender's configured name, or the file's
-    message_type: Code = ""  # likewise, where it is known: HL7 type and trigger, FHIR resource type, DICOM SOP class
+    """Digest of the model that served, as in `ModelRef`; empty where none did."""
+    peer: Name = ""
+    """Of a connector's letter: the sender's configured name, or the file's."""
+    message_type: Code = ""
+    """Likewise, where it is known: HL7 type and trigger, FHIR resource type, DICOM SOP class."""
     original_topic: str
+    """The original's topic; `connector.NAME` where it never was a Kafka record."""
     original_partition: int
+    """The original's partition; -1 where it never was a Kafka record."""
     original_offset: int
+    """The original's offset; -1 likewise."""
     original_timestamp: datetime | None = None
-    original_key: str | None = None  # base64
-    original_value: str | None = None  # base64
+    """The original record's timestamp; null where it has none."""
+    original_key: str | None = None
+    """The original's key, base64. The letter's record has the same key."""
+    original_value: str | None = None
+    """The original's value, base64."""
     original_headers: tuple[Header, ...] = ()
+    """The original's headers."""
     cut: Cut | None = None
-    tried_offset: int | None = None  # of the record that was read then: the original, or a copy of it in the same partition
+    """What had no room; null where the original is whole."""
+    tried_offset: int | None = None
+    """Offset of the record that was read then: the original, or a copy of it in the same partition."""
     failed_at: AwareDatetime
+    """When it failed."""
 
 
 class DeadLetterMarkEvent(Event):
@@ -593,12 +819,19 @@ class DeadLetterMarkEvent(Event):
     type: ClassVar[str] = "org.vigil.dead-letter-mark.v1"
 
     letter_id: str
+    """The dead letter's id."""
     state: Literal["redriven", "discarded"]
-    attempts: int = Field(ge=1)  # of the letter as it stood
-    tried_offset: int | None = None  # of the letter as it stood; a connector's letter has none, its time names the failure
-    failed_at: AwareDatetime | None = None  # of the letter as it stood
-    by: str  # the operator, as the site's directory knows them
+    """What was done about it."""
+    attempts: int = Field(ge=1)
+    """Of the letter as it stood."""
+    tried_offset: int | None = None
+    """Of the letter as it stood; a connector's letter has none, its time names the failure."""
+    failed_at: AwareDatetime | None = None
+    """Of the letter as it stood."""
+    by: str
+    """The operator, as the site's directory knows them."""
     marked_at: AwareDatetime
+    """When it was done."""
 
 
 EVENTS: tuple[type[Event], ...] = (

@@ -12,8 +12,18 @@ from typing import Any
 import orjson
 
 from connectors.fhir import openapi
-from processors.events import EVENTS, TOPICS, Event
+from processors.events import (
+    EVENTS,
+    TOPICS,
+    AuditEvent,
+    DeadLetterEvent,
+    DeadLetterMarkEvent,
+    Event,
+    FeedbackEvent,
+    HeartbeatEvent,
+)
 from processors.examples import EXAMPLES
+from streams.wire import TRACEPARENT
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What each topic holds and who writes it, for a reader of the document.
@@ -31,6 +41,19 @@ _CHANNELS = {
     "clinical.audit": "who did what, written by every lane",
     "clinical.dead-letters": "what could not be processed, whole, written by lanes and connectors, and what operators did about it",
 }
+_PATIENT_KEY = {
+    "type": "string",
+    "description": "`patient_id`; partitioned as Kafka's default partitioner does (murmur2): one patient's records stay in order, "
+    "and topics that meet in a lane meet in the same partition",
+}
+# What a record's key is (`streams.wire.key_of`), where it is not the patient.
+_KEYS: dict[type[Event], dict[str, Any]] = {
+    HeartbeatEvent: {"type": "null", "description": "none"},
+    AuditEvent: {"type": "string", "description": "`subject`"},
+    DeadLetterEvent: {"type": ["string", "null"], "description": "the original's key, byte for byte; none where it had none"},
+    DeadLetterMarkEvent: {"type": "null", "description": "none; the partition is the letter's"},
+}
+_TIME = "when it was written by the clock of who wrote it; a reader without it takes the record's timestamp"
 
 
 def schema(kind: type[Event]) -> dict[str, Any]:
@@ -47,11 +70,22 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Vigil",
             "version": version("vigil-stream"),
-            "description": "Events of a real-time clinical AI stream processor. Assists, never diagnoses.",
+            "description": "Events of a real-time clinical AI stream processor. Assists, never diagnoses. "
+            "Operations are those of a site's own systems: what they may read, and what they write.",
         },
         "defaultContentType": "application/json",
         "channels": {topic: _channel(topic) for topic in TOPICS},
-        "operations": {f"read-{topic}": {"action": "receive", "channel": {"$ref": f"#/channels/{topic}"}} for topic in TOPICS},
+        "operations": {
+            **{f"read-{topic}": {"action": "receive", "channel": {"$ref": f"#/channels/{topic}"}} for topic in TOPICS},
+            "answer": {
+                "action": "send",
+                "channel": {"$ref": f"#/channels/{FeedbackEvent.topic}"},
+                "messages": [{"$ref": f"#/channels/{FeedbackEvent.topic}/messages/{FeedbackEvent.type}"}],
+                "summary": "What a receiver of alerts writes: who acknowledged or declined which alert, and why.",
+                "description": "The key must be the alert's `patient_id`. The same `id` again is the same answer. "
+                "Without Kafka: the signed call-back, ORA^R41 or a FHIR Communication (CONFORMANCE.md).",
+            },
+        },
         "components": {"messages": messages},
     }
 
@@ -70,18 +104,27 @@ def _message(kind: type[Event]) -> dict[str, Any]:
         "name": kind.type,
         "summary": (kind.__doc__ or "").split("\n")[0],
         "contentType": "application/json",
+        "bindings": {"kafka": {"key": _KEYS.get(kind, _PATIENT_KEY), "bindingVersion": "0.5.0"}},
         "headers": {
             "type": "object",
             "description": "CloudEvents 1.0, Kafka binding (binary), and W3C trace context",
             "required": ["ce_specversion", "ce_type", "ce_source", "ce_id", "content-type"],
             "properties": {
-                "ce_specversion": {"type": "string", "const": "1.0"},
-                "ce_type": {"type": "string", "const": kind.type},
-                "ce_source": {"type": "string", "format": "uri-reference"},
-                "ce_id": {"type": "string"},
-                "ce_time": {"type": "string", "format": "date-time"},
-                "content-type": {"type": "string", "const": "application/json"},
-                "traceparent": {"type": "string"},
+                "ce_specversion": {"type": "string", "const": "1.0", "description": "CloudEvents' version"},
+                "ce_type": {
+                    "type": "string",
+                    "const": kind.type,
+                    "description": "the event's type; a changed meaning has another",
+                },
+                "ce_source": {"type": "string", "format": "uri-reference", "description": "who wrote it: /vigil/SITE/WHO"},
+                "ce_id": {"type": "string", "description": "the event's `id`"},
+                "ce_time": {"type": "string", "format": "date-time", "description": _TIME},
+                "content-type": {"type": "string", "const": "application/json", "description": "of the value"},
+                "traceparent": {
+                    "type": "string",
+                    "pattern": f"^{TRACEPARENT.pattern.decode()}$",
+                    "description": "W3C Trace Context: the trace of the message that it comes of; none where it comes of the time",
+                },
             },
         },
         "payload": {
