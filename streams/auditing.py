@@ -2,21 +2,25 @@
 
 The topic is read from its beginning (or from what retention has left): an id stands inside the entries of a micro-batch's record,
 not in its key. Records are searched as bytes first and only decoded where the id is in them.
+
+An alert and a dead letter are no predictions and have no entry of their own: what is asked for is looked for among them first, on
+their topics, and what they rest on is asked for too: of an alert its score, of a dead letter its input.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from models.errors import Permanent, Poison
-from processors.events import AuditEntry, AuditEvent
+from processors.events import AlertEvent, AuditEntry, AuditEvent, DeadLetterEvent, VitalsEvent
 from processors.identity import content_hash, natural_id
 from streams.clock import Clock
+from streams.deadletters import original
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
-from streams.wire import decode
+from streams.wire import body_of, decode, key_of
 
 SHORTEST: Final = 8  # characters of an id: less is in every record
 
@@ -39,8 +43,44 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Lead:
+    """A step of an alert, or a dead letter, that was asked for; the newest record of it."""
+
+    event: AlertEvent | DeadLetterEvent
+    partition: int
+    offset: int
+
+    @property
+    def rests_on(self) -> str:
+        """The id of an alert's score, or of the input; empty where there is none: of silence, or what no lane could read."""
+        event = self.event
+        if isinstance(event, AlertEvent):
+            return event.score_id or (event.source.event_id if event.source.topic == VitalsEvent.topic else "")
+        if event.original_partition < 0:
+            return ""  # a sender's message, whose ids are its own
+        named = body_of(original(event)).get("id")
+        return named if isinstance(named, str) else ""
+
+    @property
+    def patient_id(self) -> str:
+        """Whom it is about, as far as the record says."""
+        return (key_of(self.event) or b"").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found: `leads` among alerts and dead letters, and the audit's own about them and what they rest on."""
+
+    leads: list[Lead]
+    found: list[Found]
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """What to look for. `ids` are whole ids of outputs, inputs, requests or records, `patients` patient ids; either fits."""
+    """What to look for. `ids` are whole ids of outputs, inputs, requests, records, alerts or dead letters; `patients` patient ids.
+
+    Either fits.
+    """
 
     ids: tuple[str, ...] = ()
     patients: tuple[str, ...] = ()
@@ -93,34 +133,39 @@ class AuditLog:
 
     async def find(
         self, question: Question, *, reason: str, progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> list[Found]:
+    ) -> Answer:
         """Return what fits, oldest first. `progress(records read, of how many)`.
 
         Raises `Permanent` for an empty question, `Transient` when no broker answers.
         """
         question.check()
         found: dict[tuple[object, ...], Found] = {}
-        wanted = [one.encode() for one in (*question.ids, *question.patients)]
-        topic = self._settings.kafka.topic_prefix + AuditEvent.topic
+        leads: dict[str, Lead] = {}
+        asked = question.ids
         async with Reader(self._settings.kafka) as reader:
-            bounds = {number: await reader.bounds(topic, number) for number in await reader.partitions(topic)}
-            total, done = sum(end - begin for begin, end in bounds.values()), 0
-            for number, (begin, end) in bounds.items():
-                async for records in reader.read(topic, number, begin, end):
-                    for record in records:
-                        if record.value and any(one in record.value for one in wanted):
-                            _add(found, question, record)
-                    done += len(records)
-                    progress(done, total)
+            search = _Search(reader, self._settings.kafka.topic_prefix, progress)
+            await search.expect(*((DeadLetterEvent.topic, AlertEvent.topic) if asked else ()), AuditEvent.topic)
+            if asked:
+                async for record in search.having(DeadLetterEvent.topic, asked):
+                    _lead(leads, DeadLetterEvent, asked, record)
+                asked = _with(asked, leads)  # the letter of a delivery rests on an alert
+                async for record in search.having(AlertEvent.topic, asked):
+                    _lead(leads, AlertEvent, asked, record)
+                asked = _with(asked, leads)
+            wider = replace(question, ids=asked)
+            async for record in search.having(AuditEvent.topic, (*asked, *question.patients)):
+                _add(found, wider, record)
         hits = sorted(found.values(), key=lambda one: (one.record.recorded_at, one.partition, one.offset))
-        await self._record(question, hits, reason)
-        return hits
+        answer = Answer(sorted(leads.values(), key=lambda one: (_when(one.event), one.event.id)), hits)
+        await self._record(question, answer, reason)
+        return answer
 
-    async def _record(self, question: Question, hits: Sequence[Found], reason: str) -> None:
+    async def _record(self, question: Question, answer: Answer, reason: str) -> None:
         now = self._clock()
         asked = "\x1f".join((*question.ids, *question.patients))
         request = natural_id("access", self._user, "audit", asked, now.isoformat())
-        patients = dict.fromkeys((*question.patients, *(one.entry.patient_id for one in hits if one.entry)))
+        of_leads = (one.patient_id for one in answer.leads)
+        patients = dict.fromkeys((*question.patients, *of_leads, *(one.entry.patient_id for one in answer.found if one.entry)))
         event = AuditEvent(
             id=request,
             action="access",
@@ -134,6 +179,56 @@ class AuditLog:
             recorded_at=now,
         )
         await self._outbox.audit(event)
+
+
+class _Search:
+    """Reads topics whole, one after the other, and says how far it is with all of them."""
+
+    def __init__(self, reader: Reader, prefix: str, progress: Callable[[int, int], None]) -> None:
+        self._reader = reader
+        self._prefix = prefix
+        self._progress = progress
+        self._bounds: dict[str, dict[int, tuple[int, int]]] = {}
+        self._done = 0
+
+    async def expect(self, *topics: str) -> None:
+        """Look how much there is to read."""
+        for topic in topics:
+            name = self._prefix + topic
+            self._bounds[topic] = {n: await self._reader.bounds(name, n) for n in await self._reader.partitions(name)}
+
+    async def having(self, topic: str, ids: Sequence[str]) -> AsyncIterator[Any]:
+        """Yield the records of an expected topic that hold one of the ids anywhere."""
+        wanted = [one.encode() for one in ids]
+        total = sum(end - begin for bounds in self._bounds.values() for begin, end in bounds.values())
+        for number, (begin, end) in self._bounds[topic].items():
+            async for records in self._reader.read(self._prefix + topic, number, begin, end):
+                for record in records:
+                    if record.value and any(one in record.value for one in wanted):
+                        yield record
+                self._done += len(records)
+                self._progress(self._done, total)
+
+
+def _lead(leads: dict[str, Lead], kind: type[AlertEvent] | type[DeadLetterEvent], ids: Sequence[str], record: Any) -> None:
+    try:
+        event = decode(kind, record)
+    except Poison:
+        return  # a heartbeat, a mark, or of a version that is not known here
+    if event.id in ids or (isinstance(event, AlertEvent) and event.alert_id in ids):
+        before = leads.get(event.id)
+        if before is None or _when(before.event) <= _when(event):
+            leads[event.id] = Lead(event, record.partition, record.offset)
+
+
+def _when(event: AlertEvent | DeadLetterEvent) -> datetime:
+    return event.decided_at if isinstance(event, AlertEvent) else event.failed_at
+
+
+def _with(ids: Sequence[str], leads: dict[str, Lead]) -> tuple[str, ...]:
+    """Return these ids, those of what they led to (deliveries name an alert's step) and of what that rests on."""
+    more = (one for lead in leads.values() for one in (lead.event.id, lead.rests_on) if one)
+    return tuple(dict.fromkeys((*ids, *more)))
 
 
 def _add(found: dict[tuple[object, ...], Found], question: Question, record: Any) -> None:

@@ -14,7 +14,7 @@ from models.errors import Permanent
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
-    from streams.auditing import Found, Question
+    from streams.auditing import Answer, Found, Lead, Question
 
 app = typer.Typer(help="The audit: every prediction, access, replay and change, on clinical.audit.", no_args_is_help=True)
 
@@ -26,7 +26,9 @@ def _group() -> None:
 
 @app.command("find")
 def find(
-    ids: Annotated[list[str] | None, typer.Argument(help="ids of outputs, inputs, requests or records, whole")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="ids of outputs, inputs, requests, records, alerts or dead letters, whole")
+    ] = None,
     patient: Annotated[list[str] | None, typer.Option(help="all that concerns this patient id; may be repeated")] = None,
     action: Annotated[list[str] | None, typer.Option(help="only predict, access, replay, ...; may be repeated")] = None,
     since: Annotated[datetime | None, typer.Option(help="recorded at or after")] = None,
@@ -36,6 +38,7 @@ def find(
 ) -> None:
     """Find what an id names in the audit: who or what did it, by which model, of which input, when. Exits 1 for nothing.
 
+    An alert (its alert_id, or a step's id) and a dead letter are shown with what they rest on: the score, the input, who was told.
     Looking is audited too, with the reason.
     """
     from streams.auditing import Question
@@ -50,15 +53,17 @@ def find(
         until=until.astimezone() if until else None,
     )
     question.check()
-    found = asyncio.run(_find(load(), question, reason))
-    for one in found:
+    answer = asyncio.run(_find(load(), question, reason))
+    facts = [*map(_lead, answer.leads), *map(_facts, answer.found)]
+    for one in facts:
         _print_json(one) if json_ else _print(one)
-    if not found and not json_:
-        print("nothing of that is on clinical.audit; what retention has taken is not there either")
-    raise typer.Exit(0 if found else 1)
+    if not answer.found and not json_:
+        what = "what it rests on" if answer.leads else "that"
+        print(f"nothing of {what} is on clinical.audit; what retention has taken is not there either")
+    raise typer.Exit(0 if facts else 1)
 
 
-async def _find(settings: Settings, question: "Question", reason: str) -> list["Found"]:
+async def _find(settings: Settings, question: "Question", reason: str) -> "Answer":
     from streams.auditing import AuditLog
     from streams.clock import clock_of
     from streams.outbox import Outbox
@@ -76,6 +81,7 @@ async def _find(settings: Settings, question: "Question", reason: str) -> list["
 def _facts(one: "Found") -> dict[str, Any]:
     record, entry, model = one.record, one.entry, one.record.model
     return {
+        "found": "audit",
         "recorded_at": record.recorded_at.isoformat(timespec="seconds"),
         "action": record.action,
         "agent": record.agent,
@@ -93,32 +99,72 @@ def _facts(one: "Found") -> dict[str, Any]:
     }
 
 
-def _print_json(one: "Found") -> None:
+def _lead(one: "Lead") -> dict[str, Any]:
+    from processors.events import AlertEvent
+
+    event = one.event
+    facts: dict[str, Any] = {"patient_id": one.patient_id, "rests_on": one.rests_on}
+    facts["record"] = f"{event.topic}/{one.partition}/{one.offset}"
+    if isinstance(event, AlertEvent):
+        return {
+            "found": "alert",
+            "decided_at": event.decided_at.isoformat(timespec="seconds"),
+            "event_id": event.id,
+            "alert_id": event.alert_id,
+            "sequence": event.sequence,
+            "state": event.state,
+            "kind": event.kind,
+            "severity": event.severity,
+            "by": event.by,
+            **facts,
+        }
+    return {
+        "found": "dead-letter",
+        "failed_at": event.failed_at.isoformat(timespec="seconds"),
+        "event_id": event.id,
+        "lane": event.lane,
+        "stage": event.stage,
+        "error": event.error,
+        "message": event.message,
+        "original": f"{event.original_topic}/{event.original_partition}/{event.original_offset}",
+        "model_digest": event.model_digest,
+        **facts,
+    }
+
+
+def _print_json(facts: dict[str, Any]) -> None:
     import orjson
 
-    print(orjson.dumps(_facts(one)).decode())
+    print(orjson.dumps(facts).decode())
 
 
-def _print(one: "Found") -> None:
-    facts = _facts(one)
+def _print(facts: dict[str, Any]) -> None:
+    head, named = _head(facts)
     lines = [
-        f"  {name.replace('_', ' '):<13} {facts[name]}"
-        for name in (
-            "event_id",
-            "input_id",
-            "input_digest",
-            "patient_id",
-            "outcome",
-            "model",
-            "model_digest",
-            "reason",
-            "record",
-        )
-        if facts[name]
+        f"  {name.replace('_', ' '):<13} {_printable(str(value))}"
+        for name, value in facts.items()
+        if name not in ("found", "repeats", *named) and value != ""
     ]
-    if one.repeats:
-        lines.append(f"  {'said again':<13} {one.repeats} times, by reruns")
+    if repeats := facts.get("repeats"):
+        lines.append(f"  {'said again':<13} {repeats} times, by reruns")
     console = Console()
-    head = f"{facts['recorded_at']}  {facts['action']}  by {facts['agent']}  about {facts['subject']}"
     console.print(Text(head, style="bold"), soft_wrap=True)
     console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _head(facts: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the line that says what was found, and the facts that it holds."""
+    on = facts.get("rests_on")
+    if facts["found"] == "audit":
+        head = "{recorded_at}  {action}  by {agent}  about {subject}".format_map(facts)
+        return head, ("recorded_at", "action", "agent", "subject")
+    if facts["found"] == "alert":
+        head = "{decided_at}  alert {state}  {kind}, {severity}".format_map(facts)
+        why = f"  rests on {on}" if on else "  rests on silence, on no prediction"
+        return head + why, ("decided_at", "state", "kind", "severity", "rests_on")
+    head = "{failed_at}  dead letter of {lane}, {stage}".format_map(facts)
+    return head + (f"  of the input {on}" if on else "  of what has no id"), ("failed_at", "lane", "stage", "rests_on")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -5,18 +5,26 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from connectors.deadletters import dead_letter as edge_letter
+from models.errors import Poison
 from models.registry import Registry
-from processors.events import NoteEvent
-from streams.auditing import AuditLog, Question
+from processors.events import FeedbackEvent, NoteEvent
+from streams.auditing import Answer, AuditLog, Question
 from streams.clock import real_clock
+from streams.deadletters import dead_letter
 from streams.outbox import Outbox
-from tests.clinic import Clinic, note
+from streams.settings import VitalsStateSettings
+from tests.bedside import ILL, observation
+from tests.clinic import ORIGIN, Clinic, note
 from tests.kafka import Kafka
+from tests.vitals import patient, vitals
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -80,6 +88,83 @@ async def test_a_rerun_of_the_same_is_told_once(kafka: Kafka, tmp_path: Path) ->
             await site.until_done("notes-entities", "clinical.notes")
     outbox = Outbox(site.settings, source="/test")
     async with AuditLog(site.settings, user="test", clock=real_clock, outbox=outbox) as log:
-        found = await log.find(Question(ids=(written[0].id,)), reason="try")
-        assert [(one.entry.input_id, one.repeats) for one in found if one.entry] == [(written[0].id, 1)]
-        assert await log.find(Question(ids=(written[0].id,), actions=("replay",)), reason="try") == []
+        answer = await log.find(Question(ids=(written[0].id,)), reason="try")
+        assert [(one.entry.input_id, one.repeats) for one in answer.found if one.entry] == [(written[0].id, 1)]
+        assert await log.find(Question(ids=(written[0].id,), actions=("replay",)), reason="try") == Answer([], [])
+
+
+async def test_an_alert_is_found_by_its_id_with_the_score_that_it_rests_on(kafka: Kafka, tmp_path: Path) -> None:
+    site, now = Clinic(kafka, tmp_path, state=VitalsStateSettings(tick_seconds=0.2)), datetime.now(UTC)
+    await site.write(patient(1, now - timedelta(hours=1)))
+    async with site.running("vitals"):
+        await site.until_done("vitals", "clinical.patients")
+        observations = tuple(observation(name, value) for name, value in ILL.items())
+        ill = next(iter(vitals(2, 1, now)))
+        await site.write(ill.model_copy(update={"patient_id": "patient-0001", "observations": observations}))
+        await site.until_done("vitals", "clinical.vitals")
+        (raised,) = [one for one in await site.read("clinical.alerts") if one.get("state") == "raised"]
+        answer = FeedbackEvent(
+            id="answer-to-the-alert", patient_id="patient-0001", kind="alert-acknowledged", target_id=raised["alert_id"],
+            by="nurse-7", given_at=now, received_at=now, origin=ORIGIN,
+        )  # fmt: skip
+        await site.write(answer)
+        await site.until_done("vitals", "clinical.feedback")
+    (score,) = await site.read("clinical.scores")
+
+    by_step = await asyncio.to_thread(vigil, site, raised["id"], "--reason", "complaint 8", "--json")
+    assert by_step.returncode == 0, by_step.stderr
+    alert, entry = [json.loads(line) for line in by_step.stdout.splitlines()]
+    assert (alert["found"], alert["alert_id"], alert["state"]) == ("alert", raised["alert_id"], "raised")
+    assert alert["rests_on"] == score["id"] == entry["event_id"]
+    assert (entry["found"], entry["action"], entry["input_id"]) == ("audit", "predict", ill.id)
+    assert entry["model_digest"] == Registry.load().entry("deterioration").digest
+
+    whole = await asyncio.to_thread(vigil, site, raised["alert_id"], "--reason", "complaint 8", "--json")
+    found = [json.loads(line) for line in whole.stdout.splitlines()]
+    assert [one.get("state") or one["action"] for one in found] == ["raised", "acknowledged", "predict"]
+
+    human = await asyncio.to_thread(vigil, site, raised["alert_id"], "--reason", "complaint 8")
+    assert human.returncode == 0
+    assert f"alert raised  news2, high  rests on {score['id']}" in human.stdout
+    assert ill.id in human.stdout and "about clinical.vitals/" in human.stdout
+    (looked,) = {
+        entry["patient_id"]
+        for record in await site.read("clinical.audit")
+        for entry in record["entries"]
+        if record["action"] == "access"
+    }
+    assert looked == "patient-0001"
+
+
+async def test_a_dead_letter_is_found_by_its_id_with_its_input(kafka: Kafka, tmp_path: Path) -> None:
+    site, now = Clinic(kafka, tmp_path), datetime(2026, 11, 30, tzinfo=UTC)
+    good = note("patient-1", "note-1", "No fever.")
+    await site.write(good)
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", "clinical.notes")
+    outbox = Outbox(site.settings, source="/test")
+    await outbox.start()
+    (record,) = await site.records("clinical.notes")
+    places: list[Any] = [record, record]
+    failed = [
+        dead_letter(one, Poison("too odd", stage="store"), lane="notes-vectors", failed_at=now + timedelta(minutes=late))
+        for late, one in enumerate(places)
+    ]  # the same letter: it failed again
+    unread = edge_letter(b'{"id": "a-sender-s-own-id"}', connector="fhir", stage="map", message="no patient", failed_at=now)
+    await outbox.send([outbox.encode(one) for one in (*failed, unread)])
+    await outbox.stop()
+
+    told = await asyncio.to_thread(vigil, site, failed[0].id, "--reason", "complaint 9", "--json")
+    assert told.returncode == 0, told.stderr
+    letter, entry = [json.loads(line) for line in told.stdout.splitlines()]
+    assert (letter["found"], letter["lane"], letter["stage"]) == ("dead-letter", "notes-vectors", "store")
+    assert letter["failed_at"] == "2026-11-30T00:01:00+00:00"
+    assert letter["rests_on"] == good.id == entry["input_id"]
+    assert letter["original"] == f"{site.prefix}clinical.notes/{record.partition}/{record.offset}"
+    assert (entry["action"], entry["agent"].split("@")[0]) == ("predict", "notes-entities")
+
+    human = await asyncio.to_thread(vigil, site, unread.id, "--reason", "complaint 9")
+    assert human.returncode == 0
+    assert "dead letter of connector.fhir, map  of what has no id" in human.stdout
+    assert "nothing of what it rests on is on clinical.audit" in human.stdout
+    assert "a-sender-s-own-id" not in human.stdout
