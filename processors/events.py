@@ -152,6 +152,8 @@ class ObjectReference(Part):
 
 ProcessingId = Literal["production", "training", "debugging"]  # HL7 table 0103; only production ever alerts live
 
+Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]  # of a document to another, or to its own versions
+
 # ---------------------------------------------------------------------------------------------------------------- inputs
 
 
@@ -165,7 +167,7 @@ class NoteEvent(Event):
     encounter_id: Id | None = None
     note_id: Id
     status: Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"] = "final"
-    relation: Literal["original", "addendum", "replacement", "edit", "cancel"] = "original"
+    relation: Relation = "original"
     replaces: Id | None = None  # note_id of the document that this one replaces or adds to
     note_type: Coding  # LOINC document type where the sender gives one
     text: str
@@ -323,7 +325,13 @@ class Entity(Part):
 
 
 class EntitiesEvent(Output):
-    """The entities of one version of a note. Without entities when the note was cancelled: readers drop what they had."""
+    """The entities of one version of a note, named in `source.event_id`; none where it was withdrawn: readers drop what they had.
+
+    Of a note's versions the one stands that came last, each counted by the earliest `received_at` (then `source.offset`) that was
+    seen of it: a sender may repeat an old version behind its correction, under the same ids and received later. One that names
+    another note (`replaces`) and whose `relation` is replacement, edit or cancel is a version of that one too, without entities.
+    What is not `processing` production is test traffic, and takes the place of nothing that is.
+    """
 
     topic: ClassVar[str] = "clinical.entities"
     type: ClassVar[str] = "org.vigil.entities.v1"
@@ -331,7 +339,11 @@ class EntitiesEvent(Output):
     encounter_id: str | None = None
     note_id: str
     note_status: str
+    relation: Relation = "original"
+    replaces: str | None = None  # note_id of the document that this one replaces or adds to
     authored_at: AwareDatetime
+    received_at: AwareDatetime | None = None  # of this copy of the note; None before it was said
+    processing: ProcessingId = "production"
     entities: tuple[Entity, ...]
     model: ModelRef
 
@@ -354,6 +366,7 @@ class FindingsEvent(Output):
     study_uid: str
     instance_uid: str
     acquired_at: AwareDatetime
+    processing: ProcessingId = "production"
     findings: tuple[Finding, ...]
     model: ModelRef
 

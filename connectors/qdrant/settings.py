@@ -34,6 +34,7 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexKind]] = {
     "note_id": "keyword",
     "type": "keyword",
     "time": "datetime",
+    "processing": "keyword",
     "model_digest": "keyword",
 }
 """The payload fields that every point of every collection may be filtered by (those it has)."""
