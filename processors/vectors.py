@@ -142,6 +142,7 @@ def note_points(
 
     Ids derive from the note, the chunk's place in it and the model, not from the version: so version 2 overwrites version 1 chunk
     by chunk, and what is left to delete are points of the same `note_id` with another `version` (a shorter text has fewer chunks).
+    Which version's points a note has is not decided here (`processors.versions`).
     Raises `Fatal` where rows and chunks differ in number, `Poison` (stage "model") for a vector that is not finite.
     """
     if len(cut) != len(vectors):
