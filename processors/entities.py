@@ -68,7 +68,11 @@ def entities_event(
         encounter_id=note.encounter_id,
         note_id=note.note_id,
         note_status=note.status,
+        relation=note.relation,
+        replaces=note.replaces,
         authored_at=note.authored_at,
+        received_at=note.received_at,
+        processing=note.processing,
         entities=entities,
         model=ModelRef(name=model.name, version=model.version, digest=model.digest),
     )

@@ -174,6 +174,8 @@ class ObjectReference(Part):
 
 ProcessingId = Literal["production", "training", "debugging"]  # HL7 table 0103; only production ever alerts live
 
+Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]  # of a document to another, or to its own versions
+
 # ---------------------------------------------------------------------------------------------------------------- inputs
 
 
@@ -191,7 +193,7 @@ class NoteEvent(Event):
     """The document's id, the same over its versions."""
     status: Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"] = "final"
     """What the document is by now, as its sender says (after FHIR composition-status; HL7 tables 0271 and 0085)."""
-    relation: Literal["original", "addendum", "replacement", "edit", "cancel"] = "original"
+    relation: Relation = "original"
     """To what came before: a first version, something added, another document in its place, a correction, a withdrawal."""
     replaces: Id | None = None
     """`note_id` of the document that this one replaces or adds to."""
@@ -432,7 +434,13 @@ class Entity(Part):
 
 
 class EntitiesEvent(Output):
-    """The entities of one version of a note. Without entities when the note was cancelled: readers drop what they had."""
+    """The entities of one version of a note, named in `source.event_id`; none where it was withdrawn: readers drop what they had.
+
+    Of a note's versions the one stands that came last, each counted by the earliest `received_at` (then `source.offset`) that was
+    seen of it: a sender may repeat an old version behind its correction, under the same ids and received later. One that names
+    another note (`replaces`) and whose `relation` is replacement, edit or cancel is a version of that one too, without entities.
+    What is not `processing` production is test traffic, and takes the place of nothing that is.
+    """
 
     topic: ClassVar[str] = "clinical.entities"
     type: ClassVar[str] = "org.vigil.entities.v1"
@@ -443,8 +451,16 @@ class EntitiesEvent(Output):
     """The note's `note_id`: what is known of it is replaced as a whole."""
     note_status: str
     """The note's status."""
+    relation: Relation = "original"
+    """The note's, to what came before: see NoteEvent."""
+    replaces: str | None = None
+    """`note_id` of the document that the note replaces or adds to."""
     authored_at: AwareDatetime
     """When the note was written."""
+    received_at: AwareDatetime | None = None
+    """When this copy of the note was received; null in events of before this was said."""
+    processing: ProcessingId = "production"
+    """The note's: HL7 table 0103; what is not `production` is test traffic."""
     entities: tuple[Entity, ...]
     """In the order of the text."""
     model: ModelRef
@@ -476,6 +492,8 @@ class FindingsEvent(Output):
     """DICOM (0008,0018) SOP Instance UID."""
     acquired_at: AwareDatetime
     """When the picture was taken."""
+    processing: ProcessingId = "production"
+    """The picture's: HL7 table 0103; what is not `production` is test traffic."""
     findings: tuple[Finding, ...]
     """Every label of the model, highest score first."""
     model: ModelRef

@@ -149,6 +149,7 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         note_id="note-0001",
         note_status="final",
         authored_at=_AT,
+        received_at=_RECEIVED,
         entities=(
             Entity(label="symptom", text="chest pain", start=16, end=26, score=0.97),
             Entity(label="symptom", text="fever", start=50, end=55, score=0.95, assertion="negated"),

@@ -87,6 +87,7 @@ def findings_event(
         study_uid=image.study_uid,
         instance_uid=image.instance_uid,
         acquired_at=image.acquired_at,
+        processing=image.processing,
         findings=tuple(sorted(found, key=lambda finding: (-finding.score, finding.label))),
         model=ModelRef(name=model.name, version=model.version, digest=model.digest),
     )

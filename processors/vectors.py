@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ OVERLAP: Final = (
     32  # tokens that a chunk may repeat of the one before, so that a finding across the cut is found from both sides
 )
 
-Payload = Mapping[str, str | int | float | bool | None]
+Payload = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Chunk:
 class Point:
     """One point: `id` a deterministic UUID, `vector` [dimensions] float32 of unit length, `payload` JSON values.
 
-    The payload's keys `patient_id`, `encounter_id`, `note_id`, `instance_uid`, `type`, `time` and `model_digest` are what readers
-    filter by.
+    The payload's keys `patient_id`, `encounter_id`, `note_id`, `instance_uid`, `type`, `time`, `processing` and `model_digest` are
+    what readers filter by.
     """
 
     id: str
@@ -142,6 +142,7 @@ def note_points(
 
     Ids derive from the note, the chunk's place in it and the model, not from the version: so version 2 overwrites version 1 chunk
     by chunk, and what is left to delete are points of the same `note_id` with another `version` (a shorter text has fewer chunks).
+    Which version's points a note has is not decided here (`processors.versions`).
     Raises `Fatal` where rows and chunks differ in number, `Poison` (stage "model") for a vector that is not finite.
     """
     if len(cut) != len(vectors):
@@ -159,6 +160,7 @@ def note_points(
         "relation": note.relation,
         "type": note.note_type.code,
         "type_display": note.note_type.display,
+        "processing": note.processing,
         "time": instant(note.authored_at),
         "received": instant(note.received_at),
         "chunks": len(cut),
@@ -212,6 +214,7 @@ def image_point(image: ImageEvent, source: Source, vector: Floats, model: ModelI
             "type": image.modality,
             "body_part": image.body_part,
             "view": image.view,
+            "processing": image.processing,
             "time": instant(image.acquired_at),
             "received": instant(image.received_at),
             "uri": image.pixels.uri,

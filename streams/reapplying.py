@@ -5,7 +5,7 @@ Nothing is written to a topic: what would have been a dead letter there is remem
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -13,12 +13,13 @@ from aiokafka import TopicPartition
 
 from connectors.qdrant.store import VectorStore
 from models.errors import Poison
-from processors.events import Event, PatientEvent
+from processors.events import Event, NoteEvent, PatientEvent
+from processors.vectors import owners
 from streams.clock import Clock
 from streams.journal import stretch
 from streams.lane import Input, Outcome
 from streams.lanes.images import ImagesToFindings
-from streams.lanes.notes import NotesToVectors
+from streams.lanes.notes import OUTDATED, NotesToVectors
 from streams.outbox import Outbox
 from streams.partition import Dead, PartitionWorker
 from streams.reader import Reader
@@ -35,17 +36,16 @@ LANES: Final[Mapping[str, type[Writer]]] = {"notes": NotesToVectors, "images": I
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
 
-def owned(event: Event) -> Iterator[str]:
+def owned(event: Event) -> Collection[str]:
     """Say of what an event gives all the points that there are: the note, the one that it replaces, or the image."""
-    for name in ("note_id", "replaces") if hasattr(event, "note_id") else ("id",):
-        if value := getattr(event, name, None):
-            yield value
+    return owners(event, ()) if isinstance(event, NoteEvent) else (event.id,)
 
 
 class _Worker(PartitionWorker[Any]):
-    """Works as the lane's own worker does, transient trouble is waited for; what it was about goes to `failed` and `owners`."""
+    """Works as the lane's own worker does, transient trouble is waited for; each record ends in `failed`, `passed` or `owners`."""
 
     failed: set[tuple[int, int]]
+    passed: set[tuple[int, int]]
     owners: set[str]
 
     async def apply(self, records: Sequence[Any]) -> None:
@@ -55,8 +55,12 @@ class _Worker(PartitionWorker[Any]):
     async def _write(self, inputs: Sequence[Input[Any]], outcomes: Sequence[Outcome], dead: Sequence[Dead]) -> None:
         self.failed |= {(one.record.partition, one.record.offset) for one in dead}
         lost = {id(one.record) for one in dead}
-        for one in inputs:
-            if id(one.record) not in lost:
+        for one, outcome in zip(inputs, outcomes, strict=True):
+            if id(one.record) in lost:
+                continue
+            if outcome.word == OUTDATED:  # it gave nothing: the newer version may lie where the topic no longer reaches
+                self.passed.add((one.record.partition, one.record.offset))
+            else:
                 self.owners.update(owned(one.event))
 
 
@@ -78,7 +82,7 @@ class Reapplying:
         tracing = Tracing(settings.tracing, "rebuild")
         place = TopicPartition(lane.kind.topic, -1)
         self._worker = _Worker(lane, place, outbox, settings.engine, clock, "rebuild", tracing)
-        self._worker.failed, self._worker.owners = building.failed, set()
+        self._worker.failed, self._worker.passed, self._worker.owners = building.failed, building.passed, set()
         self._merged: dict[str, str] = {}
         self.records = 0
         self.merges = 0
@@ -105,7 +109,7 @@ class Reapplying:
     def _remember(self, topic: str, record: Any) -> None:
         if topic == PatientEvent.topic:
             self._hear(record)
-        elif (record.partition, record.offset) not in self._building.failed:
+        elif not any((record.partition, record.offset) in ones for ones in (self._building.failed, self._building.passed)):
             try:
                 self.owners.update(owned(decode(self._lane.kind, record)))
             except Poison:

@@ -41,8 +41,11 @@ class Searcher:
             await self._outbox.stop()
 
     async def search(self, text: str, *, where: dict[str, Any], images: bool = False, limit: int = 10) -> list[dict[str, Any]]:
-        """Return the nearest notes with the passage that matched, or the nearest images, best first."""
-        chosen = Where(**where)
+        """Return the nearest notes with the passage that matched, or the nearest images, best first.
+
+        Test traffic is left out unless `where` says `production=False`; then it says so in its hits.
+        """
+        chosen = Where(**{"production": True, **where})
         task = "image-text" if images else "embedding"
         model = await self._model(task)
         if images:
@@ -53,9 +56,9 @@ class Searcher:
         return [_plain(hit) for hit in found]
 
     async def similar(self, patient: str, *, limit: int = 10) -> list[dict[str, Any]]:
-        """Return the patients whose notes resemble this one's, best first."""
+        """Return the patients whose notes resemble this one's, best first; test traffic counts as none."""
         model = await self._model("embedding")
-        found = await similar_patients(self._store, model, patient, limit=limit)
+        found = await similar_patients(self._store, model, patient, where=Where(production=True), limit=limit)
         await self._audit("similar", patient, [patient, *(hit.patient_id for hit in found)], model.identity)
         return [{"patient_id": hit.patient_id, "score": hit.score, **_evidence(hit)} for hit in found]
 
@@ -91,6 +94,8 @@ def _plain(hit: Any) -> dict[str, Any]:
     fields = asdict(hit)
     shown = {name: value for name, value in fields.items() if name not in ("start", "end", "status", "encounter_id", "type")}
     shown["time"] = _minute(fields["time"])
+    if shown["processing"] == "production":
+        del shown["processing"]
     return {"score": shown.pop("score"), **shown}
 
 

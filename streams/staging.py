@@ -34,6 +34,7 @@ class Building:
     phase: Phase = "new"
     positions: dict[str, int] = field(default_factory=dict)  # "topic/partition": the offset after the last one applied
     failed: set[tuple[int, int]] = field(default_factory=set)  # partition, offset
+    passed: set[tuple[int, int]] = field(default_factory=set)  # likewise, of versions of a note that a newer one has replaced
     staged: str = ""  # the collection that is built
     before: str = ""  # the one that served before the switch
 
@@ -46,9 +47,9 @@ class Building:
         try:
             kept = orjson.loads(file.read_bytes())
             positions = {str(place): int(offset) for place, offset in kept["positions"].items()}
-            failed = {(int(one[0]), int(one[1])) for one in kept["failed"]}
+            failed, passed = ({(int(one[0]), int(one[1])) for one in ones} for ones in (kept["failed"], kept.get("passed", ())))
             names = str(kept["staged"]), str(kept["before"])
-            found = cls(file, str(kept["collection"]), str(kept["digest"]), kept["phase"], positions, failed, *names)
+            found = cls(file, str(kept["collection"]), str(kept["digest"]), kept["phase"], positions, failed, passed, *names)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise Permanent(f"{file} is no progress file of a rebuild", hint="name another file, or remove it") from error
         if found.phase not in ("build", "switched"):
@@ -59,6 +60,7 @@ class Building:
         """Begin anew."""
         self.phase, self.positions, self.staged, self.before = "new", {}, "", ""
         self.failed.clear()
+        self.passed.clear()
 
     def require(self, collection: str) -> None:
         """Raise `Permanent` where it is of another collection, whose half-built one would be taken or given up for this."""
@@ -101,6 +103,7 @@ class Building:
             "phase": self.phase,
             "positions": self.positions,
             "failed": sorted(self.failed),
+            "passed": sorted(self.passed),
             "staged": self.staged,
             "before": self.before,
         }

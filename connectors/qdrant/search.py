@@ -46,6 +46,7 @@ class NoteHit:
     passage: str
     start: int
     end: int
+    processing: str  # production, or which test traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class ImageHit:
     time: datetime | None
     score: float
     uri: str
+    processing: str  # production, or which test traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ def _note_hit(found: _Found) -> NoteHit:
         passage=_text(payload, "passage"),
         start=int(payload.get("start") or 0),
         end=int(payload.get("end") or 0),
+        processing=_text(payload, "processing") or "production",
     )
 
 
@@ -222,6 +225,7 @@ def _image_hit(hit: Hit) -> ImageHit:
         time=_time(payload),
         score=hit.score,
         uri=_text(payload, "uri"),
+        processing=_text(payload, "processing") or "production",
     )
 
 

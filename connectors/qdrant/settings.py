@@ -34,6 +34,7 @@ PAYLOAD_INDEXES: Final[Mapping[str, IndexKind]] = {
     "note_id": "keyword",
     "type": "keyword",
     "time": "datetime",
+    "processing": "keyword",
     "model_digest": "keyword",
 }
 """The payload fields that every point of every collection may be filtered by (those it has)."""
@@ -57,6 +58,9 @@ class CollectionSpec:
 
 WORDS: Final = "words"  # the sparse vector's name
 NOTES: Final = CollectionSpec("notes", vector="text", dimensions=384, words="passage")
+# What is remembered of notes whose newest version is not told by their points alone (`processors.versions`): found by ids, never by
+# its vectors, and beside the alias, so that what a rebuild makes is guarded by it too.
+VERSIONS: Final = CollectionSpec("notes-versions", vector="none", dimensions=1, indexes={}, served=False)
 
 
 def images(dimensions: int) -> CollectionSpec:

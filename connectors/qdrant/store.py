@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, get_args
 
 import httpx
 import numpy as np
@@ -21,6 +21,7 @@ from connectors.qdrant.settings import NOTES, WORDS, CollectionSpec, QdrantSetti
 from connectors.qdrant.troubles import TROUBLES, raise_for
 from models.errors import Fatal, Permanent, Poison
 from models.tasks import Floats
+from processors.events import ProcessingId
 from processors.vectors import Point
 from processors.words import Words, of_passage
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _OWNERS_PER_CALL: Final = 64  # deletions that travel together when notes are replaced
 FIRST: Final = "-0"  # at the end of the name of the first collection behind an alias; a rebuild's ends with its time
+_TEST: Final = tuple(one for one in get_args(ProcessingId) if one != "production")
 _PAGE: Final = 1000  # points a scroll reads at a time
 _IDLE_SECONDS: Final = 2.0  # Qdrant closes a connection after 5 idle seconds: be sooner, or a request meets the closing
 
@@ -55,6 +57,7 @@ class Where:
     model_digests: Sequence[str] = ()
     since: datetime | None = None
     until: datetime | None = None
+    production: bool = False  # leaves out what is marked as test traffic; a point of an earlier release is not marked
 
     def __post_init__(self) -> None:
         for bound in (self.since, self.until):
@@ -79,6 +82,8 @@ class Where:
             must_not = [_any("patient_id", self.not_patient_ids)]
         if self.since is not None or self.until is not None:
             must.append(api.FieldCondition(key="time", range=api.DatetimeRange(gte=self.since, lt=self.until)))
+        if self.production:
+            must_not.append(_any("processing", _TEST))
         return api.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
 
 
@@ -416,9 +421,17 @@ class VectorStore:
         return (await self._call(f"counting in {collection.name}", call)).count
 
     async def scan(
-        self, collection: CollectionSpec, where: Where | None = None, *, vectors: bool = True, payloads: bool = True
+        self,
+        collection: CollectionSpec,
+        where: Where | None = None,
+        *,
+        vectors: bool = True,
+        payloads: bool | Sequence[str] = True,
     ) -> AsyncIterator[Point]:
-        """Yield every point that `where` names, in the order of ids; what is not asked for of them is empty."""
+        """Yield every point that `where` names, in the order of ids; what is not asked for of them is empty.
+
+        `payloads` may name the fields that are asked for.
+        """
         offset: Any = None
         while True:
             call = self._client.scroll(
@@ -426,7 +439,7 @@ class VectorStore:
                 scroll_filter=where.filter() if where is not None else None,
                 limit=_PAGE,
                 offset=offset,
-                with_payload=payloads,
+                with_payload=payloads if isinstance(payloads, bool) else list(payloads),
                 with_vectors=[collection.vector] if vectors else False,
             )
             records, offset = await self._call(f"reading {collection.name}", call)

@@ -30,6 +30,9 @@ def search(
     since: Annotated[datetime | None, typer.Option(help="written at or after")] = None,
     until: Annotated[datetime | None, typer.Option(help="written before")] = None,
     images: Annotated[bool, typer.Option(help="search images instead of notes")] = False,
+    test_traffic: Annotated[
+        bool, typer.Option("--test-traffic", help="test traffic (MSH-11 T, D) too, marked as such")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
 ) -> None:
@@ -42,6 +45,7 @@ def search(
         "types": tuple(type_ or ()),
         "since": since.astimezone() if since else None,
         "until": until.astimezone() if until else None,
+        "production": not test_traffic,
     }
     hits = asyncio.run(_search(load(), text, where, images=images, limit=limit))
     _print(hits, json_)

@@ -1,19 +1,20 @@
 """notes -> entities, notes -> vectors: what happens to a note."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from connectors.qdrant.settings import NOTES, CollectionSpec
+from connectors.qdrant.settings import NOTES, VERSIONS, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
 from models.drift import Figures, Reference, labels_in, of_notes, of_texts
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
 from processors.comparing import spans_apart, vectors_apart
 from processors.entities import WITHDRAWN, entities_event
 from processors.events import NoteEvent
-from processors.vectors import Chunk, Point, chunks, instant, note_points, owners
+from processors.vectors import Chunk, Point, chunks, note_points, owners
+from processors.versions import Coming, Versions, point_id
 from streams.deadletters import redriven
 from streams.inference import is_error, raise_transient
 from streams.lane import Input, Lane, Outcome
@@ -22,6 +23,9 @@ from streams.serving import Serving, infer
 from streams.settings import LaneSettings, Settings
 from streams.team import Loaded
 from streams.trial import Verdict
+
+OUTDATED: Final = "outdated"  # what the audit says of a version that a newer one has replaced
+_TOLD: Final = ("note_id", "version", "processing", "received", "partition", "offset")  # by a note's points of their version
 
 
 class NotesToEntities(Lane[NoteEvent]):
@@ -132,7 +136,7 @@ class NotesToVectors(Lane[NoteEvent]):
     async def _admit(self, model: TextEmbedder) -> None:
         """Raise `Fatal` where the collection holds vectors of another length."""
         assert self._store is not None
-        await self._store.ensure([self.collection(model.dimensions)])
+        await self._store.ensure([self.collection(model.dimensions), VERSIONS])
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Cut each note into chunks that the model can take whole, embed them all together."""
@@ -158,35 +162,67 @@ class NotesToVectors(Lane[NoteEvent]):
         return outcomes
 
     async def store(self, inputs: Sequence[Input[NoteEvent]], outcomes: Sequence[Outcome]) -> None:
-        """Replace each note's points: new ones first, then what an older version left. The newest version of a batch wins."""
+        """Let each note have the points of its newest version and no others, whichever of its versions these are.
+
+        What has to be remembered is stored before the points, and these before what an older version left is deleted: killed in
+        between, a lane finds the newest version no older than it was, and does the same again.
+        """
         assert self._store is not None
+        made = [
+            (one, outcome, owners(one.event, outcome.effect))
+            for one, outcome in zip(inputs, outcomes, strict=True)
+            if outcome.effect is not None
+        ]
+        known = await self._known({note_id for _, _, owned in made for note_id in owned})
+        brought: dict[tuple[str, str], Sequence[Point]] = {}  # by note and version
+        for one, outcome, owned in made:
+            coming = Coming.of(one.event, *_place(one))
+            for note_id, points in owned.items():
+                known[note_id].take(one.event.id, coming)
+                brought[note_id, one.event.id] = points
+            if known[one.event.note_id].newest != one.event.id:
+                outcome.word = OUTDATED
         newest: dict[str, Sequence[Point]] = {}
-        received: dict[str, str] = {}  # of the version that wins, by note id
-        for one, outcome in zip(inputs, outcomes, strict=True):
-            if outcome.effect is None:
-                continue
-            note, at = one.event, instant(one.event.received_at)
-            if redriven(one.record) and at < received.get(note.note_id, await self._stored(note.note_id)):
-                outcome.word = "outdated"
-                continue
-            newest |= owners(note, outcome.effect)
-            received[note.note_id] = at
-        made = next((points for points in newest.values() if points), None)
-        collection = self.collection(len(made[0].vector) if made else NOTES.dimensions)
+        memory: list[Point] = []
+        for note_id, versions in known.items():
+            version = versions.newest
+            held = version in versions.held
+            if (note_id, version) in brought:
+                newest[note_id] = versions.placed(brought[note_id, version], version)
+                held = bool(newest[note_id])
+            elif versions.held and not held:
+                newest[note_id] = ()  # the newest one's text is not at hand, and an older one is not shown for it
+            if versions.to_remember(held):
+                memory.append(versions.point(note_id))
+        await self._store.upsert(VERSIONS, memory)
+        some = next((points for points in newest.values() if points), None)
+        collection = self.collection(len(some[0].vector) if some else NOTES.dimensions)
         await self._store.replace_all(collection, owner_field="note_id", owners=newest)
 
-    async def _stored(self, note_id: str) -> str:
-        """Return when the version that the store holds was received; nothing where it holds none."""
+    async def _known(self, note_ids: Collection[str]) -> dict[str, Versions]:
+        """Return the versions that came of these notes so far, as far as the store tells."""
         assert self._store is not None
-        where = Where(note_ids=(note_id,))
-        stored = self._store.scan(self.collection(NOTES.dimensions), where, vectors=False)
-        return max([str(point.payload["received"]) async for point in stored], default="")
+        known = {note_id: Versions() for note_id in note_ids}
+        if not known:
+            return known
+        for point in (await self._store.retrieve(VERSIONS, [point_id(note_id) for note_id in known])).values():
+            known[point.payload["note_id"]].recall(point.payload)
+        collection, where = self.collection(NOTES.dimensions), Where(note_ids=tuple(known))
+        async for point in self._store.scan(collection, where, vectors=False, payloads=_TOLD):
+            known[point.payload["note_id"]].hold(point.payload)
+        return known
 
     async def close(self) -> None:
         """End the model's thread and the connections."""
         await self._embedding.close()
         if self._store:
             await self._store.close()
+
+
+def _place(one: Input[NoteEvent]) -> tuple[int, int]:
+    """Return partition and offset of a record, of a copy those of its original."""
+    source = redriven(one.record) or one.source
+    return source.partition, source.offset
 
 
 def _cut(note: NoteEvent, model: TextEmbedder) -> list[Chunk]:

@@ -190,6 +190,8 @@ def random_payload(chance: random.Random) -> dict[str, Any]:
     }
     if chance.random() < 0.7:
         payload["encounter_id"] = f"e{chance.randrange(5)}"
+    if chance.random() < 0.7:
+        payload["processing"] = chance.choice(["production", "production", "training", "debugging"])
     return payload
 
 
@@ -210,6 +212,7 @@ def random_where(chance: random.Random) -> Where:
         model_digests=some(["a" * 64, "b" * 64, "c" * 64]),
         since=instant(),
         until=instant(),
+        production=chance.random() < 0.35,
     )
 
 
@@ -225,6 +228,7 @@ def holds(where: Where, payload: Mapping[str, Any]) -> bool:
         and payload["patient_id"] not in where.not_patient_ids
         and (where.since is None or when >= where.since)
         and (where.until is None or when < where.until)
+        and not (where.production and payload.get("processing", "production") != "production")
     )
 
 
@@ -261,6 +265,8 @@ async def test_time_bounds_are_instants(store: VectorStore, notes: CollectionSpe
     )
     summer = timezone(timedelta(hours=2))
     assert await ids_in(store, notes, Where(since=noon)) == [2, 3, 4]
+    told = [point.payload async for point in store.scan(notes, Where(since=noon), payloads=["time"])]
+    assert [set(payload) for payload in told] == [{"time"}] * 3
     assert await ids_in(store, notes, Where(since=noon.astimezone(summer))) == [2, 3, 4]
     assert await ids_in(store, notes, Where(until=noon)) == [1]
     assert await ids_in(store, notes, Where(since=noon, until=noon)) == []

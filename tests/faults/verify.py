@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from qdrant_client import QdrantClient
@@ -192,17 +193,22 @@ class Judge:
         self.found.blame("predictions without an audit entry", readable - {one for one, words in self.audited.items() if words})
 
     def _replaced(self) -> set[str]:
-        """Ids of note versions that a later accepted record of the same note replaced."""
-        last: dict[str, str] = {}
-        older: set[str] = set()
+        """Ids of note versions that another accepted one of the same note replaced: one that first came later."""
+        first: dict[str, dict[str, tuple[datetime, int, int]]] = defaultdict(dict)  # by note and version
+        usable: set[str] = set()
         for partition, offset, body in self.ledger.read_valid(self.topic):
-            if (self.topic, partition, offset) not in self.accepted.at or (self.topic, partition, offset) in self.dead:
+            place = (self.topic, partition, offset)
+            if place not in self.accepted.at:
                 continue
-            before = last.get(body["note_id"])
-            if before is not None and before != body["id"]:
-                older.add(before)
-                older.discard(body["id"])
-            last[body["note_id"]] = body["id"]
+            came = (datetime.fromisoformat(body["received_at"]), partition, offset)
+            of_note = first[body["note_id"]]
+            of_note[body["id"]] = min(came, of_note.get(body["id"], came))
+            if place not in self.dead:
+                usable.add(body["id"])
+        older: set[str] = set()
+        for of_note in first.values():
+            comings = sorted((came, version) for version, came in of_note.items() if version in usable)
+            older.update(version for _, version in comings[:-1])
         return older
 
     def _steps(self) -> None:

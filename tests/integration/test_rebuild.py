@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 from connectors.objects import ObjectStore
 from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.search import search_notes
-from connectors.qdrant.settings import NOTES, CollectionSpec, QdrantSettings, images
+from connectors.qdrant.settings import NOTES, VERSIONS, CollectionSpec, QdrantSettings, images
 from connectors.qdrant.store import Point, VectorStore
 from models.errors import Fatal, Permanent
 from models.registering import promote, record
 from models.registry import Registry
 from processors.events import ImageEvent, NoteEvent, ObjectReference, PatientEvent
 from processors.identity import natural_id
+from streams import rebuilding
 from streams.checks import run_checks
 from streams.cli.rebuild import rebuild
 from streams.demo import radiographs
@@ -33,8 +34,8 @@ from streams.reapplying import Reapplying, _Worker
 from streams.rebuilding import Agree, Rebuild, Rebuilt, Wish
 from streams.settings import ModelSettings
 from streams.staging import Building
-from tests.clinic import ORIGIN, Clinic, note
-from tests.kafka import Kafka
+from tests.clinic import ORIGIN, PARTITIONS, Clinic, note
+from tests.kafka import Kafka, delete_records
 from tests.qdrant import QdrantServer, binary
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -113,7 +114,7 @@ async def rebuilt(site: Clinic, wish: Wish, file: Path | None = None, *, agree: 
 
 async def names(site: Clinic) -> list[str]:
     async with VectorStore(site.settings.vectors) as open_:
-        return await open_.names()
+        return [name for name in await open_.names() if name != VERSIONS.name]
 
 
 async def served(site: Clinic) -> dict[str, str]:
@@ -213,6 +214,46 @@ async def test_what_differs_is_mended_and_the_way_back_leads_back(kafka: Kafka, 
     third = await rebuilt(site, Wish("notes", "and again"))
     assert (third.survey.equal, await names(site)) == (False, [again.serves, third.serves])  # the unknown one is carried on
     assert third.survey.kept == 1
+
+
+@pytest.mark.real_kafka  # retention
+async def test_what_is_sent_again_behind_its_correction_stays_replaced(
+    kafka: Kafka, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Clinic(kafka, tmp_path, vectors=store)
+    settled(site)
+    await ward(site)
+    begins = dict.fromkeys(range(PARTITIONS), 0)
+    for one in await site.records(NoteEvent.topic):
+        begins[one.partition] = max(begins[one.partition], one.offset + 1)
+    before = await everything(site.settings.vectors, NOTES)
+    month = timedelta(days=30)
+    async with site.running("notes-vectors"):
+        await site.write(
+            note("a", "corrected", LONG, received_at=AT + month),
+            note("b", "cancelled", "Wrong patient.", received_at=AT + month),
+            note("b", "old", "Left hip fracture after a fall.", received_at=AT + month),
+            note("d", "more", "Sleeps.", relation="addendum", replaces=note("c", "kept", "").note_id, received_at=AT + month),
+        )
+        await site.until_done("notes-vectors", NoteEvent.topic)
+    before_and_more = await everything(site.settings.vectors, NOTES)
+    (more,) = before_and_more.keys() - before.keys()
+    assert_equal({one: point for one, point in before_and_more.items() if one != more}, before)
+    looked = await rebuilt(site, Wish("notes", "proof", dry_run=True))
+    assert looked.survey.equal and looked.records == 11 + 4
+    # Retention takes all but what was sent again: the corrections are no longer on the topic, and hold all the same.
+    await delete_records(kafka.bootstrap, site.prefix + NoteEvent.topic, begins)
+    file = tmp_path / "progress"
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(rebuilding, "survey", _crash)  # what was built is read anew then, and computed no more
+        await rebuilt(site, Wish("notes", "proof"), file)
+    done = await rebuilt(site, Wish("notes", "proof"), file)
+    assert (done.survey.kept, done.survey.same, done.survey.stale, done.survey.changed) == (len(before), 1, [], 0)
+    assert_equal(await everything(site.settings.vectors, NOTES), before_and_more)
+
+
+async def _crash(*_: object) -> None:
+    raise RuntimeError
 
 
 async def test_a_rebuild_goes_on_where_it_was(

@@ -35,6 +35,7 @@ def test_entities_keep_their_place_section_and_assertion() -> None:
     assert all(text[e.start : e.end] == e.text for e in event.entities)
     assert (event.patient_id, event.encounter_id, event.note_id, event.source) == ("p", "e", "n1", SOURCE)
     assert event.model.digest == MODEL.digest
+    assert (event.received_at, event.processing, event.relation, event.replaces) == (WHEN, "production", "original", None)
     assert EntitiesEvent.model_validate_json(event.model_dump_json()) == event
 
 
@@ -75,3 +76,8 @@ def test_the_text_is_always_the_notes_own(text: str, data: st.DataObject) -> Non
     assert len(event.entities) == len(spans)
     for entity in event.entities:
         assert entity.text == text[entity.start : entity.end]
+
+
+def test_a_reader_learns_what_a_note_takes_the_place_of_and_that_it_is_test_traffic() -> None:
+    event = entities_event(note("x", relation="replacement", replaces="n0", processing="training"), SOURCE, [], MODEL)
+    assert (event.relation, event.replaces, event.processing) == ("replacement", "n0", "training")

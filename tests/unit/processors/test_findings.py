@@ -103,3 +103,11 @@ def test_damage_gives_an_image_or_poison(damage: bytes, at: int) -> None:
         assert pixels(GOOD[:at] + damage + GOOD[at + len(damage) :]).dtype == np.uint8
     except Poison as error:
         assert error.stage == "decode"
+
+
+def test_findings_of_test_traffic_say_so() -> None:
+    drill = IMAGE.model_copy(update={"processing": "training"})
+    assert [findings_event(one, SOURCE, [0.0], ["z"], {}, MODEL).processing for one in (IMAGE, drill)] == [
+        "production",
+        "training",
+    ]

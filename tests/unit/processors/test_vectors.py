@@ -110,7 +110,8 @@ def test_points_say_where_they_come_from() -> None:
     assert [p.payload["passage"] for p in points] == ["No fever.", "Cough."]
     assert points[0].payload | {"passage": ""} == {
         "kind": "note", "patient_id": "p", "encounter_id": "e", "note_id": "n1", "version": "n1-v1", "status": "final",
-        "relation": "original", "type": "11506-3", "type_display": "", "time": "2026-11-23T08:00:00.000005Z",
+        "relation": "original", "type": "11506-3", "type_display": "", "processing": "production",
+        "time": "2026-11-23T08:00:00.000005Z",
         "received": "2026-11-23T08:00:00.000000Z", "chunks": 2, "chunk": 0, "start": 0, "end": 9, "passage": "", "model": "minilm",
         "model_version": "2", "model_digest": MODEL.digest, "topic": "clinical.notes", "partition": 1, "offset": 7,
     }  # fmt: skip
@@ -153,6 +154,7 @@ def test_image_point() -> None:
     )  # fmt: skip
     point = image_point(image, SOURCE, np.ones(3, np.float32), MODEL)
     assert (point.payload["instance_uid"], point.payload["type"], point.payload["uri"]) == ("1.2.3.4", "DX", "ab/cd.png")
+    assert point.payload["processing"] == "production"
     assert point.vector.shape == (3,)
     assert point.id != image_point(image.model_copy(update={"id": "i2"}), SOURCE, np.ones(3, np.float32), MODEL).id
 
