@@ -186,6 +186,9 @@ class Desk:
         alert = self.open(patient, "no-observations", severity, cause)
         alert.since, alert.until = patient.heard or 0, limit
         reason = f"nothing within {alerts.hours_and_minutes(limit)}"
+        sampled = max((kept[-1][0] for kept in patient.history.samples.values()), default=0)
+        if sampled > alert.since:
+            reason += f" but single samples of an unvalidated stream, the last at {when(sampled):%H:%M} UTC"
         return [self.step(patient, alert, "raised", reason, cause)]
 
     def heard(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
