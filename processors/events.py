@@ -437,7 +437,8 @@ Severity = Literal["information", "low-medium", "medium", "high"]
 class AlertEvent(Output):
     """One step in an alert's life. `alert_id` stays over its life, `sequence` counts its steps from 0, `id` names this step.
 
-    The wording assists and never diagnoses. Receivers act on `observed_at` and show `received_at`.
+    The wording assists and never diagnoses. Receivers act on `observed_at` and show `received_at`. One that chooses by route takes
+    what names its route in `routes`: all that were told of the alert so far, so that whoever heard of it hears of its end.
     """
 
     topic: ClassVar[str] = "clinical.alerts"
@@ -454,6 +455,7 @@ class AlertEvent(Output):
     encounter_id: str | None = None
     location: Location = Location()
     route: str = "default"  # where the site's policy sends it; a ceiling of care re-routes, visibly
+    routes: tuple[str, ...] = ()  # in order, this step's too
     score_id: str | None = None
     news2: News2 | None = None
     observed_at: AwareDatetime

@@ -183,7 +183,8 @@ class MonitorRules(_Rules):
             ),
             "low-medium": (EscalationStep(after=_minutes(60), route="nurse-in-charge"),),
         },
-        description="the chain by severity; RCP: emergency at once, urgent within the hour",
+        description="the chain by severity, of what a score raised or a patient's silence did; RCP: emergency at once, urgent "
+        "within the hour",
     )
 
     # silence -------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def test_an_alerts_whole_life() -> None:
     _, found = ward.chart(90, {**ILL, "hr": 131})  # 11: marked rise, somebody must answer anew
     worse = only(found)
     assert (worse.state, worse.severity, worse.reason) == ("updated", "high", "3 points more than last told")
+    assert (worse.route, worse.routes) == ("default", ("default", "nurse-in-charge", "rapid-response"))
     assert only(ward.wait(95)).state == "escalated"
     assert only(alerts(ward.say(answer(raised.alert_id, 96)))).state == "acknowledged"
 
@@ -89,7 +90,48 @@ def test_an_alerts_whole_life() -> None:
     life = [raised, *climbed, answered, worse, resolved]
     assert {one.alert_id for one in life} == {raised.alert_id}
     assert resolved.sequence == 7
+    assert (resolved.route, resolved.routes) == ("nurse-in-charge", worse.routes), "whoever was told hears the end"
     assert len({one.id for one in life}) == len(life)
+
+
+def test_what_is_over_orders_nobody_to_come() -> None:
+    """A resolved alert, NEWS2 0, asked for the emergency team as when it was raised."""
+    asks, assistive = "RCP asks", "Supports clinical judgement"
+
+    def told(*later: Any, state: str, ward: Ward | None = None) -> AlertEvent:
+        ward = ward or Ward()
+        raised = only(ward.chart(0, ILL)[1])
+        assert asks in raised.detail
+        for do in later:
+            last = do(ward, raised)
+        assert (last.alert_id, last.state) == (raised.alert_id, state)
+        assert assistive in last.detail
+        return last
+
+    def well(minute: float) -> Any:
+        return lambda ward, _: next(iter(of(ward.chart(minute, WELL)[1])), None)
+
+    def answered(kind: str) -> Any:
+        return lambda ward, raised: only(alerts(ward.say(answer(raised.alert_id, 1, kind))))
+
+    resolved = told(well(10), well(30), state="resolved")
+    assert resolved.detail.startswith("This alert is over. The score is below every threshold that alerts. Also: ")
+    withdrawn = told(lambda ward, _: only(ward.chart(0, WELL, status="corrected", received=5)[1]), state="withdrawn")
+    assert withdrawn.detail.startswith("This alert is taken back. The score is below every threshold that alerts. Also: ")
+    declined = told(answered("alert-declined"), state="declined")
+    assert declined.detail.startswith("This alert is over: somebody declined it. The score stands at the emergency threshold. ")
+    discharged = told(
+        lambda ward, _: only(alerts(ward.say(context(5, encounter_status="finished")))),
+        state="resolved",
+    )
+    assert discharged.detail.startswith("This alert is over. Last told: NEWS2 8. ")
+    assert not any(asks in one.detail for one in (resolved, withdrawn, declined, discharged))
+
+    acknowledged = told(answered("alert-acknowledged"), state="acknowledged")
+    assert acknowledged.detail.startswith("Somebody has answered; nobody else is called unless it gets graver. Emergency thr")
+    escalated = told(well(4), lambda ward, _: only(ward.wait(5)), state="escalated")
+    assert asks in escalated.detail
+    assert "The score is lower now; the alert stands until that has lasted." in escalated.detail
 
 
 def test_ids_are_the_same_on_every_run() -> None:
@@ -1092,8 +1134,35 @@ def test_no_observations_for_this_patient(values: dict[str, Any], minutes: int, 
     silent = [one for one in ward.wait(minutes + 1) if one.kind == "no-observations"]
     assert [(one.state, one.severity) for one in silent] == [("raised", severity)]
     assert silent[0].title.startswith("No observations for ")
-    ended = [one for one in ward.chart(minutes + 2, values)[1] if one.kind == "no-observations"]
-    assert [(one.state, one.reason) for one in ended] == [("resolved", "observations resumed")]
+    ended = only([one for one in ward.chart(minutes + 2, values)[1] if one.kind == "no-observations"])
+    assert (ended.state, ended.reason) == ("resolved", "observations resumed")
+    assert ended.title.startswith("Observed again after ")
+    assert ended.detail.startswith("This alert is over. ")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_silence_of_a_grave_patient_climbs_until_somebody_answers(restarted: bool) -> None:
+    """NEWS2 9, acknowledged, and then the monitor is silent: one notice was all, whether anybody read it or not."""
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    ward.say(answer(raised.alert_id, 1))
+    if restarted:
+        ward = restored(ward)
+    silent, *climbed = of(ward.wait(61), "no-observations")
+    assert (silent.severity, silent.decided_at) == ("medium", at(31))
+    assert [(one.state, one.route, one.decided_at) for one in climbed] == [
+        ("escalated", "nurse-in-charge", at(46)),
+        ("escalated", "ward-doctor", at(61)),
+    ]
+    assert only(alerts(ward.say(answer(silent.alert_id, 62)))).detail.startswith("Somebody has answered; ")
+    ended = only(of(ward.chart(63, ILL)[1], "no-observations"))
+    assert (ended.state, ended.routes) == ("resolved", ("default", "nurse-in-charge", "ward-doctor"))
+
+
+def test_a_silence_that_nobody_need_answer_does_not_climb() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert len(of(ward.wait(24 * 60), "no-observations")) == 1
 
 
 def test_a_late_set_does_not_change_how_soon_silence_is_noticed() -> None:
@@ -1108,7 +1177,7 @@ def test_silence_resolves_no_alert_and_a_late_set_ends_no_silence() -> None:
     raised = only(ward.chart(0, ILL)[1])
     said = ward.wait(24 * 60)
     assert {one.state for one in said if one.alert_id == raised.alert_id} == {"escalated"}
-    assert [one.state for one in said if one.kind == "no-observations"] == ["raised"]
+    assert [one.state for one in said if one.kind == "no-observations"] == ["raised", "escalated", "escalated"]
     assert ward.chart(24 * 60 - 120, {"hr": 70}, received=24 * 60)[1] == []
 
 
