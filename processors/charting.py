@@ -10,6 +10,7 @@ from statistics import mode
 
 from models.tasks import Floats
 from processors import loinc, news2, vitals
+from processors.alerts import held_severity
 from processors.deterioration import HourlyWindow
 from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent, trusted
 from processors.history import Entry, Put
@@ -49,6 +50,7 @@ class Assessment:
     window_reason: str = ""
     news2: News2 | None = None  # for the score: now, or as of the set where it is history
     news2_reason: str = ""
+    of_interest: bool = False  # NEWS2 asks for a response, or would hold an alert: somebody may ask what drove the score
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
@@ -350,6 +352,8 @@ class Charting:
                     if best is None or best[0] < own[0]:
                         known[own[5]] = own[:3]
             made.news2, made.news2_reason = self._news2(patient, known, at)
+        if made.news2 is not None:
+            made.of_interest = made.news2.band != "low" or held_severity(made.news2, "high", self._rules) is not None
         unfit = patient.context.not_applicable(at)
         if unfit and unfit != "age unknown":
             made.window_reason = f"the model learned from adults who were not pregnant: {unfit}"

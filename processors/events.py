@@ -388,7 +388,11 @@ class Driver(Part):
 
 
 class Deterioration(Part):
-    """The model's probability of deterioration within `horizon_hours`, and what drove it."""
+    """The model's probability of deterioration within `horizon_hours`, and what drove it: the strongest three vital signs.
+
+    `drivers` is empty where nobody is likely to ask: NEWS2 is below every threshold (or not known) and the probability below the
+    setting `models.drivers_from`; and where no vital sign moved it by 0.0001 or more.
+    """
 
     probability: Probability
     horizon_hours: int

@@ -174,6 +174,20 @@ def test_what_alerts(values: dict[str, Any], severity: str | None) -> None:
     assert [one.severity for one in found] == ([severity] if severity else [])
 
 
+@pytest.mark.parametrize(
+    ("values", "of_interest"),
+    [
+        (WELL, False),
+        ({**WELL, "flow": 2, "hr": 91}, False),  # 3
+        ({**WELL, "flow": 2, "hr": 111}, True),  # 4: an alert of 5 holds
+        ({**WELL, "rr": 25}, True),
+        (ILL, True),
+    ],
+)
+def test_where_somebody_may_ask_what_drove_the_score(values: dict[str, Any], of_interest: bool) -> None:
+    assert Ward().monitor.observe(vitals(0, values), SOURCE).of_interest is of_interest
+
+
 def test_a_site_may_leave_single_threes_to_the_ward() -> None:
     ward = Ward(MonitorRules(minimum_severity="medium"))
     assert ward.chart(0, {**WELL, "rr": 25})[1] == []
