@@ -242,7 +242,7 @@ class Charting:
             if taken.newest is None or at > taken.newest:
                 taken.newest = at
             put = history.put(parameter, at, value, rank, correcting=not final and status in _CORRECTING)
-            if validated and put in _STANDS and parameter in history.samples:
+            if history.samples and validated and parameter in history.samples and put in _STANDS:
                 history.vouch(parameter, at, value, rank)
             if put is Put.NEW:
                 taken.current = taken.fresh = True
