@@ -85,8 +85,10 @@ class Alert:
 
     @classmethod
     def load(cls, raw: dict[str, Any]) -> "Alert":
-        """Read `dump`'s mapping."""
-        return cls(**raw | {"routes": tuple(raw.get("routes", ()))})
+        """Read `dump`'s mapping; an older one knows the route of the last step alone."""
+        made = cls(**raw)
+        made.routes = tuple(made.routes) or (made.route,)
+        return made
 
 
 _DEFAULTS: dict[str, object] = {

@@ -78,6 +78,7 @@ class Outages:
     def _open(self, key: str, kind: AlertKind, now: int) -> Alert:
         alert = Alert(natural_id("alert", self._partition.id, key, self._partition.stamp(now)), kind, "information")
         alert.route = self._rules.default_route
+        alert.routes = (alert.route,)
         self._partition.alerts[key] = alert
         return alert
 
@@ -108,7 +109,7 @@ class Outages:
             detail=detail,
             reason=reason,
             route=alert.route,
-            routes=(alert.route,),
+            routes=alert.routes,
             observed_at=when(alert.since),
             received_at=when(alert.since),
             decided_at=when(now),

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import orjson
 import pytest
 
 from models.errors import Fatal, Poison
@@ -1152,6 +1153,17 @@ def test_no_observations_for_this_patient(values: dict[str, Any], minutes: int, 
     assert (ended.state, ended.reason) == ("resolved", "observations resumed")
     assert ended.title.startswith("Observed again after ")
     assert ended.detail.startswith("This alert is over. ")
+
+
+def test_an_alert_from_a_snapshot_that_lists_no_routes_goes_on() -> None:
+    before = Ward()
+    before.chart(0, ILL)
+    before.wait(5)
+    state = orjson.loads(before.monitor.dump(PATIENT) or b"")
+    assert state["alerts"]["news2"].pop("routes") == ["default", "nurse-in-charge"]
+    ward = restored(before)
+    ward.monitor.load(PATIENT, orjson.dumps(state))
+    assert only(ward.wait(10)).routes == ("nurse-in-charge", "rapid-response")
 
 
 @pytest.mark.parametrize("restarted", [False, True])
