@@ -18,8 +18,20 @@ _RESPONSE: dict[str, str] = {
     "high": "Emergency threshold: RCP asks for assessment by a team with critical-care skills and continuous monitoring.",
     "medium": "Urgent threshold: RCP asks for urgent assessment by a clinician and observations at least hourly.",
     "low-medium": "One parameter scores 3: RCP asks for assessment by the ward's clinician and observations at least hourly.",
-    "information": "Below every NEWS2 threshold.",
 }
+# What a score says that asks for nothing, since its alert is over.
+_STANDING: dict[str, str] = {
+    "high": "The score stands at the emergency threshold.",
+    "medium": "The score stands at the urgent threshold.",
+    "low-medium": "One parameter scores 3.",
+    "": "The score is below every threshold that alerts.",
+}
+_OVER: dict[str, str] = {
+    "resolved": "This alert is over.",
+    "declined": "This alert is over: somebody declined it.",
+    "withdrawn": "This alert is taken back.",
+}
+_ANSWERED = "Somebody has answered; nobody else is called unless it gets graver."
 _ASSISTIVE = "Supports clinical judgement; does not replace it or the bedside monitor."
 _RESPONSIVENESS = {
     "A": "alert",
@@ -51,6 +63,7 @@ class Alert:
     state: AlertState = "raised"
     sequence: int = -1  # of the last step
     route: str = "default"
+    routes: tuple[str, ...] = ()  # all that were told, in order
     quiet: bool = False  # beyond the ward's budget: on the quiet route, and nobody is waited for
     total: int = 0  # NEWS2 as last told
     evidence: dict[str, int] = field(default_factory=dict)  # parameter that scored -> when it was observed
@@ -72,8 +85,10 @@ class Alert:
 
     @classmethod
     def load(cls, raw: dict[str, Any]) -> "Alert":
-        """Read `dump`'s mapping."""
-        return cls(**raw)
+        """Read `dump`'s mapping; an older one knows the route of the last step alone."""
+        made = cls(**raw)
+        made.routes = tuple(made.routes) or (made.route,)
+        return made
 
 
 _DEFAULTS: dict[str, object] = {
@@ -133,10 +148,22 @@ def news2_title(score: News2, was: int | None) -> str:
     return f"NEWS2 {least}{score.total}{before}" + (f": {listed}" if listed else "")
 
 
-def news2_detail(score: News2, severity: str, *, ceiling: str = "") -> str:
-    """Say in whole sentences what was seen, what is missing or carried forward, and what RCP asks for."""
+def news2_detail(
+    score: News2 | None, state: AlertState, severity: Severity, now: Severity | None, *, told: int, ceiling: str = ""
+) -> str:
+    """Say in whole sentences what was seen, what is missing or carried forward, and what RCP asks for while the alert stands.
+
+    `severity` is the alert's, `now` the score's, `told` the total that was last told, for where no score is at hand.
+    """
+    over = state in _OVER
+    sentences = [outcome(state) + ("" if over else _RESPONSE[severity])]
+    if score is None:
+        return " ".join([sentences[0].strip(), f"Last told: NEWS2 {told}.", _ASSISTIVE])
+    if over:
+        sentences[0] += _STANDING[now or ""]
+    elif RANK[now or ""] < RANK[severity]:
+        sentences.append("The score is lower now; the alert stands until that has lasted.")
     newest = max((one.observed_at for one in score.parameters), default=None)
-    sentences = [_RESPONSE[severity]]
     others = [phrase(one) for one in score.parameters if not one.points]
     if others:
         sentences.append(f"Also: {', '.join(others)}.")
@@ -168,9 +195,14 @@ def model_detail(answer: Deterioration) -> str:
     )
 
 
-def resting_detail() -> str:
+def resting_detail(state: AlertState) -> str:
     """Say what an alert by the model is where its figure is not at hand."""
-    return f"By the deterioration model. {_ASSISTIVE}"
+    return f"{outcome(state)}By the deterioration model. {_ASSISTIVE}"
+
+
+def outcome(state: AlertState) -> str:
+    """Say that an alert is over or answered: a sentence and a space, or nothing while it waits."""
+    return f"{_OVER[state]} " if state in _OVER else f"{_ANSWERED} " if state == "acknowledged" else ""
 
 
 def hours_and_minutes(milliseconds: int) -> str:

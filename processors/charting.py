@@ -6,9 +6,11 @@ Reads the patient's context and observations and nothing of the alerts, so a who
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from statistics import mode
 
 from models.tasks import Floats
 from processors import loinc, news2, vitals
+from processors.alerts import held_severity
 from processors.deterioration import HourlyWindow
 from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent, trusted
 from processors.history import Entry, Put
@@ -32,6 +34,7 @@ _TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be o
 _UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but nobody has validated it
 _CORRECTING = frozenset({"amended", "corrected"})
 _UNUSED = _UNVERIFIED | set(_TAKEN_BACK)
+_STANDS = frozenset({Put.NEW, Put.PAST, Put.SAME, Put.CHANGED, Put.REPLACED})  # what was put is the value of its time
 
 
 @dataclass(slots=True)
@@ -47,13 +50,14 @@ class Assessment:
     window_reason: str = ""
     news2: News2 | None = None  # for the score: now, or as of the set where it is history
     news2_reason: str = ""
+    of_interest: bool = False  # NEWS2 asks for a response, or would hold an alert: somebody may ask what drove the score
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
     outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
     changed: bool = False  # it brought something new, so it counts as a set
-    heard: bool = False  # it is news of the patient, persistent or not
+    heard: bool = False  # it is news of the patient: a value that counts, later than all before
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = ()
@@ -72,7 +76,8 @@ class _Taken:
 
     current: bool = False  # what is known now changed
     fresh: bool = False  # by a value, not only by taking one back
-    newest: int | None = None  # of all readings, samples included
+    newest: int | None = None  # of what counts: a sample that is not persistent yet is no word of the patient
+    sampled: int | None = None  # of such samples
     corrected: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -122,6 +127,8 @@ class Charting:
         made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
+        elif patient.heard is None:
+            patient.heard = taken.sampled  # from then on something that counts is waited for
         if patient.newest is not None:
             made.current_at = patient.newest
         made.outdated = patient.newest is None or reference - patient.newest > self._staleness
@@ -219,19 +226,24 @@ class Charting:
                     patient.hours = hours = None
                 rejected.append(Rejected(code=code, reason=_TAKEN_BACK[status]))
                 continue
-            if taken.newest is None or at > taken.newest:
-                taken.newest = at
-            if not charted or (not final and status in _UNVERIFIED):
+            validated = charted and (final or status not in _UNVERIFIED)
+            if not validated:
                 rank += _UNVALIDATED
-                persistent = history.sample(
+                samples = history.sample(
                     parameter, at, value, rank, samples=self._samples, spacing=self._spacing, within=self._within
                 )
+                persistent = self._persistent(patient, parameter, samples) if samples else None
                 if persistent != value:
                     rejected.append(Rejected(code=code, reason=_not_yet(value, persistent)))
                 if persistent is None:
+                    taken.sampled = at if taken.sampled is None else max(at, taken.sampled)
                     continue
                 value = persistent
+            if taken.newest is None or at > taken.newest:
+                taken.newest = at
             put = history.put(parameter, at, value, rank, correcting=not final and status in _CORRECTING)
+            if history.samples and validated and parameter in history.samples and put in _STANDS:
+                history.vouch(parameter, at, value, rank)
             if put is Put.NEW:
                 taken.current = taken.fresh = True
                 if patient.newest is None or at > patient.newest:
@@ -262,6 +274,28 @@ class Charting:
                 )
         return taken
 
+    def _persistent(self, patient: Patient, parameter: str, samples: Sequence[Entry]) -> float | str:
+        """Return the middle one of a stream's samples; where two are in the middle the milder, so that one alone never counts.
+
+        Words are ordered by their points; of those with the middle one's the commonest, or the newest.
+        """
+        scale, at = patient.context.scale, samples[-1][0]
+        low = (len(samples) - 1) // 2
+        if isinstance(samples[0][1], str):
+            points = [_gravity(parameter, value, scale)[0] for _, value, _ in samples]
+            middle = sorted(points)[low]
+            return mode(value for (_, value, _), one in zip(reversed(samples), reversed(points), strict=True) if one == middle)
+        ordered = sorted(samples, key=lambda one: one[1])
+        first, second = ordered[low], ordered[len(samples) // 2]
+        if first[1] == second[1]:
+            return first[1]
+        on_oxygen = self._on_oxygen(patient, at)
+        return min(first, second, key=lambda one: (*_gravity(parameter, one[1], scale, on_oxygen), one[0]))[1]
+
+    def _on_oxygen(self, patient: Patient, at: int) -> bool | None:
+        oxygen = patient.history.latest("oxygen", at)
+        return oxygen[1] == "oxygen" if oxygen is not None and at - oxygen[0] <= self._carry_oxygen else None
+
     def _contest(self, patient: Patient, parameter: str, at: int, value: float | str, taken: _Taken) -> bool:
         """Decide which of two values for one time counts, neither being a correction: the graver. True: the new one.
 
@@ -271,8 +305,7 @@ class Charting:
         history = patient.history
         place = history.latest(parameter, at)
         assert place is not None
-        oxygen = history.latest("oxygen", at)
-        on_oxygen = oxygen[1] == "oxygen" if oxygen is not None and at - oxygen[0] <= self._carry_oxygen else None
+        on_oxygen = self._on_oxygen(patient, at)
         scale = patient.context.scale
         stands, new = (_gravity(parameter, one, scale, on_oxygen) for one in (place[1], value))
         history.settle(parameter, at, value, counts=new > stands)
@@ -319,6 +352,8 @@ class Charting:
                     if best is None or best[0] < own[0]:
                         known[own[5]] = own[:3]
             made.news2, made.news2_reason = self._news2(patient, known, at)
+        if made.news2 is not None:
+            made.of_interest = made.news2.band != "low" or held_severity(made.news2, "high", self._rules) is not None
         unfit = patient.context.not_applicable(at)
         if unfit and unfit != "age unknown":
             made.window_reason = f"the model learned from adults who were not pregnant: {unfit}"

@@ -186,12 +186,18 @@ class Desk:
         alert = self.open(patient, "no-observations", severity, cause)
         alert.since, alert.until = patient.heard or 0, limit
         reason = f"nothing within {alerts.hours_and_minutes(limit)}"
+        sampled = max((kept[-1][0] for kept in patient.history.samples.values()), default=0)
+        if sampled > alert.since:
+            reason += f" but single samples of an unvalidated stream, the last at {when(sampled):%H:%M} UTC"
         return [self.step(patient, alert, "raised", reason, cause)]
 
     def heard(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
         """End the silence. It resolves nothing but itself."""
         alert = patient.alerts.get("no-observations")
-        return [] if alert is None else [self._end(patient, alert, "resolved", "observations resumed", cause, None, None)]
+        if alert is None:
+            return []
+        alert.text = f"Observed again after {alerts.hours_and_minutes(cause.now - alert.since)}"
+        return [self._end(patient, alert, "resolved", "observations resumed", cause, None, None)]
 
     # ------------------------------------------------------------------------------------------------ people and context
 
@@ -272,7 +278,7 @@ class Desk:
         ward = patient.context.location.ward
         pages = kind in ("news2", "deterioration")
         alert.quiet = pages and self.partition.alerts_of(ward) >= self._rules.ward_budget
-        self._place(patient, alert, cause.now if pages else None)
+        self._place(patient, alert, cause.now)
         if pages:
             self.partition.count_alert(ward, cause.now)
         return alert
@@ -324,19 +330,21 @@ class Desk:
         """Take the next step in an alert's life and word it."""
         alert.state = state
         alert.sequence += 1
+        if alert.route not in alert.routes:
+            alert.routes += (alert.route,)
         if cause.score_id:
             alert.score_id, alert.observed, alert.received = cause.score_id, cause.observed, cause.received
         context = patient.context
         if alert.kind == "news2":
             title = alerts.news2_title(score, was) if score else f"NEWS2 {alert.total}"
-            detail = alerts.news2_detail(score, alert.severity, ceiling=context.ceiling) if score else ""
+            now = alerts.severity_of(score, self._rules)
+            detail = alerts.news2_detail(score, state, alert.severity, now, told=alert.total, ceiling=context.ceiling)
         elif alert.kind == "deterioration":
-            title, detail = alert.text, detail or alerts.resting_detail()
+            title, detail = alert.text, detail or alerts.resting_detail(state)
         else:
-            title = f"No observations for {alerts.hours_and_minutes(cause.now - alert.since)}"
-            detail = (
-                f"Last heard {when(alert.since):%Y-%m-%d %H:%M} UTC; expected within {alerts.hours_and_minutes(alert.until)}."
-            )
+            title = alert.text or f"No observations for {alerts.hours_and_minutes(cause.now - alert.since)}"
+            since, limit = f"{when(alert.since):%Y-%m-%d %H:%M} UTC", alerts.hours_and_minutes(alert.until)
+            detail = f"{alerts.outcome(state)}No observation that counts came within {limit} after {since}."
         if alert.quiet:
             detail = f"{detail} Sent to the quiet route: the ward's budget of alerts is used up.".strip()
         return AlertEvent(
@@ -354,6 +362,7 @@ class Desk:
             encounter_id=context.encounter_id,
             location=context.location,
             route=alert.route,
+            routes=alert.routes,
             score_id=alert.score_id,
             news2=score if alert.kind in ("news2", "deterioration") else None,
             observed_at=when(alert.observed or alert.since),

@@ -544,14 +544,18 @@ class Driver(Part):
 
 
 class Deterioration(Part):
-    """The model's probability of deterioration within `horizon_hours`, and what drove it."""
+    """The model's probability of deterioration within `horizon_hours`, and what drove it: the strongest three vital signs.
+
+    `drivers` is empty where nobody is likely to ask: NEWS2 is below every threshold (or not known) and the probability below the
+    setting `models.drivers_from`; and where no vital sign moved it by 0.0001 or more.
+    """
 
     probability: Probability
     """Of deterioration within the horizon, 0 to 1, to 4 decimals."""
     horizon_hours: int
     """The horizon in hours."""
     drivers: tuple[Driver, ...] = ()
-    """The strongest effects, strongest first; empty for low probabilities, where they are not asked for."""
+    """The strongest effects, strongest first; when empty: see above."""
     model: ModelRef
     """Who answered: name, version and digest."""
 
@@ -609,7 +613,8 @@ Severity = Literal["information", "low-medium", "medium", "high"]
 class AlertEvent(Output):
     """One step in an alert's life. `alert_id` stays over its life, `sequence` counts its steps from 0, `id` names this step.
 
-    The wording assists and never diagnoses. Receivers act on `observed_at` and show `received_at`.
+    The wording assists and never diagnoses. Receivers act on `observed_at` and show `received_at`. One that chooses by route takes
+    what names its route in `routes`: all that were told of the alert so far, so that whoever heard of it hears of its end.
     """
 
     topic: ClassVar[str] = "clinical.alerts"
@@ -637,6 +642,8 @@ class AlertEvent(Output):
     """Where the patient lies."""
     route: str = "default"
     """Where the site's policy sends it; a ceiling of care re-routes, visibly."""
+    routes: tuple[str, ...] = ()
+    """All routes that were told of the alert, in order, this step's too: who chooses by route hears the end of what they heard."""
     score_id: str | None = None
     """Id of the ScoreEvent that it rests on; null where it rests on silence."""
     news2: News2 | None = None

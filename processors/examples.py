@@ -199,6 +199,7 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         detail="NEWS2 rose from 4 to 7. Emergency assessment is suggested by the NEWS2 chart.",
         encounter_id=_ENCOUNTER,
         location=_LOCATION,
+        routes=("default",),
         score_id=natural_id("example", "score"),
         news2=_NEWS2,
         observed_at=_AT,

@@ -8,7 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from enum import Enum
 from itertools import accumulate
-from statistics import mode
 from typing import Any
 
 from processors.deterioration import HOUR_MS, HOURS
@@ -192,25 +191,28 @@ class History:
 
     def sample(
         self, parameter: str, at: int, value: float | str, rank: int, *, samples: int, spacing: int, within: int
-    ) -> float | str | None:
-        """Take in a sample of an unvalidated stream: return the value that has proved persistent, or None so far.
+    ) -> Sequence[Entry]:
+        """Take in a sample of an unvalidated stream: return the samples that show what persists, oldest first; none so far.
 
-        One sample is kept per `spacing` (the last), `samples` of them, none older than `within`. The persistent value is the middle
-        one; of words the commonest.
+        One is kept per `spacing` (the last), `samples` of them, none older than `within`. They show it when there are `samples`, or
+        at least two over as long a time as so many take at the shortest: a slow stream proves a value by fewer.
         """
         kept = self.samples.setdefault(parameter, [])
         place = bisect_right(kept, at, key=_time)
         if place < len(kept):
-            return None  # out of order: says nothing about now
+            return ()  # out of order: says nothing about now
         if kept and kept[-1][0] // spacing == at // spacing:
             kept.pop()
         kept.append((at, value, rank))
         while len(kept) > samples or at - kept[0][0] > within:
             del kept[0]
-        if len(kept) < samples:
-            return None
-        numbers = sorted(one[1] for one in kept if not isinstance(one[1], str))
-        return numbers[len(numbers) // 2] if numbers else mode(str(one[1]) for one in reversed(kept))
+        lasting = len(kept) > 1 and at - kept[0][0] >= (samples - 1) * spacing
+        return kept if lasting or len(kept) == samples else ()
+
+    def vouch(self, parameter: str, at: int, value: float | str, rank: int) -> None:
+        """Let a validated value answer for a stream's samples up to its time: what it contradicts must not outvote what follows."""
+        kept = self.samples[parameter]
+        self.samples[parameter] = [(at, value, rank), *kept[bisect_right(kept, at, key=_time) :]]
 
     def recall(self, after: int, to: int) -> None:
         """Take back what a wrong clock stamped later than `after`: the last value of each parameter counts as of about `to`."""

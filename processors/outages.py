@@ -78,6 +78,7 @@ class Outages:
     def _open(self, key: str, kind: AlertKind, now: int) -> Alert:
         alert = Alert(natural_id("alert", self._partition.id, key, self._partition.stamp(now)), kind, "information")
         alert.route = self._rules.default_route
+        alert.routes = (alert.route,)
         self._partition.alerts[key] = alert
         return alert
 
@@ -93,9 +94,8 @@ class Outages:
             detail = f"From {span} nothing was scored here. Older sets go to history; only current states alert."
         else:
             title = f"Feed {alert.about} silent for {hours_and_minutes(now - alert.since)}"
-            detail = (
-                f"Last received {when(alert.since):%Y-%m-%d %H:%M} UTC. Its patients may be unwatched; this resolves no alert."
-            )
+            means = "Receiving again." if state == "resolved" else "Its patients may be unwatched; this resolves no alert."
+            detail = f"Last received {when(alert.since):%Y-%m-%d %H:%M} UTC. {means}"
         return AlertEvent(
             id=natural_id(alert.id, alert.sequence),
             patient_id=self._partition.id,
@@ -109,6 +109,7 @@ class Outages:
             detail=detail,
             reason=reason,
             route=alert.route,
+            routes=alert.routes,
             observed_at=when(alert.since),
             received_at=when(alert.since),
             decided_at=when(now),

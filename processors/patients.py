@@ -198,7 +198,7 @@ class Patient:
         self.history = History()
         self.seen: dict[str, None] = {}  # the newest event ids, oldest first
         self.newest: int | None = None  # of the values that count
-        self.heard: int | None = None  # of anything usable, a sample that is not persistent yet included
+        self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
         self.hours: HourlyWindow | None = None  # cache of the history
         self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what

@@ -55,7 +55,7 @@ class CarryForward(_Rules):
 
 
 class Silence(_Rules):
-    """How long a patient may be without any observation before that is an event of its own, by the last NEWS2.
+    """How long a patient may be without any observation that counts before that is an event of its own, by the last NEWS2.
 
     RCP's intervals (total 0: 12 hours; 1-4: 4-6 hours; a single 3 or 5-6: 1 hour; 7 and more: continuous), each with half an hour
     of grace for charting; "continuous" is taken as half an hour in all.
@@ -84,13 +84,18 @@ class FeedSilence(_Rules):
 class Persistence(_Rules):
     """When a value from an unvalidated stream counts: the middle one of the last `samples`, one kept per `spacing`.
 
-    So one artefact never counts and a change that holds for two samples does. A charted, validated set counts at once.
+    So one artefact never counts and a change that holds for two samples does, as of the newest, however far apart they are (up to
+    `within`). Before there are `samples`, two or more do over the time that so many take at the shortest (two minutes by default);
+    of two in the middle the milder counts. A charted, validated set counts at once, and answers for the samples before it. What
+    does not count is no observation to `silence`: a stream too sparse even for this is told there.
     """
 
     samples: int = Field(3, ge=1, le=9, description="the middle of three: one outlier is outvoted")
     spacing: timedelta = Field(_minutes(1), description="a probe that slips is usually put back within a minute")
     within: timedelta = Field(
-        _minutes(15), description="older samples say nothing about now; fits monitors that send every 5 min"
+        _hours(6),
+        description="older samples say nothing about now: for so long a charted value of what changes fast is carried forward too "
+        "(RCP's longest interval at a total of 1-4), so a device that sends every quarter of an hour, or hourly, is scored",
     )
 
 
@@ -178,7 +183,8 @@ class MonitorRules(_Rules):
             ),
             "low-medium": (EscalationStep(after=_minutes(60), route="nurse-in-charge"),),
         },
-        description="the chain by severity; RCP: emergency at once, urgent within the hour",
+        description="the chain by severity, of what a score raised or a patient's silence did; RCP: emergency at once, urgent "
+        "within the hour",
     )
 
     # silence -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from processors.rules import MonitorRules
 _MS = timedelta(milliseconds=1)
 _NEVER = 1 << 62
 
-# How grave a silence is, by what was last known of the patient.
+# How grave a silence is, by what was last known of the patient: one step below, since nothing was measured. It climbs the chain of
+# that severity as any other (no black holes): a patient who is to be watched continuously and is not heard of is somebody's task.
 _GRAVITY: dict[str, Severity] = {"high": "medium", "medium": "low-medium", "low-medium": "low-medium"}
 
 

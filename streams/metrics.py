@@ -57,7 +57,9 @@ class LaneMetrics:
         self._model_batch = histogram("model_batch_items", "items of one inference", _SIZES, ("model",))
         self._model_seconds = histogram("model_seconds", "seconds of one inference", _SECONDS, ("model",))
         self.end_to_end = histogram(
-            "end_to_end_seconds", "from the input's Kafka timestamp to its outputs confirmed", _SECONDS
+            "end_to_end_seconds",
+            "from the input's Kafka timestamp to its outputs confirmed; of the vitals lane one observation a batch, of its oldest",
+            _SECONDS,
         ).labels(**constant)
         self._events = counter("events", "outputs by kind and state (alerts raised, scores late, ...)", ("kind",))
         self._missed = counter(

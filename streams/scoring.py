@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.batching import MicroBatcher
 from models.drift import Drift, of_windows
@@ -25,6 +26,7 @@ from streams.settings import ModelSettings
 log = logging.getLogger("vigil.vitals")
 
 Scored = tuple[Deterioration | None, str]
+_Asked = tuple[Floats, NDArray[np.bool_]]  # windows, and of which NEWS2 makes somebody ask what drove the score
 
 ABSENT = "no deterioration model is installed: NEWS2 alone"
 LATE = "the deterioration model was late: NEWS2 alone"
@@ -35,7 +37,6 @@ _PATIENCE: Final = 10.0  # seconds in all that a restart waits for the model's a
 _ANOTHER: Final = 60.0  # seconds without such a question: the next is of another restart, or of other partitions
 _TOLD_EVERY: Final = 60.0  # seconds between two lines about a model that fails
 _COUNTED: Final = 64  # windows that are counted for drift together
-NOTEWORTHY = 0.1  # below this the drivers of a score interest nobody, and they cost several scores each
 
 
 class Scoring:
@@ -54,6 +55,7 @@ class Scoring:
         self._drift = drift
         self._uncounted: list[tuple[Floats, Floats]] = []  # windows and scores
         self._deadline = settings.vitals_deadline
+        self._drivers_from = settings.drivers_from
         self._longest = patience
         self._again = self._until = -math.inf  # when it was last waited for longer, and how long it may be
         self._quiet = -math.inf  # until when a failure is not told once more
@@ -70,25 +72,29 @@ class Scoring:
         """The model."""
         return self._model.identity if self._model else None
 
-    def _run(self, batches: Sequence[Floats]) -> list[tuple[Floats, dict[int, Sequence[float]]]]:
+    def _run(self, batches: Sequence[_Asked]) -> list[tuple[Floats, dict[int, Sequence[float]]]]:
         # All at once: the model works in blocks of rows, and under a trickle each partition's batch is a single row.
-        scores, drivers = self._score(batches[0] if len(batches) == 1 else np.concatenate(batches))
+        scores, drivers = self._score(*(batches[0] if len(batches) == 1 else map(np.concatenate, zip(*batches, strict=True))))
         results: list[tuple[Floats, dict[int, Sequence[float]]]] = []
         first = 0
-        for windows in batches:
+        for windows, _ in batches:
             end = first + len(windows)
             results.append((scores[first:end], {row - first: of for row, of in drivers.items() if first <= row < end}))
             first = end
         return results
 
-    def _score(self, windows: Floats) -> tuple[Floats, dict[int, Sequence[float]]]:
+    def _score(self, windows: Floats, of_interest: NDArray[np.bool_]) -> tuple[Floats, dict[int, Sequence[float]]]:
+        """Score windows; say what drove the scores that somebody may ask about: it costs several scores each.
+
+        Which those are follows from NEWS2 and the score alone, so that a rerun says the same.
+        """
         assert self._model is not None
         scores = self._model.score(windows)
         if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
             raise Poison("the deterioration model answered with NaN, or with what is no probability", stage="model")
         if self._drift is not None:
             self._watch(self._drift, self._model.features, windows, scores)
-        of_note = np.flatnonzero(scores >= NOTEWORTHY)
+        of_note = np.flatnonzero(of_interest | (scores >= self._drivers_from))
         drivers = self._model.attribute(windows[of_note]).tolist() if len(of_note) else []
         return scores, dict(zip(of_note.tolist(), drivers, strict=True))
 
@@ -118,7 +124,9 @@ class Scoring:
         if not wanted:
             return scored
         windows = np.stack([window for i in wanted if (window := assessments[i].window) is not None])
-        (result,) = await self._batcher.map([windows], deadline=self._patience() if again else self._deadline)
+        of_interest = np.array([assessments[i].of_interest for i in wanted])
+        asked: _Asked = (windows, of_interest)
+        (result,) = await self._batcher.map([asked], deadline=self._patience() if again else self._deadline)
         if isinstance(result, Exception):
             late = isinstance(result, Transient)
             self._metrics.event("score-late" if late else "score-failed", len(wanted))

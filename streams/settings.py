@@ -203,6 +203,13 @@ class ModelSettings(Section):
         256, ge=1, description="inputs that may wait for a challenger in shadow; what comes on top is left out, and counted"
     )
     shadow_bytes: int = Field(64_000_000, ge=1, description="bytes of them at most: images are large")
+    drivers_from: float = Field(
+        0.015,
+        ge=0,
+        le=1,
+        description="a deterioration score from this on names what drove it; where NEWS2 asks for a response, every score does. "
+        "Just above the rate in what the shipped model learned from (1.4%); 0: always, at several times the cost of scoring",
+    )
     vitals_deadline: float = Field(0.5, gt=0, description="seconds NEWS2 waits for the model, then goes out alone, labelled so")
 
 

@@ -25,7 +25,9 @@ class ReceiverSettings(Section):
     )
     wards: tuple[str, ...] = Field((), description="only patients of these wards; empty: all")
     routes: tuple[str, ...] = Field(
-        (), description="only alerts that the site's policy sends here (`monitor` has routes and escalation); empty: all"
+        (),
+        description="only alerts that the site's policy sends here (`monitor` has routes and escalation), and what becomes of them "
+        "then; empty: all",
     )
     identify: bool = Field(
         True,

@@ -24,7 +24,9 @@ from processors.deterioration import deterioration_of
 from processors.events import PatientEvent, Source, VitalsEvent
 from processors.monitor import Monitor
 from processors.rules import MonitorRules
-from streams.scoring import NOTEWORTHY
+from streams.settings import ModelSettings
+
+_DRIVERS_FROM = ModelSettings().drivers_from
 
 
 class SingleRows:
@@ -76,7 +78,8 @@ class Scorer:
         deterioration = None
         if made.window is not None:
             probability = float(model.score(made.window[np.newaxis])[0])
-            drivers = model.attribute(made.window, probability) if probability >= NOTEWORTHY else None
+            of_interest = made.of_interest or probability >= _DRIVERS_FROM
+            drivers = model.attribute(made.window, probability) if of_interest else None
             deterioration = deterioration_of(probability, drivers, model.identity, model.horizon_hours)
         first, *alerts = self._monitor.decide(made, deterioration)
         audit = orjson.dumps({"action": "predict", "event_id": first.id, "input_id": event.id, "model": model.identity.digest})

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import orjson
 import pytest
 
 from models.errors import Fatal, Poison
@@ -75,6 +76,7 @@ def test_an_alerts_whole_life() -> None:
     _, found = ward.chart(90, {**ILL, "hr": 131})  # 11: marked rise, somebody must answer anew
     worse = only(found)
     assert (worse.state, worse.severity, worse.reason) == ("updated", "high", "3 points more than last told")
+    assert (worse.route, worse.routes) == ("default", ("default", "nurse-in-charge", "rapid-response"))
     assert only(ward.wait(95)).state == "escalated"
     assert only(alerts(ward.say(answer(raised.alert_id, 96)))).state == "acknowledged"
 
@@ -89,7 +91,48 @@ def test_an_alerts_whole_life() -> None:
     life = [raised, *climbed, answered, worse, resolved]
     assert {one.alert_id for one in life} == {raised.alert_id}
     assert resolved.sequence == 7
+    assert (resolved.route, resolved.routes) == ("nurse-in-charge", worse.routes), "whoever was told hears the end"
     assert len({one.id for one in life}) == len(life)
+
+
+def test_what_is_over_orders_nobody_to_come() -> None:
+    """A resolved alert, NEWS2 0, asked for the emergency team as when it was raised."""
+    asks, assistive = "RCP asks", "Supports clinical judgement"
+
+    def told(*later: Any, state: str, ward: Ward | None = None) -> AlertEvent:
+        ward = ward or Ward()
+        raised = only(ward.chart(0, ILL)[1])
+        assert asks in raised.detail
+        for do in later:
+            last = do(ward, raised)
+        assert (last.alert_id, last.state) == (raised.alert_id, state)
+        assert assistive in last.detail
+        return last
+
+    def well(minute: float) -> Any:
+        return lambda ward, _: next(iter(of(ward.chart(minute, WELL)[1])), None)
+
+    def answered(kind: str) -> Any:
+        return lambda ward, raised: only(alerts(ward.say(answer(raised.alert_id, 1, kind))))
+
+    resolved = told(well(10), well(30), state="resolved")
+    assert resolved.detail.startswith("This alert is over. The score is below every threshold that alerts. Also: ")
+    withdrawn = told(lambda ward, _: only(ward.chart(0, WELL, status="corrected", received=5)[1]), state="withdrawn")
+    assert withdrawn.detail.startswith("This alert is taken back. The score is below every threshold that alerts. Also: ")
+    declined = told(answered("alert-declined"), state="declined")
+    assert declined.detail.startswith("This alert is over: somebody declined it. The score stands at the emergency threshold. ")
+    discharged = told(
+        lambda ward, _: only(alerts(ward.say(context(5, encounter_status="finished")))),
+        state="resolved",
+    )
+    assert discharged.detail.startswith("This alert is over. Last told: NEWS2 8. ")
+    assert not any(asks in one.detail for one in (resolved, withdrawn, declined, discharged))
+
+    acknowledged = told(answered("alert-acknowledged"), state="acknowledged")
+    assert acknowledged.detail.startswith("Somebody has answered; nobody else is called unless it gets graver. Emergency thr")
+    escalated = told(well(4), lambda ward, _: only(ward.wait(5)), state="escalated")
+    assert asks in escalated.detail
+    assert "The score is lower now; the alert stands until that has lasted." in escalated.detail
 
 
 def test_ids_are_the_same_on_every_run() -> None:
@@ -130,6 +173,20 @@ def test_a_repeated_event_leaves_no_output() -> None:
 def test_what_alerts(values: dict[str, Any], severity: str | None) -> None:
     _, found = Ward().chart(0, values)
     assert [one.severity for one in found] == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(
+    ("values", "of_interest"),
+    [
+        (WELL, False),
+        ({**WELL, "flow": 2, "hr": 91}, False),  # 3
+        ({**WELL, "flow": 2, "hr": 111}, True),  # 4: an alert of 5 holds
+        ({**WELL, "rr": 25}, True),
+        (ILL, True),
+    ],
+)
+def test_where_somebody_may_ask_what_drove_the_score(values: dict[str, Any], of_interest: bool) -> None:
+    assert Ward().monitor.observe(vitals(0, values), SOURCE).of_interest is of_interest
 
 
 def test_a_site_may_leave_single_threes_to_the_ward() -> None:
@@ -575,6 +632,88 @@ def test_a_stream_needs_persistence_and_an_outlier_is_told_but_not_counted() -> 
     assert only(found).title == "NEWS2 3 (was 0): SpO2 85% (3)"
 
 
+@pytest.mark.parametrize(
+    ("parameter", "samples", "persistent"),
+    [
+        ("spo2", (97, 60, 96), 96),
+        ("spo2", (60, 60, 97), 60),
+        ("rr", (9, 30, 31), 30),
+        ("acvpu", ("A", "V", "V"), "V"),
+        ("acvpu", ("A", "V", "U"), "U"),
+        ("acvpu", ("A", "A", "U"), "A"),
+        # two: the milder
+        ("spo2", (97, 60), 97),
+        ("spo2", (60, 97), 97),
+        ("rr", (30, 14), 14),
+        ("rr", (4, 14), 14),
+        ("rr", (26, 30), 26),
+        ("acvpu", ("U", "A"), "A"),
+        ("dbp", (150, 80), 150),  # scores nothing: the older
+    ],
+)
+def test_the_middle_of_a_streams_samples_counts(parameter: str, samples: tuple[Any, ...], persistent: Any) -> None:
+    ward = Ward()
+    for number, value in enumerate(samples):
+        ward.chart(10 * number, {parameter: value}, charted=False)
+    name = {"spo2": "spo2", "rr": "respiratory_rate", "acvpu": "consciousness", "dbp": "diastolic"}[parameter]
+    ((_, value, _), *_) = reversed(ward.monitor._patients[PATIENT].history.entries[name])
+    assert value == persistent
+
+
+@pytest.mark.parametrize("every", [1, 5, 8, 10, 15, 30, 60])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_stream_of_any_pace_is_scored_and_alerts_and_an_artefact_does_neither(every: int, restarted: bool) -> None:
+    """Device values that nobody validates, every 8 minutes or rarer, were never scored: a dying patient alerted nobody."""
+    ward, ill = Ward(), {**WELL, "rr": 30, "spo2": 80, "hr": 140}
+    said = []
+    for number in range(6):
+        score, found = ward.chart(number * every, {**ill, "spo2": 60} if number % 3 == 1 else ill, charted=False)
+        said += [*ward.meanwhile, *found]
+        assert (score.news2 is None) == (number < (2 if every == 1 else 1)), number
+        if restarted:
+            ward = restored(ward)
+    raised = next(one for one in of(said) if one.state == "raised")
+    assert (raised.severity, raised.observed_at) == ("high", at(max(2, every)))
+    assert "SpO2 80% (3)" in raised.title
+
+    ward = Ward()
+    for number in range(24):
+        odd = {"spo2": 60, "rr": 40} if number % 4 == 0 else {}
+        _, found = ward.chart(number * every, {**WELL, **odd}, charted=False)
+        assert of(found) == [], number
+
+
+def test_one_good_sample_of_a_slow_stream_resolves_nothing() -> None:
+    ward = Ward()
+    spo2 = [97, 80, 80, 80, 97, 80, 80, 97, 97, 97]
+    found = [one for n, value in enumerate(spo2) for one in ward.chart(20 * n, {"spo2": value}, charted=False)[1]]
+    assert [(one.state, one.observed_at) for one in of(found)] == [("raised", at(40)), ("resolved", at(180))]
+
+
+def test_a_charted_value_answers_for_the_samples_before_it() -> None:
+    """Samples of hours ago must not outvote what a nurse has charted and the stream confirms."""
+    ward = Ward()
+    for minute in (0, 2, 4):
+        ward.chart(minute, WELL, charted=False)
+    assert only(of(ward.chart(200, {"spo2": 80})[1])).state == "raised"
+    score, found = ward.chart(210, {"spo2": 80}, charted=False)
+    assert (total(score), of(found)) == (3, [])
+
+
+def test_a_stream_too_sparse_to_count_is_told_as_no_observations() -> None:
+    ward = Ward()
+    said = []
+    for hours in (0, 7, 14):
+        score, found = ward.chart(60 * hours, WELL, charted=False)
+        said += [*ward.meanwhile, *found]
+        assert score.news2 is None
+    silent = only(of(said, "no-observations"))
+    assert (silent.state, silent.decided_at) == ("raised", at(12.5 * 60 + 1))
+    assert silent.reason == "nothing within 12 h 30 min but single samples of an unvalidated stream, the last at 15:00 UTC"
+    assert of(ward.chart(14 * 60 + 1, WELL, charted=False)[1], "no-observations") == []
+    assert only(of(ward.chart(14 * 60 + 2, WELL, charted=False)[1], "no-observations")).state == "resolved"
+
+
 def test_for_one_time_the_charted_value_takes_precedence_over_the_stream() -> None:
     ward = Ward()
     for minute in (1, 2, 3):
@@ -601,7 +740,7 @@ def test_samples_within_a_minute_count_as_one() -> None:
 def test_a_stream_of_a_sample_in_five_minutes_persists_too() -> None:
     ward = Ward()
     ward.chart(0, WELL)
-    assert [len(ward.chart(minute, {"spo2": 85}, charted=False)[1]) for minute in (1, 6, 11)] == [0, 0, 1]
+    assert [len(ward.chart(minute, {"spo2": 85}, charted=False)[1]) for minute in (1, 6, 11)] == [0, 1, 0]
 
 
 # --------------------------------------------------------------------------------------------------------- fatigue
@@ -1010,8 +1149,46 @@ def test_no_observations_for_this_patient(values: dict[str, Any], minutes: int, 
     silent = [one for one in ward.wait(minutes + 1) if one.kind == "no-observations"]
     assert [(one.state, one.severity) for one in silent] == [("raised", severity)]
     assert silent[0].title.startswith("No observations for ")
-    ended = [one for one in ward.chart(minutes + 2, values)[1] if one.kind == "no-observations"]
-    assert [(one.state, one.reason) for one in ended] == [("resolved", "observations resumed")]
+    ended = only([one for one in ward.chart(minutes + 2, values)[1] if one.kind == "no-observations"])
+    assert (ended.state, ended.reason) == ("resolved", "observations resumed")
+    assert ended.title.startswith("Observed again after ")
+    assert ended.detail.startswith("This alert is over. ")
+
+
+def test_an_alert_from_a_snapshot_that_lists_no_routes_goes_on() -> None:
+    before = Ward()
+    before.chart(0, ILL)
+    before.wait(5)
+    state = orjson.loads(before.monitor.dump(PATIENT) or b"")
+    assert state["alerts"]["news2"].pop("routes") == ["default", "nurse-in-charge"]
+    ward = restored(before)
+    ward.monitor.load(PATIENT, orjson.dumps(state))
+    assert only(ward.wait(10)).routes == ("nurse-in-charge", "rapid-response")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_silence_of_a_grave_patient_climbs_until_somebody_answers(restarted: bool) -> None:
+    """NEWS2 9, acknowledged, and then the monitor is silent: one notice was all, whether anybody read it or not."""
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    ward.say(answer(raised.alert_id, 1))
+    if restarted:
+        ward = restored(ward)
+    silent, *climbed = of(ward.wait(61), "no-observations")
+    assert (silent.severity, silent.decided_at) == ("medium", at(31))
+    assert [(one.state, one.route, one.decided_at) for one in climbed] == [
+        ("escalated", "nurse-in-charge", at(46)),
+        ("escalated", "ward-doctor", at(61)),
+    ]
+    assert only(alerts(ward.say(answer(silent.alert_id, 62)))).detail.startswith("Somebody has answered; ")
+    ended = only(of(ward.chart(63, ILL)[1], "no-observations"))
+    assert (ended.state, ended.routes) == ("resolved", ("default", "nurse-in-charge", "ward-doctor"))
+
+
+def test_a_silence_that_nobody_need_answer_does_not_climb() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert len(of(ward.wait(24 * 60), "no-observations")) == 1
 
 
 def test_a_late_set_does_not_change_how_soon_silence_is_noticed() -> None:
@@ -1026,7 +1203,7 @@ def test_silence_resolves_no_alert_and_a_late_set_ends_no_silence() -> None:
     raised = only(ward.chart(0, ILL)[1])
     said = ward.wait(24 * 60)
     assert {one.state for one in said if one.alert_id == raised.alert_id} == {"escalated"}
-    assert [one.state for one in said if one.kind == "no-observations"] == ["raised"]
+    assert [one.state for one in said if one.kind == "no-observations"] == ["raised", "escalated", "escalated"]
     assert ward.chart(24 * 60 - 120, {"hr": 70}, received=24 * 60)[1] == []
 
 

@@ -162,30 +162,31 @@ def test_what_is_taken_back_before_it_came_stays_away_and_the_memory_of_it_is_bo
 
 
 @pytest.mark.parametrize(
-    ("samples", "persistent"),
+    ("minutes", "shown"),
     [
-        ([97, 96], None),
-        ([97, 60, 96], 96),
-        ([60, 60, 97], 60),
-        ([60, 61, 59], 60),
-        (["A", "V", "V"], "V"),
-        (["A", "V", "U"], "U"),
+        ((0, 1), ()),  # two, and they span less than three take
+        ((0, 1, 2), (0, 1, 2)),
+        ((0, 1, 2, 3), (1, 2, 3)),
+        ((0, 2), (0, 2)),
+        ((0, 15), (0, 15)),
+        ((0, 16), ()),
+        ((0, 16, 17), ()),  # old ones say nothing about now
+        ((0, 5, 4), ()),  # out of order
     ],
 )
-def test_the_middle_of_the_last_samples(samples: list[Any], persistent: Any) -> None:
+def test_which_samples_show_what_persists(minutes: tuple[int, ...], shown: tuple[int, ...]) -> None:
     history = History()
-    got = None
-    for minute, value in enumerate(samples):
-        got = history.sample("x", BASE + minute * MINUTE, value, 0, samples=3, spacing=MINUTE, within=15 * MINUTE)
-    assert got == persistent
-
-
-def test_old_samples_say_nothing_about_now() -> None:
-    history = History()
-    for minute in (0, 16, 17):
+    for minute in minutes:
         got = history.sample("x", BASE + minute * MINUTE, 60.0, 0, samples=3, spacing=MINUTE, within=15 * MINUTE)
-    assert got is None
-    assert history.sample("x", BASE, 60.0, 0, samples=3, spacing=MINUTE, within=15 * MINUTE) is None  # out of order
+    assert tuple((at - BASE) // MINUTE for at, _, _ in got) == shown
+
+
+def test_a_validated_value_answers_for_the_samples_up_to_its_time() -> None:
+    history = History()
+    for minute in (0, 2, 8):
+        history.sample("x", BASE + minute * MINUTE, 97.0, 9, samples=3, spacing=MINUTE, within=15 * MINUTE)
+    history.vouch("x", BASE + 4 * MINUTE, 80.0, 0)
+    assert [value for _, value, _ in history.samples["x"]] == [80.0, 97.0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- age

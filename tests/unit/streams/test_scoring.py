@@ -14,9 +14,9 @@ from models.tasks import DeteriorationModel
 from processors.charting import Assessment
 from streams.journal import Lapse
 from streams.metrics import LaneMetrics
-from streams.scoring import FAILED, LATE, NOTEWORTHY, NOTHING, Retold, Scored, Scoring
+from streams.scoring import FAILED, LATE, NOTHING, Retold, Scored, Scoring
 from streams.settings import ModelSettings
-from tests.bedside import SOURCE, vitals
+from tests.bedside import ILL, SOURCE, Ward, vitals
 from tests.told import Told
 
 
@@ -60,7 +60,34 @@ async def test_batches_that_wait_together_are_scored_together_and_as_if_alone(
     found = [deterioration for scored in together for deterioration, _ in scored if deterioration is not None]
     assert len(found) == 77
     assert any(one.drivers for one in found), "some are of note, and their drivers are those of the right set"
-    assert all(bool(one.drivers) <= (one.probability >= NOTEWORTHY - 1e-4) for one in found)
+    assert all(bool(one.drivers) <= (one.probability >= ModelSettings().drivers_from - 1e-4) for one in found)
+
+
+async def test_what_drove_a_score_is_said_where_news2_asks_for_a_response_however_low_it_is(
+    model: DeteriorationModel,
+) -> None:
+    batch = assessed(model, 1, 40)
+    batch[3].of_interest = batch[20].of_interest = True
+    never = Scoring(model, ModelSettings(drivers_from=1), LaneMetrics("test"))
+    scored = await never.score(batch)
+    assert [n for n, (found, _) in enumerate(scored) if found is not None and found.drivers] == [3, 20]
+    always = Scoring(model, ModelSettings(drivers_from=0), LaneMetrics("test"))
+    everything = await always.score(batch)
+    assert all(found is not None and found.drivers for found, _ in everything)
+    assert [scored[3], scored[20]] == [everything[3], everything[20]]
+    await never.stop()
+    await always.stop()
+
+
+async def test_a_patient_who_has_been_ill_for_a_day_is_told_with_what_drives_the_score(told: tuple[Told, Scoring]) -> None:
+    """NEWS2 8 hour after hour scores .03 or so: the drivers of all of it were left out."""
+    ward, scoring = Ward(), told[1]
+    for hour in range(24):
+        made = ward.monitor.observe(vitals(60 * hour, ILL), SOURCE)
+        ((found, _),) = await scoring.score([made])
+        ward.monitor.decide(made, found)
+        assert found is not None
+        assert 1 <= len(found.drivers) <= 3, (hour, found.probability)
 
 
 async def test_a_batch_that_the_model_fails_on_spoils_no_other(model: DeteriorationModel, told: tuple[Told, Scoring]) -> None:

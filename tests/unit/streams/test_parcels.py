@@ -1,0 +1,26 @@
+"""Which steps of an alert a receiver with a filter gets."""
+
+from pydantic import SecretStr
+
+from connectors.deliver.settings import WebhookSettings
+from streams.parcels import Filter
+from tests.deliveries import alert
+
+
+def receiver(*routes: str) -> Filter:
+    """A receiver that is told by route and has just started: it remembers nothing."""
+    return Filter(WebhookSettings(kind="webhook", url="https://site.example", secret=SecretStr("s" * 16), routes=routes))
+
+
+def test_who_was_told_of_an_alert_hears_its_end_whatever_route_it_ends_on() -> None:
+    routes = ("default", "nurse-in-charge")
+    end = alert("a", sequence=3, state="resolved", route="default", routes=routes)
+    assert receiver("nurse-in-charge").takes(end)
+    assert receiver("default").takes(end)
+    assert receiver().takes(end)
+    assert not receiver("rapid-response").takes(end)
+
+
+def test_steps_of_before_routes_were_listed_go_by_their_own() -> None:
+    assert receiver("default").takes(alert("a", route="default"))
+    assert not receiver("nurse-in-charge").takes(alert("a", route="default"))
