@@ -1,7 +1,8 @@
 """What a mention asserts: present, negated, historical, hypothetical, or about the family. ConText-style rules.
 
 A trigger ("denies", "history of", "if") opens a scope in its sentence, forward or backward; a stop word ("but", "which") or the
-sentence's end closes it; a pseudo-trigger ("gram negative") only hides the triggers inside it. A mention inside a scope takes the
+sentence's end closes it, a condition only what cannot go on with it ("if he develops fever, is sick or there is pain"); a heading
+begins a sentence; a pseudo-trigger ("gram negative") only hides the triggers inside it. A mention inside a scope takes the
 scope's effect; in several, the first of `ORDER` wins. Sections give a default where no scope says otherwise. The words are data
 (`processors.triggers`, with the sources), the algorithm is Chapman 2001 (NegEx) and Harkema 2009 (ConText).
 
@@ -22,11 +23,12 @@ from processors.sections import Section, section_at
 from processors.sentences import sentence_starts
 from processors.triggers import CLAUSE_VERBS, PREPOSITIONS, TRIGGERS, Effect, Group
 
-# Where several hold, the first wins. Hypothetical stands before negated ("return if no better" denies nothing), negated before
-# uncertain ("no signs suggesting X") and family ("no family history of X" is a risk nobody has), family before historical
-# ("mother had a history of X"). What is uncertain is published as hypothetical.
+# Where several hold, the first wins. Conditional and hypothetical stand before negated ("return if no better" denies nothing),
+# negated before uncertain ("no signs suggesting X") and family ("no family history of X" is a risk nobody has), family before
+# historical ("mother had a history of X"). What is conditional or uncertain is published as hypothetical.
 ORDER: Final[Mapping[Effect, Assertion]] = MappingProxyType(
     {
+        "conditional": "hypothetical",
         "hypothetical": "hypothetical",
         "negated": "negated",
         "uncertain": "hypothetical",
@@ -50,8 +52,8 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-_TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|\([-+]\)|[;:?,]|(?<!\w)[-–—](?!\w)")
-_SHORT: Final = re.compile(r"\b[whsrWHSR]/[oOpP]\b")  # w/o, h/o, s/p, r/o
+_TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|[;:?,]|[-+]ve\b|\([-+]\)|(?<!\w)[-–—](?!\w)")
+_SHORT: Final = re.compile(r"\b(?:[whsrcWHSRC]/[oOpP]|[pP]/[wW])\b")  # w/o, h/o, s/p, r/o, c/o, p/w
 
 # Labels, as models spell them in lower case, of what is done or where, not of what is wrong: a test with a negative result is
 # still a test that was done. A label that does not stand here is taken for a condition, a symptom or a medication.
@@ -143,7 +145,7 @@ class Asserter:
 
         `sections` as `Sectioner.split` gives them; `labels`, one per span, let a negative test stay a test that was done.
         """
-        starts = sentence_starts(text) or [0]
+        starts = sorted({0, *sentence_starts(text), *(section.header for section in sections)})
         scopes: dict[int, list[_Scope]] = {}
         decided: list[Assertion] = []
         for position, (start, end) in enumerate(spans):
@@ -160,22 +162,24 @@ class Asserter:
         return self._sections.get(section_at(sections, start), "present") if sections else "present"
 
     def _scopes(self, text: str, start: int, end: int) -> list[_Scope]:
-        tokens = _tokens(text, start, end)
+        tokens = [*_tokens(text, start, end), (".", end, end)]
         words = [word for word, _, _ in tokens]
         found = self._find(words)
-        stops = [(group, first, last) for group, first, last in found if group.effect == "stop"]
-        clauses = _clauses(words)
+        stops = [trigger for trigger in found if trigger[0].effect == "stop"]
+        opening = [trigger for trigger in found if trigger[0].effect not in ("stop", "pseudo")]
+        clauses = _clauses(words) if opening else []
         scopes = []
-        for group, first, last in found:
-            if group.effect in ("stop", "pseudo"):
-                continue
+        for group, first, last in opening:
             own = (tokens[first][1], tokens[last - 1][2])
-            mine = [stop for stop in stops if not (stop[0].soft and group.effect == "family")]
+            mine = [stop for stop in stops if group.effect not in stop[0].spares]
             if group.direction == "forward":
                 ends = [begin for stop, begin, _ in mine if begin >= last and stop.direction != "backward"]
-                limit = min([*ends, *(comma for comma in clauses if comma >= last)], default=len(tokens))
-                if group.reach is not None:
+                conditional = group.effect == "conditional"
+                ends += [c for c, verb in clauses if c >= last and (not conditional or _came_to_pass(words, c, verb))]
+                limit = min(ends, default=len(tokens))
+                if group.reach is not None:  # the words right behind: "negative cultures | has endocarditis"
                     limit = min(limit, last + group.reach + 1)
+                    limit = next((i for i in range(last + 1, limit) if words[i] in CLAUSE_VERBS), limit)
                 tests = next((i for i in range(last, limit) if tokens[i][0] in PREPOSITIONS), limit)
                 scopes.append(_Scope(group, own[1], _position(tokens, limit, end), own, _position(tokens, tests, end)))
             else:
@@ -204,15 +208,18 @@ class Asserter:
 
 def _tokens(text: str, start: int, end: int) -> list[tuple[str, int, int]]:
     tokens = [(match.group().lower(), match.start(), match.end()) for match in _TOKEN.finditer(text, start, end)]
-    shorts = [(match.group().lower(), match.start(), match.end()) for match in _SHORT.finditer(text, start, end)]
-    if shorts:
+    if text.find("/", start, end) >= 0:
+        shorts = [(match.group().lower(), match.start(), match.end()) for match in _SHORT.finditer(text, start, end)]
         taken = {match[1] for match in shorts} | {match[1] + 2 for match in shorts}
         tokens = sorted([token for token in tokens if token[1] not in taken] + shorts, key=lambda token: token[1])
     return tokens
 
 
-def _clauses(words: Sequence[str]) -> list[int]:
-    """Find the commas that begin a clause, "no neck rigidity, diuresis was preserved": a verb comes before the list goes on."""
+def _clauses(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Find the commas that begin a clause, "no neck rigidity, diuresis was preserved": a verb comes before the list goes on.
+
+    Gives (comma, verb) as indices of `words`.
+    """
     commas = []
     aside = False  # "his brother, who lives abroad, was treated": the second comma goes on with the first clause
     for comma, word in enumerate(words):
@@ -226,13 +233,18 @@ def _clauses(words: Sequence[str]) -> list[int]:
         ]  # ", and the rest was normal" begins one only where one was told before
         if joined and CLAUSE_VERBS.isdisjoint(words[max(0, comma - 8) : comma]):
             continue
-        for following in words[comma + 1 + joined : comma + 8]:
+        for verb, following in enumerate(words[comma + 1 + joined : comma + 8], comma + 1 + joined):
             if following in (",", "or", "and", "nor"):
                 break
             if following in CLAUSE_VERBS:
-                commas.append(comma)
+                commas.append((comma, verb))
                 break
     return commas
+
+
+def _came_to_pass(words: Sequence[str], comma: int, verb: int) -> bool:
+    """Say whether a clause tells what happened, with a subject: "unclear if viral, the film was normal" ends the condition."""
+    return verb > comma + 1 and words[verb] in ("was", "were", "had")
 
 
 def _position(tokens: Sequence[tuple[str, int, int]], index: int, end: int) -> int:
@@ -250,7 +262,8 @@ def _holds(scope: _Scope, start: int, end: int, test: bool) -> bool:
         return False
     opened, closed = scope.trigger
     if opened < start < closed:
-        return scope.group.effect == "negated"  # "not palpable", "not involved by tumour": the mention is part of the trigger
+        # the mention is part of the trigger: "not palpable", "not involved by tumour"; "should pain recur"
+        return scope.group.effect in ("negated", "conditional")
     if scope.group.direction == "backward":
         return scope.start < end <= scope.end
     # a mention that brings its own trigger is meant too: "no fever" marked whole

@@ -6,10 +6,10 @@ from typing import Final
 
 from models.errors import Poison
 from models.tasks import ModelIdentity, Span
-from processors.assertion import Asserter
+from processors.assertion import TESTS, Asserter
 from processors.events import EntitiesEvent, Entity, ModelRef, NoteEvent, Source
 from processors.identity import natural_id
-from processors.sections import Sectioner, section_at
+from processors.sections import Sectioner, in_heading, section_at
 
 STAGE: Final = "entities"
 WITHDRAWN: Final = frozenset({"cancelled", "entered-in-error"})
@@ -23,6 +23,10 @@ def _standard() -> tuple[Sectioner, Asserter]:
     )  # made on first use: the tables take 0.2 s, which a command that finds no entities should not pay
 
 
+def _is_test(span: Span) -> bool:
+    return span.label.lower() in TESTS
+
+
 def entities_event(
     note: NoteEvent,
     source: Source,
@@ -33,6 +37,8 @@ def entities_event(
     asserter: Asserter | None = None,
 ) -> EntitiesEvent:
     """Give each span its text, section and assertion. A withdrawn note gives an event without entities, whatever the spans.
+
+    A heading is no entity: what a model marks in "Allergies:" is left out, but for tests, which stand there as done ("ECG: ...").
 
     `spans` are in characters of `note.text`; the event's entities stand in order of start. The id derives from the note version,
     the stage and the model, so a rerun gives the same event. Raises `Poison` (stage "model") for a span outside the text or a
@@ -47,6 +53,7 @@ def entities_event(
                 raise Poison(f"the model {model.name} gave a span outside the text or a score outside 0..1", stage="model")
         standard = _standard()
         sections = (sectioner or standard[0]).split(text)
+        ordered = [span for span in ordered if _is_test(span) or not in_heading(sections, span.start, span.end)]
         labels = [span.label for span in ordered]
         assertions = (asserter or standard[1]).decide(text, [(span.start, span.end) for span in ordered], sections, labels)
         entities = tuple(

@@ -1,15 +1,17 @@
 """Which section of a note a character stands in, found by its header.
 
-A header is a known phrase at the start of a line, followed by a colon or alone on its line, or a known phrase in capitals with a
-colon anywhere ("... effusion. IMPRESSION: ..."), as radiology systems flatten their reports. A line of capitals with a colon
-that the table does not know ends the section before it and opens one named `OTHER`, so that nothing leaks out of, say, a family
-history. The table holds the headings of H&P, SOAP, progress, nursing, discharge and imaging notes (after the section names of
+A header is a known phrase at the start of a line, followed by a colon or a dash or alone on its line, or a known phrase with a
+colon inside a line ("... effusion. IMPRESSION: ...", "PMH: HTN. Meds: ..."), as systems flatten their notes; a remark in
+parentheses may stand behind the phrase ("Family History (per chart):"). A line of capitals with a colon that the table does not
+know ends the section before it and opens one named `OTHER`, so that nothing leaks out of, say, a family history.
+
+The table holds the headings of H&P, SOAP, progress, nursing, discharge and imaging notes (after the section names of
 C-CDA 2.1 and of LOINC's document ontology); a site passes its own.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -23,14 +25,20 @@ reason: reason for visit | reason for admission | reason for consultation | reas
     reason for examination | reason for study | indication | indications | clinical indication | clinical history |
     clinical information | clinical details | clinical question
 history-of-present-illness: history of present illness | history of presenting complaint | history of the present
-    illness | present illness | hpi | hpc | history | interval history | case | presentation
+    illness | history of presenting illness | present illness | presenting illness | hpi | hpc | history | interval history |
+    case | presentation
 subjective: subjective | s
-past-medical-history: past medical history | past history | previous medical history | medical history | pmh | pmhx |
-    past medical and surgical history | significant past medical history | history of past illness | background |
-    comorbidities | chronic conditions
-past-surgical-history: past surgical history | surgical history | psh | pshx | previous surgery | previous operations
-family-history: family history | family medical history | fh | fhx | famhx
-social-history: social history | social hx | sh | shx | social circumstances | habits
+past-medical-history: past medical history | past medical hx | past med hx | past history | past hx | previous medical history |
+    medical history | medical hx | pmh | pmhx | past medical and surgical history | past medical/surgical history |
+    past medical & surgical history | pmh/psh | pmhx/pshx | past psychiatric history | significant past medical history |
+    history of past illness | background | comorbidities | co-morbidities | chronic conditions
+past-surgical-history: past surgical history | past surgical hx | surgical history | surgical hx | psh | pshx | previous surgery |
+    previous operations
+family-history: family history | family hx | fam history | fam hx | family medical history | family medical hx |
+    family psychiatric history | significant family history | pertinent family history | fh | fhx | famhx |
+    family/social history | family/social hx | family and social history | family & social history |
+    social/family history | social and family history | fh/sh | fhx/shx
+social-history: social history | social hx | soc hx | sh | shx | social circumstances | habits
 allergies: allergies | allergy | allergies and intolerances | drug allergies | known allergies | adverse reactions
 medications: medications | medication | current medications | home medications | medications on admission | admission
     medications | medication list | drug history | dh | meds | regular medications | inpatient medications
@@ -50,7 +58,7 @@ procedures: procedure | procedures | operations | operation | procedure performe
 technique: technique | method | protocol | contrast
 comparison: comparison | comparisons | compared with | prior studies
 findings: findings | finding | report
-impression: impression | impressions | conclusion | conclusions | opinion | interpretation | summary
+impression: impression | impressions | imp | conclusion | conclusions | opinion | interpretation | summary
 diagnosis: diagnosis | diagnoses | admission diagnosis | admitting diagnosis | admission diagnoses | discharge
     diagnosis | discharge diagnoses | final diagnosis | principal diagnosis | primary diagnosis | secondary diagnoses
     | working diagnosis | differential diagnosis | problem list | active problems | problems | active issues | issues
@@ -60,8 +68,9 @@ assessment-and-plan: assessment and plan | assessment & plan | assessment/plan |
 plan: plan | p | management plan | plan of care | treatment plan | recommendations | recommendation | disposition |
     follow up plan | action | actions
 follow-up: follow up | follow-up | followup | follow up instructions | discharge condition | condition on discharge
-instructions: discharge instructions | instructions | patient instructions | return precautions | safety netting |
-    safety net | advice | escalation plan | when to call | call parameters | notify if
+instructions: discharge instructions | instructions | patient instructions | return precautions | ed precautions |
+    return instructions | when to return | safety netting | safety-netting | safety net | safety net advice | safety-net advice |
+    worsening advice | advice | escalation plan | when to call | call parameters | notify if
 addendum: addendum | addenda | correction | amendment
 signature: signed by | dictated by | electronically signed | electronically signed by | attending | author | signature
 """
@@ -100,7 +109,12 @@ _LINE: Final = re.compile(
     r"[ \t#*_>]*(?:\d{1,2}[.)][ \t]*)?(?P<heading>[A-Za-z][^\r\n:.;]{0,60}?)[ \t*_]*(?::[ \t*_]*|(?![^\r\n]))"
 )
 _LINE_END: Final = re.compile(r"[\r\n]+")
-_INLINE: Final = re.compile(r"(?<=[.;])[ \t]+(?P<heading>[A-Z][A-Z /&-]{3,60}?)[ \t]*:[ \t]*")
+# "PMH - asthma", of known headings only: capitals with a dash may be anything.
+_DASHED: Final = re.compile(r"[ \t#*_>]*(?P<heading>[A-Za-z][A-Za-z /&]{1,60}?)[ \t]+[-–—][ \t]+")
+# Inside a line a heading ends at a colon, and may begin at any word before it that begins with a capital.
+_COLON: Final = re.compile(r":[ \t]*")
+_CAPITAL: Final = re.compile(r"(?<=[ \t])[A-Z]")
+_LONGEST: Final = 60
 _CAPITALS: Final = re.compile(r"[A-Z][A-Z0-9 /&(),'-]{2,60}")
 
 
@@ -108,15 +122,12 @@ class Sectioner:
     """Finds sections by a table of headings. Made once, used from any thread."""
 
     def __init__(self, headings: Mapping[str, Sequence[str]] = HEADINGS) -> None:
-        self._names = {" ".join(heading.lower().split()): name for name, listed in headings.items() for heading in listed}
+        self._names = {_key(heading): name for name, listed in headings.items() for heading in listed}
 
     def split(self, text: str) -> list[Section]:
         """Return the sections of a text in order; together with their headers they cover all of it."""
         found = [header for start in self._lines(text) if (header := self._header(text, start))]
-        for match in _INLINE.finditer(text):
-            if name := self._names.get(" ".join(match["heading"].lower().split())):
-                found.append((match.start(), match.end(), name))
-        found.sort()
+        found = sorted([*found, *self._inline(text, {start for _, start, _ in found})])
         sections = [Section("", 0, 0, found[0][0] if found else len(text))]
         for index, (begin, start, name) in enumerate(found):
             end = found[index + 1][0] if index + 1 < len(found) else len(text)
@@ -129,11 +140,13 @@ class Sectioner:
 
     def _header(self, text: str, start: int) -> tuple[int, int, str] | None:
         match = _LINE.match(text, start)
+        name = self._names.get(_key(match["heading"])) if match else None
+        if name is None and (dashed := _DASHED.match(text, start)) and (name := self._names.get(_key(dashed["heading"]))):
+            match = dashed
         if match is None:
             return None
         heading = match["heading"]
-        name = self._names.get(" ".join(heading.lower().split()))
-        colon = ":" in text[match.end("heading") : match.end()]
+        colon = not text[match.end("heading") : match.end()].isspace() and match.end("heading") < match.end()
         if name is None:
             unknown = colon and _CAPITALS.fullmatch(heading) and heading.lower() not in SUBHEADINGS
             return (start, match.end(), OTHER) if unknown else None
@@ -141,8 +154,46 @@ class Sectioner:
             return None  # a lone "s" is a letter, "S:" is a header
         return start, match.end(), name
 
+    def _inline(self, text: str, taken: Collection[int]) -> Iterator[tuple[int, int, str]]:
+        """Find the known headings inside lines, but those that end where one was found already."""
+        floor = 0
+        for colon in _COLON.finditer(text):
+            end = colon.start()
+            floor = max(floor, text.rfind("\n", floor, end) + 1, text.rfind("\r", floor, end) + 1)
+            for first in _CAPITAL.finditer(text, max(floor, end - _LONGEST), end):
+                heading = text[first.start() : end].rstrip()
+                name = self._names.get(_key(heading))
+                if name and colon.end() not in taken and _stands_out(text[floor : first.start()], heading):
+                    yield first.start(), colon.end(), name
+                    break
+            floor = colon.end()
+
+
+def _key(heading: str) -> str:
+    named = heading.rpartition("(")[0] if heading.endswith(")") else heading
+    return " ".join(named.lower().split())
+
+
+def _stands_out(before: str, heading: str) -> bool:
+    """Say whether a heading inside a line begins something new: behind a stop, or unlike the words before it.
+
+    "with cough. Exam: ..." and "no asthma Assessment: ..." do; "Dr Plan: ..." and "Microbiology Advice: ..." do not.
+    """
+    previous = before.split()[-1:] or [""]
+    if previous[0][-1:] in (*".;,!?)]", ""):
+        return len(heading) > 2 or (len(heading) == 2 and heading.isupper())
+    if len(heading) < (3 if heading.isupper() else 6):
+        return False
+    return not previous[0][0].isupper() or previous[0].isupper() != heading.isupper()
+
 
 def section_at(sections: Sequence[Section], position: int) -> str:
     """Name the section that a character stands in. `sections` as `Sectioner.split` gives them."""
     index = bisect_right(sections, position, key=lambda section: section.header) - 1
     return sections[max(index, 0)].name
+
+
+def in_heading(sections: Sequence[Section], start: int, end: int) -> bool:
+    """Say whether `text[start:end]` is a known heading or a word of one, longer than two letters ("PE: ..." may be a finding)."""
+    section = sections[max(bisect_right(sections, start, key=lambda section: section.header) - 1, 0)]
+    return section.name not in ("", OTHER) and end <= section.start and end - start > 2

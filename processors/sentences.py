@@ -1,11 +1,13 @@
 """Where the sentences of a clinical text begin: what assertion is scoped by and what chunks are cut at.
 
-Clinical notes break sentences by full stops, by lines, by bullets and by blank lines, and wrap them in the middle as well (HL7
-sends a report as one OBX per line). So a line end is a border only where the text around it says so. Offsets are characters of
-the text as given; no character is changed, so that CRLF, tabs and any Unicode keep their place.
+Clinical notes break sentences by full stops, by lines, by bullets, by numbers ("1) no effusion 2) pneumonia") and by blank
+lines, and wrap them in the middle as well (HL7 sends a report as one OBX per line). So a line end is a border only where the text
+around it says so. Offsets are characters of the text as given; no character is changed, so that CRLF, tabs and any Unicode keep
+their place.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 # A stop with what may stand behind it (quotes, a citation's number) and blanks, or a run of line ends.
@@ -13,7 +15,7 @@ _CANDIDATE: Final = re.compile(r"(?:[.!?]+[\"'”’)\]]*|(?<=[a-z)])\.\d{1,2}(?
 
 # "Dr. Li", "vs. placebo", "approx. 3 cm": a full stop that ends no sentence. Compared in lower case, without the stop.
 _STOPPED: Final = """
-dr mr mrs ms prof st no nos vs v approx ca cf eg e.g ie i.e al fig figs ref resp incl excl est max min temp wt ht hr
+dr mr mrs ms prof st no nos prev vs v approx ca cf eg e.g ie i.e al fig figs ref resp incl excl est max min temp wt ht hr
 hrs wk wks mo mos yr yrs yo sec inj tab tabs cap caps susp sol amp vol dept hosp med mg ml kg cm mm hx fx tx dx rx sx
 b.i.d t.i.d q.i.d q.d q.h p.o p.r.n i.v i.m s.c p.r a.m p.m o.d b.d t.d.s
 """
@@ -21,6 +23,7 @@ ABBREVIATIONS: Final = frozenset(_STOPPED.split())
 # After a single capital letter ("vitamin C. He ...") these say that a sentence begins; a name ("J. Smith") does not.
 _OPENERS: Final = re.compile(r"(?:The|There|This|These|He|She|It|They|We|His|Her|No|Not|On|In|At|After|Patient|A|An)\b")
 _BULLET: Final = re.compile(r"(?:[-*•·–—>#]|\(?\d{1,2}[.)](?!\d)|\(?[a-zA-Z][.)]\s)")
+_NUMBERED: Final = re.compile(r"(?<![^\s:;,.])\(?(\d{1,2})\)(?=\s)")
 _WRAPPED: Final = 55  # a line at least this long that ends without a stop has been wrapped, even when a capital follows
 
 
@@ -44,7 +47,17 @@ def sentence_starts(text: str) -> list[int]:
             starts.append(end)
         if breaks:
             line = end
-    return starts
+    return sorted({*starts, *_numbered(text)}) if "2)" in text else starts
+
+
+def _numbered(text: str) -> Iterator[int]:
+    """Find the items of lists inside a line, "1) ... 2) ...": a number behind its predecessor."""
+    before = 0
+    for item in _NUMBERED.finditer(text):
+        number = int(item[1])
+        if number > 1 and number == before + 1:
+            yield item.start()
+        before = number
 
 
 def _ends_sentence(text: str, floor: int, stop: int, after: int) -> bool:

@@ -7,13 +7,15 @@ direction, scope, termination and pseudo-trigger are theirs; the lists were writ
 case reports that the evaluation reads (`processors.assertion_quality`).
 
 A phrase is lower-case words separated by blanks. In a word, `a|b` means either and an empty alternative (`|yet`) that it may be
-missing; `~` stands for any one word, `#` for any number. Punctuation is a word of its own. Hyphens inside words are not seen.
+missing; `~` stands for any one word, `#` for any number, `.` for the sentence's end. Punctuation is a word of its own. Hyphens
+inside words are not seen.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Effect = Literal["negated", "historical", "hypothetical", "uncertain", "family", "pseudo", "stop"]  # uncertain: see ORDER
+# conditional and uncertain are published as hypothetical: see `processors.assertion.ORDER`
+Effect = Literal["negated", "historical", "hypothetical", "conditional", "uncertain", "family", "pseudo", "stop"]
 Direction = Literal["forward", "backward", "both"]  # of a stop: which scopes it closes; of a pseudo-trigger: no matter
 
 
@@ -21,8 +23,8 @@ Direction = Literal["forward", "backward", "both"]  # of a stop: which scopes it
 class Group:
     """Phrases of one effect. `reach`: how many words away a mention may begin (forward) or end (backward); None: the clause.
 
-    `about_results`: says how a test came out, so it negates a condition and never the test itself. `soft`, of a stop: begins a new
-    clause about the same person, so it does not close a family scope ("her brother was diagnosed with ...").
+    `about_results`: says how a test came out, so it negates a condition and never the test itself. `spares`, of a stop: the effects
+    whose scopes it leaves open ("her brother was diagnosed with ..." goes on about him, "if he develops ..." on what may come).
     `nominal`: may be part of a finding's own name, "absence of appetite", "absent reflexes": marked whole, it is present, and the
     trigger says nothing of what stands around it.
     """
@@ -32,7 +34,7 @@ class Group:
     phrases: tuple[str, ...]
     reach: int | None = None
     about_results: bool = False
-    soft: bool = False
+    spares: tuple[Effect, ...] = ()
     nominal: bool = False
 
 
@@ -43,18 +45,34 @@ def _group(
     *,
     reach: int | None = None,
     about_results: bool = False,
-    soft: bool = False,
+    spares: tuple[Effect, ...] = (),
     nominal: bool = False,
 ) -> Group:
     listed = tuple(phrase for line in phrases.splitlines() if (phrase := line.strip()))
-    return Group(effect, direction, listed, reach, about_results, soft, nominal)
+    return Group(effect, direction, listed, reach, about_results, spares, nominal)
 
 
+_SAME_CLAUSE: Final[tuple[Effect, ...]] = ("family", "conditional")  # what a new clause about the same person goes on with
 _KIN: Final = (
-    "mother|father|brother|brothers|sister|sisters|sibling|siblings|parents|parent|grandmother|grandfather|grandparents|aunt|aunts|"
-    "uncle|uncles|cousin|cousins|son|sons|daughter|daughters|niece|nephew|relative|relatives"
+    "mother|mum|mom|father|dad|brother|brothers|sister|sisters|sibling|siblings|parents|parent|grandmother|grandma|gran|"
+    "grandfather|grandad|grandpa|grandparents|aunt|aunts|uncle|uncles|cousin|cousins|son|sons|daughter|daughters|niece|nephew|"
+    "relative|relatives"
 )
-_SAYS: Final = "reports|reported|states|stated|says|said|noticed|noted|denies|denied|informed|updated|called|visiting|visited"
+_KIN_S: Final = "|".join(f"{relative}'s|{relative}’s" for relative in _KIN.split("|"))
+_HOUSEHOLD: Final = "wife|husband|partner|spouse|girlfriend|boyfriend"  # not kin: family only where something is said of them
+_SAYS: Final = (
+    "reports|reported|states|stated|says|said|noticed|noted|notices|notes|denies|denied|informed|updated|called|visiting|visited|"
+    "thinks|thought|feels|felt|believes|describes|described|gives|gave|saw|witnessed|mentions|mentioned|confirms|confirmed|"
+    "worried|concerned|anxious|rang|phoned|asks|asked|wants|requests|requested"
+)
+_SAY: Final = "think|believe|suspect|feel|say|report|state|recall"
+_PRONOUN: Final = "he|she|they|it"
+_CANNOT: Final = "cannot|can't|couldn't|doesn't|don't|didn't|wouldn't|won't|not"
+_WHOLLY: Final = "entirely|completely|fully|definitively|reliably|formally|yet"
+# What symptoms may do.
+_BEFALL: Final = "develop|experience|occur|recur|worsen|return|persist|deteriorate|drop|fall|rise|spike|collapse"
+_OF_NOTE: Final = "significant|notable|remarkable|positive|+ve"
+_CARE: Final = "|hospital|ed|er|a|gp|clinic|ward|us |e"  # where one may come back to; "A&E" is two words
 _PERIOD: Final = (
     "day|days|week|weeks|month|months|year|years|hour|hours|day's|days'|week's|weeks'|month's|months'|year's|years'|hour's|hours'|"
     "long|short|longstanding|lengthy|brief"
@@ -83,7 +101,7 @@ CLAUSE_VERBS: Final = frozenset(_VERBS.split("|"))
 
 TRIGGERS: Final[tuple[Group, ...]] = (
     # ------------------------------------------------------------------------------------------------ negated
-    _group("negated", "forward", """
+    _group("negated", "forward", f"""
         no
         not
         nil
@@ -91,6 +109,16 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         with out
         w/o
         denies|denied|deny|denying
+        denies|denied|deny|denying |that {_PRONOUN} |has|had|have|having|is|was
+        no|without |any|clear|clinical|convincing evidence|indication|suggestion|sign|signs |that {_PRONOUN}|there |has|had|is|was
+        not|never|don't|doesn't|didn't {_SAY} |that {_PRONOUN}|there|this|these |has|had|have|is|was|are
+        nor|neither did|does|do|had|has|was|is {_PRONOUN} |have
+        no|nil|without |any|current concern|concerns for|of|about|re|regarding|that
+        not thought|felt|believed|likely to |be|represent
+        not |thought|felt|believed|likely |to |be due|secondary|attributable|attributed to
+        not caused|explained by
+        no|not c/o
+        should|must not|never |be have|receive|take|given|get
         never
         none of
         neither
@@ -104,7 +132,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         rather than
         instead of
         ruled|rules|ruling out
-        exclude|excluded|excludes|excluding
+        excluded|excludes|excluding
+        results|findings|tests|studies|scans|images|cultures|troponins|appearances|these|they exclude
         unremarkable for
         declined|declines|refused|refuses|refusing
         unlikely to|for|
@@ -151,9 +180,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         |did|does|do not revealed|showed|reveal|show
         """),
     _group("negated", "forward", """
-        negative for|of
-        is|was|were|are|been|tested|tests|testing negative for|of
-        neg for
+        negative|neg|-ve for|of
+        is|was|were|are|been|tested|tests|testing negative|neg|-ve for|of
         """, about_results=True),
     _group("negated", "forward", """
         absent
@@ -164,7 +192,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         """, reach=2),
     # "negative blood cultures": the word right behind
     _group("negated", "forward", """
-        negative
+        negative|neg|-ve
         """, reach=3, about_results=True),
     _group("negated", "backward", f"""
         {_BE}| not|never |yet|been|be|clearly|otherwise {_FOUND}
@@ -179,10 +207,11 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         excluded on|by|with|clinically|radiologically
         |which|that|all|both {_BE} |also|all|both|completely|subsequently ruled out
         {_BE}| absent
-        {_BE}| unlikely|improbable
+        {_BE}| unlikely|improbable |,|;
         {_BE} denied
         {_BE} |then|subsequently discontinued|withheld|withdrawn
         {_HAD} |been|completely|fully|gradually|promptly|spontaneously|all {_GONE}
+        has|have|now |now settled
         |{_BE} |completely|fully relieved|eliminated|eradicated|cured
         {_BE} |then|completely|fully|rapidly|quickly|promptly|successfully|all reversed|corrected|normalized|normalised
         |has|have|had |completely|fully regressed|normalized|normalised
@@ -197,69 +226,115 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         (-)
         """, about_results=True),
     _group("negated", "backward", f"""
-        {_BE} |all|both|also|again negative
-        : |all|both negative
+        {_BE} |all|both|also|again negative|neg|-ve
+        : |all|both negative|neg|-ve
         """, about_results=True),
     _group("negated", "backward", """
         : no|none|nil|absent|denies|denied|never|n
         - no|none|nil|absent|negative|denies|denied
-        negative
+        negative|neg|-ve |.|,|;
         none
         nil
         """, reach=1, about_results=True),
+    # "metformin held"
+    _group("negated", "backward", f"""
+        |{_BE} held .|,|;|and|on|in|until|due|pending|overnight|today
+        |{_BE} on hold
+        discontinued .|,|;|on|due|because|in|at
+        """, reach=3),
+    # a test that excluded something was done
+    _group("negated", "backward", """
+        excluded .|,|;
+        """, about_results=True),
     # "seizure free", "disease-free"
     _group("negated", "backward", """
         free
         """, reach=0),
     # ------------------------------------------------------------------------------------------------ historical
-    _group("historical", "forward", """
-        history|histories |significant|notable|remarkable|positive of|for
-        history includes|included
+    _group("historical", "forward", f"""
+        |past|previous|prior |medical|surgical|psychiatric history|histories|hx |is|was |{_OF_NOTE} of|for
+        |past|previous|prior |medical|surgical|psychiatric history|hx |also includes|included|including
         h/o
-        hx of
+        pmh|pmhx|psh|pshx |is|was |{_OF_NOTE}|includes|included|including |of|for
         background |history of
+        b g |of
         status post
         s/p
         known case of
         in the past
         """),
     _group("historical", "forward", """
-        previous|previously|prior|past|remote|former|formerly|healed
+        previous|previously|prev|prior|past|remote|former|formerly|healed
+        recovered from
         """, reach=3),
+    _group("historical", "forward", """
+        childhood
+        old
+        """, reach=0),
     _group("historical", "backward", """
         in the |distant|remote past
         in|during |his|her|early childhood|infancy|adolescence
         as a child|teenager
+        last year|winter|spring|summer|autumn
         # years|year ago|earlier|previously|before
         |several|many|some|few|two|three|four|five|six|seven|eight|nine|ten years|year ago|earlier|previously|before
         """),
     # ------------------------------------------------------------------------------------------------ hypothetical
-    _group("hypothetical", "forward", """
+    # what may come: no clause about the same person closes it, "if he develops fever, is vomiting or there is pain"
+    _group("conditional", "forward", f"""
         if
-        in case of
-        in the event of
-        should there be
-        should |the|any ~ develop|have|experience|get|become|notice|occur
-        return |to hospital|ed|a&e|clinic| for|with|if
-        call|come|go back|the|us|| doctor|nurse|| for|if|with
-        watch|monitor|monitoring|monitored|observe|observing for
-        look out for
+        unless
+        whether
+        lest
+        in case |of|he|she|they|there
+        in the event of|that
+        should {_PRONOUN}|you|there|the|any|his|her |~ {_BEFALL}|complain|present|report|be|have|get|become|notice|feel|suffer
+        should ~ |~ {_BEFALL}
+        return|reattend |to |the {_CARE} for|with|if
+        attend|go |straight |to |the hospital|ed|er|a |e for|with|if
+        come|go back |to |the {_CARE} for|if
+        to|should|please come back |to |the {_CARE} with
+        call|ring|phone|contact|notify|inform|bleep |the|us|your|his|her |doctor|nurse|gp|ward|team|clinic|# for|with|if
+        seek |urgent|immediate|prompt |medical attention|help|advice|care|review for|with|if
+        return|ed|er precautions
+        safety net|netted|netting
+        safetynet|safetynetted|safetynetting
+        red flag|flags |symptoms discussed|explained|advised|given|include|including
+        hold for|if
+        """),
+    _group("hypothetical", "forward", f"""
+        watch|watching|monitor|monitoring|monitored|observe|observing |closely|overnight|carefully for |developing
+        look|eye out for
         rule out
         r/o
-        to exclude
-        concern|concerns|concerning|worrisome|suspicious|suspicion for|of
-        concerned about
-        risk|risks of|for
-        at |high|increased|low risk of|for
+        |to exclude
+        {_CANNOT} |{_WHOLLY} exclude
+        {_CANNOT} |{_WHOLLY} rule out
+        unable|difficult|hard|impossible|failed|fails|inability to |{_WHOLLY} exclude
+        unable|difficult|hard|impossible|failed|fails|inability to |{_WHOLLY} rule out
+        have|has|had not |{_WHOLLY} excluded
+        have|has|had not |{_WHOLLY} ruled out
+        haven't|hasn't|hadn't |{_WHOLLY} excluded
+        haven't|hasn't|hadn't |{_WHOLLY} ruled out
+        view to excluding
+        view to ruling out
+        for exclusion of
+        concern|concerns|concerning|worrisome|suspicious|suspicion for|of|about|re|regarding|that
+        concerned|worried for|about|re|regarding|that|{_PRONOUN}
+        |at |high|higher|increased|low|some risk|risks of|for |developing|having
         prevent|prevents|preventing
         prevention of
-        prophylaxis for|against|of
+        prophylaxis|thromboprophylaxis for|against|of
+        vaccine|vaccines|vaccinated|vaccination|immunised|immunized against|for
         prone to
-        as needed for
+        as needed|required for
         prn for
         |in order to avoid
         susceptible to
         """),
+    _group("hypothetical", "forward", """
+        risk factor|factors for
+        """, reach=3),
     # looked for: "screening for MRSA was negative" says that it is not there
     _group("uncertain", "forward", """
         to look for
@@ -278,40 +353,59 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         suggestive of
         suggesting|suggest|suggests|suggested
         thought|felt|believed to be|represent
+        consider|considering
+        unsure|uncertain|unclear |about|of|if|whether|that
+        not sure|certain |about|of|if|whether|that
+        doubt |that|if|whether {_PRONOUN} |has|had
+        doubt
+        ddx
         differential diagnosis|diagnoses|
+        differential |also|still|then includes|include|included|is|of|remains
         versus
         vs
-        """),
+        """.replace("{_PRONOUN}", _PRONOUN)),
     _group("hypothetical", "backward", """
         is|was|were |also|initially|first suspected|possible|considered|presumed
         to be considered
         cannot|couldn't |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
         can|could not |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
+        remains possible|likely|probable
+        to be excluded
+        to be ruled out
         {_BE}| not |yet|been|be excluded
         {_BE}| not |yet|been|be ruled out
-        cannot exclude
         should|must be ruled out
         should|must be excluded
         needs|need|has|have| to be ruled out
         needs|need|has|have| to be excluded
-        is in the differential
+        is|remains in|on the differential
+        is|remains |also|more|most|less|very likely|probable .|,|;
+        more|less likely .|,|;
+        r/o .|,|;
+        is|was|are|were difficult|hard|impossible to exclude .|,|;
         """.replace("{_BE}", _BE)),
     _group("hypothetical", "backward", """
         precautions
         prophylaxis
+        risk
+        vaccine|vaccines|vaccination|immunisation|immunization
         """, reach=0),
     _group("uncertain", "backward", """
+        screen|screening
         ?
         vs
         versus
         """, reach=0),
     # ------------------------------------------------------------------------------------------------ family
     _group("family", "forward", f"""
-        family history |is|was|significant|positive|notable |positive|significant|notable of|for
-        family history includes
-        fh of
-        family hx of
+        family|fam |medical|psychiatric|cardiac history|hx |is|was |{_OF_NOTE}|strong of|for
+        family|fam |medical|psychiatric|cardiac history|hx|h/o |also includes|included|including|:
+        family|fam h/o
+        fh |is|was |{_OF_NOTE}|strong of|for
+        fhx|famhx
         {_KIN}
+        {_KIN_S}
+        {_HOUSEHOLD} |also|recently has|had|died|diagnosed|tested|suffers|suffered
         family members|member
         """),
     _group("family", "backward", f"""
@@ -327,21 +421,38 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         without difficulty|incident|changing|altering
         |commonly|often|usually|typically|frequently associated with
         not only|just|necessarily|certain|clear|cause|drain|known|shown
-        not |significantly|fully|completely improve|improved|resolve|resolved|resolving|subside|subsided|relieved|relieve
+        not |significantly|fully|completely improve|improved|improving|resolve|resolved|resolving|subside|subsided|settled|settling
+        not |significantly|fully|completely relieved|relieve
+        not |very|so|yet|that well|adequately|fully|completely|optimally controlled|managed|treated|responding
+        not controlled|responding
+        not without
+        without doubt
+        no resolution|disappearance of
+        no better|worse
+        no |further|additional workup|investigation|investigations|treatment|management of|for
+        no |further|additional work|follow up of|for
+        nil else|of
+        as if
+        |{_PRONOUN} had to go|attend|return |to |the hospital|ed|er|a |e for|with
+        not seek |medical attention|help|advice|care for|with
+        diagnosed|since|from|over|for|during|within |in|the last year|winter|spring|summer|autumn
+        response|met|arrest|crash|emergency|trauma|stroke|code|phone call for|with|about
+        year|years|yr|yrs|month|months|mo|week|weeks|day|days|hour|hours old
         no |longer |any doubt
         not uncommon|unusual|infrequent|rare|infrequently|uncommonly|unlike|doubt
-        no |clear|obvious|definite {_REASON} for|of
+        no |clear|obvious|definite|known|apparent|identifiable {_REASON} for|of
         no |clear|obvious|definite {_REASON} was|is|could |be found|identified|established for|of
         for no |apparent|obvious|clear|known|good reason|cause
         not|never|unable|could|cannot|can't not|to| tolerate|bear |the|any|his|her|this|these|its |associated|accompanying
+        not tolerating
         but|though not ~ ,
         weak|reduced|decreased|diminished|low|poor to|or absent
         |was|were|is|are|been {_PARTLY} relieved|resolved|cleared|controlled
         |was|were|is|are|been|has|had|have relieved|resolved|cleared {_PARTLY}
         |was|were relieved|resolved for no reason
         non specific|small|invasive|productive|insulin|steroidal|obstructive|ischaemic|ischemic|st|alcoholic|hodgkin|hodgkin's
-        gram |- negative
-        rh negative
+        gram |- negative|neg|-ve
+        rh|rhesus|triple|er|pr|her2|coagulase negative|neg|-ve
         if possible|needed|required|necessary|tolerated|indicated|appropriate
         past noon
         half past
@@ -351,13 +462,21 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         social|medical|surgical|clinical history
         history and physical|examination
         history , physical
-        per|by |his|her|the mother|father|family|daughter|son|wife|husband
+        per|by |his|her|the mother|mum|mom|father|dad|family|daughter|son|wife|husband|partner
         family at|meeting|discussion|updated|informed|aware|present
-        {_KIN}|family |have|has|had|also {_SAYS}
+        {_KIN}|{_HOUSEHOLD}|family |~ {_SAYS}
+        {_HOUSEHOLD} has|had been|to
+        {_KIN} |is|was at bedside
         according to |the|his|her mother|father|daughter|son|family|parents
         |his|her|the {_KIN} brought|called|found
         lives|living|stays|living with|at |his|her|the|their {_KIN}
-        {_PERIOD} |of history of|for
+        {_PERIOD} |of history|hx of|for
+        {_PERIOD} h/o
+        # 7|52|12|24 history|hx of
+        # 7|52|12|24 h/o
+        recent|acute|sudden|current history|hx of
+        gives|gave|giving |a|an|his|her |~ history|hx of
+        history|hx of |the|his|her present|presenting|current illness|complaint|complaints|problem
         history of # ~
         presents|presented|presenting with |a|an history of
         since|from|started|began|beginning|onset |about|approximately|almost #|one|two|three|several ~ ago|earlier|before
@@ -375,24 +494,31 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         however
         although
         though
-        yet
         nevertheless
         except |for
         apart from
         aside from
-        other than
-        besides
         since
         as there|he|she|it|the
         so |that|he|she|it|the
-        that he|she|it|they|the
         whereas
-        while
-        despite
-        there is|was|are|were|has|have
+        , and {_PRONOUN} was|were|had
         ;
         (+)
-        """),
+        """.replace("{_PRONOUN}", _PRONOUN)),
+    _group("stop", "both", """
+        other than
+        besides
+        while
+        despite
+        yet
+        and|, |and |the patient|pt |also has|had|is|was|denies|reports
+        """, spares=("conditional",)),
+    # "suspect that he has", "concern that there is": what is supposed goes on
+    _group("stop", "both", """
+        that he|she|it|they|the
+        there is|was|are|were|has|have
+        """, spares=("conditional", "hypothetical", "uncertain")),
     _group("stop", "both", """
         because |of
         as a|his|her
@@ -407,16 +533,19 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         improvement|change|changes|response|progression|worsening|relief in|of|to|from
         exacerbation|deterioration|aggravation|increase|decrease|reduction in|of
         respond|responded|responding to
-        presenting|presents|presented |to|at|in|with
+        presenting|presents|presented|p/w |to|at|in|with
         |is|was admitted|referred|transferred |to|with
         diagnosed|discharged with
         in the setting|context|presence of
         found|noted|seen|thought|considered|shown to have|be
         developed|develops|developing
         complains|complained of
+        c/o
+        here|seen|attends|attended|attending for|with
+        now has|have|with|presents|presenting|presented|complains|complaining|c/o|p/w
         reports
         reported that|having
-        positive|consistent|compatible for|with
+        positive|+ve|consistent|compatible for|with
         revealed|reveals|revealing|showed|shows|showing|demonstrated|demonstrates|demonstrating|disclosed|confirmed|describing
         with
         following
@@ -424,17 +553,22 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         before
         until
         when
-        """, soft=True),
+        """, spares=_SAME_CLAUSE),
     # ... and these a forward scope only: in "a mass and an effusion were not seen" both are meant
     _group("stop", "forward", """
         and|, |and is|was|were|are|has|had|have|his|her|the|its|he|she|they|it|we|a|an|then|started|presented|remained|continued
         and|, |and developed|underwent|received|subsequently|therefore|thus|only|multiple|several|many
         and|, |and preserved|retained|normal|intact|elevated|raised|unchanged|stable|mild|positive
+        and|, |and now|today|currently|treat|start|give|commence|admit|discharge|continue
         , possible|possibly|probable|probably|likely|presumed|questionable|suspected|query|?
-        """, soft=True),
+        """, spares=_SAME_CLAUSE),
+    # ... and, without a comma, "no fever she was tachycardic"
+    _group("stop", "forward", """
+        he|she|they |still|also|now|then has|had|have|is|was|are|were|developed|became|remains|remained|continues|continued
+        """, spares=("family", "conditional", "hypothetical", "uncertain")),
     # ... or a backward scope only: what stands before another verb is another clause
     _group("stop", "backward", f"""
         {_VERBS}
         , |and the|his|her|their|its|he|she|they|we|it
-        """, soft=True),
+        """, spares=_SAME_CLAUSE),
 )  # fmt: skip

@@ -1,4 +1,6 @@
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from processors.triggers import TRIGGERS
 
 MACCROBAT = Path(__file__).parents[4] / "shared" / "data" / "ner" / "maccrobat"
 SECTIONER, ASSERTER = Sectioner(), Asserter()
+MARKED = re.compile(r"\[([^\]]+)\]")  # "[words|assertion]" or "[words|assertion|label]"
 
 
 def decide(marked: str, label: str = "condition") -> str:
@@ -26,6 +29,25 @@ def decide(marked: str, label: str = "condition") -> str:
 @pytest.mark.parametrize(("expected", "text", "start", "end"), list(sentences()))
 def test_own_sentences(expected: str, text: str, start: int, end: int) -> None:
     assert ASSERTER.decide(text, [(start, end)], SECTIONER.split(text))[0] == expected
+
+
+def ward_sentences() -> Iterator[str]:
+    lines = (Path(__file__).with_name("ward_sentences.txt")).read_text(encoding="utf-8").splitlines()
+    return (line for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("line", list(ward_sentences()))
+def test_ward_sentences(line: str) -> None:
+    text, marks = "", []
+    for index, part in enumerate(MARKED.split(line.replace("\\n", "\n"))):
+        words, *mark = part.split("|") if index % 2 else [part]
+        if mark:
+            marks.append((len(text), len(text + words), mark[0], mark[1] if mark[1:] else "condition"))
+        text += words
+    spans = [(start, end) for start, end, _, _ in marks]
+    found = ASSERTER.decide(text, spans, SECTIONER.split(text), [label for *_, label in marks])
+    words = [text[start:end] for start, end in spans]
+    assert list(zip(words, found, strict=True)) == list(zip(words, [expected for _, _, expected, _ in marks], strict=True))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,17 @@ def test_entities_keep_their_place_section_and_assertion() -> None:
     assert EntitiesEvent.model_validate_json(event.model_dump_json()) == event
 
 
+def test_a_heading_is_no_entity_and_a_test_in_one_is() -> None:
+    text = "ALLERGIES: penicillin\nPast Medical History: asthma. Meds: aspirin.\nECG: normal\nPE: likely\nCHEST PAIN: none"
+    words = [("symptom", "ALLERGIES"), ("medication", "penicillin"), ("condition", "Medical History"), ("medication", "Meds"),
+             ("test", "ECG"), ("condition", "PE"), ("symptom", "CHEST PAIN")]  # fmt: skip
+    spans = [Span(kind, text.index(word), text.index(word) + len(word), 0.9) for kind, word in words]
+    event = entities_event(note(text), SOURCE, spans, MODEL)
+    assert [(e.text, e.section) for e in event.entities] == [
+        ("penicillin", "allergies"), ("ECG", "results"), ("PE", "physical-examination"), ("CHEST PAIN", "other"),
+    ]  # fmt: skip
+
+
 def test_the_id_is_of_version_stage_and_model() -> None:
     def made(**changes: object) -> str:
         return entities_event(note("x", **changes), SOURCE, [], MODEL).id

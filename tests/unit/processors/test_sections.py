@@ -46,6 +46,32 @@ def test_radiology_report_on_one_line() -> None:
     assert at(text, "acute") == "impression"
 
 
+def test_headings_inside_a_line_however_they_are_spelt() -> None:
+    text = "PMH: HTN. Meds: metformin. FH: MI. Family History (per chart): stroke; Assessment: sepsis PLAN: fluids. O/E: wheeze"
+    named = [("HTN", "past-medical-history"), ("metformin", "medications"), ("MI", "family-history"), ("stroke", "family-history"),
+             ("sepsis", "assessment"), ("fluids", "plan"), ("wheeze", "physical-examination")]  # fmt: skip
+    assert [(word, at(text, word)) for word, _ in named] == named
+    assert at("PMH: no asthma Assessment: pneumonia", "pneumonia") == "assessment"
+    assert names("Microbiology Advice: stop. Vitamin A: low. Seen at 10:30, ward: 4") == [""]
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("FAMILY HX:", "family-history"),
+        ("FAM HX:", "family-history"),
+        ("FAMILY/SOCIAL HISTORY:", "family-history"),
+        ("Family History (per chart):", "family-history"),
+        ("PMH -", "past-medical-history"),
+        ("Past Medical Hx:", "past-medical-history"),
+        ("CT - abdomen:", ""),
+        ("CT CHEST - ADDENDUM:", OTHER),
+    ],
+)
+def test_spellings_of_a_heading(heading: str, name: str) -> None:
+    assert at(f"{heading} asthma", "asthma") == name
+
+
 def test_unknown_capitals_end_a_section_and_organs_do_not() -> None:
     text = "FAMILY HISTORY: stroke\nWARD ROUND: chest pain\nEXAMINATION:\nLUNGS: crackles"
     assert at(text, "stroke") == "family-history"
@@ -95,6 +121,9 @@ def test_sentence_starts_ascend_inside_the_text(text: str) -> None:
         ("No chest pain\nCough present", ["No chest pain\n", "Cough present"]),
         ("Plan:\r\n- fluids\r\n- bloods", ["Plan:\r\n", "- fluids\r\n", "- bloods"]),
         ("1. Sepsis\n2. COPD", ["1. Sepsis\n", "2. COPD"]),
+        ("1) No effusion 2) sepsis (3) COPD", ["1) No effusion ", "2) sepsis ", "(3) COPD"]),
+        ("Seen (day 2) on ward 2) and 4) well", ["Seen (day 2) on ward 2) and 4) well"]),
+        ("Prev. MI in May. Well", ["Prev. MI in May. ", "Well"]),
         ("1. Sepsis improving. 2. COPD", ["1. Sepsis improving. ", "2. COPD"]),
         ("Low vitamin C. He eats poorly", ["Low vitamin C. ", "He eats poorly"]),
         ("One\n\ntwo", ["One\n\n", "two"]),
