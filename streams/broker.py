@@ -36,6 +36,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from connectors.child import command, environment
 from models.errors import Fatal, Permanent
 
 CLIENT_SETTINGS: Mapping[str, int] = MappingProxyType(
@@ -119,7 +120,8 @@ class EmbeddedBroker:
         if self.alive:
             return self.bootstrap
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "streams.broker", "--until-stdin-closes"],
+            command("streams.broker", "--until-stdin-closes"),
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -47,8 +47,7 @@ def up(
 
     Workers on other machines join the same groups.
     """
-    import sys
-
+    from connectors.child import command
     from streams.lanes import LANES
     from streams.log import setup_logging
     from streams.supervisor import Child, Supervisor, lane_children
@@ -63,11 +62,11 @@ def up(
     for name in () if lane else settings.deliver:
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
-        children.append(Child(f"deliver-{name}", [sys.executable, "-m", "streams.cli", "deliver", "run", name], own))
+        children.append(Child(f"deliver-{name}", command("streams.cli", "deliver", "run", name), own))
     if connectors:
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
-        children.append(Child("connectors", [sys.executable, "-m", "streams.cli", "serve"], own))
+        children.append(Child("connectors", command("streams.cli", "serve"), own))
     asyncio.run(Supervisor(children, grace=settings.engine.grace + 10).run())
 
 
