@@ -8,9 +8,11 @@ prints them all. Secrets are `SecretStr`: they never show in logs or in `vigil s
 import os
 import socket
 import tomllib
+from collections.abc import Iterable
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -29,7 +31,9 @@ from connectors.identity import IdentitySettings
 from connectors.objects import ObjectSettings
 from connectors.qdrant.settings import QdrantSettings
 from models.errors import Permanent
+from processors.events import TOPICS
 from processors.rules import MonitorRules
+from streams.topic_options import FIXED_CLEANUP, JOURNAL, MEET, cleanup_of
 
 
 class Section(BaseModel):
@@ -75,21 +79,92 @@ class KafkaSettings(Section):
         return self
 
 
+_TOPICS = (*TOPICS, JOURNAL)
+_LONGEST_RETENTION = 100 * 365.25 * 24  # hours
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a question that names what may have been meant, empty where nothing is near."""
+    found = get_close_matches(name, names, n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 class TopicSettings(Section):
     """How `vigil topics create` makes the topics."""
 
-    partitions: int = Field(12, ge=1, description="of every topic: vitals, patients and feedback meet in a lane and must agree")
-    replication: int = Field(3, ge=1, description="copies of each partition; 1 on a single broker")
-    min_insync: int | None = Field(None, description="copies that must confirm a write; default: replication - 1, at least 1")
-    retention_hours: dict[str, float] = Field(
+    partitions: int = Field(12, ge=1, le=10_000, description="of every topic that `partitions_of` does not name")
+    partitions_of: dict[str, Annotated[int, Field(ge=1, le=10_000)]] = Field(
+        default_factory=dict,
+        description="per topic; vitals, patients, feedback and the vitals lane's journal meet in a lane and must agree",
+    )
+    replication: int = Field(3, ge=1, le=100, description="copies of each partition; 1 on a single broker")
+    replication_of: dict[str, Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=dict, description="per topic")
+    min_insync: int | None = Field(
+        None, ge=1, description="copies that must confirm a write, not above `replication`; default: one less, at least 1"
+    )
+    cleanup_of: dict[str, Literal["delete", "compact", "compact,delete"]] = Field(
+        default_factory=dict,
+        description="per topic: `compact,delete` keeps a patient's newest record only, where Vigil needs no more (clinical.entities, "
+        "clinical.findings, clinical.shadow); clinical.patients is always compacted, the others never",
+    )
+    retention_hours: dict[str, Annotated[float, Field(gt=0, le=_LONGEST_RETENTION)]] = Field(
         default_factory=lambda: {
             "clinical.audit": 6 * 365.25 * 24,  # six years by convention (HIPAA 164.316(b)(2)(i))
             "clinical.dead-letters": 90 * 24,
         },
         description="per topic; others keep `default_retention_hours`",
     )
-    default_retention_hours: float = Field(14 * 24, gt=0, description="two weeks: an outage over a holiday loses nothing")
-    largest_message_bytes: int = Field(4_000_000, ge=100_000, description="of an input; dead letters may be larger (base64)")
+    default_retention_hours: float = Field(
+        14 * 24, gt=0, le=_LONGEST_RETENTION, description="two weeks: an outage over a holiday loses nothing"
+    )
+    largest_message_bytes: int = Field(
+        4_000_000, ge=100_000, le=2**30 - 1, description="of an input; dead letters may be larger (base64)"
+    )
+
+    @model_validator(mode="after")
+    def _topics_are_ours(self) -> "TopicSettings":
+        for setting in ("partitions_of", "replication_of", "cleanup_of", "retention_hours"):
+            for name in getattr(self, setting):
+                if name not in _TOPICS:
+                    raise ValueError(f"topics.{setting}: there is no topic {name!r}{nearest(name, _TOPICS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _topics_meet(self) -> "TopicSettings":
+        counts = {name: self.partitions_of.get(name, self.partitions) for name in MEET}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                "topics.partitions_of: these meet in the vitals lane, where all of a patient's records must lie in one partition: "
+                f"give them the same number ({', '.join(f'{name} has {count}' for name, count in counts.items())})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_copies_to_confirm(self) -> "TopicSettings":
+        for name in _TOPICS:
+            copies = self.replication_of.get(name, self.replication)
+            if self.min_insync is not None and self.min_insync > copies:
+                raise ValueError(
+                    f"topics.min_insync ({self.min_insync}) must not be above the copies that {name} has ({copies}, by "
+                    "topics.replication and replication_of): brokers would refuse every write"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cleaned_up_safely(self) -> "TopicSettings":
+        for name, policy in self.cleanup_of.items():
+            usual, why = cleanup_of(name), FIXED_CLEANUP.get(name)
+            if why is not None and policy != usual:
+                raise ValueError(f"topics.cleanup_of: {name} must stay {usual!r}, not {policy!r}: {why}")
+            if why is None and policy == "compact":
+                raise ValueError(
+                    f"topics.cleanup_of: {name} may be 'delete' or 'compact,delete', not 'compact': what was said of a patient would "
+                    "be kept for ever"
+                )
+        for name in self.retention_hours:
+            if cleanup_of(name) == "compact":
+                raise ValueError(f"topics.retention_hours: {name} is kept without limit: {FIXED_CLEANUP[name]}")
+        return self
 
 
 class EngineSettings(Section):
