@@ -20,8 +20,8 @@ def command(module: str, *arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     """Return our environment, in which the child finds our packages, wherever it is started.
 
-    A source tree may be known to this process by its working folder alone. Where packages are installed nothing is added: what is in
-    PYTHONPATH comes before the standard library.
+    A source tree may be known to this process by its working folder alone. Where packages are installed nothing is added: what is
+    in PYTHONPATH comes before the standard library.
     """
     found = dict(os.environ)
     if _ROOT not in (*site.getsitepackages(), site.getusersitepackages()):

@@ -119,7 +119,7 @@ class EmbeddedBroker:
         """Start the process and create the topics; return the bootstrap address. Raises `Fatal` when it does not come up."""
         if self.alive:
             return self.bootstrap
-        self._child = subprocess.Popen(
+        self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command("streams.broker", "--until-stdin-closes"),
             env=environment(),
             stdin=subprocess.PIPE,

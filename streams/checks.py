@@ -61,7 +61,9 @@ async def _kafka(settings: Settings) -> list[Check]:
     few = {name: count for name, count in found.items() if count != wanted[name] and not settings.kafka.embedded}
     if few:
         words = ", ".join(f"{name} has {count} partitions, the settings say {wanted[name]}" for name, count in few.items())
-        mend = "set topics.partitions or partitions_of to what is there; more for a topic in use would move patients between them"
+        mend = (
+            "set topics.partitions or partitions_of to what is there; more for a topic in use would move patients between them"
+        )
         checks.append(Check("warning", "topics", words, mend))
     meet = {name: found[name] for name in ("clinical.vitals", "clinical.patients", "clinical.feedback") if name in found}
     if len(set(meet.values())) > 1:

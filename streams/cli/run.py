@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from models.errors import Permanent
+from processors import durations
 from streams.settings import load
 
 lanes = typer.Typer(help="The lanes, each one Faust app with its own consumer group.", no_args_is_help=True)
@@ -106,8 +106,11 @@ def demo(
 
 
 def seconds(text: str) -> float:
-    """Read a duration: 45, 45s, 2m, 1h."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
-    if not match:
+    """Read a duration, written as in a setting. Raises `Permanent` for none, and for what is not above zero."""
+    try:
+        found = float(str(durations.seconds(text)))
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= durations.LONGEST.total_seconds():
         raise Permanent(f"{text!r} is no duration", hint="write 60s, 2m or 1h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+    return found

@@ -20,7 +20,15 @@ ROOT = Path(__file__).parents[3]
 def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with modules of our names, of a library's and of the standard library's; each says that it was run."""
     folder = tmp_path / "poisoned"
-    for name in ("models/__init__", "streams/__init__", "connectors/__init__", "processors/__init__", "orjson", "nt", "selectors"):
+    for name in (
+        "models/__init__",
+        "streams/__init__",
+        "connectors/__init__",
+        "processors/__init__",
+        "orjson",
+        "nt",
+        "selectors",
+    ):
         file = folder / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"open({str(folder / 'was-run')!r}, 'a').write(__name__)\n")

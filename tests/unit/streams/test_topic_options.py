@@ -140,7 +140,11 @@ def test_topics_that_meet_may_have_another_number_together() -> None:
 
 def test_every_topic_that_is_state_stays_compacted() -> None:
     assert {name for name in PLANS if cleanup_of(name) == "compact"} == {"clinical.patients", JOURNAL}
-    assert {name for name in PLANS if name not in FIXED_CLEANUP} == {"clinical.entities", "clinical.findings", "clinical.shadow"}
+    assert {name for name in PLANS if name not in FIXED_CLEANUP} == {
+        "clinical.entities",
+        "clinical.findings",
+        "clinical.shadow",
+    }
 
 
 def test_what_a_cluster_does_not_tell_is_not_compared() -> None:
