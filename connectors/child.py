@@ -24,6 +24,6 @@ def environment() -> dict[str, str]:
     in PYTHONPATH comes before the standard library.
     """
     found = dict(os.environ)
-    if _ROOT not in (*site.getsitepackages(), site.getusersitepackages()):
+    if _ROOT not in {str(Path(one).resolve()) for one in (*site.getsitepackages(), site.getusersitepackages())}:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, found.get("PYTHONPATH"))))
     return found

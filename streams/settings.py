@@ -345,7 +345,7 @@ class VitalsStateSettings(Section):
 class SiteSettings(Section):
     """Who we are."""
 
-    name: str = Field("site", description="stands in CloudEvents `source`")
+    name: str = Field("site", min_length=1, description="stands in CloudEvents `source`")
 
 
 DEMO_SECRET = "change-me: the demo's secret"  # noqa: S105 - public on purpose
@@ -406,7 +406,11 @@ class ClockSettings(Section):
 class TracingSettings(Section):
     """OpenTelemetry."""
 
-    endpoint: str = Field("", description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent")
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent",
+    )
 
 
 class _Environment(EnvSettingsSource):

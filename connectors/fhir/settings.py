@@ -143,6 +143,15 @@ class FhirSettings(Section):
     retry_after: WholeSeconds = Field(5, ge=1, description="seconds that a 503 asks the sender to wait")
 
     @model_validator(mode="after")
+    def _bodies_fit(self) -> "FhirSettings":
+        if self.largest_body > self.buffered_bytes // 2:
+            raise ValueError(
+                f"fhir.largest_body ({self.largest_body}) must not be above half of fhir.buffered_bytes ({self.buffered_bytes}), "
+                "which is what one address may fill"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tokens(self) -> "FhirSettings":
         tokens = [peer.token.get_secret_value() for peer in self.peers.values() if peer.token]
         if not self.peers:

@@ -24,7 +24,9 @@ class ObjectSettings(BaseModel):
     timeout: Seconds = Field(
         20.0, gt=0, description="seconds of one call to a remote store before it counts as transient trouble"
     )
-    s3_endpoint: str = Field("", description="URL of an S3-compatible store on site (MinIO, Ceph); empty: AWS")
+    s3_endpoint: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="URL of an S3-compatible store on site (MinIO, Ceph); empty: AWS"
+    )
     s3_region: str = Field("", description="region, where the store asks for one")
     s3_key: str = Field("", description="access key; empty: the usual AWS chain (environment, profile, role)")
     s3_secret: SecretStr | None = Field(None, description="secret of the access key")

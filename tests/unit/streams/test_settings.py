@@ -256,6 +256,8 @@ def test_a_duration_is_written_the_same_everywhere(
         ("WORKER__HEALTH_PORT", "70000", "worker.health_port = 70000"),
         ("OBJECTS__LARGEST_BYTES", "1000", "connectors.dicom.largest_object .* must not be above objects.largest_bytes"),
         ("CONNECTORS__MLLP__BUFFERED_BYTES", "2000000", "mllp.message_bytes .* must not be above mllp.buffered_bytes"),
+        ("CONNECTORS__FHIR__LARGEST_BODY", "200000000", r"fhir.largest_body \(200000000\) must not be above half"),
+        ("TRACING__ENDPOINT", "collector:4318", "tracing.endpoint"),
         ("CONNECTORS__MLLP__PUBLISH_SECONDS", "-1", "connectors.mllp.publish_seconds = -1"),
         ("DELIVER", '{"a": {"kind": "pcd04", "host": "h", "port": 1, "dead_after": 50}}', r"a.dead_after \(50\) must be above"),
         ("IDENTITY__SITE_SECRET", "12345", "identity.site_secret: the site secret needs at least 16 bytes"),
