@@ -30,7 +30,7 @@ async def test_an_output_whose_topic_is_missing_waits_and_names_the_command(kafk
     prefix = kafka.name("t") + "."
     settings = Settings(
         kafka=KafkaSettings(bootstrap=kafka.bootstrap, topic_prefix=prefix),
-        engine=EngineSettings(session_timeout=0.9, heartbeat_interval=0.3, request_timeout=1.0),
+        engine=EngineSettings(session_timeout=1.2, heartbeat_interval=0.3, request_timeout=1.5),
     )
     outbox = Outbox(settings, source="/test")
     await outbox.start()
