@@ -53,7 +53,7 @@ class IdentitySettings(BaseModel):
     `aliases`: other names of an authority (OID, FHIR system, namespace) -> the name to use.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     site_secret: SecretStr
     authorities: tuple[str, ...] = ()

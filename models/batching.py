@@ -4,7 +4,7 @@
 
 Bounded everywhere: at most `queue` items wait, then callers wait; at most `largest` items run at once. An item that fails alone
 fails alone: a batch that raises is run again item by item, so one poisonous text does not take its neighbours along; one that found
-no memory is run again in halves.
+no memory is run again in halves. A run that nobody waits for any more is given up after the part (`models.parts`) that it is at.
 """
 
 import asyncio
@@ -28,6 +28,11 @@ log = logging.getLogger("vigil.batching")
 
 MOVED: ContextVar[Callable[[], None] | None] = ContextVar("moved", default=None)
 """Whom a task that waits for a model wants to be told of each run and each part of one: this is waiting, not hanging."""
+
+
+class _GivenUp(Exception):
+    """Nobody waits for what the run would give."""
+
 
 _TOLD_EVERY = 0.25  # seconds at least between two parts that are told: a part may take milliseconds
 
@@ -174,7 +179,9 @@ class MicroBatcher(Generic[I, O]):
             return
         loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._thread, self._timed, loop, [entry.item for entry in batch])
+            results = await loop.run_in_executor(self._thread, self._timed, loop, batch)
+        except _GivenUp:
+            return
         except Exception as error:
             self._moved()
             if len(batch) == 1 or isinstance(error, Fatal):
@@ -195,14 +202,16 @@ class MicroBatcher(Generic[I, O]):
             if not entry.done.done():
                 entry.done.set_result(result)
 
-    def _timed(self, loop: asyncio.AbstractEventLoop, items: Sequence[I]) -> Sequence[O]:
+    def _timed(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Waiting[I, O]]) -> Sequence[O]:
         def told() -> None:
+            if all(entry.done.done() for entry in batch):  # their callers were cancelled: a stop, a rebalance, a deadline
+                raise _GivenUp
             if time.perf_counter() - self._told >= _TOLD_EVERY:
                 self._told = time.perf_counter()
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(self._moved)
 
-        begun = time.perf_counter()
+        items, begun = [entry.item for entry in batch], time.perf_counter()
         with listening(told):
             results = self._run(items)
         if len(results) != len(items):
@@ -212,7 +221,7 @@ class MicroBatcher(Generic[I, O]):
         return results
 
     async def stop(self) -> None:
-        """End the thread after the run in progress; items that wait are cancelled."""
+        """End the thread after the run in progress, or the part of it where nobody waits for it; items that wait are cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

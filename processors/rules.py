@@ -4,11 +4,13 @@ The defaults follow the Royal College of Physicians' NEWS2 (2017) where it says 
 """
 
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from processors import durations, ucum
 from processors.events import Severity
+from processors.vitals import LIMITS
 
 
 def _minutes(minutes: float) -> timedelta:
@@ -20,7 +22,23 @@ def _hours(hours: float) -> timedelta:
 
 
 class _Rules(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A group of rules. Every duration in it may be written as `processors.durations` says, and none is negative or endless."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: object, info: ValidationInfo) -> object:
+        return durations.seconds(value) if cls._is_duration(info) else value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bounded(cls, value: object, info: ValidationInfo) -> object:
+        return durations.bounded(value) if cls._is_duration(info) and isinstance(value, timedelta) else value
+
+    @classmethod
+    def _is_duration(cls, info: ValidationInfo) -> bool:
+        return info.field_name is not None and cls.model_fields[info.field_name].annotation is timedelta
 
 
 class EscalationStep(_Rules):
@@ -61,12 +79,14 @@ class Silence(_Rules):
     of grace for charting; "continuous" is taken as half an hour in all.
     """
 
-    zero: timedelta = _hours(12.5)
-    low: timedelta = _hours(6.5)
-    low_medium: timedelta = _hours(1.5)
-    medium: timedelta = _hours(1.5)
-    high: timedelta = _minutes(30)
-    unscored: timedelta = Field(_hours(12.5), description="NEWS2 does not apply (a child, age unknown): the longest interval")
+    zero: timedelta = Field(_hours(12.5), gt=timedelta())
+    low: timedelta = Field(_hours(6.5), gt=timedelta())
+    low_medium: timedelta = Field(_hours(1.5), gt=timedelta())
+    medium: timedelta = Field(_hours(1.5), gt=timedelta())
+    high: timedelta = Field(_minutes(30), gt=timedelta())
+    unscored: timedelta = Field(
+        _hours(12.5), gt=timedelta(), description="NEWS2 does not apply (a child, age unknown): the longest interval"
+    )
 
 
 class FeedSilence(_Rules):
@@ -76,9 +96,17 @@ class FeedSilence(_Rules):
     lately: a ward that charts every hour is not a stopped feed. It never grows beyond `most`.
     """
 
-    limit: timedelta = Field(_minutes(30), description="long enough for a quiet ward, short enough to matter")
+    limit: timedelta = Field(_minutes(30), gt=timedelta(), description="long enough for a quiet ward, short enough to matter")
     most: timedelta = Field(_hours(6), description="whatever the pauses were, six hours without a word is worth one")
-    peers: dict[str, timedelta] = Field(default_factory=dict, description="a peer's own limit; then no pause is learned")
+    peers: dict[str, Annotated[durations.Duration, Field(gt=timedelta())]] = Field(
+        default_factory=dict, description="a peer's own limit; then no pause is learned"
+    )
+
+    @model_validator(mode="after")
+    def _grows_up_to_most(self) -> "FeedSilence":
+        if self.limit > self.most:
+            raise ValueError(f"monitor.feed_silence.limit ({self.limit}) must not be above `most` ({self.most})")
+        return self
 
 
 class Persistence(_Rules):
@@ -105,11 +133,13 @@ class MonitorRules(_Rules):
     # what may alert ------------------------------------------------------------------------------------------------------
     staleness: timedelta = Field(
         _minutes(60),
+        gt=timedelta(),
         description="a set older than this when it is processed is history: never alerts. An hour covers charting after a round; "
         "RCP asks for a new set hourly from a total of 5, so what is older should have been superseded",
     )
     blind_after: timedelta = Field(
         _minutes(10),
+        gt=timedelta(),
         description="a gap in the lane's logged time longer than this is an outage: one notice says from when to when, and only "
         "each patient's current state may alert once the backlog is through. Shorter gaps (a restart) change nothing",
     )
@@ -125,7 +155,6 @@ class MonitorRules(_Rules):
     )
     set_back: timedelta = Field(
         _minutes(1),
-        ge=timedelta(),
         description="logged time goes back when a clock shows this much less than was logged: a worker's clock was wrong, or is. "
         "Of less, as two hosts' clocks may differ, it stands still until it is caught up with",
     )
@@ -190,7 +219,7 @@ class MonitorRules(_Rules):
     # silence -------------------------------------------------------------------------------------------------------------
     silence: Silence = Silence()
     feed_silence: FeedSilence = FeedSilence()
-    heartbeat: timedelta = Field(_minutes(1), description="how often each partition says that it is alive")
+    heartbeat: timedelta = Field(_minutes(1), gt=timedelta(), description="how often each partition says that it is alive")
 
     # the model -----------------------------------------------------------------------------------------------------------
     model_pages: bool = Field(
@@ -222,3 +251,48 @@ class MonitorRules(_Rules):
     forget_silent: timedelta = Field(
         timedelta(days=14), description="what was observed of patients without a known encounter, of whom nothing is heard"
     )
+
+    @model_validator(mode="after")
+    def _severities_are_in_order(self) -> "MonitorRules":
+        if self.medium_total >= self.high_total:
+            raise ValueError(
+                f"monitor.medium_total ({self.medium_total}) must be below monitor.high_total ({self.high_total}): else "
+                "nothing would ever be of medium severity"
+            )
+        if self.hysteresis >= self.medium_total:
+            raise ValueError(
+                f"monitor.hysteresis ({self.hysteresis}) must be below monitor.medium_total ({self.medium_total}): else no "
+                "alert would ever resolve"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> "MonitorRules":
+        if self.heartbeat >= self.blind_after:
+            raise ValueError(
+                f"monitor.heartbeat ({self.heartbeat}) must be below monitor.blind_after ({self.blind_after}): else the time that "
+                "patients are watched would not be counted"
+            )
+        longest = max(getattr(self.silence, name) for name in type(self.silence).model_fields)
+        if self.forget_silent <= longest:
+            raise ValueError(
+                f"monitor.forget_silent ({self.forget_silent}) must be above every monitor.silence ({longest}): else a patient "
+                "would be forgotten before their silence is told"
+            )
+        kept = self.persistence
+        if kept.within < (kept.samples - 1) * kept.spacing:
+            raise ValueError(
+                f"monitor.persistence.within ({kept.within}) must hold `samples` ({kept.samples}) at `spacing` ({kept.spacing}): "
+                "else no value of an unvalidated stream would ever count"
+            )
+        return self
+
+    @field_validator("unitless")
+    @classmethod
+    def _units_of_what_is_measured(cls, units: dict[str, str]) -> dict[str, str]:
+        for quantity, unit in units.items():
+            if quantity not in LIMITS:
+                raise ValueError(f"nothing that is scored is called {quantity!r}: {', '.join(LIMITS)}")
+            if ucum.conversion(unit, LIMITS[quantity].unit) is None:
+                raise ValueError(f"{unit!r} is no unit of {quantity}")
+        return units

@@ -36,6 +36,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from connectors.child import command, environment
 from models.errors import Fatal, Permanent
 
 CLIENT_SETTINGS: Mapping[str, int] = MappingProxyType(
@@ -118,8 +119,9 @@ class EmbeddedBroker:
         """Start the process and create the topics; return the bootstrap address. Raises `Fatal` when it does not come up."""
         if self.alive:
             return self.bootstrap
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "streams.broker", "--until-stdin-closes"],
+        self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command("streams.broker", "--until-stdin-closes"),
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

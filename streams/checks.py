@@ -49,8 +49,8 @@ async def run_checks(settings: Settings) -> list[Check]:
 async def _kafka(settings: Settings) -> list[Check]:
     found = await topics.partition_counts(settings)
     checks = [Check("ok", "kafka", f"answers at {settings.kafka.bootstrap}")]
-    wanted = {plan.name.removeprefix(settings.kafka.topic_prefix) for plan in topics.plans(settings.topics)}
-    missing = sorted(wanted - set(found))
+    wanted = {plan.name: plan.partitions for plan in topics.plans(settings.topics)}
+    missing = sorted(set(wanted) - set(found))
     configured = [] if settings.kafka.embedded else await _configured(settings)
     if missing and not settings.kafka.embedded:
         checks.append(Check("wrong", "topics", f"missing: {', '.join(missing)}", "run `vigil topics create`"))
@@ -58,11 +58,13 @@ async def _kafka(settings: Settings) -> list[Check]:
         as_said = "" if configured or settings.kafka.embedded else ", configured as the settings say"
         checks.append(Check("ok", "topics", f"all {len(wanted)} are there{as_said}"))
     checks += configured
-    few = {name: count for name, count in found.items() if count != settings.topics.partitions and not settings.kafka.embedded}
+    few = {name: count for name, count in found.items() if count != wanted[name] and not settings.kafka.embedded}
     if few:
-        words = ", ".join(f"{name} has {count}" for name, count in few.items())
-        mend = "set topics.partitions to what is there; more partitions for a topic in use would move patients between them"
-        checks.append(Check("warning", "topics", f"the settings say {settings.topics.partitions} partitions; {words}", mend))
+        words = ", ".join(f"{name} has {count} partitions, the settings say {wanted[name]}" for name, count in few.items())
+        mend = (
+            "set topics.partitions or partitions_of to what is there; more for a topic in use would move patients between them"
+        )
+        checks.append(Check("warning", "topics", words, mend))
     meet = {name: found[name] for name in ("clinical.vitals", "clinical.patients", "clinical.feedback") if name in found}
     if len(set(meet.values())) > 1:
         mend = "recreate them with one number of partitions: a patient's records must meet in one lane"
@@ -77,10 +79,14 @@ async def _configured(settings: Settings) -> list[Check]:
     except Permanent as error:
         return [Check("warning", "topics", f"whether they lose data cannot be told: {error}", error.hint or "")]
     checks = []
-    copies = settings.topics.replication
-    few = [f"{topic.name} has {topic.copies}" for topic in found if topic.copies < copies]
+    copies = {plan.name: plan.replication for plan in topics.plans(settings.topics)}
+    few = [
+        f"{topic.name} has {topic.copies} copies, the settings say {copies[topic.name]}"
+        for topic in found
+        if topic.copies < copies[topic.name]
+    ]
     if few:
-        words = f"the settings say {copies} copies; {', '.join(few)}: a broker that is lost takes what it alone has along"
+        words = f"{', '.join(few)}: a broker that is lost takes what it alone has along"
         mend = "give them more with Kafka's kafka-reassign-partitions; on a cluster of fewer brokers set topics.replication"
         checks.append(Check("wrong", "topics", words, mend))
     same: dict[Difference, list[str]] = {}
@@ -92,6 +98,7 @@ async def _configured(settings: Settings) -> list[Check]:
 
 
 _SETTING = {
+    "cleanup.policy": "topics.cleanup_of",
     "retention.ms": "topics.retention_hours",
     "min.insync.replicas": "topics.min_insync",
     "max.message.bytes": "topics.largest_message_bytes",

@@ -50,11 +50,12 @@ from models.errors import Fatal
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import KafkaSettings
+from streams.topic_options import JOURNAL
 from streams.wire import Message, header
 
 log = logging.getLogger("vigil.journal")
 
-TOPIC = "vigil.vitals.journal"
+TOPIC = JOURNAL
 # Keys of entries and of lapses are reused round this ring, so compaction bounds the journal; snapshots come far more often.
 _RING = 65_536
 _FRESH = 1.0  # seconds that the partition is taken for one's own after a write that showed it

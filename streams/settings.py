@@ -3,20 +3,33 @@
 Read from, strongest first: arguments, environment variables (`VIGIL_KAFKA__BOOTSTRAP=...`, two underscores between levels), the
 TOML file named by `VIGIL_CONFIG` (default `vigil.toml` in the working folder, if it is there), the defaults below. `vigil settings`
 prints them all. Secrets are `SecretStr`: they never show in logs or in `vigil settings`.
+
+A name that is no setting is refused wherever it stands, with the nearest that is. Durations are written as `processors.durations`
+says. In a variable a list may stand as in JSON or as a plain `mllp,fhir`, a table as in JSON only.
 """
 
+import contextlib
+import json
 import os
+import re
 import socket
 import tomllib
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 from pydantic_settings.sources import DefaultSettingsSource
@@ -29,19 +42,25 @@ from connectors.identity import IdentitySettings
 from connectors.objects import ObjectSettings
 from connectors.qdrant.settings import QdrantSettings
 from models.errors import Permanent
+from processors import durations
+from processors.durations import Seconds
+from processors.events import TOPICS
 from processors.rules import MonitorRules
+from streams.topic_options import FIXED_CLEANUP, JOURNAL, MEET, cleanup_of
 
 
 class Section(BaseModel):
     """A group of settings: unknown names are refused, so a typing error is seen at start and not after an incident."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class KafkaSettings(Section):
     """How to reach Kafka; the same for aiokafka, confluent-kafka and Faust."""
 
-    bootstrap: str = Field("localhost:9092", description="host:port of one or more brokers, comma separated")
+    bootstrap: str = Field(
+        "localhost:9092", pattern=r"^\S+(\s*,\s*\S+)*$", description="host:port of one or more brokers, comma separated"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="PLAINTEXT only inside a protected network"
     )
@@ -59,7 +78,11 @@ class KafkaSettings(Section):
         None, description="OAUTHBEARER: a file that holds the token, read anew at each connect"
     )
     client_id: str = Field("vigil", description="shown in the brokers' logs and quotas")
-    topic_prefix: str = Field("", description="put before every topic name, for several sites or tests on one cluster")
+    topic_prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",
+        description="put before every topic name, for several sites or tests on one cluster",
+    )
     embedded: bool = Field(False, description="the broker is the embedded one: no topic creation call, 5 MB kept per partition")
 
     @model_validator(mode="after")
@@ -75,21 +98,92 @@ class KafkaSettings(Section):
         return self
 
 
+_TOPICS = (*TOPICS, JOURNAL)
+_LONGEST_RETENTION = 100 * 365.25 * 24  # hours
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a question that names what may have been meant, empty where nothing is near."""
+    found = get_close_matches(name, names, n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 class TopicSettings(Section):
     """How `vigil topics create` makes the topics."""
 
-    partitions: int = Field(12, ge=1, description="of every topic: vitals, patients and feedback meet in a lane and must agree")
-    replication: int = Field(3, ge=1, description="copies of each partition; 1 on a single broker")
-    min_insync: int | None = Field(None, description="copies that must confirm a write; default: replication - 1, at least 1")
-    retention_hours: dict[str, float] = Field(
+    partitions: int = Field(12, ge=1, le=10_000, description="of every topic that `partitions_of` does not name")
+    partitions_of: dict[str, Annotated[int, Field(ge=1, le=10_000)]] = Field(
+        default_factory=dict,
+        description="per topic; vitals, patients, feedback and the vitals lane's journal meet in a lane and must agree",
+    )
+    replication: int = Field(3, ge=1, le=100, description="copies of each partition; 1 on a single broker")
+    replication_of: dict[str, Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=dict, description="per topic")
+    min_insync: int | None = Field(
+        None, ge=1, description="copies that must confirm a write, not above `replication`; default: one less, at least 1"
+    )
+    cleanup_of: dict[str, Literal["delete", "compact", "compact,delete"]] = Field(
+        default_factory=dict,
+        description="per topic: `compact,delete` keeps a patient's newest record only, where Vigil needs no more (entities,"
+        " findings, shadow); clinical.patients is always compacted, the others never",
+    )
+    retention_hours: dict[str, Annotated[float, Field(gt=0, le=_LONGEST_RETENTION)]] = Field(
         default_factory=lambda: {
             "clinical.audit": 6 * 365.25 * 24,  # six years by convention (HIPAA 164.316(b)(2)(i))
             "clinical.dead-letters": 90 * 24,
         },
         description="per topic; others keep `default_retention_hours`",
     )
-    default_retention_hours: float = Field(14 * 24, gt=0, description="two weeks: an outage over a holiday loses nothing")
-    largest_message_bytes: int = Field(4_000_000, ge=100_000, description="of an input; dead letters may be larger (base64)")
+    default_retention_hours: float = Field(
+        14 * 24, gt=0, le=_LONGEST_RETENTION, description="two weeks: an outage over a holiday loses nothing"
+    )
+    largest_message_bytes: int = Field(
+        4_000_000, ge=100_000, le=2**30 - 1, description="of an input; dead letters may be larger (base64)"
+    )
+
+    @model_validator(mode="after")
+    def _topics_are_ours(self) -> "TopicSettings":
+        for setting in ("partitions_of", "replication_of", "cleanup_of", "retention_hours"):
+            for name in getattr(self, setting):
+                if name not in _TOPICS:
+                    raise ValueError(f"topics.{setting}: there is no topic {name!r}{nearest(name, _TOPICS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _topics_meet(self) -> "TopicSettings":
+        counts = {name: self.partitions_of.get(name, self.partitions) for name in MEET}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                "topics.partitions_of: these meet in the vitals lane, where all of a patient's records must lie in one partition: "
+                f"give them the same number ({', '.join(f'{name} has {count}' for name, count in counts.items())})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_copies_to_confirm(self) -> "TopicSettings":
+        for name in _TOPICS:
+            copies = self.replication_of.get(name, self.replication)
+            if self.min_insync is not None and self.min_insync > copies:
+                raise ValueError(
+                    f"topics.min_insync ({self.min_insync}) must not be above the copies that {name} has ({copies}, by "
+                    "topics.replication and replication_of): brokers would refuse every write"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cleaned_up_safely(self) -> "TopicSettings":
+        for name, policy in self.cleanup_of.items():
+            usual, why = cleanup_of(name), FIXED_CLEANUP.get(name)
+            if why is not None and policy != usual:
+                raise ValueError(f"topics.cleanup_of: {name} must stay {usual!r}, not {policy!r}: {why}")
+            if why is None and policy == "compact":
+                raise ValueError(
+                    f"topics.cleanup_of: {name} may be 'delete' or 'compact,delete', not 'compact': what was said of a patient "
+                    "would be kept for ever"
+                )
+        for name in self.retention_hours:
+            if cleanup_of(name) == "compact":
+                raise ValueError(f"topics.retention_hours: {name} is kept without limit: {FIXED_CLEANUP[name]}")
+        return self
 
 
 class EngineSettings(Section):
@@ -98,33 +192,64 @@ class EngineSettings(Section):
     slice_records: int = Field(512, ge=1, description="records of one slice at most")
     held_records: int = Field(1024, ge=1, description="unsettled records per partition: the bound on memory; then it is paused")
     held_bytes: int = Field(8_000_000, ge=1, description="unsettled bytes per partition, likewise")
-    gather: float = Field(
+    gather: Seconds = Field(
         0.004,
-        ge=0,
+        le=1,
         description="seconds that a connector's writes and the vitals lane's small batches keep apart under load, so that what "
         "comes meanwhile goes together: every write has its price. The first after a quiet time goes at once",
     )
-    commit_every: float = Field(0.25, gt=0, description="seconds between commits: what a SIGKILL repeats at most")
-    drain: float = Field(5.0, gt=0, description="seconds that a rebalance waits for what is in flight")
-    grace: float = Field(
+    commit_every: Seconds = Field(0.25, gt=0, le=60, description="seconds between commits: what a SIGKILL repeats at most")
+    drain: Seconds = Field(5.0, gt=0, description="seconds that a rebalance waits for what is in flight")
+    grace: Seconds = Field(
         10.0, gt=0, description="seconds that a stop waits for what is in flight before it abandons it unacked"
     )
-    stall_after: float = Field(60.0, gt=0, description="seconds of lag without any progress or retry: unready, then exit")
-    log_check_every: float = Field(
+    stall_after: Seconds = Field(60.0, gt=0, description="seconds of lag without any progress or retry: unready, then exit")
+    log_check_every: Seconds = Field(
         15.0, gt=0, description="seconds between looks whether retention overtook a partition that was held"
     )
-    session_timeout: float = Field(
-        30.0, gt=0, description="a static member may be gone this long before it loses its partitions"
+    session_timeout: Seconds = Field(
+        30.0,
+        gt=0,
+        le=1800,
+        description="a static member may be gone this long before it loses its partitions; brokers take up to half an hour",
     )
-    heartbeat_interval: float = Field(3.0, gt=0, description="a tenth of the session time-out")
-    request_timeout: float = Field(40.0, gt=0, description="of a produce or fetch: above the session time-out")
-    rebalance_timeout: float = Field(60.0, gt=0, description="above `drain`, so that draining never loses the membership")
+    heartbeat_interval: Seconds = Field(
+        3.0, ge=0.01, description="a tenth of the session time-out; at most a third, so that one that is lost costs nothing"
+    )
+    request_timeout: Seconds = Field(40.0, gt=0, le=3600, description="of a produce or fetch: above the session time-out")
+    rebalance_timeout: Seconds = Field(
+        60.0, gt=0, le=3600, description="above `drain`, so that draining never loses the membership"
+    )
     rebalances_per_minute: int = Field(20, ge=2, description="more mean two processes with one instance id: exit")
-    backoff_first: float = Field(0.2, gt=0, description="seconds before the first retry of a transient failure")
-    backoff_most: float = Field(30.0, gt=0, description="seconds between retries at most")
-    publish_timeout: float = Field(
+    backoff_first: Seconds = Field(0.2, gt=0, description="seconds before the first retry of a transient failure")
+    backoff_most: Seconds = Field(30.0, gt=0, description="seconds between retries at most")
+    publish_timeout: Seconds = Field(
         20.0, gt=0, description="seconds a connector waits for Kafka before it answers nothing positive"
     )
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> "EngineSettings":
+        if self.heartbeat_interval > self.session_timeout / 3:
+            raise ValueError(
+                f"engine.heartbeat_interval ({self.heartbeat_interval:g}) must be at most a third of engine.session_timeout "
+                f"({self.session_timeout:g}): else a heartbeat that is late loses the lane its partitions"
+            )
+        if self.request_timeout <= self.session_timeout:
+            raise ValueError(
+                f"engine.request_timeout ({self.request_timeout:g}) must be above engine.session_timeout "
+                f"({self.session_timeout:g}): a request that joins a group may be held that long"
+            )
+        if self.drain >= self.rebalance_timeout:
+            raise ValueError(
+                f"engine.drain ({self.drain:g}) must be below engine.rebalance_timeout ({self.rebalance_timeout:g}): else draining "
+                "loses the membership"
+            )
+        if self.backoff_first > self.backoff_most:
+            raise ValueError(
+                f"engine.backoff_first ({self.backoff_first:g}) must not be above engine.backoff_most ({self.backoff_most:g}), "
+                "up to which it doubles"
+            )
+        return self
 
 
 class LaneSettings(Section):
@@ -173,24 +298,26 @@ class CacheSettings(Section):
     megabytes: float = Field(
         8.0, ge=0, description="memory for them in each worker, 0: none; a resent or replayed note is answered from it"
     )
-    seconds: float = Field(3600.0, gt=0, description="how long one is kept, in Redis too")
+    seconds: Seconds = Field(3600.0, gt=0, description="how long one is kept, in Redis too")
     redis: SecretStr | None = Field(
         None,
         description="address of a Redis that workers share (redis://, rediss://), with its password; needs the redis extra",
     )
-    redis_patience: float = Field(0.1, gt=0, description="seconds Redis may take before the model runs without it")
+    redis_patience: Seconds = Field(0.1, gt=0, description="seconds Redis may take before the model runs without it")
 
 
 class ModelSettings(Section):
     """Which models, and how inference is batched."""
 
     registry: Path | None = Field(None, description="a site's registry file, laid over the packaged one")
-    watch_seconds: float = Field(
+    watch_seconds: Seconds = Field(
         5.0, gt=0, description="how often a running lane looks whether the site's registry file names another model"
     )
-    threads: int = Field(1, ge=1, description="ONNX Runtime threads per model: lanes scale by processes, not by threads")
+    threads: int = Field(
+        1, ge=1, le=1024, description="ONNX Runtime threads per model: lanes scale by processes, not by threads"
+    )
     largest_batch: int = Field(16, ge=1, description="items of one inference; on a CPU more buys little and padding costs")
-    longest_delay: float = Field(0.002, ge=0, description="seconds the first item waits for company")
+    longest_delay: Seconds = Field(0.002, le=10, description="seconds the first item waits for company")
     queue: int = Field(1024, ge=1, description="items that may wait; then callers wait")
     cache: CacheSettings = Field(default_factory=lambda: CacheSettings(), description="predictions remembered")
     drift_window: int = Field(
@@ -210,20 +337,22 @@ class ModelSettings(Section):
         description="a deterioration score from this on names what drove it; where NEWS2 asks for a response, every score does. "
         "Just above the rate in what the shipped model learned from (1.4%); 0: always, at several times the cost of scoring",
     )
-    vitals_deadline: float = Field(0.5, gt=0, description="seconds NEWS2 waits for the model, then goes out alone, labelled so")
+    vitals_deadline: Seconds = Field(
+        0.5, gt=0, description="seconds NEWS2 waits for the model, then goes out alone, labelled so"
+    )
 
 
 class VitalsStateSettings(Section):
     """How the vitals lane's state is kept (`streams.journal`)."""
 
-    tick_seconds: float = Field(1.0, gt=0, description="how often logged time moves: the grain of silence and escalation")
-    snapshot_seconds: float = Field(20.0, gt=0, description="how often changed patients are written; what a restart replays")
+    tick_seconds: Seconds = Field(1.0, gt=0, description="how often logged time moves: the grain of silence and escalation")
+    snapshot_seconds: Seconds = Field(20.0, gt=0, description="how often changed patients are written; what a restart replays")
 
 
 class SiteSettings(Section):
     """Who we are."""
 
-    name: str = Field("site", description="stands in CloudEvents `source`")
+    name: str = Field("site", min_length=1, description="stands in CloudEvents `source`")
 
 
 DEMO_SECRET = "change-me: the demo's secret"  # noqa: S105 - public on purpose
@@ -251,9 +380,9 @@ class ConnectorSettings(Section):
 class WorkerSettings(Section):
     """Which worker of a lane this process is."""
 
-    host: str = Field(default_factory=socket.gethostname, description="with `slot` names the static group member")
+    host: str = Field(default_factory=socket.gethostname, min_length=1, description="with `slot` names the static group member")
     slot: int = Field(0, ge=0, description="0, 1, ... per lane on one host; stable over restarts")
-    health_port: int = Field(0, ge=0, description="/live, /ready, /metrics; 0: any free port, written to the log")
+    health_port: int = Field(0, ge=0, le=65535, description="/live, /ready, /metrics; 0: any free port, written to the log")
     health_host: str = Field("127.0.0.1", description="0.0.0.0 to let Prometheus scrape from outside")
 
     def agent(self, lane: str) -> str:
@@ -264,27 +393,50 @@ class WorkerSettings(Section):
 class ClockSettings(Section):
     """When a step of the wall clock is believed; and an accelerated clock for the demo, which a site leaves alone."""
 
-    epoch: datetime | None = Field(None, description="what the clock showed at `started`")
-    started: datetime | None = Field(None, description="real time when it showed `epoch`")
+    epoch: AwareDatetime | None = Field(None, description="what the clock showed at `started`")
+    started: AwareDatetime | None = Field(None, description="real time when it showed `epoch`")
     speed: float = Field(1.0, gt=0, description="seconds of the clock per real second")
-    step_seconds: float = Field(
+    step_seconds: Seconds = Field(
         30.0, gt=0, description="vitals: the wall clock has stepped when it differs by more from the time that has passed"
     )
-    hold_seconds: float = Field(
-        120.0, ge=0, description="vitals: a step is believed once it has lasted so long; a clock that is put right steps back"
+    hold_seconds: Seconds = Field(
+        120.0, description="vitals: a step is believed once it has lasted so long; a clock that is put right steps back"
     )
+
+    @model_validator(mode="after")
+    def _both(self) -> "ClockSettings":
+        if (self.epoch is None) != (self.started is None):
+            raise ValueError("clock.epoch and clock.started go together")
+        return self
 
 
 class TracingSettings(Section):
     """OpenTelemetry."""
 
-    endpoint: str = Field("", description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent")
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="OTLP/HTTP endpoint (extra `otlp`); empty: traceparent is passed on, nothing is sent",
+    )
     ratio: float = Field(
         1.0,
         ge=0,
         le=1,
         description="share of the traces begun here, where a message brings none, that are sampled; lower it at thousands a second",
     )
+
+
+class _Environment(EnvSettingsSource):
+    """A list may stand in a variable as people write one: `mllp,fhir`."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
+        """Read a value that is no single word."""
+        try:
+            return super().decode_complex_value(field_name, field, value)  # type: ignore[arg-type]  # asked without one too
+        except ValueError:
+            if field is None or not _is_list(field.annotation) or str(value).lstrip()[:1] in "[{":
+                raise
+            return [part.strip() for part in str(value).split(",") if part.strip()]
 
 
 class _Defaults(DefaultSettingsSource):
@@ -339,8 +491,30 @@ class Settings(BaseSettings):
     def _ticks_show_a_zombie(self) -> "Settings":
         if self.state.tick_seconds >= self.engine.session_timeout:
             raise ValueError(
-                "state.tick_seconds must be below engine.session_timeout: a tick shows a worker that it was replaced"
+                f"state.tick_seconds ({self.state.tick_seconds:g}) must be below engine.session_timeout "
+                f"({self.engine.session_timeout:g}): a tick shows a worker that it was replaced"
             )
+        if self.monitor.blind_after.total_seconds() <= self.state.tick_seconds:
+            raise ValueError(
+                f"monitor.blind_after ({self.monitor.blind_after}) must be above state.tick_seconds ({self.state.tick_seconds:g}): "
+                "else each tick would end an outage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "Settings":
+        dicom, stored = self.connectors.dicom.largest_object, self.objects.largest_bytes
+        if dicom > stored:
+            raise ValueError(
+                f"connectors.dicom.largest_object ({dicom}) must not be above objects.largest_bytes ({stored}), which "
+                "refuses it"
+            )
+        for name, receiver in self.deliver.items():
+            if receiver.dead_after <= self.monitor.heartbeat.total_seconds():
+                raise ValueError(
+                    f"deliver.{name}.dead_after ({receiver.dead_after:g}) must be above monitor.heartbeat "
+                    f"({self.monitor.heartbeat}): else the receiver is told that monitoring is dead between two of them"
+                )
         return self
 
     @classmethod
@@ -354,7 +528,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the TOML file."""
         file = Path(os.environ.get("VIGIL_CONFIG", "vigil.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file), _Defaults(settings_cls)
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=file)
+        return init_settings, _Environment(settings_cls), toml, _Defaults(settings_cls)
 
 
 def load(**arguments: Any) -> Settings:
@@ -362,10 +537,139 @@ def load(**arguments: Any) -> Settings:
     named = os.environ.get("VIGIL_CONFIG")
     if named and not Path(named).is_file():
         raise Permanent(f"VIGIL_CONFIG names {named}, which is not there", hint="create it, or unset VIGIL_CONFIG")
+    _refuse_unknown_variables()
     try:
         return Settings(**arguments)
     except tomllib.TOMLDecodeError as error:
         raise Permanent(f"{named or 'vigil.toml'} is not TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise Permanent(f"{named or 'vigil.toml'} is not UTF-8, as TOML must be (at byte {error.start})") from None
+    except OSError as error:
+        raise Permanent(f"{named or 'vigil.toml'} cannot be read: {error.strerror}") from error
+    except SettingsError:
+        raise Permanent(f"settings: {'; '.join(_not_json())}", hint=_HINT) from None
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-        raise Permanent(f"settings: {wrong}", hint="`vigil settings` shows every setting with its default and reason") from None
+        raise Permanent(f"settings: {'; '.join(map(_wrong, error.errors()))}", hint=_HINT) from None
+
+
+_HINT = "`vigil settings` shows every setting with its default and reason"
+
+# Variables of our name that are no settings: of single commands, of infra/ and of the tests.
+_NO_SETTINGS = frozenset(
+    {"VIGIL_CONFIG", "VIGIL_HOME_SQL", "VIGIL_EMBEDDED_QDRANT_API_KEY", "VIGIL_KAFKA_JARS", "VIGIL_DATA"}
+    | {"VIGIL_WORKERS", "VIGIL_GRAFANA_PASSWORD", "VIGIL_POSTGRES_PASSWORD"}
+)
+_NO_SETTINGS_BEGIN = ("VIGIL_TEST_", "VIGIL_FUZZ_")
+# What Kubernetes puts into the environment of every pod beside a service that is called vigil or vigil-...
+_OF_A_SERVICE = re.compile(r"VIGIL_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)")
+
+
+def _variables() -> dict[str, str]:
+    """Return the environment variables that are meant as settings, by their names in capitals."""
+    found = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith("VIGIL_")}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in _NO_SETTINGS
+        and not name.startswith(_NO_SETTINGS_BEGIN)
+        and not (name == "VIGIL_SITE_SECRET" and "VIGIL_IDENTITY__SITE_SECRET" in found)  # how infra/compose.yaml is told of it
+        and not _OF_A_SERVICE.fullmatch(name)
+        and not (name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://")))
+    }
+
+
+def _refuse_unknown_variables() -> None:
+    unknown = [name for name in _variables() if not _at(Settings, _parts(name))]
+    if unknown:
+        known = {name.replace("__", "_"): name for name in (f"VIGIL_{one.upper().replace('.', '__')}" for one in names())}
+        words = []
+        for name in sorted(unknown):
+            near = get_close_matches(name.replace("__", "_"), known, n=1, cutoff=0.6)
+            words.append(name + (f" (did you mean {known[near[0]]}?)" if near else ""))
+        raise Permanent(
+            f"no setting is called {', '.join(words)}",
+            hint=f"levels are parted by two underscores; {_HINT[0].lower()}{_HINT[1:]}",
+        )
+
+
+def _parts(variable: str) -> list[str]:
+    return variable.removeprefix("VIGIL_").lower().split("__")
+
+
+def names(model: type[BaseModel] | None = None, prefix: str = "") -> Iterator[str]:
+    """Yield the name of every setting, as in the TOML file; a table of names that a site chooses has one."""
+    for name, field in (model or Settings).model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _at(kind: Any, path: Sequence[str], why: str = "") -> list[tuple[Any, str]]:
+    """Return what a path of names leads to: kinds with descriptions, several of a union, none where it names nothing."""
+    if not path:
+        return [(kind, why)]
+    found: list[tuple[Any, str]] = []
+    for one in _members(kind):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            if (field := one.model_fields.get(path[0])) is not None:
+                found += _at(field.annotation, path[1:], field.description or "")
+        elif get_origin(one) is dict:
+            found += _at(get_args(one)[1], path[1:], why)
+    return found
+
+
+def _members(kind: Any) -> list[Any]:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _members(get_args(kind)[0])
+    if origin in (Union, UnionType):
+        return [member for one in get_args(kind) for member in _members(one)]
+    return [kind]
+
+
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(one) in (tuple, list, set, frozenset) for one in _members(kind))
+
+
+def _not_json() -> Iterator[str]:
+    """Name the variables that cannot be read; what stands in them may be a secret."""
+    for name, value in _variables().items():
+        try:
+            json.loads(value)
+        except ValueError as error:
+            kinds = [kind for kind, _ in _at(Settings, _parts(name))]
+            if value and any((_is_list(kind) and value.lstrip()[:1] in "[{") or not _is_plain(kind) for kind in kinds):
+                yield f"{name} is not JSON ({error})"
+
+
+def _is_plain(kind: Any) -> bool:
+    tables = [
+        one for one in _members(kind) if get_origin(one) is dict or (isinstance(one, type) and issubclass(one, BaseModel))
+    ]
+    return not tables
+
+
+def _wrong(error: ErrorDetails) -> str:
+    """Say what is wrong with one setting: its name, the value where it is a number, the bound, and the reason for the setting."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"there is no setting {name}{nearest(name, names())}"
+    said = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    if said.startswith(f"{name}."):  # a relation, which names its settings
+        return said
+    found = _at(Settings, [str(one) for one in error["loc"]])
+    why = next((f" ({why})" for _, why in found if why), "")
+    numeric = any(one in (int, float, timedelta) for kind, _ in found for one in _members(kind))
+    return f"{name}{_shown(error['input']) if numeric else ''}: {said}{why}"
+
+
+def _shown(value: object) -> str:
+    """Return the value of a number or duration where it is one; else it may be a secret in the wrong place."""
+    try:
+        number = float(value) if not isinstance(value, timedelta) else value.total_seconds()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        with contextlib.suppress(ValueError):
+            return f" = {value}" if isinstance(durations.seconds(value), float) else ""
+        return ""
+    return f" = {number:g}"

@@ -7,13 +7,14 @@ by processes: `--workers N` starts N of each lane with slots 0..N-1, and other m
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from connectors.child import command, environment
 
 log = logging.getLogger("vigil.supervisor")
 
@@ -87,7 +88,7 @@ class Supervisor:
         with child.log.open("ab") if child.log else contextlib.nullcontext() as output:
             return await asyncio.create_subprocess_exec(
                 *child.command,
-                env={**os.environ, **child.env},
+                env={**environment(), **child.env},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is ours to pass on, once and in order
@@ -134,6 +135,6 @@ def lane_children(
         for i, lane in enumerate(lanes):
             port = first_port + slot * len(lanes) + i if first_port else 0
             own = {"VIGIL_WORKER__SLOT": str(first_slot + slot), "VIGIL_WORKER__HEALTH_PORT": str(port)}
-            command = [sys.executable, "-m", "streams.cli", "lane", "run", lane]
-            children.append(Child(f"{lane}-{first_slot + slot}", command, {**(env or {}), **own}))
+            lane_run = command("streams.cli", "lane", "run", lane)
+            children.append(Child(f"{lane}-{first_slot + slot}", lane_run, {**(env or {}), **own}))
     return children

@@ -1,4 +1,4 @@
-"""Where a topic's configuration is not what the settings make it, what that does, and whether it loses data or state.
+"""What of a topic a site may choose; where its configuration is not what the settings make it, and what that does or loses.
 
 One table (`_RULES`) for `vigil doctor`, which says it, and `vigil topics create`, which sets it. Options are named, and behave, as
 in Apache Kafka's topic configuration (https://kafka.apache.org/documentation/#topicconfigs).
@@ -6,9 +6,46 @@ in Apache Kafka's topic configuration (https://kafka.apache.org/documentation/#t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
+
+from processors.events import (
+    AlertEvent,
+    AuditEvent,
+    DeadLetterEvent,
+    FeedbackEvent,
+    ImageEvent,
+    NoteEvent,
+    PatientEvent,
+    ScoreEvent,
+    VitalsEvent,
+)
 
 UNLIMITED: Final = "-1"  # Kafka's word for no limit, of time as of bytes
+JOURNAL: Final = "vigil.vitals.journal"  # what it holds: `streams.journal`
+
+# The vitals lane has one worker for each partition number of these: a patient's records must lie in the same one of each.
+MEET: Final = (VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic, JOURNAL)
+
+Cleanup = Literal["delete", "compact", "compact,delete"]
+
+# Why a topic cannot be cleaned up otherwise than it is. Keys are patients, so compaction keeps one record of each patient.
+_STATE: Final = "it is state: what is deleted by age a lane no longer knows after a restart"
+_INPUT: Final = "each record is an input of its own: compaction drops all but a patient's newest, read or not"
+FIXED_CLEANUP: Final[Mapping[str, str]] = {
+    PatientEvent.topic: _STATE,
+    JOURNAL: _STATE,
+    **dict.fromkeys((NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, FeedbackEvent.topic), _INPUT),
+    ScoreEvent.topic: "a replay knows by the scores of then which sets are scored, and would score them anew",
+    AlertEvent.topic: "each record is a step in an alert's life, to be told of",
+    AuditEvent.topic: "each record is a proof of its own",
+    DeadLetterEvent.topic: "each record is what could not be processed, and the only copy of it",
+}
+"""Topics whose clean-up policy is not the site's to choose, and why; others lose no state by compaction, but their history."""
+
+
+def cleanup_of(topic: str) -> Cleanup:
+    """Return how a topic is cleaned up unless a site chooses otherwise."""
+    return "compact" if FIXED_CLEANUP.get(topic) == _STATE else "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +133,8 @@ def _cleanup(found: str, wanted: str, topic: _Topic) -> tuple[bool, str]:
             f"Kafka deletes records {after}, also the only one of a patient: the state that is kept here is lost, and a restart "
             "knows nothing of it"
         )
+    if "compact" in _policies(wanted):
+        return False, "it is not cleaned up as the settings say: more is kept than is asked for"
     return True, "Kafka keeps only the newest record of each key: the history of a patient is lost"
 
 

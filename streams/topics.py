@@ -13,7 +13,7 @@ from processors.events import TOPICS, DeadLetterEvent, PatientEvent
 from streams.journal import TOPIC as JOURNAL
 from streams.kafka import confluent_config, no_broker, require_broker
 from streams.settings import Settings, TopicSettings
-from streams.topic_options import UNLIMITED, Difference, differences
+from streams.topic_options import UNLIMITED, Difference, cleanup_of, differences
 
 _HOUR_MS = 3_600_000
 
@@ -34,19 +34,20 @@ def plans(settings: TopicSettings, *, prefix: str = "") -> list[TopicPlan]:
 
 
 def _plan(name: str, settings: TopicSettings, prefix: str) -> TopicPlan:
-    insync = settings.min_insync or max(1, settings.replication - 1)
+    replication = settings.replication_of.get(name, settings.replication)
+    insync = settings.min_insync or max(1, replication - 1)
     size = settings.largest_message_bytes * (2 if name == DeadLetterEvent.topic else 1)
     config = {"min.insync.replicas": str(insync), "max.message.bytes": str(size), "message.timestamp.type": "CreateTime"}
     # The policy and the limits are given even where they are Kafka's defaults: a cluster may have others.
-    config["cleanup.policy"] = "compact" if name in (PatientEvent.topic, JOURNAL) else "delete"
+    config["cleanup.policy"] = settings.cleanup_of.get(name, cleanup_of(name))
     if name == PatientEvent.topic:
         # A rebuild of state replays the contexts since the last snapshot one by one: compaction must not be faster than that.
         config["min.compaction.lag.ms"] = str(7 * 24 * _HOUR_MS)
-    if name not in (PatientEvent.topic, JOURNAL):
+    if config["cleanup.policy"] != "compact":
         hours = settings.retention_hours.get(name, settings.default_retention_hours)
         config["retention.ms"] = str(int(hours * _HOUR_MS))
         config["retention.bytes"] = UNLIMITED
-    return TopicPlan(prefix + name, settings.partitions, settings.replication, config)
+    return TopicPlan(prefix + name, settings.partitions_of.get(name, settings.partitions), replication, config)
 
 
 @dataclass(frozen=True, slots=True)

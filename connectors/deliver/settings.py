@@ -2,12 +2,13 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.deliver.signing import key_of
+from processors.durations import Seconds
 from processors.events import Severity
 
 
@@ -34,9 +35,9 @@ class ReceiverSettings(Section):
         description="name patient and visit in the hospital's own numbers (never by name): an EHR or alert manager has them "
         "already, and cannot look up Vigil's pseudonyms",
     )
-    timeout: float = Field(10.0, gt=0, le=45, description="seconds to wait for a receiver's answer, below the watchdog's 60")
+    timeout: Seconds = Field(10.0, gt=0, le=45, description="seconds to wait for a receiver's answer, below the watchdog's 60")
     fallback: str = Field("", description="another receiver, told when this one refuses or stays silent")
-    silent_after: float = Field(
+    silent_after: Seconds = Field(
         120.0, gt=0, description="seconds without a confirmation after which the fallback is told; without one we go on trying"
     )
     refused_tries: int = Field(
@@ -44,17 +45,23 @@ class ReceiverSettings(Section):
         ge=1,
         description="a refusal (401, 404, AR, ...) is tried this often, then the fallback is told and a dead letter kept",
     )
-    backoff_first: float = Field(0.5, gt=0, description="seconds before the first repetition; doubles, with jitter")
-    backoff_most: float = Field(30.0, gt=0, description="seconds between repetitions at most")
-    retry_after_most: float = Field(300.0, gt=0, description="a receiver's Retry-After is honoured up to this many seconds")
+    backoff_first: Seconds = Field(0.5, gt=0, description="seconds before the first repetition; doubles, with jitter")
+    backoff_most: Seconds = Field(30.0, gt=0, description="seconds between repetitions at most")
+    retry_after_most: Seconds = Field(300.0, gt=0, description="a receiver's Retry-After is honoured up to this many seconds")
     concurrency: int = Field(16, ge=1, description="patients told at once; one patient's alerts go one after the other")
-    late_after: float = Field(
+    late_after: Seconds = Field(
         300.0, gt=0, description="seconds: older steps are marked late, and of several of one alert the newest is sent"
     )
-    heartbeat_every: float = Field(60.0, gt=0, description="webhook: seconds between `vigil.heartbeat` while all is well")
-    dead_after: float = Field(
+    heartbeat_every: Seconds = Field(60.0, gt=0, description="webhook: seconds between `vigil.heartbeat` while all is well")
+    dead_after: Seconds = Field(
         180.0, gt=0, description="seconds without a heartbeat on clinical.alerts until the receiver is told (three are lost)"
     )
+
+    @model_validator(mode="after")
+    def _backs_off(self) -> Self:
+        if self.backoff_first > self.backoff_most:
+            raise ValueError(f"backoff_first ({self.backoff_first:g}) must not be above backoff_most ({self.backoff_most:g})")
+        return self
 
 
 def _plain_allowed(host: str) -> bool:
@@ -172,12 +179,12 @@ class CallbackSettings(Section):
     port: int = Field(8087, ge=0, le=65535, description="0: any free one")
     certificate_file: Path | None = Field(None, description="PEM certificate chain; unset: plain HTTP, behind a proxy")
     key_file: Path | None = Field(None, description="PEM key of the certificate")
-    tolerance: float = Field(
+    tolerance: Seconds = Field(
         300.0, gt=0, description="seconds that a call's timestamp may differ from our clock (replay window)"
     )
     body_bytes: int = Field(16_384, ge=256, description="largest body")
     connections: int = Field(256, ge=1, description="open connections at most")
-    publish_seconds: float = Field(10.0, gt=0, description="wait this long for Kafka, then 503")
+    publish_seconds: Seconds = Field(10.0, gt=0, description="wait this long for Kafka, then 503")
 
     @model_validator(mode="after")
     def _both(self) -> "CallbackSettings":

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.zones import known_zone
+from processors.durations import Seconds, WholeSeconds
 from processors.events import ProcessingId
 
 FramePolicy = Literal["first", "middle"]
@@ -97,12 +98,12 @@ class DicomSettings(Section):
     decoders: int = Field(2, ge=1, description="objects decoded at once: bounds memory, about 30 bytes a sample each")
     min_free_bytes: int = Field(2 * 2**30, ge=0, description="below this on the object store's disk associations are rejected")
 
-    confirm_timeout: float = Field(
+    confirm_timeout: Seconds = Field(
         20.0, gt=0, description="seconds for object store and Kafka to confirm; then A700. Below the 30-60 s that senders wait"
     )
-    acse_timeout: float = Field(10.0, gt=0, description="seconds to negotiate an association")
-    dimse_timeout: float = Field(30.0, gt=0, description="seconds for the rest of a message that has begun")
-    network_timeout: float = Field(
+    acse_timeout: Seconds = Field(10.0, gt=0, description="seconds to negotiate an association")
+    dimse_timeout: Seconds = Field(30.0, gt=0, description="seconds for the rest of a message that has begun")
+    network_timeout: Seconds = Field(
         60.0, gt=0, description="seconds an idle association is kept: modalities pause between images"
     )
     largest_pdu: int = Field(
@@ -152,14 +153,14 @@ class StowSettings(Section):
         ge=1,
         description="requests being taken, half of them of one address; one more is told 503. Each holds up to the largest object",
     )
-    header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
-    silence: float = Field(
+    header_timeout: Seconds = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
+    silence: Seconds = Field(
         30.0, gt=0, description="seconds in which a body must end or come on at 16 KiB/s, else 400; storing does not count"
     )
-    idle_timeout: float = Field(
+    idle_timeout: Seconds = Field(
         65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
     )
-    retry_after: int = Field(10, ge=1, description="seconds that a 503 asks the sender to wait")
+    retry_after: WholeSeconds = Field(10, ge=1, description="seconds that a 503 asks the sender to wait")
 
     @model_validator(mode="after")
     def _tokens(self) -> "StowSettings":

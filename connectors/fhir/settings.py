@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from connectors.hl7.settings import ContextCode, LocalCode
 from connectors.zones import known_zone
+from processors.durations import Seconds, WholeSeconds
 from processors.events import ProcessingId
 
 
@@ -128,18 +129,27 @@ class FhirSettings(Section):
         description="bodies being read or answered, all together, half of it for one address; above it those over 64 KiB are told "
         "503, try again",
     )
-    confirm_timeout: float = Field(
+    confirm_timeout: Seconds = Field(
         15.0, gt=0, description="seconds for Kafka to confirm; then 503. Below the usual client's 30 s"
     )
-    header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
-    body_timeout: float = Field(
+    header_timeout: Seconds = Field(10.0, gt=0, description="seconds until a request's headers are complete, else it is closed")
+    body_timeout: Seconds = Field(
         30.0, gt=0, description="seconds in which a request's body must be complete, or have come on at ..."
     )
     body_bytes_per_second: int = Field(16_384, ge=1, description="... this rate, for a large one over a slow line; else 408")
-    idle_timeout: float = Field(
+    idle_timeout: Seconds = Field(
         65.0, gt=0, description="seconds an idle connection is kept; above the 60 s that proxies reuse it"
     )
-    retry_after: int = Field(5, ge=1, description="seconds that a 503 asks the sender to wait")
+    retry_after: WholeSeconds = Field(5, ge=1, description="seconds that a 503 asks the sender to wait")
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> "FhirSettings":
+        if self.largest_body > self.buffered_bytes // 2:
+            raise ValueError(
+                f"fhir.largest_body ({self.largest_body}) must not be above half of fhir.buffered_bytes ({self.buffered_bytes}), "
+                "which is what one address may fill"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tokens(self) -> "FhirSettings":

@@ -1,9 +1,18 @@
-"""A small MLLP sender, for the demo, the tests and site checks: sends, waits for the answer, sends again until it is stored."""
+"""A small MLLP sender, for the demo, the tests and site checks: sends, waits for the answer, sends again until it is stored.
 
+`python -m connectors.hl7.sender localhost:2575 [FILE ...]` sends what the files (else standard input) hold and prints each answer.
+"""
+
+import argparse
 import asyncio
 import random
+import re
 import ssl
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 from connectors.hl7.errors import Unreadable
@@ -149,3 +158,47 @@ class MllpSender:
             for one in self._framer.feed(data):
                 if not isinstance(one, Oversize) and (found := read_ack(one)):
                     self._answers.append(found)
+
+
+def messages(text: bytes) -> list[bytes]:
+    """Return the messages of a file as people keep them: a segment a line, however lines end, MLLP framed or not."""
+    lines = [line for line in re.split(rb"[\r\n\x0b\x1c]+", text) if line.strip()]
+    starts = [n for n, line in enumerate(lines) if line.startswith(b"MSH")]
+    return [b"\r".join(lines[begin:end]) + b"\r" for begin, end in pairwise([*starts, len(lines)])]
+
+
+async def _send(host: str, port: int, found: Sequence[bytes]) -> bool:
+    stored = True
+    sender = MllpSender(host, port)
+    try:
+        for message in found:
+            ack = await sender.once(message)
+            stored &= ack is not None and ack.stored
+            print(f"{ack.code} {ack.control_id} {ack.text}".rstrip() if ack else "no answer")  # noqa: T201 - a command
+    finally:
+        await sender.close()
+    return stored
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Send messages; 0 when every one was stored."""
+    parser = argparse.ArgumentParser(prog="python -m connectors.hl7.sender", description="Send HL7 v2 messages over MLLP.")
+    parser.add_argument("address", help="host:port of the MLLP server")
+    parser.add_argument("files", nargs="*", type=Path, help="files with messages; none: standard input")
+    given = parser.parse_args(arguments)
+    host, _, port = given.address.rpartition(":")
+    if not host or not port.isdecimal():
+        parser.error(f"{given.address!r} is no host:port")
+    try:
+        texts = [file.read_bytes() for file in given.files] or [sys.stdin.buffer.read()]
+        found = [message for text in texts for message in messages(text)]
+        if not found:
+            parser.error("no messages: each begins with MSH")
+        return 0 if asyncio.run(_send(host, int(port), found)) else 1
+    except (OSError, Unreadable) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork
 
 from connectors.zones import known_zone
 from processors import ucum
+from processors.durations import Seconds
 from processors.events import ProcessingId
 
 
@@ -140,27 +141,32 @@ class MllpSettings(Section):
     )
     connections: int = Field(4096, ge=1, description="open connections in all")
     in_flight: int = Field(32, ge=1, description="unanswered messages per connection; then nothing more is read from it")
-    idle_seconds: float = Field(0, ge=0, description="close a connection that sends nothing; 0: never, quiet feeds are normal")
-    frame_seconds: float = Field(
+    idle_seconds: Seconds = Field(0, description="close a connection that sends nothing; 0: never, quiet feeds are normal")
+    frame_seconds: Seconds = Field(
         60, gt=0, description="a message must be complete this long after its first byte, plus time at ..."
     )
     frame_bytes_per_second: int = Field(16_384, ge=1, description="... this rate for a large one; slower senders are cut off")
-    publish_seconds: float = Field(
+    publish_seconds: Seconds = Field(
         10, gt=0, description="wait this long for Kafka; below the 30 s after which many senders give up"
     )
-    answer_seconds: float = Field(30, gt=0, description="a peer that does not read its answers for this long is cut off")
-    trailer_seconds: float = Field(
+    answer_seconds: Seconds = Field(30, gt=0, description="a peer that does not read its answers for this long is cut off")
+    trailer_seconds: Seconds = Field(
         0.5, gt=0, description="silence after 0x1C that counts as the end of a frame without its 0x0D"
     )
-    stop_seconds: float = Field(15, ge=0, description="on stopping, wait this long for messages in flight")
+    stop_seconds: Seconds = Field(15, description="on stopping, wait this long for messages in flight")
     remembered: int = Field(20_000, ge=0, description="answers kept to recognise a resend without publishing it again")
-    set_seconds: float = Field(300, ge=0, description="observations of one order this close together are one set of vitals")
+    set_seconds: Seconds = Field(300, description="observations of one order this close together are one set of vitals")
 
     @model_validator(mode="after")
     def _someone_may_connect(self) -> "MllpSettings":
         nobody = [name for name, peer in self.peers.items() if not peer.addresses and not peer.certificates]
         if nobody:
             raise ValueError(f"peers without addresses and certificates can never connect: {', '.join(nobody)}")
+        if self.message_bytes > self.buffered_bytes:
+            raise ValueError(
+                f"mllp.message_bytes ({self.message_bytes}) must not be above mllp.buffered_bytes ({self.buffered_bytes}), in "
+                "which a message is held until it is answered"
+            )
         return self
 
     def peer_of(self, address: str, certificate_names: tuple[str, ...] = ()) -> "Peer | None":

@@ -5,6 +5,8 @@ import binascii
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from processors.durations import Seconds
+
 KEY_BYTES = 32
 
 
@@ -19,10 +21,12 @@ class ObjectSettings(BaseModel):
     largest_bytes: int = Field(
         256 * 2**20, gt=0, description="of one object; a larger one is refused, on storing and on reading"
     )
-    timeout: float = Field(
+    timeout: Seconds = Field(
         20.0, gt=0, description="seconds of one call to a remote store before it counts as transient trouble"
     )
-    s3_endpoint: str = Field("", description="URL of an S3-compatible store on site (MinIO, Ceph); empty: AWS")
+    s3_endpoint: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="URL of an S3-compatible store on site (MinIO, Ceph); empty: AWS"
+    )
     s3_region: str = Field("", description="region, where the store asks for one")
     s3_key: str = Field("", description="access key; empty: the usual AWS chain (environment, profile, role)")
     s3_secret: SecretStr | None = Field(None, description="secret of the access key")

@@ -22,6 +22,7 @@ from typing import Final, Self
 
 from pydantic import SecretStr
 
+from connectors import child
 from models.errors import Fatal, Permanent, VigilError
 
 _KEY_VARIABLE: Final = "VIGIL_EMBEDDED_QDRANT_API_KEY"  # in the environment: command lines are readable by everybody
@@ -68,15 +69,13 @@ class EmbeddedQdrant:
         with tempfile.TemporaryDirectory(prefix="vigil-") as folder:
             address = Path(folder) / "address"
             command = [
-                *(sys.executable, "-m", "connectors.qdrant.embedded", "--data", str(self.data), "--host", self._host),
+                *child.command("connectors.qdrant.embedded", "--data", str(self.data), "--host", self._host),
                 *("--port", str(self._port), "--address-file", str(address), "--exit-on-stdin-eof"),
                 *([] if self._sync else ["--no-sync"]),
             ]
-            environment = dict(os.environ)
+            environment = child.environment()
             if self._api_key is not None:
                 environment[_KEY_VARIABLE] = self._api_key.get_secret_value()
-            root = str(Path(__file__).resolve().parents[2])  # so that the child finds the packages as this process did
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
             with self._log.open("ab") as log:
                 self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                     command,

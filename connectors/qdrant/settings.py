@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from processors.durations import Seconds
+
 
 class QdrantSettings(BaseModel):
     """Where vectors go: a Qdrant server, a cluster, or the embedded store; the client code is the same."""
@@ -17,7 +19,7 @@ class QdrantSettings(BaseModel):
         "http://localhost:6333", pattern=r"^https?://", description="a Qdrant server, cluster or the embedded store"
     )
     api_key: SecretStr | None = Field(None, description="of a Qdrant server")
-    timeout: float = Field(10.0, gt=0, description="seconds of one call before it counts as transient trouble")
+    timeout: Seconds = Field(10.0, gt=0, description="seconds of one call before it counts as transient trouble")
     prefer_grpc: bool = Field(False, description="half the client's work per point; Qdrant servers only")
     grpc_port: int = Field(6334, ge=1, le=65535, description="beside the URL's port, for gRPC")
     ca_file: Path | None = Field(None, description="PEM of the server's authority over https; the system's store if unset")

@@ -2,6 +2,7 @@
 
     python infra/kafka/kafka.py start [--brokers 3] [--port 19092] [--data DIR]
     python infra/kafka/kafka.py status | wait | stop | restart | kill
+    python infra/kafka/kafka.py read TOPIC      (Kafka's own console consumer, from the beginning, until Ctrl-C)
 
 It needs Java 17 or newer, and Maven the first time: the jars (54 MB, versions pinned in pom.xml) are copied once into
 $VIGIL_KAFKA_JARS, else $XDG_CACHE_HOME/vigil/kafka-VERSION, else ~/.cache/vigil/kafka-VERSION. Standard library only, so that
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -214,6 +216,13 @@ class LocalKafka:
         self.stop(broker=broker)
         return self.start(broker=broker, timeout=timeout)
 
+    def read(self, topic: str) -> None:
+        """Become Kafka's console consumer of a topic, from its beginning, until Ctrl-C."""
+        consumer = ["org.apache.kafka.tools.consumer.ConsoleConsumer", "--from-beginning"]
+        # Only what it prints counts: the log that it would write has no configuration of its own.
+        command = [*java(fetch_jars(self._report), 128), "-Dlog4j2.level=ERROR", *consumer]
+        os.execv(command[0], [*command, "--bootstrap-server", self.bootstrap, "--topic", topic])  # noqa: S606 - a Java of ours
+
     def freeze(self, *, broker: int | None = None) -> None:
         """SIGSTOP: connections stay open and nothing answers, as a long pause or a cut cable looks."""
         for _, pid in self._running(broker):
@@ -370,7 +379,8 @@ def _tell(kafka: LocalKafka) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when all went well (for `status`: when every broker answers)."""
     parser = argparse.ArgumentParser(description="A real Apache Kafka on this machine, without Docker.")
-    parser.add_argument("do", choices=["start", "stop", "status", "kill", "restart", "wait"])
+    parser.add_argument("do", choices=["start", "stop", "status", "kill", "restart", "wait", "read"])
+    parser.add_argument("topic", nargs="?", help="of which `read` prints the records")
     parser.add_argument("--brokers", type=int, choices=[1, 3], help="brokers of a new cluster (1)")
     parser.add_argument("--port", type=int, help=f"first port of a new cluster ({DEFAULT_PORT}); 0 picks free ones")
     parser.add_argument("--broker", type=int, help="only the broker with this id (stop, kill, start, restart)")
@@ -386,6 +396,10 @@ def main(arguments: list[str] | None = None) -> int:
             getattr(kafka, given.do)(broker=given.broker)
         elif given.do == "wait":
             kafka.wait()
+        elif given.do == "read":
+            if not given.topic:
+                parser.error("read needs a topic")
+            kafka.read(given.topic)
         return 0 if given.do != "status" or _tell(kafka) else 1
     except LocalKafkaError as error:
         print(f"kafka: {error}", file=sys.stderr)

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
-import re
+import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from models.errors import Permanent
+from processors import durations
 from streams.settings import load
 
 lanes = typer.Typer(help="The lanes, each one Faust app with its own consumer group.", no_args_is_help=True)
@@ -26,6 +28,7 @@ def list_lanes() -> None:
 @lanes.command("run")
 def run_lane(name: Annotated[str, typer.Argument(help="one of `vigil lane list`")]) -> None:
     """Run one worker of one lane until SIGTERM; exits non-zero when it cannot go on."""
+    _end_in_words(name)
     from streams.lanes import LANES
     from streams.worker import run
 
@@ -34,6 +37,19 @@ def run_lane(name: Annotated[str, typer.Argument(help="one of `vigil lane list`"
     settings = load()
     own = getattr(settings.lanes, name.replace("-", "_"))
     raise typer.Exit(run(settings, name, LANES[name], own))
+
+
+def _end_in_words(name: str) -> None:
+    """Have SIGTERM, until what is started takes it over, end this process with a line and code 0: nothing was taken in yet.
+
+    Importing what a lane needs takes seconds, and tens of them on a busy machine: who stops it then should not read of a signal.
+    """
+
+    def end(_: int, __: object) -> None:
+        os.write(2, f"{name}: told to stop while it was starting; nothing was taken in\n".encode())
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def up(
@@ -47,8 +63,7 @@ def up(
 
     Workers on other machines join the same groups.
     """
-    import sys
-
+    from connectors.child import command
     from streams.lanes import LANES
     from streams.log import setup_logging
     from streams.supervisor import Child, Supervisor, lane_children
@@ -63,11 +78,11 @@ def up(
     for name in () if lane else settings.deliver:
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
-        children.append(Child(f"deliver-{name}", [sys.executable, "-m", "streams.cli", "deliver", "run", name], own))
+        children.append(Child(f"deliver-{name}", command("streams.cli", "deliver", "run", name), own))
     if connectors:
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
-        children.append(Child("connectors", [sys.executable, "-m", "streams.cli", "serve"], own))
+        children.append(Child("connectors", command("streams.cli", "serve"), own))
     asyncio.run(Supervisor(children, grace=settings.engine.grace + 10).run())
 
 
@@ -75,6 +90,7 @@ def serve(
     addresses: Annotated[Path | None, typer.Option(help="write the sockets' addresses as JSON to this file")] = None,
 ) -> None:
     """Run the connectors: HL7 v2 over MLLP, FHIR over HTTP, DICOM C-STORE; STOW-RS where `connectors.enabled` names it."""
+    _end_in_words("connectors")
     from streams.edge import serve as run_edge
     from streams.leaving import leave_within
     from streams.log import setup_logging
@@ -107,8 +123,11 @@ def demo(
 
 
 def seconds(text: str) -> float:
-    """Read a duration: 45, 45s, 2m, 1h."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
-    if not match:
+    """Read a duration, written as in a setting. Raises `Permanent` for none, and for what is not above zero."""
+    try:
+        found = float(str(durations.seconds(text)))
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= durations.LONGEST.total_seconds():
         raise Permanent(f"{text!r} is no duration", hint="write 60s, 2m or 1h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+    return found

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,17 +15,20 @@ import orjson
 from connectors.qdrant.store import VectorStore
 from models.errors import VigilError
 from streams.clock import clock_of
-from streams.demo.play import Player
+from streams.demo.play import Player, Sent
 from streams.demo.staff import Staff
 from streams.demo.stage import DemoPlan, Stage
 from streams.demo.view import View
 from streams.demo.ward import ward
-from streams.demo.watch import LANES_OF, Watcher, unaccounted
+from streams.demo.watch import LANES_OF, Account, Watcher, unaccounted
+from streams.lagging import lags
 from streams.outbox import Outbox
+from streams.settings import Settings
 
 COLLECTIONS = ("notes", "images")
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 T = TypeVar("T")
+Committed = Mapping[tuple[str, str, int], int]  # by lane, topic and partition
 _LANES = tuple(dict.fromkeys(lane for lanes in LANES_OF.values() for lane in lanes))
 
 
@@ -54,7 +58,7 @@ async def run(plan: DemoPlan, json_file: Path | None = None) -> int:
     view.end(summary)
     if interrupts.second.is_set() and not summary["settled"]:
         return INTERRUPTED
-    return 0 if summary["lost"] == 0 and summary["settled"] else 1
+    return 0 if summary["settled"] and not summary["lost"] and not summary["unfinished"] else 1
 
 
 class _Interrupts:
@@ -100,9 +104,11 @@ async def _play(stage: Stage, view: View, interrupts: _Interrupts, began: float)
         async with _shown(view, watcher, player, now, start):
             whole = await _unless(interrupts.first, player.play(messages, now, start))
             played = timedelta(hours=plan.hours) if whole else now() - start
-            settled = await _unless(interrupts.second, watcher.settle(within=60.0))
+            settled = await _unless(interrupts.second, watcher.settle(view.say))
         done = settled is not None and settled.result()
-        summary = await _summary(stage, watcher, player, done, time.monotonic() - began)
+        passed = await _unless(interrupts.second, _passed(stage.settings(), watcher))
+        committed = None if passed is None else passed.result()
+        summary = await _summary(stage, watcher, player, done, committed, time.monotonic() - began)
     return {**summary, "interrupted": whole is None, "ward_time_played": str(played).partition(".")[0]}
 
 
@@ -123,23 +129,56 @@ async def _shown(view: View, watcher: Watcher, player: Player, now: Any, start: 
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _summary(stage: Stage, watcher: Watcher, player: Player, settled: bool, seconds: float) -> dict[str, Any]:
+async def _passed(settings: Settings, watcher: Watcher) -> Committed | None:
+    """Return what each lane has committed, when all that it wrote before was seen too; None where that cannot be told."""
+    try:
+        found = await lags(settings, _LANES, topics=tuple(LANES_OF), times=False)
+    except VigilError:
+        return None
+    return {(one.lane, one.topic, one.partition): one.committed or 0 for one in found} if await watcher.catch_up() else None
+
+
+def reckon(sent: Sequence[Sent], account: Account, committed: Committed | None) -> dict[str, Any]:
+    """Return what became of what was accepted: how many are accounted for, lost, and not finished, and where.
+
+    Lost is what was accepted and is on no topic, and what its lane has passed without a word. Anything else that is missing lies on
+    its topic, and its lane has yet to come to it. Where it is not known what lanes have passed (`committed` is None), nothing that
+    is missing may be called lost.
+    """
+    accepted = sum(one.accepted for one in sent)
+    nowhere, missing = unaccounted(sent, account), account.missing()
+    passed = [] if committed is None else account.passed_over(committed)
+    waiting = Counter(lane for lane, one in missing if (lane, one) not in set(passed))
+    gone = {one for _, one in passed}
+    unfinished = len({one for _, one in missing} - gone)
+    if committed is None and nowhere:
+        unfinished, waiting["not seen on a topic yet"] = unfinished + len(nowhere), len(nowhere)
+        nowhere = []
+    lost = len(nowhere) + len(gone)
+    return {
+        "accepted": accepted,
+        "accounted": accepted - lost - unfinished,
+        "lost": lost,
+        "unfinished": unfinished,
+        "unfinished_in": dict(waiting),
+        "unaccounted": [*(f"{one.channel} {one.what}" for one in nowhere), *(f"{lane} {one}" for lane, one in passed)][:20],
+    }
+
+
+async def _summary(
+    stage: Stage, watcher: Watcher, player: Player, settled: bool, committed: Committed | None, seconds: float
+) -> dict[str, Any]:
     account = watcher.account
-    nowhere = unaccounted(player.sent, account)
-    accepted = sum(one.accepted for one in player.sent)
-    unfinished = {one for _, one in account.missing()}
-    lost = len(nowhere) + len(unfinished)
+    reckoned = reckon(player.sent, account, committed)
     async with VectorStore(stage.settings().vectors) as store:
         vectors = {name: await _points(store, name) for name in COLLECTIONS}
     return {
-        "accepted": accepted,
-        "accounted": accepted - lost,
-        "lost": lost,
+        **reckoned,
         "duplicated": account.duplicated(),
         "dead_lettered": sum(account.dead.values()),
         "refused": sum(not one.accepted for one in player.sent),
         "ignored": sum(one.quiet for one in player.sent),
-        "settled": settled,
+        "settled": settled and not reckoned["unfinished"],
         "answers": dict(sorted(player.answers.items())),
         "outputs": dict(sorted(account.per_topic.items())),
         "vectors": vectors,
@@ -156,7 +195,6 @@ async def _summary(stage: Stage, watcher: Watcher, player: Player, settled: bool
         "ward_hours": stage.plan.hours,
         "patients": stage.plan.patients,
         "embedded": {"broker": stage.broker is not None, "vectors": stage.store is not None},
-        "unaccounted": [f"{one.channel} {one.what}" for one in nowhere][:20],
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

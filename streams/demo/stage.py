@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from connectors.child import command
 from connectors.qdrant.embedded import EmbeddedQdrant
 from models.errors import Fatal
 from processors.events import TOPICS
@@ -117,8 +117,8 @@ class Stage:
             children.append(child)
         file = self.plan.out / "addresses.json"
         file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "streams.cli", "serve", "--addresses", str(file)]
-        children.append(Child("connectors", command, dict(self.env), log=logs / "connectors.log"))
+        serve = command("streams.cli", "serve", "--addresses", str(file))
+        children.append(Child("connectors", serve, dict(self.env), log=logs / "connectors.log"))
         self.supervisor = Supervisor(children)
         await self.supervisor.start()
         deadline = asyncio.get_running_loop().time() + within

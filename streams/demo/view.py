@@ -79,8 +79,8 @@ class View:
         say()
         say(
             f"accepted {summary['accepted']}, accounted for {summary['accounted']}, lost {summary['lost']}, "
-            f"duplicated {summary['duplicated']}, dead letters {summary['dead_lettered']}, refused {summary['refused']}, "
-            f"ignored {summary['ignored']}"
+            f"not finished {summary['unfinished']}, duplicated {summary['duplicated']}, "
+            f"dead letters {summary['dead_lettered']}, refused {summary['refused']}, ignored {summary['ignored']}"
         )
         table = Table(
             "lane", "inputs", "p50 ms", "p99 ms", title="input on its topic -> outputs on theirs", title_justify="left"
@@ -96,10 +96,11 @@ class View:
             say(f"interrupted after {summary['ward_time_played']} of the ward's {summary['ward_hours']:g} hours")
         out = self._plan.out
         say(f"left to look at: {out}/summary.json, {out}/logs, {out}/objects, {out}/qdrant")
-        if summary["lost"] and summary["interrupted"] and not summary["settled"]:
-            say(f"{summary['lost']} were not finished when it was ended: not waited for is not lost")
-        elif summary["lost"]:
-            say(f"[bold red]LOST: {summary['unaccounted']}")
+        if summary["unfinished"]:
+            where = ", ".join(f"{count} in {lane}" for lane, count in summary["unfinished_in"].items())
+            say(f"{summary['unfinished']} were not finished when it was ended ({where}): not waited for is not lost")
+        if summary["lost"]:
+            say(Text(f"LOST: {', '.join(summary['unaccounted'])}", style="bold red"))
 
 
 def _number(value: float | None) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import re
 from base64 import b64decode
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ LANES_OF = {
     "clinical.vitals": ("vitals",),
 }
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+){2,}")  # what names a DICOM object, wherever in its bytes it stands
+PATIENCE, MOST = 120.0, 900.0  # seconds: without any progress, in all
+_NEWS = 10.0  # seconds between lines about what is waited for
 _ONCE = ("clinical.entities", "clinical.findings", "clinical.scores")
 
 
@@ -34,6 +36,7 @@ class Account:
 
     per_topic: Counter[str] = field(default_factory=Counter)
     inputs: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))  # topic -> id -> ms since 1970
+    places: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # input id -> topic, partition, offset
     done: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # lane -> input ids
     latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # lane -> ms
     origins: set[str] = field(default_factory=set)  # digests and message ids that reached a topic
@@ -54,6 +57,7 @@ class Account:
             self.origins |= {origin["digest"], origin["message_id"]}
         if topic in LANES_OF:
             self.inputs[topic].setdefault(body["id"], record.timestamp)
+            self.places.setdefault(body["id"], (topic, record.partition, record.offset))
         elif topic in _ONCE:
             self.ids[body["id"]] += 1
         elif topic == "clinical.audit" and body["action"] == "predict":
@@ -100,6 +104,18 @@ class Account:
             for lane in lanes
             for one in self.inputs[topic].keys() - self.done[lane]
         ]
+
+    def passed_over(self, committed: Mapping[tuple[str, str, int], int]) -> list[tuple[str, str]]:
+        """Return those of the missing that their lane has passed: nothing will come of them any more.
+
+        `committed`: what each lane has committed, by lane, topic and partition, as of before the topics were read to their ends.
+        """
+        found = []
+        for lane, one in self.missing():
+            topic, partition, offset = self.places[one]
+            if offset < committed.get((lane, topic, partition), 0):
+                found.append((lane, one))
+        return found
 
     def duplicated(self) -> int:
         """Count outputs written more than once, and alerts raised more than once."""
@@ -158,15 +174,46 @@ class Watcher:
                 for record in records:
                     self.account.take(tp.topic.removeprefix(prefix), record)
 
-    async def settle(self, within: float) -> bool:
-        """Wait until every input is accounted for and nothing more comes; False if that takes longer than `within` seconds."""
-        loop = asyncio.get_running_loop()
-        end, last, since = loop.time() + within, -1, loop.time()
-        while loop.time() < end:
+    async def settle(self, say: Callable[[str], None], *, patience: float = PATIENCE, most: float = MOST) -> bool:
+        """Wait until every input is accounted for and nothing more comes.
+
+        A note takes a slow machine seconds, and hundreds of them stand in line: as long as anything moves, it is waited for, and
+        `say` is told. False if nothing moves for `patience` seconds, or if it takes longer than `most`.
+        """
+        clock = asyncio.get_running_loop().time
+        began = said = moved = came = clock()
+        inputs = done = -1
+        while True:
+            now, before = clock(), (inputs, done)
             inputs = sum(self.account.per_topic[topic] for topic in LANES_OF)
-            if inputs != last:
-                last, since = inputs, loop.time()
-            if loop.time() - since > 1.0 and not self.account.missing():
+            done = sum(map(len, self.account.done.values()))
+            came = came if inputs == before[0] else now
+            moved = moved if (inputs, done) == before else now
+            missing = self.account.missing()
+            if now - came > 1.0 and not missing:
                 return True
+            if now - moved > patience or now - began > most:
+                return not missing
+            if missing and now - said > _NEWS:
+                said = now
+                say(
+                    f"still at work: {in_lanes(missing)}; waiting while it moves, {patience:.0f} s without, {most:.0f} s at most"
+                )
             await asyncio.sleep(0.1)
-        return not self.account.missing()
+
+    async def catch_up(self, within: float = 30.0) -> bool:
+        """Read to where all topics end now; False if that takes longer than `within` seconds."""
+        try:
+            async with asyncio.timeout(within):
+                ends = await self._consumer.end_offsets(list(self._consumer.assignment()))
+                for partition, end in ends.items():
+                    while await self._consumer.position(partition) < end:  # noqa: ASYNC110 - `_follow` moves it
+                        await asyncio.sleep(0.05)
+        except TimeoutError:
+            return False
+        return True
+
+
+def in_lanes(missing: Iterable[tuple[str, str]]) -> str:
+    """Say how many are where: `22 in notes-entities`."""
+    return ", ".join(f"{count} in {lane}" for lane, count in Counter(lane for lane, _ in missing).items())

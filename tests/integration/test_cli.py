@@ -121,6 +121,22 @@ def test_topics_are_created_once_and_mended(vigil: Vigil, env: dict[str, str], k
 
 
 @real
+def test_topics_with_settings_of_their_own_are_made_once_too(vigil: Vigil, env: dict[str, str], kafka: Kafka) -> None:
+    prefix = env["VIGIL_KAFKA__TOPIC_PREFIX"]
+    own = {
+        "VIGIL_TOPICS__PARTITIONS_OF": '{"clinical.audit": 3}',
+        "VIGIL_TOPICS__CLEANUP_OF": '{"clinical.entities": "compact,delete"}',
+    }
+    assert set(_rows(vigil("topics", "create", **own).stdout).values()) == {"created"}
+    assert set(_rows(vigil("topics", "create", **own).stdout).values()) == {"unchanged"}
+    assert _rows(vigil("topics", "list").stdout)[prefix + "clinical.audit"] == "3"
+    assert _configured(kafka, prefix + "clinical.entities")["cleanup.policy"] == "compact,delete"
+    refused = vigil("topics", "create", VIGIL_TOPICS__MIN_INSYNC="3")
+    assert refused.returncode == 2
+    assert "topics.min_insync (3) must not be above the copies" in refused.stderr
+
+
+@real
 def test_a_single_broker_cannot_keep_three_copies(vigil: Vigil) -> None:
     done = vigil("topics", "create", VIGIL_TOPICS__REPLICATION="3")
     assert done.returncode == 2

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from processors.rules import MonitorRules
 from streams.clock import real_clock
 from streams.settings import Settings
 from tests.deliveries import alert, delivering, heartbeat, offset_group, site, write
@@ -196,7 +197,8 @@ async def test_a_filter_keeps_no_alert_open_at_its_receiver(kafka: Kafka, receiv
 async def test_the_receiver_is_told_when_nobody_is_watched_for_and_when_it_is_over(
     kafka: Kafka, receiver: HttpReceiver
 ) -> None:
-    settings = site(kafka, {"pager": webhook(receiver, dead_after=3, heartbeat_every=0.5)})
+    often = MonitorRules(heartbeat=timedelta(seconds=1))
+    settings = site(kafka, {"pager": webhook(receiver, dead_after=3, heartbeat_every=0.5)}, monitor=often)
 
     def kinds() -> list[str]:
         return [notice["type"] for notice in receiver.taken]

@@ -287,7 +287,7 @@ async def test_a_body_that_comes_slower_than_the_least_speed_is_given_up():
 
 
 async def test_stalled_bodies_hold_bounded_memory_and_shut_out_no_small_ones():
-    async with site(buffered_bytes=4 * 2**20) as server:
+    async with site(buffered_bytes=4 * 2**20, largest_body=2**20) as server:
         half = b"POST /fhir/Observation HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n" + b" " * 300_000
         stalled = [await _open(server, half) for _ in range(40)]  # 12 MB
         refused = 0

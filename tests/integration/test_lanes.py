@@ -183,7 +183,7 @@ def vectors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def embedded(kafka: Kafka, vectors: str, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
     engine = EngineSettings(
-        session_timeout=6.0, heartbeat_interval=1.0, backoff_most=0.5, commit_every=0.1, request_timeout=3.0
+        session_timeout=6.0, heartbeat_interval=1.0, backoff_most=0.5, commit_every=0.1, request_timeout=7.0
     )
     return asyncio.run(_embed(Clinic(kafka, tmp_path_factory.mktemp("site"), vectors=vectors, engine=engine)))
 

@@ -1,14 +1,18 @@
 """A lane whose model never answers stops as stalled, and its process ends: whoever supervises it can start it again."""
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from streams.worker import free_port
 from tests.clinic import Clinic, note
 from tests.kafka import Kafka
 from tests.lanes import until
@@ -35,9 +39,9 @@ sys.exit(worker.run(load(), "echo", make, LaneSettings(nice=0)))
 """
 
 
-def _start(environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def _start(environment: dict[str, str], log: Path, *words: str) -> "subprocess.Popen[bytes]":
     with log.open("wb") as out:
-        return subprocess.Popen([sys.executable, "-c", LANE], env=environment, stdout=out, stderr=subprocess.STDOUT)
+        return subprocess.Popen([sys.executable, *words], env=environment, stdout=out, stderr=subprocess.STDOUT)
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -54,7 +58,7 @@ async def test_a_lane_whose_model_hangs_leaves(kafka: Kafka, tmp_path: Path, tol
         "VIGIL_ENGINE__GRACE": "1",
     }
     log = tmp_path / "log"
-    lane = _start(environment, log)
+    lane = _start(environment, log, "-c", LANE)
     try:
 
         async def asked() -> bool:
@@ -66,5 +70,42 @@ async def test_a_lane_whose_model_hangs_leaves(kafka: Kafka, tmp_path: Path, tol
             lane.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(lane.wait, 90) == 70
         assert "model-hanging" in log.read_text()
+    finally:
+        lane.kill()
+
+
+async def test_a_lane_in_the_middle_of_a_long_note_leaves_in_time(kafka: Kafka, tmp_path: Path) -> None:
+    """A note of 120,000 characters takes a model longer than any grace: it is given up between two windows, unacked."""
+    site = Clinic(kafka, tmp_path)
+    await site.write(
+        *(note("p", f"n{n}", f"{n} chest pain and fever since the morning, metformin given. " * 2000) for n in range(10))
+    )
+    own, port = site.settings, free_port()
+    environment = {
+        **os.environ,
+        "VIGIL_KAFKA__BOOTSTRAP": own.kafka.bootstrap,
+        "VIGIL_KAFKA__TOPIC_PREFIX": own.kafka.topic_prefix,
+        "VIGIL_KAFKA__EMBEDDED": str(own.kafka.embedded).lower(),
+        "VIGIL_ENGINE__GRACE": "3",
+        "VIGIL_LANES__NOTES_ENTITIES__NICE": "0",
+        "VIGIL_WORKER__HEALTH_PORT": str(port),
+    }
+    log = tmp_path / "log"
+    lane = _start(environment, log, "-m", "streams.cli", "lane", "run", "notes-entities")
+    try:
+
+        async def at_work() -> bool:
+            assert lane.poll() is None, log.read_text()
+            with contextlib.suppress(OSError):
+                page = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode())
+                return re.search(r'^vigil_in_flight\{lane="notes-entities"\} [1-9]', page, re.MULTILINE) is not None
+            return False
+
+        await until(at_work, within=150, what="the lane has notes in flight")
+        await asyncio.sleep(1)
+        lane.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(lane.wait, 60) == 0, log.read_text()
+        assert "CRITICAL" not in log.read_text()
+        assert "while it was starting" not in log.read_text()
     finally:
         lane.kill()

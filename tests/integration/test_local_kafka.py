@@ -90,6 +90,18 @@ def test_a_dead_letter_of_almost_eight_megabytes_fits(broker: Kafka) -> None:
     assert [len(value or b"") for value in values(broker, topic)] == [8_000_000]
 
 
+def test_a_topic_is_read_by_kafkas_own_consumer(broker: Kafka) -> None:
+    topic = broker.topic()
+    write(broker, topic, b"first", b"second")
+    command = [sys.executable, script.__file__, "read", topic, "--data", str(broker.control().data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reading:
+        try:
+            assert reading.stdout is not None
+            assert sorted(reading.stdout.readline().strip() for _ in range(2)) == ["first", "second"]
+        finally:
+            reading.kill()
+
+
 def test_a_misspelt_topic_does_not_appear(broker: Kafka) -> None:
     with pytest.raises(KafkaException, match="UNKNOWN_TOPIC_OR_PART"):
         broker.read(broker.name("never-created"))

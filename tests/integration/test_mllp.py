@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,11 +16,11 @@ from connectors.contexts import MemoryContexts
 from connectors.hl7.framing import Framer, Oversize, frame
 from connectors.hl7.handling import Hl7Mapper
 from connectors.hl7.message import parse
-from connectors.hl7.sender import MllpSender
+from connectors.hl7.sender import MllpSender, messages
 from connectors.hl7.server import MllpServer
 from connectors.hl7.settings import MllpSettings
 from models.errors import Permanent, Poison, Transient
-from processors.events import DeadLetterEvent, Event, VitalsEvent
+from processors.events import DeadLetterEvent, Event, PatientEvent, VitalsEvent
 from tests.edge import RecordingPublisher, certificate, identities
 from tests.hl7_messages import NOW, PULSE, message, obx, vitals
 
@@ -684,3 +685,35 @@ async def test_senders_and_a_publisher_that_fails_now_and_then_lose_and_double_n
             if n // 1000 == number and n not in seen:
                 seen.append(n)
         assert seen == sorted(seen)
+
+
+async def test_the_readmes_message_is_stored_as_typed(tmp_path: Path) -> None:
+    """Sent as the README says, a segment a line, it is one whole set of a patient of known age."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    typed = readme.partition("connectors.hl7.sender localhost:2575 <<END\n")[2].partition("\nEND\n")[0]
+    typed = typed.replace("$now", f"{NOW:%Y%m%d%H%M%S%z}")
+    (tmp_path / "message").write_text(typed)
+    publisher = RecordingPublisher()
+    async with serving(publisher) as server:
+        host, port = server.address
+        command = [sys.executable, "-m", "connectors.hl7.sender", f"{host}:{port}"]
+        sending = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+        )
+        said, _ = await sending.communicate(typed.encode())
+        assert (sending.returncode, said.decode().split()[0]) == (0, "AA")
+        again = await asyncio.create_subprocess_exec(
+            *command, str(tmp_path / "message"), "/dev/null", stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+        )
+        assert (await again.communicate())[0].startswith(b"AA")
+    (found,) = [event for event in publisher.events if isinstance(event, VitalsEvent)]
+    assert len(found.observations) == 7
+    (context,) = [event for event in publisher.events if isinstance(event, PatientEvent)]
+    assert context.birth_date is not None
+
+
+def test_messages_are_told_apart_however_lines_end() -> None:
+    one, two = b"MSH|^~\\&|A\rPID|1\r", b"MSH|^~\\&|B\rPID|2\r"
+    for text in (one + two, one.replace(b"\r", b"\n") + b"\n" + two.replace(b"\r", b"\r\n"), frame(one) + frame(two)):
+        assert messages(text) == [one, two]
+    assert messages(b"\n") == []

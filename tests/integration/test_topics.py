@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(240)]
 async def test_an_output_whose_topic_is_missing_waits_and_names_the_command(kafka: Kafka) -> None:
     prefix = kafka.name("t") + "."
     settings = Settings(
-        kafka=KafkaSettings(bootstrap=kafka.bootstrap, topic_prefix=prefix), engine=EngineSettings(request_timeout=1.0)
+        kafka=KafkaSettings(bootstrap=kafka.bootstrap, topic_prefix=prefix),
+        engine=EngineSettings(session_timeout=1.2, heartbeat_interval=0.3, request_timeout=1.5),
     )
     outbox = Outbox(settings, source="/test")
     await outbox.start()

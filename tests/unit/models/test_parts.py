@@ -67,3 +67,44 @@ def test_who_listens_within_listens_alone() -> None:
         part_done()
     part_done()
     assert told == ["inner", "outer"]
+
+
+async def test_a_run_that_nobody_waits_for_is_given_up_at_the_next_part() -> None:
+    begun, go_on, runs = threading.Event(), threading.Event(), []
+
+    def run(items: Sequence[str]) -> Sequence[str]:
+        for part in range(1000 if items == ["long"] else 1):
+            runs.append((items[0], part))
+            begun.set()
+            go_on.wait(10)
+            part_done()
+        return items
+
+    batcher = MicroBatcher(run, name="m", longest_delay=0)
+    asking = asyncio.create_task(batcher.map(["long"]))
+    await asyncio.to_thread(begun.wait, 10)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    go_on.set()
+    assert await batcher.map(["next"], deadline=10) == ["next"], "the thread is free"
+    assert runs == [("long", 0), ("next", 0)]
+    await batcher.stop()
+
+
+async def test_a_run_that_one_of_several_waits_for_goes_on() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run(items: Sequence[str]) -> Sequence[str]:
+        begun.set()
+        go_on.wait(10)
+        part_done()
+        return items
+
+    batcher = MicroBatcher(run, name="m", longest_delay=0.05)
+    one, other = (asyncio.create_task(batcher.map([name])) for name in ("one", "other"))
+    await asyncio.to_thread(begun.wait, 10)
+    one.cancel()
+    await asyncio.gather(one, return_exceptions=True)
+    go_on.set()
+    assert await other == ["other"]
+    await batcher.stop()

@@ -30,3 +30,10 @@ def test_a_process_that_ends_by_itself_is_not_touched() -> None:
     quiet = "from streams.leaving import leave_within\nleave_within(3600, 'x')"
     done = subprocess.run([sys.executable, "-c", quiet], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_process_that_is_told_to_stop_while_it_imports_says_so_and_ends_well() -> None:
+    code = "import os; from streams.cli.run import _end_in_words; _end_in_words('vitals'); os.kill(os.getpid(), 15)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == "vitals: told to stop while it was starting; nothing was taken in\n"

@@ -1,15 +1,17 @@
 """Settings: where they come from, what is refused, what never shows."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+import streams.settings as settings_module
 from models.errors import Permanent
 from streams.cli.settings import rows
 from streams.kafka import aiokafka_config, confluent_config, faust_config
-from streams.settings import KafkaSettings, Settings, load
+from streams.settings import KafkaSettings, Settings, load, names
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +136,157 @@ def test_nothing_listens_to_the_network_until_a_site_says_so() -> None:
     hosts = {name: own.host for name, own in connectors if hasattr(own, "host")}
     assert set(hosts) >= {"mllp", "fhir", "dicom", "stow"}
     assert set(hosts.values()) == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("VIGIL_KAFAK__BOOTSTRAP", "VIGIL_KAFKA__BOOTSTRAP"),
+        ("VIGIL_KAFKA_BOOTSTRAP", "VIGIL_KAFKA__BOOTSTRAP"),
+        ("VIGIL_KAFKA__BOOTSTRAPP", "VIGIL_KAFKA__BOOTSTRAP"),
+        ("VIGIL_SITE_SECRET", "VIGIL_IDENTITY__SITE_SECRET"),
+        ("VIGIL_CONNECTORS_MLLP_PORT", "VIGIL_CONNECTORS__MLLP__PORT"),
+        ("VIGIL_ENGINE__DRAIN__SECONDS", "VIGIL_ENGINE__DRAIN"),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, near: str) -> None:
+    monkeypatch.setenv(name, "nowhere:1")
+    with pytest.raises(Permanent, match=rf"{name} \(did you mean {near}\?\)") as caught:
+        load()
+    assert "nowhere" not in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VIGIL_TEST_KAFKA", "local"),
+        ("VIGIL_HOME_SQL", "sqlite://"),
+        ("VIGIL_PORT", "tcp://10.0.0.1:2575"),
+        ("VIGIL_MLLP_SERVICE_HOST", "10.0.0.1"),
+        ("VIGIL_PORT_2575_TCP_ADDR", "10.0.0.1"),
+        ("vigil_kafka__bootstrap", "lower:1"),
+        ("VIGIL_DELIVER", '{"pager": {"kind": "pcd04", "host": "pager", "port": 1}}'),
+    ],
+)
+def test_other_variables_of_our_name_are_let_be(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    load()
+
+
+def test_every_setting_may_stand_in_a_variable() -> None:
+    found = list(names())
+    assert "monitor.silence.zero" in found
+    unknown = [name for name in found if not settings_module._at(Settings, name.split("."))]
+    assert not unknown
+
+
+@pytest.mark.parametrize("text", ["mllp,fhir", " mllp , fhir ", '["mllp","fhir"]'])
+def test_a_list_may_be_written_plainly(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("VIGIL_CONNECTORS__ENABLED", text)
+    assert load().connectors.enabled == ("mllp", "fhir")
+
+
+def test_what_is_no_json_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIGIL_CONNECTORS__FHIR__PEERS", '{"portal": {"token": hunter2')
+    with pytest.raises(Permanent, match="VIGIL_CONNECTORS__FHIR__PEERS is not JSON") as caught:
+        load()
+    assert "hunter2" not in caught.value.advice
+
+
+def test_a_file_that_is_not_utf_8_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "vigil.toml").write_bytes('[site]\nname = "Clínica"\n'.encode("latin-1"))
+    with pytest.raises(Permanent, match="not UTF-8"):
+        load()
+
+
+def test_a_section_that_is_none_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "vigil.toml").write_text('[topics]\npartition = 3\n[identity]\nsite_secrets = "do-not-show-me-anywhere"\n')
+    with pytest.raises(Permanent, match=r"no setting topics\.partition; did you mean topics.partitions") as caught:
+        load()
+    assert "identity.site_secrets; did you mean identity.site_secret" in str(caught.value)
+    assert "do-not-show" not in caught.value.advice
+
+
+WRITTEN = [("30", 30), ("30s", 30), ("30m", 1800), ("1h", 3600), ("2d", 172_800), ("1h30m", 5400), ("PT30M", 1800)]
+
+
+@pytest.mark.parametrize(("text", "seconds"), WRITTEN)
+@pytest.mark.parametrize("where", ["environment", "file", "file, a number"])
+def test_a_duration_is_written_the_same_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, seconds: float, where: str
+) -> None:
+    if where == "environment":
+        for name in ("VIGIL_MONITOR__STALENESS", "VIGIL_ENGINE__GRACE", "VIGIL_CONNECTORS__FHIR__RETRY_AFTER"):
+            monkeypatch.setenv(name, text)
+    else:
+        value = f'"{text}"' if where == "file" else seconds
+        (tmp_path / "vigil.toml").write_text(
+            f"[monitor]\nstaleness = {value}\n[engine]\ngrace = {value}\n[connectors.fhir]\nretry_after = {value}\n"
+        )
+    found = load()
+    assert found.monitor.staleness == timedelta(seconds=seconds)
+    assert found.engine.grace == found.connectors.fhir.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("MONITOR__STALENESS", "-3600", r"monitor.staleness = -3600: .*greater than 0.*never alerts"),
+        ("MONITOR__HIGH_TOTAL", "3", r"monitor.medium_total \(5\) must be below monitor.high_total \(3\)"),
+        ("MONITOR__SILENCE__ZERO", "-5", r"monitor.silence.zero = -5"),
+        ("MONITOR__SILENCE__ZERO", "900d", r"monitor.forget_silent .* must be above"),
+        ("MONITOR__CARRY_FORWARD__SPO2", "-1h", "monitor.carry_forward.spo2"),
+        ("MONITOR__FORGET_AFTER", "99999d", "from 0 to 3653 days"),
+        ("MONITOR__FEED_SILENCE__PEERS", '{"ehr": 0}', "monitor.feed_silence.peers.ehr = 0"),
+        ("MONITOR__FEED_SILENCE__LIMIT", "7h", r"monitor.feed_silence.limit .* must not be above"),
+        ("MONITOR__PERSISTENCE__SPACING", "20m", "no value of an unvalidated stream would ever count"),
+        ("MONITOR__UNITLESS", '{"heart_rat": "/min"}', "nothing that is scored is called 'heart_rat'"),
+        ("MONITOR__UNITLESS", '{"heart_rate": "Cel"}', "no unit of heart_rate"),
+        ("MONITOR__BLIND_AFTER", "30s", r"monitor.heartbeat .* must be below monitor.blind_after"),
+        ("ENGINE__COMMIT_EVERY", "inf", "engine.commit_every = inf: .*between commits"),
+        ("ENGINE__COMMIT_EVERY", "nan", "engine.commit_every"),
+        ("ENGINE__HEARTBEAT_INTERVAL", "99", r"engine.heartbeat_interval \(99\) must be at most a third .* \(30\)"),
+        ("ENGINE__REQUEST_TIMEOUT", "1", r"engine.request_timeout \(1\) must be above engine.session_timeout \(30\)"),
+        ("ENGINE__DRAIN", "500", r"engine.drain \(500\) must be below engine.rebalance_timeout \(60\)"),
+        ("ENGINE__BACKOFF_FIRST", "1h", r"engine.backoff_first \(3600\) must not be above"),
+        ("STATE__TICK_SECONDS", "30", r"state.tick_seconds \(30\) must be below"),
+        ("KAFKA__TOPIC_PREFIX", "ward 7/", "kafka.topic_prefix"),
+        ("CLOCK__EPOCH", "2026-01-01T00:00:00Z", "go together"),
+        ("CLOCK__SPEED", "inf", "clock.speed = inf"),
+        ("WORKER__HEALTH_PORT", "70000", "worker.health_port = 70000"),
+        ("OBJECTS__LARGEST_BYTES", "1000", "connectors.dicom.largest_object .* must not be above objects.largest_bytes"),
+        ("CONNECTORS__MLLP__BUFFERED_BYTES", "2000000", "mllp.message_bytes .* must not be above mllp.buffered_bytes"),
+        ("CONNECTORS__FHIR__LARGEST_BODY", "200000000", r"fhir.largest_body \(200000000\) must not be above half"),
+        ("TRACING__ENDPOINT", "collector:4318", "tracing.endpoint"),
+        ("CONNECTORS__MLLP__PUBLISH_SECONDS", "-1", "connectors.mllp.publish_seconds = -1"),
+        ("DELIVER", '{"a": {"kind": "pcd04", "host": "h", "port": 1, "dead_after": 50}}', r"a.dead_after \(50\) must be above"),
+        ("IDENTITY__SITE_SECRET", "12345", "identity.site_secret: the site secret needs at least 16 bytes"),
+    ],
+)
+def test_a_value_that_is_not_safe_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(f"VIGIL_{name}", value)
+    with pytest.raises(Permanent, match=words) as caught:
+        load()
+    assert "12345" not in caught.value.advice
+
+
+def test_no_duration_is_endless_or_negative() -> None:
+    """Whichever setting is a duration: what is below zero or has no end is refused by its type, in each section."""
+
+    def durations_of(model: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str]]:
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from durations_of(kind)
+            elif kind in (float, timedelta):
+                yield model, name
+
+    found = list(durations_of(Settings))
+    assert len(found) > 60
+    for model, name in found:
+        for value in (-1, float("inf"), float("nan")):
+            with pytest.raises(ValidationError) as caught:
+                model.model_validate({name: value})
+            assert any(error["loc"] == (name,) for error in caught.value.errors()), (model, name, value)

@@ -1,14 +1,15 @@
 """What a topic's configuration does where it is not what the settings make it."""
 
+from typing import Any
+
 import pytest
 
 from streams.settings import TopicSettings
-from streams.topic_options import differences, size, span
+from streams.topic_options import FIXED_CLEANUP, JOURNAL, MEET, cleanup_of, differences, size, span
 from streams.topics import plans
 
 _DAY = 86_400_000
 PLANS = {plan.name: plan.config for plan in plans(TopicSettings())}
-JOURNAL = "vigil.vitals.journal"
 
 
 def _only(topic: str, copies: int = 3, **changed: str) -> tuple[bool, str]:
@@ -82,6 +83,68 @@ def test_no_more_copies_confirm_than_there_are() -> None:
     loses, words = _only("clinical.notes", copies=1)
     assert loses
     assert "refuse every write" in words
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_what_is_made_is_what_is_compared_with(copies: int) -> None:
+    """A topic made by the settings is not mended by the next run, however many copies they ask for."""
+    for insync in (None, *range(1, copies + 1)):
+        for plan in plans(TopicSettings(replication=copies, min_insync=insync)):
+            assert differences(plan.config, plan.config, copies=plan.replication) == []
+
+
+def test_each_topic_may_have_its_own() -> None:
+    own = TopicSettings(
+        partitions_of={"clinical.audit": 3},
+        replication_of={"clinical.shadow": 1},
+        cleanup_of={"clinical.entities": "compact,delete", "clinical.patients": "compact"},
+        retention_hours={"clinical.entities": 1},
+    )
+    made = {plan.name: plan for plan in plans(own)}
+    assert (made["clinical.audit"].partitions, made["clinical.notes"].partitions) == (3, 12)
+    assert (made["clinical.shadow"].replication, made["clinical.shadow"].config["min.insync.replicas"]) == (1, "1")
+    assert (made["clinical.notes"].replication, made["clinical.notes"].config["min.insync.replicas"]) == (3, "2")
+    entities = made["clinical.entities"].config
+    assert (entities["cleanup.policy"], entities["retention.ms"]) == ("compact,delete", "3600000")
+    (found,) = differences(entities, {**entities, "cleanup.policy": "delete"}, copies=3)
+    assert not found.loses, "more is kept than is asked for"
+    assert differences(entities, {**entities, "cleanup.policy": "delete,compact"}, copies=3) == [], "the order is nothing"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"partitions_of": {"clinical.vitals": 24}}, "same number .*clinical.patients has 12"),
+        ({"min_insync": 3, "replication": 1}, r"min_insync \(3\) must not be above"),
+        ({"min_insync": 2, "replication_of": {"clinical.shadow": 1}}, "clinical.shadow"),
+        ({"min_insync": 0}, "greater than or equal to 1"),
+        ({"cleanup_of": {"clinical.patients": "compact,delete"}}, "must stay 'compact'.*state"),
+        ({"cleanup_of": {"clinical.notes": "compact,delete"}}, "must stay 'delete'"),
+        ({"cleanup_of": {"clinical.entities": "compact"}}, "for ever"),
+        ({"retention_hours": {"clinical.nots": 1}}, "no topic 'clinical.nots'; did you mean clinical.notes"),
+        ({"retention_hours": {"clinical.patients": 1}}, "without limit"),
+        ({"retention_hours": {"clinical.notes": float("inf")}}, "less than or equal"),
+        ({"replication_of": {"clinical.audits": 1}}, "did you mean clinical.audit"),
+    ],
+)
+def test_what_would_lose_or_stop_everything_is_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TopicSettings(**wrong)
+
+
+def test_topics_that_meet_may_have_another_number_together() -> None:
+    made = {plan.name: plan.partitions for plan in plans(TopicSettings(partitions_of=dict.fromkeys(MEET, 24)))}
+    assert {made[name] for name in MEET} == {24}
+    assert made["clinical.notes"] == 12
+
+
+def test_every_topic_that_is_state_stays_compacted() -> None:
+    assert {name for name in PLANS if cleanup_of(name) == "compact"} == {"clinical.patients", JOURNAL}
+    assert {name for name in PLANS if name not in FIXED_CLEANUP} == {
+        "clinical.entities",
+        "clinical.findings",
+        "clinical.shadow",
+    }
 
 
 def test_what_a_cluster_does_not_tell_is_not_compared() -> None:
