@@ -239,7 +239,7 @@ def test_a_duration_is_written_the_same_everywhere(
         ("MONITOR__FORGET_AFTER", "99999d", "from 0 to 3653 days"),
         ("MONITOR__FEED_SILENCE__PEERS", '{"ehr": 0}', "monitor.feed_silence.peers.ehr = 0"),
         ("MONITOR__FEED_SILENCE__LIMIT", "7h", r"monitor.feed_silence.limit .* must not be above"),
-        ("MONITOR__PERSISTENCE__SPACING", "20m", "no value of an unvalidated stream would ever count"),
+        ("MONITOR__PERSISTENCE__SPACING", "4h", "no value of an unvalidated stream would ever count"),
         ("MONITOR__UNITLESS", '{"heart_rat": "/min"}', "nothing that is scored is called 'heart_rat'"),
         ("MONITOR__UNITLESS", '{"heart_rate": "Cel"}', "no unit of heart_rate"),
         ("MONITOR__BLIND_AFTER", "30s", r"monitor.heartbeat .* must be below monitor.blind_after"),
