@@ -1,13 +1,12 @@
 """The registry file as commands change it: after training, evaluation and by whoever promotes, never by a running lane.
 
-A change is written whole or not at all, and read again before it is. `python -m models.registering seal|verify` puts digests in.
+A change touches what it means and nothing else in the file (`models.toml_text`), is written whole or not at all, and only where the
+registry that comes of it can be loaded. `python -m models.registering seal|verify` puts digests in.
 """
 
 import argparse
-import math
-import re
+import shutil
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ from models.errors import Fatal, Permanent
 from models.registry import (
     DRIFT,
     PACKAGED,
-    WEIGHTS,
     ModelEntry,
     Registry,
     Stage,
+    base_of,
     document_of,
     folder_of,
     read_registry,
     sha256_of,
 )
+from models.toml_text import rewritten
 
 
 def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
@@ -33,7 +33,7 @@ def seal(path: Path = PACKAGED, names: Sequence[str] = ()) -> list[ModelEntry]:
     Raises `Fatal` where a file that an entry names is missing.
     """
     document = document_of(path)
-    base = _base(path)
+    base = base_of(path)
     changed: list[ModelEntry] = []
     for raw in document.get("model", []):
         entry = ModelEntry.model_validate(raw)
@@ -64,13 +64,13 @@ def files_of(folder: Path) -> list[str]:
 
 def location(folder: Path, path: Path = PACKAGED) -> str:
     """Say where a folder lies as an entry of the registry file `path` says it: by its name where it lies beside its like."""
-    return folder.name if folder.parent in (_base(path), _base(path).resolve()) else str(folder.resolve())
+    return folder.name if folder.parent in (base_of(path), base_of(path).resolve()) else str(folder.resolve())
 
 
 def record(entry: ModelEntry, path: Path = PACKAGED, *, serve: bool = True) -> None:
     """Put an entry into the registry file, in the place of the one of its task and name; a task's first one serves it (`serve`).
 
-    Training and evaluation write versions, thresholds and figures so, by code. Only the head's comments are kept.
+    Training writes versions, thresholds and figures so, by code.
     """
     document = document_of(path) if path.is_file() else {}
     raw = entry.model_dump(exclude_defaults=True)
@@ -83,6 +83,15 @@ def record(entry: ModelEntry, path: Path = PACKAGED, *, serve: bool = True) -> N
         models.append(raw)
     if serve:
         document.setdefault("tasks", {}).setdefault(entry.task, {"champion": entry.name})
+    _write(path, document)
+
+
+def amend(entry: ModelEntry, path: Path, **fields: Any) -> None:
+    """Write some fields of an entry that stands in a registry file, `quality` say; what else it says there stays."""
+    document = document_of(path)
+    for raw in document["model"]:
+        if (raw.get("task"), raw.get("name")) == (entry.task, entry.name):
+            raw |= fields
     _write(path, document)
 
 
@@ -155,63 +164,21 @@ def propose(entry: ModelEntry, path: Path) -> str:
     return stage.champion
 
 
-def _base(path: Path) -> Path:
-    return WEIGHTS if path == PACKAGED else path.parent
-
-
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    head: list[str] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
-                break
-            head.append(line)
-    blocks = ["\n".join(head)] if head else []
-    blocks += [_table(f"tasks.{task}", table) for task, table in document.get("tasks", {}).items()]
-    for model in document.get("model", []):
-        plain = {key: value for key, value in model.items() if not isinstance(value, dict)}
-        parts = ["[[model]]", *_pairs(plain)]
-        parts += ["\n" + _table(f"model.{key}", value) for key, value in model.items() if isinstance(value, dict) and value]
-        blocks.append("\n".join(parts))
-    text = "\n\n".join(blocks) + "\n"
-    tomllib.loads(text)  # what cannot be read again is not written
+    before = path.read_bytes().decode() if path.is_file() else ""
+    try:
+        text = rewritten(before, document)
+    except ValueError as error:
+        raise Fatal(
+            f"registry {path} is written in a way that no command can change without changing more",
+            hint="write tasks as [tasks.NAME] and models as [[model]], or make the change by hand",
+        ) from error
+    Registry.of(path, document)  # what no lane would load is not written
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(text.encode())
+    if path.is_file():
+        shutil.copymode(path, temporary)
     temporary.replace(path)
-
-
-def _table(name: str, table: Mapping[str, Any]) -> str:
-    return "\n".join([f"[{name}]", *_pairs(table)])
-
-
-def _pairs(table: Mapping[str, Any]) -> list[str]:
-    return [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: Any) -> str:
-    """Write a value of TOML: strings, numbers, truth values, and arrays and tables of them."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case float():
-            return repr(value) if math.isfinite(value) else str(value)
-        case str():
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
-        case list() | tuple():
-            inline = "[" + ", ".join(_value(item) for item in value) + "]"
-            if len(inline) <= 110 or not value:
-                return inline
-            return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"
-        case dict():
-            return "{ " + ", ".join(_pairs(value)) + " }" if value else "{}"
-    raise TypeError(f"no TOML for {type(value).__name__}")  # the type alone; an entry's values are facts about a model anyway
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -181,12 +181,15 @@ class Registry:
 
         Raises `Fatal` where a file is absent or is not a registry, naming the entry and field.
         """
-        entries, stages = read_registry(PACKAGED, WEIGHTS)
-        if path is not None:
-            document = document_of(path)  # once: who writes it meanwhile is seen by the next look
-            entries, stages = [*entries, *_entries(path, document, path.parent)], stages | _stages(path, document)
-            entries = _with_thresholds(path, document, entries)
-        return cls(entries, stages)
+        path = path or PACKAGED
+        return cls.of(path, document_of(path))  # once: who writes it meanwhile is seen by the next look
+
+    @classmethod
+    def of(cls, path: Path, document: Mapping[str, Any]) -> Self:
+        """Return the registry that a file makes, from what it holds or is to hold. Raises `Fatal` as `load` does."""
+        entries, stages = read_registry(PACKAGED, WEIGHTS) if path != PACKAGED else ([], {})
+        entries, stages = [*entries, *_entries(path, document, base_of(path))], stages | _stages(path, document)
+        return cls(_with_thresholds(path, document, entries), stages)
 
     def entries(self, task: str | None = None) -> list[ModelEntry]:
         """Return every entry (of one task), in the order of the files."""
@@ -385,6 +388,11 @@ def document_of(path: Path) -> dict[str, Any]:
         # Passed over in silence, the models that ship would answer for those that the file was meant to name.
         raise Fatal(f"{path} is no registry: it has {strange[0]!r}", hint=f"a registry has {', '.join(sorted(_TABLES))}")
     return document
+
+
+def base_of(path: Path) -> Path:
+    """Return the folder that the locations of a registry file's entries are relative to."""
+    return WEIGHTS if path == PACKAGED else path.parent
 
 
 def folder_of(entry: ModelEntry, base: Path) -> Path:

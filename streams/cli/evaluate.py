@@ -199,12 +199,12 @@ def table_of(console: Console, found: "Evaluation") -> None:
 def _record(
     console: Console, registry: "Registry", site: Path | None, task: Task, name: str | None, found: "Evaluation"
 ) -> None:
-    from models.registering import holder, record
+    from models.registering import amend, holder
 
     if found.model is None:
         raise Permanent("nothing to record: rules stand in no registry", hint="leave --record out")
     weights = registry.weights("deterioration-home" if found.task == "deterioration-home" else REGISTERED[task], name)
     where = holder(weights.entry, site)
-    record(weights.entry.model_copy(update={"quality": found.quality()}), where)
+    amend(weights.entry, where, quality=found.quality())  # its thresholds may be the site's own, not the entry's
     (weights.folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")
     console.print(f"recorded in {where.name} and {weights.folder.name}/figures.md", style="dim", highlight=False)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import Fatal, Permanent
-from models.registering import main, record, seal
-from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, document_of
+from models.registering import amend, challenge, main, promote, propose, record, seal
+from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, Stage, document_of
 from models.tasks import TextEmbedder, TokenClassifier
 from tests import tiny_models as tiny
 
@@ -182,7 +182,14 @@ def test_a_file_name_cannot_leave_the_models_folder(name: str) -> None:
 
 
 def test_a_location_that_would_be_fetched_is_refused(tmp_path: Path) -> None:
-    path = tiny.toml_of(tiny_entry(files={"m": ""}, location="hf://somebody/model"), tmp_path / "site.toml")
+    path = tmp_path / "site.toml"
+    with pytest.raises(Fatal, match="not a folder"):
+        record(tiny_entry(files={"m": ""}, location="hf://somebody/model"), path)
+    assert not path.exists()
+    path.write_text(
+        '[[model]]\ntask = "ner"\nname = "x"\nversion = "1"\nruntime = "onnx-token-classifier"\n'
+        'licence = "site"\nlocation = "s3://models/x"\n'
+    )
     with pytest.raises(Fatal, match="not a folder"):
         Registry.load(path)
 
@@ -204,6 +211,31 @@ def test_sealing_takes_up_a_meant_change_and_keeps_the_rest(site: Path) -> None:
     assert after == before.model_copy(update={"files": after.files})
     assert site.read_text().startswith("# a head\n# of two lines\n")
     assert Registry.load(site).open("ner").identity.digest == after.digest
+
+
+def test_every_change_keeps_what_it_does_not_mean(site: Path) -> None:
+    site.write_text(f"# ours\n{site.read_text()}\n# Ann: find more\n[thresholds.clinical-ner]\ncondition = 0.5  # measured\n")
+    folder = site.parent / "tiny"
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
+    seal(site)
+    tiny_ = Registry.load(site).entry("ner", "tiny")
+    record(tiny_.model_copy(update={"name": "second"}), site)
+    promote("ner", "second", site)
+    challenge("ner", Stage(champion="second", challenger="tiny"), site)
+    challenge("ner", None, site)
+    propose(tiny_.model_copy(update={"name": "third"}), site)
+    amend(tiny_, site, quality={"f1": 0.5})
+    assert site.read_text().startswith("# ours\n")
+    assert "\n# Ann: find more\n[thresholds.clinical-ner]\ncondition = 0.5  # measured\n" in site.read_text()
+    registry = Registry.load(site)
+    assert registry.entry("ner", "clinical-ner").thresholds["condition"] == 0.5
+    assert registry.entry("ner", "tiny").quality == {"f1": 0.5}
+
+
+def test_figures_are_written_without_the_sites_thresholds(site: Path) -> None:
+    site.write_text(site.read_text() + "\n[thresholds.tiny]\nsymptom = 0.5\n")
+    amend(Registry.load(site).entry("ner", "tiny"), site, quality={"f1": 0.5})
+    assert "thresholds" not in document_of(site)["model"][0]
 
 
 def test_the_command_seals_and_verifies_with_an_exit_code(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
