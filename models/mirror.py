@@ -21,7 +21,7 @@ import httpx
 from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent, Transient
-from models.registering import record
+from models.registering import own_name, record
 from models.registry import ModelEntry, sha256_of
 
 INDEX: Final = "registry.toml"
@@ -113,30 +113,33 @@ def pull(
     *,
     task: str = "",
     digest: str = "",
+    called: str = "",
     progress: Callable[[str, int], None] = lambda file, size: None,
 ) -> ModelEntry:
     """Fetch a model into a folder beside the registry file and record it there; it serves nothing until it is promoted.
 
-    `digest` is the model's, as somebody trusted told it. `progress(file, bytes)` is told of each piece. Files that an earlier try
-    left whole are not fetched again. Raises `Permanent` (no such model, another digest), `Fatal` (a file differs from its digest),
-    `Transient`.
+    `digest` is the model's, as somebody trusted told it; `called` is its name here, if not the mirror's. `progress(file, bytes)` is
+    told of each piece. Files that an earlier try left whole are not fetched again. Raises `Permanent` (no such model, another
+    digest, the name of a model in use), `Fatal` (a file differs from its digest), `Transient`.
     """
     entry = _chosen(offered(source), name, task)
     if digest and digest != entry.digest:
         raise Permanent(
             f"the mirror's {name} {entry.version} has the digest {entry.digest}, not {digest}", hint="nothing was fetched"
         )
-    if not entry.files or not all(entry.files.values()):
+    files = entry.files | entry.beside
+    if not entry.files or not all(files.values()):
         raise Permanent(f"the mirror's {name} has files without digests", hint="seal the mirror's registry")
-    folder = f"{entry.name}-{entry.digest[:12]}"
+    folder = f"{called or entry.name}-{entry.digest[:12]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder):
-        raise Permanent(f"{entry.name!r} cannot be a folder's name")
+        raise Permanent(f"{called or entry.name!r} cannot be a folder's name")
+    made = entry.model_copy(update={"name": called or entry.name, "location": folder})
+    own_name(made, registry)
     final, arriving = registry.parent / folder, registry.parent / f".{folder}.partial"
     if not final.is_dir():
-        for file, expected in sorted(entry.files.items()):
+        for file, expected in sorted(files.items()):
             _fetch(source, f"{entry.location}/{file}", arriving / file, expected, partial(progress, file))
         arriving.replace(final)
-    made = entry.model_copy(update={"location": folder})
     record(made, registry, serve=False)
     return made
 

@@ -113,9 +113,13 @@ def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: i
 
     names = {entry.name for entry in registry.entries(home.TASK)}
     if name in names or (name is None and home_sets.found_in(data)):
-        weights, monitor = registry.weights(home.TASK, name), registry.open(home.TASK, name=name)
+        weights, monitor = registry.weights(home.TASK, name, beside=True), registry.open(home.TASK, name=name)
         return home.evaluate_all(monitor, data, weights.folder, rounds=rounds, progress=report)
-    weights, model, notes = registry.weights("deterioration", name), registry.open("deterioration", name=name), list[str]()
+    weights, model, notes = (
+        registry.weights("deterioration", name, beside=True),
+        registry.open("deterioration", name=name),
+        list[str](),
+    )
     figures = deterioration.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
     return deterioration.report(model, figures, notes)
 
@@ -123,7 +127,11 @@ def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: i
 def _images(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
     from models.evaluation import images
 
-    weights, model, notes = registry.weights("image-text", name), registry.open("image-text", name=name), list[str]()
+    weights, model, notes = (
+        registry.weights("image-text", name, beside=True),
+        registry.open("image-text", name=name),
+        list[str](),
+    )
     figures = images.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
     return images.report(model, figures, notes)
 

@@ -114,3 +114,15 @@ def test_a_mirror_that_does_not_answer_is_to_be_tried_again(site: Path) -> None:
         pull(mirror("http://127.0.0.1:9"), "tiny", site)
     with pytest.raises(Permanent, match="not a folder"):
         mirror("ftp://there")
+
+
+def test_a_model_in_use_is_replaced_by_no_pull_and_another_name_is_given(share: Path, site: Path) -> None:
+    record(tiny.entry_of(share / "tiny model", version="0"), site)
+    before = site.read_bytes()
+    with pytest.raises(Permanent, match="tiny serves ner"):
+        pull(mirror(str(share)), "tiny", site)
+    assert site.read_bytes() == before and left(site) == [site.name]  # refused before anything was fetched
+    entry = pull(mirror(str(share)), "tiny", site, called="tiny-1")
+    assert (entry.name, entry.version) == ("tiny-1", "1")
+    assert Registry.load(site).champion("ner") == "tiny"
+    assert Registry.load(site).open("ner", name="tiny-1").identity == entry.identity
