@@ -1,4 +1,4 @@
-"""A model fetched from the site's own mirror, a folder or an HTTP server: only by command, never by a running lane.
+"""A model fetched from the site's own mirror, a folder, an HTTP server or an S3 bucket: only by command, never by a running lane.
 
 A mirror is what a site's registry file and its folders are, under one place: `registry.toml`, whose entries have relative
 locations, and `LOCATION/FILE` for each file that an entry names. Every file is hashed as it arrives; a model is put in its place
@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+import fsspec
 import httpx
 from pydantic import ValidationError
 
@@ -27,6 +28,7 @@ from models.registry import ModelEntry, sha256_of
 INDEX: Final = "registry.toml"
 _PIECE: Final = 1 << 20  # bytes
 _LARGEST_INDEX: Final = 4 << 20  # bytes: thousands of entries
+_STORES: Final = {"s3"}  # of all that fsspec knows: its hf:// would go to the internet
 _TIMEOUTS: Final = httpx.Timeout(60.0, connect=10.0)
 
 
@@ -78,12 +80,40 @@ class HttpMirror:
             ) from error
 
 
+class StoreMirror:
+    """A folder of an object store, through fsspec: keys and endpoint are those of the environment (AWS_*, FSSPEC_S3_*)."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        try:
+            self._files, root = fsspec.core.url_to_fs(self._address)
+        except (ImportError, ValueError) as error:
+            raise Permanent(f"{address} cannot be used: {error}", hint="pip install 'vigil-stream[s3]'") from error
+        self._root = root.rstrip("/")
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Read a file."""
+        try:
+            with self._files.open(f"{self._root}/{path}", "rb") as stream:
+                while piece := stream.read(_PIECE):
+                    yield piece
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise Permanent(f"the mirror {self._address} has no {path}") from error
+        except Exception as error:  # whatever a store's client raises: keys, network, a bucket that is gone
+            raise Transient(
+                f"{path} of the mirror {self._address} cannot be read ({type(error).__name__})",
+                hint="are its keys and endpoint in the environment (AWS_*)? what was whole is kept",
+            ) from error
+
+
 def mirror(place: str) -> Mirror:
-    """Return the mirror at an `http(s)://` address or in a folder."""
+    """Return the mirror at an `http(s)://` or `s3://` address or in a folder."""
     if re.match(r"https?://", place):
         return HttpMirror(place)
+    if place.partition("://")[0] in _STORES:
+        return StoreMirror(place)
     if "://" in place:
-        raise Permanent(f"{place}: not a folder and not http(s)", hint="copy the files into a folder and name that")
+        raise Permanent(f"{place}: not a folder, http(s) or s3", hint="copy the files into a folder and name that")
     return FolderMirror(Path(place))
 
 

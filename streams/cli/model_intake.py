@@ -57,7 +57,9 @@ def add(
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="the mirror: a folder, or an http(s):// address, with a registry.toml in it")],
+    source: Annotated[
+        str, typer.Argument(help="the mirror: a folder, or an http(s):// or s3:// address, with a registry.toml in it")
+    ],
     name: Annotated[str, typer.Argument(help="the model, as the mirror's registry.toml calls it")],
     task: Annotated[str, typer.Option(help="its task, where the mirror has several of that name")] = "",
     called: Annotated[str, typer.Option("--as", help="what it is called here; default: as the mirror calls it")] = "",
