@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent
-from models.registering import files_of, location, record
+from models.registering import files_of, location, own_name, record
 from models.registry import LOADERS, ModelEntry, sha256_of
 
 # What opens a folder that holds such a thing. The first that fits counts: a sentence-transformers folder has a config.json too.
@@ -57,7 +57,8 @@ def add(
 
     `kind` is (task, runtime) where the folder does not say it; `more` are further fields of the entry (labels, thresholds,
     preprocessing). An entry of the same task and name is
-    replaced. Raises `Permanent` for a folder or runtime that is not known, `Fatal` for one without files.
+    replaced, but for one in use. Raises `Permanent` for a folder or runtime that is not known, or the name of a model in use,
+    `Fatal` for a folder without files.
     """
     task, runtime = kind or kind_of(folder)
     if runtime not in LOADERS:
@@ -71,6 +72,7 @@ def add(
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    own_name(entry, registry)
     record(entry, registry, serve=False)
     return entry
 

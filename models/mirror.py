@@ -1,4 +1,4 @@
-"""A model fetched from the site's own mirror, a folder or an HTTP server: only by command, never by a running lane.
+"""A model fetched from the site's own mirror, a folder, an HTTP server or an S3 bucket: only by command, never by a running lane.
 
 A mirror is what a site's registry file and its folders are, under one place: `registry.toml`, whose entries have relative
 locations, and `LOCATION/FILE` for each file that an entry names. Every file is hashed as it arrives; a model is put in its place
@@ -17,16 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+import fsspec
 import httpx
 from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent, Transient
-from models.registering import record
+from models.registering import own_name, record
 from models.registry import ModelEntry, sha256_of
 
 INDEX: Final = "registry.toml"
 _PIECE: Final = 1 << 20  # bytes
 _LARGEST_INDEX: Final = 4 << 20  # bytes: thousands of entries
+_STORES: Final = {"s3"}  # of all that fsspec knows: its hf:// would go to the internet
 _TIMEOUTS: Final = httpx.Timeout(60.0, connect=10.0)
 
 
@@ -78,12 +80,40 @@ class HttpMirror:
             ) from error
 
 
+class StoreMirror:
+    """A folder of an object store, through fsspec: keys and endpoint are those of the environment (AWS_*, FSSPEC_S3_*)."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        try:
+            self._files, root = fsspec.core.url_to_fs(self._address)
+        except (ImportError, ValueError) as error:
+            raise Permanent(f"{address} cannot be used: {error}", hint="pip install 'vigil-stream[s3]'") from error
+        self._root = root.rstrip("/")
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Read a file."""
+        try:
+            with self._files.open(f"{self._root}/{path}", "rb") as stream:
+                while piece := stream.read(_PIECE):
+                    yield piece
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise Permanent(f"the mirror {self._address} has no {path}") from error
+        except Exception as error:  # whatever a store's client raises: keys, network, a bucket that is gone
+            raise Transient(
+                f"{path} of the mirror {self._address} cannot be read ({type(error).__name__})",
+                hint="are its keys and endpoint in the environment (AWS_*)? what was whole is kept",
+            ) from error
+
+
 def mirror(place: str) -> Mirror:
-    """Return the mirror at an `http(s)://` address or in a folder."""
+    """Return the mirror at an `http(s)://` or `s3://` address or in a folder."""
     if re.match(r"https?://", place):
         return HttpMirror(place)
+    if place.partition("://")[0] in _STORES:
+        return StoreMirror(place)
     if "://" in place:
-        raise Permanent(f"{place}: not a folder and not http(s)", hint="copy the files into a folder and name that")
+        raise Permanent(f"{place}: not a folder, http(s) or s3", hint="copy the files into a folder and name that")
     return FolderMirror(Path(place))
 
 
@@ -113,30 +143,33 @@ def pull(
     *,
     task: str = "",
     digest: str = "",
+    called: str = "",
     progress: Callable[[str, int], None] = lambda file, size: None,
 ) -> ModelEntry:
     """Fetch a model into a folder beside the registry file and record it there; it serves nothing until it is promoted.
 
-    `digest` is the model's, as somebody trusted told it. `progress(file, bytes)` is told of each piece. Files that an earlier try
-    left whole are not fetched again. Raises `Permanent` (no such model, another digest), `Fatal` (a file differs from its digest),
-    `Transient`.
+    `digest` is the model's, as somebody trusted told it; `called` is its name here, if not the mirror's. `progress(file, bytes)` is
+    told of each piece. Files that an earlier try left whole are not fetched again. Raises `Permanent` (no such model, another
+    digest, the name of a model in use), `Fatal` (a file differs from its digest), `Transient`.
     """
     entry = _chosen(offered(source), name, task)
     if digest and digest != entry.digest:
         raise Permanent(
             f"the mirror's {name} {entry.version} has the digest {entry.digest}, not {digest}", hint="nothing was fetched"
         )
-    if not entry.files or not all(entry.files.values()):
+    files = entry.files | entry.beside
+    if not entry.files or not all(files.values()):
         raise Permanent(f"the mirror's {name} has files without digests", hint="seal the mirror's registry")
-    folder = f"{entry.name}-{entry.digest[:12]}"
+    folder = f"{called or entry.name}-{entry.digest[:12]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder):
-        raise Permanent(f"{entry.name!r} cannot be a folder's name")
+        raise Permanent(f"{called or entry.name!r} cannot be a folder's name")
+    made = entry.model_copy(update={"name": called or entry.name, "location": folder})
+    own_name(made, registry)
     final, arriving = registry.parent / folder, registry.parent / f".{folder}.partial"
     if not final.is_dir():
-        for file, expected in sorted(entry.files.items()):
+        for file, expected in sorted(files.items()):
             _fetch(source, f"{entry.location}/{file}", arriving / file, expected, partial(progress, file))
         arriving.replace(final)
-    made = entry.model_copy(update={"location": folder})
     record(made, registry, serve=False)
     return made
 

@@ -24,25 +24,35 @@ An entry of the same task and name replaces the packaged one whole. Nothing is e
 this machine. Every file that an entry names is hashed before the runtime sees it, and the runtime can open only those.
 """
 
+import difflib
 import hashlib
 import importlib
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from models.errors import Fatal, Permanent
 from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
 
 PACKAGED: Final = Path(__file__).with_name("registry.toml")
 WEIGHTS: Final = Path(__file__).with_name("weights")
-DRIFT: Final = (
-    "drift.json"  # beside the weights and none of them: a reference (`models.drift`) changes where the model does not
-)
+DRIFT: Final = "drift.json"
+# Beside the weights and none of them, so no part of the model's digest: what a watch over drift and an evaluation compare with.
+BESIDE: Final = (DRIFT, "learned.npy", "logistic*.json")
 
 # What a model of a task must be able to do: checked on the object that a loader returns.
 PROTOCOLS: Final[Mapping[str, type]] = {
@@ -75,13 +85,17 @@ M = TypeVar("M")
 class Stage(BaseModel):
     """Who serves a task: the champion, and a challenger on trial. A trial ends by promoting the challenger or taking it out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # `previous` stands beside them, for a rollback
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     champion: str = Field(min_length=1)
     challenger: str = ""
     mode: Literal["shadow", "split"] = Field("shadow", description="shadow: compared only; split: it answers for some patients")
     percent: float | None = Field(
         None, ge=0, le=100, description="Of the patients, by a hash of their id. Unset: 10 in a split, all in shadow."
+    )
+
+    previous: Annotated[tuple[str, ...], BeforeValidator(lambda said: (said,) if isinstance(said, str) else said)] = Field(
+        (), description="Who served before, the last one last: what a rollback goes back to. One name in files of before."
     )
 
     @property
@@ -104,6 +118,9 @@ def _plain_name(value: str) -> str:
     return value
 
 
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class ModelEntry(BaseModel):
     """One model as the registry describes it. Frozen; a changed model is a new version."""
 
@@ -119,17 +136,30 @@ class ModelEntry(BaseModel):
         description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened. Without any, "
         "sealing takes every file of the folder but hidden ones and *.md.",
     )
+    beside: dict[Annotated[str, AfterValidator(_plain_name)], Annotated[str, AfterValidator(_hex_digest)]] = Field(
+        default_factory=dict,
+        description="As `files`, of what drift and evaluations are held against: verified, and no part of the model's digest.",
+    )
     licence: str
     trained_on: tuple[str, ...] = ()
     labels: tuple[str, ...] = Field(default=(), description="What comes out: entity types, findings.")
-    thresholds: dict[str, float] = Field(default_factory=dict, description="Label -> lowest score that is published.")
+    thresholds: dict[str, Score] = Field(default_factory=dict, description="Label -> lowest score that is published.")
     thresholds_chosen: str = Field(default="", description="How the thresholds were chosen, in words.")
     preprocessing: dict[str, Any] = Field(default_factory=dict, description="What the runtime needs to know.")
     quality: dict[str, float] = Field(default_factory=dict, description="Metric -> measured value, written by evaluation.")
 
+    @model_validator(mode="after")
+    def _thresholds_of_labels(self) -> Self:
+        if self.labels and (strange := sorted(self.thresholds.keys() - set(self.labels))):
+            raise ValueError(f"thresholds: no label {strange[0]!r}; its labels: {', '.join(self.labels)}")
+        return self
+
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over the sorted lines "name sha256" of all its files: changes when any file does."""
+        """SHA-256 (hex) over the sorted lines "name sha256" of all its files: changes when any file does.
+
+        Not with thresholds, preprocessing (types, aggregation, prompts) or labels: whoever changes those gives another version.
+        """
         lines = "".join(f"{name} {sha}\n" for name, sha in sorted(self.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -181,12 +211,35 @@ class Registry:
 
         Raises `Fatal` where a file is absent or is not a registry, naming the entry and field.
         """
-        entries, stages = read_registry(PACKAGED, WEIGHTS)
-        if path is not None:
-            document = document_of(path)  # once: who writes it meanwhile is seen by the next look
-            entries, stages = [*entries, *_entries(path, document, path.parent)], stages | _stages(path, document)
-            entries = _with_thresholds(path, document, entries)
-        return cls(entries, stages)
+        path = path or PACKAGED
+        return cls.of(path, document_of(path))  # once: who writes it meanwhile is seen by the next look
+
+    @classmethod
+    def of(cls, path: Path, document: Mapping[str, Any]) -> Self:
+        """Return the registry that a file makes, from what it holds or is to hold. Raises `Fatal` as `load` does."""
+        entries, stages = read_registry(PACKAGED, WEIGHTS) if path != PACKAGED else ([], {})
+        entries, stages = [*entries, *_entries(path, document, base_of(path))], stages | _stages(path, document)
+        known = cls(_with_thresholds(path, document, entries), stages)
+        known._check(path, document)
+        return known
+
+    def _check(self, path: Path, document: Mapping[str, Any]) -> None:
+        """Raise `Fatal` where a file names a model or task that is not there: nobody would serve, or another than was meant."""
+        for task in document.get("tasks", {}):
+            names, tasks = [e.name for e in self.entries(task)], {t for t, _ in self._entries}
+            if not names:
+                raise Fatal(f"registry {path}: [tasks.{task}]: no model is of this task", hint=_nearest(task, tasks))
+            for key, name in (("champion", self._stages[task].champion), ("challenger", self._stages[task].challenger)):
+                if name and name not in names:
+                    others = [t for t, n in self._entries if n == name]
+                    why = f"{name!r} is of the task {others[0]!r}" if others else f"no model of this task is called {name!r}"
+                    raise Fatal(f"registry {path}: [tasks.{task}] {key}: {why}", hint=_nearest(name, names))
+        for raw in document.get("model", []):
+            if (task := raw["task"]) not in PROTOCOLS and task not in self._stages:
+                raise Fatal(
+                    f"registry {path}: model {raw['name']!r}: task: unknown {task!r}",
+                    hint=f"{_nearest(task, PROTOCOLS)}; a task of the site's own has a [tasks.{task}] with its champion",
+                )
 
     def entries(self, task: str | None = None) -> list[ModelEntry]:
         """Return every entry (of one task), in the order of the files."""
@@ -208,6 +261,17 @@ class Registry:
         stage = self._stages.get(entry.task)
         return stage is not None and stage.champion == entry.name
 
+    def role(self, task: str, name: str) -> str:
+        """Say in words what a name is in its task: who serves, is on trial, or is what a rollback goes back to; "" for another."""
+        match self._stages.get(task):
+            case Stage(champion=champion) if name == champion:
+                return f"serves {task}"
+            case Stage(challenger=challenger) if name == challenger:
+                return f"is on trial for {task}"
+            case Stage(previous=previous) if name in previous:
+                return f"is what a rollback of {task} goes back to"
+        return ""
+
     def trial(self, entry: ModelEntry) -> Stage | None:
         """Return the trial that an entry is the challenger of, if it is one."""
         stage = self._stages.get(entry.task)
@@ -221,15 +285,15 @@ class Registry:
         """Look up an entry without opening it. Raises `Permanent` for an unknown name or a model of another task."""
         return self._find(task, name)[0]
 
-    def weights(self, task: str, name: str | None = None) -> Weights:
-        """Verify a model's files.
+    def weights(self, task: str, name: str | None = None, *, beside: bool = False) -> Weights:
+        """Verify a model's files, and with `beside` what drift and evaluations are held against too.
 
         Raises `Fatal` for a missing file or a digest that differs, and `Permanent` as `entry` does.
         """
         entry, folder = self._find(task, name)
         if not entry.files:
             raise Fatal(f"model {entry.name} {entry.version} lists no files", hint="fill [model.files] and seal")
-        for file, expected in sorted(entry.files.items()):
+        for file, expected in sorted((entry.files | (entry.beside if beside else {})).items()):
             _verify(entry, folder / file, expected)
         return Weights(entry, folder)
 
@@ -316,18 +380,37 @@ def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[
     if not isinstance(models, list):
         raise Fatal(f"registry {path}: models are described as [[model]] tables")
     for raw in models:
+        name = raw.get("name", "?") if isinstance(raw, dict) else "?"
         try:
             entry = ModelEntry.model_validate(raw)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            name = raw.get("name", "?") if isinstance(raw, dict) else "?"
-            raise Fatal(f"registry {path}: model {name!r}: {where}: {first['msg']}") from error
+            where, hint = _place(error, ModelEntry)
+            raise Fatal(f"registry {path}: model {name!r}: {where}", hint=hint) from error
+        if entry.runtime not in LOADERS:
+            hint = _nearest(entry.runtime, LOADERS)
+            raise Fatal(f"registry {path}: model {name!r}: runtime: unknown {entry.runtime!r}", hint=hint)
+        if any((one.task, one.name) == (entry.task, entry.name) for one, _ in entries):
+            raise Fatal(f"registry {path}: model {name!r} of the task {entry.task} stands there twice", hint="take one out")
         entries.append((entry, folder_of(entry, base)))
     return entries
 
 
-_Thresholds: Final = TypeAdapter(dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]])
+def _place(error: ValidationError, of: type[BaseModel]) -> tuple[str, str]:
+    """Say where a table is wrong and how, and what key may have been meant."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: there is no such key", _nearest(key, of.model_fields)
+    return f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, "), ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(names) or 'none'}"
+
+
+_Thresholds: Final = TypeAdapter(dict[str, dict[str, Score]])
 
 
 def _with_thresholds(
@@ -341,7 +424,8 @@ def _with_thresholds(
         where = ".".join(map(str, ("thresholds", *first["loc"])))
         raise Fatal(f"registry {path}: [{where}]: {first['msg']}", hint="[thresholds.MODEL] label = score") from error
     if unknown := sorted(own.keys() - {entry.name for entry, _ in entries}):
-        raise Fatal(f"registry {path}: [thresholds.{unknown[0]}]: no model has this name")
+        hint = _nearest(unknown[0], {entry.name for entry, _ in entries})
+        raise Fatal(f"registry {path}: [thresholds.{unknown[0]}]: no model has this name", hint=hint)
     found: list[tuple[ModelEntry, Path]] = []
     for entry, folder in entries:
         scores = own.get(entry.name, {})
@@ -362,9 +446,8 @@ def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:
         try:
             stages[task] = Stage.model_validate(table)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or 'champion = "model name"'
-            raise Fatal(f"registry {path}: [tasks.{task}] needs {where}: {first['msg']}") from error
+            where, hint = _place(error, Stage)
+            raise Fatal(f"registry {path}: [tasks.{task}] {where}", hint=hint or 'it needs champion = "model name"') from error
     return stages
 
 
@@ -383,8 +466,13 @@ def document_of(path: Path) -> dict[str, Any]:
         raise Fatal(f"registry {path} is not TOML: {error}") from error
     if strange := sorted(document.keys() - _TABLES):
         # Passed over in silence, the models that ship would answer for those that the file was meant to name.
-        raise Fatal(f"{path} is no registry: it has {strange[0]!r}", hint=f"a registry has {', '.join(sorted(_TABLES))}")
+        raise Fatal(f"{path} is no registry: it has {strange[0]!r}", hint=_nearest(strange[0], _TABLES))
     return document
+
+
+def base_of(path: Path) -> Path:
+    """Return the folder that the locations of a registry file's entries are relative to."""
+    return WEIGHTS if path == PACKAGED else path.parent
 
 
 def folder_of(entry: ModelEntry, base: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.batching import describe
 from models.drift import SHIFTED, Drift, Figures, Reference, places
 from models.errors import Permanent
-from models.registry import ModelEntry
+from models.registry import ModelEntry, sha256_of
 from models.tasks import ModelIdentity
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
@@ -30,6 +30,8 @@ def watch(
     if found is None or settings.drift_window == 0:
         return None
     try:
+        if found.name in entry.beside and found.parent == folder and sha256_of(found) != entry.beside[found.name]:
+            raise Permanent(f"digest of {found} differs from the registry's", hint="restore it, or seal the registry")
         reference = Reference.read(found)
     except Permanent as error:
         log.warning("%s: not watched for drift: %s", entry.name, error.advice)

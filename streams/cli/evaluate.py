@@ -113,9 +113,13 @@ def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: i
 
     names = {entry.name for entry in registry.entries(home.TASK)}
     if name in names or (name is None and home_sets.found_in(data)):
-        weights, monitor = registry.weights(home.TASK, name), registry.open(home.TASK, name=name)
+        weights, monitor = registry.weights(home.TASK, name, beside=True), registry.open(home.TASK, name=name)
         return home.evaluate_all(monitor, data, weights.folder, rounds=rounds, progress=report)
-    weights, model, notes = registry.weights("deterioration", name), registry.open("deterioration", name=name), list[str]()
+    weights, model, notes = (
+        registry.weights("deterioration", name, beside=True),
+        registry.open("deterioration", name=name),
+        list[str](),
+    )
     figures = deterioration.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
     return deterioration.report(model, figures, notes)
 
@@ -123,7 +127,11 @@ def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: i
 def _images(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
     from models.evaluation import images
 
-    weights, model, notes = registry.weights("image-text", name), registry.open("image-text", name=name), list[str]()
+    weights, model, notes = (
+        registry.weights("image-text", name, beside=True),
+        registry.open("image-text", name=name),
+        list[str](),
+    )
     figures = images.evaluate_all(model, data, weights.folder, rounds=rounds, notes=notes, progress=report)
     return images.report(model, figures, notes)
 
@@ -199,12 +207,12 @@ def table_of(console: Console, found: "Evaluation") -> None:
 def _record(
     console: Console, registry: "Registry", site: Path | None, task: Task, name: str | None, found: "Evaluation"
 ) -> None:
-    from models.registering import holder, record
+    from models.registering import amend, holder
 
     if found.model is None:
         raise Permanent("nothing to record: rules stand in no registry", hint="leave --record out")
     weights = registry.weights("deterioration-home" if found.task == "deterioration-home" else REGISTERED[task], name)
     where = holder(weights.entry, site)
-    record(weights.entry.model_copy(update={"quality": found.quality()}), where)
+    amend(weights.entry, where, quality=found.quality())  # its thresholds may be the site's own, not the entry's
     (weights.folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")
     console.print(f"recorded in {where.name} and {weights.folder.name}/figures.md", style="dim", highlight=False)

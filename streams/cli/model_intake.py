@@ -33,7 +33,7 @@ def add(
 
     Knows folders of transformers (token and image classification, CLIP), sentence-transformers and open_clip. Nothing is fetched
     and no code of the folder is run. It serves nothing until `vigil models promote`, or `vigil models challenge` to try it beside
-    the champion.
+    the champion: the name of a model that serves, is on trial or is a rollback's is refused.
     """
     from models.hub_folders import add as record_folder
     from models.registry import Registry
@@ -57,9 +57,12 @@ def add(
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="the mirror: a folder, or an http(s):// address, with a registry.toml in it")],
+    source: Annotated[
+        str, typer.Argument(help="the mirror: a folder, or an http(s):// or s3:// address, with a registry.toml in it")
+    ],
     name: Annotated[str, typer.Argument(help="the model, as the mirror's registry.toml calls it")],
     task: Annotated[str, typer.Option(help="its task, where the mirror has several of that name")] = "",
+    called: Annotated[str, typer.Option("--as", help="what it is called here; default: as the mirror calls it")] = "",
     digest: Annotated[str, typer.Option(help="the model's digest, as somebody trusted told it: another one is refused")] = "",
     registry: Annotated[
         Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")
@@ -68,7 +71,7 @@ def pull(
     """Fetch a model from the site's mirror into a folder beside the registry file, and record it there.
 
     Every file is hashed as it arrives, and the model is put in place whole or not at all. It serves nothing until `vigil models
-    promote`. Lanes never fetch anything.
+    promote`: the name of a model in use is refused (--as gives it another). Lanes never fetch anything.
     """
     from models import mirror
 
@@ -81,7 +84,7 @@ def pull(
                 bars[file] = shown.add_task(file, total=None)
             shown.advance(bars[file], size)
 
-        entry = mirror.pull(mirror.mirror(source), name, site, task=task, digest=digest, progress=arrived)
+        entry = mirror.pull(mirror.mirror(source), name, site, task=task, digest=digest, called=called, progress=arrived)
     console = Console(soft_wrap=True, highlight=False)
     console.print(
         f"{entry.name} {entry.version} ({entry.task}, {entry.runtime}): {len(entry.files)} files, {entry.digest}; recorded"

@@ -30,7 +30,8 @@ def reference(
     """
     from models.drift import places
     from models.evaluation.drift_reference import reference as made
-    from models.registry import Registry
+    from models.registering import amend
+    from models.registry import PACKAGED, Registry, sha256_of
     from processors.retrieval_quality import passages
 
     if not data.exists():
@@ -44,5 +45,7 @@ def reference(
         counted = made(known, found[0], data, most=most, of=of, passages=passages, progress=report)
     path = places(found[0], known.folder(found[0]), site)[0]
     counted.write(path)
+    if path.parent == known.folder(found[0]):  # without a site's registry file it is the packaged one's, and sealed there
+        amend(found[0], PACKAGED, beside=found[0].beside | {path.name: sha256_of(path)})
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{name}: {len(counted.figures)} figures of {counted.of} in {path}")

@@ -38,6 +38,9 @@ app.command("evaluate")(evaluate)
 app.command("reference")(reference)
 
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
+Unopened = Annotated[
+    bool, typer.Option("--unopened", help="verify its files, but do not try to open it here (no train extra, no memory)")
+]
 Task = Annotated[str, typer.Argument(help="a task of the registry: ner, embedding, image-text, deterioration")]
 
 
@@ -108,7 +111,10 @@ def show(
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="models; default: all")] = None, registry: Site = None
 ) -> None:
-    """Hash every file of every model; exits 1 and names the file where a digest differs or a file is missing."""
+    """Hash every file of every model, and what drift and evaluations are held against.
+
+    Exits 1 and names the file where a digest differs or a file is missing.
+    """
     from models.registry import Registry
 
     known = Registry.load(_site(registry))
@@ -119,7 +125,7 @@ def verify(
         if names and entry.name not in names:
             continue
         try:
-            known.weights(entry.task, entry.name)
+            known.weights(entry.task, entry.name, beside=True)
         except VigilError as error:
             bad += 1
             console.print(f"[bold red]bad [/] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -127,6 +133,7 @@ def verify(
                 console.print(f"       -> {escape(error.hint)}", highlight=False, soft_wrap=True)
         else:
             count = f"{len(entry.files)} file{'s' if len(entry.files) != 1 else ''}"
+            count += f" and {len(entry.beside)} beside" if entry.beside else ""
             console.print(f"[green]ok  [/] {escape(entry.name)} {entry.version}: {count}, {entry.digest}", highlight=False)
     if bad:
         raise typer.Exit(1)
@@ -139,8 +146,9 @@ def promote_model(
     reason: Annotated[str, typer.Option(help="why, for the audit")],
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
+    unopened: Unopened = False,
 ) -> None:
-    """Let a model serve a task, by a line in the site's registry file; its files are verified first.
+    """Let a model serve a task, by a line in the site's registry file; its files are verified and it is opened first. A trial ends.
 
     Running lanes see it within `models.watch_seconds`, open it and switch between batches; the vitals lane takes it at its next
     start, since a rerun after a crash must score as the first run did.
@@ -149,8 +157,9 @@ def promote_model(
     from models.registry import Registry
 
     site = _writable(registry)
-    weights = Registry.load(site).weights(task, name)
-    _change(site, task, weights.entry.name, reason, lambda: promote(task, name, site), audit=not no_audit)
+    known = Registry.load(site)
+    _try(known, task, name, unopened=unopened)
+    _change(site, task, name, reason, lambda: promote(task, name, site), audit=not no_audit)
 
 
 @app.command("rollback")
@@ -159,15 +168,22 @@ def rollback_model(
     reason: Annotated[str, typer.Option(help="why, for the audit")],
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
+    unopened: Unopened = False,
 ) -> None:
-    """Let the model serve that served before the last promotion. Running lanes switch as they do for `promote`."""
-    from models.registering import previous, promote
+    """Let the model serve that served before the last promotion, opened first. Running lanes switch as they do for `promote`.
+
+    A second rollback goes one further back, never to the model that was left. A trial ends.
+    """
+    from models.registering import previous, rollback
     from models.registry import Registry
 
     site = _writable(registry)
     name = previous(task, site)
-    Registry.load(site).weights(task, name)
-    _change(site, task, name, reason, lambda: promote(task, name, site), audit=not no_audit)
+    _try(Registry.load(site), task, name, unopened=unopened)
+    _change(site, task, name, reason, lambda: rollback(task, site), audit=not no_audit)
+    further = Registry.load(site).stage(task).previous
+    back = f"rolled back again: {further[-1]}" if further else "nothing earlier is written down"
+    _console().print(f"{back}; forward again: vigil models promote", style="dim", highlight=False)
 
 
 @app.command("challenge")
@@ -182,6 +198,7 @@ def challenge_model(
     stop: Annotated[bool, typer.Option("--stop", help="end the trial; the champion serves all")] = False,
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
+    unopened: Unopened = False,
 ) -> None:
     """Put a model on trial beside the champion, in shadow or for a share of the patients; running lanes take it up live.
 
@@ -205,7 +222,7 @@ def challenge_model(
         task, champion = entry.task, known.champion(entry.task)
         if task == "deterioration":
             raise Permanent("the vitals lane knows no trials", hint="compare with `vigil models evaluate`, then promote")
-        known.weights(task, name)
+        _try(known, task, name, unopened=unopened)
         percent = _percent(split or share)
         stage = Stage(champion=champion, challenger=name, mode="split" if split else "shadow", percent=percent)
         words = f"{task}: {name} challenges {champion}, {stage.mode} for {percent:g}% of the patients"
@@ -237,21 +254,35 @@ def _percent(said: str) -> float:
     return value
 
 
+def _try(known: "Registry", task: str, name: str, *, unopened: bool) -> None:
+    """Open a model, or with `unopened` verify its files alone: what does not open is not written down."""
+    if unopened:
+        known.weights(task, name)
+        return
+    try:
+        known.open(task, name=name)
+    except VigilError as error:
+        words = f"{name} does not open: {error}; nothing was changed"
+        raise Permanent(words, hint=f"{error.hint or 'mend it'}; where only lanes can open it: --unopened") from error
+
+
 def _change(site: Path, task: str, name: str, reason: str, change: Callable[[], str], *, audit: bool) -> None:
     """Audit first, then change: a change that nobody can trace is worse than a record of one that failed."""
     from models.registry import Registry
 
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-    before = Registry.load(site).champion(task)
+    known = Registry.load(site)
+    stage, identity = known.stage(task), known.entry(task, name).identity
+    before = stage.champion
     if before == name:
         raise Permanent(f"{name} serves {task} already")
-    identity = Registry.load(site).entry(task, name).identity
+    ends = f" (the trial of {stage.challenger} ends)" if stage.challenger not in ("", before) else ""
     if audit:
-        asyncio.run(audit_change(load(), task, identity, f"{before} -> {name}: {reason}"))
+        asyncio.run(audit_change(load(), task, identity, f"{before} -> {name}{ends}: {reason}"))
     change()
     told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
-    _console().print(f"{task}: {name} serves, before {before}; {told}. {_reaches(task)}", highlight=False)
+    _console().print(f"{task}: {name} serves, before {before}{ends}; {told}. {_reaches(task)}", highlight=False)
 
 
 def _reaches(task: str) -> str:

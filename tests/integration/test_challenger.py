@@ -92,8 +92,11 @@ async def test_a_challenger_that_fails_or_is_slow_never_touches_the_champion(
         trial(here, "shadow", name="slow")
         await until(lambda: shadowed(here, "dropped") > 20, what="what it could not keep up with was dropped")
         await here.more(40)
-        here.registry.write_text(here.registry.read_text().replace('challenger = "slow"', 'challenger = "nobody"'))
+        record(tiny.entry_of(tmp_path / "old", name="gone", location=str(tmp_path / "gone")), here.registry)
+        here.registry.write_text(here.registry.read_text().replace('challenger = "slow"', 'challenger = "gone"'))
         await until(lambda: here.sample("models_refused_total", task="ner", role="challenger") > 0, what="it is refused")
+        here.registry.write_text(here.registry.read_text().replace('challenger = "gone"', 'challenger = "nobody"'))
+        await until(lambda: here.sample("models_refused_total", task="ner", role="champion") > 0, what="the file is refused")
         await here.more(20)
         assert here.engine.unready() == ""
     live = await here.site.read("clinical.entities")

@@ -12,7 +12,7 @@ from models.errors import Permanent
 from models.evaluation import image_sets, ner_report, plots, vital_sets
 from models.evaluation.measures import Metric
 from models.evaluation.report import Confusion, Curves, Evaluation, Ranking, Reliability, Section
-from models.registering import holder, previous, promote, record
+from models.registering import holder, previous, promote, record, rollback
 from models.registry import ModelEntry, Registry
 from models.runtimes.token_classifier import OnnxTokenClassifier
 from tests import tiny_models as tiny
@@ -186,8 +186,14 @@ def test_promotion_is_a_line_in_the_sites_file_and_can_be_taken_back(tmp_path: P
     assert before == "tiny"  # the site's first model of a task serves it
     assert Registry.load(site).champion("ner") == "clinical-ner"
     assert previous("ner", site) == "tiny"
-    promote("ner", previous("ner", site), site)
+    assert rollback("ner", site) == "tiny"
     assert Registry.load(site).champion("ner") == "tiny"
+    with pytest.raises(Permanent, match="no earlier model"):  # and never to the one that was left
+        rollback("ner", site)
+    record(tiny.entry_of(folder, name="third"), site)
+    for name in ("clinical-ner", "third"):
+        promote("ner", name, site)
+    assert [rollback("ner", site) for _ in range(2)] == ["clinical-ner", "tiny"]
     assert holder(entry, site) == site
     assert holder(Registry.load().entry("embedding"), site) != site
     with pytest.raises(Permanent, match="no earlier model"):

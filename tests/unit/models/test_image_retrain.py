@@ -145,7 +145,9 @@ def test_a_sites_own_champion_and_its_way_back_stay(tmp_path: Path) -> None:
     record(entry("own"), site)
     site.write_text(site.read_text().replace('champion = "own"', 'champion = "own"\nprevious = "chest-xray"'))
     propose(entry("new"), site)
-    assert Registry.load(site).stage("image-text") == Stage(champion="own", challenger="new", mode="shadow")
+    assert Registry.load(site).stage("image-text") == Stage(
+        champion="own", challenger="new", mode="shadow", previous=("chest-xray",)
+    )
     assert 'previous = "chest-xray"' in site.read_text()
 
 

@@ -30,10 +30,14 @@ def share(tmp_path: Path) -> Path:
     return tmp_path / "share"
 
 
-@pytest.fixture(params=["folder", "http"])
-def place(request: pytest.FixtureRequest, share: Path) -> Iterator[str]:
+@pytest.fixture(params=["folder", "http", "store"])
+def place(request: pytest.FixtureRequest, share: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "folder":
         yield str(share)
+        return
+    if request.param == "store":
+        monkeypatch.setattr("models.mirror._STORES", {"file"})  # through fsspec, as s3 is
+        yield f"file://{share}/"
         return
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Served, directory=str(share))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -114,3 +118,21 @@ def test_a_mirror_that_does_not_answer_is_to_be_tried_again(site: Path) -> None:
         pull(mirror("http://127.0.0.1:9"), "tiny", site)
     with pytest.raises(Permanent, match="not a folder"):
         mirror("ftp://there")
+
+
+def test_a_model_in_use_is_replaced_by_no_pull_and_another_name_is_given(share: Path, site: Path) -> None:
+    record(tiny.entry_of(share / "tiny model", version="0"), site)
+    before = site.read_bytes()
+    with pytest.raises(Permanent, match="tiny serves ner"):
+        pull(mirror(str(share)), "tiny", site)
+    assert site.read_bytes() == before and left(site) == [site.name]  # refused before anything was fetched
+    entry = pull(mirror(str(share)), "tiny", site, called="tiny-1")
+    assert (entry.name, entry.version) == ("tiny-1", "1")
+    assert Registry.load(site).champion("ner") == "tiny"
+    assert Registry.load(site).open("ner", name="tiny-1").identity == entry.identity
+
+
+@pytest.mark.parametrize("address", ["hf://org/name", "gs://bucket/models"])
+def test_no_other_place_is_a_mirror(address: str) -> None:
+    with pytest.raises(Permanent, match="not a folder, http"):
+        mirror(address)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import Fatal, Permanent
-from models.registering import main, record, seal
-from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, document_of
+from models.registering import amend, challenge, main, own_name, promote, propose, record, rollback, seal
+from models.registry import LOADERS, PACKAGED, ModelEntry, Registry, Stage, document_of
 from models.tasks import TextEmbedder, TokenClassifier
 from tests import tiny_models as tiny
 
@@ -71,7 +71,9 @@ def test_every_packaged_entry_is_sealed_and_has_a_loader() -> None:
     registry = Registry.load()
     assert registry.entries()
     for entry in registry.entries():
-        assert registry.weights(entry.task, entry.name).identity.digest == entry.digest
+        assert registry.weights(entry.task, entry.name, beside=True).identity.digest == entry.digest
+        there = {path.name for path in registry.folder(entry).iterdir() if path.suffix != ".md"}
+        assert there == {*entry.files, *entry.beside}, "every file has a digest"
         assert entry.runtime in LOADERS
 
 
@@ -139,10 +141,10 @@ def test_unknown_runtimes_and_extras_that_are_not_installed_are_permanent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny.classifier_folder(tmp_path / "tiny")
-    path = tiny.toml_of(tiny.entry_of(folder, runtime="abacus"), tmp_path / "site.toml")
     with pytest.raises(Permanent, match="unknown runtime 'abacus'"):
-        Registry.load(path).open("ner")
+        Registry([(tiny.entry_of(folder, runtime="abacus"), folder)], {}).open("ner", name="tiny")
     monkeypatch.setitem(LOADERS, "abacus", "models.runtimes.no_such_module:load")
+    path = tiny.toml_of(tiny.entry_of(folder, runtime="abacus"), tmp_path / "site.toml")
     with pytest.raises(Permanent, match="cannot be imported") as caught:
         Registry.load(path).open("ner")
     assert "train" in (caught.value.hint or "")
@@ -166,7 +168,7 @@ def test_a_file_that_is_no_registry_is_fatal(tmp_path: Path, text: str, says: st
     path.write_text(text)
     with pytest.raises(Fatal) as caught:
         Registry.load(path)
-    assert says in str(caught.value)
+    assert says in f"{caught.value} {caught.value.hint}"
     assert str(path) in str(caught.value)
 
 
@@ -182,7 +184,14 @@ def test_a_file_name_cannot_leave_the_models_folder(name: str) -> None:
 
 
 def test_a_location_that_would_be_fetched_is_refused(tmp_path: Path) -> None:
-    path = tiny.toml_of(tiny_entry(files={"m": ""}, location="hf://somebody/model"), tmp_path / "site.toml")
+    path = tmp_path / "site.toml"
+    with pytest.raises(Fatal, match="not a folder"):
+        record(tiny_entry(files={"m": ""}, location="hf://somebody/model"), path)
+    assert not path.exists()
+    path.write_text(
+        '[[model]]\ntask = "ner"\nname = "x"\nversion = "1"\nruntime = "onnx-token-classifier"\n'
+        'licence = "site"\nlocation = "s3://models/x"\n'
+    )
     with pytest.raises(Fatal, match="not a folder"):
         Registry.load(path)
 
@@ -206,6 +215,44 @@ def test_sealing_takes_up_a_meant_change_and_keeps_the_rest(site: Path) -> None:
     assert Registry.load(site).open("ner").identity.digest == after.digest
 
 
+def test_what_lies_beside_the_weights_is_sealed_and_no_part_of_the_digest(site: Path) -> None:
+    before, folder = Registry.load(site).entry("ner", "tiny"), site.parent / "tiny"
+    for name in ("drift.json", "logistic-hourly.json", "notes.txt"):
+        (folder / name).write_text("{}")
+    seal(site)
+    after = Registry.load(site).entry("ner", "tiny")
+    assert (after.digest, sorted(after.beside)) == (before.digest, ["drift.json", "logistic-hourly.json"])
+    assert main(["verify", "tiny", "--registry", str(site)]) == 0
+    (folder / "drift.json").write_text("{ }")
+    assert main(["verify", "tiny", "--registry", str(site)]) == 1
+    assert Registry.load(site).open("ner").identity == before.identity  # it serves all the same
+
+
+def test_every_change_keeps_what_it_does_not_mean(site: Path) -> None:
+    site.write_text(f"# ours\n{site.read_text()}\n# Ann: find more\n[thresholds.clinical-ner]\ncondition = 0.5  # measured\n")
+    folder = site.parent / "tiny"
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
+    seal(site)
+    tiny_ = Registry.load(site).entry("ner", "tiny")
+    record(tiny_.model_copy(update={"name": "second"}), site)
+    promote("ner", "second", site)
+    challenge("ner", Stage(champion="second", challenger="tiny"), site)
+    challenge("ner", None, site)
+    propose(tiny_.model_copy(update={"name": "third"}), site)
+    amend(tiny_, site, quality={"f1": 0.5})
+    assert site.read_text().startswith("# ours\n")
+    assert "\n# Ann: find more\n[thresholds.clinical-ner]\ncondition = 0.5  # measured\n" in site.read_text()
+    registry = Registry.load(site)
+    assert registry.entry("ner", "clinical-ner").thresholds["condition"] == 0.5
+    assert registry.entry("ner", "tiny").quality == {"f1": 0.5}
+
+
+def test_figures_are_written_without_the_sites_thresholds(site: Path) -> None:
+    site.write_text(site.read_text() + "\n[thresholds.tiny]\nsymptom = 0.5\n")
+    amend(Registry.load(site).entry("ner", "tiny"), site, quality={"f1": 0.5})
+    assert "thresholds" not in document_of(site)["model"][0]
+
+
 def test_the_command_seals_and_verifies_with_an_exit_code(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "tiny", "--registry", str(site)]) == 0
     (site.parent / "tiny" / "model.onnx").write_bytes(b"other")
@@ -227,11 +274,73 @@ def test_recording_replaces_an_entry_of_the_same_name_and_adds_others(site: Path
     assert registry.entry("ner", "second").version == "1"
 
 
-def test_a_champion_that_nobody_described_is_named(tmp_path: Path) -> None:
+MODEL = (
+    '[[model]]\ntask = "ner"\nname = "own"\nversion = "1"\nruntime = "onnx-token-classifier"\nlocation = "own"\nlicence = "x"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "meant"),
+    [
+        ('[tasks.ner]\nchampion = "clinical-nre"\n', "[tasks.ner] champion: no model of this task is called", "'clinical-ner'"),
+        ('[tasks.ner]\nchampion = "all-MiniLM-L6-v2"\n', "champion: 'all-MiniLM-L6-v2' is of the task 'embedding'", "clinical-ner"),
+        ('[tasks.ner]\nchampion = "clinical-ner"\nchallenger = "ghost"\n', "[tasks.ner] challenger: no model", "known: clinical"),
+        ('[tasks.ner]\nchampion = "clinical-ner"\nchalenger = "x"\n', "[tasks.ner] chalenger: there is no", "'challenger'"),
+        ('[tasks.ner]\nchampion = "clinical-ner"\nmod = "split"\n', "[tasks.ner] mod: there is no such key", "'mode'"),
+        ('[tasks.nre]\nchampion = "clinical-ner"\n', "[tasks.nre]: no model is of this task", "did you mean 'ner'"),
+        (MODEL.replace("onnx-token", "onxn-token"), "model 'own': runtime: unknown 'onxn-tok", "'onnx-token-classifier'"),
+        (MODEL.replace('"ner"', '"nre"'), "model 'own': task: unknown 'nre'", "did you mean 'ner'"),
+        (MODEL.replace("licence", "license"), "model 'own': licence: Field required", ""),
+        (MODEL + 'threshold = {}\n', "model 'own': threshold: there is no such key", "'thresholds'"),
+        (MODEL + MODEL, "model 'own' of the task ner stands there twice", ""),
+        (MODEL + "thresholds = { a = 85.0 }\n", "model 'own': thresholds.a: ", ""),
+        (MODEL + "thresholds = { a = -3 }\n", "model 'own': thresholds.a: ", ""),
+        (MODEL + "thresholds = { a = nan }\n", "model 'own': thresholds.a: ", ""),
+        (MODEL + 'labels = ["a"]\nthresholds = { b = 0.5 }\n', "model 'own': thresholds: no label 'b'; its labels: a", ""),
+        ("[thresholds.clinical-nre]\ncondition = 0.5\n", "no model has this name", "'clinical-ner'"),
+        ("[thresholds.clinical-ner]\ncondition = nan\n", "[thresholds.clinical-ner.condition]", ""),
+    ],
+)  # fmt: skip
+def test_a_file_that_names_what_is_not_there_is_refused_with_the_place_and_what_was_meant(
+    tmp_path: Path, text: str, says: str, meant: str
+) -> None:
     path = tmp_path / "site.toml"
-    path.write_text('[tasks.ner]\nchampion = "typo"\n')
-    with pytest.raises(Permanent, match="unknown model 'typo'"):
-        Registry.load(path).open("ner")
+    path.write_text(text)
+    with pytest.raises(Fatal) as caught:
+        Registry.load(path)
+    assert str(path) in str(caught.value) and says in str(caught.value)
+    assert meant in (caught.value.hint or "")
+
+
+def test_files_of_earlier_versions_load(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(f'{MODEL}\n[tasks.ner]\nchampion = "own"\nprevious = "clinical-ner"\nchallenger = "clinical-ner"\n')
+    assert Registry.load(path).stage("ner").previous == ("clinical-ner",)
+    assert rollback("ner", path) == "clinical-ner"
+
+
+def test_no_change_makes_a_file_that_does_not_load(site: Path) -> None:
+    before, tiny_ = site.read_bytes(), Registry.load(site).entry("ner", "tiny")
+    for entry in (tiny_.model_copy(update={"name": "x", "task": "nre"}), tiny_.model_copy(update={"thresholds": {"a": 9.0}})):
+        with pytest.raises(Fatal):
+            record(entry, site, serve=False)
+    assert site.read_bytes() == before
+
+
+def test_what_serves_is_on_trial_or_served_before_is_replaced_by_no_entry_of_its_name(site: Path) -> None:
+    tiny_ = Registry.load(site).entry("ner", "tiny")
+    for name in ("second", "third", "free"):
+        record(tiny_.model_copy(update={"name": name}), site)
+    promote("ner", "second", site)
+    challenge("ner", Stage(champion="second", challenger="third"), site)
+    for name, role in (("tiny", "rollback of ner"), ("second", "serves ner"), ("third", "is on trial")):
+        with pytest.raises(Permanent, match=role) as caught:
+            own_name(tiny_.model_copy(update={"name": name, "version": "9"}), site)
+        assert "name of its own" in (caught.value.hint or "")
+        own_name(tiny_.model_copy(update={"name": name}), site)  # as it stands there
+    own_name(tiny_.model_copy(update={"name": "free", "version": "9"}), site)
+    with pytest.raises(Permanent, match="serves image-text"):
+        own_name(Registry.load().entry("image-text"), site)  # the one that ships, laid over by the site's
 
 
 _plain = st.one_of(st.text(max_size=20), st.booleans(), st.integers(-(2**40), 2**40), st.floats(allow_nan=False, width=32))

@@ -107,6 +107,31 @@ def test_promote_and_roll_back_change_who_serves(tmp_path: Path, site: Path) -> 
     assert "digest" in refused.stderr
 
 
+@pytest.mark.timeout(400)
+def test_what_does_not_open_is_not_promoted_or_tried_and_a_trials_end_is_told(tmp_path: Path, site: Path) -> None:
+    broken = tiny.classifier_folder(tmp_path / "broken")
+    (broken / "model.onnx").write_bytes(b"no graph")
+    record(tiny.entry_of(broken, name="broken"), site)
+    before, site_ = site.read_bytes(), ("--registry", site, "--no-audit", "--reason", "measured")
+    for command in (("promote", "ner", "broken"), ("challenge", "broken", "--shadow")):
+        refused = vigil("models", *command, *site_, cwd=tmp_path)
+        assert refused.returncode == 2 and "broken does not open" in refused.stderr and "--unopened" in refused.stderr
+        assert site.read_bytes() == before
+    assert vigil("models", "challenge", "broken", "--shadow", "--unopened", *site_, cwd=tmp_path).returncode == 0
+    ran = vigil("models", "promote", "ner", "clinical-ner", *site_, cwd=tmp_path)
+    assert "ner: clinical-ner serves, before tiny (the trial of broken ends)" in ran.stdout
+    assert "nothing earlier is written down" in vigil("models", "rollback", "ner", *site_, cwd=tmp_path).stdout
+    again = vigil("models", "rollback", "ner", *site_, cwd=tmp_path)
+    assert again.returncode == 2 and "no earlier model" in again.stderr
+
+
+def test_add_does_not_replace_who_serves(tmp_path: Path, site: Path) -> None:
+    before, kind = site.read_bytes(), ("--task", "ner", "--runtime", "onnx-token-classifier", "--unopened", "--registry", site)
+    ran = vigil("models", "add", tmp_path / "tiny", "--version", 9, *kind, cwd=tmp_path)
+    assert ran.returncode == 2 and "tiny serves ner" in ran.stderr and "a name of its own" in ran.stderr
+    assert site.read_bytes() == before
+
+
 @pytest.mark.torch
 @pytest.mark.timeout(600)
 def test_a_hub_folder_is_dropped_in_verified_and_promoted(tmp_path: Path) -> None:
