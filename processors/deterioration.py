@@ -1,15 +1,26 @@
 """The model's side of a patient: the hourly window it looks at, and its answer as an event carries it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from models.runtimes.deterioration import FEATURES, HOURS
-from models.tasks import Floats, ModelIdentity
+from models.runtimes.deterioration import FEATURES, HOURS, attribute_steps
+from models.tasks import DeteriorationModel, Floats, ModelIdentity
 from processors.events import Deterioration, Driver, ModelRef, trusted
 
-__all__ = ["FEATURES", "HOURS", "HOUR_MS", "HourlyWindow", "deterioration_of", "number", "reference"]
+__all__ = [
+    "FEATURES",
+    "HOURS",
+    "HOUR_MS",
+    "HourDriver",
+    "HourlyWindow",
+    "deterioration_of",
+    "drivers_by_hour",
+    "number",
+    "reference",
+]
 
 HOUR_MS = 3_600_000
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
@@ -134,3 +145,26 @@ def deterioration_of(
             "model": identity if isinstance(identity, ModelRef) else reference(identity),
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class HourDriver:
+    """How far one value moved a score (signed, in probability): the vital sign, hours before the newest, value measured."""
+
+    name: str
+    hours_ago: int
+    value: float
+    effect: float
+
+
+def drivers_by_hour(model: DeteriorationModel, window: Floats) -> tuple[HourDriver, ...]:
+    """Say which values of a window [hours, f] drove its score, strongest first; those that changed nothing are left out.
+
+    Up to hours x f scores: for who looks closer at one score. Raises `Poison` as the model does.
+    """
+    effects = attribute_steps(model.score, window[None])[0]
+    told = [
+        HourDriver(model.features[column], model.hours - 1 - hour, float(window[hour, column]), float(effects[hour, column]))
+        for hour, column in np.argwhere(effects).tolist()
+    ]
+    return tuple(sorted(told, key=lambda one: -abs(one.effect)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Final
 
+from processors.deterioration import HourDriver
 from processors.events import AlertEvent, Deterioration, ScoreEvent
 from streams.scoring import ABSENT, FAILED, LATE
 
@@ -36,7 +37,7 @@ class Said:
 class Row:
     """One set: the score that the monitor gives now, the one on clinical.scores, in which fields they differ, what may be why.
 
-    `copy_of`: the set came once more, by a replay or redrive; the original's offset.
+    `copy_of`: the set came once more, by a replay or redrive; the original's offset. `hours`: which values drove the model.
     """
 
     score: ScoreEvent
@@ -44,6 +45,7 @@ class Row:
     differs: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     copy_of: int | None = None
+    hours: tuple[HourDriver, ...] = ()
 
     @property
     def equal(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from models.errors import Poison
+from models.tasks import Floats
 from processors.events import AlertEvent, Deterioration, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor
 from streams.deadletters import redriven
@@ -81,6 +82,7 @@ class Rerun:
         self.scores: list[ScoreEvent] = []
         self.alerts: list[AlertEvent] = []
         self.copies: dict[int, int] = {}  # of the sets asked for, those that were replayed or redriven: of which offset each is
+        self.windows: dict[int, Floats] = {}  # what the model was given for the sets asked for, by their offsets
         self.sets = 0
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -168,6 +170,8 @@ class Rerun:
                 made.append(one)
                 if self._asked.takes(one.event):
                     mine.append(one)
+                    if one.window is not None:
+                        self.windows[record.offset] = one.window
                     known.append(self._lapses.why(self._machine.entry, record.offset))
                     if (source := redriven(record)) is not None:
                         self.copies[record.offset] = source.offset

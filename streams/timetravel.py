@@ -10,7 +10,9 @@ and a score that differs names which of these may be why.
 Nothing is written to a topic but the audit record of the access, before anything is shown.
 """
 
+import asyncio
 import tomllib
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,6 +22,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from models.errors import Permanent, Poison
+from models.tasks import DeteriorationModel, Floats
+from processors.deterioration import HourDriver, drivers_by_hour
 from processors.events import (
     AlertEvent,
     AuditEntry,
@@ -43,6 +47,8 @@ from streams.rerunning import History, Rerun, Tell, written
 from streams.scoring import Scoring
 from streams.settings import Settings
 from streams.wire import decode
+
+Hours = dict[int, tuple[HourDriver, ...]]  # by the offset of the set
 
 _NO_HURRY: Final = 600.0  # seconds for the model: here it is never late
 
@@ -106,6 +112,7 @@ class Asked:
     since: datetime
     until: datetime
     reason: str
+    hours: bool = False  # whether to say which values, of which hours, drove the model's answers
     heard: datetime | None = None  # alerts up to here only: as far as the lane has decided
 
     def __post_init__(self) -> None:
@@ -177,11 +184,14 @@ class TimeTravel:
             scores, scores_cut = await self._published(reader, asked, ScoreEvent)
             alerts, alerts_cut = await self._published(reader, asked, AlertEvent)
             travel = Travel()
-            rerun = await self._run(reader, number, asked, last, travel, tell)
+            rerun, hours = await self._run(reader, number, asked, last, travel, tell)
             await self._note_retention(reader, number, asked, travel, oldest)
         said = Said((one for one in scores if isinstance(one, ScoreEvent) and asked.takes(one)), rerun.copies)
         reasons = (f"asked with other {self._other.words}",) if self._other.words else tuple(travel.notes)
-        travel.rows = [compared(score, said, reasons, scores_cut) for score in rerun.scores]
+        travel.rows = [
+            replace(compared(score, said, reasons, scores_cut), hours=hours.get(score.source.offset, ()))
+            for score in rerun.scores
+        ]
         travel.alerts = steps(rerun.alerts, [one for one in alerts if isinstance(one, AlertEvent) and asked.hears(one)])
         if travel.copies:
             travel.notes.append(
@@ -256,7 +266,9 @@ class TimeTravel:
 
     # -------------------------------------------------------------------------------------------------------- the machine
 
-    async def _run(self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell) -> Rerun:
+    async def _run(
+        self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell
+    ) -> tuple[Rerun, Hours]:
         history = await self._history(reader, number)
         if not any(await reader.bounds(self._prefix + JOURNAL, number)):
             travel.notes.append(
@@ -293,7 +305,9 @@ class TimeTravel:
             if not history.entries and monitor.now is not None:
                 rerun.pass_time(min(asked.until, self._clock()))
         travel.sets = rerun.sets
-        return rerun
+        answered = [one.source.offset for one in rerun.scores if one.deterioration is not None]
+        hours = await asyncio.to_thread(_hours, model, rerun.windows, answered) if asked.hours and model is not None else {}
+        return rerun, hours
 
     async def _note_retention(self, reader: Reader, number: int, asked: Asked, travel: Travel, oldest: datetime | None) -> None:
         begin, _ = await reader.bounds(self._prefix + VitalsEvent.topic, number)
@@ -338,3 +352,7 @@ class TimeTravel:
             recorded_at=at,
         )
         await self._outbox.audit(event)
+
+
+def _hours(model: DeteriorationModel, windows: Mapping[int, Floats], offsets: Sequence[int]) -> Hours:
+    return {offset: drivers_by_hour(model, windows[offset]) for offset in offsets if offset in windows}

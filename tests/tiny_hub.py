@@ -91,6 +91,21 @@ def embedder_folder(folder: Path, *, pooling: str, normalize: bool, dense: int =
     return folder
 
 
+def tensors(file: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file."""
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def put_tensors(file: Path, named: dict[str, Any]) -> None:
+    """Write them in its place."""
+    from safetensors.torch import save_file
+
+    file.unlink()
+    save_file(named, file, metadata={"format": "pt"})
+
+
 def entry_of(folder: Path, task: str, runtime: str, **changes: Any) -> ModelEntry:
     """An entry that names every file of the folder, and nothing else: the folder says the rest."""
     values: dict[str, Any] = {

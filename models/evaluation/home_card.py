@@ -5,7 +5,7 @@ from typing import Final
 from models.evaluation import home, home_sets
 from models.evaluation.report import Evaluation
 from models.registry import ModelEntry
-from models.runtimes.home import DAYS, HORIZON_DAYS, UNITS
+from models.runtimes.home import DAYS, HORIZON_DAYS, IN_WORDS, UNITS
 
 SYNTHETIC: Final = "synthetic"  # how the origin of such a model begins
 
@@ -33,7 +33,7 @@ def write(entry: ModelEntry, found: Evaluation) -> str:
     """Return the card as Markdown."""
     rules = (home.__doc__ or "").split("\n\n")
     asked = (home_sets.__doc__ or "").strip().split("\n\n")[-1]
-    inputs = ", ".join(f"{name} ({unit})" for name, unit in UNITS.items())
+    inputs = ", ".join(f"{name} ({IN_WORDS[unit]})" for name, unit in UNITS.items())
     parts = [
         f"# {entry.name} {entry.version}",
         "Written by `vigil train deterioration --home`; do not edit.",

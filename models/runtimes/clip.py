@@ -46,7 +46,7 @@ class TorchImageText(PromptedImageText):
         if seen.shape != read.shape:
             raise Fatal(f"{self._where}: images have {seen.shape[1]} dimensions, texts {read.shape[1]}")
         self.dimensions: int = seen.shape[1]
-        prompts = Prompts.from_registry({"scale": scale} | raw, weights.entry.labels)
+        prompts = Prompts.from_registry({"scale": scale} | raw, weights.entry.labels, self._where)
         super().__init__(weights.identity, prompts, weights.entry.thresholds)
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Floats:

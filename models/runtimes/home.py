@@ -7,11 +7,9 @@ registry can put it in the place of the inpatient model.
 
 from typing import Final
 
-import numpy as np
-
 from models.errors import Fatal
 from models.registry import Weights
-from models.runtimes.deterioration import OnnxDeterioration, Scaling
+from models.runtimes.deterioration import OnnxDeterioration, Scaling, attribute_steps
 from models.runtimes.onnx import Session
 from models.tasks import Floats, ModelIdentity
 
@@ -22,6 +20,7 @@ UNITS: Final[dict[str, str]] = {
     "respiratory_rate": "/min",  # at rest
     "symptom_severity": "{score}",  # 0 to 10, worst symptom of the day, by the patient
 }
+IN_WORDS: Final = {"{score}": "0 to 10", "/min": "per minute"}  # what these units are called to people
 FEATURES: Final = tuple(UNITS)
 DAYS: Final = 7
 HORIZON_DAYS: Final = 3
@@ -50,17 +49,8 @@ class OnnxHome:
         return self._network.attribute(windows)
 
     def attribute_days(self, windows: Floats) -> Floats:
-        """Say which values drove each score: [n, days, f], the score less the score had that one value not been reported.
-
-        Exactly 0 where there is no value. Costs a score for each value.
-        """
-        base = self.score(windows)
-        row, day, feature = np.nonzero(~np.isnan(windows))
-        without = windows[row]
-        without[np.arange(len(row)), day, feature] = np.nan
-        effect = np.zeros(windows.shape, np.float32)
-        effect[row, day, feature] = base[row] - self.score(without)
-        return effect
+        """Say which values drove each score: [n, days, f], the score less the score had that one value not been reported."""
+        return attribute_steps(self.score, windows)
 
 
 def load(weights: Weights, *, threads: int = 1) -> OnnxHome:

@@ -60,7 +60,7 @@ class Prompts:
     """What a label is asked by, and how its likeness becomes a score.
 
     `classify` is softmax over labels of `scale` x cosine(image, mean prompt) + offset; scale and offsets are fitted on
-    images that training did not see.
+    images that training did not see. So there are two labels at least: of one alone every image would be sure.
     """
 
     texts: Mapping[str, tuple[str, ...]]  # label -> wordings
@@ -68,19 +68,38 @@ class Prompts:
     offsets: Mapping[str, float] = field(default_factory=dict)  # label -> offset; 0 where none is given
 
     @classmethod
-    def from_registry(cls, raw: Mapping[str, Any], labels: Sequence[str]) -> "Prompts":
-        """Read `[model.preprocessing]`. Raises `Fatal` where a label has no prompt or the scale is no positive number."""
+    def from_registry(cls, raw: Mapping[str, Any], labels: Sequence[str], where: str) -> "Prompts":
+        """Read `[model.preprocessing]`; `where` names the model in errors.
+
+        Raises `Fatal` where prompts and labels are not of the same names, two at least, each label asked by a wording, or where
+        scale or offsets are no such numbers.
+        """
+        needs = "[model.preprocessing] needs scale = number and prompts = { label = [wordings] } for every label"
+        prompts = raw.get("prompts", {})
+        if not isinstance(prompts, Mapping) or {type(texts) for texts in prompts.values()} - {list, tuple}:
+            raise Fatal(f"{where}: its prompts are no table of lists", hint=needs)
+        texts = {label: tuple(str(text) for text in prompts.get(label, ())) for label in labels}
+        if unasked := [label for label, wordings in texts.items() if not wordings]:
+            raise Fatal(f"{where}: no prompts for its labels {', '.join(unasked)}", hint=needs)
+        if unlisted := [str(label) for label in prompts if label not in texts]:
+            raise Fatal(
+                f"{where}: prompts for {', '.join(unlisted)}, which its labels ({', '.join(labels) or 'none'}) do not name",
+                hint=f"labels = [{', '.join(repr(str(label)) for label in prompts)}] in its entry",
+            )
+        if len(texts) < 2:
+            raise Fatal(
+                f"{where}: {', '.join(labels) or 'no label'} alone: one label gets the whole score of every image",
+                hint="give it a counterpart, such as normal, in labels and prompts",
+            )
         try:
-            texts = {label: tuple(str(text) for text in raw["prompts"][label]) for label in labels}
             offsets = {str(label): float(value) for label, value in raw.get("offsets", {}).items()}
             scale = float(raw["scale"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Fatal(
-                f"image-text model: prompts, scale or offsets are unusable: {error}",
-                hint="[model.preprocessing] needs scale = number and prompts = { label = [wordings] } for every label",
-            ) from error
-        if not labels or not all(texts.values()) or not scale > 0:
-            raise Fatal("image-text model: a label without a prompt, or a scale that is not positive")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Fatal(f"{where}: its scale or offsets are unusable: {error}", hint=needs) from error
+        if not scale > 0:
+            raise Fatal(f"{where}: a scale of {scale} is not positive", hint=needs)
+        if strange := sorted(offsets.keys() - texts.keys()):
+            raise Fatal(f"{where}: offsets for {', '.join(strange)}, which its labels do not name", hint=needs)
         return cls(texts, scale, offsets)
 
 
@@ -193,6 +212,6 @@ def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:
     except (KeyError, ValueError) as error:
         raise Fatal(f"model {entry.name} {entry.version}: size, text_tower or text_projection.npy is unusable") from error
     text = Registry.load().open("embedding", name=name, threads=threads)
-    prompts = Prompts.from_registry(raw, entry.labels)
+    prompts = Prompts.from_registry(raw, entry.labels, f"model {entry.name} {entry.version}")
     matrix = projection.astype(np.float32)
     return OnnxImageText(tower, text, matrix, prompts, weights.identity, size=size, thresholds=entry.thresholds)

@@ -1,11 +1,13 @@
 """`open_clip` folders (BiomedCLIP, OpenAI's CLIP): open_clip_config.json, weights and, where its text tower has one, a tokenizer.
 
 A text tower that is a transformers model (BiomedCLIP's is a BERT) is named in the config by its place on the hub. Nothing is
-fetched: its own config.json is looked for in the subfolder `text_model` of the folder.
+fetched: its own config.json is looked for in the subfolder `text_model` of the folder. OpenAI's tokenizer comes with the library.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +42,12 @@ def load(weights: Weights, *, threads: int) -> TorchImageText:
 def _opened(folder: Path, device: str, weights: Weights) -> tuple[Any, Any, Any]:
     config = folder / _CONFIG
     described = json.loads(config.read_text(encoding="utf-8"))
-    text = described.get("model_cfg", {}).get("text_cfg", {})
+    text, vision = (described.get("model_cfg", {}).get(f"{tower}_cfg", {}) for tower in ("text", "vision"))
+    if ":" in str(vision.get("timm_model_name", "")):  # a place on a hub or another folder: fetched, or never hashed
+        raise Fatal(
+            f"{hub.where(weights)}: {_CONFIG} takes its image tower from {vision['timm_model_name']}",
+            hint="name an architecture of timm there, without a place",
+        )
     if text.get("hf_model_name"):
         if not (folder / _TEXT / "config.json").is_file():
             raise Fatal(
@@ -51,9 +58,45 @@ def _opened(folder: Path, device: str, weights: Weights) -> tuple[Any, Any, Any]
         text["hf_model_name"] = str(folder / _TEXT)
         config.unlink()  # a link to the sealed file: this view of it alone says where the text tower lies
         config.write_text(json.dumps(described), encoding="utf-8")
+    if text.get("hf_tokenizer_name"):
+        hub.holds_tokenizer(weights)
     place = f"local-dir:{folder}"
-    model, prepare = open_clip.create_model_from_pretrained(place, device=device, weights_only=True)
-    return model, prepare, open_clip.get_tokenizer(place)
+    with _root_quiet():
+        model, prepare = open_clip.create_model_from_pretrained(place, device=device, weights_only=True)
+        # What the config says of the tokenizer's arguments is laid under these.
+        more = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        tokenizer = open_clip.get_tokenizer(place, **more)
+    _fitting(tokenizer, int(getattr(model, "vocab_size", 0) or model.text.vocab_size), weights)
+    return model, prepare, tokenizer
+
+
+@contextlib.contextmanager
+def _root_quiet() -> Iterator[None]:
+    """Keep out of the log what open_clip says through the root logger itself, and keep it from setting that logger up."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addFilter(others)
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+        root.removeFilter(others)
+
+
+def _fitting(tokenizer: Any, rows: int, weights: Weights) -> None:
+    """Raise `Fatal` where the tokenizer does not fit the text tower's embedding; the library's own (no files) by its size alone."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:
+        hub.fitting(inner, weights, rows=rows)
+    elif tokenizer.vocab_size > rows:
+        raise Fatal(
+            f"{hub.where(weights)}: the tokenizer of open_clip has {tokenizer.vocab_size} entries, its text tower {rows} rows",
+            hint=f"hf_tokenizer_name in {_CONFIG} must name the tokenizer, and the folder hold it",
+        )
 
 
 def _counter(tokenizer: Any) -> Callable[[str], int]:

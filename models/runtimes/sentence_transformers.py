@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import sentence_transformers
 import torch
+import transformers
+from sentence_transformers.util import import_from_string
 
 from models.errors import Fatal, Permanent, Poison
 from models.registry import Weights
@@ -34,11 +36,18 @@ class SentenceTransformersEmbedder:
         device = hub.device_of(weights)
 
         def opening(folder: Path) -> Any:
+            hub.holds_tokenizer(weights)
             _only_own_modules(folder, self._where)
-            return sentence_transformers.SentenceTransformer(str(folder), device=device, local_files_only=True)
+            with hub.loading_told() as told:
+                model = sentence_transformers.SentenceTransformer(str(folder), device=device, **hub.OFFLINE)
+            for inner in told:
+                hub.whole(inner, weights, unused=_unused(model))
+            return model
 
         self._model: Any = hub.read(weights, "sentence-transformers folder", opening).eval()
-        self._tokenizer = hub.cutter(self._model.tokenizer, weights)
+        inner = next((part for part in self._model.modules() if isinstance(part, transformers.PreTrainedModel)), None)
+        rows = None if inner is None else hub.rows_of(inner.config)
+        self._tokenizer = hub.cutter(self._model.tokenizer, weights, rows=rows)
         self._prompt = self._prompt_of(raw.get("prompt", self._model.default_prompt_name))
         self._batch = int(raw.get("batch", 1))
         said = [int(limit) for limit in (self._model.max_seq_length, raw.get("limit"), _LONGEST) if limit]
@@ -93,17 +102,43 @@ class SentenceTransformersEmbedder:
         return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
+def _unused(model: Any) -> str:
+    """Return the part of the transformer that no module looks at: BERT's pooler, where pooling is of the tokens' last states."""
+    return "pooler" if getattr(model[0], "module_output_name", "token_embeddings") == "token_embeddings" else ""
+
+
 def _only_own_modules(folder: Path, where: str) -> None:
-    """Raise `Fatal` where modules.json names a class of anything but the library: before 6.0 it would be imported and run."""
+    """Raise `Fatal` where the folder names a class of anything but the library: before 6.0 it would be imported and run.
+
+    A module is one of the library's (modules.json, and a router's own list), an activation one of torch: any other is passed over
+    by the library, and the vectors are not those of the model.
+    """
     listed = folder / "modules.json"
     if not listed.is_file():
         return  # a plain transformers folder: the library puts mean pooling on top
-    foreign = sorted({str(one["type"]) for one in json.loads(listed.read_text(encoding="utf-8"))})
-    if foreign := [name for name in foreign if not name.startswith("sentence_transformers.")]:
+    modules = {str(one["type"]): "modules.json" for one in json.loads(listed.read_text(encoding="utf-8"))}
+    activations: dict[str, str] = {}
+    for path in (*folder.rglob("config.json"), *folder.rglob("router_config.json")):
+        found, file = json.loads(path.read_text(encoding="utf-8")), path.relative_to(folder).as_posix()
+        if isinstance(types := found.get("types"), dict):
+            modules |= {str(kind): file for kind in types.values()}
+        if "." in str(found.get("activation_function", "")):  # a transformer's own has a short name: gelu
+            activations[str(found["activation_function"])] = file
+    foreign = {name: file for name, file in modules.items() if not _own(name)}
+    foreign |= {name: file for name, file in activations.items() if not name.startswith("torch.nn.")}
+    if foreign:
         raise Fatal(
-            f"{where}: modules.json names code of its own: {', '.join(foreign)}",
+            f"{where}: code of its own is named: {', '.join(f'{name} in {file}' for name, file in sorted(foreign.items()))}",
             hint="no code of a model's folder is run; export the model to ONNX where it is trusted",
         )
+
+
+def _own(name: str) -> bool:
+    """Say whether a dotted name is a class of modules of the library. Nothing outside the library is imported to find out."""
+    if not name.startswith("sentence_transformers."):
+        return False
+    kind = import_from_string(name)
+    return isinstance(kind, type) and issubclass(kind, torch.nn.Module)
 
 
 def load(weights: Weights, *, threads: int) -> SentenceTransformersEmbedder:

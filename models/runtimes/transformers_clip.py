@@ -39,12 +39,11 @@ def load(weights: Weights, *, threads: int) -> TorchImageText:
 
 
 def _opened(folder: Any, weights: Weights) -> tuple[Any, Any, Any]:
-    model = hub.whole(
-        transformers.AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True, dtype=torch.float32),
-        weights,
-    )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return model, tokenizer, transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    hub.holds_tokenizer(weights)
+    model = hub.whole(transformers.AutoModel.from_pretrained(folder, **hub.TOLD), weights)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **hub.OFFLINE)
+    hub.fitting(tokenizer, weights, rows=hub.rows_of(model.config))
+    return model, tokenizer, transformers.AutoImageProcessor.from_pretrained(folder, **hub.OFFLINE)
 
 
 def _features(found: Any) -> Any:

@@ -127,10 +127,8 @@ class TransformersImageClassifier:
 
 
 def _opened(folder: Any, weights: Weights) -> tuple[Any, Any]:
-    loaded = transformers.AutoModelForImageClassification.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-    )
-    return hub.whole(loaded, weights), transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(folder, **hub.TOLD)
+    return hub.whole(loaded, weights), transformers.AutoImageProcessor.from_pretrained(folder, **hub.OFFLINE)
 
 
 def _findings(weights: Weights, labels: Sequence[str]) -> dict[int, str]:

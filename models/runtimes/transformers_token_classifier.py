@@ -1,7 +1,7 @@
 """Named entities from a `transformers` token classifier as the hub has it: a folder with config, weights and tokenizer.
 
 What the folder says is used as it stands: `id2label` names the columns, in BIO, in BIOES or BILOU (their ends become B and I), or
-in IO and IOB1, where a run of one type is one entity. The windows, words and characters are those of `WindowedTagger`.
+in IO and IOB1, where a run of one type is one entity (`LabelMap`). The windows, words and characters are those of `WindowedTagger`.
 `preprocessing` may say more: `types` renames the folder's types into published labels (and leaves the others out), `aggregation`
 says how a word's score comes from its pieces ("first", as most are trained, "average", "max"), `window` and `overlap` in tokens.
 """
@@ -26,8 +26,16 @@ from models.tasks import Floats
 Aggregation = Literal["first", "average", "max"]
 
 _LONGEST: Final = 512  # tokens of a window where neither model nor tokenizer says less
-_TAG: Final = re.compile(r"([BIESLU])[-_](.+)")
+_MARKS: Final = "BIESLU"
 _BEGINS: Final = "BSU"  # S (single) and U (unit) are a beginning that is also the end
+_BEFORE: Final = re.compile(rf"([{_MARKS}])[-_](.+)")
+_BEFORE_SMALL: Final = re.compile(rf"([{_MARKS}])[-_](.+)", re.IGNORECASE)
+_BEHIND: Final = re.compile(rf"(.+)[-_]([{_MARKS}])", re.IGNORECASE)
+_ALONE: Final = re.compile(rf"([{_MARKS}])[-_]?", re.IGNORECASE)
+# What training frameworks call columns that stand for no word: padding, later pieces, the ends of a text.
+_SPECIAL: Final = re.compile(r"x|pad|\[.*\]|<.*>", re.IGNORECASE)
+_MEANINGLESS: Final = re.compile(r"[\W\d_]*|LABEL_\d+", re.IGNORECASE)  # as a type: no letter, or the library's stand-in
+_UNREAD: Final = re.compile(rf"[{_MARKS}][-_]?|[BI][-_].+|.+[-_][BI]", re.IGNORECASE)  # what a label may not be as it stands
 _NEVER: Final = -30.0  # a log-probability that no path takes
 
 
@@ -42,8 +50,9 @@ class TransformersTokenClassifier(WindowedTagger):
         model, tokenizer = _opened(weights)
         model = model.eval().to(hub.device_of(weights))
         labels = [str(model.config.id2label.get(i, "")) for i in range(model.config.num_labels)]
-        self._labels = LabelMap(labels, where)
-        head = Head("hub", self._labels.tags, types=_types(raw, where))
+        types = _types(raw, where)
+        self._labels = LabelMap(labels, where, types)
+        head = Head("hub", self._labels.tags, types=types)
         if (problem := head.problem()) is not None:
             raise Fatal(f"{where}: {problem}")
         self._aggregation = _aggregation(raw, where)
@@ -59,7 +68,7 @@ class TransformersTokenClassifier(WindowedTagger):
         window = int(raw.get("window", _longest(model.config, tokenizer)))
         super().__init__(
             entry.identity,
-            hub.cutter(tokenizer, weights),
+            hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config)),
             emit,
             [head],
             thresholds=entry.thresholds,
@@ -72,24 +81,52 @@ class TransformersTokenClassifier(WindowedTagger):
 
 
 class LabelMap:
-    """The columns of a model's output as BIO tags: "O" first, then B and I of each type in the order of the columns."""
+    """The columns of a model's output as BIO tags: "O" first, then B and I of each type in the order of the columns.
 
-    def __init__(self, labels: Sequence[str], where: str) -> None:
-        """Read the labels. Raises `Fatal` where there is not exactly one "O", or they have no meaning."""
-        if labels.count("O") != 1:
+    A mark stands before its type (B-problem) or behind it (problem-B); small, or behind, it is read as one where some type has both
+    B and I so: hepatitis_b is a type. Columns of no word ([PAD], X, [CLS], [SEP]) count as outside. A map of marks alone (B, I, O)
+    is of one type, called as its beginning's column. A label that `types` names is a type as it stands.
+    """
+
+    def __init__(self, labels: Sequence[str], where: str, types: Mapping[str, str] | None = None) -> None:
+        """Read the labels; `types` are those that the entry renames (none: all are published as they are called).
+
+        Raises `Fatal` where there is not exactly one "O", or what would be published means nothing.
+        """
+        if [label.upper() for label in labels].count("O") != 1:
             raise Fatal(
-                f"{where}: its labels ({', '.join(labels[:8])}) have not exactly one O",
+                f"{where}: its {len(labels)} labels ({', '.join(labels[:8])}) have not exactly one O",
                 hint="id2label in config.json must name what each column means",
             )
-        parts = {i: _TAG.fullmatch(label) for i, label in enumerate(labels) if label != "O"}
-        self._outside = labels.index("O")
+        types = types or {}
+        read = _tags([label for label in labels if label.upper() != "O"], types)
+        self._outside = [i for i, label in enumerate(labels) if label.upper() == "O" or read[label] is None]
         self._begin: dict[str, list[int]] = {}
         self._inside: dict[str, list[int]] = {}
-        for column, found in parts.items():
-            kind = found[2] if found else labels[column]
-            begins = found is not None and found[1] in _BEGINS
-            for table, mine in ((self._begin, begins), (self._inside, not begins)):
+        for column, label in enumerate(labels):
+            if column in self._outside or (tag := read[label]) is None:
+                continue
+            mark, kind = tag
+            for table, mine in ((self._begin, mark in _BEGINS), (self._inside, mark not in _BEGINS)):
                 table.setdefault(kind, []).extend([column] if mine else [])
+        if not self._begin:
+            raise Fatal(
+                f"{where}: its labels ({', '.join(labels[:8])}) name no type", hint="id2label in config.json must name them"
+            )
+        if strange := sorted(types.keys() - self._begin.keys()):
+            raise Fatal(f"{where}: preprocessing.types names {', '.join(strange)}", hint=f"its types: {', '.join(self._begin)}")
+        if (
+            bad := [
+                kind for kind in self._begin if _MEANINGLESS.fullmatch(kind) or (kind in labels and _UNREAD.fullmatch(kind))
+            ]
+            if not types
+            else []
+        ):
+            raise Fatal(
+                f"{where}: its labels ({', '.join(labels[:8])}) give types that mean nothing: {', '.join(map(repr, bad[:4]))}",
+                hint=f"say what they are: preprocessing.types = {{ {bad[0]!r} = 'condition' }} (a type that it does not name is "
+                "not published), or id2label in config.json",
+            )
         self.types: tuple[str, ...] = tuple(self._begin)
         self.tags: tuple[str, ...] = ("O", *(f"{prefix}-{kind}" for kind in self.types for prefix in "BI"))
         # A type without a tag of its own for a beginning: its runs are its entities (IO, IOB1).
@@ -100,7 +137,7 @@ class LabelMap:
         shifted = logits - logits.max(axis=-1, keepdims=True)
         p = np.exp(shifted)
         p /= p.sum(axis=-1, keepdims=True)
-        columns: list[Floats] = [p[:, self._outside]]
+        columns: list[Floats] = [p[:, self._outside].sum(axis=-1)]
         best = self._best(p)
         for number, kind in enumerate(self.types):
             begin, inside = p[:, self._begin[kind]].sum(axis=-1), p[:, self._inside[kind]].sum(axis=-1)
@@ -114,7 +151,28 @@ class LabelMap:
     def _best(self, p: Floats) -> NDArray[np.int64]:
         """Return each word's likeliest type by its number, -1 for outside."""
         of_type = [p[:, self._begin[kind] + self._inside[kind]].sum(axis=-1) for kind in self.types]
-        return np.asarray(np.stack([p[:, self._outside], *of_type], axis=-1).argmax(axis=-1) - 1, dtype=np.int64)
+        return np.asarray(np.stack([p[:, self._outside].sum(axis=-1), *of_type], axis=-1).argmax(axis=-1) - 1, dtype=np.int64)
+
+
+def _tags(labels: Sequence[str], types: Mapping[str, str]) -> dict[str, tuple[str, str] | None]:
+    """Return the mark (capital) and the type of each label but O, None for one of no word. A type without marks has an I."""
+    words = {label for label in labels if label in types or not _SPECIAL.fullmatch(label)}
+    alone = {label: found[1].upper() for label in labels if (found := _ALONE.fullmatch(label))}
+    if {"B", "I"} <= {*alone.values()} and words == alone.keys():
+        called = next(label for label, mark in alone.items() if mark == "B")
+        return {label: (alone[label], called) if label in alone else None for label in labels}
+    read = {label: ("I", label) for label in words}
+    open_ = words - types.keys()
+    for pattern in (_BEHIND, _BEFORE_SMALL):
+        parts = [(label, found) for label in open_ if (found := pattern.fullmatch(label))]
+        tags = {
+            label: (found[2].upper(), found[1]) if pattern is _BEHIND else (found[1].upper(), found[2])
+            for label, found in parts
+        }
+        if any(("I", kind) in tags.values() for mark, kind in tags.values() if mark == "B"):
+            read |= tags
+    read |= {label: (found[1], found[2]) for label in open_ if (found := _BEFORE.fullmatch(label))}
+    return {label: read.get(label) for label in labels}
 
 
 def aggregated(logits: Floats, firsts: NDArray[np.int64], how: Aggregation) -> Floats:
@@ -138,11 +196,9 @@ def aggregated(logits: Floats, firsts: NDArray[np.int64], how: Aggregation) -> F
 
 def _opened(weights: Weights) -> tuple[Any, Any]:
     def opening(folder: Any) -> tuple[Any, Any]:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
-        loaded = transformers.AutoModelForTokenClassification.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-        return hub.whole(loaded, weights), tokenizer
+        hub.holds_tokenizer(weights)
+        model = hub.whole(transformers.AutoModelForTokenClassification.from_pretrained(folder, **hub.TOLD), weights)
+        return model, transformers.AutoTokenizer.from_pretrained(folder, **hub.OFFLINE, use_fast=True)
 
     return cast(tuple[Any, Any], hub.read(weights, "transformers folder", opening))
 

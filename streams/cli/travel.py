@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,12 @@ def vitals(
         Path | None,
         typer.Option(metavar="FILE", help="write the comparison here too, as --json prints it; only you can read it"),
     ] = None,
+    hours: Annotated[
+        bool,
+        typer.Option(
+            "--hours", help="say which values, of which hours, drove the model's answer: some 200 runs for each score"
+        ),
+    ] = False,
     reason: Annotated[str, typer.Option(help="why you look, for the audit; needed")] = "",
     json_: Annotated[
         bool,
@@ -51,7 +58,7 @@ def vitals(
     from streams.keeping import keep, try_out
     from streams.timetravel import Asked, Other
 
-    asked = Asked(patient, since.astimezone(), until.astimezone(), reason)
+    asked = Asked(patient, since.astimezone(), until.astimezone(), reason, hours)
     try_out(report, "report")
     found = asyncio.run(_travel(load(), asked, Other(rules, registry)))
     if report is not None:
@@ -110,6 +117,7 @@ def _facts(row: "Row") -> dict[str, Any]:
         "copy_of": row.copy_of,
         "score": row.score.model_dump(mode="json"),
         "published": row.published.model_dump(mode="json") if row.published else None,
+        "hours": [asdict(one) for one in row.hours],
     }
 
 
@@ -137,6 +145,8 @@ def _print(found: "Travel") -> None:
     if not console.is_terminal:
         console.width = 200  # for grep: a row stays a line
     console.print(table)
+    if any(row.hours for row in found.rows):
+        console.print(_hours_table(found.rows))
     if found.alerts:
         console.print(_alert_table(found.alerts))
     for note in found.notes:
@@ -146,6 +156,15 @@ def _print(found: "Travel") -> None:
     print(f"{equal} of {len(found.rows)} equal what was published{again}; {found.sets:,} sets were run")
     alike = sum(step.equal for step in found.alerts)
     print(f"{alike} of {len(found.alerts)} steps of alerts are as they were published" if found.alerts else "no alerts")
+
+
+def _hours_table(rows: "list[Row]") -> Table:
+    table = Table("observed (UTC)", "model", "what drove it, by value", title="the strongest values (--json has all)")
+    for row in rows:
+        if row.hours:
+            told = (f"{one.name} {one.value:g}, {one.hours_ago} h before: {one.effect:+.4f}" for one in row.hours[:4])
+            table.add_row(f"{row.score.observed_at:%Y-%m-%d %H:%M:%S}", _words(row.score)[1], "; ".join(told))
+    return table
 
 
 def _alert_table(alerts: "list[Step]") -> Table:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from models.errors import Permanent
 from models.registering import record
 from models.registry import PACKAGED, Registry
+from processors.deterioration import FEATURES
 from processors.events import AlertEvent, PatientEvent, VitalsEvent
 from processors.identity import natural_id
 from processors.rules import MonitorRules
@@ -347,6 +348,16 @@ async def test_the_command_line(past: tuple[Clinic, datetime], tmp_path: Path) -
         assert len(rows) == 6 + told["alert_steps"]
         assert all(row["score"]["id"] == row["published"]["id"] for row in rows[:6])
         assert (report.read_text(), report.stat().st_mode & 0o077) == (printed, 0)
+        assert not any(row["hours"] for row in rows[:6])
+        _, *closer = (json.loads(line) for line in vigil(0, "--patient", PATIENT, *asked, "--json", "--hours").splitlines())
+        assert [row["score"] for row in closer[:6]] == [row["score"] for row in rows[:6]]
+        ill = closer[4]
+        effects = [one["effect"] for one in ill["hours"]]
+        assert max(effects) > 0 and effects == sorted(effects, key=lambda effect: -abs(effect))
+        assert {one["name"] for one in ill["hours"]} <= set(FEATURES) and all(
+            0 <= one["hours_ago"] < 24 for one in ill["hours"]
+        )
+        assert " h before: " in vigil(0, "--patient", PATIENT, *asked, "--hours")
         rules = tmp_path / "strict.toml"
         rules.write_text('staleness = "PT2M"\n')
         said = vigil(1, "--patient", PATIENT, *asked, "--rules", str(rules))

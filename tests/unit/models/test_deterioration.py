@@ -10,9 +10,20 @@ from hypothesis import strategies as st
 
 from models.errors import Fatal, Poison
 from models.registry import Registry
-from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, OnnxDeterioration, Scaling, encode
+from models.runtimes.deterioration import (
+    BLOCK,
+    FEATURES,
+    HOURS,
+    INPUTS,
+    VITALS,
+    OnnxDeterioration,
+    Scaling,
+    attribute_steps,
+    encode,
+)
 from models.runtimes.onnx import Session
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
+from processors.deterioration import drivers_by_hour
 
 NORMAL = np.array([72, 15, 98, 36.8, 124, 72, 89, 0, 0], np.float32)
 SICK = np.array([138, 31, 87, 39.4, 84, 44, 57, 1, 1], np.float32)
@@ -107,6 +118,36 @@ def test_what_was_never_measured_drove_nothing(model: DeteriorationModel) -> Non
     windows = POOL[:50].copy()
     windows[:, :, 3] = np.nan
     assert not model.attribute(windows)[:, 3].any()
+
+
+def test_a_values_effect_is_what_the_score_loses_without_it(model: DeteriorationModel) -> None:
+    windows = POOL[:5]
+    effects, base = attribute_steps(model.score, windows), model.score(windows)
+    assert (effects.shape, bool(effects[np.isnan(windows)].any())) == (windows.shape, False)
+    for row, hour, feature in np.argwhere(~np.isnan(windows))[::7].tolist():
+        without = windows[row : row + 1].copy()
+        without[0, hour, feature] = np.nan
+        assert effects[row, hour, feature] == base[row] - model.score(without)[0]
+    one = drivers_by_hour(model, windows[0])
+    strongest = one[0]
+    assert abs(strongest.effect) == np.abs(effects[0]).max()
+    at = HOURS - 1 - strongest.hours_ago, FEATURES.index(strongest.name)
+    assert (strongest.value, strongest.effect) == (windows[0][at], effects[0][at])
+
+
+def test_values_that_drove_a_score_matter_more_together_than_others(model: DeteriorationModel) -> None:
+    """Faithful by deletion: each effect is of one value alone, so taking several together is a test of it."""
+    windows = POOL[np.argsort(-model.score(POOL))[:60]]
+    effects, base = attribute_steps(model.score, windows), model.score(windows)
+    drawn = np.random.default_rng(3).random(windows.shape)
+    falls = []
+    for order in (effects, drawn):
+        rank = np.where(np.isnan(windows), -np.inf, order).reshape(len(windows), -1)
+        without = windows.copy()
+        np.put_along_axis(without.reshape(len(windows), -1), np.argsort(-rank, axis=1)[:, :5], np.nan, axis=1)
+        falls.append(float(((base - model.score(without)) / base).mean()))
+    drivers, chance = falls
+    assert drivers > 0.2 and drivers > 3 * abs(chance)
 
 
 @pytest.mark.parametrize("shape", [(HOURS, 9), (1, HOURS - 1, 9), (1, HOURS, 8), (1, HOURS, 9, 1)])

@@ -104,6 +104,58 @@ def test_an_open_clip_folder_without_its_parts_says_which(tmp_path: Path) -> Non
         (folder / lost).write_bytes(kept)
 
 
+@pytest.mark.parametrize("kind", ["open-clip", "transformers-clip"])
+def test_labels_and_prompts_are_of_the_same_names_two_at_least(tmp_path: Path, kind: str) -> None:
+    folder = hub.clip_folder(tmp_path / "clip") if "trans" in kind else hub.open_clip_folder(tmp_path / "clip", hub_text=False)
+    with pytest.raises(Fatal, match=r"model clip 1: prompts for normal, which its labels \(pneumonia\)"):
+        opened(folder, kind, labels=["pneumonia"], preprocessing={"prompts": PROMPTS})
+    with pytest.raises(Fatal, match="model clip 1: pneumonia alone"):
+        opened(folder, kind, labels=["pneumonia"], preprocessing={"prompts": {"pneumonia": ["pneumonia"]}})
+
+
+def test_an_image_folders_own_mistakes_are_named(tmp_path: Path) -> None:
+    import torch
+
+    folder = hub.open_clip_folder(tmp_path / "open", hub_text=True)
+    weights = folder / "open_clip_model.safetensors"
+    whole = hub.tensors(weights)
+    hub.put_tensors(weights, {name: values for name, values in whole.items() if name != "logit_scale"})
+    with pytest.raises(Fatal, match=r'model open 1: .*Missing key.*"logit_scale"'):
+        prompted(folder, "open-clip")
+    weights.unlink()
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    torch.save({"logit_scale": Evil()}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(Fatal, match="holds more than tensors"):
+        prompted(folder, "open-clip")
+    assert not ran.exists()
+    torch.save(whole, folder / "open_clip_pytorch_model.bin")
+    prompted(folder, "open-clip")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    with pytest.raises(Fatal, match="model open 1: its tokenizer is not in the folder"):
+        prompted(folder, "open-clip")
+
+
+def test_open_clip_fetches_no_tower_and_runs_no_code_of_its_text_tower(tmp_path: Path) -> None:
+    folder = hub.open_clip_folder(tmp_path / "open", hub_text=True)
+    text, config = folder / "text_model" / "config.json", folder / "open_clip_config.json"
+    kept = text.read_text()
+    text.write_text(json.dumps(json.loads(kept) | {"auto_map": {"AutoConfig": "evil.Evil"}}))
+    with pytest.raises(Fatal, match=r"text_model/config\.json names code of its own"):
+        prompted(folder, "open-clip")
+    text.write_text(kept)
+    raw = json.loads(config.read_text())
+    raw["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:nobody/not-on-any-hub"
+    config.write_text(json.dumps(raw))
+    with pytest.raises(Fatal, match="image tower from hf-hub:nobody"):
+        prompted(folder, "open-clip")
+
+
 # --------------------------------------------------------------------------------------------------- transformers
 
 
@@ -147,6 +199,20 @@ def test_an_image_classifiers_scores_are_its_own(tmp_path: Path, architecture: s
     np.testing.assert_allclose(renamed.classify(vectors), expected[:, 2:], atol=1e-4)
     with pytest.raises(Permanent, match="cannot embed a text"):
         model.embed_texts(["fever"])
+
+
+def test_a_clip_without_its_tokenizer_and_a_classifier_without_its_labels_are_refused(tmp_path: Path) -> None:
+    clip = hub.clip_folder(tmp_path / "clip")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (clip / file).unlink()
+    with pytest.raises(Fatal, match="model clip 1: its tokenizer is not in the folder"):
+        prompted(clip, "transformers-clip")
+    folder = hub.image_classifier_folder(tmp_path / "xray", LABELS)
+    config = json.loads((folder / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Fatal, match=r"model xray 1: its head .* has 3 labels, config\.json has no id2label"):
+        opened(folder, "transformers-image-classifier")
 
 
 def test_an_image_classifier_that_says_nothing_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,55 @@ def test_every_kind_of_label_map_gives_the_same_entities(tmp_path: Path, labels:
     assert all(0.9 < span.score <= 1 for span in spans)
 
 
+@pytest.mark.parametrize(
+    ("labels", "types", "tags"),
+    [
+        (["O", "b-problem", "i-problem", "b-test"], {}, "O B-problem I-problem B-test I-test"),
+        (["o", "problem-B", "problem-I", "test-B"], {}, "O B-problem I-problem B-test I-test"),
+        (["O", "drug_b", "drug_i", "drug_e", "drug_s"], {}, "O B-drug I-drug"),
+        (["[PAD]", "B-Disease", "I-Disease", "O", "X", "[CLS]", "[SEP]"], {}, "O B-Disease I-Disease"),
+        (["B", "I", "O"], {"B": "condition"}, "O B-B I-B"),
+        (["O", "B-", "I-"], {"B-": "condition"}, "O B-B- I-B-"),
+        (["O", "hepatitis_B", "vitamin"], {"hepatitis_B": "condition"}, "O B-hepatitis_B I-hepatitis_B B-vitamin I-vitamin"),
+        (["O", "B", "T"], {"B": "b cell", "T": "t cell"}, "O B-B I-B B-T I-T"),
+        (["O", "e_coli", "s_aureus"], {}, "O B-e_coli I-e_coli B-s_aureus I-s_aureus"),
+        (["O", "B-hepatitis_B", "I-hepatitis_B"], {}, "O B-hepatitis_B I-hepatitis_B"),
+    ],
+)
+def test_a_label_map_is_read_by_what_it_means(labels: list[str], types: dict[str, str], tags: str) -> None:
+    from models.runtimes.transformers_token_classifier import LabelMap
+
+    assert " ".join(LabelMap(labels, "model x 1", types).tags) == tags
+
+
+@pytest.mark.parametrize(
+    ("labels", "types", "says"),
+    [
+        (["B", "I", "O"], {}, "mean nothing: 'B'"),
+        (["O", "B-", "I-"], {}, "mean nothing: 'B-'"),
+        (["O", "LABEL_1"], {}, "mean nothing: 'LABEL_1'"),
+        (["O", "B-1", "I-1"], {}, "mean nothing: '1'"),
+        (["O", "hepatitis_B", "vitamin"], {}, "mean nothing: 'hepatitis_B'"),
+        (["O", "[CLS]", "X"], {}, "name no type"),
+        (["O", "B-x", "I-x"], {"y": "condition"}, "types names y"),
+    ],
+)
+def test_a_label_map_that_means_nothing_is_refused(labels: list[str], types: dict[str, str], says: str) -> None:
+    from models.runtimes.transformers_token_classifier import LabelMap
+
+    with pytest.raises(Fatal, match=f"model x 1: .*{says}") as refused:
+        LabelMap(labels, "model x 1", types)
+    assert refused.value.hint
+
+
+def test_columns_of_no_word_count_as_outside(tmp_path: Path) -> None:
+    labels = ["[PAD]", "B-symptom", "I-symptom", "O", "X", "[CLS]", "[SEP]"]
+    scores = table(labels, fever="B-symptom", cough="X", aspirin="[CLS]", chest="B-symptom", pain="I-symptom")
+    model = classifier(hub.classifier_folder(tmp_path / "bert", labels, scores))
+    assert model.labels == ("symptom",)
+    assert said(model, TEXT) == [("symptom", "fever"), ("symptom", "chest pain")]
+
+
 def test_types_rename_and_leave_out_and_thresholds_hold(tmp_path: Path) -> None:
     folder = hub.classifier_folder(tmp_path / "bert")
     renamed = classifier(folder, preprocessing={"types": {"symptom": "condition"}})
@@ -238,6 +287,189 @@ def test_code_that_a_folder_names_is_never_run(tmp_path: Path) -> None:
     (folder / "pooling_of_my_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     with pytest.raises(Fatal, match="pooling_of_my_own"):
         embedder(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "named"),
+    [
+        ("2_Dense/config.json", "activation_function", "activations_of_my_own.Act"),
+        ("modules.json", "type", "sentence_transformers.util.misc.importlib"),
+    ],
+)
+def test_a_module_is_the_librarys_and_an_activation_torchs(tmp_path: Path, file: str, field: str, named: str) -> None:
+    folder = hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True, dense=6)
+    raw = json.loads((folder / file).read_text())
+    (raw[1] if isinstance(raw, list) else raw)[field] = named
+    (folder / file).write_text(json.dumps(raw))
+    with pytest.raises(Fatal, match=f"model st 1: .*{named} in {file}"):
+        embedder(folder)
+
+
+def test_weights_that_are_missing_are_never_made_up(tmp_path: Path) -> None:
+    folder = hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True, dense=6)
+    whole = hub.tensors(folder / "model.safetensors")
+    for kept in (
+        {f"other.{name}": values for name, values in whole.items()},
+        {name: values for name, values in whole.items() if name != "embeddings.word_embeddings.weight"},
+    ):
+        hub.put_tensors(folder / "model.safetensors", kept)
+        with pytest.raises(Fatal, match=r"model st 1: its weights lack embeddings\.") as refused:
+            embedder(folder)
+        assert "copy the folder again" in str(refused.value.hint)
+    # nobody looks at BERT's pooler here: a folder without it is whole
+    hub.put_tensors(folder / "model.safetensors", {name: values for name, values in whole.items() if "pooler" not in name})
+    vectors = [embedder(folder).embed(["chest pain"]) for _ in range(2)]
+    np.testing.assert_array_equal(*vectors)
+    dense = folder / "2_Dense" / "model.safetensors"
+    hub.put_tensors(dense, {name: values for name, values in hub.tensors(dense).items() if "bias" not in name})
+    with pytest.raises(Fatal, match=r"model st 1: .*Dense.*linear\.bias"):
+        embedder(folder)
+
+
+# --------------------------------------------------------------------------------------------------- what is refused, and how
+
+
+def changed(folder: Path, **values: Any) -> None:
+    """Set fields of config.json; None takes one out."""
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        (None, r"head \(classifier\.bias\) has 5 labels, config\.json has no id2label"),
+        ({"0": "O", "1": "B-symptom"}, r"head \(classifier\.bias\) has 5 labels, id2label in config\.json names 2"),
+    ],
+)
+def test_a_label_map_that_is_missing_or_short_is_named(tmp_path: Path, named: dict[str, str] | None, says: str) -> None:
+    folder = hub.classifier_folder(tmp_path / "bert")
+    changed(folder, id2label=named, label2id=None)
+    with pytest.raises(Fatal, match=f"model bert 1: its {says}") as refused:
+        classifier(folder)
+    assert "id2label" in str(refused.value.hint)
+
+
+def test_a_damaged_file_is_named_and_the_hint_fits(tmp_path: Path) -> None:
+    folder = hub.classifier_folder(tmp_path / "bert")
+    for file, kind in (("model.safetensors", "whole safetensors file"), ("config.json", "JSON"), ("tokenizer.json", "JSON")):
+        kept = (folder / file).read_bytes()
+        (folder / file).write_bytes(kept[:-20])
+        with pytest.raises(Fatal, match=f"model bert 1: {file} is no {kind}") as refused:
+            classifier(folder)
+        assert "copy the folder again" in str(refused.value.hint)
+        (folder / file).write_bytes(kept)
+    entry = hub.entry_of(folder, "ner", CLASSIFIER)
+    unlisted = entry.model_copy(update={"files": {name: sha for name, sha in entry.files.items() if name != "tokenizer.json"}})
+    from models.runtimes.transformers_token_classifier import load
+
+    with pytest.raises(Fatal, match="tokenizer is not in the folder") as refused:
+        load(Weights(unlisted, folder), threads=1)
+    assert "not in [model.files]: tokenizer.json" in str(refused.value.hint)
+
+
+def vocabulary(folder: Path, change: Any) -> None:
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["model"]["vocab"] = change(raw["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize("kind", ["ner", "embedding"])
+def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "ner":
+        folder, opened = hub.classifier_folder(tmp_path / "m"), classifier
+    else:
+        folder, opened = hub.embedder_folder(tmp_path / "m", pooling="mean", normalize=True), embedder
+    whole = (folder / "tokenizer.json").read_bytes()
+    last = hub.WIDE - 1
+    for change, says in (
+        (
+            lambda words: words | {"more": last + 1},
+            f"{hub.WIDE + 1} entries .the last is {last + 1}., its embedding {hub.WIDE} rows",
+        ),
+        (lambda words: {**dict(list(words.items())[:4]), "fever": 4}, f"has 5 entries .*, its embedding {hub.WIDE} rows"),
+        (lambda words: {w if w[0] == "[" else f"\u00a7{w}": i for w, i in words.items()}, "knows not one word"),
+    ):
+        vocabulary(folder, change)
+        with pytest.raises(Fatal, match=f"model m 1: its tokenizer .*{says}|model m 1: its tokenizer {says}"):
+            opened(folder)
+        (folder / "tokenizer.json").write_bytes(whole)
+    for file in ("tokenizer.json", "tokenizer_config.json"):  # the library makes one of five special tokens
+        (folder / file).unlink()
+        with pytest.raises(Fatal, match="model m 1: its tokenizer is not in the folder"):
+            opened(folder)
+
+
+# --------------------------------------------------------------------------------------------------- no code, and no noise
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_auto_map_names_is_refused_before_a_library_asks(tmp_path: Path, file: str) -> None:
+    folder = hub.classifier_folder(tmp_path / "bert")
+    raw = json.loads((folder / file).read_text())
+    (folder / file).write_text(
+        json.dumps(raw | {"auto_map": {"AutoTokenizer": ["evil.Evil", None], "AutoConfig": "evil.Evil"}})
+    )
+    with pytest.raises(Fatal, match=f"model bert 1: {file} names code of its own") as refused:
+        classifier(folder)
+    assert "auto_map" in str(refused.value)
+
+
+def test_a_word_of_the_vocabulary_may_be_called_so(tmp_path: Path) -> None:
+    folder = hub.classifier_folder(tmp_path / "bert")
+    vocabulary(folder, lambda words: {"auto_map" if word == "##9" else word: at for word, at in words.items()})
+    assert said(classifier(folder), TEXT) == SAID
+
+
+def test_pickled_weights_are_read_as_tensors_and_run_nothing(tmp_path: Path) -> None:
+    import torch
+
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    for folder, opened in (
+        (hub.classifier_folder(tmp_path / "bert"), classifier),
+        (hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True), embedder),
+    ):
+        weights = folder / "model.safetensors"
+        torch.save(hub.tensors(weights), folder / "pytorch_model.bin")
+        weights.unlink()
+        opened(folder)
+        torch.save({"classifier.bias": Evil()}, folder / "pytorch_model.bin")
+        with pytest.raises(Fatal, match=r"pytorch_model\.bin holds more than tensors") as refused:
+            opened(folder)
+        assert "safetensors" in str(refused.value.hint)
+    assert not ran.exists()
+
+
+def test_opening_asks_nothing_runs_nothing_and_says_nothing(tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    folder = hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True)
+    bare = {name: values for name, values in hub.tensors(folder / "model.safetensors").items() if "pooler" not in name}
+    hub.put_tensors(folder / "model.safetensors", bare)  # of which the library makes a report
+    evil = hub.classifier_folder(tmp_path / "evil")
+    changed(evil, model_type="evil", auto_map={"AutoConfig": "evil.Evil", "AutoModelForTokenClassification": "evil.Evil"})
+    (evil / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
+    record(hub.entry_of(folder, "embedding", EMBEDDER), site)
+    record(hub.entry_of(evil, "ner", CLASSIFIER), site)
+    code = (
+        "from pathlib import Path\nfrom models.registry import Registry\nfrom models.errors import Fatal\n"
+        f"known = Registry.load(Path({str(site)!r}))\nknown.open('embedding', name='st')\n"
+        "try: known.open('ner', name='evil')\nexcept Fatal as error: print('refused')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[3],
+        input="y\n" * 9,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("refused\n", "", 0)
     assert not (tmp_path / "ran").exists()
 
 

@@ -135,20 +135,32 @@ def test_embeddings_of_another_space_are_poison() -> None:
         small().classify(np.zeros((1, 3), np.float32))
 
 
+ASKED = {"no finding": ["clear"], "pneumonia": ["opaque"]}
+
+
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "says"),
     [
-        {},
-        {"scale": 1.0},
-        {"scale": 1.0, "prompts": {"no finding": ["clear"]}},
-        {"scale": 1.0, "prompts": {"no finding": ["clear"], "pneumonia": []}},
-        {"scale": 0.0, "prompts": {"no finding": ["clear"], "pneumonia": ["opaque"]}},
-        {"scale": "much", "prompts": {"no finding": ["clear"], "pneumonia": ["opaque"]}},
+        ({}, "no prompts for its labels no finding, pneumonia"),
+        ({"scale": 1.0, "prompts": {"no finding": ["clear"]}}, "no prompts for its labels pneumonia"),
+        ({"scale": 1.0, "prompts": {"no finding": ["clear"], "pneumonia": []}}, "no prompts for its labels pneumonia"),
+        ({"scale": 1.0, "prompts": {"no finding": "clear", "pneumonia": ["opaque"]}}, "no table of lists"),
+        ({"scale": 1.0, "prompts": ASKED | {"effusion": ["fluid"]}}, r"effusion, which its labels \(no finding, pneumonia\)"),
+        ({"prompts": ASKED}, "'scale'"),
+        ({"scale": 0.0, "prompts": ASKED}, "scale of 0.0"),
+        ({"scale": "much", "prompts": ASKED}, "much"),
+        ({"scale": 1.0, "prompts": ASKED, "offsets": {"effusion": 1.0}}, "offsets for effusion"),
     ],
 )
-def test_prompts_that_cannot_work_are_refused(raw: dict[str, Any]) -> None:
-    with pytest.raises(Fatal, match="image-text"):
-        Prompts.from_registry(raw, ("no finding", "pneumonia"))
+def test_prompts_that_cannot_work_are_refused(raw: dict[str, Any], says: str) -> None:
+    with pytest.raises(Fatal, match=f"^model x 1: .*{says}"):
+        Prompts.from_registry(raw, ("no finding", "pneumonia"), "model x 1")
+
+
+def test_one_label_alone_is_refused_for_it_would_be_found_in_every_image() -> None:
+    with pytest.raises(Fatal, match="model x 1: pneumonia alone") as refused:
+        Prompts.from_registry({"scale": 1.0, "prompts": {"pneumonia": ["opaque"]}}, ("pneumonia",), "model x 1")
+    assert "counterpart" in str(refused.value.hint)
 
 
 def test_a_projection_that_does_not_fit_the_text_is_refused() -> None:
