@@ -134,7 +134,7 @@ def faithfulness(
         without = windows.copy()
         np.put_along_axis(without, features[:, None, :], np.nan, axis=2)
         fall = (base - model.score(without)) / base
-        falls[kind] = bootstrap.metric(kind, lambda weights, fall=fall: float((weights * fall).sum() / weights.sum()))  # type: ignore[misc]
+        falls[kind] = bootstrap.metric(kind, lambda weights, fall=fall: float((weights * fall).sum() / weights.sum()), ends=())  # type: ignore[misc]
     mine = falls["drivers"]
     name = f"share of a high score lost without its {remove} strongest drivers"
     return Metric(name, mine.value, mine.low, mine.high, mine.n, {"at random": falls["random"]})

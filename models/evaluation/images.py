@@ -222,7 +222,7 @@ def card(entry: ModelEntry, figures: ImageFigures, learned: int) -> str:
         f"## Measured on {figures.name}",
         f"{figures.images} images of {figures.patients} patients, {figures.positive} with pneumonia by their label. 95% "
         "intervals, bootstrapped by patient.",
-        "\n".join(["| | |", "|---|---|", *(f"| {metric.name} | {_plain(metric)} |" for metric in figures.metrics)]),
+        "\n".join(["| | |", "|---|---|", *(f"| {metric.name} | {metric} |" for metric in figures.metrics)]),
         f"Threshold {entry.thresholds.get(POSITIVE, 0.5)}: {entry.thresholds_chosen}",
         "\n".join(
             [
@@ -243,10 +243,6 @@ def card(entry: ModelEntry, figures: ImageFigures, learned: int) -> str:
         f"{figures.images_per_second:.0f} images/s with decoding, per second of one core of the machine that wrote this card.",
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def _plain(metric: Metric) -> str:
-    return f"{metric.value:.3f}" if metric.low != metric.low else str(metric)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
