@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation import images as measuring
-from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
+from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels, readable
 from models.evaluation.measures import Array, Bootstrap, Metric
 from models.evaluation.report import Progress, beside, silent
 from models.registering import location
@@ -139,7 +139,8 @@ def _fixed(fixed: Path, weights: Weights, notes: list[str]) -> list[LabelledImag
     """List the fixed set's images, without those of patients that the champion learned from."""
     sets, passed = gather(fixed.parent if fixed.is_file() else fixed)
     notes += passed
-    images = [image for found in sets.values() for image in found]
+    images, unread = readable([image for found in sets.values() for image in found])
+    notes += [unread] if unread else []
     if (path := weights.folder / "learned.npy").is_file():
         seen = np.isin(checksums(images), np.load(path))
         fresh = [image for image, known in zip(images, seen, strict=True) if not known]
