@@ -227,8 +227,10 @@ def _figures(name: str, mentions: Sequence[Mention], rounds: int) -> list[Metric
 
 def _f1(true: NDArray[np.bool_], found: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
     both = float(weights[true & found].sum())
-    return 2 * both / max(float(weights[true].sum() + weights[found].sum()), 1e-12)
+    total = float(weights[true].sum() + weights[found].sum())
+    return 2 * both / total if total > 0 else float("nan")
 
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
-    return float(weights[part].sum()) / max(float(weights[whole].sum()), 1e-12)
+    total = float(weights[whole].sum())
+    return float(weights[part].sum()) / total if total > 0 else float("nan")  # of nothing there is no share

@@ -12,9 +12,10 @@ import numpy as np
 
 from models.evaluation.report import Chart, Confusion, Curves, Evaluation, Ranking, Reliability
 
-# Okabe and Ito's colours (2008): told apart by the colour blind too; the model's own comes first.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#F0E442")
-_DASHES: Final = ("-", "--", ":")  # the colours of a few are told apart without; of many neighbours differ in both
+# Okabe and Ito's colours (2008): told apart by the colour blind too; the model's own comes first. Violet for their yellow, which
+# a white sheet swallows.
+_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#5D3A9B")
+_DASHES: Final = ("-", "--", ":")  # of many curves three are drawn alike: colours that resemble each other lie further apart
 _FEW: Final = 4  # curves from which on a legend would cover them: it stands beside
 _SETTLED: Final = 10  # hits from which on a precision is more than luck
 _MOST_POINTS: Final = 2000  # of one curve: more cannot be seen
@@ -142,7 +143,7 @@ def _curves(axes: Any, chart: Curves) -> None:
     many = len(chart.lines) > _FEW
     for number, (name, (x, y)) in enumerate(chart.lines.items()):
         mark = "o" if len(x) == 1 else None
-        dash = _DASHES[number % len(_DASHES)] if many else "-"
+        dash = _DASHES[number // len(_DASHES) % len(_DASHES)] if many else "-"
         width = 2.6 if many and number == 0 else 1.8  # the first is of all together
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(x, y, color=colour, linewidth=width, marker=mark, linestyle="" if mark else dash, label=name)

@@ -231,6 +231,21 @@ def test_every_kind_of_chart_is_drawn(tmp_path: Path) -> None:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # ink of several shades, not an empty sheet
 
 
+def test_the_legend_of_many_curves_covers_none_and_no_two_are_drawn_alike(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    chart = Curves("many", "recall", "precision", {f"type {n}": ([0.1, 0.5, 0.9], [0.1, 0.1 + n / 20, 0.1]) for n in range(9)})
+    sheet = Figure(figsize=plots._size(chart), layout="constrained")
+    axes = sheet.add_subplot()
+    plots._curves(axes, chart)
+    sheet.savefig(tmp_path / "x.png")
+    legend = axes.get_legend()
+    assert legend is not None
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}) == 9
+
+
 def test_promotion_is_a_line_in_the_sites_file_and_can_be_taken_back(tmp_path: Path) -> None:
     folder = tiny.classifier_folder(tmp_path / "tiny")
     site = tmp_path / "site.toml"
