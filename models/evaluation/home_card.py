@@ -8,6 +8,7 @@ from models.registry import ModelEntry
 from models.runtimes.home import DAYS, HORIZON_DAYS, UNITS
 
 SYNTHETIC: Final = "synthetic"  # what such a model's entry says under `preprocessing`, by its training run
+_BEFORE: Final = "synthetic diaries: "  # what runs wrote of such a model before they noted it there: it stays one
 
 WARNING: Final = (
     "It learned from synthetic diaries, made by a program. It is not to be used for patients: "
@@ -29,7 +30,7 @@ been validated elsewhere. It is assistive: it points at change and diagnoses not
 
 def is_synthetic(entry: ModelEntry) -> bool:
     """Say whether a model learned from synthetic diaries, as its training run noted."""
-    return entry.preprocessing.get(SYNTHETIC) is True
+    return entry.preprocessing.get(SYNTHETIC) is True or any(origin.startswith(_BEFORE) for origin in entry.trained_on)
 
 
 def write(entry: ModelEntry, found: Evaluation, *, ships: bool = False) -> str:

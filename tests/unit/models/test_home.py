@@ -376,6 +376,7 @@ def test_a_card_says_how_the_model_was_made_and_whether_it_ships() -> None:
     assert "It ships" not in made
     own = entry.model_copy(update={"preprocessing": {}, "trained_on": ("synthetic-arm of a trial",)})
     assert not is_synthetic(own)
+    assert is_synthetic(own.model_copy(update={"trained_on": ("synthetic diaries: 60 of 60 patients, read from a table",)}))
     assert "a site's own diaries" in write_card(own, nothing)
 
 
