@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.reading import DAMAGE, damage, opened, reading
 from models.evaluation.report import Confusion, Evaluation, Progress, Section, silent
 from processors.assertion import Asserter
 from processors.events import Assertion
@@ -93,8 +94,14 @@ def case_reports(folder: Path) -> tuple[list[Path], list[str]]:
     base = folder.parent if folder.is_file() else folder
     files, notes = [], []
     for path in [folder] if folder.is_file() else sorted(folder.rglob("*.jsonl")):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            first = next((line for line in lines if line.strip()), "")
+        if not path.is_file():
+            continue
+        try:
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                first = next((line for line in lines if line.strip()), "")
+        except DAMAGE as error:
+            notes.append(f"{path.relative_to(base).as_posix()}: passed over, {damage(error)}")
+            continue
         if '"text"' in first and '"entities"' in first:
             files.append(path)
         else:
@@ -107,11 +114,14 @@ def case_reports(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _read(path: Path, progress: Progress = silent, name: str = "") -> list[Mention]:
     tools = Sectioner(), Asserter()
-    documents = list(_documents([path]))
+    documents = list(_documents(path))
     mentions: list[Mention] = []
-    for number, raw in enumerate(documents):
+    for number, (line, raw) in enumerate(documents):
         progress(name, number, len(documents))
-        mentions += _mentions(number, raw, *tools)
+        try:
+            mentions += _mentions(number, raw, *tools)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise Permanent(f"{path}:{line}: not a case report: {type(error).__name__}") from error
     progress(name, len(documents), len(documents))
     return mentions
 
@@ -169,21 +179,25 @@ def sentences() -> Iterator[tuple[Assertion, str, int, int]]:
         yield expected, before + mention + after, len(before), len(before) + len(mention)  # type: ignore[misc]
 
 
-def _documents(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-    for path in files:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    raw = json.loads(line)
-                    _ = raw["text"], raw["entities"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise Permanent(f"{path}:{number}: not a case report: {type(error).__name__}") from error
-                yield raw
+def _documents(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield each document with the number of its line."""
+    with reading(path), opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                raw = json.loads(line)
+                _ = raw["text"], raw["entities"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise Permanent(f"{path}:{number}: not a case report: {type(error).__name__}") from error
+            yield number, raw
 
 
 def _mentions(number: int, raw: Mapping[str, Any], sectioner: Sectioner, asserter: Asserter) -> Iterator[Mention]:
     text, entities = str(raw["text"]), raw["entities"]
     spans = [(int(entity["spans"][0][0]), int(entity["spans"][-1][1])) for entity in entities]
+    if any(not 0 <= start <= end <= len(text) for start, end in spans):
+        raise ValueError("a span outside the text")
     labels = [str(entity["label"]) for entity in entities]
     decided = asserter.decide(text, spans, sectioner.split(text), labels)
     starts = sentence_starts(text)
@@ -213,8 +227,10 @@ def _figures(name: str, mentions: Sequence[Mention], rounds: int) -> list[Metric
 
 def _f1(true: NDArray[np.bool_], found: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
     both = float(weights[true & found].sum())
-    return 2 * both / max(float(weights[true].sum() + weights[found].sum()), 1e-12)
+    total = float(weights[true].sum() + weights[found].sum())
+    return 2 * both / total if total > 0 else float("nan")
 
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
-    return float(weights[part].sum()) / max(float(weights[whole].sum()), 1e-12)
+    total = float(weights[whole].sum())
+    return float(weights[part].sum()) / total if total > 0 else float("nan")  # of nothing there is no share

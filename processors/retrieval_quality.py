@@ -8,8 +8,9 @@ counts with its best chunk.
     recall@k   share of questions whose note is among the first k
     nDCG@10    with one right answer: 1 / log2(1 + its rank), 0 past the tenth
 
-A note that ties with others takes the worst place among them. Intervals are 95%, bootstrapped over questions. Baselines: the
-same network in fp32, where the caller has it, and BM25.
+A note that ties with others takes the worst place among them. Intervals are 95%, bootstrapped over questions; where that says
+nothing (few questions, or all alike) recall has Wilson's and nDCG none. Baselines: the same network in fp32, where the caller has
+it, and BM25.
 """
 
 import math
@@ -22,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.measures import Bootstrap, Metric, wilson
 from models.evaluation.question_sets import Questions, gather, notes_in
 from models.evaluation.report import Curves, Evaluation, Progress, Section, silent
 from models.tasks import Floats, TextEmbedder
@@ -56,7 +57,10 @@ def evaluate(
             for kind, places in {**ranks, "search": both["search"]}.items()
         }
         chart = Curves("the note among the first k", "k", "recall@k", lines, logarithmic=True)
-        about = f"{len(asked.questions):,} questions to {len(asked.notes):,} notes"
+        about = (
+            f"{len(asked.questions):,} questions to {len(asked.notes):,} notes; intervals bootstrapped over questions, "
+            "Wilson's for recall where that says nothing"
+        )
         sections.append(Section(asked.name, about, tuple(figures(ranks, rounds)), (chart,)))
         sections.append(Section(f"{asked.name}, by meaning and words", about, tuple(figures(both, rounds))))
     return Evaluation("retrieval", model.identity, tuple(sections), tuple(notes))
@@ -78,15 +82,19 @@ def figures(ranks: Mapping[str, NDArray[np.int64]], rounds: int) -> list[Metric]
         baselines = {}
         for kind, other in list(gains.items())[1:]:
             one = _mean(bootstrap, name, other)
-            difference = _mean(bootstrap, name, mine - other)
+            difference = _mean(bootstrap, name, mine - other, ends=())
             baselines[kind] = Metric(name, one.value, one.low, one.high, one.n, {"difference": difference})
         own = _mean(bootstrap, name, mine)
         found.append(Metric(name, own.value, own.low, own.high, own.n, baselines))
     return found
 
 
-def _mean(bootstrap: Bootstrap, name: str, gains: NDArray[np.float64]) -> Metric:
-    return bootstrap.metric(name, lambda weights: float((weights * gains).sum() / weights.sum()))
+def _mean(bootstrap: Bootstrap, name: str, gains: NDArray[np.float64], *, ends: Sequence[float] = (0.0, 1.0)) -> Metric:
+    found = bootstrap.metric(name, lambda weights: float((weights * gains).sum() / weights.sum()), ends=ends)
+    if ends and not math.isfinite(found.low) and np.isin(gains, (0, 1)).all() and not name.startswith("nDCG"):
+        low, high = wilson(int(gains.sum()), len(gains))
+        return Metric(name, found.value, low, high, found.n)
+    return found
 
 
 def _recall(k: int) -> Any:

@@ -134,7 +134,7 @@ def faithfulness(
         without = windows.copy()
         np.put_along_axis(without, features[:, None, :], np.nan, axis=2)
         fall = (base - model.score(without)) / base
-        falls[kind] = bootstrap.metric(kind, lambda weights, fall=fall: float((weights * fall).sum() / weights.sum()))  # type: ignore[misc]
+        falls[kind] = bootstrap.metric(kind, lambda weights, fall=fall: float((weights * fall).sum() / weights.sum()), ends=())  # type: ignore[misc]
     mine = falls["drivers"]
     name = f"share of a high score lost without its {remove} strongest drivers"
     return Metric(name, mine.value, mine.low, mine.high, mine.n, {"at random": falls["random"]})
@@ -212,15 +212,19 @@ def _alert_metrics(bootstrap: Bootstrap, labels: Floats, scores: dict[str, Float
 
 
 def _caught(alerts: _Alerts, weights: Array) -> float:
-    return float((weights * alerts.caught).sum() / max(1e-9, (weights * alerts.septic).sum()))
+    return _ratio((weights * alerts.caught).sum(), (weights * alerts.septic).sum())
 
 
 def _per_day(alerts: _Alerts, weights: Array) -> float:
-    return float((weights * alerts.raised).sum() / max(1e-9, (weights * alerts.days).sum()))
+    return _ratio((weights * alerts.raised).sum(), (weights * alerts.days).sum())
 
 
 def _lead(alerts: _Alerts, weights: Array) -> float:
-    return float((weights * alerts.lead).sum() / max(1e-9, (weights * alerts.caught).sum()))
+    return _ratio((weights * alerts.lead).sum(), (weights * alerts.caught).sum())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else float("nan")  # nobody caught has no lead time
 
 
 def _matching(labels: Floats, groups: NDArray[np.int64], scores: Floats, news: _Alerts) -> _Alerts:

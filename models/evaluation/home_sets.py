@@ -8,6 +8,7 @@ One row is one patient's day, with these columns (more are ignored; an empty cel
     respiratory_rate     1 to 80 /min   symptom_severity     0 to 10
     deteriorated         1 on every day on which the patient counts as deteriorated by the site's own definition (an unplanned
                          visit, an admission, a rescue course ...), else 0 or empty. Scoring needs no such column.
+    synthetic            1 where a program made the row, as `vigil home generate` says; no such column: people's diaries
 
 A day may be absent. A value out of range counts as not reported. What is asked at day d, from the 7 days up to it: is any of
 d+1, d+2, d+3 a deteriorated day? Days are judged on which the patient is not deteriorated already, with some value in the window,
@@ -16,6 +17,7 @@ and with an answer: a deteriorated day among the three, or a diary that goes on 
 
 import csv
 import math
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
-from models.evaluation.vital_sets import Stays, opened
+from models.evaluation.reading import DAMAGE, header, opened, reading
+from models.evaluation.vital_sets import Stays
 from models.runtimes.home import DAYS, FEATURES, HORIZON_DAYS
 from models.tasks import Floats
 
@@ -39,6 +42,7 @@ PLAUSIBLE: Final[Mapping[str, tuple[float, float]]] = {
 }
 LABEL: Final = "deteriorated"
 COLUMNS: Final = ("patient", "day", *FEATURES, LABEL)
+MADE: Final = "synthetic"
 MIN_PATIENTS: Final = 50
 MIN_DAYS: Final = 14  # days with some value
 MIN_DETERIORATING: Final = 10  # patients with an onset: below it, there is nothing to learn a pattern from
@@ -55,6 +59,7 @@ class Diaries:
     first: tuple[int, ...]  # [patients]: the first day, as a number (dates: days since 0001-01-01)
     dated: bool
     implausible: int  # values left out as out of range
+    synthetic: bool = False  # some row says that a program made it
 
     def take(self, chosen: NDArray[np.bool_]) -> "Diaries":
         """Keep the patients where `chosen` [patients] is true."""
@@ -84,19 +89,22 @@ class Diaries:
 
 
 def read_csv(path: Path, *, labelled: bool = True) -> Diaries:
-    """Read a CSV file (also .csv.gz). `labelled` asks for the column `deteriorated`.
+    """Read a CSV file (also .csv.gz), with or without a byte order mark; separated by commas, semicolons, tabs or bars.
+
+    Where semicolons separate, a comma in a number is its decimal point, as Excel writes both. `labelled` asks for the column
+    `deteriorated`.
 
     Raises:
-        Permanent: no such file, a column is missing, or a cell is not what it should be; says which and where.
+        Permanent: no such file, a damaged one, a column is missing, or a cell is not what it should be; says which and where.
     """
     if not path.is_file():
         raise Permanent(f"no such file: {path}", hint=f"a CSV file with the columns {', '.join(COLUMNS)}")
-    try:
-        with opened(path) as file:
-            reader = csv.DictReader(file)
-            return _diaries(path.name.partition(".")[0], reader, reader.fieldnames or (), labelled=labelled)
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise Permanent(f"{path.name} cannot be read as CSV ({type(error).__name__})", hint="UTF-8, comma-separated") from error
+    with reading(path), opened(path) as file:
+        names, separator = header(file, COLUMNS)
+        rows: Iterable[Mapping[str, Any]] = csv.DictReader(file, names, delimiter=separator)
+        if separator == ";":
+            rows = ({**row, **{name: str(row.get(name) or "").replace(",", ".") for name in FEATURES}} for row in rows)
+        return _diaries(path.name.partition(".")[0], rows, names, labelled=labelled)
 
 
 def read_sql(url: str, query: str, *, labelled: bool = True) -> Diaries:
@@ -111,30 +119,82 @@ def read_sql(url: str, query: str, *, labelled: bool = True) -> Diaries:
         import sqlalchemy
     except ImportError as error:
         raise Permanent("reading from a database needs SQLAlchemy", hint="pip install 'vigil-stream[sql]'") from error
+    table = query.strip() if len(query.split()) == 1 else ""
+    if not table and (verb := _verb(query)) not in _READ:
+        raise Permanent(
+            f"the query is no SELECT{f': {verb}' if verb in _WRITE else ''}", hint="rows are read, nothing is written"
+        )
     try:
         engine = sqlalchemy.create_engine(url)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         raise Permanent(
             f"the database's URL cannot be used ({type(error).__name__})",
             hint="such as sqlite:///diaries.db or postgresql+psycopg://user:password@host/name; the driver must be installed",
         ) from error
     try:
-        chosen: Any = sqlalchemy.text(query)
-        if " " not in query.strip():
-            schema, _, table = query.strip().rpartition(".")
-            chosen = sqlalchemy.select(sqlalchemy.text("*")).select_from(sqlalchemy.table(table, schema=schema or None))
-        with engine.connect() as connection:
+        if engine.url.get_backend_name() == "sqlite" and _absent(engine.url.database or ""):
+            hint = "sqlite:///name.db is beside you, sqlite:////name.db at the root"
+            raise Permanent(f"no such database file: {engine.url.database}", hint=hint)
+        try:
+            connection = engine.connect()
+        except sqlalchemy.exc.SQLAlchemyError as error:  # the driver's words may hold the URL
+            raise Permanent(
+                f"the database cannot be reached ({type(error).__name__})",
+                hint="check that it runs, its address and port, and the user and password in the URL",
+            ) from error
+        with connection:
+            chosen: Any = sqlalchemy.text(query)
+            if table:
+                schema, _, name = table.rpartition(".")
+                if not sqlalchemy.inspect(connection).has_table(name, schema=schema or None):
+                    hint = "name a table or view that the user may read, or give a SELECT"
+                    raise Permanent(f"the database refused the query: it has no table {table!r}", hint=hint)
+                chosen = sqlalchemy.select(sqlalchemy.text("*")).select_from(sqlalchemy.table(name, schema=schema or None))
             result = connection.execute(chosen)
             names = tuple(result.keys())
             return _diaries("database", (dict(row) for row in result.mappings()), names, labelled=labelled)
     except sqlalchemy.exc.SQLAlchemyError as error:
-        # the driver's words may hold the URL or rows
-        raise Permanent(
-            f"the database refused the query ({type(error).__name__})",
-            hint="check the URL, the table or SELECT, and its rights",
-        ) from error
+        # the driver's words may hold rows: only what they are about is said
+        hint = "check the SELECT, and the user's rights"
+        raise Permanent(f"the database refused the query: {_refusal(error)}", hint=hint) from error
     finally:
         engine.dispose()
+
+
+_READ: Final = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
+_WRITE: Final = frozenset(
+    {"DELETE", "INSERT", "UPDATE", "MERGE", "DROP", "CREATE", "ALTER", "TRUNCATE", "REPLACE", "GRANT", "CALL"}
+)
+# What a driver says where, by SQLSTATE, by sqlite's or another's words, in lower case.
+_REFUSALS: Final = (
+    ("it names a table that is not there", ("42p01", "42s02", "no such table", "invalid object name", "ora-00942", "1146")),
+    ("it names a column that is not there", ("42703", "42s22", "no such column", "invalid column name", "ora-00904", "1054")),
+    ("it is no valid SQL", ("42601", "42000", "syntax error", "incomplete input", "1064")),
+    ("the user may not read that", ("42501", "permission denied", "not authorized", "1142", "1044")),
+    ("the database is locked by another", ("database is locked", "55p03", "40001")),
+    ("its file is no database", ("file is not a database", "malformed")),
+)
+
+
+def _absent(file: str) -> bool:
+    """Say whether sqlite would make a file that is not there, empty."""
+    return file not in ("", ":memory:") and not file.startswith("file:") and not Path(file).is_file()
+
+
+def _verb(query: str) -> str:
+    """Return a query's first word, comments passed over."""
+    bare = re.sub(r"--[^\n]*|/\*.*?\*/", " ", query, flags=re.DOTALL).lstrip(" \t\r\n(")
+    return (re.match(r"\w*", bare) or [""])[0].upper()
+
+
+def _refusal(error: Any) -> str:
+    driver = getattr(error, "orig", None)
+    code = str(getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None) or "").lower()
+    words = str(driver).lower()
+    for what, signs in _REFUSALS:
+        if any(sign == code or (not code and re.search(rf"\b{sign}\b", words)) for sign in signs):
+            return what
+    return type(error).__name__
 
 
 def from_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> Diaries:
@@ -148,8 +208,8 @@ def is_diary(path: Path) -> bool:
         return False
     try:
         with opened(path) as file:
-            return set(next(csv.reader(file), [])) >= {"patient", "day", *FEATURES}
-    except (OSError, UnicodeDecodeError, csv.Error):
+            return set(header(file, COLUMNS)[0]) >= {"patient", "day", *FEATURES}
+    except DAMAGE:
         return False
 
 
@@ -190,7 +250,7 @@ def _diaries(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str
     if missing := [column for column in needed if column not in columns]:
         raise Permanent(f"columns are missing: {', '.join(missing)}", hint=f"needed are {', '.join(needed)}")
     days: dict[str, dict[int, tuple[list[float], bool]]] = {}
-    implausible, dated = 0, None
+    implausible, dated, made = 0, None, False
     for number, row in enumerate(rows, 2):
         day, is_date = _day(row["day"], number)
         if dated not in (None, is_date):
@@ -202,13 +262,15 @@ def _diaries(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str
             if not math.isnan(values[at]) and not low <= values[at] <= high:
                 values[at], implausible = math.nan, implausible + 1
         state = labelled and _number(row[LABEL], number, LABEL) == 1
-        patient = str(row["patient"])
+        made |= str(row.get(MADE)).strip().lower() in ("1", "1.0", "true")
+        if not (patient := str("" if row["patient"] is None else row["patient"]).strip()):
+            raise Permanent(f"row {number}: patient is empty", hint="any id that is the patient's alone")
         known = days.setdefault(patient, {})
         if day in known:
             raise Permanent(f"row {number}: a second row for the same patient and day", hint="one row for each patient and day")
         known[day] = (values, state)
     days = dict(sorted(days.items()))  # a database gives rows in any order; the same rows give the same weights
-    return _joined(name, days, dated=bool(dated), implausible=implausible)
+    return replace(_joined(name, days, dated=bool(dated), implausible=implausible), synthetic=made)
 
 
 def _joined(name: str, days: Mapping[str, Mapping[int, tuple[list[float], bool]]], *, dated: bool, implausible: int) -> Diaries:

@@ -7,7 +7,7 @@ import csv
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import Permanent
+from models.evaluation.reading import header, opened, reading
 
 # What the sets call a class -> the label that the model's prompts ask for.
 LABELS = {
@@ -76,21 +77,52 @@ def checksums(images: Sequence[LabelledImage]) -> NDArray[np.uint32]:
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    """Decode one image to 8-bit greyscale [h, w]."""
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("L"), np.uint8)
+    """Decode one image to 8-bit greyscale [h, w].
+
+    Raises:
+        Permanent: there is none, it is damaged or cut short, or it is no image.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L"), np.uint8)
+    except Exception as error:  # Pillow's decoders raise whatever their parsing runs into
+        raise Permanent(f"{path}: no image that can be read ({type(error).__name__})", hint="leave it out") from None
+
+
+def decoded(images: Iterable[LabelledImage]) -> Iterator[tuple[LabelledImage, NDArray[np.uint8]]]:
+    """Decode images one by one, passing over those that cannot be: who asks counts them."""
+    for image in images:
+        try:
+            yield image, pixels(image.path)
+        except Permanent:
+            continue
+
+
+def readable(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], str]:
+    """Return the images that can be read, and a note of those that cannot (empty where all can)."""
+    kept = [image for image, _ in decoded(images)]
+    return kept, unreadable(len(images) - len(kept), len(images))
+
+
+def unreadable(gone: int, every: int) -> str:
+    """Say how many images could not be read."""
+    return f"{gone:,} of {every:,} images passed over, they are not there or cannot be read as images" if gone else ""
 
 
 def _by_table(folder: Path, name: str, notes: list[str]) -> Iterator[LabelledImage]:
-    with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if not {"file", "label"} <= set(table.fieldnames or ()):
+    path = folder / "labels.csv"
+    with reading(path), opened(path) as file:
+        names, separator = header(file, ("file", "label", "nih_patient"))
+        table = csv.DictReader(file, names, delimiter=separator)
+        if not {"file", "label"} <= set(names):
             notes.append(f"{name}/labels.csv: passed over, it has no columns file and label")
             return
         others: Counter[str] = Counter()
         for row in table:
             label = _label(row["label"] or "")
-            if label is not None:
+            if not row["file"]:
+                others["no file"] += 1
+            elif label is not None:
                 yield LabelledImage(folder / row["file"], label, row.get("nih_patient") or _patient(row["file"]))
             else:
                 others[row["label"] or "no label"] += 1
@@ -98,12 +130,13 @@ def _by_table(folder: Path, name: str, notes: list[str]) -> Iterator[LabelledIma
 
 
 def _by_class(folder: Path, name: str, notes: list[str]) -> Iterator[LabelledImage]:
-    children = sorted(path for path in folder.iterdir() if path.is_dir())
+    with reading(folder):
+        children = sorted(path for path in folder.iterdir() if path.is_dir())
     if not any(_label(place.name) for place in children):
         return
     for place in children:
         label = _label(place.name)
-        files = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in _ENDINGS]
+        files = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in _ENDINGS and path.is_file()]
         if label is None:
             notes.append(f"{name}: {len(files)} images of the class {place.name!r} passed over")
             continue

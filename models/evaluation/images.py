@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.image_prompts import HELD
-from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
+from models.evaluation.image_sets import LabelledImage, checksums, decoded, gather, readable, unreadable
 from models.evaluation.measures import Array, Bootstrap, Metric, auroc, calibration, calibration_metric
 from models.evaluation.report import Chart, Confusion, Evaluation, Progress, Ranking, Reliability, Section, silent
 from models.registering import record
@@ -70,32 +70,37 @@ def evaluate(
     seed: int = 0,
     progress: Progress = silent,
 ) -> ImageFigures:
-    """Embed and classify every image and measure. The images must be new to the model.
+    """Embed and classify every image that can be read, and measure. The images must be new to the model.
 
     Raises:
         Permanent: there are not images of both classes.
     """
-    labels = np.array([image.label == POSITIVE for image in images], np.float32)
-    if not 0 < labels.sum() < len(labels):
-        raise Permanent(f"{name}: measuring needs unseen images of both classes, found {len(labels)} images")
-    patients, groups = np.unique([image.patient for image in images], return_inverse=True)
+    _both(name, [image.label for image in images])
     start = time.thread_time()
-    parts = []
-    for at in range(0, len(images), 8):
-        progress(name, at, len(images))
-        parts.append(model.embed_images([pixels(one.path) for one in images[at : at + 8]]))
-    progress(name, len(images), len(images))
+    parts, every, images = [], len(images), list(images)
+    kept: list[LabelledImage] = []
+    for at in range(0, every, 8):
+        progress(name, at, every)
+        if batch := list(decoded(images[at : at + 8])):
+            kept += [image for image, _ in batch]
+            parts.append(model.embed_images([picture for _, picture in batch]))
+    progress(name, every, every)
     seconds = time.thread_time() - start
+    images = kept
+    labels = _both(name, [image.label for image in images])
+    patients, groups = np.unique([image.patient for image in images], return_inverse=True)
     embeddings = np.concatenate(parts)
     scores = model.classify(embeddings)[:, model.labels.index(POSITIVE)]
     bootstrap = Bootstrap(groups, rounds=rounds, seed=seed)
     found = scores >= model.thresholds[POSITIVE]
     near = _alike(embeddings, labels, groups)
+    usual = np.full(len(labels), labels.mean() >= 0.5)  # who says of every image what most are
+    chance = np.full(len(labels), labels.mean(), np.float32)  # who gives every image the same score
     metrics = [
-        *bootstrap.ranking(labels, {"model": scores}).values(),
-        bootstrap.metric("sensitivity", lambda weights: _share(weights * labels, found)),
-        bootstrap.metric("specificity", lambda weights: _share(weights * (1 - labels), ~found)),
-        bootstrap.metric("alike (5 nearest images, other patients)", lambda weights: _share(weights, near)),
+        *bootstrap.ranking(labels, {"model": scores, "base rate": chance}).values(),
+        _beside(bootstrap, "sensitivity", labels, found, usual),
+        _beside(bootstrap, "specificity", 1 - labels, ~found, ~usual),
+        _beside(bootstrap, "alike (5 nearest images, other patients)", np.ones_like(labels), near, _others(labels, groups)),
         calibration_metric(bootstrap, labels, scores),
     ]
     wordings = [
@@ -116,6 +121,30 @@ def evaluate(
         labels,
         model.thresholds[POSITIVE],
     )
+
+
+def _both(name: str, labels: Sequence[str]) -> Floats:
+    """Return 1 where positive; refuse images of one class."""
+    found = np.array([label == POSITIVE for label in labels], np.float32)
+    if not 0 < found.sum() < len(found):
+        raise Permanent(f"{name}: measuring needs unseen images of both classes, found {len(found)} images")
+    return found
+
+
+def _beside(bootstrap: Bootstrap, name: str, among: Floats, hit: NDArray[Any], other: NDArray[Any]) -> Metric:
+    """Measure the share of `hit` among some images, and beside it what needs no look at an image."""
+    kind = "majority class" if other.dtype == np.bool_ else "at random"
+    mine, beside = (bootstrap.metric(name, lambda weights, one=one: _share(weights * among, one)) for one in (hit, other))  # type: ignore[misc]
+    return replace(mine, baselines={kind: beside})
+
+
+def _others(labels: Floats, groups: NDArray[np.int64]) -> Array:
+    """Share of the images of other patients that have an image's label: what five drawn at random would have."""
+    count = int(groups.max()) + 1
+    same = np.stack([np.bincount(groups, labels == one, count) for one in (0, 1)])[labels.astype(int), groups]
+    of_label = np.array([(labels == one).sum() for one in (0, 1)])[labels.astype(int)]
+    found: Array = (of_label - same) / np.maximum(len(labels) - np.bincount(groups, minlength=count)[groups], 1)
+    return found
 
 
 def _share(weights: Array, hit: NDArray[Any]) -> float:
@@ -162,7 +191,14 @@ def evaluate_all(
         if len({image.label for image in fresh}) < 2:
             said.append(f"{name}: no figures, the {len(fresh):,} images left are not of both classes")
             continue
-        figures.append(evaluate(model, fresh, name=name, rounds=rounds, progress=progress))
+        try:
+            found = evaluate(model, fresh, name=name, rounds=rounds, progress=progress)
+        except Permanent as error:  # both classes were there, before the images were opened
+            said.append(f"{error}; {readable(fresh)[1]}")
+            continue
+        if note := unreadable(len(fresh) - found.images, len(fresh)):
+            said.append(f"{name}: {note}")
+        figures.append(found)
     if not figures:
         raise Permanent("no images to measure on: " + "; ".join(said), hint="give images of patients it did not learn from")
     return figures
@@ -222,7 +258,7 @@ def card(entry: ModelEntry, figures: ImageFigures, learned: int) -> str:
         f"## Measured on {figures.name}",
         f"{figures.images} images of {figures.patients} patients, {figures.positive} with pneumonia by their label. 95% "
         "intervals, bootstrapped by patient.",
-        "\n".join(["| | |", "|---|---|", *(f"| {metric.name} | {_plain(metric)} |" for metric in figures.metrics)]),
+        "\n".join(["| | |", "|---|---|", *(f"| {metric.name} | {metric} |" for metric in figures.metrics)]),
         f"Threshold {entry.thresholds.get(POSITIVE, 0.5)}: {entry.thresholds_chosen}",
         "\n".join(
             [
@@ -243,10 +279,6 @@ def card(entry: ModelEntry, figures: ImageFigures, learned: int) -> str:
         f"{figures.images_per_second:.0f} images/s with decoding, per second of one core of the machine that wrote this card.",
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def _plain(metric: Metric) -> str:
-    return f"{metric.value:.3f}" if metric.low != metric.low else str(metric)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,22 +4,30 @@ auroc               Mann-Whitney, ties count half
 average_precision   area under the precision-recall steps (no interpolation)
 Bootstrap           percentile intervals (2.5%, 97.5%) over resampled groups, the same resamples for every score, so
                     that differences between scores get paired intervals
+Wilson              interval of a share, honest for few too
+
+Where too little is known there is no interval (NaN, null in JSON), rather than one that looks sure: from fewer than `FEWEST`
+groups, of a ranking from fewer than `FEWEST_OF_A_CLASS` groups of either class, and where a figure at an end of its scale (0 or 1)
+is the same in every resample, as 1.000 of three images is.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+FEWEST: Final = 10  # groups from which on resampling says something of others
+FEWEST_OF_A_CLASS: Final = 5
+NOT_TOLD: Final = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure of an evaluation. `low` and `high` are the 95% interval; `n` counts what was resampled."""
+    """One figure of an evaluation. `low` and `high` are the 95% interval; `n` counts what was resampled. NaN: cannot be told."""
 
     name: str
     value: float
@@ -33,7 +41,11 @@ class Metric:
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        if not math.isfinite(self.value):
+            return "-"
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.value:.3f} ({'too few for an interval' if self.n < FEWEST else 'no interval'})"
 
 
 class _Sorted:
@@ -100,6 +112,7 @@ class Bootstrap:
         """
         target = labels.astype(np.float64)
         found: dict[str, Metric] = {}
+        few = min(len(np.unique(self.groups[target == one])) for one in (0, 1)) < FEWEST_OF_A_CLASS
         for name, area in (("AUROC", _auroc), ("AUPRC", _average_precision)):
             values: dict[str, tuple[float, Array]] = {}
             for kind, score in scores.items():
@@ -107,26 +120,50 @@ class Bootstrap:
                 values[kind] = self.over(lambda weights, ranked=ranked, area=area: area(*ranked.curve(weights)))  # type: ignore[misc]
             (value, drawn), *_ = values.values()
             others = {
-                kind: self._metric(name, other, resampled, {"difference": self._metric(name, value - other, drawn - resampled)})
+                kind: self._metric(
+                    name,
+                    other,
+                    resampled,
+                    {"difference": self._metric(name, value - other, drawn - resampled, few=few, ends=())},
+                    few=few,
+                )
                 for kind, (other, resampled) in list(values.items())[1:]
             }
-            found[name] = self._metric(name, value, drawn, others)
+            found[name] = self._metric(name, value, drawn, others, few=few)
         return found
 
-    def metric(self, name: str, measure: Callable[[Array], float]) -> Metric:
-        """Return one measure with its interval."""
-        return self._metric(name, *self.over(measure))
+    def metric(self, name: str, measure: Callable[[Array], float], *, ends: Sequence[float] = (0.0, 1.0)) -> Metric:
+        """Return one measure with its interval. `ends` are those of its scale: none for a difference."""
+        return self._metric(name, *self.over(measure), ends=ends)
 
-    def _metric(self, name: str, value: float, drawn: Array, baselines: dict[str, Metric] | None = None) -> Metric:
+    def _metric(
+        self,
+        name: str,
+        value: float,
+        drawn: Array,
+        baselines: dict[str, Metric] | None = None,
+        *,
+        few: bool = False,
+        ends: Sequence[float] = (0.0, 1.0),
+    ) -> Metric:
         known = drawn[np.isfinite(drawn)]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (float("nan"), float("nan"))
-        return Metric(name, value, float(low), float(high), self.count, baselines or {})
+        low, high = NOT_TOLD
+        if len(known) and self.count >= FEWEST and not few:
+            low, high = (float(one) for one in np.quantile(known, [0.025, 0.975]))
+        return Metric(name, value, *interval(value, low, high, self.count, ends=ends), self.count, baselines or {})
+
+
+def interval(value: float, low: float, high: float, n: int, *, ends: Sequence[float] = (0.0, 1.0)) -> tuple[float, float]:
+    """Return a resampled interval as far as it says something (see above), else NaN."""
+    if n < FEWEST or (low == high == value and value in ends):
+        return NOT_TOLD
+    return low, high
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927, z = 1.96); nothing counted leaves everything open."""
+    """Interval of a share (Wilson 1927, z = 1.96); of nothing there is none."""
     if not n:
-        return 0.0, 1.0
+        return NOT_TOLD
     z2 = 1.96**2
     centre = (hits + z2 / 2) / (n + z2)
     half = 1.96 / (n + z2) * math.sqrt(hits * (n - hits) / n + z2 / 4)

@@ -2,18 +2,21 @@
 
 Layouts, as their publishers give them:
 
-- IOB: `*.tsv`, one token a line, tab, tag (`B-Disease`, `I-Disease`, `O`), sentences split by an empty line. The original
+- IOB: `*.tsv`, one token a line, a tab or spaces, tag (`B-Disease`, `I-Disease`, `O`; or BIOES, BILOU), sentences split by an
+  empty line; columns between the first and the last (as CoNLL has them) and its `-DOCSTART-` lines are passed over. The original
   spacing is not in the file, so tokens are joined by one space and spans are characters of that joined text.
 - maccrobat: `*.jsonl`, one document a line: `id`, `text`, `entities` with `label` and `spans` (several for one in pieces).
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from models.errors import Permanent
+from models.evaluation.reading import opened, reading
 
 # Vigil's entity types <- maccrobat's. All other types are no entity for us.
 MACCROBAT_TYPES: Final[Mapping[str, str]] = {
@@ -31,6 +34,8 @@ MACCROBAT_TYPES: Final[Mapping[str, str]] = {
 MACCROBAT_UNJUDGED: Final = frozenset({"History", "Family_history", "Coreference", "Other_entity", "Other_event"})
 # Sentences of an IOB file read together: about an abstract, of which these files lost the borders.
 SENTENCES_TOGETHER: Final = 8
+_TAG: Final = re.compile(r"O|([BIESLU])[-_](.+)")
+_BEGINS: Final = "BSU"  # S (single) and U (unit) are a beginning that is also the end; E and L (last) go on, as I does
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +64,30 @@ def read_iob(path: Path, *, sentences: int = 1) -> list[Document]:
     """
     groups: list[list[tuple[str, str]]] = []
     current: list[tuple[str, str]] = []
-    with path.open(encoding="utf-8") as lines:
+    with reading(path), opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
+            if not line.strip() or line.startswith("-DOCSTART-"):
                 if current:
                     groups.append(current)
                     current = []
                 continue
-            token, tab, tag = line.rstrip("\r\n").rpartition("\t")
-            if not tab or not (tag == "O" or tag[:2] in ("B-", "I-")):
-                raise Permanent(f"{path}:{number}: not 'token<TAB>tag'")
-            current.append((token.strip(), tag))
+            if (row := token_and_tag(line)) is None:
+                raise Permanent(f"{path}:{number}: not 'token<TAB>tag'", hint="tags in IOB, BIOES or BILOU: B-Disease, O")
+            current.append(row)
     if current:
         groups.append(current)
     return [_joined(f"{path.stem}-{index}", groups[index : index + sentences]) for index in range(0, len(groups), sentences)]
+
+
+def token_and_tag(line: str) -> tuple[str, str] | None:
+    """Read a line's first and last column, by tabs where it has some, else by spaces; the tag as `B-x`, `I-x` or `O`.
+
+    None: no IOB.
+    """
+    columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+    if len(columns) < 2 or (found := _TAG.fullmatch(columns[-1].strip())) is None:
+        return None
+    return columns[0].strip(), f"{'B' if found[1] in _BEGINS else 'I'}-{found[2]}" if found[1] else "O"
 
 
 def _joined(name: str, groups: list[list[tuple[str, str]]]) -> Document:
@@ -101,13 +116,13 @@ def read_maccrobat(path: Path) -> list[Document]:
     Raises `Permanent` where a line is not such a document, naming file and line.
     """
     documents: list[Document] = []
-    with path.open(encoding="utf-8") as lines:
+    with reading(path), opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 documents.append(_case_report(json.loads(line)))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 raise Permanent(f"{path}:{number}: not a case report: {type(error).__name__}") from error
     return documents
 
@@ -119,6 +134,8 @@ def _case_report(raw: Mapping[str, Any]) -> Document:
     for entity in raw["entities"]:
         label, pieces = str(entity["label"]), [(int(a), int(b)) for a, b in entity["spans"]]
         start, end = min(a for a, _ in pieces), max(b for _, b in pieces)
+        if not 0 <= start <= end <= len(text):
+            raise ValueError("a span outside the text")
         kind = MACCROBAT_TYPES.get(label)
         if label in MACCROBAT_UNJUDGED or (kind and len(pieces) > 1):
             unjudged.append((start, end))

@@ -1,24 +1,28 @@
 """`vigil models evaluate ner`: strict span figures on any folder of annotated text, twice for each file.
 
-own guide   by the head that learned the file's own annotation guide, spans more likely right than not: what the literature reports
-served      as the notes lane publishes, with the shipped heads and thresholds. Where a set knows fewer types, `condition` and
-            `symptom` count as Disease and `medication` as Chemical: the figure then also measures the distance between guides
+own guide   by the head that knows the file's own types, spans more likely right than not: what the literature reports
+served      as the notes lane publishes, with the entry's heads, types and thresholds
+
+A published label counts as the set's type of its name (in either case), else as the type that the entry's `types` made it of, else
+as `condition` and `symptom` are Diseases and `medication` is a Chemical: the figure then also measures the distance between guides.
+What the set has no type for counts neither way. Beside the figures stands a dictionary of the set's training part (`train.*` in the
+same folder; of case reports the documents learned from), where that is at hand.
 
 Everything is counted strictly: start, end and type all equal.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from models.errors import Permanent
-from models.evaluation.measures import Metric, wilson
-from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, LIKELY, PRECISE, NerFigures, Score, by_own_guide, strict
+from models.evaluation.measures import Metric, interval, wilson
+from models.evaluation.ner import AS_CHEMICAL_DISEASE, LIKELY, PRECISE, NerFigures, Score, by_own_guide, strict
 from models.evaluation.ner_corpora import (
     SENTENCES_TOGETHER,
     Document,
@@ -26,54 +30,70 @@ from models.evaluation.ner_corpora import (
     read_iob,
     read_maccrobat,
     split_by_document,
+    token_and_tag,
 )
+from models.evaluation.ner_dictionary import Dictionary
+from models.evaluation.reading import DAMAGE, damage
 from models.evaluation.report import Chart, Confusion, Curves, Evaluation, Progress, Reliability, Section, silent
 from models.runtimes.tagging import Head
-from models.runtimes.token_classifier import OnnxTokenClassifier
+from models.runtimes.token_classifier import WindowedTagger
 from models.tasks import Span, TokenClassifier
 
-LOOKED_FOR: Final = "*.tsv (IOB: token, tab, tag) or *.jsonl (case reports: id, text, entities with label and spans)"
+LOOKED_FOR: Final = (
+    "*.tsv (IOB or BIOES: token, tab or spaces, tag) or *.jsonl (case reports: id, text, entities with label and spans)"
+)
 _GUIDES: Final = {"bc5cdr": "chemical-disease", "ncbi": "disease"}  # a file's path may name the guide it follows
 _SNIFFED: Final = 50  # lines looked at to tell a layout
 _AT_ONCE: Final = 8  # documents between two reports of progress
+_NAMED: Final = 'preprocessing.types of the entry names what a type is published as: types = { problem = "condition" }'
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """One annotated file, read."""
+    """One annotated file, read, and what its set has for training, as far as that is at hand."""
 
     name: str
     documents: tuple[Document, ...]
+    training: tuple[Document, ...] = ()
 
 
 def gather(data: Path) -> tuple[list[Corpus], list[str]]:
     """Read what may be measured on in a folder and all below it (or one file), and say what was left out and why.
 
     A file named `train.*` is what the model learned from; of a `train.jsonl` the dev part (every fifth document) is not.
-    Raises `Permanent` where nothing fits.
+    Raises `Permanent` where nothing fits, or a file of a known layout is damaged.
     """
     corpora: list[Corpus] = []
     notes: list[str] = []
     base = data.parent if data.is_file() else data
     for path in [data] if data.is_file() else sorted([*data.rglob("*.tsv"), *data.rglob("*.jsonl")]):
+        if not path.is_file():
+            continue
         name = path.relative_to(base).as_posix()
-        if path.suffix == ".tsv" and _is_iob(path):
+        try:
+            layout = _layout(path)
+        except DAMAGE as error:
+            notes.append(f"{name}: passed over, {damage(error)}")
+            continue
+        training: Sequence[Document] = ()
+        if layout == "iob":
             if path.stem.lower() == "train":
                 notes.append(f"{name}: left out, the model learned from files of this name")
                 continue
             documents = read_iob(path, sentences=SENTENCES_TOGETHER)
-        elif path.suffix == ".jsonl" and _is_case_reports(path):
+            training = _training(path)
+        elif layout == "reports":
             documents = read_maccrobat(path)
             if path.stem.lower() == "train":
                 every = len(documents)
-                documents = split_by_document(documents)[1]
+                training, documents = split_by_document(documents)
                 notes.append(f"{name}: {every - len(documents)} of {every} documents left out, the model learned from them")
                 name = f"{name}, every fifth document"
         else:
             notes.append(f"{name}: passed over, neither IOB columns nor case reports")
             continue
         if documents and labels_of(documents):
-            corpora.append(Corpus(name, tuple(documents)))
+            corpora.append(Corpus(name, tuple(documents), tuple(training)))
         else:
             notes.append(f"{name}: passed over, no annotated entity in it")
     if not corpora:
@@ -82,37 +102,90 @@ def gather(data: Path) -> tuple[list[Corpus], list[str]]:
     return corpora, notes
 
 
-def evaluate(model: TokenClassifier, data: Path, *, resamples: int = 500, progress: Progress = silent) -> Evaluation:
-    """Measure a token classifier on every annotated file. Raises `Permanent` where nothing fits the layouts."""
+def _training(path: Path) -> Sequence[Document]:
+    """Read the training part beside an IOB file, where there is one: the dictionary's, never measured on."""
+    beside = path.with_name("train.tsv")
+    return read_iob(beside, sentences=SENTENCES_TOGETHER) if beside.is_file() and _layout(beside) == "iob" else ()
+
+
+def evaluate(
+    model: TokenClassifier,
+    data: Path,
+    *,
+    thresholds: str = "the model's own heads and thresholds",
+    resamples: int = 500,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a token classifier on every annotated file; `thresholds` says in words whose hold where it is served.
+
+    Raises `Permanent` where nothing fits the layouts, or no set has a type that the model knows.
+    """
     corpora, notes = gather(data)
     sections: list[Section] = []
     for corpus in corpora:
-        sections += _sections(model, corpus, notes, resamples, progress)
+        sections += _sections(model, corpus, notes, thresholds, resamples, progress)
+    if not sections:
+        raise Permanent(f"nothing to measure {model.identity.name} by: {'; '.join(notes)}", hint=_NAMED)
     return Evaluation("ner", model.identity, tuple(sections), tuple(notes))
 
 
 def _sections(
-    model: TokenClassifier, corpus: Corpus, notes: list[str], resamples: int, progress: Progress
+    model: TokenClassifier, corpus: Corpus, notes: list[str], thresholds: str, resamples: int, progress: Progress
 ) -> Iterator[Section]:
     labels = labels_of(corpus.documents)
     about = f"{len(corpus.documents):,} documents, {sum(len(d.gold) for d in corpus.documents):,} gold spans"
-    own = _own_head(model, corpus.name, labels) if isinstance(model, OnnxTokenClassifier) else None
-    if own is None:
+    known = Dictionary(corpus.training) if corpus.training else None
+    beside = None if known is None else [known.find(document.text) for document in corpus.documents]
+    if beside is None:
+        notes.append(f"{corpus.name}: no dictionary beside the figures, its set's training part is not at hand (train.tsv)")
+    if isinstance(model, WindowedTagger) and (own := _own_head(model, corpus.name, labels)) is not None:
+        said = _find(by_own_guide(model, own), corpus, f"{corpus.name}, own guide", progress)
+        how = f"{about}; head {own.name}, spans of probability {LIKELY} and more"
+        names = _alike(_kinds(own), labels)
+        yield _section(f"{corpus.name}, own guide", how, corpus, said, names, beside, resamples)
+    else:
         notes.append(
             f"{corpus.name}: no head of {model.identity.name} knows the types {', '.join(sorted(labels))}: served only"
         )
-    elif isinstance(model, OnnxTokenClassifier):
-        said = _find(by_own_guide(model, own), corpus, f"{corpus.name}, own guide", progress)
-        how = f"{about}; head {own.name}, spans of probability {LIKELY} and more"
-        yield _section(f"{corpus.name}, own guide", how, corpus, said, None, resamples)
     said = _find(model, corpus, f"{corpus.name}, served", progress)
-    names = AS_DISEASE if labels == {"Disease"} else AS_CHEMICAL_DISEASE if labels <= {"Chemical", "Disease"} else None
-    yield _section(f"{corpus.name}, served", f"{about}; shipped heads and thresholds", corpus, said, names, resamples)
+    published = {span.label for spans in said for span in spans}
+    if isinstance(model, WindowedTagger):
+        published.update(model.labels)
+    if not (names := _names(model, published, labels)):
+        notes.append(
+            f"{corpus.name}: no figures as served, {model.identity.name} publishes {', '.join(sorted(published)) or 'nothing'}, "
+            f"the set has {', '.join(sorted(labels))}"
+        )
+        return
+    yield _section(f"{corpus.name}, served", f"{about}; {thresholds}", corpus, said, names, beside, resamples)
 
 
-def _own_head(model: OnnxTokenClassifier, name: str, labels: frozenset[str]) -> Head | None:
+def _alike(kinds: Iterable[str], labels: frozenset[str]) -> dict[str, str]:
+    """Map types to the set's of the same name, in whatever case."""
+    by_name = {label.casefold(): label for label in sorted(labels)}
+    return {kind: by_name[kind.casefold()] for kind in kinds if kind.casefold() in by_name} | {
+        kind: kind for kind in kinds if kind in labels
+    }
+
+
+def _names(model: TokenClassifier, published: set[str], labels: frozenset[str]) -> dict[str, str]:
+    """Say what type of the set each published label counts as (see above)."""
+    names: dict[str, str] = {}
+    if isinstance(model, WindowedTagger):
+        for head in model.heads.values():
+            of = _alike(_kinds(head), labels)
+            names |= {label: of[kind] for kind in of if (label := head.label(kind)) in published}
+    names |= _alike(published, labels)
+    told = set(names.values())  # a model that has the set's own type is not asked for what only resembles it
+    for label, kind in AS_CHEMICAL_DISEASE.items():
+        if labels <= set(AS_CHEMICAL_DISEASE.values()) and label in published and kind in labels - told:
+            names.setdefault(label, kind)
+    return names
+
+
+def _own_head(model: WindowedTagger, name: str, labels: frozenset[str]) -> Head | None:
     """Find the head of a set's annotation guide: the one the path names, else the one with fewest other types."""
-    fitting = [head for head in model.heads.values() if labels <= _kinds(head)]
+    fitting = [head for head in model.heads.values() if labels <= set(_alike(_kinds(head), labels).values())]
     for word, guide in _GUIDES.items():
         if word in name.lower() and (named := next((head for head in fitting if head.name == guide), None)):
             return named
@@ -137,33 +210,46 @@ def _section(
     about: str,
     corpus: Corpus,
     said: Sequence[Sequence[Span]],
-    names: Mapping[str, str] | None,
+    names: Mapping[str, str],
+    beside: Sequence[Sequence[Span]] | None,
     resamples: int,
 ) -> Section:
     documents = corpus.documents
     labels = sorted(labels_of(documents))
-    metrics = _metrics("micro", strict(documents, said, predicted_as=names, resamples=resamples))
-    if set(PRECISE) <= set(labels):
-        metrics += _metrics(" + ".join(PRECISE), strict(documents, said, only=PRECISE, resamples=resamples))
-    if len(labels) > 1:
-        for label in labels:
-            metrics += _metrics(label, strict(documents, said, predicted_as=names, only=[label], resamples=resamples))
     spoken = [_renamed(spans, names) for spans in said]
+    parts: list[tuple[str, Sequence[str]]] = [("micro", labels)]
+    if set(PRECISE) <= set(labels):
+        parts.append((" + ".join(PRECISE), PRECISE))
+    if len(labels) > 1:
+        parts += [(label, [label]) for label in labels]
+    metrics: list[Metric] = []
+    for title, only in parts:
+        mine = _metrics(title, strict(documents, spoken, only=only, resamples=resamples))
+        if beside is not None:
+            others = _metrics(title, strict(documents, beside, only=only, resamples=resamples))
+            mine = [replace(one, baselines={"dictionary": other}) for one, other in zip(mine, others, strict=True)]
+        metrics += mine
+    if other := sorted({span.label for spans in said for span in spans} - names.keys()):
+        about += f"; not counted, the set has no such type: {', '.join(other)}"
+    about += "; F1's interval bootstrapped over documents, the others' Wilson's"
     return Section(name, about, tuple(metrics), tuple(_charts(documents, spoken, labels)))
 
 
-def _renamed(spans: Sequence[Span], names: Mapping[str, str] | None) -> list[Span]:
-    if names is None:
-        return list(spans)
+def _renamed(spans: Sequence[Span], names: Mapping[str, str]) -> list[Span]:
     return [Span(names[s.label], s.start, s.end, s.score) for s in spans if s.label in names]
 
 
 def _metrics(name: str, figures: NerFigures) -> list[Metric]:
-    """F1's interval is bootstrapped over documents (`n`); precision's and recall's are Wilson's on their own counts (`n`)."""
+    """F1's interval is bootstrapped over documents (`n`); precision's and recall's are Wilson's on their own counts (`n`).
+
+    Where nothing was said there is no precision (NaN).
+    """
     score: Score = figures.micro
+    precision = score.precision if score.predicted else float("nan")
+    low, high = interval(score.f1, figures.low, figures.high, figures.documents)
     return [
-        Metric(f"{name} F1", score.f1, figures.low, figures.high, figures.documents),
-        Metric(f"{name} precision", score.precision, *wilson(score.hits, score.predicted), score.predicted),
+        Metric(f"{name} F1", score.f1, low, high, figures.documents),
+        Metric(f"{name} precision", precision, *wilson(score.hits, score.predicted), score.predicted),
         Metric(f"{name} recall", score.recall, *wilson(score.hits, score.n), score.n),
     ]
 
@@ -222,18 +308,14 @@ def _confusion(documents: Sequence[Document], said: Sequence[Sequence[Span]], la
     return Confusion("types of overlapping spans (borders may differ)", rows, columns, table)
 
 
-def _is_iob(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        rows = [line.rstrip("\r\n") for _, line in zip(range(_SNIFFED), lines, strict=False) if line.strip()]
-    tags = [row.rpartition("\t")[2] for row in rows if "\t" in row]
-    return bool(rows) and sum(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags) * 2 > len(rows)
-
-
-def _is_case_reports(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        first = next((line for line in lines if line.strip()), "")
+def _layout(path: Path) -> Literal["iob", "reports"] | None:
+    """Tell a file's layout by its first lines: most of them have a tag, or the first is a case report. None: neither."""
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        rows = [line for _, line in zip(range(_SNIFFED), lines, strict=False) if line.strip()]
+    if path.suffix == ".tsv":
+        return "iob" if rows and 2 * sum(token_and_tag(row) is not None for row in rows) > len(rows) else None
     try:
-        raw = json.loads(first)
-    except ValueError:
-        return False
-    return isinstance(raw, dict) and "text" in raw and "entities" in raw
+        raw = json.loads(rows[0]) if rows else None
+    except (ValueError, RecursionError):
+        return None
+    return "reports" if isinstance(raw, dict) and "text" in raw and "entities" in raw else None

@@ -12,8 +12,11 @@ import numpy as np
 
 from models.evaluation.report import Chart, Confusion, Curves, Evaluation, Ranking, Reliability
 
-# Okabe and Ito's colours (2008): told apart by the colour blind too; the model's own comes first.
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#F0E442")
+# Okabe and Ito's colours (2008): told apart by the colour blind too; the model's own comes first. Violet for their yellow, which
+# a white sheet swallows.
+_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#5D3A9B")
+_DASHES: Final = ("-", "--", ":")  # of many curves three are drawn alike: colours that resemble each other lie further apart
+_FEW: Final = 4  # curves from which on a legend would cover them: it stands beside
 _SETTLED: Final = 10  # hits from which on a precision is more than luck
 _MOST_POINTS: Final = 2000  # of one curve: more cannot be seen
 
@@ -57,6 +60,8 @@ def _panels(chart: Chart) -> list[tuple[str, Any]]:
 def _size(chart: Chart) -> tuple[float, float]:
     if isinstance(chart, Confusion):
         return 3.2 + 0.62 * len(chart.columns), 2.6 + 0.5 * len(chart.rows)
+    if isinstance(chart, Curves) and len(chart.lines) > _FEW:
+        return 7.6, 5.0
     return 5.6, 5.0
 
 
@@ -135,15 +140,22 @@ def _confusion(axes: Any, chart: Confusion) -> None:
 
 
 def _curves(axes: Any, chart: Curves) -> None:
-    for colour, (name, (x, y)) in zip(_COLOURS, chart.lines.items(), strict=False):
+    many = len(chart.lines) > _FEW
+    for number, (name, (x, y)) in enumerate(chart.lines.items()):
         mark = "o" if len(x) == 1 else None
-        axes.plot(x, y, color=colour, linewidth=1.8, marker=mark, linestyle="" if mark else "-", label=name)
+        dash = _DASHES[number // len(_DASHES) % len(_DASHES)] if many else "-"
+        width = 2.6 if many and number == 0 else 1.8  # the first is of all together
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(x, y, color=colour, linewidth=width, marker=mark, linestyle="" if mark else dash, label=name)
     _frame(axes, chart.x, chart.y, square=not chart.logarithmic)
     if chart.logarithmic:
         axes.set_xscale("log")
         axes.set_xticks(ticks := [k for k in (1, 3, 10, 30, 100) if k <= _last(chart)], [str(k) for k in ticks])
         axes.minorticks_off()
-    axes.legend(loc="lower right" if chart.logarithmic else "lower left", frameon=False)
+    if many:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=3.2)
+    else:
+        axes.legend(loc="lower right" if chart.logarithmic else "lower left", frameon=False)
 
 
 def _last(chart: Curves) -> float:

@@ -4,7 +4,7 @@ Layout of questions (mtsamples queries): `*.jsonl` or `*.jsonl.gz`, one object a
 `description` (the question).
 """
 
-import gzip
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.errors import Permanent
+from models.evaluation.reading import DAMAGE, damage, opened, reading
 
 LOOKED_FOR: Final = "*.jsonl.gz or *.jsonl with transcription and description (mtsamples queries)"
 
@@ -29,14 +30,20 @@ class Questions:
 def gather(data: Path) -> tuple[list[Questions], list[str]]:
     """Read every file of the layout in a folder and all below it (or one file), and say what was passed over.
 
-    Raises `Permanent` where nothing fits.
+    Raises `Permanent` where nothing fits, or a file of the layout is damaged.
     """
     base = data.parent if data.is_file() else data
     found: list[Questions] = []
     notes: list[str] = []
     for path in [data] if data.is_file() else sorted([*data.rglob("*.jsonl.gz"), *data.rglob("*.jsonl")]):
+        if not path.is_file():
+            continue
         name = path.relative_to(base).as_posix()
-        rows = _rows(path)
+        try:
+            rows = _rows(path)
+        except DAMAGE as error:
+            notes.append(f"{name}: passed over, {damage(error)}")
+            continue
         if rows is None:
             notes.append(f"{name}: passed over, its lines have no transcription and description")
             continue
@@ -53,24 +60,35 @@ def gather(data: Path) -> tuple[list[Questions], list[str]]:
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]] | None:
+    """Read a file's rows, None where the first is none of the layout.
+
+    Raises `Permanent` where the file is damaged behind the first, and what reading raises (`DAMAGE`) where it is before.
+    """
     rows: list[Mapping[str, Any]] = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                _ = row["transcription"], row["description"]
-            except (ValueError, KeyError, TypeError) as error:
-                if not rows:
-                    return None
-                raise Permanent(f"{path}:{number}: no transcription and description: {type(error).__name__}") from error
-            rows.append(row)
+    with opened(path) as lines:
+        first = lines.readline()
+        with reading(path):
+            for number, line in enumerate(itertools.chain([first], lines), 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    _ = row["transcription"], row["description"]
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    if not rows:
+                        return None
+                    raise Permanent(f"{path}:{number}: no transcription and description: {type(error).__name__}") from error
+                rows.append(row)
     return rows or None
 
 
 def notes_in(data: Path) -> list[str]:
     """Return the notes of a folder: plain ones, `*.txt`, else those of the layout. Raises `Permanent` where there are none."""
-    if plain := sorted(data.rglob("*.txt")):
-        return [path.read_text(encoding="utf-8") for path in plain]
+    if plain := sorted(path for path in data.rglob("*.txt") if path.is_file()):
+        return [_text(path) for path in plain]
     return [note for asked in gather(data)[0] for note in asked.notes]
+
+
+def _text(path: Path) -> str:
+    with reading(path):
+        return path.read_text(encoding="utf-8-sig")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.measures import Metric
+from models.evaluation.measures import FEWEST, FEWEST_OF_A_CLASS, Metric
 from models.tasks import ModelIdentity
 
 # Called as work goes on: (what, done, of how many).
@@ -83,6 +83,18 @@ class Evaluation:
     sections: tuple[Section, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and why there is no interval where there is none."""
+        metrics = [metric for section in self.sections for metric in section.metrics]
+        if all(math.isfinite(metric.low) for metric in metrics):
+            return self.notes
+        return (
+            *self.notes,
+            f"an interval is resampled from at least {FEWEST} ({FEWEST_OF_A_CLASS} of either class for a ranking); there is none "
+            "either where every resample says 0 or every one 1: take such a figure as an example, not as a measurement",
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return the report: `metrics` holds one object per figure (name, value, low, high, n, baselines).
 
@@ -95,7 +107,7 @@ class Evaluation:
             "task": self.task,
             "model": model,
             "sets": [{"name": section.name, "about": section.about} for section in self.sections],
-            "notes": list(self.notes),
+            "notes": list(self.remarks),
             "metrics": [
                 _plain(metric.as_json()) | {"name": f"{section.name}: {metric.name}"}
                 for section in self.sections
@@ -109,8 +121,8 @@ class Evaluation:
         parts = [f"## Measured by `vigil models evaluate {self.task}`", f"{by}. Intervals are 95%."]
         for section in self.sections:
             parts += [f"### {section.name}", section.about, "\n".join(_rows(section))]
-        if self.notes:
-            parts += ["### Left out", "\n".join(f"- {note}" for note in self.notes)]
+        if self.remarks:
+            parts += ["### Left out", "\n".join(f"- {note}" for note in self.remarks)]
         return "\n\n".join(parts) + "\n"
 
     def quality(self) -> dict[str, float]:
@@ -119,27 +131,18 @@ class Evaluation:
         return {name: round(value, 4) for name, value in found.items() if math.isfinite(value)}
 
 
-def figure(metric: Metric) -> str:
-    """Write a figure with its interval, as far as there is one."""
-    if not math.isfinite(metric.value):
-        return "-"
-    if not (math.isfinite(metric.low) and math.isfinite(metric.high)):
-        return f"{metric.value:.3f}"
-    return f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
-
-
 def beside(metric: Metric) -> str:
     """Write a figure's baselines in one line, with the paired difference where it was measured."""
     parts = []
     for name, other in metric.baselines.items():
         gain = other.baselines.get("difference")
-        parts.append(f"{name} {figure(other)}" + (f", difference {gain.value:+.3f}" if gain else ""))
+        parts.append(f"{name} {other}" + (f", difference {gain.value:+.3f}" if gain and math.isfinite(gain.value) else ""))
     return "; ".join(parts)
 
 
 def _rows(section: Section) -> list[str]:
     rows = ["| | value (95%) | n | beside it |", "|---|---|---|---|"]
-    return rows + [f"| {m.name} | {figure(m)} | {m.n:,} | {beside(m)} |" for m in section.metrics]
+    return rows + [f"| {m.name} | {m} | {m.n:,} | {beside(m)} |" for m in section.metrics]
 
 
 def _plain(raw: dict[str, Any]) -> dict[str, Any]:

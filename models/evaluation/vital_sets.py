@@ -9,18 +9,17 @@ Columns are `FEATURES` in the units of `UNITS`; NaN means not measured in that h
 """
 
 import csv
-import gzip
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
+from models.evaluation.reading import DAMAGE, damage, header, opened, reading
 from models.runtimes.deterioration import FEATURES
 from models.tasks import Floats
 
@@ -64,6 +63,9 @@ _PHYSIONET_PARAMETERS = {
     "GCS": "consciousness",
 }
 _PHYSIONET_HOURS = 48
+_CINC_KEYS = ("patient", "hour", "SepsisLabel")
+_PHYSIONET_KEYS = ("RecordID", "minute", "Parameter", "Value")
+_OUTCOME_KEYS = ("RecordID", "In-hospital_death")
 _CINC_NOT_CONTEXT = {"patient", "hour", "SepsisLabel", *_CINC_COLUMNS.values()} - {"FiO2"}
 _PHYSIONET_CONTEXT = (
     "Age",
@@ -185,25 +187,33 @@ def read(folder: Path) -> list[Stays]:
 def gather(folder: Path) -> tuple[list[Stays], list[str]]:
     """Read every known set in `folder` and all below it, told by the tables' columns and not by their names.
 
-    Returns the sets, and a note for each table that was passed over. Two sets of one name are told apart by their folder.
+    Returns the sets, and a note for each table that was passed over and for patients left out. Two sets of one name are told apart
+    by their folder.
 
     Raises:
-        Permanent: nothing there has a known layout, or measurements have no outcomes beside them.
+        Permanent: nothing there has a known layout, measurements have no outcomes beside them, or a known table is damaged.
     """
     found: list[Stays] = []
     notes: list[str] = []
     for path in sorted([*folder.rglob("*.csv.gz"), *folder.rglob("*.csv")]):
-        columns = _columns(path)
-        if columns >= {"patient", "hour", "SepsisLabel"}:
+        if not path.is_file():
+            continue
+        name = path.relative_to(folder).as_posix()
+        try:
+            columns = _columns(path)
+        except DAMAGE as error:
+            notes.append(f"{name}: passed over, {damage(error)}")
+            continue
+        if columns >= {*_CINC_KEYS}:
             stays = read_cinc2019(path)
-        elif columns >= {"RecordID", "minute", "Parameter", "Value"}:
-            stays = read_physionet2012(path, _outcomes(path))
+        elif columns >= {*_PHYSIONET_KEYS}:
+            stays = read_physionet2012(path, _outcomes(path), notes)
         else:
             if path.name.endswith(".csv.gz") and not columns & {"septic", "In-hospital_death"}:
-                notes.append(f"{path.relative_to(folder).as_posix()}: passed over, its columns are no known set's")
+                notes.append(f"{name}: passed over, its columns are no known set's")
             continue
         if any(stays.name == other.name for other in found):
-            stays = replace(stays, name=f"{stays.name} ({path.relative_to(folder).as_posix()})")
+            stays = replace(stays, name=f"{stays.name} ({name})")
         found.append(stays)
     if not found:
         told = f"; {'; '.join(notes)}" if notes else ""
@@ -215,17 +225,9 @@ def gather(folder: Path) -> tuple[list[Stays], list[str]]:
     return found, notes
 
 
-def opened(path: Path) -> TextIO:
-    """Open a table as text, unpacked where it is gzip."""
-    return cast(TextIO, gzip.open(path, "rt", newline="")) if path.suffix == ".gz" else path.open(newline="", encoding="utf-8")
-
-
 def _columns(path: Path) -> set[str]:
-    try:
-        with opened(path) as file:
-            return set(next(csv.reader(file), []))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return set()
+    with opened(path) as file:
+        return set(header(file, (*_CINC_KEYS, *_PHYSIONET_KEYS, *_OUTCOME_KEYS))[0])
 
 
 def _outcomes(measurements: Path) -> Path:
@@ -234,7 +236,7 @@ def _outcomes(measurements: Path) -> Path:
     if (named := place / f"Outcomes-{letter}.txt").is_file():
         return named
     tables = [path for ending in ("*.txt", "*.csv") for path in sorted(place.glob(ending))]
-    fitting = [path for path in tables if _columns(path) >= {"RecordID", "In-hospital_death"}]
+    fitting = [path for path in tables if path.is_file() and _has_outcomes(path)]
     if len(fitting) == 1:
         return fitting[0]
     raise Permanent(
@@ -242,6 +244,13 @@ def _outcomes(measurements: Path) -> Path:
         f"RecordID and In-hospital_death, found {len(fitting)}",
         hint="name the outcomes of set-c.csv.gz Outcomes-c.txt",
     )
+
+
+def _has_outcomes(path: Path) -> bool:
+    try:
+        return _columns(path) >= {*_OUTCOME_KEYS}
+    except DAMAGE:
+        return False
 
 
 def _letter(measurements: Path) -> str:
@@ -255,19 +264,28 @@ def read_cinc2019(path: Path) -> Stays:
     rows: list[list[float]] = []
     known: list[list[float]] = []
     labels: list[float] = []
-    with opened(path) as file:
-        reader = csv.reader(file)
-        header = next(reader)
-        columns = [header.index(column) if (column := _CINC_COLUMNS.get(name)) in header else -1 for name in FEATURES]
-        others = [at for at, name in enumerate(header) if name not in _CINC_NOT_CONTEXT]
-        patient, label = header.index("patient"), header.index("SepsisLabel")
-        for row in reader:
+    with reading(path), opened(path) as file:
+        names, separator = header(file, _CINC_KEYS)
+        columns = [names.index(column) if (column := _CINC_COLUMNS.get(name)) in names else -1 for name in FEATURES]
+        others = [at for at, name in enumerate(names) if name not in _CINC_NOT_CONTEXT]
+        patient, label = names.index("patient"), names.index("SepsisLabel")
+        for number, row in enumerate(csv.reader(file, delimiter=separator), 2):
+            if not row:
+                continue
+            try:
+                measured = [float(row[at]) if at >= 0 and row[at] else np.nan for at in columns]
+                besides = [float(row[at]) if row[at] else np.nan for at in others]
+                positive = _yes_no(row[label])
+            except (ValueError, IndexError) as error:
+                raise _no_row(path, number, names) from error
             if not ids or row[patient] != ids[-1]:
                 ids.append(row[patient])
                 starts.append(len(rows))
-            rows.append([float(row[at]) if at >= 0 and row[at] else np.nan for at in columns])
-            known.append([float(row[at]) if row[at] else np.nan for at in others])
-            labels.append(float(row[label]))
+            rows.append(measured)
+            known.append(besides)
+            labels.append(positive)
+    if not rows:
+        raise Permanent(f"{path}: no row under its columns", hint="copy it again from where it came, or leave it out")
     values = np.array(rows, np.float32)
     oxygen = FEATURES.index("oxygen")
     values[:, oxygen] = _on_oxygen(values[:, oxygen])
@@ -276,42 +294,101 @@ def read_cinc2019(path: Path) -> Stays:
     return Stays("cinc2019", tuple(ids), edges, _plausible(values), np.array(labels, np.float32), hourly=True, context=context)
 
 
-def read_physionet2012(measurements: Path, outcomes: Path) -> Stays:
+def read_physionet2012(measurements: Path, outcomes: Path, notes: list[str] | None = None) -> Stays:
     """Read the first 48 hours of each stay; the label is in-hospital death, on every hour of the stay.
 
     Several values in one hour: the last one stands. Consciousness is 1 (not alert) where GCS < 15; oxygen is 1 where
-    FiO2 > 0.22 or the patient is ventilated.
+    FiO2 > 0.22 or the patient is ventilated. Of whom the table has no row was not there to be scored: left out, as is who has no
+    outcome, and said in `notes`.
+
+    Raises:
+        Permanent: a table is damaged, or a row is none of its layout; names it.
     """
-    with outcomes.open(newline="") as file:
-        died = {row["RecordID"]: float(row["In-hospital_death"]) for row in csv.DictReader(file)}
-    ids = tuple(died)
-    place = {one: at for at, one in enumerate(ids)}
+    died = _died(outcomes)
     column = {code: FEATURES.index(name) for code, name in _PHYSIONET_PARAMETERS.items()}
-    values = np.full((len(ids), _PHYSIONET_HOURS, len(FEATURES)), np.nan, np.float32)
     others = {code: at for at, code in enumerate(_PHYSIONET_CONTEXT)}
-    context = np.full((len(ids), _PHYSIONET_HOURS, len(others)), np.nan, np.float32)
-    with opened(measurements) as file:
-        reader = csv.reader(file)
-        next(reader)
-        for record, minute, code, text in reader:
-            at, hour, value = column.get(code), int(minute) // 60, float(text)
-            if hour >= _PHYSIONET_HOURS or record not in place:
+    read: dict[str, tuple[Floats, Floats]] = {}
+    without = set()
+    with reading(measurements), opened(measurements) as file:
+        names, separator = header(file, _PHYSIONET_KEYS)
+        keys = [names.index(name) for name in _PHYSIONET_KEYS]
+        for number, row in enumerate(csv.reader(file, delimiter=separator), 2):
+            if not row:
                 continue
+            try:
+                record, minute, code, text = (row[at] for at in keys)
+                hour, value = int(minute) // 60, float(text)
+            except (ValueError, IndexError) as error:
+                raise _no_row(measurements, number, names) from error
+            if record not in died:
+                without.add(record)
+                continue
+            if not 0 <= hour < _PHYSIONET_HOURS:
+                continue
+            if record not in read:
+                blank = [np.full((_PHYSIONET_HOURS, width), np.nan, np.float32) for width in (len(FEATURES), len(others))]
+                read[record] = blank[0], blank[1]
+            mine, besides = read[record]
             if code in others and value >= 0:  # -1 stands for unknown
-                context[place[record], hour, others[code]] = value
-            if at is None:
+                besides[hour, others[code]] = value
+            if (at := column.get(code)) is None:
                 continue
             if code == "GCS":
                 value = float(value < 15)
             elif code == "FiO2":
                 value = float(value > _ROOM_AIR + 0.01)
-            values[place[record], hour, at] = value
+            mine[hour, at] = value
+    ids = tuple(one for one in died if one in read)
+    name = f"physionet2012-{_letter(measurements)}"
+    if notes is not None:
+        if gone := len(died) - len(ids):
+            notes.append(
+                f"{name}: {gone:,} of {len(died):,} patients with an outcome left out, {measurements.name} has nothing of them"
+            )
+        if without:
+            notes.append(f"{name}: {len(without):,} patients left out, {outcomes.name} has no outcome of them")
+    if not ids:
+        raise Permanent(
+            f"no patient of {measurements} has an outcome in {outcomes.name}", hint="put the outcomes of this set beside it"
+        )
+    values, context = (np.stack([read[one][which] for one in ids]) for which in (0, 1))
+    if notes is not None and (bare := int(np.isnan(values).all(axis=(1, 2)).sum())):
+        notes.append(f"{name}: {bare:,} of {len(ids):,} patients have rows and no vital sign among them, scored as they are")
     labels = np.repeat(np.array([died[one] for one in ids], np.float32), _PHYSIONET_HOURS)
     starts = np.arange(len(ids) + 1, dtype=np.int64) * _PHYSIONET_HOURS
     flat = _plausible(values.reshape(-1, len(FEATURES)))
-    name = f"physionet2012-{_letter(measurements)}"
     known = _carried(context.reshape(-1, len(others)), starts)
     return Stays(name, ids, starts, flat, labels, hourly=False, context=known)
+
+
+def _died(outcomes: Path) -> dict[str, float]:
+    """Read who died in hospital: by record, 1 or 0."""
+    died: dict[str, float] = {}
+    with reading(outcomes), opened(outcomes) as file:
+        names, separator = header(file, _OUTCOME_KEYS)
+        if missing := {*_OUTCOME_KEYS} - {*names}:
+            raise Permanent(f"{outcomes}: columns are missing: {', '.join(sorted(missing))}")
+        record, death = (names.index(name) for name in _OUTCOME_KEYS)
+        for number, row in enumerate(csv.reader(file, delimiter=separator), 2):
+            if not row:
+                continue
+            try:
+                died[row[record]] = _yes_no(row[death])
+            except (ValueError, IndexError) as error:
+                raise _no_row(outcomes, number, names) from error
+    return died
+
+
+def _yes_no(text: str) -> float:
+    if (value := float(text)) not in (0, 1):
+        raise ValueError("neither 0 nor 1")
+    return value
+
+
+def _no_row(path: Path, number: int, names: Sequence[str]) -> Permanent:
+    """Refuse a row without a word of what is in it."""
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return Permanent(f"{path}:{number}: a value is missing, or is none of its column's", hint=f"the columns are {shown}")
 
 
 def _on_oxygen(fraction: Floats) -> Floats:

@@ -8,12 +8,13 @@ One window is one run of the graph: dynamic INT8 scales activations over the who
 depend on its neighbours, and on a CPU it gains nothing (measured with six layers: 129 notes/s singly, 124 in batches of 8).
 """
 
+import copy
 import itertools
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ _JOINED: Final = frozenset({"\u200d", "\ufe0e", "\ufe0f"})
 
 
 class WindowedTagger:
-    """A `TokenClassifier` around anything that gives logits per token."""
+    """A `TokenClassifier` around anything that gives logits per token. `heads` are all that it has, speaking or not, by name."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class WindowedTagger:
         self._tokenizer = tokenizer
         self._emit = emit
         self._heads = tuple(heads)
+        self.heads: Mapping[str, Head] = {head.name: head for head in self._heads}
         self._thresholds = dict(thresholds or {})
         empty: list[int] = tokenizer.encode("").ids
         self._prefix, self._suffix = empty[: len(empty) // 2], empty[len(empty) // 2 :]
@@ -75,14 +77,19 @@ class WindowedTagger:
         """Every label that `find` can return."""
         return tuple(dict.fromkeys(label for head in self._heads for label in head.labels))
 
-    def speaking(
-        self, *heads: Head, thresholds: Mapping[str, float] | None = None
-    ) -> "WindowedTagger":  # Self would promise the subclass's constructor
-        """Return the same model with other heads and thresholds: what evaluation asks a data set's own head with."""
-        room = self._room + len(self._prefix) + len(self._suffix)
-        return WindowedTagger(
-            self._identity, self._tokenizer, self._emit, heads, thresholds=thresholds, window=room, overlap=self._overlap
-        )
+    @property
+    def speakers(self) -> tuple[Head, ...]:
+        """The heads that speak, in order of precedence."""
+        return self._heads
+
+    def speaking(self, *heads: Head, thresholds: Mapping[str, float] | None = None) -> Self:
+        """Return the same model with other heads and thresholds: what evaluation asks a data set's own head with.
+
+        A copy, so that what a subclass makes of columns and pieces (its label map, its aggregation) goes with it.
+        """
+        other = copy.copy(self)
+        other._heads, other._thresholds = heads, dict(thresholds or {})
+        return other
 
     def cost(self, text: str) -> int:
         """Estimate the tokens of a text from its length: clinical English has about four characters to one."""
@@ -229,20 +236,20 @@ def heads_of(weights: Weights) -> dict[str, Head]:
 
 
 class OnnxTokenClassifier(WindowedTagger):
-    """The same, from an ONNX file whose graph gives `logits`. `heads` are all that the graph has, speaking or not."""
+    """The same, from an ONNX file whose graph gives `logits`."""
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where graph, tokenizer and label map do not fit each other."""
         entry = weights.entry
         where = f"model {entry.name} {entry.version}"
-        self.heads = heads_of(weights)
+        heads = heads_of(weights)
         session = Session(weights, "model.onnx", threads=threads, device=str(entry.preprocessing.get("device", "cpu")))
         session.require(inputs=["input_ids"], outputs=["logits"])
-        width = sum(len(head.tags) for head in self.heads.values())
+        width = sum(len(head.tags) for head in heads.values())
         if (found := session.width("logits")) not in (None, width):
             raise Fatal(f"{where}: the graph gives {found} scores a token, its label map names {width} tags")
-        names = [str(name) for name in entry.preprocessing.get("serve", list(self.heads))]
-        if unknown := [name for name in names if name not in self.heads]:
+        names = [str(name) for name in entry.preprocessing.get("serve", list(heads))]
+        if unknown := [name for name in names if name not in heads]:
             raise Fatal(f"{where}: preprocessing.serve names no head: {', '.join(unknown)}")
 
         def emit(ids: NDArray[np.int64]) -> Floats:
@@ -260,11 +267,12 @@ class OnnxTokenClassifier(WindowedTagger):
             entry.identity,
             tokenizer_of(weights),
             emit,
-            [self.heads[name] for name in names],
+            [heads[name] for name in names],
             thresholds=entry.thresholds,
             window=int(entry.preprocessing.get("window", WINDOW)),
             overlap=int(entry.preprocessing.get("overlap", OVERLAP)),
         )
+        self.heads = heads  # of which `names` speak
 
 
 def load(weights: Weights, *, threads: int) -> OnnxTokenClassifier:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.errors import Permanent
 from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.home import LOGISTIC, TASK, evaluate_fresh
-from models.evaluation.home_card import write
+from models.evaluation.home_card import SYNTHETIC, write
 from models.evaluation.home_sets import Diaries, checksums, require_enough
 from models.evaluation.measures import auroc
 from models.evaluation.report import Evaluation, Progress, silent
@@ -181,6 +181,7 @@ def ship(
     diaries: Diaries,
     *,
     origin: str,
+    synthetic: bool = False,
     registry: Path = PACKAGED,
     out: Path | None = None,
     version: str = "1.0.0",
@@ -191,7 +192,7 @@ def ship(
 ) -> tuple[ModelEntry, Evaluation]:
     """Train into the packaged weights (or `out`), measure on the patients left out, write the card and the registry's entry.
 
-    `origin` says in words what was learned from; it stands in the entry and in the card.
+    `origin` says in words what was learned from, `synthetic` that a program made it; both stand in the entry and in the card.
     """
     folder = out or WEIGHTS / "home"
     train(diaries, folder, seed=seed, progress=progress)
@@ -204,6 +205,7 @@ def ship(
         files={name: sha256_of(folder / name) for name in ("model.onnx", "scaling.json")},
         licence=licence,
         trained_on=(origin,),
+        preprocessing={SYNTHETIC: True} if synthetic else {},
     )
     record(entry, registry)
     model = Registry.load(None if registry == PACKAGED else registry).open(TASK, name=NAME)
@@ -211,7 +213,7 @@ def ship(
     found = Evaluation(TASK, model.identity, () if section is None else (section,), tuple(notes))
     entry = entry.model_copy(update={"quality": found.quality()})
     record(entry, registry)
-    (folder / "card.md").write_text(write(entry, found), encoding="utf-8")
+    (folder / "card.md").write_text(write(entry, found, ships=registry == PACKAGED), encoding="utf-8")
     return entry, found
 
 
@@ -221,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7)
     seed = parser.parse_args(argv).seed
     cohort = Cohort(seed=seed)
-    entry, _ = ship(home_synthetic.diaries(cohort), origin=cohort.origin, seed=seed)
+    entry, _ = ship(home_synthetic.diaries(cohort), origin=cohort.origin, synthetic=True, seed=seed)
     sys.stdout.write(f"{entry.name} {entry.version} {entry.digest}\n")
     return 0
 

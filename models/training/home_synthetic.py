@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.home_card import SYNTHETIC
-from models.evaluation.home_sets import COLUMNS, Diaries, from_rows
+from models.evaluation.home_sets import COLUMNS, MADE, Diaries, from_rows
 from models.runtimes.home import FEATURES
 
 SET: Final = SYNTHETIC
@@ -61,17 +61,11 @@ def diaries(cohort: Cohort) -> Diaries:
     return from_rows(SET, rows(cohort))
 
 
-def origin_of(diaries: Diaries) -> str:
-    """Say that diaries read from a table came from here, by their ids; empty where none did."""
-    made = sum(one.startswith(f"{SET}-") for one in diaries.stays.ids)
-    return f"{SYNTHETIC} diaries: {made} of {len(diaries.stays.ids)} patients, read from a table" if made else ""
-
-
 def write_csv(cohort: Cohort, path: Path) -> None:
-    """Write the diaries as a CSV file with the columns that a site's own would have."""
+    """Write the diaries as a CSV file with the columns that a site's own would have, and the one that says that they are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, (*COLUMNS, MADE))
         writer.writeheader()
         writer.writerows(rows(cohort))
 
@@ -96,7 +90,7 @@ def rows(cohort: Cohort) -> Iterator[dict[str, Any]]:
                 feature: "" if np.isnan(value) else f"{value:g}" for feature, value in zip(FEATURES, seen.tolist(), strict=True)
             }
             when = (first + timedelta(days=day)).isoformat()
-            yield {"patient": f"{SET}-{cohort.seed}-{number:05d}", "day": when, **reported, "deteriorated": int(bad)}
+            yield {"patient": f"{SET}-{cohort.seed}-{number:05d}", "day": when, **reported, "deteriorated": int(bad), MADE: 1}
 
 
 def _patient(random: np.random.Generator, days: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

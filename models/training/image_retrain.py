@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation import images as measuring
-from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels
+from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels, readable
 from models.evaluation.measures import Array, Bootstrap, Metric
-from models.evaluation.report import Progress, beside, figure, silent
+from models.evaluation.report import Progress, beside, silent
 from models.registering import location
 from models.registry import ModelEntry, Registry, Weights, sha256_of
 from models.tasks import Floats, ImageTextModel, ModelIdentity
@@ -65,7 +65,7 @@ class Outcome:
         """Write the report."""
         counts = ", ".join(f"{count} {label}" for label, count in sorted(self.labels.items()))
         old = f"{self.champion.name} {self.champion.version}, digest `{self.champion.digest}`"
-        rows = [f"| {metric.name} | {figure(metric)} | {beside(metric)} |" for metric in self.metrics]
+        rows = [f"| {metric.name} | {metric} | {beside(metric)} |" for metric in self.metrics]
         parts = [
             f"# {self.entry.name} {self.entry.version}",
             "Written by `vigil retrain`; do not edit.",
@@ -139,7 +139,8 @@ def _fixed(fixed: Path, weights: Weights, notes: list[str]) -> list[LabelledImag
     """List the fixed set's images, without those of patients that the champion learned from."""
     sets, passed = gather(fixed.parent if fixed.is_file() else fixed)
     notes += passed
-    images = [image for found in sets.values() for image in found]
+    images, unread = readable([image for found in sets.values() for image in found])
+    notes += [unread] if unread else []
     if (path := weights.folder / "learned.npy").is_file():
         seen = np.isin(checksums(images), np.load(path))
         fresh = [image for image, known in zip(images, seen, strict=True) if not known]

@@ -10,6 +10,7 @@ per image and augmentation, its late blocks and both projections learn:
 
 import argparse
 import copy
+import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from PIL import Image
 
 from models.errors import Permanent
 from models.evaluation.image_prompts import LEARNED
-from models.evaluation.image_sets import LabelledImage, checksums, pixels, read
+from models.evaluation.image_sets import LabelledImage, checksums, pixels, read, readable
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import part
 from models.registering import location, record
@@ -33,6 +34,7 @@ from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt
 
 LABELS = tuple(LEARNED)
+_log = logging.getLogger(__name__)
 _WORDINGS = 8  # of each class, in every step
 # Patients by `part(patient)`: [0, DEV) never touched, [DEV, CALIBRATE) for the scores' calibration, the rest learned from.
 DEV = 0.2
@@ -88,7 +90,9 @@ def train(
 
     recipe = recipe or Recipe()
     torch.set_num_threads(threads)
-    images = read(data)
+    images, unread = readable(read(data))
+    if unread:
+        _log.warning("%s", unread)
     where = split(images)
     labels = np.array([LABELS.index(image.label) for image in images])
     if len(np.unique(labels[where == 2])) < len(LABELS) or len(np.unique(labels[where == 1])) < len(LABELS):

@@ -22,7 +22,7 @@ from streams.settings import load
 if TYPE_CHECKING:
     from models.evaluation.report import Evaluation
     from models.evaluation.report import Progress as Report
-    from models.registry import Registry
+    from models.registry import ModelEntry, Registry
 
 
 class Task(StrEnum):
@@ -97,7 +97,24 @@ def evaluate(
 def _ner(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
     from models.evaluation import ner_report
 
-    return ner_report.evaluate(registry.open("ner", name=name), data, resamples=rounds, progress=report)
+    whose = _thresholds(registry.entry("ner", name))
+    return ner_report.evaluate(registry.open("ner", name=name), data, thresholds=whose, resamples=rounds, progress=report)
+
+
+def _thresholds(entry: "ModelEntry") -> str:
+    """Say whose model and thresholds an entity model is served with."""
+    from models.registry import Registry
+
+    shipped = next(
+        (one for one in Registry.load().entries("ner") if (one.name, one.digest) == (entry.name, entry.digest)), None
+    )
+    if shipped is None:
+        model = f"{entry.name} as the site's registry has it"
+        return f"{model}, with its thresholds" if entry.thresholds else f"{model}, without thresholds: every span counts"
+    own = [label for label, score in entry.thresholds.items() if shipped.thresholds.get(label) != score]
+    if own:
+        return f"shipped heads, this site's own thresholds for {', '.join(own)}, else the shipped ones"
+    return "shipped heads and thresholds"
 
 
 def _assertion(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
@@ -190,7 +207,7 @@ def console() -> Console:
 
 def table_of(console: Console, found: "Evaluation") -> None:
     """Print an evaluation: a table for each set, then the notes."""
-    from models.evaluation.report import beside, figure
+    from models.evaluation.report import beside
 
     by = f"{found.model.name} {found.model.version}, digest {found.model.digest[:12]}" if found.model else "rules"
     console.print(f"{found.task}: {by}", highlight=False)
@@ -198,9 +215,9 @@ def table_of(console: Console, found: "Evaluation") -> None:
         table = Table("figure", "value (95%)", "n", "beside it", title=escape(section.name), title_justify="left")
         table.caption, table.caption_justify = escape(section.about), "left"
         for metric in section.metrics:
-            table.add_row(escape(metric.name), figure(metric), f"{metric.n:,}", escape(beside(metric)))
+            table.add_row(escape(metric.name), str(metric), f"{metric.n:,}", escape(beside(metric)))
         console.print(table)
-    for note in found.notes:
+    for note in found.remarks:
         console.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
 
 

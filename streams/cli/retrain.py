@@ -125,13 +125,13 @@ def _say_labels(labels: "Labels") -> None:
 
 
 def _say_figures(found: "Outcome", out: Path) -> None:
-    from models.evaluation.report import beside, figure
+    from models.evaluation.report import beside
 
     table = Table(
         "figure", "challenger (95%)", "beside it", title=f"the fixed set, {found.images} images", title_justify="left"
     )
     for metric in found.metrics:
-        table.add_row(escape(metric.name), figure(metric), escape(beside(metric)))
+        table.add_row(escape(metric.name), str(metric), escape(beside(metric)))
     console().print(table)
     for note in found.notes:
         console().print(f"- {escape(note)}", highlight=False, soft_wrap=True)

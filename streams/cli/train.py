@@ -81,16 +81,21 @@ def deterioration(
     ] = None,
     table: Annotated[str, typer.Option("--table", help="with --sql: a table, or a SELECT that names the columns")] = "diaries",
     patients: Annotated[int, typer.Option(min=1, help="with --home alone: synthetic patients")] = 800,
+    synthetic: Annotated[
+        bool,
+        typer.Option("--synthetic", help="with --home: what --data or --sql gives was made by a program, and is not marked so"),
+    ] = False,
     version: Annotated[str, typer.Option(help="with --home: version of what is made")] = "1",
 ) -> None:
     """Train the deterioration model on cinc2019 and physionet2012 set a, by patient; others stay unseen for measuring.
 
     With --home: from a CSV file (--data) or a database (--sql, --table) with the columns patient, day, facial_pain,
     self_reported_pain, respiratory_rate, symptom_severity, deteriorated; at least 50 patients with 14 days. Without either it
-    learns from synthetic diaries, and says so in its card: such a model is not for patients.
+    learns from synthetic diaries, and says so in its card: such a model is not for patients. So does one that learns from a table
+    whose column synthetic has a 1, as `vigil home generate` writes it, or with --synthetic.
     """
     if home:
-        _home(out, registry, data, sql, table, patients, seed=7 if seed is None else seed, version=version)
+        _home(out, registry, data, sql, table, patients, made=synthetic, seed=7 if seed is None else seed, version=version)
         return
     if sql is not None:
         raise Permanent("--sql is for home monitoring", hint="add --home, or give --data")
@@ -104,7 +109,16 @@ def deterioration(
 
 
 def _home(
-    out: Path, registry: Path, data: Path | None, sql: str | None, table: str, patients: int, *, seed: int, version: str
+    out: Path,
+    registry: Path,
+    data: Path | None,
+    sql: str | None,
+    table: str,
+    patients: int,
+    *,
+    made: bool,
+    seed: int,
+    version: str,
 ) -> None:
     from models.evaluation.home_sets import read_csv, read_sql
     from models.training import home_synthetic
@@ -122,11 +136,19 @@ def _home(
     else:
         cohort = Cohort(patients, seed=seed)
         diaries, origin, licence = home_synthetic.diaries(cohort), cohort.origin, "Apache-2.0"
-    if data is not None or sql is not None:
-        origin = home_synthetic.origin_of(diaries) or origin
+    if (made := made or diaries.synthetic) and (data is not None or sql is not None):
+        origin = f"synthetic diaries of {len(diaries.stays.ids)} patients, read from a table"
     with bars() as progress:
         entry, found = training.ship(
-            diaries, origin=origin, registry=registry, out=out, version=version, licence=licence, seed=seed, progress=progress
+            diaries,
+            origin=origin,
+            synthetic=made,
+            registry=registry,
+            out=out,
+            version=version,
+            licence=licence,
+            seed=seed,
+            progress=progress,
         )
     table_of(console(), found)
     _say(entry.name, entry.version, entry.digest, out)

@@ -81,6 +81,49 @@ def test_a_set_is_measured_by_the_head_of_its_guide_and_as_served(tmp_path: Path
     assert values["ncbi/test.tsv, own guide: micro F1"] == 1.0
 
 
+def classifier(tmp_path: Path, tags: list[str], **words: str) -> OnnxTokenClassifier:
+    table = np.zeros((len(tiny.TOKENS), len(tags)), np.float32)
+    table[:, 0] = 8.0
+    for word, tag in words.items():
+        table[tiny.IDS[word]] = 0.0
+        table[tiny.IDS[word], tags.index(tag)] = 8.0
+    folder = tiny.classifier_folder(tmp_path / "model", table)
+    return OnnxTokenClassifier(tiny.weights_of(folder, preprocessing={"heads": [{"name": "own", "tags": tags}]}), threads=1)
+
+
+def test_a_model_counts_by_the_names_of_its_types_and_what_the_set_lacks_counts_neither_way(tmp_path: Path) -> None:
+    tags = ["O", "B-CHEMICAL", "B-Disease", "B-Gene"]
+    model = classifier(tmp_path, tags, fever="B-Disease", aspirin="B-CHEMICAL", cough="B-Gene")
+    text = "fever\tB-Disease\n.\tO\n\naspirin\tB-Chemical\ncough\tO\n"
+    write(tmp_path / "data" / "test.tsv", text)
+    found = ner_report.evaluate(model, tmp_path / "data", thresholds="a site's", resamples=20)
+    values = {metric["name"]: metric["value"] for metric in found.as_json()["metrics"]}
+    assert values["test.tsv, own guide: micro F1"] == values["test.tsv, served: micro F1"] == 1.0
+    assert "a site's; not counted, the set has no such type: Gene" in found.sections[1].about
+
+
+def test_a_model_without_a_type_of_the_set_is_not_called_worthless(tmp_path: Path) -> None:
+    model = classifier(tmp_path, ["O", "B-Gene"], cough="B-Gene")
+    write(tmp_path / "data" / "test.tsv", "fever\tB-Disease\ncough\tO\n")
+    with pytest.raises(Permanent, match="publishes Gene, the set has Disease") as raised:
+        ner_report.evaluate(model, tmp_path / "data", resamples=20)
+    assert "types" in (raised.value.hint or "")
+
+
+def test_a_dictionary_of_the_training_part_stands_beside_or_it_is_said_why_not(tmp_path: Path) -> None:
+    model = classifier(tmp_path, ["O", "B-Disease"], cough="B-Disease")
+    write(tmp_path / "data" / "train.tsv", "Fever\tB-Disease\nmild\tB-Disease\nmild\tO\nmild\tO\n")
+    held = write(tmp_path / "data" / "held.tsv", "mild\tO\nfever\tB-Disease\ncough\tB-Disease\n")
+    found = ner_report.evaluate(model, tmp_path / "data", resamples=20)
+    _, precision, recall = found.sections[0].metrics
+    assert (precision.value, precision.baselines["dictionary"].value) == (1.0, 1.0)  # "mild" is mostly no mention there
+    assert (recall.value, recall.baselines["dictionary"].value) == (0.5, 0.5)
+    write(tmp_path / "alone" / "held.tsv", held.read_text())
+    alone = ner_report.evaluate(model, tmp_path / "alone", resamples=20)
+    assert not alone.sections[0].metrics[0].baselines
+    assert any("training part is not at hand" in note for note in alone.notes)
+
+
 HOURLY = "patient,hour,HR,O2Sat,Temp,SBP,MAP,DBP,Resp,FiO2,SepsisLabel\n" + "".join(
     f"p{patient},{hour},80,97,,,,,,,{int(patient == 1 and hour > 2)}\n" for patient in (1, 2) for hour in range(5)
 )
@@ -168,6 +211,17 @@ def test_the_report_is_json_without_nan_and_says_every_figure() -> None:
     assert found.quality() == {"a set: m": 0.5}
 
 
+def test_a_figure_without_an_interval_says_so_and_is_null() -> None:
+    nan = float("nan")
+    metrics = (Metric("precision", nan, nan, nan, 0), Metric("AUROC", 1.0, nan, nan, 3))
+    found = Evaluation("ner", None, (Section("few", "3 items", metrics),))
+    raw = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert [(one["value"], one["low"], one["high"]) for one in raw["metrics"]] == [(None, None, None), (1.0, None, None)]
+    assert "| precision | - | 0 |" in found.as_markdown()
+    assert "| AUROC | 1.000 (too few for an interval) | 3 |" in found.as_markdown()
+    assert "not as a measurement" in found.as_markdown()
+
+
 def test_every_kind_of_chart_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     made = plots.draw(Evaluation("ner", None, (section(),)), tmp_path)
@@ -175,6 +229,21 @@ def test_every_kind_of_chart_is_drawn(tmp_path: Path) -> None:
     for path in made:
         with Image.open(path) as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # ink of several shades, not an empty sheet
+
+
+def test_the_legend_of_many_curves_covers_none_and_no_two_are_drawn_alike(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    chart = Curves("many", "recall", "precision", {f"type {n}": ([0.1, 0.5, 0.9], [0.1, 0.1 + n / 20, 0.1]) for n in range(9)})
+    sheet = Figure(figsize=plots._size(chart), layout="constrained")
+    axes = sheet.add_subplot()
+    plots._curves(axes, chart)
+    sheet.savefig(tmp_path / "x.png")
+    legend = axes.get_legend()
+    assert legend is not None
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}) == 9
 
 
 def test_promotion_is_a_line_in_the_sites_file_and_can_be_taken_back(tmp_path: Path) -> None:

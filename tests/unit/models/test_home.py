@@ -1,6 +1,7 @@
 """Home monitoring: what is asked of a diary, what is refused in words, the generator, the scorer, and training end to end."""
 
 import csv
+import gzip
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,11 +15,13 @@ from typer.testing import CliRunner
 from models.errors import Fatal, Permanent, Poison
 from models.evaluation.home import evaluate_all, last_severity, mean_severity, rise
 from models.evaluation.home_card import WARNING, is_synthetic
-from models.evaluation.home_sets import COLUMNS, checksums, from_rows, read_csv, read_sql, require_enough
+from models.evaluation.home_card import write as write_card
+from models.evaluation.home_sets import COLUMNS, checksums, from_rows, is_diary, read_csv, read_sql, require_enough
+from models.evaluation.report import Evaluation
 from models.registry import Registry
 from models.runtimes.home import DAYS, FEATURES
 from models.tasks import Floats, HomeModel
-from models.training.home_synthetic import Cohort, diaries, origin_of, rows, write_csv
+from models.training.home_synthetic import Cohort, diaries, rows, write_csv
 from processors.home import scores
 from streams.cli import home as cli
 
@@ -140,6 +143,34 @@ def test_a_missing_column_is_named_and_the_label_is_asked_for_in_training_alone(
     assert len(read_csv(path, labelled=False).stays.values) == 9
 
 
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(",", "utf-8-sig"), (";", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-8")], ids=repr
+)
+def test_a_table_as_excel_writes_it(tmp_path: Path, separator: str, encoding: str) -> None:
+    point = "," if separator == ";" else "."
+    lines = [separator.join(COLUMNS), *(separator.join(["a", str(d), f"1{point}5", "2", "", "3", "0"]) for d in range(9))]
+    path = tmp_path / "x.csv"
+    path.write_text("\r\n".join(lines), encoding=encoding)
+    known = read_csv(path)
+    assert known.stays.ids == ("a",)
+    assert known.stays.values[0, [0, 1, 3]].tolist() == [1.5, 2.0, 3.0]
+    assert is_diary(path)
+
+
+def test_a_damaged_table_is_named_in_words(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.csv.gz"
+    with gzip.open(whole, "wt") as file:
+        file.write("\n".join([",".join(COLUMNS), *(f"p{n},1,,,,3,0" for n in range(5000))]))
+    cut = tmp_path / "cut.csv.gz"
+    cut.write_bytes(whole.read_bytes()[:-2000])
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes(",".join(COLUMNS).encode() + b"\nM\xfcller,1,,,,3,0\n")
+    for path, words in ((cut, "cut short"), (latin, "not UTF-8"), (tmp_path, "no such file")):
+        with pytest.raises(Permanent, match=words) as raised:
+            read_csv(path)
+        assert "ller" not in f"{raised.value}"
+
+
 # -- databases -------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +209,44 @@ def test_a_database_that_refuses_says_so_without_its_url(database: str) -> None:
         read_sql("nonsense", "diaries")
 
 
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("absent", "it has no table 'absent'"),
+        ("SELECT * FROM absent", "a table that is not there"),
+        ("SELECT secret FROM diaries", "a column that is not there"),
+        ("SELECT * FORM diaries", "no valid SQL"),
+        ("DELETE FROM diaries", "the query is no SELECT: DELETE"),
+        ("-- all of it\n/* SELECT */ delete from diaries", "the query is no SELECT: DELETE"),
+        ("secret words", "the query is no SELECT$"),
+        ("SELECT 1 AS patient", "columns are missing: day"),
+    ],
+)
+def test_a_refused_query_says_why_and_nothing_of_it(database: str, query: str, words: str) -> None:
+    with pytest.raises(Permanent, match=words) as raised:
+        read_sql(database, query)
+    assert "secret" not in f"{raised.value} {raised.value.hint}"
+    assert read_sql(database, "diaries").stays.ids  # and nothing was deleted
+
+
+def test_a_database_that_is_not_there_is_neither_made_nor_called_a_query(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    with pytest.raises(Permanent, match="no such database file"):
+        read_sql(f"sqlite:///{tmp_path}/absent.db", "diaries")
+    assert not (tmp_path / "absent.db").exists()
+    (tmp_path / "text.db").write_text("no database, " * 100)
+    with pytest.raises(Permanent, match="no database"):
+        read_sql(f"sqlite:///{tmp_path}/text.db", "SELECT * FROM diaries")
+
+
+def test_a_server_that_does_not_answer_is_told_from_a_refused_query() -> None:
+    pytest.importorskip("sqlalchemy")
+    pytest.importorskip("psycopg")
+    with pytest.raises(Permanent, match="cannot be reached") as raised:
+        read_sql("postgresql+psycopg://user:hidden@127.0.0.1:9/none", "diaries")
+    assert "hidden" not in f"{raised.value} {raised.value.hint}"
+
+
 # -- the generator ---------------------------------------------------------------------------------------------------
 
 
@@ -204,8 +273,12 @@ def test_what_it_generates_is_what_its_words_say() -> None:
 
 def test_what_was_generated_is_known_again_in_a_table(tmp_path: Path) -> None:
     write_csv(Cohort(3, 30, 5), tmp_path / "x.csv")
-    assert origin_of(read_csv(tmp_path / "x.csv")) == "synthetic diaries: 3 of 3 patients, read from a table"
-    assert origin_of(from_rows("x", [row("a", 1)])) == ""
+    assert read_csv(tmp_path / "x.csv").synthetic
+    assert diaries(Cohort(3, 30, 5)).synthetic
+    renamed = (tmp_path / "x.csv").read_text().replace("synthetic-", "ward-")
+    (tmp_path / "y.csv").write_text(renamed)
+    assert read_csv(tmp_path / "y.csv").synthetic
+    assert not from_rows("x", [row("synthetic-arm-1", 1)]).synthetic  # an id says nothing of how a diary was made
 
 
 # -- the model that ships --------------------------------------------------------------------------------------------
@@ -292,6 +365,21 @@ def test_the_command_scores_a_table_and_warns(tmp_path: Path) -> None:
     assert "symptom_severity" in shown.output
 
 
+def test_a_card_says_how_the_model_was_made_and_whether_it_ships() -> None:
+    registry = Registry.load()
+    entry = registry.entry("deterioration-home")
+    shipped = (registry.folder(entry) / "card.md").read_text()
+    nothing = Evaluation("deterioration-home", entry.identity, ())
+    assert write_card(entry, nothing, ships=True).split("\n\n")[:3] == shipped.split("\n\n")[:3]
+    made = write_card(entry, nothing)
+    assert WARNING in made
+    assert "It ships" not in made
+    own = entry.model_copy(update={"preprocessing": {}, "trained_on": ("synthetic-arm of a trial",)})
+    assert not is_synthetic(own)
+    assert is_synthetic(own.model_copy(update={"trained_on": ("synthetic diaries: 60 of 60 patients, read from a table",)}))
+    assert "a site's own diaries" in write_card(own, nothing)
+
+
 # -- training --------------------------------------------------------------------------------------------------------
 
 
@@ -337,3 +425,33 @@ def test_what_is_shipped_is_measured_on_others_and_evaluated_again_the_same(
     assert again.quality() == found.quality()
     assert any("left out, the model learned from them" in note for note in again.notes)
     assert not any(one in (tmp_path / "home/learned.npy").read_bytes() for one in (b"synthetic",))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("table", "options", "synthetic"),
+    [("marked", [], True), ("plain", [], False), ("plain", ["--synthetic"], True), (None, ["--patients", "60"], True)],
+)
+def test_how_a_model_was_made_is_taken_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str | None, options: list[str], synthetic: bool
+) -> None:
+    pytest.importorskip("torch")
+    from models.training import home as training
+    from streams.cli import train
+
+    write_csv(Cohort(60, 20, 2), tmp_path / "marked.csv")
+    with (tmp_path / "marked.csv").open(newline="") as file:
+        plain = list(csv.DictReader(file))
+    write(tmp_path / "plain.csv", [{name: one[name] for name in COLUMNS} for one in plain])  # ids as the generator's
+    asked: dict[str, Any] = {}
+
+    def ship(known: object, **given: Any) -> None:
+        asked.update(given)
+        raise Permanent("seen enough")
+
+    monkeypatch.setattr(training, "ship", ship)
+    data = ["--data", str(tmp_path / f"{table}.csv")] if table else []
+    command = ["deterioration", "--home", "--out", str(tmp_path / "o"), "--registry", str(tmp_path / "r.toml"), *data, *options]
+    CliRunner().invoke(train.app, command)
+    assert asked["synthetic"] is synthetic
+    assert asked["origin"].startswith("synthetic diaries") is synthetic

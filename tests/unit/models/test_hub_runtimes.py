@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from models.errors import Fatal, Permanent, Poison
+from models.evaluation import ner_report
 from models.registering import record, seal
 from models.registry import Registry, Weights
 from tests import tiny_hub as hub
@@ -184,6 +185,25 @@ def test_a_words_score_comes_from_its_pieces_as_the_site_says(tmp_path: Path) ->
     assert found["average"] == found["max"] == [("symptom", "xy"), ("symptom", "fever")]
     with pytest.raises(Fatal, match="aggregation"):
         classifier(folder, preprocessing={"aggregation": "sum"})
+
+
+def test_it_is_measured_in_its_own_types_by_its_own_label_map_and_pieces(tmp_path: Path) -> None:
+    # BIOES, types named as the set's, and a word whose first piece says nothing: label map and aggregation must not be lost
+    labels = ["S-Chemical", "O", "B-Disease", "E-Disease", "S-Disease"]
+    scores = table(labels, fever="S-Disease", chest="B-Disease", pain="E-Disease", aspirin="S-Chemical")
+    scores[tiny.IDS["x"]], scores[tiny.IDS["##y"]] = 0.0, 0.0
+    scores[tiny.IDS["x"], 1], scores[tiny.IDS["##y"], 0] = 1.0, 8.0
+    folder = hub.classifier_folder(tmp_path / "bert", labels, scores)
+    (tmp_path / "bc").mkdir()
+    text = "fever\tB-Disease\n.\tO\n\nchest\tB-Disease\npain\tI-Disease\naspirin\tB-Chemical\nxy\tB-Chemical\n"
+    (tmp_path / "bc" / "test.tsv").write_text(text)
+    kinds = {"Chemical": "medication", "Disease": "problem"}  # as the lane publishes: counted as what it was made of
+    for types in ({}, kinds):
+        model = classifier(folder, preprocessing={"aggregation": "max", "types": types})
+        found = ner_report.evaluate(model, tmp_path / "bc", resamples=20)
+        assert [section.name for section in found.sections] == ["test.tsv, own guide", "test.tsv, served"]
+        assert all(metric.value == 1.0 for section in found.sections for metric in section.metrics), types
+        assert not any("no head" in note for note in found.notes)
 
 
 def test_a_text_longer_than_the_model_is_read_to_its_end(tmp_path: Path) -> None:

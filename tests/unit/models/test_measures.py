@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.evaluation.measures import Bootstrap, auroc, average_precision, calibration, calibration_error
+from models.evaluation.measures import Bootstrap, auroc, average_precision, calibration, calibration_error, wilson
 
 Rows = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=60).filter(
     lambda rows: 0 < sum(positive for positive, _ in rows) < len(rows)
@@ -82,3 +82,18 @@ def test_calibration_of_a_perfect_and_of_a_shifted_score() -> None:
     bins = calibration(labels, chance, bins=7)
     assert sum(rows for *_, rows in bins) == 20_000
     assert [mean for mean, *_ in bins] == sorted(mean for mean, *_ in bins)
+
+
+def test_no_interval_looks_surer_than_its_numbers() -> None:
+    three = Bootstrap(np.arange(3)).ranking(np.array([0, 1, 1]), {"model": np.array([0.1, 0.8, 0.9]), "other": np.arange(3.0)})
+    assert three["AUROC"].value == 1.0
+    assert np.isnan([three["AUROC"].low, three["AUROC"].baselines["other"].baselines["difference"].high]).all()
+    assert str(three["AUROC"]) == "1.000 (too few for an interval)"
+    labels = np.array([1] * 4 + [0] * 36)  # forty patients, of whom four could say anything of the positives
+    assert np.isnan(Bootstrap(np.arange(40)).ranking(labels, {"model": np.random.default_rng(0).random(40)})["AUROC"].low)
+    always = Bootstrap(np.arange(30)).metric("recall@1", lambda weights: float((weights * 1.0).sum() / weights.sum()))
+    assert np.isnan(always.low)
+    assert str(always) == "1.000 (no interval)"
+    assert np.isnan(wilson(0, 0)).all()
+    low, high = wilson(1, 1)
+    assert (low, high) == (pytest.approx(0.2065, abs=1e-3), 1.0)

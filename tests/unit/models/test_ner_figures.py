@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import Permanent
+from models.evaluation import ner_report
 from models.evaluation.ner import strict
 from models.evaluation.ner_corpora import Document, Gold, read_iob, read_maccrobat, sentences_of
 from models.tasks import Span
@@ -44,6 +45,27 @@ def test_neighbouring_entities_stay_two(tmp_path: Path) -> None:
         ("Disease", "b"),
         ("Chemical", "c"),
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Aspirin B-Chemical\nfor O\nchest B-Disease\npain I-Disease\n",
+        "-DOCSTART- -X- O O\n\nAspirin NN O S-Chemical\nfor IN O O\nchest NN O B-Disease\npain NN O E-Disease\n",
+        "Aspirin\tU-Chemical\r\nfor\tO\r\nchest\tB-Disease\r\npain\tL-Disease\r\n",
+        "\ufeffAspirin\tNN\tS_Chemical\nfor\tIN\tO\nchest\tNN\tB_Disease\npain\tNN\tE_Disease\n",
+    ],
+    ids=["spaces", "CoNLL-BIOES", "BILOU", "mark"],
+)
+def test_iob_comes_with_spaces_and_more_columns_and_ends(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.tsv").write_bytes(text.encode())
+    (document,) = read_iob(tmp_path / "x.tsv")
+    assert document.text == "Aspirin for chest pain"
+    assert [(g.label, document.text[g.start : g.end]) for g in document.gold] == [
+        ("Chemical", "Aspirin"),
+        ("Disease", "chest pain"),
+    ]
+    assert [corpus.documents[0].gold for corpus in ner_report.gather(tmp_path)[0]] == [document.gold]
 
 
 @pytest.mark.parametrize("line", ["word", "word\tX-Disease", "word\t"])

@@ -31,6 +31,12 @@ def test_figures_by_hand() -> None:
     assert at_1.low <= at_1.value <= at_1.high
 
 
+def test_one_question_has_an_interval_as_wide_as_one_question_tells() -> None:
+    at_1, _, ndcg = figures({"model": np.array([1])}, rounds=50)
+    assert (at_1.value, at_1.low, at_1.high) == (1.0, pytest.approx(0.2065, abs=1e-3), 1.0)
+    assert (ndcg.value, math.isnan(ndcg.low)) == (1.0, True)
+
+
 def test_bm25_is_its_formula() -> None:
     scores = bm25_scores(["fever and fever", "cough", "pain cough"], ["Fever!", "nothing known"])
     mean = (3 + 1 + 2) / 3

@@ -1,5 +1,6 @@
 """`vigil models` run as a process on tiny data: what it prints, writes, and how it ends."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -71,6 +72,34 @@ def test_evaluate_says_what_it_looked_for(tmp_path: Path) -> None:
         assert ran.returncode == 2
         assert layout in ran.stderr
         assert "Traceback" not in ran.stderr
+
+
+def test_evaluate_says_which_file_was_cut_short(tmp_path: Path) -> None:
+    """Not `Aborted.`, which is what the end of a truncated gzip looks like to a command line."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = "".join(json.dumps({"transcription": f"fever {n}", "description": f"{n}"}) + "\n" for n in range(500))
+    hours = "patient,hour,HR,SepsisLabel\n" + "".join(f"{n},1,{n % 90},0\n" for n in range(3000))
+    for name, text in (("q.jsonl.gz", rows), ("hourly.csv.gz", hours)):
+        (data / name).write_bytes(gzip.compress(text.encode())[:-30])
+    for task, name in (("retrieval", "q.jsonl.gz"), ("deterioration", "hourly.csv.gz")):
+        ran = vigil("models", "evaluate", task, "--data", data, cwd=tmp_path)
+        assert ran.returncode == 2
+        assert f"{name}: it is damaged or cut short" in ran.stderr.replace("\n", " ")
+        assert "Traceback" not in ran.stderr + ran.stdout
+
+
+def test_evaluate_says_whose_thresholds_hold(tmp_path: Path, site: Path) -> None:
+    data = reports(tmp_path / "data")
+    for command, words in (
+        (["--registry", site], "tiny as the site's registry has it, without thresholds: every span counts"),
+        (["--registry", site, "--model", "clinical-ner"], "shipped heads and thresholds"),
+    ):
+        ran = vigil("models", "evaluate", "ner", "--data", data, *command, "--rounds", 20, cwd=tmp_path)
+        assert words in " ".join(ran.stdout.split()), ran.stderr
+    site.write_text(site.read_text() + "\n[thresholds.clinical-ner]\nsymptom = 0.5\n")
+    ran = vigil("models", "evaluate", "ner", "--data", data, "--registry", site, "--model", "clinical-ner", cwd=tmp_path)
+    assert "this site's own thresholds for symptom, else the shipped ones" in " ".join(ran.stdout.split()), ran.stderr
 
 
 def test_verify_names_the_file_that_was_changed(tmp_path: Path, site: Path) -> None:
