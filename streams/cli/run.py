@@ -127,7 +127,7 @@ def seconds(text: str) -> float:
     try:
         found = float(str(durations.seconds(text)))
     except ValueError:
-        found = 0.0
+        raise Permanent(f"{text!r} is no duration", hint="write 60s, 2m or 1h") from None
     if not 0 < found <= durations.LONGEST.total_seconds():
-        raise Permanent(f"{text!r} is no duration", hint="write 60s, 2m or 1h")
+        raise Permanent(f"{text!r} is not above zero, or above {durations.LONGEST.days} days", hint="write 60s, 2m or 1h")
     return found

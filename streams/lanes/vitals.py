@@ -69,7 +69,7 @@ class VitalsJob:
         return self._settings.lanes.vitals.batch_records
 
     async def open(self) -> None:
-        """Check that the topics can meet, load the model; without one NEWS2 stands alone, labelled so."""
+        """Check that the topics can meet, load the model; where none can be had, NEWS2 stands alone, labelled so."""
         prefix = self._settings.kafka.topic_prefix
         counts = {topic: await self._outbox.partitions(prefix + topic) for topic in self.needs}
         if len(set(counts.values())) != 1:
@@ -79,8 +79,9 @@ class VitalsJob:
             )
         try:
             model = await open_model(self._settings.models, "deterioration")
-        except Permanent as error:
-            log.warning("vitals: no deterioration model (%s): NEWS2 stands alone", error)
+        except (Permanent, Fatal) as error:
+            # A registry that names what is not there, or a damaged file of weights, is no reason to watch nobody.
+            log.error("vitals: no deterioration model (%s): NEWS2 stands alone", error)
             model = None
         self._metrics.serves("deterioration", "champion", model.identity if model else None)
         drift = await self._watched() if model else None
