@@ -16,11 +16,10 @@ from connectors import texts
 from connectors.fhir.mapping.attachments import content
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
 from connectors.fhir.structure import Json, kind_of
-from processors.events import Coding, FeedbackEvent, NoteEvent
+from processors.events import Coding, FeedbackEvent, NoteEvent, Relation
 from processors.identity import natural_id
 
 Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
-Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]
 
 LOINC: Final = "http://loinc.org"
 ALERT_SYSTEM: Final = "urn:vigil:alert"  # identifier system of our alerts, as we send them out

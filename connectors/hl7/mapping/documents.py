@@ -19,7 +19,7 @@ The status, and what is a correction: the table in `standing`.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
@@ -27,10 +27,8 @@ from connectors.hl7.mapping.embedded import Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import Status, of_document, of_order, standing
 from connectors.hl7.message import Segment
-from processors.events import Coding, NoteEvent
+from processors.events import Coding, NoteEvent, Relation
 from processors.identity import natural_id
-
-Relation = Literal["original", "addendum", "replacement", "edit", "cancel"]
 
 RELATIONS: Final[dict[str, Relation]] = {
     "T02": "original",
