@@ -8,22 +8,14 @@ A name that is no setting is refused wherever it stands, with the nearest that i
 says. In a variable a list may stand as in JSON or as a plain `mllp,fhir`, a table as in JSON only.
 """
 
-import contextlib
-import json
 import os
-import re
 import socket
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
-from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -42,10 +34,10 @@ from connectors.identity import IdentitySettings
 from connectors.objects import ObjectSettings
 from connectors.qdrant.settings import QdrantSettings
 from models.errors import Permanent
-from processors import durations
 from processors.durations import Seconds
 from processors.events import TOPICS
 from processors.rules import MonitorRules
+from streams.setting_names import HINT, is_list, nearest, not_json, refuse_unknown_variables, wrong
 from streams.topic_options import FIXED_CLEANUP, JOURNAL, MEET, cleanup_of
 
 
@@ -100,12 +92,6 @@ class KafkaSettings(Section):
 
 _TOPICS = (*TOPICS, JOURNAL)
 _LONGEST_RETENTION = 100 * 365.25 * 24  # hours
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a question that names what may have been meant, empty where nothing is near."""
-    found = get_close_matches(name, names, n=1, cutoff=0.7)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 class TopicSettings(Section):
@@ -432,9 +418,10 @@ class _Environment(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
         """Read a value that is no single word."""
         try:
-            return super().decode_complex_value(field_name, field, value)  # type: ignore[arg-type]  # asked without one too
+            # A field is None for a part of a table, which the library's own types do not say.
+            return super().decode_complex_value(field_name, field, value)  # type: ignore[arg-type]
         except ValueError:
-            if field is None or not _is_list(field.annotation) or str(value).lstrip()[:1] in "[{":
+            if field is None or not is_list(field.annotation) or str(value).lstrip()[:1] in "[{":
                 raise
             return [part.strip() for part in str(value).split(",") if part.strip()]
 
@@ -537,7 +524,7 @@ def load(**arguments: Any) -> Settings:
     named = os.environ.get("VIGIL_CONFIG")
     if named and not Path(named).is_file():
         raise Permanent(f"VIGIL_CONFIG names {named}, which is not there", hint="create it, or unset VIGIL_CONFIG")
-    _refuse_unknown_variables()
+    refuse_unknown_variables(Settings)
     try:
         return Settings(**arguments)
     except tomllib.TOMLDecodeError as error:
@@ -547,129 +534,6 @@ def load(**arguments: Any) -> Settings:
     except OSError as error:
         raise Permanent(f"{named or 'vigil.toml'} cannot be read: {error.strerror}") from error
     except SettingsError:
-        raise Permanent(f"settings: {'; '.join(_not_json())}", hint=_HINT) from None
+        raise Permanent(f"settings: {'; '.join(not_json(Settings))}", hint=HINT) from None
     except ValidationError as error:
-        raise Permanent(f"settings: {'; '.join(map(_wrong, error.errors()))}", hint=_HINT) from None
-
-
-_HINT = "`vigil settings` shows every setting with its default and reason"
-
-# Variables of our name that are no settings: of single commands, of infra/ and of the tests.
-_NO_SETTINGS = frozenset(
-    {"VIGIL_CONFIG", "VIGIL_HOME_SQL", "VIGIL_EMBEDDED_QDRANT_API_KEY", "VIGIL_KAFKA_JARS", "VIGIL_DATA"}
-    | {"VIGIL_WORKERS", "VIGIL_GRAFANA_PASSWORD", "VIGIL_POSTGRES_PASSWORD"}
-)
-_NO_SETTINGS_BEGIN = ("VIGIL_TEST_", "VIGIL_FUZZ_")
-# What Kubernetes puts into the environment of every pod beside a service that is called vigil or vigil-...
-_OF_A_SERVICE = re.compile(r"VIGIL_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)")
-
-
-def _variables() -> dict[str, str]:
-    """Return the environment variables that are meant as settings, by their names in capitals."""
-    found = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith("VIGIL_")}
-    return {
-        name: value
-        for name, value in found.items()
-        if name not in _NO_SETTINGS
-        and not name.startswith(_NO_SETTINGS_BEGIN)
-        and not (name == "VIGIL_SITE_SECRET" and "VIGIL_IDENTITY__SITE_SECRET" in found)  # how infra/compose.yaml is told of it
-        and not _OF_A_SERVICE.fullmatch(name)
-        and not (name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://")))
-    }
-
-
-def _refuse_unknown_variables() -> None:
-    unknown = [name for name in _variables() if not _at(Settings, _parts(name))]
-    if unknown:
-        known = {name.replace("__", "_"): name for name in (f"VIGIL_{one.upper().replace('.', '__')}" for one in names())}
-        words = []
-        for name in sorted(unknown):
-            near = get_close_matches(name.replace("__", "_"), known, n=1, cutoff=0.6)
-            words.append(name + (f" (did you mean {known[near[0]]}?)" if near else ""))
-        raise Permanent(
-            f"no setting is called {', '.join(words)}",
-            hint=f"levels are parted by two underscores; {_HINT[0].lower()}{_HINT[1:]}",
-        )
-
-
-def _parts(variable: str) -> list[str]:
-    return variable.removeprefix("VIGIL_").lower().split("__")
-
-
-def names(model: type[BaseModel] | None = None, prefix: str = "") -> Iterator[str]:
-    """Yield the name of every setting, as in the TOML file; a table of names that a site chooses has one."""
-    for name, field in (model or Settings).model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from names(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _at(kind: Any, path: Sequence[str], why: str = "") -> list[tuple[Any, str]]:
-    """Return what a path of names leads to: kinds with descriptions, several of a union, none where it names nothing."""
-    if not path:
-        return [(kind, why)]
-    found: list[tuple[Any, str]] = []
-    for one in _members(kind):
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            if (field := one.model_fields.get(path[0])) is not None:
-                found += _at(field.annotation, path[1:], field.description or "")
-        elif get_origin(one) is dict:
-            found += _at(get_args(one)[1], path[1:], why)
-    return found
-
-
-def _members(kind: Any) -> list[Any]:
-    origin = get_origin(kind)
-    if origin is Annotated:
-        return _members(get_args(kind)[0])
-    if origin in (Union, UnionType):
-        return [member for one in get_args(kind) for member in _members(one)]
-    return [kind]
-
-
-def _is_list(kind: Any) -> bool:
-    return any(get_origin(one) in (tuple, list, set, frozenset) for one in _members(kind))
-
-
-def _not_json() -> Iterator[str]:
-    """Name the variables that cannot be read; what stands in them may be a secret."""
-    for name, value in _variables().items():
-        try:
-            json.loads(value)
-        except ValueError as error:
-            kinds = [kind for kind, _ in _at(Settings, _parts(name))]
-            if value and any((_is_list(kind) and value.lstrip()[:1] in "[{") or not _is_plain(kind) for kind in kinds):
-                yield f"{name} is not JSON ({error})"
-
-
-def _is_plain(kind: Any) -> bool:
-    tables = [
-        one for one in _members(kind) if get_origin(one) is dict or (isinstance(one, type) and issubclass(one, BaseModel))
-    ]
-    return not tables
-
-
-def _wrong(error: ErrorDetails) -> str:
-    """Say what is wrong with one setting: its name, the value where it is a number, the bound, and the reason for the setting."""
-    name = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"there is no setting {name}{nearest(name, names())}"
-    said = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-    if said.startswith(f"{name}."):  # a relation, which names its settings
-        return said
-    found = _at(Settings, [str(one) for one in error["loc"]])
-    why = next((f" ({why})" for _, why in found if why), "")
-    numeric = any(one in (int, float, timedelta) for kind, _ in found for one in _members(kind))
-    return f"{name}{_shown(error['input']) if numeric else ''}: {said}{why}"
-
-
-def _shown(value: object) -> str:
-    """Return the value of a number or duration where it is one; else it may be a secret in the wrong place."""
-    try:
-        number = float(value) if not isinstance(value, timedelta) else value.total_seconds()  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        with contextlib.suppress(ValueError):
-            return f" = {value}" if isinstance(durations.seconds(value), float) else ""
-        return ""
-    return f" = {number:g}"
+        raise Permanent(f"settings: {'; '.join(wrong(Settings, one) for one in error.errors())}", hint=HINT) from None

@@ -221,7 +221,8 @@ class LocalKafka:
         consumer = ["org.apache.kafka.tools.consumer.ConsoleConsumer", "--from-beginning"]
         # Only what it prints counts: the log that it would write has no configuration of its own.
         command = [*java(fetch_jars(self._report), 128), "-Dlog4j2.level=ERROR", *consumer]
-        os.execv(command[0], [*command, "--bootstrap-server", self.bootstrap, "--topic", topic])  # noqa: S606 - a Java of ours
+        # In place of this process, so that Ctrl-C and a closed pipe end Kafka's consumer itself; no shell reads the topic's name.
+        os.execv(command[0], [*command, "--bootstrap-server", self.bootstrap, "--topic", topic])  # noqa: S606 - see above
 
     def freeze(self, *, broker: int | None = None) -> None:
         """SIGSTOP: connections stay open and nothing answers, as a long pause or a cut cable looks."""

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def faithfulness(
         without = windows.copy()
         np.put_along_axis(without, features[:, None, :], np.nan, axis=2)
         fall = (base - model.score(without)) / base
-        falls[kind] = bootstrap.metric(kind, lambda weights, fall=fall: float((weights * fall).sum() / weights.sum()), ends=())  # type: ignore[misc]
+        falls[kind] = bootstrap.metric(kind, partial(_mean, fall), ends=())
     mine = falls["drivers"]
     name = f"share of a high score lost without its {remove} strongest drivers"
     return Metric(name, mine.value, mine.low, mine.high, mine.n, {"at random": falls["random"]})
@@ -205,10 +206,14 @@ def _alert_metrics(bootstrap: Bootstrap, labels: Floats, scores: dict[str, Float
         ours = _matching(labels, groups, scores["model"], news)
         name = f"at the sensitivity of NEWS2 >= {points}"
         for what, measure in (("onsets caught", _caught), ("alerts per patient-day", _per_day), ("lead time (h)", _lead)):
-            other = patients.metric("NEWS2", lambda w, measure=measure, news=news: measure(news, w))  # type: ignore[misc]
-            mine = patients.metric(what, lambda w, measure=measure, ours=ours: measure(ours, w))  # type: ignore[misc]
+            other = patients.metric("NEWS2", partial(measure, news))
+            mine = patients.metric(what, partial(measure, ours))
             metrics.append(Metric(f"{what}, {name}", mine.value, mine.low, mine.high, mine.n, {"NEWS2": other}))
     return metrics
+
+
+def _mean(values: Floats, weights: Array) -> float:
+    return float((weights * values).sum() / weights.sum())
 
 
 def _caught(alerts: _Alerts, weights: Array) -> float:

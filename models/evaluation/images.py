@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _both(name: str, labels: Sequence[str]) -> Floats:
 def _beside(bootstrap: Bootstrap, name: str, among: Floats, hit: NDArray[Any], other: NDArray[Any]) -> Metric:
     """Measure the share of `hit` among some images, and beside it what needs no look at an image."""
     kind = "majority class" if other.dtype == np.bool_ else "at random"
-    mine, beside = (bootstrap.metric(name, lambda weights, one=one: _share(weights * among, one)) for one in (hit, other))  # type: ignore[misc]
+    mine, beside = (bootstrap.metric(name, partial(_share, among, one)) for one in (hit, other))
     return replace(mine, baselines={kind: beside})
 
 
@@ -147,7 +148,8 @@ def _others(labels: Floats, groups: NDArray[np.int64]) -> Array:
     return found
 
 
-def _share(weights: Array, hit: NDArray[Any]) -> float:
+def _share(among: Floats, hit: NDArray[Any], weights: Array) -> float:
+    weights = weights * among
     total = float(weights.sum())
     return float((weights * hit).sum()) / total if total > 0 else float("nan")
 

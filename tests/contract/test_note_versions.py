@@ -224,7 +224,9 @@ async def test_killed_between_two_steps_it_does_the_same_again(desk: Desk, monke
     for step, after in (("upsert", 0), ("upsert", 1), ("batch_update_points", 0)):
         done = 0
 
-        real = getattr(desk.lane._store._client, step)  # type: ignore[union-attr]
+        assert desk.lane._store is not None
+        client = desk.lane._store._client
+        real = getattr(client, step)
 
         async def some(*arguments: Any, _after: int = after, _real: Any = real, **named: Any) -> Any:
             nonlocal done
@@ -238,7 +240,7 @@ async def test_killed_between_two_steps_it_does_the_same_again(desk: Desk, monke
             for n, one in enumerate((second, withdrawn))
         ]
         with monkeypatch.context() as patched, pytest.raises(Transient):
-            patched.setattr(desk.lane._store._client, step, some)  # type: ignore[union-attr]
+            patched.setattr(client, step, some)
             await desk.pass_on(inputs)
         shown = set(await desk.passages("a"))
         assert shown, "never neither"

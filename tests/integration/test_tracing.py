@@ -42,6 +42,7 @@ def exporters(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[InMemorySpanExpo
         made.append(InMemorySpanExporter())
         return made[-1]
 
+    # In memory, so that spans can be told apart by process; tests/unit/streams/test_tracing.py sends them over OTLP.
     monkeypatch.setattr(tracing, "_otlp", exporter)
     yield made
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-import streams.settings as settings_module
 from models.errors import Permanent
+from streams import setting_names
 from streams.cli.settings import rows
 from streams.kafka import aiokafka_config, confluent_config, faust_config
-from streams.settings import KafkaSettings, Settings, load, names
+from streams.setting_names import names
+from streams.settings import KafkaSettings, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -174,9 +175,9 @@ def test_other_variables_of_our_name_are_let_be(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_every_setting_may_stand_in_a_variable() -> None:
-    found = list(names())
+    found = list(names(Settings))
     assert "monitor.silence.zero" in found
-    unknown = [name for name in found if not settings_module._at(Settings, name.split("."))]
+    unknown = [name for name in found if not setting_names._at(Settings, name.split("."))]
     assert not unknown
 
 

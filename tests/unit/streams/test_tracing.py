@@ -1,8 +1,11 @@
 """The traceparent from a sender's request into the stream, and through a lane."""
 
+import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -49,6 +52,39 @@ def test_with_one_the_outputs_carry_a_child_of_the_senders_span() -> None:
     assert format(span.parent.span_id, "016x").encode() == b"b" * 16
     assert span.attributes["messaging.kafka.message.offset"] == 5
     assert span.attributes["vigil.outcome"] == "ok"
+
+
+def test_spans_reach_an_endpoint() -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the otlp extra")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    got: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.path, gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        tracing = Tracing(TracingSettings(endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces"), "notes-entities")
+        (work,) = tracing.begin([Record((("traceparent", HEADER),))])
+        work.end()
+        tracing.stop()
+        server.shutdown()
+    ((path, body),) = got
+    (sent,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    (span,) = sent.scope_spans[0].spans
+    assert path == "/v1/traces"
+    assert {one.key: one.value.string_value for one in sent.resource.attributes}["service.name"] == "vigil.notes-entities"
+    assert (span.name, span.trace_id.hex().encode(), span.parent_span_id.hex().encode()) == (
+        "notes-entities process", b"a" * 32, b"b" * 16,
+    )  # fmt: skip
 
 
 def test_what_is_not_sampled_is_not_recorded() -> None:
