@@ -45,8 +45,12 @@ def fill(book: Book, pid: Segment | None, pv1: Segment | None, subject: Subject,
         book.write(subject.patient_id, new | ({"identifiers": subject.identifiers} if known is None else {}), fact=True)
 
 
+def _has_stay(known: PatientEvent) -> bool:
+    return bool(known.encounter_id) or known.encounter_status != "unknown"
+
+
 def _placed(known: PatientEvent) -> bool:
-    return bool(known.encounter_id) or known.encounter_status != "unknown" or known.location != Location()
+    return _has_stay(known) or known.location != Location()
 
 
 def _moves(known: PatientEvent, made: Sequence[Event]) -> bool:
@@ -55,7 +59,7 @@ def _moves(known: PatientEvent, made: Sequence[Event]) -> bool:
     Those that were measured well after the last word about the patient came: neither a message that was long on its way nor two
     devices that disagree (a transport monitor beside the bed's) move anybody back and forth with every set.
     """
-    if known.effective_at != UNDATED or known.encounter_id or known.encounter_status != "unknown":
+    if known.effective_at != UNDATED or _has_stay(known):
         return False
     sets = [event for event in made if isinstance(event, VitalsEvent) and _stands(event)]
     return any(min(one.observed_at, one.received_at) > known.received_at + FUTURE for one in sets)
