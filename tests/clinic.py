@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
@@ -14,12 +15,13 @@ from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import CollectionSpec, QdrantSettings
 from connectors.qdrant.store import Point, VectorStore, Where
 from infra.kafka.host import free_ports
+from models.registry import WEIGHTS, Registry
 from processors.events import TOPICS, Coding, Event, NoteEvent, Origin
 from processors.identity import natural_id
 from streams.engine import Engine
 from streams.journal import TOPIC as JOURNAL
 from streams.lanes import LANES
-from streams.settings import EngineSettings, KafkaSettings, LaneSettings, Settings, WorkerSettings
+from streams.settings import EngineSettings, KafkaSettings, LaneSettings, ModelSettings, Settings, WorkerSettings
 from streams.worker import build
 from tests.kafka import Kafka, Record
 from tests.lanes import bodies, produce, until
@@ -169,6 +171,18 @@ def site_registry(folder: Path, *, champions: dict[str, str] | None = None, mode
     path = folder / "registry.toml"
     path.write_text("\n".join(lines))
     return path
+
+
+def damaged_model(folder: Path, task: str) -> ModelSettings:
+    """A site's registry whose model of one task has one bit that differs."""
+    entry = Registry.load().entry(task)
+    shutil.copytree(WEIGHTS / entry.location, folder / "damaged")
+    file = folder / "damaged" / "model.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    described = {**entry.model_dump(), "location": str(folder / "damaged")}
+    return ModelSettings(registry=site_registry(folder, models=[described]))
 
 
 def _toml(value: Any) -> str:

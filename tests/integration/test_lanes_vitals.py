@@ -223,14 +223,18 @@ def test_every_score_is_found_in_the_audit(course: Course) -> None:
         assert record["subject"] == f"clinical.vitals/{score['source']['partition']}"
 
 
-@pytest.mark.parametrize("wrong", ["absent", "damaged"])
+@pytest.mark.parametrize("wrong", ["absent", "registry", "weights"])
 async def test_without_a_model_news2_stands_alone_and_says_so(
     kafka: Kafka, tmp_path: Any, caplog: pytest.LogCaptureFixture, wrong: str
 ) -> None:
-    registry = clinic.site_registry(tmp_path, champions={"deterioration": "absent"})
-    if wrong == "damaged":
-        registry.write_text("[tasks.deterioration\n")
-    site = Clinic(kafka, tmp_path, state=STATE, models=ModelSettings(registry=registry))
+    if wrong == "weights":
+        models = clinic.damaged_model(tmp_path, "deterioration")
+    else:
+        registry = clinic.site_registry(tmp_path, champions={"deterioration": "absent"})
+        if wrong == "registry":
+            registry.write_text("[tasks.deterioration\n")
+        models = ModelSettings(registry=registry)
+    site = Clinic(kafka, tmp_path, state=STATE, models=models)
     now = datetime.now(UTC)
     await site.write(context("adult", now))
     async with site.running("vitals"):
