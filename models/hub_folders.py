@@ -4,6 +4,7 @@ Reads only JSON: no library of the `train` extra is needed to look.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent
 from models.registering import files_of, location, own_name, record
-from models.registry import LOADERS, ModelEntry, sha256_of
+from models.registry import LOADERS, ModelEntry, copy_of, sha256_of
 
 # What opens a folder that holds such a thing. The first that fits counts: a sentence-transformers folder has a config.json too.
 _ARCHITECTURES: Final[Mapping[str, tuple[str, str]]] = {  # end of the class's name -> task, runtime
@@ -52,13 +53,14 @@ def add(
     licence: str = "site",
     kind: tuple[str, str] | None = None,
     more: Mapping[str, Any] | None = None,
+    address: str = "",
 ) -> ModelEntry:
     """Hash every file of a folder and record it as a model; it serves nothing until it is promoted.
 
     `kind` is (task, runtime) where the folder does not say it; `more` are further fields of the entry (labels, thresholds,
-    preprocessing). An entry of the same task and name is
-    replaced, but for one in use. Raises `Permanent` for a folder or runtime that is not known, or the name of a model in use,
-    `Fatal` for a folder without files.
+    preprocessing). `address` is where the folder came from, if it did: the entry names that, and the folder is put where its copy
+    belongs. An entry of the same task and name is replaced, but for one in use. Raises `Permanent` for a folder or runtime that is
+    not known, or the name of a model in use, `Fatal` for a folder without files.
     """
     task, runtime = kind or kind_of(folder)
     if runtime not in LOADERS:
@@ -68,11 +70,16 @@ def add(
         raise Fatal(f"no files in {folder}", hint="put the model's files there")
     said = {"task": task, "name": name or folder.resolve().name, "version": version, "runtime": runtime, "licence": licence}
     try:
-        entry = ModelEntry.model_validate({**(more or {}), **said, "location": location(folder, registry), "files": files})
+        where = address or location(folder, registry)
+        entry = ModelEntry.model_validate({**(more or {}), **said, "location": where, "files": files})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     own_name(entry, registry)
+    if address and (kept := copy_of(entry, registry.parent)).is_dir():
+        shutil.rmtree(folder)  # the same, byte for byte
+    elif address:
+        folder.replace(kept)
     record(entry, registry, serve=False)
     return entry
 

@@ -1,17 +1,24 @@
-"""A model fetched from the site's own mirror, a folder, an HTTP server or an S3 bucket: only by command, never by a running lane.
+"""Models fetched: from the site's own mirror (a folder, an HTTP server, an S3 bucket), or from where an entry's location says.
 
 A mirror is what a site's registry file and its folders are, under one place: `registry.toml`, whose entries have relative
-locations, and `LOCATION/FILE` for each file that an entry names. Every file is hashed as it arrives; a model is put in its place
-whole, or not at all. The mirror's digests show that nothing was damaged; that it is the model that was meant shows `digest`, told
-another way.
+locations, and `LOCATION/FILE` for each file that an entry names. The mirror's digests show that nothing was damaged; that it is the
+model that was meant shows `digest`, told another way.
+
+An entry's location may also be an address, `hf://OWNER/NAME@REVISION` or `s3://BUCKET/FOLDER`: its files come from there into a
+folder beside the registry file (`copy_of`), by `vigil models pull NAME`, or when a lane opens it where the site allows that
+(`models.fetch`). The hub is the one that HF_ENDPOINT names, so that a site's own can stand in for it.
+
+Every file is hashed as it arrives; a model is put in its place whole, or not at all.
 """
 
 import contextlib
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
@@ -23,12 +30,19 @@ from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent, Transient
 from models.registering import own_name, record
-from models.registry import ModelEntry, sha256_of
+from models.registry import ModelEntry, copy_of, sha256_of
 
 INDEX: Final = "registry.toml"
 _PIECE: Final = 1 << 20  # bytes
 _LARGEST_INDEX: Final = 4 << 20  # bytes: thousands of entries
-_STORES: Final = {"s3"}  # of all that fsspec knows: its hf:// would go to the internet
+_ACCESS: Final = {  # of all that fsspec knows: what opens it, and what it needs
+    "s3": "are its keys and endpoint in the environment (AWS_*)? what was whole is kept",
+    "hf": "is HF_ENDPOINT the site's hub, and HF_TOKEN in the environment where it wants one? what was whole is kept",
+}
+# What a hub's folder has beside what the runtimes here read: other programs' forms of the same weights.
+_OTHER_FORMS: Final = re.compile(r"\.(h5|msgpack|ot|tflite|mlmodel|gguf)$|^(onnx|openvino|coreml)/")
+_REFUSED: Final = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+_PICKLED: Final = re.compile(r"pytorch_model.*\.(bin|bin\.index\.json)$")  # left out where the same lies there as safetensors
 _TIMEOUTS: Final = httpx.Timeout(60.0, connect=10.0)
 
 
@@ -81,12 +95,15 @@ class HttpMirror:
 
 
 class StoreMirror:
-    """A folder of an object store, through fsspec: keys and endpoint are those of the environment (AWS_*, FSSPEC_S3_*)."""
+    """A folder of an object store or of a hub, through fsspec: keys and endpoint are those of the environment."""
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
+        kind = address.partition("://")[0]
+        self._hint = _ACCESS.get(kind, "what was whole is kept")
+        self._hub = kind == "hf"
         try:
-            self._files, root = fsspec.core.url_to_fs(self._address)
+            self._files, root = fsspec.core.url_to_fs(self._address, **_endpoint(kind))
         except (ImportError, ValueError) as error:
             raise Permanent(f"{address} cannot be used: {error}", hint="pip install 'vigil-stream[s3]'") from error
         self._root = root.rstrip("/")
@@ -94,23 +111,104 @@ class StoreMirror:
     def pieces(self, path: str) -> Iterator[bytes]:
         """Read a file."""
         try:
-            with self._files.open(f"{self._root}/{path}", "rb") as stream:
+            if self._hub:
+                self._files.resolve_path(f"{self._root}/{path}")  # says why not; `open` stumbles over it
+            # whole and in order: the hub's client would ask for every piece by itself
+            with self._files.open(f"{self._root}/{path}", "rb", **({"block_size": 0} if self._hub else {})) as stream:
                 while piece := stream.read(_PIECE):
                     yield piece
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise Permanent(f"the mirror {self._address} has no {path}") from error
-        except Exception as error:  # whatever a store's client raises: keys, network, a bucket that is gone
-            raise Transient(
-                f"{path} of the mirror {self._address} cannot be read ({type(error).__name__})",
-                hint="are its keys and endpoint in the environment (AWS_*)? what was whole is kept",
-            ) from error
+        except Exception as error:
+            raise self._told(error, path) from error
+
+    def listed(self) -> list[str]:
+        """Return every file's path below the folder. Raises as `pieces`; `Permanent` where there is none."""
+        try:
+            found = [str(path).removeprefix(f"{self._root}/") for path in self._files.find(self._root)]
+        except Exception as error:
+            raise self._told(error, "folder") from error
+        if not found:
+            raise Permanent(f"there is no file at {self._address}")
+        return sorted(found)
+
+    def _told(self, error: Exception, path: str) -> Exception:
+        """Say what a store's client raised: it may be anything (keys, network, a bucket that is gone)."""
+        chain: list[BaseException] = [error]  # the hub's client calls what it may not read "not found", from what says so
+        while (cause := chain[-1].__cause__) is not None and len(chain) < 10:
+            chain.append(cause)
+        statuses = {getattr(getattr(one, "response", None), "status_code", None) for one in chain}
+        if any(isinstance(one, PermissionError) for one in chain) or statuses & _REFUSED:
+            return Permanent(f"{self._address} does not let us read", hint=self._hint)
+        if any(isinstance(one, FileNotFoundError | IsADirectoryError) for one in chain) or httpx.codes.NOT_FOUND in statuses:
+            return Permanent(f"{self._address} has no {path}", hint=self._hint if path == "folder" else "")
+        return Transient(f"{path} of {self._address} cannot be read ({type(error).__name__})", hint=self._hint)
+
+
+def _endpoint(kind: str) -> dict[str, Any]:
+    """Return what a hub's client must be told: it reads the environment once, when it is imported."""
+    hub = os.environ.get("HF_ENDPOINT")
+    return {"endpoint": hub, "skip_instance_cache": True} if kind == "hf" and hub else {}
+
+
+def pinned(address: str) -> str:
+    """Return an address that stays what it is: a hub's with the commit that its branch or tag stands for now.
+
+    Raises `Permanent` for what is neither `hf://OWNER/NAME[@REVISION]` nor `s3://...` and for a model that the hub has not, and
+    `Transient`.
+    """
+    kind, _, rest = address.rstrip("/").partition("://")
+    if kind not in _ACCESS or not rest:
+        raise Permanent(f"{address}: not hf://OWNER/NAME or s3://BUCKET/FOLDER")
+    if kind != "hf":
+        return f"{kind}://{rest}"
+    repository, _, revision = rest.partition("@")
+    if repository.count("/") != 1 or "/" in revision:
+        raise Permanent(f"{address}: a model of the hub is hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
+    from huggingface_hub import HfApi  # takes a moment, and lanes with folders of their own never ask
+
+    try:
+        found = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).repo_info(repository, revision=revision or None)
+    except Exception as error:
+        raise StoreMirror(address)._told(error, "folder") from error
+    return f"hf://{repository}@{found.sha}"
+
+
+def fetched(entry: ModelEntry, folder: Path, progress: Callable[[str, int], None] = lambda file, size: None) -> None:
+    """Bring the files of an entry whose location is an address to `folder`, whole; several processes may try at once.
+
+    Raises `Permanent` (the place has no such file), `Fatal` (a file without a digest or with another, no room), `Transient`.
+    """
+    files = entry.files | entry.beside
+    if not all(files.values()):
+        raise Fatal(f"model {entry.name}: files without digests are not fetched", hint="`vigil models add ADDRESS` finds them")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f".{folder.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                _arrive(StoreMirror(entry.location), "", files, folder, progress)
+    except OSError as error:
+        raise Fatal(
+            f"model {entry.name}: its files cannot be put beside the registry file ({error.strerror})",
+            hint=f"let this account write {folder.parent}, or fetch them there by `vigil models pull {entry.name}` as another",
+        ) from error
+
+
+def copied(address: str, folder: Path, progress: Callable[[str, int], None]) -> None:
+    """Bring what a model needs of a place whose files nobody has described yet to `folder`, anew. Raises as `fetched`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    source = StoreMirror(address)
+    every = [path for path in source.listed() if not _OTHER_FORMS.search(path) and not path.endswith(".md")]
+    tensors = any(path.endswith(".safetensors") for path in every)
+    for path in every:
+        if not any(part.startswith(".") for part in path.split("/")) and not (tensors and _PICKLED.search(path)):
+            _fetch(source, path, folder / path, "", partial(progress, path))
 
 
 def mirror(place: str) -> Mirror:
     """Return the mirror at an `http(s)://` or `s3://` address or in a folder."""
     if re.match(r"https?://", place):
         return HttpMirror(place)
-    if place.partition("://")[0] in _STORES:
+    if place.partition("://")[0] in _ACCESS:
         return StoreMirror(place)
     if "://" in place:
         raise Permanent(f"{place}: not a folder, http(s) or s3", hint="copy the files into a folder and name that")
@@ -160,18 +258,22 @@ def pull(
     files = entry.files | entry.beside
     if not entry.files or not all(files.values()):
         raise Permanent(f"the mirror's {name} has files without digests", hint="seal the mirror's registry")
-    folder = f"{called or entry.name}-{entry.digest[:12]}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder):
-        raise Permanent(f"{called or entry.name!r} cannot be a folder's name")
-    made = entry.model_copy(update={"name": called or entry.name, "location": folder})
+    made = entry.model_copy(update={"name": called or entry.name})
+    folder = copy_of(made, registry.parent)
+    made = made.model_copy(update={"location": folder.name})
     own_name(made, registry)
-    final, arriving = registry.parent / folder, registry.parent / f".{folder}.partial"
-    if not final.is_dir():
-        for file, expected in sorted(files.items()):
-            _fetch(source, f"{entry.location}/{file}", arriving / file, expected, partial(progress, file))
-        arriving.replace(final)
+    if not folder.is_dir():
+        _arrive(source, f"{entry.location}/", files, folder, progress)
     record(made, registry, serve=False)
     return made
+
+
+def _arrive(source: Mirror, below: str, files: Mapping[str, str], folder: Path, progress: Callable[[str, int], None]) -> None:
+    """Fetch files (name -> SHA-256 in hex), whose paths begin with `below`; the folder is there whole or not at all."""
+    arriving = folder.with_name(f".{folder.name}.partial")
+    for file, expected in sorted(files.items()):
+        _fetch(source, f"{below}{file}", arriving / file, expected, partial(progress, file))
+    arriving.replace(folder)
 
 
 def _chosen(entries: list[ModelEntry], name: str, task: str) -> ModelEntry:
@@ -184,6 +286,7 @@ def _chosen(entries: list[ModelEntry], name: str, task: str) -> ModelEntry:
 
 
 def _fetch(source: Mirror, path: str, target: Path, expected: str, progress: Callable[[int], None]) -> None:
+    """Write a file; without `expected` whatever comes is right, and one that is there is fetched again."""
     if target.is_file() and sha256_of(target) == expected:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +303,7 @@ def _fetch(source: Mirror, path: str, target: Path, expected: str, progress: Cal
         with contextlib.suppress(OSError):
             target.unlink(missing_ok=True)
         raise
-    if hashed.hexdigest() != expected:
+    if expected and hashed.hexdigest() != expected:
         target.unlink()
         raise Fatal(
             f"{path} of the mirror: expected {expected}, found {hashed.hexdigest()}",

@@ -12,7 +12,8 @@ The packaged `registry.toml` describes the weights that ship. A site lays a file
     name = "site-bert"
     version = "2026.1"
     runtime = "onnx-token-classifier"
-    location = "site-bert"              # a folder beside this file, or an absolute path
+    location = "site-bert"              # a folder beside this file; or an absolute path, package:NAME/FOLDER (an installed Python
+                                        # package's), hf://OWNER/NAME@COMMIT, s3://BUCKET/FOLDER
     licence = "site"
     [model.files]
     "model.onnx" = "<sha256>"           # filled in by `python -m models.registering seal --registry FILE`
@@ -20,13 +21,15 @@ The packaged `registry.toml` describes the weights that ship. A site lays a file
     [thresholds.clinical-ner]           # other scores to publish from, label by label, of a model whose entry stays as it is
     condition = 0.5
 
-An entry of the same task and name replaces the packaged one whole. Nothing is ever fetched: a location is a folder on
-this machine. Every file that an entry names is hashed before the runtime sees it, and the runtime can open only those.
+An entry of the same task and name replaces the packaged one whole. Where a location is an address, what is opened is a copy beside
+the registry file (`copy_of`), which `vigil models pull NAME` fetches, or a lane, if the site lets it (`models.fetch`). Every file
+that an entry names is hashed before the runtime sees it, and the runtime can open only those.
 """
 
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,6 +54,8 @@ from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, M
 PACKAGED: Final = Path(__file__).with_name("registry.toml")
 WEIGHTS: Final = Path(__file__).with_name("weights")
 DRIFT: Final = "drift.json"
+ADDRESSES: Final = ("hf://", "s3://")
+PACKAGE: Final = "package:"
 # Beside the weights and none of them, so no part of the model's digest: what a watch over drift and an evaluation compare with.
 BESIDE: Final = (DRIFT, "learned.npy", "logistic*.json")
 
@@ -130,7 +135,10 @@ class ModelEntry(BaseModel):
     name: str
     version: str
     runtime: str
-    location: str = Field(description="A folder: relative to the registry file's own weights, or absolute.")
+    location: str = Field(
+        description="A folder: relative to the registry file's own weights, absolute, or of an installed Python package "
+        "(package:NAME/FOLDER). Or an address, hf:// or s3://."
+    )
     files: dict[Annotated[str, AfterValidator(_plain_name)], Annotated[str, AfterValidator(_hex_digest)]] = Field(
         default_factory=dict,
         description="File name -> SHA-256 in hex. An empty digest is an unsealed file and is refused when opened. Without any, "
@@ -200,26 +208,28 @@ def sha256_of(path: Path) -> str:
 class Registry:
     """The models this process may use. Immutable; to change it, load another."""
 
-    def __init__(self, entries: Sequence[tuple[ModelEntry, Path]], stages: Mapping[str, Stage]) -> None:
-        """Take entries with the folder their files lie in, and who serves each task."""
+    def __init__(self, entries: Sequence[tuple[ModelEntry, Path]], stages: Mapping[str, Stage], *, fetch: bool = False) -> None:
+        """Take entries with the folder their files lie in, who serves each task, and whether files may be fetched."""
         self._entries = {(entry.task, entry.name): (entry, folder) for entry, folder in entries}
         self._stages = dict(stages)
+        self._fetch = fetch
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Self:
+    def load(cls, path: Path | None = None, *, fetch: bool = False) -> Self:
         """Read the packaged registry, and lay a site's file over it where one is given.
 
-        Raises `Fatal` where a file is absent or is not a registry, naming the entry and field.
+        With `fetch` a model whose location is an address is fetched when it is opened and is not here. Raises `Fatal` where a file
+        is absent or is not a registry, naming the entry and field.
         """
         path = path or PACKAGED
-        return cls.of(path, document_of(path))  # once: who writes it meanwhile is seen by the next look
+        return cls.of(path, document_of(path), fetch=fetch)  # once: who writes it meanwhile is seen by the next look
 
     @classmethod
-    def of(cls, path: Path, document: Mapping[str, Any]) -> Self:
+    def of(cls, path: Path, document: Mapping[str, Any], *, fetch: bool = False) -> Self:
         """Return the registry that a file makes, from what it holds or is to hold. Raises `Fatal` as `load` does."""
         entries, stages = read_registry(PACKAGED, WEIGHTS) if path != PACKAGED else ([], {})
         entries, stages = [*entries, *_entries(path, document, base_of(path))], stages | _stages(path, document)
-        known = cls(_with_thresholds(path, document, entries), stages)
+        known = cls(_with_thresholds(path, document, entries), stages, fetch=fetch)
         known._check(path, document)
         return known
 
@@ -288,11 +298,21 @@ class Registry:
     def weights(self, task: str, name: str | None = None, *, beside: bool = False) -> Weights:
         """Verify a model's files, and with `beside` what drift and evaluations are held against too.
 
-        Raises `Fatal` for a missing file or a digest that differs, and `Permanent` as `entry` does.
+        Raises `Fatal` for a missing file or a digest that differs, `Permanent` as `entry` does, and where it fetches the files as
+        `mirror.fetched` does.
         """
         entry, folder = self._find(task, name)
         if not entry.files:
             raise Fatal(f"model {entry.name} {entry.version} lists no files", hint="fill [model.files] and seal")
+        if is_address(entry.location) and not folder.is_dir():
+            if not self._fetch:
+                raise Fatal(
+                    f"model {entry.name} {entry.version}: {entry.location} is not on this machine yet",
+                    hint=f"`vigil models pull {entry.name}` fetches it, or lanes by themselves where models.fetch is true",
+                )
+            from models.mirror import fetched  # it needs this module
+
+            fetched(entry, folder)
         for file, expected in sorted((entry.files | (entry.beside if beside else {})).items()):
             _verify(entry, folder / file, expected)
         return Weights(entry, folder)
@@ -475,11 +495,31 @@ def base_of(path: Path) -> Path:
     return WEIGHTS if path == PACKAGED else path.parent
 
 
+def is_address(location: str) -> bool:
+    """Say whether an entry's location is an address and no folder."""
+    return "://" in location
+
+
 def folder_of(entry: ModelEntry, base: Path) -> Path:
-    """Return the folder that an entry's location means. Raises `Fatal` for one that is no folder."""
-    if "://" in entry.location:
+    """Return the folder that an entry's location means, of an address the copy's. Raises `Fatal` for an address of another kind."""
+    if entry.location.startswith(PACKAGE):
+        name, _, inside = entry.location.removeprefix(PACKAGE).partition("/")
+        found = importlib.util.find_spec(name) if name.isidentifier() else None  # looks, and imports nothing
+        places = (found.submodule_search_locations if found else None) or [str(base / f"package {name} (not installed)")]
+        return Path(next(iter(places))) / inside
+    if not is_address(entry.location):
+        return base / entry.location  # an absolute location stands for itself
+    if not entry.location.startswith(ADDRESSES):
         raise Fatal(
-            f"model {entry.name}: location {entry.location!r} is not a folder",
-            hint="nothing is fetched at run time: put the files into a folder and name that",
+            f"model {entry.name}: location {entry.location!r} is neither a folder nor {' nor '.join(ADDRESSES)}",
+            hint="put the files into a folder and name that",
         )
-    return base / entry.location  # an absolute location stands for itself
+    return copy_of(entry, base)
+
+
+def copy_of(entry: ModelEntry, base: Path) -> Path:
+    """Return the folder of the copy of a model that came from elsewhere: another digest is another folder."""
+    folder = f"{entry.name}-{entry.digest[:12]}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder):
+        raise Permanent(f"{entry.name!r} cannot be a folder's name")
+    return base / folder

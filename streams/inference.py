@@ -15,7 +15,10 @@ R = TypeVar("R")
 
 
 async def open_model(settings: ModelSettings, task: str) -> Any:
-    """Open the champion of a task off the event loop (hashing and loading take seconds); raises `Fatal` or `Permanent`."""
+    """Open the champion of a task off the event loop (hashing and loading take seconds); raises `Fatal` or `Permanent`.
+
+    Never fetches one: whoever needs the model at once goes on without it.
+    """
     registry = await asyncio.to_thread(Registry.load, settings.registry)
     return await asyncio.to_thread(lambda: registry.open(task, threads=settings.threads))
 

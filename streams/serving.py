@@ -115,7 +115,7 @@ class Serving(Generic[M]):
                 await self._admit(self._team.champion.model)
             return
         self._seen = await asyncio.to_thread(self._fingerprint)
-        registry = await asyncio.to_thread(Registry.load, self._settings.registry)
+        registry = await asyncio.to_thread(Registry.load, self._settings.registry, fetch=self._settings.fetch)
         self._install(await self._arrange(registry, None))
         if self._settings.registry is not None:
             self._watcher = asyncio.create_task(self._watch(), name=f"registry watch {self.task}")
@@ -150,7 +150,7 @@ class Serving(Generic[M]):
         if seen == self._seen and not due:
             return
         self._seen, self._refused_at = seen, None
-        registry = await asyncio.to_thread(Registry.load, self._settings.registry)
+        registry = await asyncio.to_thread(Registry.load, self._settings.registry, fetch=self._settings.fetch)
         old = self._team
         assert old is not None
         new = await self._arrange(registry, old)

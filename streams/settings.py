@@ -296,6 +296,11 @@ class ModelSettings(Section):
     """Which models, and how inference is batched."""
 
     registry: Path | None = Field(None, description="a site's registry file, laid over the packaged one")
+    fetch: bool = Field(
+        False,
+        description="lanes fetch models whose location is hf:// or s3:// (by digest, beside the registry file); the vitals lane "
+        "never does: it would watch nobody meanwhile. Off: only `vigil models add` and `pull` do",
+    )
     watch_seconds: Seconds = Field(
         5.0, gt=0, description="how often a running lane looks whether the site's registry file names another model"
     )

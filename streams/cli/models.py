@@ -89,6 +89,7 @@ def show(
         facts = {
             "task": f"{entry.task}{', serves' if known.serves(entry) else ''}",
             "runtime": entry.runtime,
+            "location": entry.location + ("" if known.folder(entry).is_dir() else " (not on this machine)"),
             "licence": entry.licence,
             "trained on": "; ".join(entry.trained_on),
             "labels": ", ".join(entry.labels),

@@ -10,9 +10,10 @@ from processors.identity import natural_id
 from tests import tiny_hub as hub
 from tests import tiny_models as tiny
 from tests.clinic import audited
+from tests.hub_server import Hub
 from tests.kafka import Kafka
 from tests.lanes import until
-from tests.ward import fed, runs, ward
+from tests.ward import entry, fed, runs, ward
 
 pytest.importorskip("onnx", reason="tiny graphs are written by onnx (extra: train)")
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -121,3 +122,23 @@ async def test_a_transformers_folder_takes_over_by_the_registry_alone(kafka: Kaf
     for partition in {e["source"]["partition"] for e in events}:
         assert runs(events, partition) == ["old", "site-bert"]
     assert not await here.site.read("clinical.dead-letters")
+
+
+async def test_a_model_of_the_sites_hub_is_fetched_live_where_the_site_lets_lanes(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = entry(tmp_path / "hub" / "ward", "new", keep=1 / 1024)
+    with Hub(tmp_path / "hub").running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        async with ward(kafka, tmp_path, "old", fetch=True) as here, fed(here):
+            await here.more(20)
+            record(there.model_copy(update={"location": f"hf://ward/new@{hub.commit}"}), here.registry, serve=False)
+            promote("ner", "new", here.registry)
+            await here.until_serves("new")
+            await here.more(20)
+    events = await here.site.read("clinical.entities")
+    assert sorted(e["source"]["event_id"] for e in events) == sorted(here.written), "one event for each note"
+    digests = {"old": tiny.entry_of(tmp_path / "old").digest, "new": there.digest}
+    assert {event["model"]["digest"] for event in events} == set(digests.values())
+    for event in events:
+        assert event["model"]["digest"] == digests[event["model"]["name"]]

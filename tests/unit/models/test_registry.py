@@ -183,17 +183,32 @@ def test_a_file_name_cannot_leave_the_models_folder(name: str) -> None:
         tiny_entry(files={name: "a" * 64})
 
 
-def test_a_location_that_would_be_fetched_is_refused(tmp_path: Path) -> None:
+def test_an_address_that_nothing_here_can_fetch_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
-    with pytest.raises(Fatal, match="not a folder"):
-        record(tiny_entry(files={"m": ""}, location="hf://somebody/model"), path)
+    with pytest.raises(Fatal, match="neither a folder nor hf://"):
+        record(tiny_entry(files={"m": ""}, location="ftp://somebody/model"), path)
     assert not path.exists()
     path.write_text(
         '[[model]]\ntask = "ner"\nname = "x"\nversion = "1"\nruntime = "onnx-token-classifier"\n'
-        'licence = "site"\nlocation = "s3://models/x"\n'
+        'licence = "site"\nlocation = "gs://models/x"\n'
     )
-    with pytest.raises(Fatal, match="not a folder"):
+    with pytest.raises(Fatal, match="neither a folder nor hf://"):
         Registry.load(path)
+
+
+def test_weights_may_lie_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "installed" / "ward_models"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('to look is not to import')")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    path, files = tmp_path / "site.toml", {"weights.txt": hashlib.sha256(b"8").hexdigest()}
+    (package / "toy").mkdir()
+    (package / "toy" / "weights.txt").write_bytes(b"8")
+    record(tiny_entry(location="package:ward_models/toy", files=files), path)
+    assert Registry.load(path).weights("ner", "tiny").path("weights.txt") == package / "toy" / "weights.txt"
+    record(tiny_entry(location="package:absent_models/toy", files=files), path)
+    with pytest.raises(Fatal, match=r"package absent_models \(not installed\)"):
+        Registry.load(path).weights("ner", "tiny")
 
 
 def test_loaders_open_only_files_that_were_hashed(site: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from models.registering import record
 from tests import tiny_models as tiny
+from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[3]
 REPORTS = [
@@ -247,3 +248,34 @@ def test_a_model_is_pulled_from_a_folder_and_another_than_was_meant_is_not(tmp_p
     assert pulled.returncode == 0, pulled.stderr
     assert "the mirror's own word" in pulled.stdout
     assert vigil("models", "verify", "tiny", "--registry", here, cwd=tmp_path).returncode == 0
+
+
+def test_a_model_is_added_from_a_hub_and_fetched_anew_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.classifier_folder(tmp_path / "hub" / "ward" / "tiny")
+    entry, here, there = tmp_path / "entry.toml", tmp_path / "here" / "site.toml", tmp_path / "there" / "site.toml"
+    tags = json.dumps(list(tiny.TAGS))
+    entry.write_text(f'[preprocessing]\nheads = [{{ name = "clinical", tags = {tags} }}]\n')
+    here.parent.mkdir()
+    kind = ("--task", "ner", "--runtime", "onnx-token-classifier", "--entry", entry)
+    with Hub(tmp_path / "hub").running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        nobody = vigil("models", "add", "hf://ward/nobody", *kind, "--registry", here, cwd=tmp_path)
+        assert nobody.returncode == 2 and "has no folder" in nobody.stderr and "HF_ENDPOINT" in nobody.stderr
+        added = vigil("models", "add", "hf://ward/tiny", *kind, "--registry", here, cwd=tmp_path)
+        assert added.returncode == 0, added.stderr
+        assert "opened and recorded" in added.stdout
+        assert f'location = "hf://ward/tiny@{hub.commit}"' in here.read_text()
+        there.parent.mkdir()
+        there.write_bytes(here.read_bytes())
+        absent = vigil("models", "verify", "tiny", "--registry", there, cwd=tmp_path)
+        assert absent.returncode == 1 and "not on this machine yet" in absent.stdout
+        assert "(not on this machine)" in vigil("models", "show", "tiny", "--registry", there, cwd=tmp_path).stdout
+        other = vigil("models", "pull", "tiny", "--digest", "0" * 64, "--registry", there, cwd=tmp_path)
+        assert other.returncode == 2 and "nothing was fetched" in other.stderr
+        pulled = vigil("models", "pull", "tiny", "--registry", there, cwd=tmp_path)
+        assert pulled.returncode == 0 and "here and whole" in pulled.stdout, pulled.stderr
+        assert vigil("models", "verify", "tiny", "--registry", there, cwd=tmp_path).returncode == 0
+        strange = vigil("models", "pull", "clinical-ner", "--registry", there, cwd=tmp_path)
+        assert strange.returncode == 2 and "with an address: tiny" in strange.stderr
