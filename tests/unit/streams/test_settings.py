@@ -62,9 +62,23 @@ def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIGIL_IDENTITY__SITE_SECRET", "do-not-show-me-anywhere")
     monkeypatch.setenv("VIGIL_KAFKA__SASL_PASSWORD", "nor-me")
     settings = load()
-    shown = " ".join(f"{name} {value}" for name, value, _ in rows(settings)) + repr(settings) + settings.model_dump_json()
+    shown = " ".join(f"{row.name} {row.value}" for row in rows(settings)) + repr(settings) + settings.model_dump_json()
     assert "do-not-show" not in shown
     assert "nor-me" not in shown
+
+
+def test_what_is_shown_can_be_written_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value as `vigil settings` prints it, put into its variable, is that value; and the default is told beside it."""
+    shown = {row.name: row for row in rows(Settings())}
+    assert shown["monitor.staleness"].value == "1h" and shown["monitor.carry_forward.spo2"].value == "6h"
+    for row in shown.values():
+        if row.value and row.value != "**********":
+            monkeypatch.setenv(f"VIGIL_{row.name.upper().replace('.', '__')}", row.value)
+    again = load()
+    assert {row.name: row.value for row in rows(again)} == {name: row.value for name, row in shown.items()}
+    monkeypatch.setenv("VIGIL_MONITOR__STALENESS", "45m")
+    changed = {row.name: row for row in rows(load())}["monitor.staleness"]
+    assert (changed.value, changed.default) == ("45m", "1h")
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
