@@ -54,8 +54,8 @@ class IdentitySettings(BaseModel):
     )
     authorities: tuple[str, ...] = Field(
         (),
-        description="assigning authorities in order of preference; the first that a message carries is used. Empty: a medical record "
-        "number (HL7 table 0203 `MR`) first, then `PI`, then whatever comes first",
+        description="assigning authorities in order of preference; the first that a message carries is used. Empty: a medical "
+        "record number (HL7 table 0203 `MR`) first, then `PI`, then whatever comes first",
     )
     only_listed: bool = Field(
         True,

@@ -54,7 +54,9 @@ def _plain(value: Any) -> Any:
             return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
         case dict():
             return {str(key): _plain(one) for key, one in value.items()}
-        case list() | tuple() | set() | frozenset():
+        case set() | frozenset():
+            return sorted(map(_plain, value))
+        case list() | tuple():
             return [_plain(one) for one in value]
         case None | bool() | int() | float() | str():
             return value

@@ -305,3 +305,11 @@ def test_no_duration_is_endless_or_negative() -> None:
             with pytest.raises(ValidationError) as caught:
                 model.model_validate({name: value})
             assert any(error["loc"] == (name,) for error in caught.value.errors()), (model, name, value)
+
+
+def test_a_wrong_key_of_a_peer_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "vigil.toml").write_text('[connectors.mllp.peers.MON]\ntz = "Europe/Berlin"\nzones = "UTC"\n')
+    with pytest.raises(Permanent) as refused:
+        load()
+    assert "no setting connectors.mllp.peers.MON.tz; there are addresses, " in str(refused.value)
+    assert "no setting connectors.mllp.peers.MON.zones; did you mean zone?" in str(refused.value)
