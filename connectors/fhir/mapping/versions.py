@@ -104,9 +104,8 @@ class Memory:
 
 
 def name_of(reading: Reading) -> str:
-    """Return the name that an Observation is remembered by: its sender and id; empty for one without an id."""
-    own = text(reading.resource.get("id"))
-    return f"{reading.sender.name}\x1f{own}" if own else ""
+    """Return the name that an Observation is remembered by: its sender and id, or condition; empty for one without."""
+    return f"{reading.sender.name}\x1f{reading.name}" if reading.name else ""
 
 
 def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> tuple[list[Observed], Versions]:

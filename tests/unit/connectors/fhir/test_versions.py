@@ -363,13 +363,19 @@ class Bedside:
         self.monitor.tick(self.at, self.source())
         outcome = self.feed.take(resource, request, self.at)
         for event in outcome.events:
-            if isinstance(event, PatientEvent):
-                self.alerts.extend(self.monitor.patient(event, self.source()))
-            else:
-                out = self.monitor.decide(self.monitor.observe(event, self.source()), None, "absent")
-                self.alerts.extend(one for one in out if isinstance(one, AlertEvent))
-                self.scores.extend(one for one in out if isinstance(one, ScoreEvent))
+            self.follow(event)
         return outcome
+
+    def follow(self, event):
+        if isinstance(event, PatientEvent):
+            out = self.monitor.patient(event, self.source())
+        else:
+            out = self.monitor.decide(self.monitor.observe(event, self.source()), None, "absent")
+        self.alerts.extend(one for one in out if isinstance(one, AlertEvent))
+        self.scores.extend(one for one in out if isinstance(one, ScoreEvent))
+        for moved in out:
+            if isinstance(moved, VitalsEvent):  # what a merge passes on
+                self.follow(moved)
 
 
 def test_the_alert_of_the_wrong_patient_is_withdrawn():
