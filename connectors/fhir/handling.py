@@ -207,6 +207,7 @@ class FhirMapper:
             return _refused(BAD_REQUEST, issues, "Bundle")
         if modifiers := modifier_issues(bundle):
             return _refused(UNPROCESSABLE, tuple(modifiers), "Bundle")
+        sender = sender.of(bundle)
         entries = [*entries_of(bundle)]
         notification = (
             status_of(bundle) if request.door in ("hook", "any") and kind in ("history", "subscription-notification") else None
@@ -226,6 +227,7 @@ class FhirMapper:
             return _refused(BAD_REQUEST, tuple(twice), "Bundle")
         if kind == "message":
             header, (entries, refusal) = entries[:1], message_of(entries)
+            sender = sender.of(header[0].resource) if header else sender
             if refusal:
                 return _refused(header[0].refusal if header else BAD_REQUEST, (refusal,), "Bundle")
         if kind != "batch" and (refused := [entry for entry in entries if entry.refused]):
@@ -287,9 +289,11 @@ class FhirMapper:
             entry.reading = reading = Reading(entry.resource, sender, self._site, index, update=update, condition=condition)
             match reading.kind:
                 case "Patient":
-                    map_patient(reading, book)
+                    if reading.acts("changes no patient's context", as_context=True):
+                        map_patient(reading, book)
                 case "Encounter":
-                    map_encounter(reading, book, learnt)
+                    if reading.acts("changes no patient's context", as_context=True):
+                        map_encounter(reading, book, learnt)
                 case "DocumentReference":
                     map_document(reading)
                 case "DiagnosticReport":
@@ -303,7 +307,8 @@ class FhirMapper:
                 case _:
                     for found in self._observed(reading, versions):
                         if isinstance(found, Fact):
-                            book.write(reading, found.subject.patient_id, found.said)
+                            if reading.acts("changes no patient's context", as_context=True):
+                                book.write(reading, found.subject.patient_id, found.said)
                         else:
                             observed.append(found)
                             reading.shared = True

@@ -78,6 +78,14 @@ class Sender:
         """What scopes the ids of its resources."""
         return self.peer.base.rstrip("/") or self.name
 
+    def of(self, resource: Json) -> "Sender":
+        """Return the sender of what a resource says or holds: a test system where it is marked as test data (HTEST)."""
+        meta = resource.get("meta")
+        marked = isinstance(meta, dict) and any(one.get("code") == _TEST for one in objects(meta, "security", "tag"))
+        if not marked or self.peer.processing != "production":
+            return self
+        return replace(self, peer=self.peer.model_copy(update={"processing": "training"}))
+
     @property
     def zone(self) -> ZoneInfo:
         """The zone of a date without a time."""
@@ -170,10 +178,19 @@ class Reading:
     @cached_property
     def processing(self) -> ProcessingId:
         """Return whether it is test data: by the peer's setting, or by the tag HTEST."""
-        meta = self.resource.get("meta")
-        if isinstance(meta, dict) and any(one.get("code") == _TEST for one in objects(meta, "security", "tag")):
-            return "training"
-        return self.sender.peer.processing
+        return self.sender.of(self.resource).peer.processing
+
+    def acts(self, what: str, *, as_context: bool = False) -> bool:
+        """Whether it may change what is known or done of a patient, as every real resource may.
+
+        Test data may not, and it is noted: `what` says in words what it leaves. It ends no watch, merges nobody, sets no fact,
+        answers no alert; nor does it take a real value back, since its versions are remembered apart (`versions.name_of`).
+        `as_context`: a site may let test systems write contexts (`test_contexts`).
+        """
+        if self.processing == "production" or (as_context and self.sender.peer.test_contexts):
+            return True
+        self.note("", f"test data {what}")
+        return False
 
     def event_id(self, kind: type[Event]) -> str:
         """Return the id of the next event of a kind."""

@@ -13,6 +13,7 @@ true. What an id contributed is therefore remembered, in memory, for the ids hea
 | an update that is `preliminary`, `unknown` or `registered`, of what is not | the same, and the values that it gives others for |
 | older than the one that stands, by `meta.lastUpdated` of both | nothing |
 | a create, of no correcting status | nothing: an id on a create is no promise (R4 http.html#create), some send one for all |
+| one that is test data | what test data said |
 
 | a value for the same patient, code and time, of an update | is passed on |
 |---|---|
@@ -104,8 +105,14 @@ class Memory:
 
 
 def name_of(reading: Reading) -> str:
-    """Return the name that an Observation is remembered by: its sender and id, or condition; empty for one without."""
-    return f"{reading.sender.name}\x1f{reading.name}" if reading.name else ""
+    """Return the name that an Observation is remembered by: its sender and id, or condition; empty for one without.
+
+    Test data is remembered apart: it follows nothing real, and nothing real follows it.
+    """
+    if not reading.name:
+        return ""
+    test = "" if reading.processing == "production" else f"\x1f{reading.processing}"
+    return f"{reading.sender.name}\x1f{reading.name}{test}"
 
 
 def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> tuple[list[Observed], Versions]:
