@@ -272,6 +272,17 @@ class Reading:
         )
         return alike or contexts.get(named.patient_id) is not None
 
+    def means(self, reference: Json, subject: Subject) -> bool:
+        """Whether a Reference that may be to anything means that patient."""
+        literal = text(reference.get("reference"))
+        target = self.index.find(literal, self.resource) if literal else None
+        steps = literal.split("/_history/")[0].rstrip("/").split("/")
+        kind = kind_of(target or {}) or text(reference.get("type")) or (steps[-2] if len(steps) > 1 else "")
+        found = self.patient(reference) if kind in ("", "Patient") else None
+        return found is not None and surviving(self.site.contexts, found.patient_id) == surviving(
+            self.site.contexts, subject.patient_id
+        )
+
     def person_identifiers(self, resource: Json) -> tuple[Identifier, ...]:
         """Return the identifiers of a Patient resource, its own id on its server last; none that only stands in for one.
 

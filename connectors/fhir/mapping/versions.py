@@ -14,6 +14,7 @@ true. What an id contributed is therefore remembered, in memory, for the ids hea
 | older than the one that stands, by `meta.lastUpdated` of both | nothing |
 | a create, of no correcting status | nothing: an id on a create is no promise (R4 http.html#create), some send one for all |
 | one that is test data | what test data said |
+| one about something else than the subject (`focus`) | as one that says nothing |
 
 | a value for the same patient, code and time, of an update | is passed on |
 |---|---|
@@ -32,7 +33,7 @@ from datetime import datetime
 from typing import Final
 
 from connectors.contexts import in_future, surviving
-from connectors.fhir.mapping.observations import RETRACTS, Observed
+from connectors.fhir.mapping.observations import OF_ANOTHER, RETRACTS, Observed
 from connectors.fhir.mapping.reading import Reading, text
 from processors import loinc
 from processors.events import Observation, ObservationStatus, ProcessingId, VitalsEvent
@@ -41,7 +42,9 @@ from processors.identity import natural_id
 _KEPT: Final = 4  # versions of an id that are known again
 _CORRECTS: Final = RETRACTS | {"amended", "corrected"}
 _UNVALIDATED: Final = frozenset({"preliminary", "unknown", "registered"})  # none of them stands for a value that counts
-_UNMAPPED: Final = "not-supported"  # the code of a trouble that says: no vital sign (setting `unmapped`)
+_SAYS_NOTHING: Final = frozenset(
+    {"not-supported", OF_ANOTHER}
+)  # codes of troubles: no vital sign (setting `unmapped`), or not its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,7 @@ def _gone(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...], stat
         told = {(*_key(reading, one), one.value) for one in now}
         return tuple(one for one in stood if _key(reading, one) not in whole and (*_key(reading, one), one.value) not in told)
     gone = [one for one in stood if _key(reading, one) not in covered]
-    if any(issue.code != _UNMAPPED for _, issue in reading.troubles):
+    if any(issue.code not in _SAYS_NOTHING for _, issue in reading.troubles):
         moved = {one.parameter for one in now}
         gone = [one for one in gone if one.parameter in moved]
     return tuple(gone)
