@@ -90,6 +90,18 @@ def test_a_merge_by_other_words_stands(says):
     assert feed.whose("7") == P2
 
 
+def test_an_older_link_does_not_make_a_later_merge_its_own():
+    feed = Registry()
+    for who, value in (("7", "P1"), ("8", "P2"), ("9", "P3")):
+        feed.put(person(who, value))
+    feed.mapper.contexts.remember(feed.known(P1).model_copy(update={"merged_into": P2}))  # an A40
+    old = {"lastUpdated": "2026-11-23T10:00:00Z"}
+    feed.put(person("7", "P1", link=[{"type": "replaced-by", "other": {"reference": "Patient/9"}}], meta=old))
+    assert (feed.known(P1).merged_into, feed.known(P1).merged_by) == (P2, None)
+    feed.put(person("7", "P1"))
+    assert feed.known(P1).merged_into == P2
+
+
 def test_a_create_and_an_older_version_and_a_link_that_cannot_be_read_undo_nothing():
     feed = Registry()
     feed.put(person("8", "P2"))
