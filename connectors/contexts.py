@@ -96,29 +96,38 @@ class MemoryContexts:
         """Take over a context, unless a newer one is known: the topic's echo comes after what this process wrote itself."""
         known = self._known.get(context.patient_id)
         if known is None or _order(known) <= _order(context):
-            self._keep(known, context)
+            self._put(context)
             self._known.move_to_end(context.patient_id)
             if len(self._known) > self._limit:
-                self._keep(self._known[next(iter(self._known))], None)
+                self._drop(next(iter(self._known)))
 
     def take_back(self, context: PatientEvent, stored: PatientEvent | None) -> None:
         """Put what was `stored` before in the place of a context whose publishing failed, unless another has come since."""
-        if self._known.get(context.patient_id) is context:
-            self._keep(context, stored)
+        if self._known.get(context.patient_id) is not context:
+            return
+        if stored is None:
+            self._drop(context.patient_id)
+        else:
+            self._put(stored)
 
-    def _keep(self, before: PatientEvent | None, after: PatientEvent | None) -> None:
-        """Put a context in the place of the one before it, of the same patient."""
-        if before is not None and before.merged_into:
-            if rest := self.merged(before.merged_into) - {before.patient_id}:
-                self._merged[before.merged_into] = rest
-            else:
-                self._merged.pop(before.merged_into, None)
-        if after is not None:
-            self._known[after.patient_id] = after
-            if after.merged_into:
-                self._merged[after.merged_into] = self.merged(after.merged_into) | {after.patient_id}
-        elif before is not None:
-            del self._known[before.patient_id]
+    def _put(self, context: PatientEvent) -> None:
+        known = self._known.get(context.patient_id)
+        self._known[context.patient_id] = context
+        self._part(known)
+        if context.merged_into:
+            self._merged[context.merged_into] = self.merged(context.merged_into) | {context.patient_id}
+
+    def _drop(self, patient_id: str) -> None:
+        self._part(self._known.pop(patient_id))
+
+    def _part(self, known: PatientEvent | None) -> None:
+        """Forget that a record was merged into another."""
+        if known is None or not known.merged_into:
+            return
+        if rest := self.merged(known.merged_into) - {known.patient_id}:
+            self._merged[known.merged_into] = rest
+        else:
+            self._merged.pop(known.merged_into, None)
 
 
 def facts_of(context: PatientEvent | None) -> dict[str, Any]:
