@@ -43,6 +43,10 @@ class Contexts(Protocol):
         """Return the context of a patient, None when nothing is known."""
         ...
 
+    def merged(self, patient_id: str) -> frozenset[str]:
+        """Return the records that were merged into a patient's, and not into another since."""
+        ...
+
     def remember(self, context: PatientEvent) -> None:
         """Take over a context that was published, or is about to be."""
         ...
@@ -75,6 +79,7 @@ class MemoryContexts:
     def __init__(self, limit: int = 200_000) -> None:
         self._limit = limit
         self._known: OrderedDict[str, PatientEvent] = OrderedDict()
+        self._merged: dict[str, frozenset[str]] = {}  # survivor -> records merged into it
 
     def __len__(self) -> int:
         return len(self._known)
@@ -83,23 +88,46 @@ class MemoryContexts:
         """Return the context of a patient, None when nothing is known."""
         return self._known.get(patient_id)
 
+    def merged(self, patient_id: str) -> frozenset[str]:
+        """Return the records that were merged into a patient's, and not into another since."""
+        return self._merged.get(patient_id, frozenset())
+
     def remember(self, context: PatientEvent) -> None:
         """Take over a context, unless a newer one is known: the topic's echo comes after what this process wrote itself."""
         known = self._known.get(context.patient_id)
         if known is None or _order(known) <= _order(context):
-            self._known[context.patient_id] = context
+            self._put(context)
             self._known.move_to_end(context.patient_id)
             if len(self._known) > self._limit:
-                self._known.popitem(last=False)
+                self._drop(next(iter(self._known)))
 
     def take_back(self, context: PatientEvent, stored: PatientEvent | None) -> None:
         """Put what was `stored` before in the place of a context whose publishing failed, unless another has come since."""
         if self._known.get(context.patient_id) is not context:
             return
         if stored is None:
-            del self._known[context.patient_id]
+            self._drop(context.patient_id)
         else:
-            self._known[context.patient_id] = stored
+            self._put(stored)
+
+    def _put(self, context: PatientEvent) -> None:
+        known = self._known.get(context.patient_id)
+        self._known[context.patient_id] = context
+        self._part(known)
+        if context.merged_into:
+            self._merged[context.merged_into] = self.merged(context.merged_into) | {context.patient_id}
+
+    def _drop(self, patient_id: str) -> None:
+        self._part(self._known.pop(patient_id))
+
+    def _part(self, known: PatientEvent | None) -> None:
+        """Forget that a record was merged into another."""
+        if known is None or not known.merged_into:
+            return
+        if rest := self.merged(known.merged_into) - {known.patient_id}:
+            self._merged[known.merged_into] = rest
+        else:
+            self._merged.pop(known.merged_into, None)
 
 
 def facts_of(context: PatientEvent | None) -> dict[str, Any]:
@@ -177,6 +205,11 @@ def whole(
     if late is None:
         late = is_late(known, at)
     facts = facts_of(known)
+    if "merged_into" in said:  # by whose word goes with it
+        if late and facts.get("merged_into"):
+            said = {name: value for name, value in said.items() if name != "merged_by"}
+        else:
+            said = {"merged_by": None, **said}
     for name, value in said.items():
         if not late or facts.get(name) == PatientEvent.model_fields[name].default:
             facts[name] = value

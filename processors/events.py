@@ -361,6 +361,9 @@ class PatientEvent(Event):
     """True once a death was recorded."""
     merged_into: Id | None = None
     """The surviving `patient_id` where this record was merged into another."""
+    merged_by: Id | None = None
+    """By whose word: the `patient_id` of the FHIR Patient whose link says so; this record's own where its number was corrected in a
+    FHIR Patient. Null: not merged, or by another word."""
     deleted: bool = False
     """By registration; any later word of it takes that back."""
     effective_at: AwareDatetime
