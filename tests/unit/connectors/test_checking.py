@@ -4,6 +4,7 @@ import gzip
 import json
 import tomllib
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from connectors.fhir.settings import FhirSettings
 from connectors.hl7.checking import Hl7Checker
 from connectors.hl7.settings import MllpSettings, Peer
 from models.errors import Permanent
-from tests.dicom_objects import encode, make
+from tests.dicom_objects import encode, make, rejection
 from tests.edge import identities
 from tests.fhir_resources import MRN, bundle, concept, observation, patient, quantity
 from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
@@ -265,6 +266,22 @@ async def test_dicom_advice_and_repeats() -> None:
     assert SECRET not in said(rows)
     settled = dicom(DicomSettings(authority="HOSP", zone="Europe/Paris"))
     assert not found(await tried(settled, encode(make(TimezoneOffsetFromUTC="+0100"))), "time")
+
+
+async def test_dicom_corrections_are_told() -> None:
+    checker, image = dicom(), make()
+    corrected = deepcopy(image)
+    corrected.PatientID = "P0002"
+    rows = await tried(checker, encode(image)) + await tried(checker, encode(corrected))
+    assert found(rows, "repeat") == [
+        "an instance UID of before under another patient: what was found in the earlier is withdrawn"
+    ]
+    (row,) = await tried(checker, encode(rejection(image, make())))
+    assert (row.outcome, row.code, found([row], "rejection")) == (
+        "accepted",
+        "0000",
+        ["takes back 2 images, 1 of them among those before"],
+    )
 
 
 async def test_an_object_over_the_limit_and_one_that_the_store_refuses() -> None:
