@@ -38,10 +38,19 @@ AT = note("", "", "").received_at
 @pytest.fixture(scope="module", params=["embedded", "server"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if request.param == "server":
-        yield request.getfixturevalue("qdrant_server").url
+        server = request.getfixturevalue("qdrant_server").url
+        yield server
+        asyncio.run(leave(server))
         return
     with EmbeddedQdrant(tmp_path_factory.mktemp("vectors"), sync=False) as embedded:
         yield embedded.url
+
+
+async def leave(url: str) -> None:
+    """Leave no collection behind whose vectors are of another length than the next test's."""
+    async with VectorStore(QdrantSettings(url=url)) as store:
+        for collection in (images(0), INSTANCES):
+            await store.drop(collection)
 
 
 @dataclass
@@ -131,7 +140,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> ObjectSettings:
 
 @pytest.fixture
 async def lane(url: str, objects: ObjectSettings) -> AsyncIterator[ImagesToFindings]:
-    lane = ImagesToFindings(Settings(vectors=QdrantSettings(url=url), objects=objects), LaneMetrics("images"))
+    lane = ImagesToFindings(Settings(vectors=QdrantSettings(url=url, timeout=60.0), objects=objects), LaneMetrics("images"))
     await lane.open()
     yield lane
     await lane.close()
