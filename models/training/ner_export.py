@@ -133,7 +133,8 @@ def refitted(data: Path, *, version: str, registry: Path = PACKAGED) -> tuple[Mo
         shutil.copyfile(folder / TOKENIZER, small.parent / TOKENIZER)
         fused(folder / "model.onnx", small, heads=_ATTENTION, padded=False)
         made = _entry(small.parent, version, tuple(old.preprocessing["serve"]), old.licence)
-        entry = old.model_copy(update={"version": version, "files": made.files})
+        # no thresholds: they are chosen anew, from all that it finds
+        entry = old.model_copy(update={"version": version, "files": made.files, "thresholds": {}, "thresholds_chosen": ""})
         return _ship(entry, small.parent, folder, sets, before, _speeds(_alike(), small.parent), (start[1], how), registry)
 
 
