@@ -104,7 +104,7 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
         if segment.name == "NTE":
             report.add_note(reading, segment)
         elif meaning := fact_of(reading, segment):
-            facts += [fact] if (fact := read_fact(reading, segment, meaning)) else []
+            facts += [fact] if (fact := read_fact(reading, segment, meaning, order.obr)) else []
         elif is_vital(reading, segment):
             observed += observe(reading, segment, order.obr)
         elif segment.get(2).upper() in settings.text_types:

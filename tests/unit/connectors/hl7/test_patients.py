@@ -178,6 +178,15 @@ def test_what_a_clinician_decided_survives_registration_updates() -> None:
     assert (wrong.spo2_scale, wrong.spo2_scale_decided_by) == (1, None)
 
 
+def test_a_fact_that_is_deleted_or_whose_order_is_cancelled() -> None:
+    ward, pregnant = Ward(), "OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F"
+    ward.take(adt("A01", pid(), pv1()))
+    assert ward.take(vitals(pregnant, pid=pid(), obr="OBR|1" + "|" * 24 + "X")) == []
+    ward.take(vitals(pregnant, pid=pid()))
+    (deleted,) = ward.take(vitals('OBX|1|CWE|82810-3^Pregnancy^LN||""||||||C', pid=pid()))
+    assert deleted.pregnant is None
+
+
 def test_a_fact_does_not_make_older_registration_late() -> None:
     ward = Ward()
     ward.take(adt("A01", pid(), pv1(), at="202603020900"))

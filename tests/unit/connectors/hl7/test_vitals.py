@@ -9,7 +9,9 @@ from connectors.hl7.handling import Outcome
 from connectors.hl7.mapping.codes import MDC_BY_CODE, MDC_BY_NAME, OBSERVATION_STATUS, VITAL_SIGNS, known_unit
 from connectors.hl7.mapping.vitals import number
 from processors.events import DeadLetterEvent, Observation, VitalsEvent
+from processors.monitor import Monitor, MonitorRules
 from processors.vitals import Reading, read
+from tests import bedside
 from tests.hl7_messages import NOW, PID, PULSE, message, obx, reader, vitals
 
 AT = datetime(2026, 3, 2, 9, 55, tzinfo=UTC)
@@ -234,6 +236,75 @@ def test_a_status_without_a_value_is_passed_on(letter: str, status: str) -> None
 def test_an_empty_final_value_says_nothing(value: str) -> None:
     outcome = reader()(vitals(obx("8867-4^HR^LN", value, "/min")))
     assert (outcome.verdict, outcome.reason) == ("ignored", "1 x empty value (OBX-5)")
+
+
+@pytest.mark.parametrize("letter", "CAB")
+def test_a_correction_to_null_deletes_what_it_corrects(letter: str) -> None:
+    """HL7's null (chapter 2.5.3): not empty, which says nothing."""
+    observation = one(obx("8867-4^HR^LN", '""', "/min", status=letter))
+    assert (observation.value, observation.status) == (None, "entered-in-error")
+
+
+def test_a_correction_without_a_value_is_not_passed_over_in_silence() -> None:
+    assert trouble(obx("8867-4^HR^LN", "", "/min", status="C")) == "OBX-5: a correction without a value"
+
+
+@pytest.mark.parametrize(
+    ("letter", "value", "status"),
+    [
+        *(("F", "80", "cancelled"), ("", "80", "cancelled"), ("F", "", "cancelled"), ("C", "80", "cancelled")),
+        *(("W", "80", "entered-in-error"), ("C", '""', "entered-in-error")),
+    ],
+)
+def test_a_cancelled_order_takes_its_vital_signs_back(letter: str, value: str, status: str) -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", value, "/min", status=letter), obr=CANCELLED))
+    (event,) = outcome.events  # and nothing of where the patient lies: all of it is taken back
+    assert isinstance(event, VitalsEvent)
+    assert [(each.value, each.status) for each in event.observations] == [(float(value) if value == "80" else None, status)]
+
+
+CANCELLED = "OBR|1||F9|VS^Vitals|||20260302095500+0000" + "|" * 18 + "X"
+STAYS = "OBX-14: {} without a time: which value is meant nobody can tell, and it stays"
+
+
+@pytest.mark.parametrize(
+    ("letter", "value", "obr"),
+    [
+        *(("W", "80", "OBR|1"), ("D", "", "OBR|1"), ("X", "80", "OBR|1"), ("C", '""', "OBR|1")),
+        *(("F", "80", f"OBR|1{'|' * 24}X"), ("", "", f"OBR|1{'|' * 24}X")),
+    ],
+)
+def test_what_is_taken_back_without_a_time_is_told_and_kept(letter: str, value: str, obr: str) -> None:
+    """Read as of the sending it would match nothing, and be a positive answer to a retraction that took nothing back."""
+    outcome = reader()(vitals(obx("8867-4^HR^LN", value, "/min", status=letter), obr=obr))
+    (dead,) = outcome.events
+    assert isinstance(dead, DeadLetterEvent)
+    assert (outcome.code, outcome.verdict, dead.message) == ("AA", "dead-letter", STAYS.format("taken back"))
+    assert b"\rERR||OBX^1^14" in outcome.answers[0][1]
+
+
+def test_a_correction_without_a_time_counts_as_of_its_sending_and_says_what_it_leaves() -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", "80", "/min", status="C"), obr="OBR|1"))
+    assert [(each.value, each.status) for event in sets(outcome) for each in event.observations] == [(80.0, "corrected")]
+    assert [each.message for each in letters(outcome)] == [STAYS.format("corrected")]
+
+
+def test_what_cannot_be_had_now_is_no_retraction() -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", "", "/min", status="X"), obr="OBR|1"))
+    assert [(each.value, each.status) for event in sets(outcome) for each in event.observations] == [(None, "cancelled")]
+    assert letters(outcome) == []
+
+
+@pytest.mark.parametrize(("letter", "value", "obr"), [("C", '""', ""), ("W", "135", ""), ("F", "135", CANCELLED)])
+def test_what_takes_a_vital_sign_back_withdraws_its_alert(letter: str, value: str, obr: str) -> None:
+    read_one, watch = reader(), bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())  # whose time is that of what comes
+    line = obx("8867-4^HR^LN", "135", "/min")
+    raised = [step for event in read_one(vitals(line)).events for step in bedside.steps(watch.say(event))]
+    assert [state for _, state, _ in raised] == ["raised"]
+    taken = vitals(line.replace("135", value).replace("|F|", f"|{letter}|"), **({"obr": obr} if obr else {}))
+    ended = [step for event in read_one(taken).events for step in bedside.steps(watch.say(event))]
+    assert [state for _, state, _ in ended] == ["withdrawn"]
 
 
 def test_order_detail_is_no_result() -> None:
