@@ -14,6 +14,8 @@ not repeat the place. The rule, for every connector:
 6. What is said in passing (a lasting fact, or PID and PV1 of a result) dates nothing. Of PID and PV1 it fills only what is unknown.
    Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer;
    until then vital signs from elsewhere move the patient (`connectors.hl7.mapping.persons`).
+7. A number of which registration has never spoken by itself, and which it lists beside another, belongs to that record (`holder`):
+   a feed may know the enterprise's number alone. Registration under it makes a record of its own: it may have been given out anew.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -21,11 +23,12 @@ miss the other's last word; what was missed comes back with the sender's next sn
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from processors.events import Origin, PatientEvent
+from connectors.identity import NOT_A_PATIENT_INDEX
+from processors.events import UNDATED, Identifier, Origin, PatientEvent
 from processors.patients import NOT_HERE
 
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
@@ -41,6 +44,10 @@ class Contexts(Protocol):
 
     def get(self, patient_id: str) -> PatientEvent | None:
         """Return the context of a patient, None when nothing is known."""
+        ...
+
+    def listing(self, identifier: Identifier) -> Collection[PatientEvent]:
+        """Return the contexts that list an identifier (`same_number`) among others, or alone."""
         ...
 
     def remember(self, context: PatientEvent) -> None:
@@ -75,6 +82,7 @@ class MemoryContexts:
     def __init__(self, limit: int = 200_000) -> None:
         self._limit = limit
         self._known: OrderedDict[str, PatientEvent] = OrderedDict()
+        self._holders: dict[int, tuple[str, ...]] = {}  # hash of authority and number -> who may list it: 100 bytes each
 
     def __len__(self) -> int:
         return len(self._known)
@@ -83,23 +91,65 @@ class MemoryContexts:
         """Return the context of a patient, None when nothing is known."""
         return self._known.get(patient_id)
 
+    def listing(self, identifier: Identifier) -> Collection[PatientEvent]:
+        """Return the contexts that list an identifier (`same_number`) among others, or alone."""
+        named = (self._known.get(one) for one in self._holders.get(_place(identifier), ()))
+        return [one for one in named if one and among(identifier, one.identifiers)]
+
     def remember(self, context: PatientEvent) -> None:
         """Take over a context, unless a newer one is known: the topic's echo comes after what this process wrote itself."""
         known = self._known.get(context.patient_id)
         if known is None or _order(known) <= _order(context):
-            self._known[context.patient_id] = context
+            self._put(context)
             self._known.move_to_end(context.patient_id)
             if len(self._known) > self._limit:
-                self._known.popitem(last=False)
+                self._drop(next(iter(self._known)))
 
     def take_back(self, context: PatientEvent, stored: PatientEvent | None) -> None:
         """Put what was `stored` before in the place of a context whose publishing failed, unless another has come since."""
         if self._known.get(context.patient_id) is not context:
             return
         if stored is None:
-            del self._known[context.patient_id]
+            self._drop(context.patient_id)
         else:
-            self._known[context.patient_id] = stored
+            self._put(stored)
+
+    def _put(self, context: PatientEvent) -> None:
+        known = self._known.get(context.patient_id)
+        self._known[context.patient_id] = context
+        if known is None or known.identifiers != context.identifiers:
+            for place in _places(context):
+                if context.patient_id not in (holders := self._holders.get(place, ())):
+                    self._holders[place] = (*holders, context.patient_id)
+            self._unlist(known, _places(context))
+
+    def _drop(self, patient_id: str) -> None:
+        self._unlist(self._known.pop(patient_id), frozenset())
+
+    def _unlist(self, known: PatientEvent | None, kept: frozenset[int]) -> None:
+        for place in (_places(known) - kept) if known else ():
+            if others := tuple(one for one in self._holders.get(place, ()) if known and one != known.patient_id):
+                self._holders[place] = others
+            else:
+                self._holders.pop(place, None)
+
+
+def _places(context: PatientEvent) -> frozenset[int]:
+    return frozenset(map(_place, context.identifiers))
+
+
+def _place(identifier: Identifier) -> int:
+    return hash((identifier.authority.casefold(), identifier.value))
+
+
+def same_number(one: Identifier, other: Identifier) -> bool:
+    """Whether two identifiers are one number: of a known authority, and of one type or of none that is said.
+
+    What numbers an account or a visit by its type is no patient's number to a feed that leaves the type out.
+    """
+    kinds = {one.kind.upper(), other.kind.upper()}
+    alike = len(kinds) == 1 or ("" in kinds and not kinds & NOT_A_PATIENT_INDEX)
+    return bool(one.authority) and alike and one.authority.casefold() == other.authority.casefold() and one.value == other.value
 
 
 def facts_of(context: PatientEvent | None) -> dict[str, Any]:
@@ -127,6 +177,24 @@ def surviving(contexts: Merges, patient_id: str) -> str:
             return patient_id
         passed.add(current)
     return current
+
+
+def among(identifier: Identifier, others: Collection[Identifier]) -> bool:
+    """Whether a number is one of others."""
+    return any(same_number(identifier, other) for other in others)
+
+
+def holder(contexts: Contexts, patient_id: str, identifier: Identifier) -> str | None:
+    """Return the record that a number belongs to (rule 7); None where several list it, none of which it is the number of.
+
+    `patient_id` is made of `identifier`. It is its own record where registration has spoken of it, or nobody's that is known.
+    """
+    known = contexts.get(patient_id)
+    if known is not None and (known.effective_at != UNDATED or known.merged_into):
+        return patient_id
+    registered = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
+    records = {surviving(contexts, one.patient_id) for one in registered} or {patient_id}
+    return records.pop() if len(records) == 1 else None
 
 
 def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:

@@ -9,11 +9,14 @@
 4. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
 
 Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an identifier, which is what a `patient_id` is made
-from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
+from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Both may be named
+by a number that only stands beside the record's own (`contexts.holder`), and the survivor's PID may list the number that goes away.
+What cannot be carried out is told: a number that several records list, a record that would be merged into itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
 one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
 An A45 moves as many as it has MRG segments. A deletion (A29) leaves a context that says so, and nothing else but where the record
-was merged into: the watch ends, until registration speaks of the patient again.
+was merged into: the watch ends, until registration speaks of the patient again. Where registration lists a number that only devices
+have sent so far, what is known under that goes over to its record, as in a merge.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import FACTS, STAY, Contexts, in_future, inherited, is_late, since, whole
+from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, since, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -68,7 +71,7 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
         _link(book, groups, together=trigger == "A24")
     else:
         for group in groups:
-            subject = reading.subject(group.pid)
+            subject = _subject(reading, group, trigger)
             if subject is None:
                 where = group.pid.at(3)
                 reading.trouble("no identifier that names the patient", where, Condition.UNKNOWN_KEY, stage="identify")
@@ -83,6 +86,18 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
                 if group is groups[-1]:
                     _facts(book, subject)
     book.close()
+
+
+def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
+    """Return whom PID is about; of a merge or move the one who stays, whose PID may list the number that goes away too."""
+    subject = reading.subject(group.pid)
+    if subject is None or group.mrg is None or trigger not in MERGES | MOVES:
+        return subject
+    gone = _mrg(reading, group.mrg, subject)
+    staying = reading.subject(group.pid, gone) or subject
+    record = reading.held(staying)
+    going = map(reading.tables.identities.patient, gone)
+    return staying if record is None or record.patient_id in going else record  # the one that goes may have listed it before
 
 
 def _groups(segments: tuple[Segment, ...]) -> Iterator[Group]:
@@ -178,6 +193,7 @@ def _facts(book: Book, subject: Subject) -> None:
 def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
+    _gather(book, subject)
     visit = about_the_stay(
         read_visit(reading, group.pv1, subject, trigger),
         trigger,
@@ -190,6 +206,22 @@ def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
         return
     reading.skipped[PASSED_OVER] += 1
     book.write_person(subject.patient_id, person)
+
+
+def _gather(book: Book, subject: Subject) -> None:
+    """Merge what is known under the patient's other numbers by results alone: registration says whose they are."""
+    for one in subject.identifiers:
+        other = book.get(book.reading.tables.identities.patient(one))
+        if (
+            other is not None
+            and other.patient_id != subject.patient_id
+            and other.effective_at == UNDATED
+            and not other.merged_into
+            and among(one, other.identifiers)
+        ):
+            taken = inherited(book.get(subject.patient_id), other)
+            book.write(subject.patient_id, {name: value for name, value in taken.items() if name not in STAY}, fact=True)
+            book.write(other.patient_id, {"merged_into": subject.patient_id})
 
 
 def _delete(book: Book, subject: Subject) -> None:
@@ -234,24 +266,40 @@ def birth_date(pid: Segment) -> str | None:
 
 
 def _priors(reading: Reading, group: Group, subject: Subject) -> tuple[Subject, ...]:
-    """Return whom MRG names, by the same order of authorities; noted when it names nobody.
+    """Return whom MRG names, by the same order of authorities; noted when it names nobody, or nobody for certain.
 
-    Numbers without an authority are of the one that numbers PID's patient: the two are records of one index. Two numbers of one
-    authority and type are two records, whatever else is in MRG then is nobody's for certain.
+    Two numbers of one authority and type are two records, whatever else is in MRG then is nobody's for certain. A number that the
+    survivor's own record lists is no other record's: what came under it alone goes to the survivor.
     """
     if group.mrg is None:
         raise Unreadable("a merge or move without MRG", Location("MRG"))
     identities = reading.tables.identities
-    identifiers = reading.identifiers(group.mrg, 1, subject) or reading.identifiers(group.mrg, 4, subject)
+    identifiers = _mrg(reading, group.mrg, subject)
     chosen = identities.choose(identifiers)
     if chosen is None:
         reading.trouble("no identifier that names the prior patient", group.mrg.at(1), Condition.UNKNOWN_KEY, stage="identify")
         return ()
     alike = [one for one in identifiers if _index(one) == _index(chosen)]
-    records: dict[str, tuple[Identifier, ...]] = {identities.patient(one): (one,) for one in alike}
-    if len(records) == 1:
-        records = {identities.patient(chosen): identifiers}
-    return tuple(Subject(patient_id, own, chosen.authority) for patient_id, own in records.items())
+    records = {identities.patient(one): one for one in alike}
+    named = [
+        Subject(patient_id, identifiers if len(records) == 1 else (one,), one.authority, one)
+        for patient_id, one in records.items()
+    ]
+    return tuple(found for prior in named if (found := _other(reading, prior, subject, group.mrg.at(1))))
+
+
+def _other(reading: Reading, other: Subject, subject: Subject, where: Location) -> Subject | None:
+    """Return the record of another number than the survivor's; None, noted as trouble, where several list it."""
+    record = reading.held(other)
+    if record is None:
+        reason = "a number that several records list: nobody can tell which"
+        reading.trouble(reason, where, Condition.UNKNOWN_KEY, stage="identify")
+    return other if record and record.patient_id == subject.patient_id else record
+
+
+def _mrg(reading: Reading, mrg: Segment, subject: Subject) -> tuple[Identifier, ...]:
+    """Return the numbers in MRG. Without an authority they are of the one that numbers PID's patient: the two are of one index."""
+    return reading.identifiers(mrg, 1, subject) or reading.identifiers(mrg, 4, subject)
 
 
 def _index(identifier: Identifier) -> tuple[str, str]:
@@ -259,9 +307,12 @@ def _index(identifier: Identifier) -> tuple[str, str]:
 
 
 def _merge(book: Book, group: Group, subject: Subject) -> None:
-    for prior in _priors(book.reading, group, subject):
-        if prior.patient_id != subject.patient_id:
-            _merge_one(book, group, subject, prior)
+    priors = _priors(book.reading, group, subject)
+    others = [prior for prior in priors if prior.patient_id != subject.patient_id]
+    for prior in others:
+        _merge_one(book, group, subject, prior)
+    if priors and not others:
+        book.reading.trouble("a merge of a record into itself", Location("MRG", 1, 1), Condition.UNKNOWN_KEY, stage="identify")
 
 
 def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> None:
@@ -281,7 +332,9 @@ def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> No
         else:  # PV1's stay is another than the one whose end is known
             visit = _GONE | visit
     book.write(subject.patient_id, {"merged_into": None} | taken | person | visit)
-    book.write(prior.patient_id, {"identifiers": prior.identifiers, "merged_into": subject.patient_id})
+    listed = other.identifiers if other else ()
+    numbers = (*listed, *(one for one in prior.identifiers if not among(one, listed)))
+    book.write(prior.patient_id, {"identifiers": numbers, "merged_into": subject.patient_id})
 
 
 def _move(book: Book, group: Group, subject: Subject) -> None:
@@ -314,8 +367,11 @@ def _link(book: Book, groups: list[Group], *, together: bool) -> None:
     if len(subjects) < 2:
         reading.trouble("a link needs two patients", Location("PID", 2, 3), Condition.REQUIRED_FIELD_MISSING, stage="identify")
         return
-    first = subjects[0]
-    for other in subjects[1:]:
+    first = reading.held(subjects[0]) or subjects[0]
+    others = [other for one in subjects[1:] if (other := _other(reading, one, first, Location("PID", 2, 3)))]
+    if others and all(other.patient_id == first.patient_id for other in others):
+        reading.trouble("a link of a record with itself", Location("PID", 2, 3), Condition.UNKNOWN_KEY, stage="identify")
+    for other in others:
         if other.patient_id != first.patient_id:
             merged = {"merged_into": first.patient_id if together else None}
             taken = inherited(book.get(first.patient_id), book.get(other.patient_id)) if together else {"merged_into": None}

@@ -1,12 +1,12 @@
 """One message while it is being mapped: what the mappers of its parts share, and what they find."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from connectors.contexts import Contexts, surviving
+from connectors.contexts import Contexts, among, holder, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
@@ -25,6 +25,7 @@ class Subject:
     patient_id: str
     identifiers: tuple[Identifier, ...]
     authority: str = ""  # of the identifier that was chosen
+    chosen: Identifier | None = None
 
     def authority_for(self, kind: str) -> str:
         """Return who numbers the patient by that type: the chosen one's authority, unless only others give such numbers."""
@@ -95,15 +96,39 @@ class Reading:
 
     # ------------------------------------------------------------------------------------------------------- whose it is
 
-    def subject(self, pid: Segment | None) -> Subject | None:
-        """Return the patient of a PID segment, None when the message does not say or names nobody that may be used."""
+    def subject(self, pid: Segment | None, gone: Collection[Identifier] = ()) -> Subject | None:
+        """Return the patient of a PID segment, None when the message does not say or names nobody that may be used.
+
+        `gone`: numbers that the message takes away. PID may list them still: then another one of that type names the patient.
+        """
         identifiers = self.identifiers(pid, 3) or self.identifiers(pid, 2) if pid else ()
-        chosen = self.tables.identities.choose(identifiers)
-        return Subject(self.tables.identities.patient(chosen), identifiers, chosen.authority) if chosen else None
+        identities = self.tables.identities
+        chosen = identities.choose(identifiers)
+        if chosen and among(chosen, gone):
+            stay = [one for one in identifiers if one.kind.upper() == chosen.kind.upper() and not among(one, gone)]
+            chosen = identities.choose(stay) or chosen
+        return Subject(identities.patient(chosen), identifiers, chosen.authority, chosen) if chosen else None
+
+    def held(self, subject: Subject) -> Subject | None:
+        """Return the record that a number belongs to (`contexts.holder`); None, noted as a flag, where several list it."""
+        contexts, identities = self.tables.contexts, self.tables.identities
+        record = holder(contexts, subject.patient_id, subject.chosen) if subject.chosen else subject.patient_id
+        if record is None:
+            self.flags["a number that several records list beside their own"] += 1
+            return None
+        if record == subject.patient_id or (known := contexts.get(record)) is None:
+            return subject
+        self.flags["a number that a record lists beside its own: read as that record's"] += 1
+        own = next((one for one in known.identifiers if identities.patient(one) == record), None)
+        return Subject(record, known.identifiers, own.authority if own else subject.authority, own)
 
     def watched(self, pid: Segment | None) -> Subject | None:
-        """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into."""
+        """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into.
+
+        A number that several records list is nobody's for certain: what comes under it is filed under itself.
+        """
         subject = self.subject(pid)
+        subject = (self.held(subject) or subject) if subject else None
         if subject is None or (survivor := surviving(self.tables.contexts, subject.patient_id)) == subject.patient_id:
             return subject
         self.flags["a number that was merged away: filed under the surviving record"] += 1
