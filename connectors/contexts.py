@@ -10,7 +10,8 @@ not repeat the place. The rule, for every connector:
 4. A message stamped later than it was received, by more than `FUTURE`, counts as of its receipt, and so does such a context
    that was published before: one wrong clock must not make every later transfer and discharge look old.
 5. What is observed or written under a record that was merged away is filed under the surviving one (`surviving`): devices keep an
-   old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's.
+   old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's. Where it
+   registers the number anew (`connectors.hl7.mapping.patients`), the number is somebody else's, and the merge over.
 6. What is said in passing (a lasting fact, or PID and PV1 of a result) dates nothing. Of PID and PV1 it fills only what is unknown.
    Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer;
    until then vital signs from elsewhere move the patient (`connectors.hl7.mapping.persons`).
@@ -31,7 +32,7 @@ from connectors.identity import NOT_A_PATIENT_INDEX
 from processors.events import UNDATED, Identifier, Origin, PatientEvent
 from processors.patients import NOT_HERE
 
-_OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
+_OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin", "stay_moved_to"})  # of one event alone
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
 # They go together.
 STAY: Final = ("encounter_id", "visit", "encounter_status", "encounter_class", "encounter_since", "location")
@@ -246,7 +247,7 @@ def whole(
         late = is_late(known, at)
     facts = facts_of(known)
     for name, value in said.items():
-        if not late or facts.get(name) == PatientEvent.model_fields[name].default:
+        if not late or facts.get(name, _OWN) == PatientEvent.model_fields[name].default:
             facts[name] = value
     effective_at = since(known) if known and late else at
     return PatientEvent(

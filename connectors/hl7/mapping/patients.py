@@ -14,7 +14,19 @@ by a number that only stands beside the record's own (`contexts.holder`), and th
 What cannot be carried out is told: a number that several records list, a record that would be merged into itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
 one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
-An A45 moves as many as it has MRG segments. A deletion (A29) leaves a context that says so, and nothing else but where the record
+An A45 moves as many as it has MRG segments. What the old patient's watch has raised is withdrawn (`stay_moved_to`).
+
+A number that was merged away may be given out anew: a temporary one of the emergency room is. An admission recorded after the merge
+lifts it and begins an empty record, by these signs (birth dates compared as far as both are known):
+
+| it is | and its visit (PV1-19) | and its birth date | |
+|---|---|---|---|
+| A01, A04 | is neither the old record's nor the survivor's | any | anew |
+| A01, A04 | is not said | is neither's, and one is known | anew |
+| A05, A28 | is not said, or neither's | is neither's, and one is known | anew |
+| any other | any | any | of the old record, which stays merged |
+
+A deletion (A29) leaves a context that says so, and nothing else but where the record
 was merged into: the watch ends, until registration speaks of the patient again. Where registration lists a number that only devices
 have sent so far, what is known under that goes over to its record, as in a merge.
 """
@@ -24,7 +36,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, since, whole
+from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, since, surviving, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -47,7 +59,10 @@ _GONE: Final[dict[str, Any]] = {
     "encounter_since": None,
     "location": Place(),
 }
-_DELETED: Final = {name: PatientEvent.model_fields[name].default for name in FACTS if name != "merged_into"} | {"deleted": True}
+_NOTHING: Final[dict[str, Any]] = {name: PatientEvent.model_fields[name].default for name in FACTS}
+_DELETED: Final = {name: value for name, value in _NOTHING.items() if name != "merged_into"} | {"deleted": True}
+_ADMITS: Final = frozenset({"A01", "A04"})
+_REGISTERS: Final = _ADMITS | {"A05", "A28"}
 TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS | {DELETION}
 
 
@@ -194,8 +209,13 @@ def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
     _gather(book, subject)
+    said = read_visit(reading, group.pv1, subject, trigger)
+    if known is not None and _anew(book, known, trigger, said.encounter_id, person.get("birth_date")):
+        reading.flags["a number that was merged away is registered anew: somebody else's from now on"] += 1
+        book.write(subject.patient_id, _NOTHING | person | said.said)
+        return
     visit = about_the_stay(
-        read_visit(reading, group.pv1, subject, trigger),
+        said,
         trigger,
         known,
         late=book.is_late(subject.patient_id),
@@ -206,6 +226,18 @@ def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
         return
     reading.skipped[PASSED_OVER] += 1
     book.write_person(subject.patient_id, person)
+
+
+def _anew(book: Book, known: PatientEvent, trigger: str, visit: str | None, born: str | None) -> bool:
+    """Whether an admission registers a number anew that was merged away: the table above."""
+    if known.merged_into is None or trigger not in _REGISTERS or book.is_late(known.patient_id):
+        return False
+    survivor = book.get(surviving(book.reading.tables.contexts, known.patient_id))
+    records = [known, survivor] if survivor else [known]
+    if visit and (trigger in _ADMITS or any(visit == one.encounter_id for one in records)):
+        return all(visit != one.encounter_id for one in records)
+    dates = [one.birth_date for one in records if one.birth_date]
+    return bool(born and dates) and not any(born.startswith(date) or date.startswith(born) for date in dates if born)
 
 
 def _gather(book: Book, subject: Subject) -> None:
@@ -349,7 +381,9 @@ def _move(book: Book, group: Group, subject: Subject) -> None:
         visit = stay | visit
         if old is not None and old.encounter_id and old.encounter_id == moved:
             visit = {name: getattr(old, name) for name in STAY} | visit
-            book.write(prior.patient_id, _GONE)
+            book.write(prior.patient_id, _GONE | {"stay_moved_to": subject.patient_id})
+        else:
+            reading.flags["a move of a visit that is not the stay of the record it moves from"] += 1
     known = book.get(subject.patient_id)
     if known and is_another(known, visit.get("encounter_id")):
         status, kind, began = (visit.get(name) for name in ("encounter_status", "encounter_class", "encounter_since"))

@@ -639,6 +639,109 @@ def test_a_visit_moves_from_a_record_that_is_named_by_its_second_number() -> Non
     assert (left.patient_id, left.encounter_id, right.encounter_id) == (wrong.patient_id, None, wrong.encounter_id)
 
 
+# ------------------------------------------------------------------------------------ a number that is given out anew
+
+
+TEMPORARY = visit("V1", "ED", "E")
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("trigger", "segments"),
+    [
+        ("A04", (pid("T1", birth="19900101"), visit("V9", "ED", "E"))),
+        ("A01", (pid("T1", birth=""), visit("V9", "W3", "I"))),
+        ("A01", (pid("T1"), visit("V9", "W3", "I"))),
+        ("A04", (pid("T1", birth="19900101"),)),
+        ("A28", (pid("T1", birth="19900101"),)),
+        ("A05", (pid("T1", birth="1990"), visit("V9", "SURG", "I"))),
+    ],
+)
+def test_an_admission_under_a_number_that_was_merged_away_is_somebody_elses(
+    known: bool, trigger: str, segments: tuple[str, ...]
+) -> None:
+    ward = Ward()
+    if known:
+        ward.take(adt("A04", pid("T1"), TEMPORARY))
+        ward.take(vitals("OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F", pid=pid("T1")))
+    survivor, old = ward.take(adt("A40", pid("7"), mrg("T1"), at="202603021000"))
+    (anew,) = ward.take(adt(trigger, *segments, at="202603021100"))
+    assert (anew.patient_id, anew.merged_into, anew.pregnant) == (old.patient_id, None, None)
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "1 x a number that was merged away is registered anew: somebody else's from now on"
+    assert filed(ward, pid("T1")) == {old.patient_id}
+    assert filed(ward, pid("7")) == {survivor.patient_id}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "segments", "at"),
+    [
+        ("A04", (pid("T1", birth="19900101"), TEMPORARY), "202603021100"),  # the same visit: a birth date that is mended
+        ("A04", (pid("T1", birth="19900101"), visit("V9", "ED", "E")), "202603020930"),  # recorded before the merge
+        ("A01", (pid("T1"), visit("V7", "W7", "I")), "202603021100"),  # the survivor's visit, by a system that lags behind
+        ("A08", (pid("T1", birth="19900101"), visit("V9", "ED", "E")), "202603021100"),
+        ("A28", (pid("T1", birth="195003"),), "202603021100"),
+        ("A05", (pid("T1"), visit("V9", "SURG", "I")), "202603021100"),  # the same person's plan
+    ],
+)
+def test_what_else_registration_says_under_a_merged_number_is_of_the_old_record(
+    trigger: str, segments: tuple[str, ...], at: str
+) -> None:
+    ward = Ward()
+    ward.take(adt("A04", pid("T1"), TEMPORARY))
+    ward.take(adt("A01", pid("7"), visit("V7", "W7", "I")))
+    survivor, _ = ward.take(adt("A40", pid("7"), mrg("T1"), at="202603021000"))
+    assert [one.merged_into for one in ward.take(adt(trigger, *segments, at=at))] in ([], [survivor.patient_id])
+    assert filed(ward, pid("T1")) == {survivor.patient_id}
+
+
+def test_nothing_of_the_former_holder_of_a_number_is_the_new_ones() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+
+    def told(raw: bytes) -> list[tuple[str, str, str]]:
+        return [(one.patient_id, one.state, one.location.ward) for event in ward.take(raw) for one in alerts(watch.say(event))]
+
+    told(adt("A04", pid("T1"), TEMPORARY))
+    told(adt("A28", pid("7")))
+    survivor, old = (identities().patient(Identifier(authority="HOSP", value=one)) for one in ("7", "T1"))
+    watch.chart(0, bedside.ILL, patient=old)
+    assert told(adt("A40", pid("7"), mrg("T1"), at="202603021000")) == [(old, "withdrawn", "ED")]
+    told(adt("A04", pid("T1", birth="19900101"), visit("V9", "ED2", "E"), at="202603021100"))
+    score, steps = watch.chart(5, {"hr": 95}, patient=old)
+    assert (score.news2 and score.news2.total, score.flags, steps) == (1, (), [])  # of the pulse alone
+    _, steps = watch.chart(6, bedside.ILL, patient=old)
+    assert [(one.patient_id, one.state, one.location.ward) for one in steps] == [(old, "raised", "ED2")]
+    assert survivor != old
+
+
+def test_a_visit_that_moves_takes_the_alerts_that_rest_on_it_from_the_old_record() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+    (wrong,) = ward.take(adt("A01", pid("1"), IN_BED))
+    watch.say(wrong)
+    watch.chart(0, bedside.ILL, patient=wrong.patient_id)
+    left, right = ward.take(adt("A45", pid("2"), mrg("1", "V1"), at="202603021000"))
+    assert (left.stay_moved_to, right.stay_moved_to) == (right.patient_id, None)
+    (step,) = alerts([*watch.say(left), *watch.say(right)])
+    reason = f"the visit was moved to another record, {right.patient_id}: watched there from now on"
+    assert (step.patient_id, step.state, step.reason, step.location.ward) == (wrong.patient_id, "withdrawn", reason, "W1")
+    assert not [one for one in watch.wait(300) if one.patient_id == wrong.patient_id]  # neither escalated nor missed
+    score, steps = watch.chart(301, {"hr": 95}, patient=wrong.patient_id)
+    assert (score.news2 and score.news2.total, steps) == (1, [])
+    _, steps = watch.chart(302, bedside.ILL, patient=right.patient_id)
+    assert [(one.state, one.location.ward) for one in steps] == [("raised", "W1")]
+    (next_word,) = ward.take(adt("A08", pid("1"), at="202603021100"))
+    assert next_word.stay_moved_to is None
+
+
+def test_a_move_of_a_visit_that_is_not_the_records_stay_says_so() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid("1"), IN_BED))
+    (right,) = ward.take(adt("A45", pid("2"), mrg("1", "V0"), at="202603021000"))
+    assert right.patient_id != here.patient_id
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "1 x a move of a visit that is not the stay of the record it moves from"
+
+
 # ------------------------------------------------------------------------------------------------------- a second number
 
 
