@@ -26,9 +26,9 @@ lifts it and begins an empty record, by these signs (birth dates compared as far
 | A05, A28 | is not said, or neither's | is neither's, and one is known | anew |
 | any other | any | any | of the old record, which stays merged |
 
-A deletion (A29) leaves a context that says so, and nothing else but where the record
-was merged into: the watch ends, until registration speaks of the patient again. Where registration lists a number that only devices
-have sent so far, what is known under that goes over to its record, as in a merge.
+A deletion (A29) leaves a context that says so, and nothing else but where the record was merged into: the watch ends, until
+registration speaks of the patient again. Where registration lists a number that only devices have sent so far, what is known under
+that goes over to its record, as in a merge.
 """
 
 from collections.abc import Iterator, Mapping
@@ -98,6 +98,7 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
                 _delete(book, subject)
             else:
                 _snapshot(book, group, subject, trigger)
+                _gather(book, subject)
                 if group is groups[-1]:
                     _facts(book, subject)
     book.close()
@@ -208,7 +209,6 @@ def _facts(book: Book, subject: Subject) -> None:
 def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
-    _gather(book, subject)
     said = read_visit(reading, group.pv1, subject, trigger)
     if known is not None and _anew(book, known, trigger, said.encounter_id, person.get("birth_date")):
         reading.flags["a number that was merged away is registered anew: somebody else's from now on"] += 1
@@ -252,7 +252,8 @@ def _gather(book: Book, subject: Subject) -> None:
             and among(one, other.identifiers)
         ):
             taken = inherited(book.get(subject.patient_id), other)
-            book.write(subject.patient_id, {name: value for name, value in taken.items() if name not in STAY}, fact=True)
+            if person := {name: value for name, value in taken.items() if name not in STAY and value != _NOTHING[name]}:
+                book.write(subject.patient_id, person, fact=True)
             book.write(other.patient_id, {"merged_into": subject.patient_id})
 
 

@@ -801,6 +801,14 @@ def test_what_came_under_a_second_number_before_registration_listed_it_goes_over
     assert filed(ward, "PID|1||E1^^^EMPI^PI") == {here.patient_id}
 
 
+def test_a_late_message_that_lists_a_second_number_is_late_all_the_same() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A03", pid("1"), pv1("W9"), at="202603021200"))
+    (alone,) = ward.take(vitals(PULSE, pid="PID|1||E1^^^EMPI^PI||DOE^JANE||19500321|F"))
+    late, gone = ward.take(adt("A01", with_enterprise("1", "E1"), pv1("W1"), at="202603020900"))
+    assert (late.patient_id, stay(late), gone.patient_id) == (here.patient_id, ("finished", "W9"), alone.patient_id)
+
+
 def test_who_lists_a_number_is_forgotten_with_the_context() -> None:
     contexts = MemoryContexts(limit=1)
     ward = Ward()
