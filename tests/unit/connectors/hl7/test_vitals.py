@@ -335,10 +335,25 @@ def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float 
         ("300202002^Responds to voice^SCT", "V"),
         ("P", "P"),
         ("X^Unresponsive^L", "U"),
+        ("V - Verbal", "V"),
     ],
 )
-def test_responsiveness(value: str, letter: str) -> None:
-    assert one(obx("67775-7^ACVPU^LN", value, kind="CWE")).value == letter
+@pytest.mark.parametrize(
+    "code", ["67775-7^ACVPU^LN", "1104441000000107^ACVPU scale score^SCT", "LOC^ACVPU^L^1104441000000107^ACVPU^SNM"]
+)
+def test_responsiveness(code: str, value: str, letter: str) -> None:
+    assert one(obx(code, value, kind="CWE")).value == letter
+
+
+def test_a_code_of_another_system_is_no_vital_sign() -> None:
+    assert reader()(vitals(obx("8867-4^?^SCT", "80", "/min"))).verdict == "ignored"
+    assert reader()(vitals(obx("1104441000000107^?^LN", "A", kind="ST"))).verdict == "ignored"
+
+
+@pytest.mark.parametrize("value", ["2L", "2 L", "2 litres"])
+def test_a_flow_of_oxygen_as_charts_say_it(value: str) -> None:
+    observation = one(obx("3151-8^O2 flow^LN", value, kind="ST"))
+    assert (observation.value, observation.unit) == (2.0, "L/min")
 
 
 def test_unknown_responsiveness_is_not_assumed() -> None:
