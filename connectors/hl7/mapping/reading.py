@@ -1,11 +1,12 @@
 """One message while it is being mapped: what the mappers of its parts share, and what they find."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from connectors.checking import looks_like_code
 from connectors.contexts import Contexts, among, holder, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
@@ -93,6 +94,20 @@ class Reading:
     ) -> None:
         """Note a value that cannot be used. `reason` must carry no patient text."""
         self.troubles.append(Trouble(reason, location, condition, stage))
+
+    def held_apart(self, pid: Segment | None, pv1: Segment | None, body: Iterable[Segment] = ()) -> None:
+        """Note that nobody is named to file something under, and where it comes from: somebody has to find that monitor.
+
+        The device (OBX-18, PRT-10) and the bed (PV1-3) as sent, as far as they look like codes.
+        """
+        places = [*((one, 18) for one in body if one.name == "OBX"), *((one, 10) for one in self.message.all("PRT"))]
+        device = next((found for segment, field in places if (found := _codes(segment, field, 4))), "")
+        bed = _codes(pv1, 3, 3) if pv1 else ""
+        named = [f"{what} {code}" for what, code in (("device", device), ("bed", bed)) if code]
+        reason = "nobody to file this under" + (f": {', '.join(named)}" if named else "")
+        if all(known.reason != reason for known in self.troubles):
+            where = pid.at(3) if pid else Location("PID")
+            self.trouble(reason, where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
 
     # ------------------------------------------------------------------------------------------------------- whose it is
 
@@ -230,3 +245,9 @@ class Reading:
         if stamp is None or stamp.precision not in ("minute", "second"):
             return self.received_at
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
+
+
+def _codes(segment: Segment, field: int, most: int) -> str:
+    """Return the first components of a field as sent; empty where one of them may be more than a code."""
+    parts = [segment.get(field, n) for n in range(1, most + 1)]
+    return "^".join(parts).rstrip("^") if all(looks_like_code(part) for part in parts if part) else ""

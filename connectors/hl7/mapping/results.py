@@ -71,17 +71,13 @@ def map_results(reading: Reading, contexts: Contexts) -> None:
     if not any(segment.name in ("OBR", "OBX") for segment in reading.message.segments):
         raise Unreadable("a result message without OBR and OBX", Location("OBR"))
     book = Book(reading, contexts, reading.sent_at)
-    held_apart = False
     for order in orders(reading.message.segments):
         observed, report, facts = _sort(reading, order)
         if not observed and not facts and not report.parts and not report.statuses:
             continue
         subject = reading.watched(order.pid)
         if subject is None:
-            if not held_apart:
-                where = order.pid.at(3) if order.pid else Location("PID")
-                reading.trouble("nobody to file this under", where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
-            held_apart = True
+            reading.held_apart(order.pid, order.pv1, order.body)
             continue
         encounter_id = reading.encounter_id(order.pv1, subject)
         for fact in facts:

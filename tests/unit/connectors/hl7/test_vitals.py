@@ -526,3 +526,31 @@ def test_any_text_is_a_number_or_a_value_error_that_does_not_quote_it(text: str)
 @given(st.decimals(min_value=-1000, max_value=10000, allow_nan=False, places=2))
 def test_numbers_are_read_exactly(value: object) -> None:
     assert number(str(value)) == float(str(value))
+
+
+# ------------------------------------------------------------------------------------------------------- held apart
+
+MDS = "OBX|1||69965^MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS^MDC|1.0.0.0|||||||X|||||||{}"
+PRESSURE = "OBX|2|NM|150021^MDC_PRESS_BLD_NONINV_SYS^MDC|1.1.1.1|95|266016^MDC_DIM_MMHG^MDC|||||R|||20260302100030"
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason"),
+    [
+        (
+            ("PV1|1|I|ICU^R1^B2", "OBR|1", MDS.format("0001^^0003B1FFFE000000^EUI-64"), PRESSURE),
+            "PID: nobody to file this under: device 0001^^0003B1FFFE000000^EUI-64, bed ICU^R1^B2",
+        ),
+        (("PID|1", "OBR|1", PULSE, "PRT|1|UC||EQUIP||||||MON7"), "PID-3: nobody to file this under: device MON7"),
+        (("PID|1", "PV1|1|I|Doe, Jane^^", "OBR|1", PULSE), "PID-3: nobody to file this under"),  # no place has such a name
+        (
+            ("PID|1", "PV1|1|I|ICU^R1^B1", "OBR|1", PULSE, "OBR|2", PULSE, "PID|2", "PV1|1|I|ICU^R1^B2", "OBR|3", PULSE),
+            "PID-3: nobody to file this under: bed ICU^R1^B1; PID[2]-3: nobody to file this under: bed ICU^R1^B2",
+        ),
+    ],
+)
+def test_what_is_held_apart_says_which_monitor_it_came_from(segments: tuple[str, ...], reason: str) -> None:
+    outcome = reader()(message(*segments))
+    (letter,) = outcome.events
+    assert isinstance(letter, DeadLetterEvent)
+    assert (letter.stage, letter.message) == ("identify", reason)
