@@ -247,7 +247,7 @@ def whole(
         late = is_late(known, at)
     facts = facts_of(known)
     for name, value in said.items():
-        if not late or facts.get(name, _OWN) == PatientEvent.model_fields[name].default:
+        if not late or (name in facts and facts[name] == PatientEvent.model_fields[name].default):
             facts[name] = value
     effective_at = since(known) if known and late else at
     return PatientEvent(

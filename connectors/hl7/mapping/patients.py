@@ -61,6 +61,7 @@ _GONE: Final[dict[str, Any]] = {
 }
 _NOTHING: Final[dict[str, Any]] = {name: PatientEvent.model_fields[name].default for name in FACTS}
 _DELETED: Final = {name: value for name, value in _NOTHING.items() if name != "merged_into"} | {"deleted": True}
+_SEVERAL: Final = "a number that several records list: nobody can tell which"
 _ADMITS: Final = frozenset({"A01", "A04"})
 _REGISTERS: Final = _ADMITS | {"A05", "A28"}
 TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS | {DELETION}
@@ -105,7 +106,10 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
 
 
 def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
-    """Return whom PID is about; of a merge or move the one who stays, whose PID may list the number that goes away too."""
+    """Return whom PID is about; of a merge or move the one who stays, whose PID may list the number that goes away too.
+
+    None where it names nobody, or nobody for certain: a number that several records list.
+    """
     subject = reading.subject(group.pid)
     if subject is None or group.mrg is None or trigger not in MERGES | MOVES:
         return subject
@@ -113,7 +117,7 @@ def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
     staying = reading.subject(group.pid, gone) or subject
     record = reading.held(staying)
     going = map(reading.tables.identities.patient, gone)
-    return staying if record is None or record.patient_id in going else record  # the one that goes may have listed it before
+    return staying if record and record.patient_id in going else record  # the one that goes may have listed it before
 
 
 def _groups(segments: tuple[Segment, ...]) -> Iterator[Group]:
@@ -325,8 +329,7 @@ def _other(reading: Reading, other: Subject, subject: Subject, where: Location) 
     """Return the record of another number than the survivor's; None, noted as trouble, where several list it."""
     record = reading.held(other)
     if record is None:
-        reason = "a number that several records list: nobody can tell which"
-        reading.trouble(reason, where, Condition.UNKNOWN_KEY, stage="identify")
+        reading.trouble(_SEVERAL, where, Condition.UNKNOWN_KEY, stage="identify")
     return other if record and record.patient_id == subject.patient_id else record
 
 
@@ -402,7 +405,10 @@ def _link(book: Book, groups: list[Group], *, together: bool) -> None:
     if len(subjects) < 2:
         reading.trouble("a link needs two patients", Location("PID", 2, 3), Condition.REQUIRED_FIELD_MISSING, stage="identify")
         return
-    first = reading.held(subjects[0]) or subjects[0]
+    first = reading.held(subjects[0])
+    if first is None:
+        reading.trouble(_SEVERAL, Location("PID", 1, 3), Condition.UNKNOWN_KEY, stage="identify")
+        return
     others = [other for one in subjects[1:] if (other := _other(reading, one, first, Location("PID", 2, 3)))]
     if others and all(other.patient_id == first.patient_id for other in others):
         reading.trouble("a link of a record with itself", Location("PID", 2, 3), Condition.UNKNOWN_KEY, stage="identify")

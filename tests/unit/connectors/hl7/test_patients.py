@@ -613,14 +613,35 @@ def test_a_merge_by_the_second_number_is_of_the_record_that_lists_it(trigger: st
     assert {getattr(event, "patient_id", "") for event in ward.outcome.events} == {new.patient_id}
 
 
-def test_a_merge_by_a_number_that_several_records_list_is_told() -> None:
+@pytest.mark.parametrize(
+    ("trigger", "segments", "reason"),
+    [
+        (
+            "A40",
+            (with_enterprise("3", "E3"), "MRG|E1^^^EMPI^PI"),
+            "MRG-1: a number that several records list: nobody can tell which",
+        ),
+        ("A40", ("PID|1||E1^^^EMPI^PI", mrg("3")), "PID-3: no identifier that names the patient"),
+        ("A45", ("PID|1||E1^^^EMPI^PI", mrg("3", "V77")), "PID-3: no identifier that names the patient"),
+        ("A24", (pid("3"), "PID|2||E1^^^EMPI^PI"), "PID[2]-3: a number that several records list: nobody can tell which"),
+        ("A24", ("PID|1||E1^^^EMPI^PI", pid("3")), "PID-3: a number that several records list: nobody can tell which"),
+    ],
+)
+def test_a_merge_by_a_number_that_several_records_list_is_told(trigger: str, segments: tuple[str, ...], reason: str) -> None:
     ward = Ward()
     ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
     ward.take(adt("A28", with_enterprise("2", "E1")))
-    assert ward.take(adt("A40", with_enterprise("3", "E3"), "MRG|E1^^^EMPI^PI", at="202603021000")) == []
+    assert ward.take(adt(trigger, *segments, at="202603021000")) == []
     assert ward.outcome is not None
     assert (ward.outcome.code, ward.outcome.verdict) == ("AA", "dead-letter")
-    assert "MRG-1: a number that several records list: nobody can tell which" in ward.outcome.reason
+    assert reason in ward.outcome.reason
+
+
+def test_a_move_that_was_recorded_before_what_is_known_takes_no_stay_away() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid("1"), IN_BED, at="202603021100"))
+    left, _ = ward.take(adt("A45", pid("2"), mrg("1", "V1"), at="202603021000"))
+    assert (left.encounter_status, left.stay_moved_to) == ("in-progress", None)
 
 
 def test_a_second_number_that_changes_stays_the_patients() -> None:
