@@ -380,6 +380,8 @@ class PatientEvent(Event):
     FHIR Patient. Null: not merged, or by another word."""
     deleted: bool = False
     """By registration; any later word of it takes that back."""
+    stay_moved_to: Id | None = None
+    """Whose record the stay was moved to that was this patient's so far. Said by that move alone: the next context has null."""
     effective_at: AwareDatetime
     """As of when this holds, as registration says; 1970-01-01 where it has not spoken yet."""
     received_at: AwareDatetime
