@@ -18,14 +18,15 @@
    longer tells is kept: who has no age is not watched, and no patient becomes ageless.
 8. An update with another number is a change of identifier (HL7 v2: A47): the record of the old number is merged into that of the
    new one, unless another Patient has the old number too. A Patient that comes under the old number, later, takes that back.
-9. An update of an Encounter with another subject moves the stay (A45): the first patient's is cancelled, which ends the watch.
+9. An update of an Encounter with another subject moves the stay (A45): the first patient has none any more, and what their watch
+   raised is withdrawn (`stay_moved_to`).
 """
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from connectors.contexts import Contexts, facts_of, in_future, inherited, is_late, since, surviving, whole
+from connectors.contexts import STAY, Contexts, facts_of, in_future, inherited, is_late, since, surviving, whole
 from connectors.fhir.mapping.reading import LOGICAL, Reading, Stay, Subject, codings, objects, text
 from connectors.fhir.structure import Json
 from connectors.stays import CLASSES, NEW_STAY, Class, gives_way
@@ -44,6 +45,7 @@ ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valuese
     "unknown": "unknown",
 }
 _PLACES: Final[Mapping[str, str]] = {"wa": "ward", "ro": "room", "bd": "bed"}  # location-physical-type; others are the ward
+_GONE: Final = {name: PatientEvent.model_fields[name].default for name in STAY}
 _DATE: Final = len("2026-01-31")  # shorter ones are years and months
 _FOLLOWED: Final = 8  # aliases and merges followed before one is taken for a circle
 
@@ -268,7 +270,7 @@ def _is_anothers(reading: Reading, before: Stay, subject: Subject) -> bool:
 
 
 def _leave(reading: Reading, book: Book, before: Stay, subject: Subject) -> Location | None:
-    """Cancel the stay of the patient whose it is no longer (rule 9), and return where they lay, None where nobody knows.
+    """Take the stay from the patient whose it is no longer (rule 9), and return where they lay, None where nobody knows.
 
     A part of a stay takes only itself along.
     """
@@ -279,8 +281,8 @@ def _leave(reading: Reading, book: Book, before: Stay, subject: Subject) -> Loca
     for patient in dict.fromkeys((before.patient_id, surviving(reading.site.contexts, before.patient_id))):
         old = book.get(patient)
         if old is not None and old.encounter_id is not None and old.encounter_id in own:
-            reading.note("subject", "another patient than before: the stay moves, and is cancelled where it was")
-            book.write(reading, patient, {"encounter_status": "cancelled", "location": Location()})
+            reading.note("subject", "another patient than before: the stay moves")
+            book.write(reading, patient, _GONE | {"stay_moved_to": subject.patient_id})
             place = old.location if old.location != Location() else place
     return place
 

@@ -332,7 +332,7 @@ def test_a_second_number_of_the_referred_patient_is_no_contradiction():
 # ------------------------------------------------------------------------------------------------------------------ stays
 
 
-def test_an_encounter_of_another_patient_moves_and_ends_the_first_ones_watch():
+def test_an_encounter_of_another_patient_moves_and_withdraws_the_first_ones_alerts():
     bedside = Bedside()
     bedside.put(person("7", "P1"))
     bedside.put(person("8", "P2"))
@@ -342,11 +342,11 @@ def test_an_encounter_of_another_patient_moves_and_ends_the_first_ones_watch():
     contexts = bedside.feed.mapper.contexts
     old, new = contexts.get(P1), contexts.get(P2)
     assert "the stay moves" in outcome.reason
-    assert (old.encounter_status, old.location.ward) == ("cancelled", "")
-    assert (new.encounter_status, new.location.ward, new.encounter_id) == ("in-progress", "W1", old.encounter_id)
-    assert [(alert.patient_id, alert.state) for alert in bedside.alerts] == [(P1, "raised"), (P1, "resolved")]
+    assert (old.encounter_status, old.location.ward, old.encounter_id) == ("unknown", "", None)
+    assert (new.encounter_status, new.location.ward, new.visit.value) == ("in-progress", "W1", "V1")
+    assert [(alert.patient_id, alert.state) for alert in bedside.alerts] == [(P1, "raised"), (P1, "withdrawn")]
     bedside.put(encounter(id="e1", subject={"reference": "Patient/7"}))  # and back
-    assert (contexts.get(P1).encounter_status, contexts.get(P2).encounter_status) == ("in-progress", "cancelled")
+    assert (contexts.get(P1).encounter_status, contexts.get(P2).encounter_status) == ("in-progress", "unknown")
 
 
 def test_what_moves_no_stay():
@@ -368,7 +368,7 @@ def test_what_moves_no_stay():
     older.put(stay("e1", "8", meta={"lastUpdated": "2026-11-23T10:30:00Z"}))
     outcome = older.put(stay("e1", "7", meta={"lastUpdated": "2026-11-23T10:10:00Z"}))
     assert "another patient's than a newer version says" in outcome.reason
-    assert (older.known(P1).encounter_status, older.known(P2).encounter_status) == ("cancelled", "in-progress")
+    assert (older.known(P1).encounter_status, older.known(P2).encounter_status) == ("unknown", "in-progress")
     another = ward()
     another.put(stay("e2", "7", identifier=[{"value": "V2"}], period={"start": "2026-11-23T10:00:00Z"}))
     another.put(stay("e1", "8"))
@@ -383,7 +383,7 @@ def test_a_stay_leaves_the_survivor_of_a_merge_too():
     feed.put(person("7", "P1", link=[{"type": "replaced-by", "other": {"reference": "Patient/9"}}]))
     assert feed.known(P3).encounter_status == "in-progress"
     feed.put(stay("e1", "8"))
-    assert [feed.known(one).encounter_status for one in (P1, P2, P3)] == ["cancelled", "in-progress", "cancelled"]
+    assert [feed.known(one).encounter_status for one in (P1, P2, P3)] == ["unknown", "in-progress", "unknown"]
 
 
 def test_a_part_takes_only_itself_along():
