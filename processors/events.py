@@ -659,7 +659,10 @@ class AlertEvent(Output):
 
 
 class HeartbeatEvent(Event):
-    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down."""
+    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down.
+
+    It lies in the partition of that number, counted round where `clinical.alerts` has fewer.
+    """
 
     topic: ClassVar[str] = "clinical.alerts"
     type: ClassVar[str] = "org.vigil.heartbeat.v1"
