@@ -1,8 +1,9 @@
 """Answers of webhook receivers: `POST /deliver/NAME/feedback`, signed as what they get (`signing`), with the receiver's own secret.
 
-    {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined",
+    {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined" | "retracted",
                                         "by": who, "reason": why, "given_at": time}}
 
+retracted takes an acknowledgement back that was given in error: the alert waits for an answer anew; what was declined is over.
 alert_id and patient_id are those of the alert's `data`; `by` is the person's id in the site's directory, for which the receiver
 vouches. 204 says that the answer is stored, not that its alert still stands: that only the vitals lane knows, which counts and logs
 an answer that fits none. The webhook-id is the answer's: another answer needs another.
@@ -46,6 +47,11 @@ _REMEMBERED: Final = 50_000  # calls within the replay window
 _RETRY_AFTER: Final = "2"
 _SLOWEST: Final = 10.0  # seconds
 _BYTES_PER_SECOND: Final = 1024
+_KINDS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
+    "acknowledged": "alert-acknowledged",
+    "declined": "alert-declined",
+    "retracted": "alert-answer-retracted",
+}
 
 
 class _Answer(BaseModel):
@@ -53,7 +59,7 @@ class _Answer(BaseModel):
 
     alert_id: UUID  # as every alert of ours has
     patient_id: str = Field(min_length=1, max_length=200)
-    answer: Literal["acknowledged", "declined"]
+    answer: Literal["acknowledged", "declined", "retracted"]
     by: str = Field(min_length=1, max_length=200)
     reason: str = Field("", max_length=2000)
     given_at: AwareDatetime | None = None
@@ -72,7 +78,7 @@ def feedback(body: bytes, receiver: str, call_id: str, received_at: datetime) ->
     return FeedbackEvent(
         id=natural_id("webhook", receiver, call_id, digest, FeedbackEvent.type),
         patient_id=said.patient_id,
-        kind="alert-acknowledged" if said.answer == "acknowledged" else "alert-declined",
+        kind=_KINDS[said.answer],
         target_id=str(said.alert_id),
         by=said.by,
         reason=said.reason,

@@ -45,6 +45,11 @@ _REPORT: Final[dict[str, Status]] = {  # DiagnosticReport.status (diagnostic-rep
 }
 _RELATIONS: Final[dict[str, Relation]] = {"replaces": "replacement", "transforms": "replacement", "appends": "addendum"}
 _VOID: Final = frozenset({"cancelled", "entered-in-error"})
+_ANSWERS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
+    "completed": "alert-acknowledged",
+    "not-done": "alert-declined",
+    "entered-in-error": "alert-answer-retracted",
+}
 _STAFF: Final = frozenset({"Practitioner", "PractitionerRole"})
 _UNKNOWN_REPLY: Final = (
     f"no answer to an alert that is known: inResponseTo.identifier of {ALERT_SYSTEM} names one, not an id of the EHR"
@@ -284,13 +289,10 @@ def _alert_ids(reading: Reading) -> list[str]:
 
 
 def _feedback(reading: Reading, alerts: list[str]) -> None:
-    """A completed Communication acknowledges, one that was not done declines; its sender must be one of the staff."""
+    """A Communication answers by its status; its sender must be one of the staff."""
     resource = reading.resource
-    status = text(resource.get("status"))
-    if status == "entered-in-error":
-        reading.trouble("status", "an answer is not taken back: the alert stays as it was answered", code="not-supported")
-        return
-    if status not in ("completed", "not-done"):
+    kind = _ANSWERS.get(text(resource.get("status")))
+    if kind is None:
         reading.note("status", "an answer that is not given yet: not used")
         return
     who, kinds = _sender(reading)
@@ -315,7 +317,7 @@ def _feedback(reading: Reading, alerts: list[str]) -> None:
             FeedbackEvent(
                 id=reading.event_id(FeedbackEvent),
                 patient_id=patient_id,
-                kind="alert-acknowledged" if status == "completed" else "alert-declined",
+                kind=kind,
                 target_id=alert,
                 by=who,
                 reason=reasons[0][1] or reasons[0][0] if reasons else "",

@@ -6,7 +6,8 @@ PID-3 the patient: Vigil's pseudonym, else the hospital's number.
 
 Each PRT tells what became of the alert at one recipient: PRT-3 the state, PRT-5 the person. States are read in any case and without
 blanks, by the column PRT-3 as IHE ACM uses it; which words a manager sends was not to be had in a public table. Only what a person
-did counts, for it ends the escalation: of several persons one who accepts stands for all, else the first who rejects.
+did counts, for it ends the escalation: of several persons one who accepts stands for all, then one who takes an answer back, then
+one who rejects.
 
 | PRT-3                                                       | PRT-5  | becomes                                         |
 |-------------------------------------------------------------|--------|-------------------------------------------------|
@@ -15,8 +16,9 @@ did counts, for it ends the escalation: of several persons one who accepts stand
 | Received, Delivered, Read, Undeliverable, Cancelled, Callback | any  | noted: it has reached somebody, or nobody       |
 | empty; PRT-4 empty or AAP (Alert Acknowledging Provider)    | named  | by MSA-1: AA, CA acknowledged; AE, AR, CE, CR declined |
 | empty; another role in PRT-4                                | any    | noted                                           |
+| an answer as above with PRT-2 DE                            | named  | alert-answer-retracted: the alert waits for one anew |
 | any                                                         | nobody | noted                                           |
-| anything else; any with PRT-2 DE (an answer taken back)     | named  | a dead letter: the alert stays as it is         |
+| anything else                                               | named  | a dead letter: the alert stays as it is         |
 
 Undeliverable declines nothing: a declined alert is over, and nobody has seen this one. Vigil's escalation goes on.
 """
@@ -30,7 +32,7 @@ from connectors.hl7.mapping.reading import Reading
 from connectors.hl7.message import Segment
 from processors.events import AlertEvent, FeedbackEvent
 
-Kind = Literal["alert-acknowledged", "alert-declined"]
+Kind = Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]
 
 _CONTROL_ID: Final = re.compile(r"([0-9a-f]{32})\.(\d{1,9})\.([\w-]{1,64})")
 _PSEUDONYM: Final = re.compile(r"[\w-]{1,64}")
@@ -43,6 +45,7 @@ _ANSWERS: Final[tuple[tuple[str, Kind], ...]] = (
     ("reject", "alert-declined"),
     ("decline", "alert-declined"),
 )
+_FIRST: Final[tuple[Kind, ...]] = ("alert-acknowledged", "alert-answer-retracted", "alert-declined")
 _RECEIPTS: Final = ("received", "delivered", "read", "undeliver", "cancel", "callback")
 _ACKNOWLEDGES: Final = frozenset({"", "AAP"})  # PRT-4 (table 0912)
 
@@ -78,7 +81,7 @@ def map_answer(reading: Reading) -> None:
         if not reading.troubles:
             reading.skipped["an alert's receipt that names nobody who answered"] += 1
         return
-    kind: Kind = "alert-acknowledged" if "alert-acknowledged" in given else "alert-declined"
+    kind = next(one for one in _FIRST if one in given)
     person, error = given[kind], message.first("ERR")
     alert_id, patient_id = named
     reading.events.append(
@@ -97,12 +100,14 @@ def map_answer(reading: Reading) -> None:
 
 
 def _said(reading: Reading, person: Segment, msa: Segment | None) -> Kind | None:
-    """Return what a person of a PRT answered; None where nobody did."""
+    """Return what a person of a PRT answered, or that they take it back; None where nobody did."""
     if not person.get(5):
         return None
-    if person.get(2).upper() == "DE":
-        reading.trouble("an answer is not taken back: the alert stays as it is", person.at(2), Condition.TABLE_VALUE_NOT_FOUND)
-        return None
+    kind = _answer(reading, person, msa)
+    return "alert-answer-retracted" if kind and person.get(2).upper() == "DE" else kind
+
+
+def _answer(reading: Reading, person: Segment, msa: Segment | None) -> Kind | None:
     words = [word for part in (1, 2, 9) if (word := "".join(filter(str.isalpha, person.get(3, part))).casefold())]
     for word in words:
         if kind := next((kind for stem, kind in _ANSWERS if word.startswith(stem)), None):

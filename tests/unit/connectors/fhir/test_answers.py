@@ -100,10 +100,11 @@ def test_an_answer_to_several_alerts_answers_each() -> None:
     assert len({one.id for one in outcome.events}) == 3
 
 
-def test_taking_an_answer_back_is_refused_in_words_and_kept() -> None:
-    outcome = handled(said(id="c1", status="entered-in-error"))
-    assert [type(one) for one in outcome.events] == [DeadLetterEvent]
-    assert "not taken back" in outcome.reason
+def test_an_answer_that_was_entered_in_error_is_taken_back() -> None:
+    given, back = (handled(said(id="c1", status=status)) for status in ("completed", "entered-in-error"))
+    assert feedback(given) == [("alert-acknowledged", ALERT.alert_id, "Practitioner/n7")]
+    assert feedback(back) == [("alert-answer-retracted", ALERT.alert_id, "Practitioner/n7")]
+    assert given.events[0].id != back.events[0].id
 
 
 def test_test_traffic_answers_nothing() -> None:

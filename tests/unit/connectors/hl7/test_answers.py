@@ -69,9 +69,16 @@ def test_without_a_state_the_role_says_who_acknowledges_and_msa_whether() -> Non
     assert feedback(answered(MSA, prt("", role="RCT^Result Copies To^HL70912"))) == []
 
 
-@pytest.mark.parametrize("person", [prt("Enroute"), prt("Accepted", action="DE")])
-def test_what_is_not_understood_leaves_the_alert_and_is_kept(person: str) -> None:
-    outcome = answered(MSA, person)
+@pytest.mark.parametrize("state", ["Accepted", "Rejected", ""])
+def test_an_answer_is_taken_back_by_the_action_code(state: str) -> None:
+    back = prt(state, action="DE")
+    assert feedback(answered(MSA, back)) == [("alert-answer-retracted", "N7", ALERT.alert_id)]
+    assert feedback(answered(MSA, back, prt("Accepted", "N8"))) == [("alert-acknowledged", "N8", ALERT.alert_id)]
+    assert feedback(answered(MSA, prt("Read", action="DE"))) == []
+
+
+def test_what_is_not_understood_leaves_the_alert_and_is_kept() -> None:
+    outcome = answered(MSA, prt("Enroute"))
     assert [type(one) for one in outcome.events] == [DeadLetterEvent]
 
 
