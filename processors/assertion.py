@@ -52,7 +52,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-_TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|[;:?,]|[-+]ve\b|\([-+]\)|(?<!\w)[-–—](?!\w)")
+_TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|[;:?,∅☐□☑☒]|\[[ xX✓✔]?\]|[-+]ve\b|\([-+]\)|(?<!\w)[-–—](?!\w)")
 _SHORT: Final = re.compile(r"\b(?:[whsrcWHSRC]/[oOpP]|[pP]/[wW])\b")  # w/o, h/o, s/p, r/o, c/o, p/w
 
 # Labels, as models spell them in lower case, of what is done or where, not of what is wrong: a test with a negative result is
@@ -207,7 +207,9 @@ class Asserter:
 
 
 def _tokens(text: str, start: int, end: int) -> list[tuple[str, int, int]]:
-    tokens = [(match.group().lower(), match.start(), match.end()) for match in _TOKEN.finditer(text, start, end)]
+    tokens = [
+        (match.group().lower().replace(" ", ""), match.start(), match.end()) for match in _TOKEN.finditer(text, start, end)
+    ]
     if text.find("/", start, end) >= 0:
         shorts = [(match.group().lower(), match.start(), match.end()) for match in _SHORT.finditer(text, start, end)]
         taken = {match[1] for match in shorts} | {match[1] + 2 for match in shorts}
@@ -236,10 +238,16 @@ def _clauses(words: Sequence[str]) -> list[tuple[int, int]]:
         for verb, following in enumerate(words[comma + 1 + joined : comma + 8], comma + 1 + joined):
             if following in (",", "or", "and", "nor"):
                 break
-            if following in CLAUSE_VERBS:
+            if following in CLAUSE_VERBS or (following == "present" and _each_denied(words, comma)):
                 commas.append((comma, verb))
                 break
     return commas
+
+
+def _each_denied(words: Sequence[str], comma: int) -> bool:
+    """Say whether two items before a comma have a "no" each: in "no SOB, no CP, cough present" the third is told apart."""
+    before = [i for i in range(comma) if words[i] == ","]
+    return bool(before) and words[before[-1] + 1] in ("no", "nil") and not {"no", "nil"}.isdisjoint(words[: before[-1]])
 
 
 def _came_to_pass(words: Sequence[str], comma: int, verb: int) -> bool:

@@ -84,7 +84,7 @@ _REASON: Final = "source|cause|explanation|reason|aetiology|etiology|focus"
 _BE: Final = "is|was|were|are|been|be|being"
 _VERBS: Final = (
     "is|was|were|are|has|had|have|remain|remained|remains|improved|persisted|persists|continue|continued|continues|became|"
-    "increased|decreased"
+    "increased|decreased|admits|endorses"
 )
 _FOUND: Final = (
     "seen|found|detected|identified|observed|noted|noticed|present|evident|visible|visualized|visualised|demonstrated|appreciated|"
@@ -103,6 +103,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
     # ------------------------------------------------------------------------------------------------ negated
     _group("negated", "forward", f"""
         no
+        ∅|ø
+        []|☐|□
         not
         nil
         without
@@ -187,7 +189,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         absent
         """, reach=2, nominal=True),
     _group("negated", "forward", """
-        discontinued|discontinuing|stopped|stopping|stop|ceased|ceasing|suspended|suspending|withheld|withholding
+        discontinued|discontinuing|stopped|stopping|stop|ceased|ceasing|suspended|suspending|withheld|withholding|hold|holding
         discontinuation|withdrawal|cessation of
         """, reach=2),
     # "negative blood cultures": the word right behind
@@ -262,6 +264,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         s/p
         known case of
         in the past
+        hx
         """),
     _group("historical", "forward", """
         previous|previously|prev|prior|past|remote|former|formerly|healed
@@ -395,7 +398,9 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         ?
         vs
         versus
-        """, reach=0),
+        |{_BE} suspected .|,|;
+        until proven otherwise
+        """.replace("{_BE}", _BE), reach=0),
     # ------------------------------------------------------------------------------------------------ family
     _group("family", "forward", f"""
         family|fam |medical|psychiatric|cardiac history|hx |is|was |{_OF_NOTE}|strong of|for
@@ -458,6 +463,9 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         half past
         prior|previous to
         history taking
+        hx taken|obtained|from|by|per|limited|unobtainable|unavailable|unclear|as|and|given
+        on|under|off|to hold parameters|pressure|still
+        ø #
         |past|previous|social|medical|surgical|clinical medical|surgical|social history
         social|medical|surgical|clinical history
         history and physical|examination
@@ -505,6 +513,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         , and {_PRONOUN} was|were|had
         ;
         (+)
+        []|☐|□|[x]|[✓]|[✔]|☑|☒
         """.replace("{_PRONOUN}", _PRONOUN)),
     _group("stop", "both", """
         other than
@@ -545,7 +554,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         now has|have|with|presents|presenting|presented|complains|complaining|c/o|p/w
         reports
         reported that|having
-        positive|+ve|consistent|compatible for|with
+        positive|pos|+ve|consistent|compatible for|with
         revealed|reveals|revealing|showed|shows|showing|demonstrated|demonstrates|demonstrating|disclosed|confirmed|describing
         with
         following

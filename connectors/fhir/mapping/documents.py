@@ -115,9 +115,7 @@ def map_communication(reading: Reading) -> None:
     if alerts := _alert_ids(reading):
         if not believed:
             reading.note("inResponseTo", "an answer to an alert by a peer without `answers_alerts`: not used")
-        elif reading.processing != "production":
-            reading.note("inResponseTo", "an answer to an alert that is test traffic: not used")
-        else:
+        elif reading.acts("answers no alert"):
             _feedback(reading, alerts)
         return
     if any(text(one.get("system")) == ALERT_SYSTEM for one in objects(resource, "identifier")):

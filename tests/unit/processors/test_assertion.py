@@ -15,7 +15,7 @@ from processors.triggers import TRIGGERS
 
 MACCROBAT = Path(__file__).parents[4] / "shared" / "data" / "ner" / "maccrobat"
 SECTIONER, ASSERTER = Sectioner(), Asserter()
-MARKED = re.compile(r"\[([^\]]+)\]")  # "[words|assertion]" or "[words|assertion|label]"
+MARKED = re.compile(r"\[([^\]|]+\|[^\]]+)\]")  # "[words|assertion]" or "[words|assertion|label]"
 
 
 def decide(marked: str, label: str = "condition") -> str:
@@ -39,7 +39,7 @@ def ward_sentences() -> Iterator[str]:
 @pytest.mark.parametrize("line", list(ward_sentences()))
 def test_ward_sentences(line: str) -> None:
     text, marks = "", []
-    for index, part in enumerate(MARKED.split(line.replace("\\n", "\n"))):
+    for index, part in enumerate(MARKED.split(line.replace("\\n", "\n").replace("\\t", "\t"))):
         words, *mark = part.split("|") if index % 2 else [part]
         if mark:
             marks.append((len(text), len(text + words), mark[0], mark[1] if mark[1:] else "condition"))

@@ -110,7 +110,7 @@ def test_an_answer_that_was_entered_in_error_is_taken_back() -> None:
 def test_test_traffic_answers_nothing() -> None:
     outcome = handled(said(meta={"tag": [{"code": "HTEST"}]}))
     assert outcome.events == ()
-    assert "test traffic" in outcome.reason
+    assert "answers no alert" in outcome.reason
 
 
 def test_an_id_of_the_ehrs_own_is_said_not_to_be_known_and_one_that_came_along_is() -> None:
