@@ -34,7 +34,15 @@ class Check:
 async def run_checks(settings: Settings) -> list[Check]:
     """Run all checks; none of them changes anything."""
     checks: list[Check] = []
-    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _qdrant, _models, _cache, _disk, _site)
+    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (
+        _kafka,
+        _qdrant,
+        _models,
+        _cache,
+        _disk,
+        _site,
+        _answers,
+    )
     for probe in probes:
         try:
             checks += await probe(settings)
@@ -180,3 +188,32 @@ async def _site(settings: Settings) -> list[Check]:
         mend = "set VIGIL_IDENTITY__SITE_SECRET to a long random value, once: it keys every patient pseudonym"
         return [Check("warning", "site secret", "still the demo's", mend)]
     return [Check("ok", "site secret", "set")]
+
+
+async def _answers(settings: Settings) -> list[Check]:
+    """Say who may answer alerts, and so end their escalation, without showing that they are who they say."""
+    connectors, found = settings.connectors, []
+    if "mllp" in connectors.enabled:
+        found += [
+            (
+                f"HL7 peer {name}",
+                "its address alone, which others may take",
+                "give it `certificates`, with connectors.mllp.tls.ca_file",
+            )
+            for name, peer in connectors.mllp.peers.items()
+            if peer.answers_alerts and not peer.certificates and not all(one.is_loopback for one in peer.addresses)
+        ]
+    if "fhir" in connectors.enabled:
+        found += [
+            (
+                f"FHIR peer {name}",
+                "nothing: whoever reaches the port is taken for it",
+                "give it a `token`, or set connectors.fhir.tls.ca_file",
+            )
+            for name, peer in connectors.fhir.peers.items()
+            if peer.answers_alerts and not connectors.fhir.authenticates(peer)
+        ]
+    return [
+        Check("warning", "answers to alerts", f"{who} may give them (`answers_alerts`) and is known by {how}", mend)
+        for who, how, mend in found
+    ]
