@@ -371,7 +371,8 @@ def _verify(entry: ModelEntry, path: Path, expected: str) -> None:
         raise Fatal(
             f"model {entry.name} {entry.version}: digest of {path} differs: "
             f"expected {expected or 'none (unsealed)'}, found {found}",
-            hint="the file is corrupted or was replaced; restore it, or seal the registry if the change is meant",
+            hint="the file is corrupted or was replaced; restore it (of a model that was pulled, `vigil models pull` does), or seal "
+            "the registry if the change is meant",
         )
 
 
