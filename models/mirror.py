@@ -176,7 +176,8 @@ def pinned(address: str) -> str:
 def fetched(entry: ModelEntry, folder: Path, progress: Callable[[str, int], None] = lambda file, size: None) -> None:
     """Bring the files of an entry whose location is an address to `folder`, whole; several processes may try at once.
 
-    Of a folder that is there what is missing or damaged is fetched. Raises `Permanent` (the place has no such file), `Fatal` (a file without a digest or with another, no room), `Transient`.
+    Of a folder that is there what is missing or damaged is fetched. Raises `Permanent` (the place has no such file), `Fatal` (a
+    file without a digest or with another, no room), `Transient`.
     """
     files = entry.files | entry.beside
     if not all(files.values()):
@@ -244,8 +245,8 @@ def pull(
     """Fetch a model into a folder beside the registry file and record it there; it serves nothing until it is promoted.
 
     `digest` is the model's, as somebody trusted told it; `called` is its name here, if not the mirror's. `progress(file, bytes)` is
-    told of each piece. Files that are there whole, in place or from an earlier try, are not fetched again. Raises `Permanent` (no such model, another
-    digest, the name of a model in use), `Fatal` (a file differs from its digest), `Transient`.
+    told of each piece. Files that are there whole, in place or from an earlier try, are not fetched again. Raises `Permanent` (no
+    such model, another digest, the name of a model in use), `Fatal` (a file differs from its digest), `Transient`.
     """
     entry = _chosen(offered(source), name, task)
     if digest and digest != entry.digest:

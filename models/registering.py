@@ -147,7 +147,7 @@ def promote(task: str, name: str, path: Path, *, seen: Stage | None = None) -> s
     with _changing(path) as document:
         registry = _known(path)
         registry.entry(task, name)
-        stage = _as_seen(registry, task, seen)
+        stage = as_seen(registry, task, seen)
         _serve(document, task, name, (*stage.previous, stage.champion)[-_KEPT:])
     return stage.champion
 
@@ -159,11 +159,12 @@ def rollback(task: str, path: Path, *, seen: Stage | None = None) -> str:
     """
     with _changing(path) as document:
         name = previous(task, path)
-        _serve(document, task, name, _as_seen(_known(path), task, seen).previous[:-1])
+        _serve(document, task, name, as_seen(_known(path), task, seen).previous[:-1])
     return name
 
 
-def _as_seen(registry: Registry, task: str, seen: Stage | None) -> Stage:
+def as_seen(registry: Registry, task: str, seen: Stage | None) -> Stage:
+    """Return who serves a task. Raises `Permanent` where that is no longer as `seen`, which a change was decided on."""
     stage = registry.stage(task)
     if seen is not None and stage != seen:
         now = f"{stage.champion}{f', {stage.challenger} on trial' if stage.challenger else ''}"
@@ -193,7 +194,7 @@ def challenge(task: str, challenger: Stage | None, path: Path, *, seen: Stage | 
     """
     with _changing(path) as document:
         registry = _known(path)
-        _as_seen(registry, task, seen)
+        as_seen(registry, task, seen)
         _try_out(document, registry, task, challenger)
 
 
@@ -288,7 +289,9 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise Fatal(f"registry {path} cannot be written ({error.strerror})", hint="is there room, and may this account?") from error
+        raise Fatal(
+            f"registry {path} cannot be written ({error.strerror})", hint="is there room, and may this account?"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
