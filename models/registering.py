@@ -213,7 +213,10 @@ def _try_out(document: dict[str, Any], registry: Registry, task: str, challenger
 def free_to_try(stage: Stage, task: str, name: str) -> None:
     """Raise `Permanent` where a model serves the task itself, or another is on trial: its trial would end without a word."""
     if name == stage.champion:
-        raise Permanent(f"{name} serves {task}: it cannot challenge itself", hint="`vigil models list` shows the others")
+        raise Permanent(
+            f"{name} serves {task}: it cannot challenge itself, a challenger has a name of its own",
+            hint="`vigil models list` shows the others",
+        )
     if stage.challenger not in ("", name):
         raise Permanent(
             f"{stage.challenger} is on trial for {task} already",
