@@ -44,21 +44,27 @@ PLACEHOLDERS = (
 
 
 class IdentitySettings(BaseModel):
-    """How patients are told apart.
-
-    `site_secret`: the key of all pseudonyms. At least 16 bytes, kept for as long as the data: another secret makes every patient
-    a stranger. `authorities`: assigning authorities in order of preference; the first that a message carries is used. Empty: a
-    medical record number (HL7 table 0203 `MR`) first, then `PI`, then whatever comes first. `only_listed`: with `authorities`
-    given, a message without any of them is held apart instead of being filed under an identifier that nobody vouched for.
-    `aliases`: other names of an authority (OID, FHIR system, namespace) -> the name to use.
-    """
+    """How patients are told apart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    site_secret: SecretStr
-    authorities: tuple[str, ...] = ()
-    only_listed: bool = True
-    aliases: dict[str, str] = Field(default_factory=dict)
+    site_secret: SecretStr = Field(
+        description="the key of all pseudonyms: at least 16 bytes, kept for as long as the data; another one makes every patient a "
+        "stranger. The default is the demo's, which no site may use"
+    )
+    authorities: tuple[str, ...] = Field(
+        (),
+        description="assigning authorities in order of preference; the first that a message carries is used. Empty: a medical "
+        "record number (HL7 table 0203 `MR`) first, then `PI`, then whatever comes first",
+    )
+    only_listed: bool = Field(
+        True,
+        description="with `authorities` given, a message without any of them is held apart, not filed under an identifier that "
+        "nobody vouched for",
+    )
+    aliases: dict[str, str] = Field(
+        default_factory=dict, description="other names of an authority (OID, FHIR system, namespace) -> the name to use"
+    )
     placeholders: tuple[str, ...] = Field(
         PLACEHOLDERS,
         description="texts in the place of a patient's identifier that are none; letters and digits alone count, without case. "

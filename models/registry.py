@@ -181,6 +181,10 @@ class ModelEntry(BaseModel):
         return ModelIdentity(name=self.name, version=self.version, digest=self.digest)
 
 
+Fetch = Callable[[ModelEntry, Path], None]
+"""Brings an entry's files from its address into a folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A model's verified files, as handed to its loader."""
@@ -223,24 +227,26 @@ def sha256_of(path: Path) -> str:
 class Registry:
     """The models this process may use. Immutable; to change it, load another."""
 
-    def __init__(self, entries: Sequence[tuple[ModelEntry, Path]], stages: Mapping[str, Stage], *, fetch: bool = False) -> None:
-        """Take entries with the folder their files lie in, who serves each task, and whether files may be fetched."""
+    def __init__(
+        self, entries: Sequence[tuple[ModelEntry, Path]], stages: Mapping[str, Stage], *, fetch: Fetch | None = None
+    ) -> None:
+        """Take entries with the folder their files lie in, who serves each task, and what fetches files, if anything may."""
         self._entries = {(entry.task, entry.name): (entry, folder) for entry, folder in entries}
         self._stages = dict(stages)
         self._fetch = fetch
 
     @classmethod
-    def load(cls, path: Path | None = None, *, fetch: bool = False) -> Self:
+    def load(cls, path: Path | None = None, *, fetch: Fetch | None = None) -> Self:
         """Read the packaged registry, and lay a site's file over it where one is given.
 
-        With `fetch` a model whose location is an address is fetched when it is opened and is not here. Raises `Fatal` where a file
-        is absent or is not a registry, naming the entry and field.
+        With `fetch` (`models.mirror.fetched`) a model whose location is an address is fetched when it is opened and is not here.
+        Raises `Fatal` where a file is absent or is not a registry, naming the entry and field.
         """
         path = path or PACKAGED
         return cls.of(path, document_of(path), fetch=fetch)  # once: who writes it meanwhile is seen by the next look
 
     @classmethod
-    def of(cls, path: Path, document: Mapping[str, Any], *, fetch: bool = False) -> Self:
+    def of(cls, path: Path, document: Mapping[str, Any], *, fetch: Fetch | None = None) -> Self:
         """Return the registry that a file makes, from what it holds or is to hold. Raises `Fatal` as `load` does."""
         entries, stages = read_registry(PACKAGED, WEIGHTS) if path != PACKAGED else ([], {})
         entries, stages = [*entries, *_entries(path, document, base_of(path))], stages | _stages(path, document)
@@ -314,20 +320,18 @@ class Registry:
         """Verify a model's files, and with `beside` what drift and evaluations are held against too.
 
         Raises `Fatal` for a missing file or a digest that differs, `Permanent` as `entry` does, and where it fetches the files as
-        `mirror.fetched` does.
+        `models.mirror.fetched` does.
         """
         entry, folder = self._find(task, name)
         if not entry.files:
             raise Fatal(f"model {entry.name} {entry.version} lists no files", hint="fill [model.files] and seal")
         if is_address(entry.location) and not folder.is_dir():
-            if not self._fetch:
+            if self._fetch is None:
                 raise Fatal(
                     f"model {entry.name} {entry.version}: {entry.location} is not on this machine yet",
                     hint=f"`vigil models pull {entry.name}` fetches it, or lanes by themselves where models.fetch is true",
                 )
-            from models.mirror import fetched  # it needs this module
-
-            fetched(entry, folder)
+            self._fetch(entry, folder)
         for file, expected in sorted((entry.files | (entry.beside if beside else {})).items()):
             _verify(entry, folder / file, expected)
         return Weights(entry, folder)

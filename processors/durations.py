@@ -34,6 +34,15 @@ def seconds(value: object) -> object:
         raise ValueError("is no duration: write 30 or 30s, 30m, 1h, 2d, or ISO 8601 (PT30M)") from None
 
 
+def written(value: timedelta) -> str:
+    """Return a duration as a setting may have it: `1h30m`, `250ms`."""
+    left, parts = round(value / timedelta(milliseconds=1)), []
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, left = divmod(left, round(_UNITS[unit] * 1000))
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
+
+
 def bounded(value: timedelta) -> timedelta:
     """Return a duration that is neither negative nor endless; raises `ValueError` for another."""
     if not timedelta() <= value <= LONGEST:

@@ -2,9 +2,9 @@
 
 Clinical notes break sentences by full stops, by lines, by bullets, by numbers ("1) no effusion 2) pneumonia") and by blank
 lines, and wrap them in the middle as well (HL7 sends a report as one OBX per line). So a line end is a border only where the text
-around it says so. Many are typed without capitals ("no bleeding. now unresponsive"): a small letter behind a stop or a line end begins a
-sentence too, where what stands before is no abbreviation, and the line was not full. Offsets are characters of the text as given; no character is changed, so that CRLF, tabs and any Unicode keep
-their place.
+around it says so. Many are typed without capitals ("no bleeding. now unresponsive"): a small letter behind a stop or a line end
+begins a sentence too, where what stands before is no abbreviation, and the line was not full. Offsets are characters of the text as
+given; no character is changed, so that CRLF, tabs and any Unicode keep their place.
 """
 
 import re
@@ -25,17 +25,14 @@ b.i.d t.i.d q.i.d q.d q.h p.o p.r.n i.v i.m s.c p.r a.m p.m o.d b.d t.d.s
 """
 ABBREVIATIONS: Final = frozenset(_STOPPED.split())
 # The same before a small letter alone: "neg. for", "Staph. aureus"; behind "Troponin neg." a capital begins a sentence.
-_ABBREVIATED: Final = ABBREVIATIONS | frozenset(
-    """
-    pt pts neg pos bilat unilat mod sev abd occ freq gen neuro psych card resp cont etc et spp sp subsp ssp var syn staph strep haem hem
-    klebs pseud mycobact enterobact lt rt lat post ant sup inf prox dist asst assoc tbc postop preop periop intraop diff diam diag
-    disp dissol cresc dim quot quant suff interm contd
-    """.split()
-)
+_SHORTENED: Final = """
+pt pts neg pos bilat unilat mod sev abd occ freq gen neuro psych card cont contd etc et spp sp subsp ssp var syn staph strep haem
+hem klebs pseud mycobact enterobact lt rt lat post ant sup inf prox dist asst assoc postop preop periop intraop diff diam diag
+"""
+_ABBREVIATED: Final = ABBREVIATIONS | frozenset(_SHORTENED.split())
 # ... and these may be either: "5 mg. now settled", "breast ca. pt has fibroids".
-_UNITS: Final = frozenset(
-    "ca yo hr hrs wk wks mo mos yr yrs min sec dx hx rx sx tx fx cm mm kg ml mg wt ht tab tabs cap caps".split()
-)
+_EITHER: Final = "ca yo hr hrs wk wks mo mos yr yrs min sec dx hx rx sx tx fx cm mm kg ml mg wt ht tab tabs cap caps"
+_UNITS: Final = frozenset(_EITHER.split())
 _CAPITALS: Final = re.compile(r"[a-z0-9)][.!?] +[A-Z]")
 _LONGER: Final = 6  # letters: a word this long is hardly an abbreviation
 # What begins a sentence in small letters, whatever short word stands before the stop: "no rash. has cellulitis".
@@ -45,8 +42,8 @@ _SMALL_OPENERS: Final = re.compile(
 )
 # A line that ends or begins so goes on, however short it is.
 _OPEN_END: Final = re.compile(
-    r"(?:\b(?:a|an|the|of|in|on|at|to|for|with|without|and|or|nor|but|no|not|denies|denied|by|from|is|was|were|are|has|had|have|his|her|"
-    r"their|any|as|than|which|that|who|per|via)|[-,/(&+])$",
+    r"(?:\b(?:a|an|the|of|in|on|at|to|for|with|without|and|or|nor|but|no|not|denies|denied|by|from|is|was|were|are|has|had|have|his|"
+    r"her|their|any|as|than|which|that|who|per|via)|[-,/(&+])$",
     re.IGNORECASE,
 )
 _OPEN_START: Final = re.compile(r"(?:and|or|nor|but|of|in|on|at|to|for|with|without|by|from|than|as|which|who|that|per|via)\b")

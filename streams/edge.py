@@ -302,7 +302,10 @@ class Requests:
 
 def disk_nearly_full(objects: ObjectStore, least: int) -> bool:
     """Whether fewer than `least` bytes are free where the objects lie; never of a remote store, whose disk is its own business."""
-    free = objects.free_bytes()
+    try:
+        free = objects.free_bytes()
+    except Transient:
+        return True  # none can be kept there at all
     return free is not None and free < least
 
 

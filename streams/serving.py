@@ -25,6 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 from models.batching import describe
 from models.drift import Figures, Reference
 from models.errors import Fatal, Permanent, Transient, VigilError
+from models.mirror import fetched
 from models.registry import ModelEntry, Registry
 from models.tasks import ModelIdentity
 from streams.caching import PredictionCache, key_of_model
@@ -130,7 +131,7 @@ class Serving(Generic[M]):
                 await self._admit(self._team.champion.model)
             return
         self._seen = await asyncio.to_thread(self._fingerprint)
-        registry = await asyncio.to_thread(Registry.load, self._settings.registry, fetch=self._settings.fetch)
+        registry = await asyncio.to_thread(self._registry)
         self._install(await self._arrange(registry, None))
         if self._settings.registry is not None:
             self._watcher = asyncio.create_task(self._watch(), name=f"registry watch {self.task}")
@@ -165,7 +166,7 @@ class Serving(Generic[M]):
         if seen == self._seen and not due:
             return
         self._seen, self._refused_at = seen, None
-        registry = await asyncio.to_thread(Registry.load, self._settings.registry, fetch=self._settings.fetch)
+        registry = await asyncio.to_thread(self._registry)
         old = self._team
         assert old is not None
         new = await self._arrange(registry, old)
@@ -191,6 +192,9 @@ class Serving(Generic[M]):
             await self.announce(
                 self.task, new.answering.identity, f"live, as a challenger for {new.stage.share:g}% of the patients"
             )
+
+    def _registry(self) -> Registry:
+        return Registry.load(self._settings.registry, fetch=fetched if self._settings.fetch else None)
 
     def _fingerprint(self) -> bytes:
         path = self._settings.registry

@@ -131,7 +131,9 @@ def wrong(settings: type[BaseModel], error: ErrorDetails) -> str:
     """Say what is wrong with one setting: its name, the value where it is a number, the bound, and the reason for the setting."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"there is no setting {name}{nearest(name, names(settings))}"
+        table, known = name.rpartition(".")[0], list(names(settings))
+        listed = not table or any(one.startswith(f"{table}.") for one in known)  # else a table with a name of the site's own
+        return f"there is no setting {name}{nearest(name, known) if listed else _beside(settings, error['loc'])}"
     said = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
     if said.startswith(f"{name}."):  # a relation, which names its settings
         return said
@@ -139,6 +141,18 @@ def wrong(settings: type[BaseModel], error: ErrorDetails) -> str:
     why = next((f" ({why})" for _, why in found if why), "")
     numeric = any(one in (int, float, timedelta) for kind, _ in found for one in _members(kind))
     return f"{name}{_shown(error['input']) if numeric else ''}: {said}{why}"
+
+
+def _beside(settings: type[BaseModel], path: Sequence[str | int]) -> str:
+    """Say what there is in the table that a wrong name stands in, such as a peer's."""
+    tables = [
+        one
+        for kind, _ in _at(settings, [str(one) for one in path[:-1]])
+        for one in _members(kind)
+        if isinstance(one, type) and issubclass(one, BaseModel)
+    ]
+    there = sorted({name for table in tables for name in table.model_fields})
+    return nearest(str(path[-1]), there) or (f"; there are {', '.join(there)}" if there else "")
 
 
 def _shown(value: object) -> str:

@@ -42,6 +42,9 @@ class FhirPeer(Section):
     charted: bool | None = Field(
         None, description="are its vitals validated by staff? unset: no for device data (MDC codes) and `preliminary`"
     )
+    test_contexts: bool = Field(
+        False, description="take patients' contexts from test data too: only where its patients exist nowhere else"
+    )
     answers_alerts: bool = Field(
         False,
         description="believe its Communications that answer our alerts: they end escalation, so only of a peer that shows a token "

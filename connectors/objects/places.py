@@ -106,6 +106,10 @@ class Folder:
     def free_bytes(self) -> int | None:
         """See `Place`: of the disk under the folder, or under where it will be made."""
         existing = next(path for path in (self._root.absolute(), *self._root.absolute().parents) if path.exists())
+        if os.statvfs(existing).f_blocks == 0 or not os.access(existing, os.W_OK | os.X_OK):  # /proc holds no files
+            raise Transient(
+                f"objects cannot be kept at {self._root}: {existing} takes none from this account", hint="objects.url"
+            )
         return shutil.disk_usage(existing).free
 
     def _prepare(self) -> None:

@@ -53,6 +53,7 @@ class Where:
     not_patient_ids: Sequence[str] = ()
     encounter_ids: Sequence[str] = ()
     note_ids: Sequence[str] = ()
+    instance_uids: Sequence[str] = ()
     types: Sequence[str] = ()
     model_digests: Sequence[str] = ()
     since: datetime | None = None
@@ -70,6 +71,7 @@ class Where:
             "patient_id": self.patient_ids,
             "encounter_id": self.encounter_ids,
             "note_id": self.note_ids,
+            "instance_uid": self.instance_uids,
             "type": self.types,
             "model_digest": self.model_digests,
         }

@@ -169,11 +169,17 @@ class LocalKafka:
         """Start all brokers (or the one with this id) that do not run yet, wait until they answer, return the bootstrap address."""
         jars = fetch_jars(self._report)
         with self._alone():
+            new = not self.nodes
             nodes, cluster_id = self._cluster()
             todo = [node for node in nodes if broker in (None, node.id) and self.pid(node) is None]
-            for node in todo:
-                for port in (node.port, node.controller_port):
-                    require_free(port, patience=5.0)
+            try:
+                for node in todo:
+                    for port in (node.port, node.controller_port):
+                        require_free(port, patience=5.0)
+            except LocalKafkaError:
+                if new:  # so that another port can be chosen
+                    (self.data / "cluster.json").unlink()
+                raise
             self._format(jars, cluster_id, [node for node in todo if self._prepare(node, nodes)])
             for node in todo:
                 self._launch(jars, node)

@@ -133,6 +133,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         with pytest.raises(LocalKafkaError, match=f"port {port} is taken"):
             LocalKafka(tmp_path, port=port).start()
+    assert LocalKafka(tmp_path).nodes == []  # so that another port can be chosen
 
 
 def test_another_shape_than_the_folder_holds_is_refused(broker: Kafka) -> None:

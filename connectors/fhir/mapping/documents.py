@@ -105,7 +105,8 @@ def map_communication(reading: Reading) -> None:
     resource = reading.resource
     if alert := _alert_id(resource):
         if reading.sender.peer.answers_alerts:
-            _feedback(reading, alert)
+            if reading.acts("answers no alert"):
+                _feedback(reading, alert)
         else:
             reading.note("inResponseTo", "an answer to an alert by a peer without `answers_alerts`: not used")
         return

@@ -62,9 +62,23 @@ def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIGIL_IDENTITY__SITE_SECRET", "do-not-show-me-anywhere")
     monkeypatch.setenv("VIGIL_KAFKA__SASL_PASSWORD", "nor-me")
     settings = load()
-    shown = " ".join(f"{name} {value}" for name, value, _ in rows(settings)) + repr(settings) + settings.model_dump_json()
+    shown = " ".join(f"{row.name} {row.value}" for row in rows(settings)) + repr(settings) + settings.model_dump_json()
     assert "do-not-show" not in shown
     assert "nor-me" not in shown
+
+
+def test_what_is_shown_can_be_written_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value as `vigil settings` prints it, put into its variable, is that value; and the default is told beside it."""
+    shown = {row.name: row for row in rows(Settings())}
+    assert shown["monitor.staleness"].value == "1h" and shown["monitor.carry_forward.spo2"].value == "6h"
+    for row in shown.values():
+        if row.value and row.value != "**********":
+            monkeypatch.setenv(f"VIGIL_{row.name.upper().replace('.', '__')}", row.value)
+    again = load()
+    assert {row.name: row.value for row in rows(again)} == {name: row.value for name, row in shown.items()}
+    monkeypatch.setenv("VIGIL_MONITOR__STALENESS", "45m")
+    changed = {row.name: row for row in rows(load())}["monitor.staleness"]
+    assert (changed.value, changed.default) == ("45m", "1h")
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
@@ -291,3 +305,11 @@ def test_no_duration_is_endless_or_negative() -> None:
             with pytest.raises(ValidationError) as caught:
                 model.model_validate({name: value})
             assert any(error["loc"] == (name,) for error in caught.value.errors()), (model, name, value)
+
+
+def test_a_wrong_key_of_a_peer_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "vigil.toml").write_text('[connectors.mllp.peers.MON]\ntz = "Europe/Berlin"\nzones = "UTC"\n')
+    with pytest.raises(Permanent) as refused:
+        load()
+    assert "no setting connectors.mllp.peers.MON.tz; there are addresses, " in str(refused.value)
+    assert "no setting connectors.mllp.peers.MON.zones; did you mean zone?" in str(refused.value)

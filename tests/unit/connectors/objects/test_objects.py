@@ -254,6 +254,8 @@ def test_free_bytes(tmp_path: Path) -> None:
     assert free is not None
     assert free > 0
     assert ObjectStore(ObjectSettings(url="memory://x")).free_bytes() is None
+    with pytest.raises(Transient, match="objects cannot be kept at /proc/x: /proc takes none"):
+        ObjectStore(ObjectSettings(url="/proc/x")).free_bytes()
 
 
 def test_an_unknown_kind_of_store_is_refused() -> None:
