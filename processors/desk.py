@@ -180,16 +180,24 @@ class Desk:
     # ----------------------------------------------------------------------------------------------------------- silence
 
     def silent(self, patient: Patient, severity: Severity, limit: int, cause: Cause) -> list[AlertEvent]:
-        """Say that nothing is heard of a patient."""
-        if "no-observations" in patient.alerts or self.suppressed(patient, "no-observations", severity, cause.now):
+        """Say that nothing is heard of a patient; and anew where what is known by now makes that graver."""
+        alert = patient.alerts.get("no-observations")
+        state: AlertState = "raised" if alert is None else "updated"
+        if alert is None:
+            if self.suppressed(patient, "no-observations", severity, cause.now):
+                return []
+            alert = self.open(patient, "no-observations", severity, cause)
+        elif RANK[severity] <= RANK[alert.severity]:
             return []
-        alert = self.open(patient, "no-observations", severity, cause)
-        alert.since, alert.until = patient.heard or 0, limit
-        reason = f"nothing within {alerts.hours_and_minutes(limit)}"
+        else:
+            alert.severity = severity
+            self._place(patient, alert, cause.now)
+        alert.since, alert.until = patient.silent_since or 0, limit
+        reason = f"nothing within {alerts.hours_and_minutes(limit)}{'' if patient.heard else ' of the admission'}"
         sampled = max((kept[-1][0] for kept in patient.history.samples.values()), default=0)
         if sampled > alert.since:
             reason += f" but single samples of an unvalidated stream, the last at {when(sampled):%H:%M} UTC"
-        return [self.step(patient, alert, "raised", reason, cause)]
+        return [self.step(patient, alert, state, reason, cause)]
 
     def heard(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
         """End the silence. It resolves nothing but itself."""

@@ -151,7 +151,7 @@ class Monitor:
         score = self._score(made, deterioration, reason)
         patient = made.patient
         if patient is None or made.ended:
-            if patient is not None and not made.late:
+            if patient is not None and (made.stands or not made.late):
                 self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
             survivor = patient.context.merged_into if patient else None
             return [score, *moving.forwarded(made.event, survivor)] if survivor else [score]
@@ -168,9 +168,11 @@ class Monitor:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
                 patient.unsettled = patient.unsettled or made.held
+            if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
-        steps = self._desk.heard(patient, cause) if made.heard and patient.alerts else []
+        back = made.heard and self._timers.within(band_of(made.current), made.heard_at, cause.now)
+        steps = self._desk.heard(patient, cause) if back and patient.alerts else []
         if made.changed or made.corrected:
             steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
             if self.rules.model_pages and deterioration is not None and not made.news2_reason:

@@ -80,6 +80,7 @@ class Context:
         "known",
         "location",
         "merged_into",
+        "outpatient",
         "pregnant",
         "scale",
         "undecided_scale",
@@ -98,6 +99,7 @@ class Context:
         self.deceased = False
         self.merged_into: str | None = None
         self.deleted = False
+        self.outpatient = False
 
     @classmethod
     def of(cls, event: PatientEvent) -> "Context":
@@ -116,6 +118,7 @@ class Context:
         made.deceased = event.deceased
         made.merged_into = event.merged_into if event.merged_into != event.patient_id else None
         made.deleted = event.deleted
+        made.outpatient = event.encounter_class == "outpatient"
         return made
 
     @property
@@ -148,7 +151,7 @@ class Context:
         return [
             *(self.known, self.adult_from, self.pregnant, self.scale, self.undecided_scale, self.ceiling, self.encounter_id),
             *(self.encounter_status, [place.ward, place.room, place.bed], self.deceased, self.merged_into),
-            *((True,) if self.deleted else ()),
+            *((self.deleted, True) if self.outpatient else (True,) if self.deleted else ()),
         ]
 
     @classmethod
@@ -159,7 +162,7 @@ class Context:
             :7
         ]
         (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:11]
-        made.deleted = any(raw[11:])
+        made.deleted, made.outpatient = any(raw[11:12]), any(raw[12:])  # snapshots of before lack them
         made.location = Location.model_construct(ward=ward, room=room, bed=bed)  # as it was saved, however long
         return made
 
@@ -169,6 +172,7 @@ class Patient:
 
     __slots__ = (
         "alerts",
+        "awaited",
         "band",
         "closed",
         "context",
@@ -193,6 +197,9 @@ class Patient:
         # moved by PatientEvents and ticks, which stand between batches
         self.context = Context()
         self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
+        self.awaited: int | None = (
+            None  # logged time from which a first observation is waited for: in hospital, and nothing came
+        )
         self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
         # phase 1
         self.history = History()
@@ -225,6 +232,11 @@ class Patient:
         if over and (context.encounter_id is None or self.encounter_id in (None, context.encounter_id)):
             return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
         return ""
+
+    @property
+    def silent_since(self) -> int | None:
+        """From when on an observation is waited for: the newest one, else when a stay was learned of; None where nobody waits."""
+        return self.awaited if self.heard is None else self.heard
 
     def follow(self, after: Context) -> None:
         """Take a new context. That another stay than the watched one is over, or only planned, does not touch the watch.
@@ -259,6 +271,7 @@ class Patient:
                 "v": _VERSION,
                 "context": self.context.dump(),
                 "ended_at": self.ended_at,
+                **({"awaited": self.awaited} if self.awaited is not None else {}),
                 "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "gone": self.history.gone,
@@ -293,6 +306,7 @@ class Patient:
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])
+        made.awaited = raw.get("awaited")
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),
             *("total", "band", "score_id", "received", "unsettled"),

@@ -85,7 +85,9 @@ class Silence(_Rules):
     medium: timedelta = Field(_hours(1.5), gt=timedelta())
     high: timedelta = Field(_minutes(30), gt=timedelta())
     unscored: timedelta = Field(
-        _hours(12.5), gt=timedelta(), description="NEWS2 does not apply (a child, age unknown): the longest interval"
+        _hours(12.5),
+        gt=timedelta(),
+        description="NEWS2 does not apply (a child, age unknown), or nothing came yet: the longest interval",
     )
 
 

@@ -24,6 +24,8 @@ def set_back_patient(patient: Patient, now: int, by: int, suppressed: int) -> No
             patient.closed[kind] = (severity, min(until - by, now + suppressed))
     if patient.ended_at is not None and patient.ended_at > now:
         patient.ended_at = min(now, patient.ended_at - by)
+    if patient.awaited is not None:
+        patient.awaited = min(patient.awaited, now)
     # A set of the meantime may have been taken for history, and nothing else would bring up what it said.
     patient.unsettled = patient.unsettled or not patient.ended
     patient.due = 0

@@ -67,6 +67,7 @@ class Timers:
             return run
         if patient.ended_at is not None:
             patient.ended_at, run.changed = None, True
+        self._await(patient, now, run)
         if self._partition.woke_at is not None:
             patient.due = 0  # what is missing, or answered, may lie in the backlog
             return run
@@ -88,9 +89,21 @@ class Timers:
         patient.due = self._next(patient)
         return run
 
+    @staticmethod
+    def _await(patient: Patient, now: int, run: Run) -> None:
+        """Begin to wait for the first observation of whoever is in hospital. An outpatient's visit may be open for weeks."""
+        context = patient.context
+        if patient.heard is None and context.encounter_status == "in-progress" and not context.outpatient:
+            if patient.awaited is None:
+                patient.awaited, run.changed = now, True
+        elif patient.awaited is not None:
+            patient.awaited, run.changed = None, True
+
     def _end(self, patient: Patient, ended: str, cause: Cause, run: Run) -> None:
         if patient.ended_at is None:
             patient.ended_at, run.changed = cause.now, True
+        if patient.awaited is not None:
+            patient.awaited, run.changed = None, True
         if patient.alerts:  # the watch ended by a set of an encounter that is over
             run.steps += self._desk.close(patient, "resolved", ended, cause)
             run.changed = True
@@ -115,8 +128,13 @@ class Timers:
             run.steps += self._desk.consider(patient, score, cause)
             patient.band = band_of(score)
 
+    def within(self, band: str, heard: int, now: int) -> bool:
+        """Tell whether a value observed at `heard` keeps the silence limit of a band."""
+        return now - heard <= self._silence[band]
+
     def _overdue(self, patient: Patient, now: int) -> bool:
-        return patient.heard is not None and now - patient.heard > self._silence[patient.band]
+        since = patient.silent_since
+        return since is not None and not self.within(patient.band, since, now)
 
     def _silent_until(self, patient: Patient) -> int | None:
         if patient.heard is None or patient.context.encounter_status == "in-progress":
@@ -126,7 +144,7 @@ class Timers:
     def _next(self, patient: Patient) -> int:
         times = [until for _, until in patient.closed.values()]
         times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
-        if patient.heard is not None and "no-observations" not in patient.alerts:
-            times.append(patient.heard + self._silence[patient.band] + 1)
+        if (since := patient.silent_since) is not None and "no-observations" not in patient.alerts:
+            times.append(since + self._silence[patient.band] + 1)
         forget = self._silent_until(patient)
         return min(times if forget is None else [*times, forget], default=_NEVER)
