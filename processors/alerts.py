@@ -6,6 +6,7 @@ never names a disease and never a person.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from processors.events import AlertKind, AlertState, Deterioration, News2, Parameter, Severity
@@ -70,9 +71,9 @@ class Alert:
     score_id: str | None = None
     observed: int = 0
     received: int = 0
-    since: int = 0  # no-observations, feed-stopped, monitoring-blind: from when
+    since: int = 0  # no-observations, observed-after-end, feed-stopped, monitoring-blind: from when
     until: int = 0  # monitoring-blind: to when
-    about: str = ""  # feed-stopped: the peer
+    about: str = ""  # feed-stopped, feed-late: the peer; observed-after-end: why the watch is over
     text: str = ""  # deterioration: the last wording
     waiting_since: int | None = None  # None: answered, or not the kind that climbs
     step: int = 0  # escalation steps taken
@@ -192,6 +193,20 @@ def model_detail(answer: Deterioration) -> str:
     return (
         f"Model {answer.model.name} {answer.model.version}: probability {answer.probability:.2f} of deterioration within "
         f"{answer.horizon_hours} hours, from the last 24 hours of vital signs. {_ASSISTIVE}"
+    )
+
+
+def after_end_title(ended: str, after: int, score: News2 | None) -> str:
+    """One line: `Observed 45 min after the watch ended (discharged): NEWS2 9`."""
+    found = f": NEWS2 {'at least ' if score.at_least else ''}{score.total}" if score else ""
+    return f"Observed {hours_and_minutes(after)} after the watch ended ({ended}){found}"
+
+
+def after_end_detail(state: AlertState, ended: str, since: datetime) -> str:
+    """Say what is wrong where one who is recorded as gone goes on being observed, and who can mend it."""
+    return (
+        f"{outcome(state)}Recorded at {since:%Y-%m-%d %H:%M} UTC: {ended}. Observations go on, and no score of them alerts. "
+        "Whoever is still here must be admitted again, or the discharge or death cancelled, to be watched."
     )
 
 

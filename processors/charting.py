@@ -59,6 +59,7 @@ class Assessment:
     changed: bool = False  # it brought something new, so it counts as a set
     heard: bool = False  # it is news of the patient: a value that counts, later than all before
     heard_at: int = 0  # observed time of the newest such value, of whichever set
+    observed: int = 0  # of the set, as it is used
     stands: bool = False  # it changed what is known now, be it ever so late
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
@@ -124,7 +125,7 @@ class Charting:
         made.late = stale or (not taken.current and before is not None and observed < before)
         if event.encounter_id is not None and not made.late:
             patient.encounter_id = event.encounter_id
-        made.changed, made.stands = taken.fresh, taken.current
+        made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
         made.corrected = tuple(taken.corrected)
         made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):

@@ -23,6 +23,7 @@ from processors.patients import Patient, ms, when
 from processors.rules import MonitorRules
 
 _MS = timedelta(milliseconds=1)
+AFTER_END: AlertKind = "observed-after-end"
 Corrections = Collection[tuple[str, int]]  # (parameter, when observed) of values that were replaced or taken back
 
 
@@ -53,6 +54,7 @@ class Desk:
         self._resolve_after = rules.resolve_after // _MS
         self._suppression = rules.suppression // _MS
         self._declined = rules.declined_suppression // _MS
+        self._grace = rules.observed_after_end // _MS
 
     # ------------------------------------------------------------------------------------------------------------ NEWS2
 
@@ -207,6 +209,35 @@ class Desk:
         alert.text = f"Observed again after {alerts.hours_and_minutes(cause.now - alert.since)}"
         return [self._end(patient, alert, "resolved", "observations resumed", cause, None, None)]
 
+    # -------------------------------------------------------------------------------------------- after the watch is over
+
+    def after_end(self, patient: Patient, ended: str, observed: int, score: News2 | None, cause: Cause) -> list[AlertEvent]:
+        """Say that a patient whose watch is over goes on being observed: once, and anew where it is graver than was told.
+
+        No score of such a patient alerts; so where it would urgently, this climbs the chain until somebody answers.
+        """
+        since = patient.ended_at
+        urgent = RANK[alerts.severity_of(score, self._rules) or ""] >= RANK["medium"]
+        severity: Severity = "medium" if urgent else "information"
+        if since is None or observed - since < self._grace or RANK[severity] <= RANK[patient.after_end or ""]:
+            return []
+        patient.after_end = severity
+        alert = patient.alerts.get(AFTER_END)
+        state: AlertState = "raised" if alert is None else "updated"
+        if alert is None:
+            alert = self.open(patient, AFTER_END, severity, cause)
+        else:
+            alert.severity = severity
+            self._place(patient, alert, cause.now)
+        alert.since, alert.about = since, ended
+        alert.text = alerts.after_end_title(ended, observed - since, score)
+        return [self.step(patient, alert, state, "graver than told" if state == "updated" else ended, cause, score=score)]
+
+    def watched_again(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
+        """End what `after_end` told."""
+        patient.after_end = None
+        return self.close(patient, "resolved", "watched again", cause, kinds=(AFTER_END,))
+
     # ------------------------------------------------------------------------------------------------ people and context
 
     def answer(self, patient: Patient, event: FeedbackEvent, cause: Cause, score: News2 | None) -> list[AlertEvent] | None:
@@ -236,10 +267,11 @@ class Desk:
         cause: Cause,
         *,
         kinds: Collection[str] = (),
+        but: str = "",
         score: News2 | None = None,
     ) -> list[AlertEvent]:
-        """End all alerts of a patient, or those of some kinds."""
-        chosen = [alert for alert in self.standing(patient) if not kinds or alert.kind in kinds]
+        """End all alerts of a patient, or those of some kinds, or all `but` those of one."""
+        chosen = [alert for alert in self.standing(patient) if alert.kind != but and (not kinds or alert.kind in kinds)]
         return [self._end(patient, alert, state, reason, cause, score, None) for alert in chosen]
 
     def escalate(self, patient: Patient, cause: Cause, score: News2 | None) -> list[AlertEvent]:
@@ -349,6 +381,8 @@ class Desk:
             detail = alerts.news2_detail(score, state, alert.severity, now, told=alert.total, ceiling=context.ceiling)
         elif alert.kind == "deterioration":
             title, detail = alert.text, detail or alerts.resting_detail(state)
+        elif alert.kind == AFTER_END:
+            title, detail = alert.text, alerts.after_end_detail(state, alert.about, when(alert.since))
         else:
             title = alert.text or f"No observations for {alerts.hours_and_minutes(cause.now - alert.since)}"
             since, limit = f"{when(alert.since):%Y-%m-%d %H:%M} UTC", alerts.hours_and_minutes(alert.until)
@@ -372,7 +406,7 @@ class Desk:
             route=alert.route,
             routes=alert.routes,
             score_id=alert.score_id,
-            news2=score if alert.kind in ("news2", "deterioration") else None,
+            news2=score if alert.kind != "no-observations" else None,
             observed_at=when(alert.observed or alert.since),
             received_at=when(alert.received or alert.since),
             decided_at=when(cause.now),

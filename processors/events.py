@@ -606,7 +606,9 @@ class ScoreEvent(Output):
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]
-AlertKind = Literal["news2", "deterioration", "no-observations", "feed-stopped", "monitoring-blind"]
+AlertKind = Literal[
+    "news2", "deterioration", "no-observations", "observed-after-end", "feed-stopped", "feed-late", "monitoring-blind"
+]
 Severity = Literal["information", "low-medium", "medium", "high"]
 
 
@@ -625,7 +627,8 @@ class AlertEvent(Output):
     sequence: int = Field(ge=0)
     """Counts the steps of the alert's life from 0."""
     kind: AlertKind
-    """What it rests on: NEWS2, the model, silence about a patient, a feed's silence, a gap in the monitoring itself."""
+    """What it rests on: NEWS2, the model, silence about a patient, observations of one who is recorded as gone, a feed's silence,
+    a feed whose sets come too late to alert, a gap in the monitoring itself."""
     state: AlertState
     """The step that was taken."""
     severity: Severity

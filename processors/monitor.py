@@ -23,7 +23,7 @@ from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors import moving
 from processors.charting import Assessment, Charting
-from processors.desk import Cause, Desk
+from processors.desk import AFTER_END, Cause, Desk
 from processors.events import (
     UNDATED,
     AlertEvent,
@@ -150,11 +150,8 @@ class Monitor:
             return []
         score = self._score(made, deterioration, reason)
         patient = made.patient
-        if patient is None or made.ended:
-            if patient is not None and (made.stands or not made.late):
-                self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
-            survivor = patient.context.merged_into if patient else None
-            return [score, *moving.forwarded(made.event, survivor)] if survivor else [score]
+        if patient is None:
+            return [score]
         cause = Cause(
             made.event.id,
             made.source,
@@ -164,6 +161,14 @@ class Monitor:
             made.received,
             is_set=made.changed,
         )
+        if made.ended:
+            if made.stands or not made.late:
+                self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
+            if survivor := patient.context.merged_into:
+                return [score, *moving.forwarded(made.event, survivor)]
+            current = made.changed and not (made.late or made.held)
+            told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
+            return [score, *told]
         if made.late or made.held or made.outdated:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
@@ -238,16 +243,18 @@ class Monitor:
         cause = Cause.about(patient, event.id, source, now)
         ended = patient.ended
         if ended:
-            patient.ended_at = now
+            if not was_ended or patient.ended_at is None:
+                patient.ended_at = now
             patient.unsettled = False
             patient.closed.clear()
             survivor = patient.context.merged_into
             if survivor is None:
-                return list(self._desk.close(patient, "resolved", ended, cause))
+                return list(self._desk.close(patient, "resolved", ended, cause, but=AFTER_END))
             steps = self._desk.close(patient, "withdrawn", f"{ended}: watched there from now on", cause)
             return [*steps, *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ())]
         patient.ended_at = None
-        return list(self._new_context(patient, before, cause, reopened=was_ended))
+        back = self._desk.watched_again(patient, cause)
+        return [*back, *self._new_context(patient, before, cause, reopened=was_ended)]
 
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[AlertEvent]:
         after = patient.context
@@ -361,7 +368,8 @@ class Monitor:
         if run.forget:
             del self._patients[patient.id]
         if run.forget == "observed":
-            self._admit(patient.id).context = patient.context
+            bare = self._admit(patient.id)
+            bare.context, bare.ended_at = patient.context, patient.ended_at
         return run.steps
 
     def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:

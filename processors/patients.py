@@ -14,7 +14,7 @@ import orjson
 from models.errors import Fatal, Poison
 from processors.alerts import Alert
 from processors.deterioration import HourlyWindow
-from processors.events import Location, Parameter, PatientEvent
+from processors.events import Location, Parameter, PatientEvent, Severity
 from processors.history import Entry, History, packed, unpacked
 from processors.news2 import Scale
 
@@ -171,6 +171,7 @@ class Patient:
     """One patient's record."""
 
     __slots__ = (
+        "after_end",
         "alerts",
         "awaited",
         "band",
@@ -216,6 +217,7 @@ class Patient:
         self.band = "unscored"
         self.score_id: str | None = None
         self.received: int = 0
+        self.after_end: Severity | None = None  # how grave it was told that one goes on being observed whose watch is over
         self.unsettled = False  # its current state waits for the end of the catch-up
 
     @property
@@ -287,6 +289,7 @@ class Patient:
                 "score_id": self.score_id,
                 "received": self.received,
                 "unsettled": self.unsettled,
+                **({"after_end": self.after_end} if self.after_end else {}),
             }
         )
 
@@ -306,7 +309,7 @@ class Patient:
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])
-        made.awaited = raw.get("awaited")
+        made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),
             *("total", "band", "score_id", "received", "unsettled"),

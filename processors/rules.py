@@ -221,6 +221,11 @@ class MonitorRules(_Rules):
     # silence -------------------------------------------------------------------------------------------------------------
     silence: Silence = Silence()
     feed_silence: FeedSilence = FeedSilence()
+    observed_after_end: timedelta = Field(
+        _minutes(30),
+        description="a set observed so much later than a discharge or death was recorded is told, once a stay: the record may be "
+        "wrong, and such a patient is not watched. Until then a device may still be coming off",
+    )
     heartbeat: timedelta = Field(_minutes(1), gt=timedelta(), description="how often each partition says that it is alive")
 
     # the model -----------------------------------------------------------------------------------------------------------
@@ -248,7 +253,8 @@ class MonitorRules(_Rules):
     )
     forget_after: timedelta = Field(
         _hours(24),
-        description="after discharge, death or merge a patient's state is dropped; late corrections come within a day",
+        description="after discharge, death or merge, and the last set, what was observed is dropped; late corrections come within "
+        "a day. The context stays: who comes back is no stranger",
     )
     forget_silent: timedelta = Field(
         timedelta(days=14), description="what was observed of patients without a known encounter, of whom nothing is heard"

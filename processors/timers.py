@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Literal
 
 from processors.charting import Charting
-from processors.desk import Cause, Desk
+from processors.desk import AFTER_END, Cause, Desk
 from processors.events import AlertEvent, News2, Severity, Source
 from processors.partition import Partition
 from processors.patients import Patient
@@ -67,6 +67,9 @@ class Timers:
             return run
         if patient.ended_at is not None:
             patient.ended_at, run.changed = None, True
+        if patient.after_end is not None:
+            run.steps += self._desk.watched_again(patient, cause)  # where a set of another encounter took the watch up
+            run.changed = True
         self._await(patient, now, run)
         if self._partition.woke_at is not None:
             patient.due = 0  # what is missing, or answered, may lie in the backlog
@@ -82,12 +85,20 @@ class Timers:
         if self._overdue(patient, now):
             limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
             run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
-        if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None):
-            score, _ = self._charting.current(patient)
-            run.steps += self._desk.escalate(patient, Cause(cause.key, source, now), score)
+        self._climb(patient, cause, run)
         run.changed = run.changed or bool(run.steps)
         patient.due = self._next(patient)
         return run
+
+    def _climb(self, patient: Patient, cause: Cause, run: Run) -> None:
+        """Climb the chains that are due."""
+        if any(at <= cause.now for at in self._links(patient)):
+            score, _ = self._charting.current(patient)
+            run.steps += self._desk.escalate(patient, Cause(cause.key, cause.source, cause.now), score)
+
+    def _links(self, patient: Patient) -> list[int]:
+        """Return when a patient's alerts climb next, each, if nobody answers."""
+        return [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
 
     @staticmethod
     def _await(patient: Patient, now: int, run: Run) -> None:
@@ -104,13 +115,21 @@ class Timers:
             patient.ended_at, run.changed = cause.now, True
         if patient.awaited is not None:
             patient.awaited, run.changed = None, True
-        if patient.alerts:  # the watch ended by a set of an encounter that is over
-            run.steps += self._desk.close(patient, "resolved", ended, cause)
-            run.changed = True
-        patient.due = patient.ended_at + self._forget_after
-        if cause.now >= patient.due:
-            # A device that keeps its old number for days must not become a stranger: what it says goes on to the survivor.
-            run.forget = "observed" if patient.context.merged_into and patient.heard is not None else "all"
+        run.steps += self._desk.close(
+            patient, "resolved", ended, cause, but=AFTER_END
+        )  # where a set of an old encounter ended it
+        if self._partition.woke_at is None:
+            self._climb(patient, cause, run)
+        patient.due = max(patient.ended_at, min(patient.heard or 0, cause.now)) + self._forget_after
+        if cause.now < patient.due:
+            patient.due = min([patient.due, *self._links(patient)])
+        elif patient.heard is None and not patient.context.deleted:
+            patient.due = _NEVER  # nothing to forget but who it is
+        else:
+            # A device that keeps its old number for days must not become a stranger, nor whoever comes back.
+            run.steps += self._desk.close(patient, "resolved", "not observed any more", cause)
+            run.forget = "all" if patient.context.deleted else "observed"
+        run.changed = run.changed or bool(run.steps)
 
     def _reconsider(self, patient: Patient, cause: Cause, run: Run) -> None:
         """Let the current state alert where the backlog is through, or a suppression has run out."""
@@ -142,8 +161,7 @@ class Timers:
         return patient.heard + self._forget_silent
 
     def _next(self, patient: Patient) -> int:
-        times = [until for _, until in patient.closed.values()]
-        times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
+        times = [until for _, until in patient.closed.values()] + self._links(patient)
         if (since := patient.silent_since) is not None and "no-observations" not in patient.alerts:
             times.append(since + self._silence[patient.band] + 1)
         forget = self._silent_until(patient)

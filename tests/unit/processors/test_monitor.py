@@ -1093,10 +1093,10 @@ def test_test_traffic_is_scored_alone_and_touches_nobody() -> None:
     assert ward.monitor.dump("stranger") is None
 
 
-def test_the_forgotten_are_tombstoned() -> None:
+def test_a_record_that_registration_deleted_is_forgotten_and_tombstoned() -> None:
     ward = Ward()
     ward.chart(0, ILL)
-    ward.say(context(1, encounter_status="finished"))
+    ward.say(context(1, deleted=True))
     ward.monitor.clean()
     ward.wait(24 * 60 - 1)
     assert ward.monitor.dump(PATIENT) is not None

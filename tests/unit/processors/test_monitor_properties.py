@@ -29,6 +29,7 @@ RULES = MonitorRules(
     forget_after=timedelta(minutes=40),
     staleness=timedelta(minutes=30),
     catch_up=timedelta(minutes=3),
+    observed_after_end=timedelta(minutes=5),
     model_pages=True,
     model_threshold=0.5,
     ward_budget=3,
@@ -325,4 +326,5 @@ def test_the_streams_reach_what_they_are_for() -> None:
     own = ("raised", "acknowledged", "declined", "resolved")
     wanted = {f"news2 {state}" for state in patient} | {f"deterioration {state}" for state in patient}
     wanted |= {f"{kind} {state}" for kind in ("feed-stopped", "monitoring-blind", "no-observations") for state in own}
+    wanted |= {f"observed-after-end {state}" for state in ("raised", "updated", "escalated", "resolved")}
     assert wanted - reached == set()

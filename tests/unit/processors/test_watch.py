@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from processors.events import AlertEvent, ScoreEvent
-from tests.bedside import ILL, PATIENT, WELL, Ward, at, context, observation, steps, vitals
+from tests.bedside import ILL, PATIENT, WELL, Ward, alerts, answer, at, context, observation, steps, vitals
 
 
 def only(found: list[AlertEvent]) -> AlertEvent:
@@ -145,3 +145,102 @@ def test_whoever_is_discharged_unobserved_is_not_waited_for() -> None:
     ward.say(context(20 * 60, encounter_id="e2"))
     assert of(ward.wait(32 * 60), "no-observations") == []
     assert only(ward.wait(33 * 60)).kind == "no-observations"
+
+
+# ------------------------------------------------------------------------------------------- recorded as gone, and still observed
+
+GONE: list[tuple[dict[str, Any], str]] = [
+    ({"encounter_status": "finished"}, "discharged"),
+    ({"deceased": True}, "recorded as deceased"),
+]
+
+
+@pytest.mark.parametrize(("record", "ended"), GONE)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_whoever_is_recorded_as_gone_and_goes_on_being_observed_is_told_once(
+    record: dict[str, Any], ended: str, restarted: bool
+) -> None:
+    """A discharge in error: NEWS2 19 for 30 hours, and nobody was told."""
+    ward, said = Ward(), []
+    ward.wait(1)
+    ward.say(context(1, **record))
+    for minute in range(15, 30 * 60, 15):
+        score, found = ward.chart(minute, WELL if minute < 60 else ILL)
+        said += [*ward.meanwhile, *found]
+        if restarted and minute % 60 == 0:
+            ward = restored(ward)
+    assert score.flags == ("not-watched",)
+    first, graver, *climbed = of(said, "observed-after-end")
+    assert (first.state, first.severity, first.observed_at, first.reason) == ("raised", "information", at(45), ended)
+    assert first.title == f"Observed 44 min after the watch ended ({ended}): NEWS2 0"
+    assert first.detail.startswith(f"Recorded at 2026-11-23 08:01 UTC: {ended}. Observations go on, and no score")
+    assert (graver.state, graver.severity, graver.alert_id) == ("updated", "medium", first.alert_id)
+    assert (graver.observed_at, graver.title[-9:]) == (at(60), ": NEWS2 8")
+    assert [(one.state, one.route) for one in climbed] == [("escalated", "nurse-in-charge"), ("escalated", "ward-doctor")]
+    assert [one for one in said if one.kind == "news2"] == []
+
+
+def test_a_new_admission_ends_it_and_the_next_stay_may_tell_it_anew() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    told = only(of(ward.chart(40, ILL)[1], "observed-after-end"))
+    ward.say(context(41, encounter_status="finished", ward="B"))  # an update of the same record changes nothing
+    assert [one.alert_id for one in of(ward.wait(56), "observed-after-end")] == [told.alert_id]
+    ended, raised = alerts(ward.say(context(57, encounter_id="e2")))
+    assert (raised.kind, raised.severity) == ("news2", "high")
+    assert (ended.alert_id, ended.state, ended.reason) == (told.alert_id, "resolved", "watched again")
+    ward.say(context(59, encounter_id="e2", encounter_status="finished"))
+    assert only(of(ward.chart(90, ILL)[1], "observed-after-end")).alert_id != told.alert_id
+
+
+def test_the_last_sets_of_a_stay_and_old_ones_are_nothing_to_tell() -> None:
+    ward = Ward()
+    ward.wait(10)
+    ward.say(context(10, encounter_status="finished"))
+    for observed, received in ((9, 11), (20, 20), (39, 50), (30, 120)):
+        assert ward.chart(observed, ILL, received=received)[1] == []
+    assert only(ward.chart(121, ILL)[1]).kind == "observed-after-end"
+
+
+def test_declined_it_is_told_again_only_where_it_is_graver() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    told = only(ward.chart(40, WELL)[1])
+    ward.say(answer(told.alert_id, 41, "alert-declined"))
+    for minute in range(45, 300, 30):
+        assert ward.chart(minute, WELL)[1] == []
+    assert steps(ward.chart(301, ILL)[1]) == [("observed-after-end", "raised", "medium")]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_whoever_comes_back_after_days_is_no_stranger(restarted: bool) -> None:
+    """Their readmission was lost, or repeated what registration had said: the age was forgotten with the rest."""
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.say(context(1, encounter_status="finished"))
+    ward.wait(24 * 60 + 1)
+    state = ward.monitor.dump(PATIENT)
+    assert state is not None
+    assert b'"entries":{}' in state
+    assert len(state) < 500
+    ward.monitor.clean()
+    for hour in range(25, 80):
+        ward.wait(60 * hour)
+    assert PATIENT not in ward.monitor.dirty(), "forgotten once"
+    if restarted:
+        ward = restored(ward)
+    score, found = ward.chart(80 * 60, ILL)
+    assert (score.news2_reason, score.flags) == ("", ("not-watched",))
+    assert steps(found) == [("observed-after-end", "raised", "medium")]
+    assert "(discharged): NEWS2 8" in only(found).title
+    assert steps(ward.chart(80 * 60 + 1, {**ILL, "hr": 72}, encounter="e2")[1]) == [("news2", "raised", "high")]
+    assert steps(of(ward.wait(80 * 60 + 2), "observed-after-end")) == [("observed-after-end", "resolved", "medium")]
+
+
+def test_what_stands_is_closed_when_observations_end() -> None:
+    ward = Ward()
+    ward.say(context(1, encounter_status="finished"))
+    ward.chart(40, WELL)
+    assert of(ward.wait(24 * 60 + 39), "observed-after-end") == []
+    ended = only(of(ward.wait(24 * 60 + 40), "observed-after-end"))
+    assert (ended.state, ended.reason) == ("resolved", "not observed any more")
