@@ -21,6 +21,7 @@ from processors.rules import MonitorRules
 _MS = timedelta(milliseconds=1)
 _EPOCH = when(0)
 _UNVALIDATED = 1_000_000  # added to the rank: for one time, a validated value takes precedence over a stream's
+_ALIKE = 5_000  # ms by which clocks differ that are both right
 _PER_SOURCE = 10  # more than the preferences that the codes of one parameter have
 
 # Where a value that scores nothing lies, most typically: of two that score alike for one time the one farther from it counts.
@@ -105,11 +106,11 @@ class Charting:
         """Take a set into its patient's record and fill in `made`. `now` is logged time (ms), None before the first tick."""
         event, patient = made.event, made.patient
         assert patient is not None
-        received, observed = made.received, ms(event.observed_at)
+        received, stamp = made.received, ms(event.observed_at)
         flags: list[str] = []
-        if observed > received + self._tolerance:
-            flags.append("future-stamp")  # a clock is wrong: the set counts as of its receipt
-            observed = received
+        if stamp > received + self._tolerance:
+            flags.append("future-stamp")
+        observed = min(stamp, received)  # nothing was measured later
         if patient.context.undecided_scale:
             flags.append("scale-2-without-decision")
         rejected: list[Rejected] = []
@@ -119,7 +120,7 @@ class Charting:
         if patient.newest is not None and patient.newest > ahead and not stale:
             # Neither clock has come so far: the one that stamped it was wrong, and must not make all sets look old until then.
             patient.recall(ahead, min(reference, observed - 1))
-        readings = self._readings(patient, event, observed, received + self._tolerance, rejected)
+        readings = self._readings(patient, event, stamp, received, rejected)
         before = patient.newest
         taken = self._take(patient, event, readings, rejected)
         made.late = stale or (not taken.current and before is not None and observed < before)
@@ -164,7 +165,7 @@ class Charting:
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def _readings(
-        self, patient: Patient, event: VitalsEvent, observed: int, limit: int, rejected: list[Rejected]
+        self, patient: Patient, event: VitalsEvent, stamped: int, received: int, rejected: list[Rejected]
     ) -> "_Readings":
         """Read a set's observations, oldest first where they carry times of their own; one value per parameter and time."""
         base = self._ranks.get(event.origin.peer, self._other_rank)
@@ -175,20 +176,23 @@ class Charting:
             if status == "registered":
                 rejected.append(Rejected(code=one.code, reason="registered, no result yet"))
                 continue
-            at = observed
+            stamp = stamped
             if one.observed_at is not None:
-                at = ms(one.observed_at)
-                if at > limit:
-                    at = observed
+                stamp = ms(one.observed_at)
+            at = min(stamp, received)
             reading = self._read(one.code, one.value, one.unit)
             if isinstance(reading, str):
-                kept = self._without_value(patient, one, at)
+                kept = self._without_value(patient, one, (at, *patient.stamps.get(stamp, ())))
                 if kept is None:
                     if reading:
                         rejected.append(Rejected(code=one.code, reason=reading))
                     continue
                 reading = kept
             parameter, value, preference = reading
+            if stamp in patient.stamps:
+                at = self._meant(patient, parameter, value, status, stamp, at)
+            if at < stamp and at == received:
+                patient.stamped(stamp, received)
             entry: _Entry = (at, value, base + preference, status, one.code, parameter)
             if parameter in readings:
                 entry = _one_of(readings[parameter], entry, older, rejected, patient.context.scale)
@@ -203,8 +207,25 @@ class Charting:
             return {f"{place}": entry for place, entry in enumerate(older)} | readings
         return readings
 
+    def _meant(self, patient: Patient, parameter: str, value: float | str, status: str, stamp: int, at: int) -> int:
+        """Return as of when a value counts whose stamp a clock that ran ahead has given before: it counts as of its receipt.
+
+        What takes back or corrects carries the stamp of what it means. So does the same value by another feed. Any other is one of
+        its own, since a clock that is right comes to the same stamp later; but where the clocks differ by seconds only.
+        """
+        history, times = patient.history, (at, *reversed(patient.stamps[stamp]))
+        if status in _TAKEN_BACK or status in _CORRECTING:
+            wanted = (value, None) if status in _TAKEN_BACK and value != "" else (None,)
+            found = (one for like in wanted for one in times if history.stands(parameter, one, like))
+            return next(found, times[1])
+        for one in times[1:]:
+            ahead = stamp - one
+            if ahead <= _ALIKE or (ahead <= self._tolerance and history.stands(parameter, one, value)):
+                return one
+        return at
+
     @staticmethod
-    def _without_value(patient: Patient, one: Observation, at: int) -> vitals.Reading | None:
+    def _without_value(patient: Patient, one: Observation, times: Sequence[int]) -> vitals.Reading | None:
         """Make a reading of an observation without a usable value: one that is taken back, or a sample now declared final."""
         meaning = loinc.LOINC.get(one.code)
         if meaning is None:
@@ -212,9 +233,10 @@ class Charting:
         if one.status in _TAKEN_BACK:
             return vitals.Reading(meaning.parameter, "", meaning.preference)
         if one.value is None and one.status not in _UNVERIFIED:
-            sample = patient.history.promote(meaning.parameter, at)
-            if sample is not None:
-                return vitals.Reading(meaning.parameter, sample, meaning.preference)
+            for at in times:
+                sample = patient.history.promote(meaning.parameter, at)
+                if sample is not None:
+                    return vitals.Reading(meaning.parameter, sample, meaning.preference)
         return None
 
     # ----------------------------------------------------------------------------------------------------------- taking

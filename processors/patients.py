@@ -22,6 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
 NOT_HERE: Final = frozenset({"finished", "cancelled", "planned"})  # statuses of a stay by which nobody lies there
+_RECEIPTS = 4  # of one stamp: a clock that stands still
+_STAMPS = 64  # newest times of a clock that runs ahead, whatever has become of their values
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
 ADULT_YEARS = 16  # NEWS2 is for 16 years and older
@@ -189,6 +191,7 @@ class Patient:
         "score_id",
         "scored",
         "seen",
+        "stamps",
         "total",
         "unsettled",
     )
@@ -208,6 +211,9 @@ class Patient:
         self.newest: int | None = None  # of the values that count
         self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
+        self.stamps: dict[
+            int, tuple[int, ...]
+        ] = {}  # of clocks that run ahead: time as stamped -> as used, which is the receipt
         self.hours: HourlyWindow | None = None  # cache of the history
         self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what
         # phase 2
@@ -258,6 +264,17 @@ class Patient:
                 return
         self.context, self.encounter_id = after, given
 
+    def stamped(self, at: int, used: int) -> None:
+        """Remember as of when a value counts that was stamped ahead of its receipt, as long as it may be corrected or repeated."""
+        stamps = self.stamps
+        before = stamps.get(at, ())
+        if used not in before:
+            stamps[at] = (*before[1 - _RECEIPTS :], used)
+        if len(stamps) > 2 * _STAMPS:
+            known = self.history.times()
+            newest = set(list(stamps)[-_STAMPS:])
+            self.stamps = {one: used for one, used in stamps.items() if one in newest or not known.isdisjoint(used)}
+
     def recall(self, after: int, to: int) -> None:
         """Let what was stamped later than `after` count as of about `to`."""
         self.history.recall(after, to)
@@ -279,6 +296,7 @@ class Patient:
                 "gone": self.history.gone,
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
                 "seen": list(self.seen),
+                **({"stamps": [[at, *(at - one for one in used)] for at, used in self.stamps.items()]} if self.stamps else {}),
                 "newest": self.newest,
                 "heard": self.heard,
                 "encounter_id": self.encounter_id,
@@ -309,6 +327,7 @@ class Patient:
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])
+        made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
         made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),

@@ -152,8 +152,8 @@ class MonitorRules(_Rules):
     )
     future_tolerance: timedelta = Field(
         _minutes(5),
-        description="a set stamped later than it was received by more than this is flagged and used as of its receipt: a wrong "
-        "clock must not make all later sets look old",
+        description="a set stamped later than it was received by more than this is flagged: a clock is wrong. Whatever is stamped "
+        "later counts as of its receipt, or a clock that runs ahead would make what is charted meanwhile look old",
     )
     set_back: timedelta = Field(
         _minutes(1),

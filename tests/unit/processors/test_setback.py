@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.events import AlertEvent, HeartbeatEvent, ScoreEvent
+from processors.events import AlertEvent, HeartbeatEvent, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from processors.patients import ms
 from tests.bedside import ILL, PATIENT, SOURCE, WELL, Ward, alerts, answer, at, context, steps, vitals
@@ -259,7 +259,9 @@ def test_batches_and_crashes_change_nothing_of_a_stream_with_a_wrong_clock(
 @QUICK
 @given(SEEDS, LENGTHS, WRONG)
 def test_no_id_is_given_twice_and_every_alert_begins_once(seed: int, length: int, wrong: dict[int, float]) -> None:
-    out = [one for one in Driver().run(disturbed(stream(seed, length), wrong)) if not isinstance(one, ScoreEvent)]
+    out = Driver().run(disturbed(stream(seed, length), wrong))
+    # An input that comes again after its id was let go of is scored, and passed on after a merge, again: under the same ids.
+    out = [one for one in out if not isinstance(one, ScoreEvent | VitalsEvent)]
     assert len({one.id for one in out}) == len(out)
     raised = [one.alert_id for one in out if isinstance(one, AlertEvent) and one.state == "raised"]
     assert len(raised) == len(set(raised))

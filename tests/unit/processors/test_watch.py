@@ -244,3 +244,89 @@ def test_what_stands_is_closed_when_observations_end() -> None:
     assert of(ward.wait(24 * 60 + 39), "observed-after-end") == []
     ended = only(of(ward.wait(24 * 60 + 40), "observed-after-end"))
     assert (ended.state, ended.reason) == ("resolved", "not observed any more")
+
+
+# ---------------------------------------------------------------------------------------------------- clocks that run ahead
+
+
+@pytest.mark.parametrize("ahead", [0.5, 3, 4])
+def test_a_gateway_whose_clock_runs_ahead_does_not_outvote_what_is_charted(ahead: float) -> None:
+    """Benign values of each minute, stamped 4 minutes ahead, made history of what the nurse charted."""
+    ward, well = Ward(), {"rr": 16, "spo2": 98, "hr": 70}
+    for minute in range(20):
+        score, _ = ward.chart(minute + ahead, well, received=minute, peer="gateway")
+        assert (score.observed_at, score.flags, score.late) == (at(minute + ahead), (), False)
+    score, found = ward.chart(19, {"rr": 30, "spo2": 85, "hr": 140})
+    assert (score.late, steps(found)) == (False, [("news2", "raised", "high")])
+    assert only(found).observed_at == at(19)
+    score, _ = ward.chart(20 + ahead, well, received=20, peer="gateway")
+    assert score.news2 is not None
+    assert score.news2.total == 0
+
+
+@pytest.mark.parametrize("ahead", [0.2, 3, 30, 600])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_fast_clock_stamped_is_taken_back_and_corrected_by_its_stamp(ahead: float, own: bool, restarted: bool) -> None:
+    """A set of the wrong patient, stamped half an hour ahead: its retraction found nothing, and its alert went on climbing."""
+
+    def set_of(values: dict[str, Any], received: float, status: str = "final") -> tuple[ScoreEvent, list[AlertEvent]]:
+        if not own:
+            return ward.chart(ahead, values, status=status, received=received)
+        made = [observation(name, value, status=status, when=at(ahead)) for name, value in values.items()]
+        return ward.chart(0, observations=made, received=received)
+
+    def again() -> Ward:
+        return restored(ward) if restarted else ward
+
+    ward = Ward()
+    raised = only(set_of(ILL, 0)[1])
+    assert raised.observed_at == at(0)
+    ward = again()
+    gone = only(set_of(ILL, 2, "entered-in-error")[1])
+    assert (gone.alert_id, gone.state) == (raised.alert_id, "withdrawn")
+    assert of(ward.wait(6), "news2") == []
+
+    ward = Ward()
+    raised = only(set_of(ILL, 0)[1])
+    ward = again()
+    ward.chart(4, {"temp": 36.7})
+    score, found = set_of(WELL, 5, "corrected")
+    assert (only(found).alert_id, only(found).state) == (raised.alert_id, "withdrawn")
+    assert score.news2 is not None
+    assert score.news2.total == 0
+    assert total_of(ward, 6) == 0
+
+
+def total_of(ward: Ward, minute: float) -> int:
+    score, _ = ward.chart(minute, {"temp": 36.9})
+    assert score.news2 is not None
+    return score.news2.total
+
+
+def test_an_observation_of_a_fast_clock_through_two_feeds_is_one() -> None:
+    ward = Ward()
+    assert only(ward.chart(2, ILL, received=0, peer="gateway")[1]).state == "raised"
+    for minute, later in ((10, 1), (12, 5)):  # the copy comes while the stamp is still ahead, and after
+        assert ward.chart(minute + 2, WELL, received=minute, peer="gateway")[1] == []
+        assert ward.chart(minute + 2, WELL, received=minute + later, peer="ehr")[1] == []
+    assert len(ward.monitor._patients[PATIENT].history.entries["spo2"]) == 3
+
+
+def test_sets_of_a_clock_that_stands_still_far_ahead_are_each_one_of_its_own() -> None:
+    ward = Ward()
+    assert ward.chart(600, WELL, received=0)[0].flags == ("future-stamp",)
+    assert steps(ward.chart(600, ILL, received=20)[1]) == [("news2", "raised", "high")]
+    assert ward.chart(600, WELL, received=40)[1] == []
+    assert steps(ward.chart(600, WELL, received=60)[1]) == [("news2", "resolved", "high")]
+
+
+def test_the_stamps_of_a_fast_clock_are_kept_as_long_as_its_values_and_bounded() -> None:
+    ward = Ward()
+    for second in range(0, 3600 * 30, 300):
+        ward.chart(second / 60 + 0.05, {**WELL, "hr": 70 + second % 7}, received=second / 60, id=f"{second:036d}")
+    patient = ward.monitor._patients[PATIENT]
+    assert len(patient.stamps) <= 128
+    oldest = min(patient.history.times())
+    assert oldest in {used for all_used in patient.stamps.values() for used in all_used}
+    assert len(patient.dump()) < 8000
