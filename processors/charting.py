@@ -57,6 +57,7 @@ class Assessment:
     late: bool = False
     outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
+    queued: bool = False  # seems to come out of a sender's queue: may alert when nothing newer has come for a while
     changed: bool = False  # it brought something new, so it counts as a set
     heard: bool = False  # it is news of the patient: a value that counts, later than all before
     heard_at: int = 0  # observed time of the newest such value, of whichever set
@@ -98,6 +99,8 @@ class Charting:
         self._carry_oxygen = carry.oxygen // _MS
         self._tolerance = rules.future_tolerance // _MS
         self._staleness = rules.staleness // _MS
+        self._queue_age = rules.queue_age // _MS
+        self._queue_wait = rules.queue_wait // _MS
         self._samples = rules.persistence.samples
         self._spacing = max(1, rules.persistence.spacing // _MS)
         self._within = rules.persistence.within // _MS
@@ -124,6 +127,9 @@ class Charting:
         before = patient.newest
         taken = self._take(patient, event, readings, rejected)
         made.late = stale or (not taken.current and before is not None and observed < before)
+        if taken.fresh:
+            made.queued = not stale and self._queued(patient, observed, reference)
+            patient.arrival = observed, reference
         if event.encounter_id is not None and not made.late:
             patient.encounter_id = event.encounter_id
         made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
@@ -143,6 +149,20 @@ class Charting:
             flags.append("moved" if patient.context.merged_into else "not-watched")
         made.flags = tuple(flags)
         made.rejected = _told(rejected)
+
+    def _queued(self, patient: Patient, observed: int, now: int) -> bool:
+        """Tell whether a set seems to come out of a queue that drains: it is old, and the one before was not, or they come faster
+        than they were observed. Late charting and a slow clock bring old sets too, but at the pace of the day.
+
+        What would be too old to alert after the wait does not wait.
+        """
+        age = now - observed
+        if age <= self._queue_age or age + self._queue_wait > self._staleness:
+            return False
+        if patient.arrival is None:
+            return True
+        before, came = patient.arrival
+        return came - before <= self._queue_age or observed - before > 2 * (now - came)
 
     def rehearse(self, made: Assessment, patient: Patient | None) -> None:
         """Score test traffic by itself: nothing is carried forward, nothing is remembered, nothing can alert."""

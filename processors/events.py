@@ -602,7 +602,7 @@ class ScoreEvent(Output):
     flags: tuple[str, ...] = ()
     """future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
     (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
-    catching-up (from an outage's backlog), test-traffic."""
+    catching-up (from an outage's backlog, or out of a sender's queue), test-traffic."""
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]

@@ -8,6 +8,8 @@ for all windows, then `decide` all of them in the same order. Phase 1 never read
 assessment captured; so it does not matter how the stream is cut into batches. `patient`, `feedback`, `tick` and `dump` stand
 between batches: they refuse while a set is observed and not decided.
 
+What comes out of a sender's queue (`charting`) waits likewise, each patient's for itself, for `rules.queue_wait`.
+
 What an outage means: the first `tick` after it (log and apply it before any other input) shows a gap in logged time. From then
 until the backlog is through, sets that were received before that tick change the record and are scored, but only the patient's
 state at the end of it may alert.
@@ -71,6 +73,7 @@ class Monitor:
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
         self._remembered = rules.remembered_ids
+        self._queue_wait = rules.queue_wait // _MS
         self._now: int | None = None  # logged time, ms
 
     @property
@@ -117,6 +120,8 @@ class Monitor:
         if state.woke_at is not None:
             made.held = made.received < state.woke_at
             state.caught_up = state.caught_up or not made.held
+            if made.held:
+                state.backlog_at = self._now
         self._charting.chart(made, self._now)
         if made.late and state.woke_at is not None:
             state.late += 1
@@ -166,13 +171,15 @@ class Monitor:
                 self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
             if survivor := patient.context.merged_into:
                 return [score, *moving.forwarded(made.event, survivor)]
-            current = made.changed and not (made.late or made.held)
+            current = made.changed and not (made.late or made.held or made.queued)
             told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
             return [score, *told]
-        if made.late or made.held or made.outdated:
+        if made.late or made.held or made.queued or made.outdated:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
-                patient.unsettled = patient.unsettled or made.held
+                patient.unsettled = patient.unsettled or made.held or made.queued
+                if made.queued:
+                    patient.settle_at = cause.now + self._queue_wait
             if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
@@ -203,7 +210,7 @@ class Monitor:
                 "deterioration_reason": "" if deterioration is not None else made.window_reason or reason or "no model",
                 "rejected": made.rejected,
                 "processing": event.processing,
-                "flags": made.flags + (("catching-up",) if made.held else ()),
+                "flags": made.flags + (("catching-up",) if made.held or made.queued else ()),
             },
         )
 

@@ -33,14 +33,24 @@ class Outages:
                 steps.append(self._end(_BLIND, "another outage followed", now, source))
             alert = self._open(_BLIND, _BLIND, now)
             alert.since, alert.until = before, now
-            state.woke_at, state.caught_up, state.late = now, False, 0
+            state.woke_at, state.caught_up, state.backlog_at, state.late = now, False, None, 0
             reason = f"no logged time for {hours_and_minutes(now - before)}"
             steps.append(self._step(alert, "raised", reason, now, source))
-        elif state.woke_at is not None and (state.caught_up or now - state.woke_at >= self._rules.catch_up // _MS):
+        elif state.woke_at is not None and (how := self._through(now)):
             state.woke_at = None
             if _BLIND in state.alerts:
-                steps.append(self._end(_BLIND, f"caught up; {state.late} older sets went to history", now, source))
+                steps.append(self._end(_BLIND, f"{how}; {state.late} older sets went to history", now, source))
         return steps
+
+    def _through(self, now: int) -> str:
+        """Say how the backlog ended: a set of after the outage came, or none of before it for a while, or it was given up."""
+        state, rules = self._partition, self._rules
+        assert state.woke_at is not None
+        if state.caught_up or now - max(state.woke_at, state.backlog_at or 0) >= rules.catch_up // _MS:
+            return "caught up"
+        if (waited := now - state.woke_at) >= rules.catch_up_most // _MS:
+            return f"not caught up: given up after {hours_and_minutes(waited)}, while sets of before it still come"
+        return ""
 
     def set_back(self, now: int, by: int, source: Source) -> list[AlertEvent]:
         """End the catch-up that an outage of the time to come began: the clock was wrong, then or now."""

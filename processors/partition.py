@@ -66,6 +66,7 @@ class Partition:
     newest: int | None = None  # observed
     woke_at: int | None = None  # catching up after an outage that ended then
     caught_up: bool = False  # a set that was received after waking has come by
+    backlog_at: int | None = None  # when a set of before waking came last
     late: int = 0  # sets that went to history since waking
     set_backs: int = 0  # how often logged time was set back
     feeds: dict[str, Feed] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Partition:
             {
                 "v": 1,
                 **{name: getattr(self, name) for name in plain},
+                **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
                 "feeds": {peer: [feed.last, feed.began, feed.longest, feed.before] for peer, feed in self.feeds.items()},
                 "hours": [[hour, one.alerts, one.watched] for hour, one in self.hours.items()],
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
@@ -130,6 +132,7 @@ class Partition:
         for name in ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late"):
             setattr(self, name, raw[name])
         self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
+        self.backlog_at = raw.get("backlog_at")
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
         self.hours = {hour: Hour(wards, watched) for hour, wards, watched in raw["hours"]}
         self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

@@ -175,6 +175,7 @@ class Patient:
     __slots__ = (
         "after_end",
         "alerts",
+        "arrival",
         "awaited",
         "band",
         "closed",
@@ -191,6 +192,7 @@ class Patient:
         "score_id",
         "scored",
         "seen",
+        "settle_at",
         "stamps",
         "total",
         "unsettled",
@@ -211,6 +213,7 @@ class Patient:
         self.newest: int | None = None  # of the values that count
         self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
+        self.arrival: tuple[int, int] | None = None  # of the newest set: when observed, and the time when it came
         self.stamps: dict[
             int, tuple[int, ...]
         ] = {}  # of clocks that run ahead: time as stamped -> as used, which is the receipt
@@ -224,7 +227,8 @@ class Patient:
         self.score_id: str | None = None
         self.received: int = 0
         self.after_end: Severity | None = None  # how grave it was told that one goes on being observed whose watch is over
-        self.unsettled = False  # its current state waits for the end of the catch-up
+        self.unsettled = False  # its current state waits for the end of the catch-up,
+        self.settle_at = 0  # and till then (logged) for newer sets out of a queue
 
     @property
     def ended(self) -> str:
@@ -296,6 +300,7 @@ class Patient:
                 "gone": self.history.gone,
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
                 "seen": list(self.seen),
+                **({"arrival": self.arrival} if self.arrival else {}),
                 **({"stamps": [[at, *(at - one for one in used)] for at, used in self.stamps.items()]} if self.stamps else {}),
                 "newest": self.newest,
                 "heard": self.heard,
@@ -307,6 +312,7 @@ class Patient:
                 "score_id": self.score_id,
                 "received": self.received,
                 "unsettled": self.unsettled,
+                **({"settle_at": self.settle_at} if self.unsettled and self.settle_at else {}),
                 **({"after_end": self.after_end} if self.after_end else {}),
             }
         )
@@ -328,6 +334,7 @@ class Patient:
         made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
         made.seen = dict.fromkeys(raw["seen"])
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
+        made.arrival, made.settle_at = (tuple(raw["arrival"]) if "arrival" in raw else None), raw.get("settle_at", 0)
         made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),

@@ -147,8 +147,20 @@ class MonitorRules(_Rules):
     )
     catch_up: timedelta = Field(
         _minutes(5),
-        description="how long after an outage the backlog is waited for before patients' current states alert, at most; also the "
-        "grace before silence and escalation are judged, since the missing sets and answers may lie in the backlog",
+        description="after an outage patients' current states alert, and silence and escalation are judged, once a set of after it "
+        "comes, or no set of the backlog has come for so long: missing sets and answers may lie in it",
+    )
+    catch_up_most: timedelta = Field(
+        _minutes(30), description="and after so long in all, whatever still comes; the notice of the outage then says so"
+    )
+    queue_age: timedelta = Field(
+        _minutes(10),
+        description="a set this old when it comes may be out of a sender's queue: it waits `queue_wait` for newer ones of the "
+        "patient before it may alert. Not where a patient's sets keep coming so late, by charting or by a slow clock",
+    )
+    queue_wait: timedelta = Field(
+        _minutes(1),
+        description="a queue that drains brings a patient's next set within seconds; late charting can spare a minute",
     )
     future_tolerance: timedelta = Field(
         _minutes(5),
@@ -286,6 +298,11 @@ class MonitorRules(_Rules):
             raise ValueError(
                 f"monitor.forget_silent ({self.forget_silent}) must be above every monitor.silence ({longest}): else a patient "
                 "would be forgotten before their silence is told"
+            )
+        if self.catch_up > self.catch_up_most:
+            raise ValueError(
+                f"monitor.catch_up ({self.catch_up}) must not be above monitor.catch_up_most ({self.catch_up_most}): else it would "
+                "never be waited so long"
             )
         kept = self.persistence
         if kept.within < (kept.samples - 1) * kept.spacing:

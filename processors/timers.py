@@ -81,8 +81,10 @@ class Timers:
             run.steps += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
             run.forget = "observed" if patient.context.known else "all"
             return run
-        self._reconsider(patient, cause, run)
-        if self._overdue(patient, now):
+        waiting = patient.unsettled and now < patient.settle_at  # something newer may lie in a queue
+        if not waiting:
+            self._reconsider(patient, cause, run)
+        if not waiting and self._overdue(patient, now):
             limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
             run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
         self._climb(patient, cause, run)
@@ -139,7 +141,7 @@ class Timers:
         if not over and not patient.unsettled:
             return
         run.changed = True
-        patient.unsettled = False
+        patient.unsettled, patient.settle_at = False, 0
         if patient.heard is not None and not self._overdue(patient, cause.now):
             run.steps += self._desk.heard(patient, cause)
         if self._charting.recent(patient, cause.now):
@@ -162,6 +164,8 @@ class Timers:
 
     def _next(self, patient: Patient) -> int:
         times = [until for _, until in patient.closed.values()] + self._links(patient)
+        if patient.unsettled:
+            times.append(patient.settle_at)
         if (since := patient.silent_since) is not None and "no-observations" not in patient.alerts:
             times.append(since + self._silence[patient.band] + 1)
         forget = self._silent_until(patient)

@@ -326,5 +326,5 @@ def test_the_streams_reach_what_they_are_for() -> None:
     own = ("raised", "acknowledged", "declined", "resolved")
     wanted = {f"news2 {state}" for state in patient} | {f"deterioration {state}" for state in patient}
     wanted |= {f"{kind} {state}" for kind in ("feed-stopped", "monitoring-blind", "no-observations") for state in own}
-    wanted |= {f"observed-after-end {state}" for state in ("raised", "updated", "escalated", "resolved")}
+    wanted |= {f"observed-after-end {state}" for state in ("raised", "updated", "resolved")}
     assert wanted - reached == set()

@@ -78,7 +78,7 @@ def test_an_unanswered_alert_climbs_on_as_if_the_clock_had_never_been_wrong(jump
 @pytest.mark.parametrize("jump", AHEAD)
 def test_what_was_waited_for_in_the_wrong_time_counts(jump: int) -> None:
     """Raised in the wrong time, four of five minutes waited: the fifth comes a minute after time was set back."""
-    ward = Ward(MonitorRules(staleness=timedelta(days=30), catch_up=timedelta()))
+    ward = Ward(MonitorRules(staleness=timedelta(days=30), catch_up=timedelta(), queue_age=timedelta(days=30)))
     ward.sleep(jump)
     ward.wait(jump + 1)
     ward.say(vitals(1, ILL))  # is current by these rules

@@ -330,3 +330,101 @@ def test_the_stamps_of_a_fast_clock_are_kept_as_long_as_its_values_and_bounded()
     oldest = min(patient.history.times())
     assert oldest in {used for all_used in patient.stamps.values() for used in all_used}
     assert len(patient.dump()) < 8000
+
+
+# -------------------------------------------------------------------------------------------------- backlogs and queues
+
+MEANWHILE = [(minute, ILL if 12 <= minute < 20 else WELL) for minute in range(1, 41)]  # ill for a while, and well since
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_backlog_that_takes_long_to_read_is_waited_for(restarted: bool) -> None:
+    """Read for 20 minutes: after five it was "caught up", and a state of half an hour ago alerted and climbed."""
+    ward, said = Ward(), []
+    ward.chart(0, WELL)
+    ward.sleep(40)
+    for place, (minute, values) in enumerate(MEANWHILE):
+        said += ward.wait(40 + place / 2)
+        said += alerts(ward.say(vitals(minute - 0.5, values)))
+        if restarted and place % 7 == 3:
+            ward = restored(ward)
+    assert said == []
+    said = ward.wait(64.4)
+    assert said == []
+    end = only(of(ward.wait(65), "monitoring-blind"))
+    assert (end.reason, end.decided_at) == ("caught up; 0 older sets went to history", at(65))
+
+
+def test_a_backlog_that_never_ends_is_given_up_and_the_notice_says_so() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    ward.sleep(40)
+    said = []
+    for minute in range(1, 36):
+        said += ward.wait(40 + minute)
+        said += alerts(ward.say(vitals(20 + minute / 2, ILL)))
+    blind = only(of(said, "monitoring-blind"))
+    assert (blind.state, blind.decided_at) == ("resolved", at(70))
+    assert (
+        blind.reason == "not caught up: given up after 30 min, while sets of before it still come; 0 older sets went to history"
+    )
+    assert next((one.state, one.decided_at) for one in of(said, "news2")) == ("raised", at(70))
+
+
+@pytest.mark.parametrize("every", [0, 0.25])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_senders_queue_that_drains_alerts_with_the_current_state_only(every: float, restarted: bool) -> None:
+    """The connectors were down and the lane was not: what a patient was half an hour ago alerted, climbed, and fell silent."""
+    ward, said = Ward(), []
+    ward.chart(0, WELL)
+    said += [one for one in ward.wait(40) if one.kind != "feed-stopped"]
+    for place, (minute, values) in enumerate(MEANWHILE):
+        score, found = ward.chart(minute, values, received=40 + place * every)
+        said += [one for one in [*ward.meanwhile, *found] if one.kind != "feed-stopped"]
+        late = 40 + place * every - minute > 10
+        assert score.flags == (("catching-up",) if late else ())
+        if restarted and place % 9 == 4:
+            ward = restored(ward)
+    assert said == []
+    assert [one for one in ward.wait(60) if one.kind != "feed-stopped"] == []
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_drained_queue_comes_to_alerts_a_minute_later(restarted: bool) -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    for minute in (10, 15, 20):
+        assert ward.chart(minute, ILL, received=40)[1] == []
+    if restarted:
+        ward = restored(ward)
+    assert of(ward.wait(40.9), "news2") == []
+    raised = only(of(ward.wait(41), "news2"))
+    assert (raised.severity, raised.observed_at, raised.decided_at) == ("high", at(20), at(41))
+    assert steps(of(ward.wait(46), "news2")) == [("news2", "escalated", "high")]
+
+
+def test_late_charting_waits_a_minute_once_and_never_for_longer_than_it_may_alert() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert ward.chart(5, WELL, received=30)[1] == []
+    for hour in (1, 2, 3):  # as late as the last one: it is how they chart, or what the clock shows
+        assert ward.chart(60 * hour + 5, WELL, received=60 * hour + 30)[0].flags == ()
+    assert steps(ward.chart(245, ILL, received=270)[1]) == [("news2", "raised", "high")]
+    assert steps(Ward().chart(0, ILL, received=59.5)[1]) == [("news2", "raised", "high")]
+    ward = Ward()
+    assert ward.chart(0, ILL, received=58)[1] == []
+    assert steps(of(ward.wait(59), "news2")) == [("news2", "raised", "high")]
+
+
+def test_a_set_on_time_does_not_wait_for_the_old_one_before_it() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    ward.chart(10, {**WELL, "rr": 26}, received=40)
+    assert steps(ward.chart(40.1, ILL)[1]) == [("news2", "raised", "high")]
+
+
+def test_a_correction_out_of_a_queue_withdraws_at_once() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 61})
+    said = ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=40)[1]
+    assert steps(of(said, "news2")) == [("news2", "withdrawn", "low-medium")]
