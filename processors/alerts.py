@@ -72,7 +72,7 @@ class Alert:
     observed: int = 0
     received: int = 0
     since: int = 0  # no-observations, observed-after-end, feed-stopped, monitoring-blind: from when
-    until: int = 0  # monitoring-blind: to when
+    until: int = 0  # monitoring-blind: to when; no-observations: the limit; feed-late: how late (ms)
     about: str = ""  # feed-stopped, feed-late: the peer; observed-after-end: why the watch is over
     text: str = ""  # deterioration: the last wording
     waiting_since: int | None = None  # None: answered, or not the kind that climbs

@@ -34,6 +34,7 @@ _LONGEST = 200  # characters of a sender's code, and of a reason
 _TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be obtained"}
 _UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but nobody has validated it
 _CORRECTING = frozenset({"amended", "corrected"})
+_AMENDING = _CORRECTING | set(_TAKEN_BACK)
 _UNUSED = _UNVERIFIED | set(_TAKEN_BACK)
 _STANDS = frozenset({Put.NEW, Put.PAST, Put.SAME, Put.CHANGED, Put.REPLACED})  # what was put is the value of its time
 
@@ -62,6 +63,7 @@ class Assessment:
     heard: bool = False  # it is news of the patient: a value that counts, later than all before
     heard_at: int = 0  # observed time of the newest such value, of whichever set
     observed: int = 0  # of the set, as it is used
+    amends: bool = False  # it corrects or takes back what was said before
     stands: bool = False  # it changed what is known now, be it ever so late
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
@@ -114,6 +116,7 @@ class Charting:
         if stamp > received + self._tolerance:
             flags.append("future-stamp")
         observed = min(stamp, received)  # nothing was measured later
+        made.amends = any(one.status in _AMENDING for one in event.observations)
         if patient.context.undecided_scale:
             flags.append("scale-2-without-decision")
         rejected: list[Rejected] = []
@@ -234,7 +237,7 @@ class Charting:
         its own, since a clock that is right comes to the same stamp later; but where the clocks differ by seconds only.
         """
         history, times = patient.history, (at, *reversed(patient.stamps[stamp]))
-        if status in _TAKEN_BACK or status in _CORRECTING:
+        if status in _AMENDING:
             wanted = (value, None) if status in _TAKEN_BACK and value != "" else (None,)
             found = (one for like in wanted for one in times if history.stands(parameter, one, like))
             return next(found, times[1])

@@ -87,6 +87,12 @@ class Monitor:
         """The pseudo patient under which the partition's own state is dumped and its own alerts are published."""
         return self._partition.id
 
+    @property
+    def behind(self) -> dict[str, float]:
+        """How old (seconds) each peer's sets are when they are received: the middle one of the last, at most the newest."""
+        feeds = self._partition.feeds.items()
+        return {peer: min(behind, feed.lags[-1]) / 1000 for peer, feed in feeds if (behind := feed.behind) is not None}
+
     # ---------------------------------------------------------------------------------------------------------- phase 1
 
     def observe(self, event: VitalsEvent, source: Source) -> Assessment:
@@ -123,6 +129,8 @@ class Monitor:
             if made.held:
                 state.backlog_at = self._now
         self._charting.chart(made, self._now)
+        if not (event.moved_from or made.amends):
+            state.feeds[event.origin.peer].brought(made.received - ms(event.observed_at))
         if made.late and state.woke_at is not None:
             state.late += 1
         if patient.newest is not None and (state.newest is None or patient.newest > state.newest):

@@ -5,6 +5,7 @@ Times are milliseconds since 1970.
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from statistics import median
 from typing import Any
 
 import orjson
@@ -17,17 +18,38 @@ _MS = timedelta(milliseconds=1)
 _HOUR = 3_600_000
 _DAY_HOURS = 24
 _PERIOD = 12 * _HOUR  # over which a feed's longest pause is remembered, twice
+_LAGS = 20  # sets of a feed by which it is judged whether they come in time
+_ENOUGH = 5  # of them before it is
 _PAUSES = 3  # so many times the longest pause is not a pause any more
 
 
 @dataclass(slots=True)
 class Feed:
-    """One peer's clock, in received time. The longest pauses of this period and the one before make its own limit."""
+    """One peer's clock, in received time. The longest pauses of this period and the one before make its own limit.
+
+    `lags` are received - observed of its newest sets, below zero where its clock runs ahead.
+    """
 
     last: int
     began: int  # of this period
     longest: int = 0
     before: int = 0
+    lags: list[int] = field(default_factory=list)
+    late_since: int | None = None  # logged time from which most of its sets come too late to alert
+
+    def brought(self, lag: int) -> None:
+        """Take note of a set that was so old (ms) when it was received."""
+        self.lags.append(lag)
+        del self.lags[:-_LAGS]
+
+    @property
+    def behind(self) -> int | None:
+        """How old (ms) its sets are when they are received, the middle one of the last; None before there are enough."""
+        return round(median(self.lags)) if len(self.lags) >= _ENOUGH else None
+
+    def dump(self) -> list[Any]:
+        """Return the fields in order; what came after 0.1.0's first snapshots only where it says something."""
+        return [self.last, self.began, self.longest, self.before, *([self.lags, self.late_since] if self.lags else [])]
 
     def heard(self, received: int, most: int) -> None:
         """Move the clock. A pause of an outage's length teaches no more than `most` / `_PAUSES`."""
@@ -71,7 +93,9 @@ class Partition:
     set_backs: int = 0  # how often logged time was set back
     feeds: dict[str, Feed] = field(default_factory=dict)
     hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
-    alerts: dict[str, Alert] = field(default_factory=dict)  # "monitoring-blind", or "feed-stopped:" and the peer
+    alerts: dict[str, Alert] = field(
+        default_factory=dict
+    )  # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
 
     @property
     def id(self) -> str:
@@ -120,7 +144,7 @@ class Partition:
                 "v": 1,
                 **{name: getattr(self, name) for name in plain},
                 **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
-                "feeds": {peer: [feed.last, feed.began, feed.longest, feed.before] for peer, feed in self.feeds.items()},
+                "feeds": {peer: feed.dump() for peer, feed in self.feeds.items()},
                 "hours": [[hour, one.alerts, one.watched] for hour, one in self.hours.items()],
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
             }

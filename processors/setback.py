@@ -40,7 +40,7 @@ def set_back_partition(state: Partition, now: int) -> None:
     if state.newest is not None:
         state.newest = min(state.newest, now)
     for alert in state.alerts.values():
-        if alert.kind == "feed-stopped":
+        if alert.kind in ("feed-stopped", "feed-late"):
             alert.since = min(alert.since, now)
     current = now // _HOUR
     for ahead in [hour for hour in state.hours if hour > current]:

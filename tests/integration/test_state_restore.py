@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
+from prometheus_client import generate_latest
 
 from models.registry import Registry
 from models.tasks import DeteriorationModel
@@ -754,3 +755,26 @@ def logs_its_clock(ward: Ward) -> bool:
 async def said_scores(ward: Ward, number: int) -> bool:
     found = await ward.published()
     return sum("deterioration_reason" in copies[0] for copies in found.values()) == number
+
+
+async def test_how_late_a_feed_is_stands_in_the_metrics_of_who_has_the_partition(kafka: Kafka) -> None:
+    async with Ward(kafka, 7) as ward:
+        sets = [
+            one.model_copy(update={"received_at": one.observed_at + timedelta(hours=2)})
+            for one in vitals(1, 6, START, every=timedelta(seconds=40), seed=7)
+        ]
+        shown = f'vigil_feed_behind_seconds{{lane="vitals",partition="0",peer="{sets[0].origin.peer}"}} 7200.0'
+        ward.time += timedelta(hours=2)
+        await ward.write([patient(0, START)])
+        await ward.write(sets)
+        ward.live()
+        for kind in (PatientEvent, VitalsEvent):
+            ward.feed(kind, 10)
+        await ward.fed_is_done()
+        await until(lambda: shown in generate_latest(ward.metrics.registry).decode(), what="the feed's lateness is shown")
+        assert 'vigil_events_total{kind="set-late",lane="vitals"} 6.0' in generate_latest(ward.metrics.registry).decode()
+        assert ward.worker is not None
+        ward.worker.close()
+        assert "vigil_feed_behind_seconds{" not in generate_latest(ward.metrics.registry).decode()
+        await ward.die()
+        await ward.judge()

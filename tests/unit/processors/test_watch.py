@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from processors.events import AlertEvent, ScoreEvent
@@ -428,3 +429,71 @@ def test_a_correction_out_of_a_queue_withdraws_at_once() -> None:
     ward.chart(0, {**WELL, "rr": 61})
     said = ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=40)[1]
     assert steps(of(said, "news2")) == [("news2", "withdrawn", "low-medium")]
+
+
+# ---------------------------------------------------------------------------------------------- a feed that is always too late
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_feed_whose_sets_are_always_too_old_to_alert_is_told(restarted: bool) -> None:
+    """A clock an hour and a minute slow, NEWS2 8 all day, a set every quarter of an hour: no alert, no sign anywhere."""
+    ward, said = Ward(), []
+    for minute in range(0, 12 * 60, 15):
+        score, found = ward.chart(minute - 61, ILL, received=minute, peer="monitors")
+        assert score.late
+        said += [*ward.meanwhile, *found]
+        ward.chart(minute, WELL, peer="ehr", patient="another")
+        if restarted and minute % 60 == 30:
+            ward = restored(ward, PATIENT, "another", ward.monitor.id)
+    late = only(of(said, "feed-late"))
+    assert (late.state, late.severity, late.decided_at, late.patient_id) == ("raised", "information", at(71), ward.monitor.id)
+    assert late.title == "Feed monitors: sets come 1 h 1 min after their own time"
+    assert "its patients are not watched" in late.detail
+    assert late.reason == "sets older than 1 h 0 min are history"
+    assert ward.monitor.behind == {"monitors": 3660.0, "ehr": 0.0}
+
+    assert steps(ward.say(answer(late.alert_id, 720, patient=ward.monitor.id))) == [
+        ("feed-late", "acknowledged", "information")
+    ]
+    said = []
+    for minute in range(12 * 60, 16 * 60, 15):  # the clock is set right
+        ward.chart(minute, ILL, peer="monitors")
+        said += ward.meanwhile
+    back = only(of(said, "feed-late"))
+    assert (back.alert_id, back.state, back.reason) == (late.alert_id, "resolved", "its sets come in time again")
+    assert ward.monitor.behind["monitors"] == 0.0
+
+
+def test_a_feed_whose_long_queue_has_drained_is_not_told_as_late() -> None:
+    ward = Ward()
+    ward.wait(200)
+    for minute in range(0, 120, 10):
+        ward.chart(minute, WELL, received=200, peer="monitors")
+    assert ward.monitor.behind["monitors"] > 3600
+    said = []
+    for minute in range(201, 400, 15):
+        ward.chart(minute, WELL, peer="monitors")
+        said += ward.meanwhile
+        assert ward.monitor.behind["monitors"] == 0.0
+    assert of(said, "feed-late") == []
+
+
+def test_what_corrects_old_sets_and_what_moved_does_not_make_a_feed_late() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    for minute in range(100, 130):
+        ward.chart(0, {"hr": minute}, status="corrected", received=minute)
+        ward.say(vitals(0, WELL, received=minute).model_copy(update={"moved_from": ("old",)}))
+    assert "ehr" not in ward.monitor.behind
+    assert of(ward.wait(150), "feed-late") == []
+
+
+def test_feeds_in_a_snapshot_of_before_go_on() -> None:
+    before = Ward()
+    before.chart(0, WELL)
+    state = orjson.loads(before.monitor.dump(before.monitor.id) or b"")
+    assert len(state["feeds"]["ehr"]) == 6
+    state["feeds"]["ehr"] = state["feeds"]["ehr"][:4]
+    ward = restored(before)
+    ward.monitor.load(ward.monitor.id, orjson.dumps(state))
+    assert steps(of(ward.wait(31), "feed-stopped")) == [("feed-stopped", "raised", "information")]
