@@ -81,11 +81,14 @@ class Timers:
         if self._overdue(patient, now):
             limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
             run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
+        if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_renewal(patient, alert)) is not None):
+            score = self._charting.current(patient)[0] if self._charting.recent(patient, now) else None
+            run.steps += self._desk.renew(patient, cause, score)
         if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None):
             score, _ = self._charting.current(patient)
             run.steps += self._desk.escalate(patient, Cause(cause.key, source, now), score)
         run.changed = run.changed or bool(run.steps)
-        patient.due = self._next(patient)
+        patient.due = self._next(patient, now)
         return run
 
     def _end(self, patient: Patient, ended: str, cause: Cause, run: Run) -> None:
@@ -101,7 +104,7 @@ class Timers:
 
     def _reconsider(self, patient: Patient, cause: Cause, run: Run) -> None:
         """Let the current state alert where the backlog is through, or a suppression has run out."""
-        over = [kind for kind, (_, until) in patient.closed.items() if until <= cause.now]
+        over = [kind for kind, one in patient.closed.items() if one.until <= cause.now]
         for kind in over:
             del patient.closed[kind]
         if not over and not patient.unsettled:
@@ -123,9 +126,11 @@ class Timers:
             return None
         return patient.heard + self._forget_silent
 
-    def _next(self, patient: Patient) -> int:
-        times = [until for _, until in patient.closed.values()]
+    def _next(self, patient: Patient, now: int) -> int:
+        times = [over.until for over in patient.closed.values()]
         times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
+        renewals = [self._desk.next_renewal(patient, alert) for alert in patient.alerts.values()]
+        times += [at for at in renewals if at is not None and at > now]  # one that is over waits for a set that calls for it
         if patient.heard is not None and "no-observations" not in patient.alerts:
             times.append(patient.heard + self._silence[patient.band] + 1)
         forget = self._silent_until(patient)
