@@ -50,14 +50,13 @@ class Assessment:
     window_reason: str = ""
     news2: News2 | None = None  # for the score: now, or as of the set where it is history
     news2_reason: str = ""
-    of_interest: bool = False  # NEWS2 asks for a response, or would hold an alert: somebody may ask what drove the score
+    of_interest: bool = False  # NEWS2 asks for a response, or its total holds an alert: somebody may ask what drove the score
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
     outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
     changed: bool = False  # it brought something new, so it counts as a set
-    heard: bool = False  # it is news of the patient: a value that counts, later than all before
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = ()
@@ -124,7 +123,6 @@ class Charting:
             patient.encounter_id = event.encounter_id
         made.changed = taken.fresh
         made.corrected = tuple(taken.corrected)
-        made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
         elif patient.heard is None:

@@ -232,6 +232,7 @@ class Desk:
         if alert is None:
             return []
         alert.text = f"Observed again after {alerts.hours_and_minutes(cause.now - alert.since)}"
+        self._hold_back(patient, alert, cause.now + self._suppression)
         return [self._end(patient, alert, "resolved", "observations resumed", cause, None, None)]
 
     # ------------------------------------------------------------------------------------------------ people and context

@@ -77,6 +77,8 @@ class Timers:
             run.steps += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
             run.forget = "observed" if patient.context.known else "all"
             return run
+        if patient.heard is not None and not self._overdue(patient, now):  # what came too late itself ends no silence
+            run.steps += self._desk.heard(patient, cause)
         self._reconsider(patient, cause, run)
         if self._overdue(patient, now):
             limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
@@ -111,8 +113,6 @@ class Timers:
             return
         run.changed = True
         patient.unsettled = False
-        if patient.heard is not None and not self._overdue(patient, cause.now):
-            run.steps += self._desk.heard(patient, cause)
         if self._charting.recent(patient, cause.now):
             score, _ = self._charting.current(patient)
             run.steps += self._desk.consider(patient, score, cause)

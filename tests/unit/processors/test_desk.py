@@ -365,6 +365,42 @@ def test_an_alert_that_an_older_snapshot_says_is_answered_waits_anew_in_time() -
     assert told(found) == [("updated", 60, "default")]
 
 
+# ------------------------------------------------------------------------------------------------ silence, charted late
+
+
+def test_late_charting_is_one_silence_and_not_one_a_set() -> None:
+    """Charted every quarter of an hour, 35 minutes late, at 19: 23 alerts raised and 23 resolved in six hours."""
+    ward = Ward()
+    found: list[AlertEvent] = []
+    for minute in range(0, 6 * 60, 15):
+        now = ward.chart(minute - 35, DYING, received=minute)[1]
+        found += of([*ward.meanwhile, *now], "no-observations")
+    assert Counter(one.state for one in found)["raised"] == 1
+    assert not [one for one in found if one.state == "resolved"]
+    ward.chart(360, DYING)
+    assert [one.state for one in of(ward.wait(361), "no-observations")] == ["resolved"]
+
+
+def test_a_set_that_is_history_ends_a_silence_that_it_falls_into() -> None:
+    """Two hours old, it alerts no more; but "no observations for 12 h 31 min" is not true any longer."""
+    ward = Ward()
+    ward.chart(0, WELL)
+    assert [one.state for one in of(ward.wait(760), "no-observations")] == ["raised"]
+    score, found = ward.chart(641, WELL, received=761)
+    assert (score.late, found) == (True, [])
+    assert [one.state for one in of(ward.wait(762), "no-observations")] == ["resolved"]
+
+
+def test_a_silence_that_ended_holds_the_next_back_like_any_alert() -> None:
+    """A set of 25 minutes ago ended it, the limit is 30: it was told anew six minutes later."""
+    ward = Ward()
+    ward.chart(0, ILL)
+    assert [one.state for one in of(ward.wait(32), "no-observations")] == ["raised"]
+    ward.chart(15, ILL, received=40)
+    found = of(ward.wait(60), "no-observations")
+    assert [(one.state, one.decided_at) for one in found] == [("resolved", at(41)), ("raised", at(56))]
+
+
 # ------------------------------------------------------------------------------------------------ fatigue, and the others
 
 
