@@ -126,14 +126,15 @@ def severity_of(score: News2 | None, rules: MonitorRules) -> Severity | None:
 def held_severity(score: News2, standing: Severity, rules: MonitorRules, threes: Collection[str] = ()) -> Severity | None:
     """Return the severity that still holds for an alert of severity `standing`, hysteresis included, or None.
 
-    A threshold once passed counts as left only `hysteresis` points below it, and so does a single 3 that was told (`threes`).
+    A threshold once passed counts as left only `hysteresis` points below it. So does a single 3 that was told (`threes`), where
+    that is what the alert is about: of a graver one that has sunk below every threshold, what scores 2 is no reason to stand on.
     """
     low = RANK[rules.minimum_severity]
     for level, threshold in (("high", rules.high_total), ("medium", rules.medium_total)):
         if low <= RANK[level] <= RANK[standing] and score.total >= threshold - rules.hysteresis:
             return level  # type: ignore[return-value]
     if low <= RANK["low-medium"] and rules.single_three:
-        held = _left_below(rules)
+        held = _left_below(rules) if standing == "low-medium" else 3
         if score.single_three or any(one.points >= held and one.name in threes for one in score.parameters):
             return "low-medium"
     return None

@@ -417,6 +417,12 @@ def test_a_single_3_that_swings_is_one_alert() -> None:
     assert [one.state for one in calm] == ["resolved"]
 
 
+def test_an_emergency_that_is_over_does_not_stand_on_for_two_points() -> None:
+    ward = Ward()
+    ward.chart(0, SEVEN)
+    assert [one.state for minute in (10, 30) for one in ward.chart(minute, {**WELL, "rr": 24})[1]] == ["resolved"]
+
+
 def test_a_site_without_margin_lets_a_single_3_go_at_2() -> None:
     ward = Ward(MonitorRules(hysteresis=0))
     ward.chart(0, RED)
