@@ -52,7 +52,7 @@ class Assessment:
     window_reason: str = ""
     news2: News2 | None = None  # for the score: now, or as of the set where it is history
     news2_reason: str = ""
-    of_interest: bool = False  # NEWS2 asks for a response, or would hold an alert: somebody may ask what drove the score
+    of_interest: bool = False  # NEWS2 asks for a response, or its total holds an alert: somebody may ask what drove the score
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
@@ -60,8 +60,6 @@ class Assessment:
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
     queued: bool = False  # seems to come out of a sender's queue: may alert when nothing newer has come for a while
     changed: bool = False  # it brought something new, so it counts as a set
-    heard: bool = False  # it is news of the patient: a value that counts, later than all before
-    heard_at: int = 0  # observed time of the newest such value, of whichever set
     observed: int = 0  # of the set, as it is used
     amends: bool = False  # it corrects or takes back what was said before
     stands: bool = False  # it changed what is known now, be it ever so late
@@ -137,12 +135,10 @@ class Charting:
             patient.encounter_id = event.encounter_id
         made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
         made.corrected = tuple(taken.corrected)
-        made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
         elif patient.heard is None:
             patient.heard = taken.sampled  # from then on something that counts is waited for
-        made.heard_at = patient.heard or 0
         if patient.newest is not None:
             made.current_at = patient.newest
         made.outdated = patient.newest is None or reference - patient.newest > self._staleness

@@ -383,6 +383,8 @@ class FeedbackEvent(Event):
     """What was said: of an alert, or of a finding of an image."""
     target_id: Id
     """`alert_id` of the alert, or the id of the event that holds the finding."""
+    sequence: int | None = Field(None, ge=0)
+    """The alert's step that was answered; null where the answer names none: then `given_at` tells."""
     by: Id
     """Who said it: their id in the site's directory."""
     reason: Line = ""
@@ -390,7 +392,7 @@ class FeedbackEvent(Event):
     label: Line = ""
     """The corrected label, one of the model's; empty for an alert."""
     given_at: AwareDatetime
-    """When the person said it."""
+    """When the person said it. An answer of before an alert got graver (or was asked anew) is noted and stops nothing."""
     received_at: AwareDatetime
     """When it was received."""
     origin: Origin
@@ -638,7 +640,7 @@ class AlertEvent(Output):
     detail: str
     """What was seen, in words."""
     reason: str = ""
-    """Why this step: hysteresis met, corrected value, discharged, acknowledged by ..."""
+    """Why this step: hysteresis met, corrected value, discharged, an answer's words, an answer that came too early to count ..."""
     encounter_id: str | None = None
     """The patient's stay, Vigil's pseudonym; null where none is known."""
     location: Location = Location()
@@ -658,7 +660,7 @@ class AlertEvent(Output):
     decided_at: AwareDatetime
     """The lane's logged time."""
     by: str = ""
-    """Who acknowledged or declined: their id in the site's directory."""
+    """Whose answer led to this step: their id in the site's directory. Only `acknowledged` and `declined` took it as one."""
 
 
 class HeartbeatEvent(Event):

@@ -76,6 +76,7 @@ class Hour:
 
     alerts: dict[str, int] = field(default_factory=dict)
     watched: int = 0
+    beyond: dict[str, int] = field(default_factory=dict)  # of the alerts: those beyond their patient's share of the budget
 
 
 @dataclass(slots=True)
@@ -114,10 +115,11 @@ class Partition:
         elif received > feed.last:
             feed.heard(received, rules.most // _MS)
 
-    def count_alert(self, ward: str, now: int) -> None:
-        """Count an alert as raised."""
+    def count_alert(self, ward: str, now: int, *, beyond: bool) -> None:
+        """Count an alert as raised; `beyond` its patient's share it uses nothing of the ward's budget."""
         hour = self.hours.setdefault(now // _HOUR, Hour())
-        hour.alerts[ward] = hour.alerts.get(ward, 0) + 1
+        for counted in (hour.alerts, hour.beyond) if beyond else (hour.alerts,):
+            counted[ward] = counted.get(ward, 0) + 1
 
     def count_patients(self, patients: int, span: int, now: int) -> None:
         """Count the time that patients were watched, and let go of what lies more than a day back."""
@@ -127,8 +129,8 @@ class Partition:
             del self.hours[old]
 
     def alerts_of(self, ward: str) -> int:
-        """Return how many alerts a ward got through this partition in the last 24 hours."""
-        return sum(hour.alerts.get(ward, 0) for hour in self.hours.values())
+        """Return how much of its budget a ward used through this partition in the last 24 hours."""
+        return sum(hour.alerts.get(ward, 0) - hour.beyond.get(ward, 0) for hour in self.hours.values())
 
     def alerts_per_100_patient_days(self) -> float | None:
         """Return the last 24 hours' rate, or None before an hour was watched in all."""
@@ -145,7 +147,9 @@ class Partition:
                 **{name: getattr(self, name) for name in plain},
                 **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
                 "feeds": {peer: feed.dump() for peer, feed in self.feeds.items()},
-                "hours": [[hour, one.alerts, one.watched] for hour, one in self.hours.items()],
+                "hours": [
+                    [hour, one.alerts, one.watched, *([one.beyond] if one.beyond else ())] for hour, one in self.hours.items()
+                ],
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
             }
         )
@@ -158,5 +162,5 @@ class Partition:
         self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
         self.backlog_at = raw.get("backlog_at")
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
-        self.hours = {hour: Hour(wards, watched) for hour, wards, watched in raw["hours"]}
+        self.hours = {hour: Hour(*counts) for hour, *counts in raw["hours"]}
         self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

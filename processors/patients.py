@@ -7,7 +7,7 @@ keeps (phase 2). So it does not matter how a stream is cut into batches.
 from calendar import isleap
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -67,6 +67,21 @@ def adult_from(birth_date: str | None) -> int | None:
     if (born.month, born.day) == (2, 29) and not isleap(year):
         return ms(datetime(year, 3, 1, tzinfo=UTC))
     return ms(born.replace(year=year))
+
+
+class Closed(NamedTuple):
+    """An alert that is over and holds like ones back for a while. A snapshot of before 0.1.0 knows severity and end alone."""
+
+    severity: str
+    until: int  # logged
+    total: int = 0  # NEWS2 as last told
+    threes: tuple[str, ...] = ()  # as last told
+    declined: bool = False
+
+    @classmethod
+    def load(cls, severity: str, until: int, total: int = 0, threes: Sequence[str] = (), declined: bool = False) -> "Closed":
+        """Read what stands in a snapshot, a list."""
+        return cls(severity, until, total, tuple(threes), declined)
 
 
 class Context:
@@ -188,12 +203,14 @@ class Patient:
         "hours",
         "id",
         "newest",
+        "raised",
         "received",
         "score_id",
         "scored",
         "seen",
         "settle_at",
         "stamps",
+        "threes",
         "total",
         "unsettled",
     )
@@ -221,7 +238,9 @@ class Patient:
         self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what
         # phase 2
         self.alerts: dict[str, Alert] = {}  # by kind
-        self.closed: dict[str, tuple[str, int]] = {}  # kind -> (severity, suppressed until)
+        self.closed: dict[str, Closed] = {}  # by kind
+        self.raised: list[int] = []  # when the last alerts were raised (logged), for the budget
+        self.threes: dict[str, int] = {}  # parameter -> when it was last told to score 3 (logged)
         self.total: int | None = None  # the NEWS2 that was last told
         self.band = "unscored"
         self.score_id: str | None = None
@@ -306,7 +325,7 @@ class Patient:
                 "heard": self.heard,
                 "encounter_id": self.encounter_id,
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
-                "closed": self.closed,
+                "closed": {kind: list(one) for kind, one in self.closed.items()},
                 "total": self.total,
                 "band": self.band,
                 "score_id": self.score_id,
@@ -314,6 +333,8 @@ class Patient:
                 "unsettled": self.unsettled,
                 **({"settle_at": self.settle_at} if self.unsettled and self.settle_at else {}),
                 **({"after_end": self.after_end} if self.after_end else {}),
+                **({"raised": self.raised} if self.raised else {}),
+                **({"threes": self.threes} if self.threes else {}),
             }
         )
 
@@ -331,7 +352,8 @@ class Patient:
             name: [(at, value, rank) for at, value, rank in rivals] for name, rivals in raw.get("rivals", {}).items()
         }
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
-        made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
+        made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
+        made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
         made.arrival, made.settle_at = (tuple(raw["arrival"]) if "arrival" in raw else None), raw.get("settle_at", 0)

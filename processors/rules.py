@@ -72,6 +72,23 @@ class CarryForward(_Rules):
     temperature: timedelta = _hours(12)
 
 
+class RepeatLast(_Rules):
+    """How often the last link of the chain is told again while nobody answers and no set is calm, by severity. Milder: never."""
+
+    high: timedelta = Field(_minutes(15), description="an emergency that nobody answers stays one; 0: never")
+    medium: timedelta = Field(_hours(1), description="RCP: urgent, and a set at least hourly; 0: never")
+
+
+class AcknowledgedFor(_Rules):
+    """How long an acknowledgement holds while the current score still calls for the alert, by severity. Milder: for good.
+
+    Then it waits for an answer anew. Silence about a patient goes by this too; a ceiling of care that does not escalate is exempt.
+    """
+
+    high: timedelta = Field(_hours(1), description="RCP: continuous observation; more often would be fatigue. 0: for good")
+    medium: timedelta = Field(_hours(4), description="RCP: a set at least hourly; four of them. 0: for good")
+
+
 class Silence(_Rules):
     """How long a patient may be without any observation that counts before that is an event of its own, by the last NEWS2.
 
@@ -183,27 +200,39 @@ class MonitorRules(_Rules):
 
     # fatigue -------------------------------------------------------------------------------------------------------------
     hysteresis: int = Field(
-        1, ge=0, le=5, description="points below a threshold before a severity counts as left; 5-4-5 is one alert"
+        1,
+        ge=0,
+        le=5,
+        description="points below a threshold before a severity counts as left; 5-4-5 is one alert. A single 3 likewise: "
+        "respirations of 25, 24, 25 are one (2 points still hold it), 25, 20, 25 may be two",
     )
     resolve_sets: int = Field(2, ge=1, le=10, description="sets in a row below, before an alert resolves: one may be a slip")
     resolve_after: timedelta = Field(
         _minutes(15), description="and they must span this long: a monitor brings two sets in a minute"
     )
     update_rise: int = Field(
-        2, ge=1, le=20, description="points above what was last told that are worth telling at the same severity"
+        2,
+        ge=1,
+        le=20,
+        description="points above what was last told that are worth telling at the same severity. A 3 in a parameter that was not "
+        "told as one is, too, whatever the total: another organ fails",
     )
     suppression: timedelta = Field(
         _minutes(15),
-        description="after an alert resolved, no new one of the same or lower severity; if it still holds then, it is raised",
+        description="after an alert resolved, no new one of the same or lower severity, unless `update_rise` above what was last "
+        "told or by another single 3; if it still holds then, it is raised. `high` is never held back",
     )
     declined_suppression: timedelta = Field(
-        _minutes(60), description="the same after somebody declined one: RCP's next set is due within the hour"
+        _minutes(60),
+        description="the same after somebody declined one, `high` too: RCP's next set is due within the hour. A decline of `high` "
+        "that nobody has answered ends it only when no link of `escalation` is left: before, the next one is told at once",
     )
     ward_budget: int = Field(
         20,
         ge=1,
         description="alerts a ward gets in 24 hours through one partition; beyond it those of the mildest severity go to the quiet "
-        "route, visibly, and do not escalate. Medium and high always page",
+        "route, visibly, and do not escalate. A patient uses a quarter of it at most (three alerts at least): one who swings does "
+        "not use up the others'. Medium and high always page, and so does a 3 that was not told of the patient in that time",
     )
     quiet_route: str = Field("worklist", description="where alerts beyond the budget go")
 
@@ -229,6 +258,8 @@ class MonitorRules(_Rules):
         description="the chain by severity, of what a score raised or a patient's silence did; RCP: emergency at once, urgent "
         "within the hour",
     )
+    repeat_last: RepeatLast = RepeatLast()
+    acknowledged_for: AcknowledgedFor = AcknowledgedFor()
 
     # silence -------------------------------------------------------------------------------------------------------------
     silence: Silence = Silence()

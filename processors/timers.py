@@ -83,13 +83,18 @@ class Timers:
             return run
         waiting = patient.unsettled and now < patient.settle_at  # something newer may lie in a queue
         if not waiting:
+            if patient.heard is not None and not self._overdue(patient, now):  # what came too late itself ends no silence
+                run.steps += self._desk.heard(patient, cause)
             self._reconsider(patient, cause, run)
         if not waiting and self._overdue(patient, now):
             limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
             run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
+        if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_renewal(patient, alert)) is not None):
+            score = self._charting.current(patient)[0] if self._charting.recent(patient, now) else None
+            run.steps += self._desk.renew(patient, cause, score)
         self._climb(patient, cause, run)
         run.changed = run.changed or bool(run.steps)
-        patient.due = self._next(patient)
+        patient.due = self._next(patient, now)
         return run
 
     def _climb(self, patient: Patient, cause: Cause, run: Run) -> None:
@@ -135,35 +140,31 @@ class Timers:
 
     def _reconsider(self, patient: Patient, cause: Cause, run: Run) -> None:
         """Let the current state alert where the backlog is through, or a suppression has run out."""
-        over = [kind for kind, (_, until) in patient.closed.items() if until <= cause.now]
+        over = [kind for kind, one in patient.closed.items() if one.until <= cause.now]
         for kind in over:
             del patient.closed[kind]
         if not over and not patient.unsettled:
             return
         run.changed = True
         patient.unsettled, patient.settle_at = False, 0
-        if patient.heard is not None and not self._overdue(patient, cause.now):
-            run.steps += self._desk.heard(patient, cause)
         if self._charting.recent(patient, cause.now):
             score, _ = self._charting.current(patient)
             run.steps += self._desk.consider(patient, score, cause)
             patient.band = band_of(score)
 
-    def within(self, band: str, heard: int, now: int) -> bool:
-        """Tell whether a value observed at `heard` keeps the silence limit of a band."""
-        return now - heard <= self._silence[band]
-
     def _overdue(self, patient: Patient, now: int) -> bool:
         since = patient.silent_since
-        return since is not None and not self.within(patient.band, since, now)
+        return since is not None and now - since > self._silence[patient.band]
 
     def _silent_until(self, patient: Patient) -> int | None:
         if patient.heard is None or patient.context.encounter_status == "in-progress":
             return None
         return patient.heard + self._forget_silent
 
-    def _next(self, patient: Patient) -> int:
-        times = [until for _, until in patient.closed.values()] + self._links(patient)
+    def _next(self, patient: Patient, now: int) -> int:
+        times = [over.until for over in patient.closed.values()] + self._links(patient)
+        renewals = [self._desk.next_renewal(patient, alert) for alert in patient.alerts.values()]
+        times += [at for at in renewals if at is not None and at > now]  # one that is over waits for a set that calls for it
         if patient.unsettled:
             times.append(patient.settle_at)
         if (since := patient.silent_since) is not None and "no-observations" not in patient.alerts:

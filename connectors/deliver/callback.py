@@ -1,10 +1,11 @@
 """Answers of webhook receivers: `POST /deliver/NAME/feedback`, signed as what they get (`signing`), with the receiver's own secret.
 
     {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined",
-                                        "by": who, "reason": why, "given_at": time}}
+                                        "by": who, "reason": why, "given_at": time, "sequence": step}}
 
-alert_id and patient_id are those of the alert's `data`; `by` is the person's id in the site's directory, for which the receiver
-vouches.
+alert_id, patient_id and sequence are those of the alert's `data`. Give the sequence of the step that was on the screen, or at least
+`given_at`: an answer to what was told before the alert got graver is noted and stops nothing. `by` is the person's id in the site's
+directory, for which the receiver vouches.
 
 | what happened                                             | status |
 |-----------------------------------------------------------|--------|
@@ -55,6 +56,7 @@ class _Answer(BaseModel):
     by: str = Field(min_length=1, max_length=200)
     reason: str = Field("", max_length=2000)
     given_at: AwareDatetime | None = None
+    sequence: int | None = Field(None, ge=0, lt=2**31)
 
 
 class _Call(BaseModel):
@@ -72,6 +74,7 @@ def feedback(body: bytes, receiver: str, call_id: str, received_at: datetime) ->
         patient_id=said.patient_id,
         kind="alert-acknowledged" if said.answer == "acknowledged" else "alert-declined",
         target_id=said.alert_id,
+        sequence=said.sequence,
         by=said.by,
         reason=said.reason,
         given_at=said.given_at or received_at,

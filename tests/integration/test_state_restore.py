@@ -557,10 +557,10 @@ async def test_contexts_made_anew_are_taken(kafka: Kafka, alive: bool, caplog: p
         await ward.finish()
 
 
-def breathless(number: int, step: int, at: datetime) -> VitalsEvent:
-    """One parameter of 3 points: an alert that a ward's budget may send to the worklist."""
+def breathless(number: int, step: int, at: datetime, *, not_so: bool = False) -> VitalsEvent:
+    """One parameter of 3 points: an alert that a ward's budget may send to the worklist. `not_so` takes the 3 back."""
     well = next(iter(vitals(1, 1, at)))
-    rate = Observation(code="9279-1", value=26, unit="/min")
+    rate = Observation(code="9279-1", value=16 if not_so else 26, unit="/min", status="corrected" if not_so else "final")
     observations = tuple(rate if one.code == rate.code else one for one in well.observations)
     return well.model_copy(
         update={
@@ -581,21 +581,23 @@ async def test_a_snapshot_cut_short_leaves_the_partitions_own_state_as_it_was(ka
         ward.feed(PatientEvent, 40)
         await ward.fed_is_done()
         await a_snapshot(ward)
-        await ward.write([breathless(number, 1, ward.time) for number in range(20)])
-        ward.feed(VitalsEvent, 20)
+        sets = [breathless(number, 1, ward.time) for number in (*range(20), 30)]
+        sets.append(breathless(30, 2, sets[-1].observed_at, not_so=True))  # withdrawn: the next may come at once
+        await ward.write(sets)
+        ward.feed(VitalsEvent, len(sets))
         await ward.fed_is_done()
         await half_a_snapshot(ward, writes)
         await ward.die()
-        await ward.write([breathless(30, 1, ward.time)])
+        await ward.write([breathless(30, 3, ward.time + timedelta(seconds=1))])
         ward.live()
         await ward.finish()
         routes = {
-            body["route"]
+            (body["state"], body["route"])
             for copies in (await ward.published()).values()
             for body in copies
             if body.get("patient_id") == "patient-0030" and "alert_id" in body
         }
-        assert routes == {"worklist"}
+        assert routes == {("raised", "default"), ("withdrawn", "default"), ("raised", "worklist")}
         await ward.judge()
 
 

@@ -1,6 +1,6 @@
 """Answers to alerts: ORA^R41 (IHE PCD TF-2, PCD-05 Report Alert Status; HL7 v2.9 chapter 7, ORA_R41: MSH SFT UAC MSA ERR PRT).
 
-MSA-2 is the control id of the ORU^R40 that it answers, from which alert and patient are read: Vigil's control ids name both
+MSA-2 is the control id of the ORU^R40 that it answers, from which alert, step and patient are read: Vigil's control ids name them
 (`control_id`). Only an answer that names a person counts, for it ends the escalation: an Alert Manager says AA for *received* too.
 
 | MSA-1  | PRT-5 (who)   | becomes                                          |
@@ -58,6 +58,7 @@ def map_answer(reading: Reading) -> None:
             patient_id=named[3],
             kind="alert-acknowledged" if code in _POSITIVE else "alert-declined",
             target_id=str(UUID(named[1])),
+            sequence=int(named[2]),
             by=by,
             reason=why,
             given_at=reading.sent_at,
