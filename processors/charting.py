@@ -57,6 +57,8 @@ class Assessment:
     outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
     changed: bool = False  # it brought something new, so it counts as a set
+    heard: bool = False  # it is news of the patient: a value that counts, later than all before
+    heard_at: int = 0  # observed time of the newest such value, of whichever set
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = ()
@@ -123,10 +125,12 @@ class Charting:
             patient.encounter_id = event.encounter_id
         made.changed = taken.fresh
         made.corrected = tuple(taken.corrected)
+        made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
         elif patient.heard is None:
             patient.heard = taken.sampled  # from then on something that counts is waited for
+        made.heard_at = patient.heard or 0
         if patient.newest is not None:
             made.current_at = patient.newest
         made.outdated = patient.newest is None or reference - patient.newest > self._staleness

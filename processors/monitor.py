@@ -164,13 +164,14 @@ class Monitor:
             made.received,
             is_set=made.changed,
         )
-        steps: list[AlertEvent] = []
         if made.late or made.held or made.outdated:
-            steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
+            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
                 patient.unsettled = patient.unsettled or made.held
                 self._stand(patient, made, score.id)
             return [score, *steps]
+        back = made.heard and self._timers.within(band_of(made.current), made.heard_at, cause.now)
+        steps = self._desk.heard(patient, cause) if back and patient.alerts else []
         if made.changed or made.corrected:
             steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
             if self.rules.model_pages and deterioration is not None and not made.news2_reason:

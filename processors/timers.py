@@ -77,7 +77,7 @@ class Timers:
             run.steps += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
             run.forget = "observed" if patient.context.known else "all"
             return run
-        if patient.heard is not None and not self._overdue(patient, now):  # what came too late itself ends no silence
+        if patient.heard is not None and not self._overdue(patient, now):  # by a set that was history itself, or of a backlog
             run.steps += self._desk.heard(patient, cause)
         self._reconsider(patient, cause, run)
         if self._overdue(patient, now):
@@ -118,8 +118,12 @@ class Timers:
             run.steps += self._desk.consider(patient, score, cause)
             patient.band = band_of(score)
 
+    def within(self, band: str, heard: int, now: int) -> bool:
+        """Tell whether a value observed at `heard` keeps the silence limit of a band."""
+        return now - heard <= self._silence[band]
+
     def _overdue(self, patient: Patient, now: int) -> bool:
-        return patient.heard is not None and now - patient.heard > self._silence[patient.band]
+        return patient.heard is not None and not self.within(patient.band, patient.heard, now)
 
     def _silent_until(self, patient: Patient) -> int | None:
         if patient.heard is None or patient.context.encounter_status == "in-progress":
