@@ -63,6 +63,8 @@ class Assessment:
     observed: int = 0  # of the set, as it is used
     amends: bool = False  # it corrects or takes back what was said before
     stands: bool = False  # it changed what is known now, be it ever so late
+    heard: bool = False  # it is news of the patient: a value that counts, later than all before
+    heard_at: int = 0  # observed time of the newest such value, of whichever set
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = ()
@@ -135,10 +137,12 @@ class Charting:
             patient.encounter_id = event.encounter_id
         made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
         made.corrected = tuple(taken.corrected)
+        made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
         elif patient.heard is None:
             patient.heard = taken.sampled  # from then on something that counts is waited for
+        made.heard_at = patient.heard or 0
         if patient.newest is not None:
             made.current_at = patient.newest
         made.outdated = patient.newest is None or reference - patient.newest > self._staleness

@@ -182,9 +182,8 @@ class Monitor:
             current = made.changed and not (made.late or made.held or made.queued)
             told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
             return [score, *told]
-        steps: list[AlertEvent] = []
         if made.late or made.held or made.queued or made.outdated:
-            steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
+            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
                 patient.unsettled = patient.unsettled or made.held or made.queued
                 if made.queued:
@@ -192,6 +191,8 @@ class Monitor:
             if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
+        back = made.heard and self._timers.within(band_of(made.current), made.heard_at, cause.now)
+        steps = self._desk.heard(patient, cause) if back and patient.alerts else []
         if made.changed or made.corrected:
             steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
             if self.rules.model_pages and deterioration is not None and not made.news2_reason:

@@ -83,7 +83,9 @@ class Timers:
             return run
         waiting = patient.unsettled and now < patient.settle_at  # something newer may lie in a queue
         if not waiting:
-            if patient.heard is not None and not self._overdue(patient, now):  # what came too late itself ends no silence
+            if patient.heard is not None and not self._overdue(
+                patient, now
+            ):  # by a set that was history itself, or of a backlog
                 run.steps += self._desk.heard(patient, cause)
             self._reconsider(patient, cause, run)
         if not waiting and self._overdue(patient, now):
@@ -152,9 +154,13 @@ class Timers:
             run.steps += self._desk.consider(patient, score, cause)
             patient.band = band_of(score)
 
+    def within(self, band: str, heard: int, now: int) -> bool:
+        """Tell whether a value observed at `heard` keeps the silence limit of a band."""
+        return now - heard <= self._silence[band]
+
     def _overdue(self, patient: Patient, now: int) -> bool:
         since = patient.silent_since
-        return since is not None and now - since > self._silence[patient.band]
+        return since is not None and not self.within(patient.band, since, now)
 
     def _silent_until(self, patient: Patient) -> int | None:
         if patient.heard is None or patient.context.encounter_status == "in-progress":

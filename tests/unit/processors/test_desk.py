@@ -377,8 +377,7 @@ def test_late_charting_is_one_silence_and_not_one_a_set() -> None:
         found += of([*ward.meanwhile, *now], "no-observations")
     assert Counter(one.state for one in found)["raised"] == 1
     assert not [one for one in found if one.state == "resolved"]
-    ward.chart(360, DYING)
-    assert [one.state for one in of(ward.wait(361), "no-observations")] == ["resolved"]
+    assert [one.state for one in of(ward.chart(360, DYING)[1], "no-observations")] == ["resolved"]
 
 
 def test_a_set_that_is_history_ends_a_silence_that_it_falls_into() -> None:
@@ -396,9 +395,9 @@ def test_a_silence_that_ended_holds_the_next_back_like_any_alert() -> None:
     ward = Ward()
     ward.chart(0, ILL)
     assert [one.state for one in of(ward.wait(32), "no-observations")] == ["raised"]
-    ward.chart(15, ILL, received=40)
-    found = of(ward.wait(60), "no-observations")
-    assert [(one.state, one.decided_at) for one in found] == [("resolved", at(41)), ("raised", at(56))]
+    ended, again = of([*ward.chart(15, ILL, received=40)[1], *ward.wait(60)], "no-observations")
+    assert (ended.state, again.state) == ("resolved", "raised")
+    assert again.decided_at - ended.decided_at == timedelta(minutes=15)
 
 
 # ------------------------------------------------------------------------------------------------ fatigue, and the others

@@ -70,8 +70,7 @@ def test_charting_that_is_always_late_is_one_silence_until_a_set_is_within_the_l
         told += of([*ward.meanwhile, *found], "no-observations")
     assert [one.state for one in told][:3] == ["raised", "escalated", "escalated"]
     assert {one.state for one in told[3:]} == {"escalated"}
-    ward.chart(6 * 60 - 20, ILL, received=6 * 60)
-    ended = only(of(ward.wait(6 * 60 + 1), "no-observations"))
+    ended = only(of(ward.chart(6 * 60 - 20, ILL, received=6 * 60)[1], "no-observations"))
     assert (ended.state, ended.alert_id) == ("resolved", told[0].alert_id)
 
 
@@ -108,8 +107,7 @@ def test_whoever_is_admitted_and_never_observed_is_told(restarted: bool) -> None
     )
     assert (silent.title, silent.observed_at) == ("No observations for 12 h 31 min", at(1))
     assert of(ward.wait(72 * 60), "no-observations") == [], "told once"
-    ward.chart(72 * 60 + 1, WELL)
-    ended = only(of(ward.wait(72 * 60 + 2), "no-observations"))
+    ended = only(of(ward.chart(72 * 60 + 1, WELL)[1], "no-observations"))
     assert (ended.state, ended.alert_id) == ("resolved", silent.alert_id)
 
 
