@@ -6,6 +6,7 @@ never names a disease and never a person.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from processors.events import AlertKind, AlertState, Deterioration, News2, Parameter, Severity
@@ -17,7 +18,7 @@ RANK: dict[str, int] = {"": 0, "information": 1, "low-medium": 2, "medium": 3, "
 _RESPONSE: dict[str, str] = {
     "high": "Emergency threshold: RCP asks for assessment by a team with critical-care skills and continuous monitoring.",
     "medium": "Urgent threshold: RCP asks for urgent assessment by a clinician and observations at least hourly.",
-    "low-medium": "One parameter scores 3: RCP asks for assessment by the ward's clinician and observations at least hourly.",
+    "low-medium": "Threshold of a single 3: RCP asks for assessment by the ward's clinician and observations at least hourly.",
 }
 # What a score says that asks for nothing, since its alert is over.
 _STANDING: dict[str, str] = {
@@ -31,7 +32,7 @@ _OVER: dict[str, str] = {
     "declined": "This alert is over: somebody declined it.",
     "withdrawn": "This alert is taken back.",
 }
-_ANSWERED = "Somebody has answered; nobody else is called unless it gets graver."
+_ANSWERED = "Somebody has answered; nobody else is called unless it gets graver or goes on for long."
 _ASSISTIVE = "Supports clinical judgement; does not replace it or the bedside monitor."
 _RESPONSIVENESS = {
     "A": "alert",
@@ -55,7 +56,10 @@ NAMES: dict[str, str] = {
 
 @dataclass(slots=True)
 class Alert:
-    """An alert under way. Times are milliseconds since 1970; `told_at` and `waiting_since` are logged time."""
+    """An alert under way. Times are milliseconds since 1970, of answers and steps in logged time.
+
+    Snapshots of before 0.1.0 know nothing of `threes`, nor when a step was taken.
+    """
 
     id: str
     kind: AlertKind
@@ -67,15 +71,20 @@ class Alert:
     quiet: bool = False  # beyond the ward's budget: on the quiet route, and nobody is waited for
     total: int = 0  # NEWS2 as last told
     evidence: dict[str, int] = field(default_factory=dict)  # parameter that scored -> when it was observed
+    threes: tuple[str, ...] | None = None  # of these, told to score 3 and not left since by the margin
     score_id: str | None = None
     observed: int = 0
     received: int = 0
-    since: int = 0  # no-observations, feed-stopped, monitoring-blind: from when
-    until: int = 0  # monitoring-blind: to when
-    about: str = ""  # feed-stopped: the peer
+    since: int = 0  # no-observations, observed-after-end, feed-stopped, monitoring-blind: from when
+    until: int = 0  # monitoring-blind: to when; no-observations: the limit; feed-late: how late (ms)
+    about: str = ""  # feed-stopped, feed-late: the peer; observed-after-end: why the watch is over
     text: str = ""  # deterioration: the last wording
     waiting_since: int | None = None  # None: answered, or not the kind that climbs
     step: int = 0  # escalation steps taken
+    escalated_at: int = 0  # when the last of them was
+    asked: int = 0  # sequence of the last step that had to be answered anew
+    asked_at: int = 0  # when that was; 0: only the first had to be
+    acknowledged_at: int | None = None  # None: nobody has answered
     calm_sets: int = 0
     calm_since: int = 0  # observed time of the first calm set
 
@@ -85,9 +94,12 @@ class Alert:
 
     @classmethod
     def load(cls, raw: dict[str, Any]) -> "Alert":
-        """Read `dump`'s mapping; an older one knows the route of the last step alone."""
+        """Read `dump`'s mapping; an older one knows the route of the last step alone, and not when it was answered."""
         made = cls(**raw)
         made.routes = tuple(made.routes) or (made.route,)
+        made.threes = None if made.threes is None else tuple(made.threes)
+        if made.state == "acknowledged" and made.acknowledged_at is None and made.severity != "information":
+            made.acknowledged_at = made.received or made.since
         return made
 
 
@@ -112,18 +124,36 @@ def severity_of(score: News2 | None, rules: MonitorRules) -> Severity | None:
     return found if RANK[found or ""] >= RANK[rules.minimum_severity] else None
 
 
-def held_severity(score: News2, standing: Severity, rules: MonitorRules) -> Severity | None:
+def held_severity(score: News2, standing: Severity, rules: MonitorRules, threes: Collection[str] = ()) -> Severity | None:
     """Return the severity that still holds for an alert of severity `standing`, hysteresis included, or None.
 
-    A threshold once passed counts as left only `hysteresis` points below it. A single 3 has no such margin.
+    A threshold once passed counts as left only `hysteresis` points below it. So does a single 3 that was told (`threes`), where
+    that is what the alert is about: of a graver one that has sunk below every threshold, what scores 2 is no reason to stand on.
     """
     low = RANK[rules.minimum_severity]
     for level, threshold in (("high", rules.high_total), ("medium", rules.medium_total)):
         if low <= RANK[level] <= RANK[standing] and score.total >= threshold - rules.hysteresis:
             return level  # type: ignore[return-value]
-    if low <= RANK["low-medium"] and score.single_three and rules.single_three:
-        return "low-medium"
+    if low <= RANK["low-medium"] and rules.single_three:
+        held = _left_below(rules) if standing == "low-medium" else 3
+        if score.single_three or any(one.points >= held and one.name in threes for one in score.parameters):
+            return "low-medium"
     return None
+
+
+def _left_below(rules: MonitorRules) -> int:
+    return max(1, 3 - rules.hysteresis)
+
+
+def threes(score: News2, told: Collection[str], rules: MonitorRules) -> tuple[str, ...]:
+    """Return the parameters that score 3, and of those `told` to do so the ones that have not left it, or are not known now."""
+    points, held = {one.name: one.points for one in score.parameters}, _left_below(rules)
+    return tuple(name for name in NAMES if points.get(name, 0) == 3 or (name in told and points.get(name, 3) >= held))
+
+
+def new_threes(score: News2, told: Collection[str], rules: MonitorRules) -> list[str]:
+    """Return the parameters that score 3 and were not `told` to: another organ than the one that somebody knows of."""
+    return [one.name for one in score.parameters if one.points == 3 and one.name not in told] if rules.single_three else []
 
 
 def phrase(one: Parameter) -> str:
@@ -192,6 +222,20 @@ def model_detail(answer: Deterioration) -> str:
     return (
         f"Model {answer.model.name} {answer.model.version}: probability {answer.probability:.2f} of deterioration within "
         f"{answer.horizon_hours} hours, from the last 24 hours of vital signs. {_ASSISTIVE}"
+    )
+
+
+def after_end_title(ended: str, after: int, score: News2 | None) -> str:
+    """One line: `Observed 45 min after the watch ended (discharged): NEWS2 9`."""
+    found = f": NEWS2 {'at least ' if score.at_least else ''}{score.total}" if score else ""
+    return f"Observed {hours_and_minutes(after)} after the watch ended ({ended}){found}"
+
+
+def after_end_detail(state: AlertState, ended: str, since: datetime) -> str:
+    """Say what is wrong where one who is recorded as gone goes on being observed, and who can mend it."""
+    return (
+        f"{outcome(state)}Recorded at {since:%Y-%m-%d %H:%M} UTC: {ended}. Observations go on, and no score of them alerts. "
+        "Whoever is still here must be admitted again, or the discharge or death cancelled, to be watched."
     )
 
 

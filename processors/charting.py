@@ -21,6 +21,7 @@ from processors.rules import MonitorRules
 _MS = timedelta(milliseconds=1)
 _EPOCH = when(0)
 _UNVALIDATED = 1_000_000  # added to the rank: for one time, a validated value takes precedence over a stream's
+_ALIKE = 5_000  # ms by which clocks differ that are both right
 _PER_SOURCE = 10  # more than the preferences that the codes of one parameter have
 
 # Where a value that scores nothing lies, most typically: of two that score alike for one time the one farther from it counts.
@@ -33,6 +34,7 @@ _LONGEST = 200  # characters of a sender's code, and of a reason
 _TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be obtained"}
 _UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but nobody has validated it
 _CORRECTING = frozenset({"amended", "corrected"})
+_AMENDING = _CORRECTING | set(_TAKEN_BACK)
 _UNUSED = _UNVERIFIED | set(_TAKEN_BACK)
 _STANDS = frozenset({Put.NEW, Put.PAST, Put.SAME, Put.CHANGED, Put.REPLACED})  # what was put is the value of its time
 
@@ -50,14 +52,19 @@ class Assessment:
     window_reason: str = ""
     news2: News2 | None = None  # for the score: now, or as of the set where it is history
     news2_reason: str = ""
-    of_interest: bool = False  # NEWS2 asks for a response, or would hold an alert: somebody may ask what drove the score
+    of_interest: bool = False  # NEWS2 asks for a response, or its total holds an alert: somebody may ask what drove the score
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
     outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
+    queued: bool = False  # seems to come out of a sender's queue: may alert when nothing newer has come for a while
     changed: bool = False  # it brought something new, so it counts as a set
+    observed: int = 0  # of the set, as it is used
+    amends: bool = False  # it corrects or takes back what was said before
+    stands: bool = False  # it changed what is known now, be it ever so late
     heard: bool = False  # it is news of the patient: a value that counts, later than all before
+    heard_at: int = 0  # observed time of the newest such value, of whichever set
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = ()
@@ -94,6 +101,8 @@ class Charting:
         self._carry_oxygen = carry.oxygen // _MS
         self._tolerance = rules.future_tolerance // _MS
         self._staleness = rules.staleness // _MS
+        self._queue_age = rules.queue_age // _MS
+        self._queue_wait = rules.queue_wait // _MS
         self._samples = rules.persistence.samples
         self._spacing = max(1, rules.persistence.spacing // _MS)
         self._within = rules.persistence.within // _MS
@@ -102,11 +111,12 @@ class Charting:
         """Take a set into its patient's record and fill in `made`. `now` is logged time (ms), None before the first tick."""
         event, patient = made.event, made.patient
         assert patient is not None
-        received, observed = made.received, ms(event.observed_at)
+        received, stamp = made.received, ms(event.observed_at)
         flags: list[str] = []
-        if observed > received + self._tolerance:
-            flags.append("future-stamp")  # a clock is wrong: the set counts as of its receipt
-            observed = received
+        if stamp > received + self._tolerance:
+            flags.append("future-stamp")
+        observed = min(stamp, received)  # nothing was measured later
+        made.amends = any(one.status in _AMENDING for one in event.observations)
         if patient.context.undecided_scale:
             flags.append("scale-2-without-decision")
         rejected: list[Rejected] = []
@@ -116,19 +126,23 @@ class Charting:
         if patient.newest is not None and patient.newest > ahead and not stale:
             # Neither clock has come so far: the one that stamped it was wrong, and must not make all sets look old until then.
             patient.recall(ahead, min(reference, observed - 1))
-        readings = self._readings(patient, event, observed, received + self._tolerance, rejected)
+        readings = self._readings(patient, event, stamp, received, rejected)
         before = patient.newest
         taken = self._take(patient, event, readings, rejected)
         made.late = stale or (not taken.current and before is not None and observed < before)
+        if taken.fresh:
+            made.queued = not stale and self._queued(patient, observed, reference)
+            patient.arrival = observed, reference
         if event.encounter_id is not None and not made.late:
             patient.encounter_id = event.encounter_id
-        made.changed = taken.fresh
+        made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
         made.corrected = tuple(taken.corrected)
         made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
         elif patient.heard is None:
             patient.heard = taken.sampled  # from then on something that counts is waited for
+        made.heard_at = patient.heard or 0
         if patient.newest is not None:
             made.current_at = patient.newest
         made.outdated = patient.newest is None or reference - patient.newest > self._staleness
@@ -138,6 +152,20 @@ class Charting:
             flags.append("moved" if patient.context.merged_into else "not-watched")
         made.flags = tuple(flags)
         made.rejected = _told(rejected)
+
+    def _queued(self, patient: Patient, observed: int, now: int) -> bool:
+        """Tell whether a set seems to come out of a queue that drains: it is old, and the one before was not, or they come faster
+        than they were observed. Late charting and a slow clock bring old sets too, but at the pace of the day.
+
+        What would be too old to alert after the wait does not wait.
+        """
+        age = now - observed
+        if age <= self._queue_age or age + self._queue_wait > self._staleness:
+            return False
+        if patient.arrival is None:
+            return True
+        before, came = patient.arrival
+        return came - before <= self._queue_age or observed - before > 2 * (now - came)
 
     def rehearse(self, made: Assessment, patient: Patient | None) -> None:
         """Score test traffic by itself: nothing is carried forward, nothing is remembered, nothing can alert."""
@@ -160,7 +188,7 @@ class Charting:
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def _readings(
-        self, patient: Patient, event: VitalsEvent, observed: int, limit: int, rejected: list[Rejected]
+        self, patient: Patient, event: VitalsEvent, stamped: int, received: int, rejected: list[Rejected]
     ) -> "_Readings":
         """Read a set's observations, oldest first where they carry times of their own; one value per parameter and time."""
         base = self._ranks.get(event.origin.peer, self._other_rank)
@@ -171,20 +199,23 @@ class Charting:
             if status == "registered":
                 rejected.append(Rejected(code=one.code, reason="registered, no result yet"))
                 continue
-            at = observed
+            stamp = stamped
             if one.observed_at is not None:
-                at = ms(one.observed_at)
-                if at > limit:
-                    at = observed
+                stamp = ms(one.observed_at)
+            at = min(stamp, received)
             reading = self._read(one.code, one.value, one.unit)
             if isinstance(reading, str):
-                kept = self._without_value(patient, one, at)
+                kept = self._without_value(patient, one, (at, *patient.stamps.get(stamp, ())))
                 if kept is None:
                     if reading:
                         rejected.append(Rejected(code=one.code, reason=reading))
                     continue
                 reading = kept
             parameter, value, preference = reading
+            if stamp in patient.stamps:
+                at = self._meant(patient, parameter, value, status, stamp, at)
+            if at < stamp and at == received:
+                patient.stamped(stamp, received)
             entry: _Entry = (at, value, base + preference, status, one.code, parameter)
             if parameter in readings:
                 entry = _one_of(readings[parameter], entry, older, rejected, patient.context.scale)
@@ -199,8 +230,25 @@ class Charting:
             return {f"{place}": entry for place, entry in enumerate(older)} | readings
         return readings
 
+    def _meant(self, patient: Patient, parameter: str, value: float | str, status: str, stamp: int, at: int) -> int:
+        """Return as of when a value counts whose stamp a clock that ran ahead has given before: it counts as of its receipt.
+
+        What takes back or corrects carries the stamp of what it means. So does the same value by another feed. Any other is one of
+        its own, since a clock that is right comes to the same stamp later; but where the clocks differ by seconds only.
+        """
+        history, times = patient.history, (at, *reversed(patient.stamps[stamp]))
+        if status in _AMENDING:
+            wanted = (value, None) if status in _TAKEN_BACK and value != "" else (None,)
+            found = (one for like in wanted for one in times if history.stands(parameter, one, like))
+            return next(found, times[1])
+        for one in times[1:]:
+            ahead = stamp - one
+            if ahead <= _ALIKE or (ahead <= self._tolerance and history.stands(parameter, one, value)):
+                return one
+        return at
+
     @staticmethod
-    def _without_value(patient: Patient, one: Observation, at: int) -> vitals.Reading | None:
+    def _without_value(patient: Patient, one: Observation, times: Sequence[int]) -> vitals.Reading | None:
         """Make a reading of an observation without a usable value: one that is taken back, or a sample now declared final."""
         meaning = loinc.LOINC.get(one.code)
         if meaning is None:
@@ -208,9 +256,10 @@ class Charting:
         if one.status in _TAKEN_BACK:
             return vitals.Reading(meaning.parameter, "", meaning.preference)
         if one.value is None and one.status not in _UNVERIFIED:
-            sample = patient.history.promote(meaning.parameter, at)
-            if sample is not None:
-                return vitals.Reading(meaning.parameter, sample, meaning.preference)
+            for at in times:
+                sample = patient.history.promote(meaning.parameter, at)
+                if sample is not None:
+                    return vitals.Reading(meaning.parameter, sample, meaning.preference)
         return None
 
     # ----------------------------------------------------------------------------------------------------------- taking

@@ -1,9 +1,11 @@
 """The life of a patient's alerts: raised, updated, acknowledged, declined, escalated, resolved, withdrawn.
 
-    nothing -- severity reached --> raised -- graver, or +update_rise points --> updated (somebody must answer anew)
+    nothing -- severity reached --> raised -- graver, +update_rise points, or another single 3 --> updated (to be answered anew)
     raised/updated -- feedback --> acknowledged (no more escalation) or declined (ends; suppressed for a while)
     acknowledged -- feedback that this was in error --> updated (somebody must answer anew); what was declined is over
-    raised/updated -- nobody answers --> escalated, step by step up the chain
+    high, unanswered -- declined with links of the chain left --> escalated at once: one who declines ends no emergency
+    raised/updated -- nobody answers --> escalated, step by step up the chain, its last link again and again
+    acknowledged -- acknowledged_for is over and it still holds --> updated (to be answered anew)
     any -- resolve_sets sets over resolve_after below the hysteresis --> resolved, or updated to a lower severity
     any -- what it rested on was wrong, or the patient was merged away --> withdrawn
     any -- discharge, death --> resolved;  transfer, ceiling of care --> updated with the new route
@@ -14,16 +16,20 @@ While something that scored when the alert was told is missing, it neither resol
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import get_args
 
 from processors import alerts
 from processors.alerts import RANK, Alert
 from processors.events import AlertEvent, AlertKind, AlertState, Deterioration, FeedbackEvent, News2, Severity, Source
 from processors.identity import natural_id
 from processors.partition import Partition
-from processors.patients import Patient, ms, when
-from processors.rules import MonitorRules
+from processors.patients import Closed, Patient, ms, when
+from processors.rules import EscalationStep, MonitorRules
 
 _MS = timedelta(milliseconds=1)
+AFTER_END: AlertKind = "observed-after-end"
+_DAY = timedelta(days=1) // _MS
+_SHARE, _LEAST_SHARE = 4, 3  # of a ward's budget one patient uses at most a quarter, or three alerts
 Corrections = Collection[tuple[str, int]]  # (parameter, when observed) of values that were replaced or taken back
 
 
@@ -54,6 +60,10 @@ class Desk:
         self._resolve_after = rules.resolve_after // _MS
         self._suppression = rules.suppression // _MS
         self._declined = rules.declined_suppression // _MS
+        self._grace = rules.observed_after_end // _MS
+        self._share = max(_LEAST_SHARE, rules.ward_budget // _SHARE)
+        self._repeat_last = {one: getattr(rules.repeat_last, one, timedelta()) // _MS for one in get_args(Severity)}
+        self._acknowledged_for = {one: getattr(rules.acknowledged_for, one, timedelta()) // _MS for one in get_args(Severity)}
 
     # ------------------------------------------------------------------------------------------------------------ NEWS2
 
@@ -82,16 +92,16 @@ class Desk:
         if score is not None:
             patient.total = score.total
         if alert is None:
-            if score is None or target is None or self.suppressed(patient, "news2", target, cause.now):
+            if score is None or target is None or self.suppressed(patient, "news2", target, cause.now, score):
                 return []
             return [self._raise_news2(patient, score, target, was, cause, because)]
         if wrong:
             reason = f"corrected or taken back: {', '.join(alerts.NAMES[name] for name in wrong)}"
             if target is None or score is None:
                 return [self._end(patient, alert, "withdrawn", reason, cause, score, was)]
-            if target != alert.severity or score.total != alert.total:
+            if target != alert.severity or score.total != alert.total or self._new_threes(alert, score):
                 return [self._update(patient, alert, score, target, was, cause, reason)]
-            self._rest_on(alert, score)
+            self._rest_on(patient, alert, score, cause.now)
             return []
         if score is None:
             return []
@@ -103,14 +113,16 @@ class Desk:
     def _sink(
         self, patient: Patient, alert: Alert, score: News2, was: int | None, cause: Cause, because: str
     ) -> list[AlertEvent]:
-        """Same severity or less: tell a marked rise, count calm, step down or resolve once it lasts."""
+        """Same severity or less: tell a marked rise or another single 3, count calm, step down or resolve once it lasts."""
         rules = self._rules
-        held = alerts.held_severity(score, alert.severity, rules)
-        if held == alert.severity or alerts.missing_evidence(alert.evidence, score):
+        if score.total >= alert.total + rules.update_rise:
+            reason = because or f"{score.total - alert.total} points more than last told"
+            return [self._update(patient, alert, score, alert.severity, was, cause, reason)]
+        if new := self._new_threes(alert, score):
+            reason = because or f"{', '.join(alerts.NAMES[name] for name in new)} at 3, not so when last told"
+            return [self._update(patient, alert, score, alert.severity, was, cause, reason)]
+        if self._still_holds(alert, score):
             alert.calm_sets = 0
-            if held == alert.severity and score.total >= alert.total + rules.update_rise:
-                reason = because or f"{score.total - alert.total} points more than last told"
-                return [self._update(patient, alert, score, alert.severity, was, cause, reason)]
             return []
         if cause.is_set:
             alert.calm_sets += 1
@@ -120,16 +132,17 @@ class Desk:
         if not (lasting or because):
             return []
         reason = because or f"below the threshold for {alert.calm_sets} sets"
+        held = alerts.held_severity(score, alert.severity, rules, alert.threes or ())
         if held is None:
-            patient.closed["news2"] = (alert.severity, cause.now + self._suppression)
+            self._hold_back(patient, alert, cause.now + self._suppression)
             return [self._end(patient, alert, "resolved", reason, cause, score, was)]
         return [self._update(patient, alert, score, held, was, cause, reason)]
 
     def _raise_news2(
         self, patient: Patient, score: News2, severity: Severity, was: int | None, cause: Cause, because: str
     ) -> AlertEvent:
-        alert = self.open(patient, "news2", severity, cause)
-        self._rest_on(alert, score)
+        alert = self.open(patient, "news2", severity, cause, score)
+        self._rest_on(patient, alert, score, cause.now)
         reason = because or _reason(score, severity)
         return self.step(patient, alert, "raised", reason, cause, score=score, was=was)
 
@@ -137,17 +150,41 @@ class Desk:
         self, patient: Patient, alert: Alert, score: News2, severity: Severity, was: int | None, cause: Cause, reason: str
     ) -> AlertEvent:
         graver = RANK[severity] > RANK[alert.severity] or (severity == alert.severity and score.total > alert.total)
+        graver = graver or bool(self._new_threes(alert, score))
         alert.severity = severity
-        self._rest_on(alert, score)
-        if graver or alert.waiting_since is not None:
+        alert.quiet = alert.quiet and not (graver and self._unheard_of(patient, score, cause.now))
+        self._rest_on(patient, alert, score, cause.now)
+        if graver:
+            self._ask_anew(patient, alert, cause.now)
+        elif alert.waiting_since is not None:
             self._place(patient, alert, cause.now)
         return self.step(patient, alert, "updated", reason, cause, score=score, was=was)
 
-    @staticmethod
-    def _rest_on(alert: Alert, score: News2) -> None:
+    def _rest_on(self, patient: Patient, alert: Alert, score: News2, now: int) -> None:
         alert.total = score.total
         alert.evidence = {one.name: ms(one.observed_at) for one in score.parameters if one.points}
+        alert.threes = alerts.threes(score, alert.threes or (), self._rules)
         alert.calm_sets = 0
+        for one in score.parameters:
+            if one.points == 3:
+                patient.threes[one.name] = now
+
+    def _new_threes(self, alert: Alert, score: News2) -> list[str]:
+        return alerts.new_threes(score, alert.evidence if alert.threes is None else alert.threes, self._rules)
+
+    def _unheard_of(self, patient: Patient, score: News2, now: int) -> bool:
+        """Tell whether a parameter scores 3 that nobody was told of within a day: no budget is a reason not to page for that."""
+        told = [name for name, at in patient.threes.items() if now - at < _DAY]
+        return bool(alerts.new_threes(score, told, self._rules))
+
+    def _ask_anew(self, patient: Patient, alert: Alert, now: int) -> None:
+        """Wait for an answer to the step that follows; none of before counts."""
+        alert.asked, alert.asked_at = alert.sequence + 1, now
+        self._place(patient, alert, now)
+
+    def _still_holds(self, alert: Alert, score: News2) -> bool:
+        held = alerts.held_severity(score, alert.severity, self._rules, alert.threes or ())
+        return held == alert.severity or bool(alerts.missing_evidence(alert.evidence, score))
 
     # -------------------------------------------------------------------------------------------------------- the model
 
@@ -173,7 +210,7 @@ class Desk:
             alert.calm_since = cause.observed
         if alert.calm_sets < rules.resolve_sets or cause.observed - alert.calm_since < self._resolve_after:
             return []
-        patient.closed["deterioration"] = (alert.severity, cause.now + self._suppression)
+        self._hold_back(patient, alert, cause.now + self._suppression)
         alert.text = alerts.model_title(answer, rules.model_threshold)
         reason = f"below the threshold for {alert.calm_sets} sets"
         return [self._end(patient, alert, "resolved", reason, cause, score, None)]
@@ -181,16 +218,24 @@ class Desk:
     # ----------------------------------------------------------------------------------------------------------- silence
 
     def silent(self, patient: Patient, severity: Severity, limit: int, cause: Cause) -> list[AlertEvent]:
-        """Say that nothing is heard of a patient."""
-        if "no-observations" in patient.alerts or self.suppressed(patient, "no-observations", severity, cause.now):
+        """Say that nothing is heard of a patient; and anew where what is known by now makes that graver."""
+        alert = patient.alerts.get("no-observations")
+        state: AlertState = "raised" if alert is None else "updated"
+        if alert is None:
+            if self.suppressed(patient, "no-observations", severity, cause.now):
+                return []
+            alert = self.open(patient, "no-observations", severity, cause)
+        elif RANK[severity] <= RANK[alert.severity]:
             return []
-        alert = self.open(patient, "no-observations", severity, cause)
-        alert.since, alert.until = patient.heard or 0, limit
-        reason = f"nothing within {alerts.hours_and_minutes(limit)}"
+        else:
+            alert.severity = severity
+            self._ask_anew(patient, alert, cause.now)
+        alert.since, alert.until = patient.silent_since or 0, limit
+        reason = f"nothing within {alerts.hours_and_minutes(limit)}{'' if patient.heard else ' of the admission'}"
         sampled = max((kept[-1][0] for kept in patient.history.samples.values()), default=0)
         if sampled > alert.since:
             reason += f" but single samples of an unvalidated stream, the last at {when(sampled):%H:%M} UTC"
-        return [self.step(patient, alert, "raised", reason, cause)]
+        return [self.step(patient, alert, state, reason, cause)]
 
     def heard(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
         """End the silence. It resolves nothing but itself."""
@@ -198,25 +243,64 @@ class Desk:
         if alert is None:
             return []
         alert.text = f"Observed again after {alerts.hours_and_minutes(cause.now - alert.since)}"
+        self._hold_back(patient, alert, cause.now + self._suppression)
         return [self._end(patient, alert, "resolved", "observations resumed", cause, None, None)]
+
+    # -------------------------------------------------------------------------------------------- after the watch is over
+
+    def after_end(self, patient: Patient, ended: str, observed: int, score: News2 | None, cause: Cause) -> list[AlertEvent]:
+        """Say that a patient whose watch is over goes on being observed: once, and anew where it is graver than was told.
+
+        No score of such a patient alerts; so where it would urgently, this climbs the chain until somebody answers.
+        """
+        since = patient.ended_at
+        urgent = RANK[alerts.severity_of(score, self._rules) or ""] >= RANK["medium"]
+        severity: Severity = "medium" if urgent else "information"
+        if since is None or observed - since < self._grace or RANK[severity] <= RANK[patient.after_end or ""]:
+            return []
+        patient.after_end = severity
+        alert = patient.alerts.get(AFTER_END)
+        state: AlertState = "raised" if alert is None else "updated"
+        if alert is None:
+            alert = self.open(patient, AFTER_END, severity, cause)
+        else:
+            alert.severity = severity
+            self._ask_anew(patient, alert, cause.now)
+        alert.since, alert.about = since, ended
+        alert.text = alerts.after_end_title(ended, observed - since, score)
+        return [self.step(patient, alert, state, "graver than told" if state == "updated" else ended, cause, score=score)]
+
+    def watched_again(self, patient: Patient, cause: Cause) -> list[AlertEvent]:
+        """End what `after_end` told."""
+        patient.after_end = None
+        return self.close(patient, "resolved", "watched again", cause, kinds=(AFTER_END,))
 
     # ------------------------------------------------------------------------------------------------ people and context
 
     def answer(self, patient: Patient, event: FeedbackEvent, cause: Cause, score: News2 | None) -> list[AlertEvent] | None:
-        """Take an answer; None when there is nothing that it could be about (never raised, over, or answered the same way)."""
+        """Take an answer; None when there is nothing that it could be about (never raised, over, or answered the same way).
+
+        One that was given before the alert had to be answered anew is about what was told before: it is noted and changes nothing.
+        """
         alert = next((one for one in patient.alerts.values() if one.id == event.target_id), None)
         if alert is None or (event.kind == "alert-acknowledged" and alert.state == "acknowledged"):
             return None
         if event.kind == "alert-answer-retracted":
             if alert.waiting_since is not None:  # nobody has answered, or it got graver since
                 return None
-            self._place(patient, alert, cause.now)
+            self._ask_anew(patient, alert, cause.now)
             reason = alerts.retracted(event.reason)
             return [self.step(patient, alert, "updated", reason, cause, score=score, by=event.by)]
+        said = f"{event.kind.removeprefix('alert-')}: {event.reason}".removesuffix(": ")
+        if _is_outdated(event, alert):
+            reason = f"noted, answers what was told before; {said}"
+            return [self.step(patient, alert, alert.state, reason, cause, score=score, by=event.by)]
         if event.kind == "alert-acknowledged":
-            alert.waiting_since = None
+            alert.waiting_since, alert.acknowledged_at = None, cause.now
             return [self.step(patient, alert, "acknowledged", event.reason, cause, score=score, by=event.by)]
-        patient.closed[alert.kind] = (alert.severity, cause.now + self._declined)
+        if alert.severity == "high" and alert.waiting_since is not None and alert.step < len(self._chain(alert)):
+            return [self._climb(patient, alert, f"passed on; {said}", cause, score, by=event.by)]
+        self._hold_back(patient, alert, cause.now + self._declined, declined=True)
         return [self._end(patient, alert, "declined", event.reason, cause, score, None, by=event.by)]
 
     def reroute(self, patient: Patient, reason: str, cause: Cause, score: News2 | None) -> list[AlertEvent]:
@@ -235,66 +319,117 @@ class Desk:
         cause: Cause,
         *,
         kinds: Collection[str] = (),
+        but: str = "",
         score: News2 | None = None,
     ) -> list[AlertEvent]:
-        """End all alerts of a patient, or those of some kinds."""
-        chosen = [alert for alert in self.standing(patient) if not kinds or alert.kind in kinds]
+        """End all alerts of a patient, or those of some kinds, or all `but` those of one."""
+        chosen = [alert for alert in self.standing(patient) if alert.kind != but and (not kinds or alert.kind in kinds)]
         return [self._end(patient, alert, state, reason, cause, score, None) for alert in chosen]
 
     def escalate(self, patient: Patient, cause: Cause, score: News2 | None) -> list[AlertEvent]:
         """Climb the chain as far as time has passed without an answer."""
         steps = []
         for alert in self.standing(patient):
-            chain = self._rules.escalation.get(alert.severity, ())
-            while (
-                alert.waiting_since is not None
-                and alert.step < len(chain)
-                and cause.now - alert.waiting_since >= chain[alert.step].after // _MS
-            ):
-                link = chain[alert.step]
-                alert.step += 1
-                alert.route = link.route
+            while alert.waiting_since is not None and (due := self.next_escalation(alert)) is not None and due <= cause.now:
                 reason = f"no answer for {alerts.hours_and_minutes(cause.now - alert.waiting_since)}"
-                steps.append(self.step(patient, alert, "escalated", reason, cause, score=score))
+                steps.append(self._climb(patient, alert, reason, cause, score))
         return steps
 
+    def _climb(
+        self, patient: Patient, alert: Alert, reason: str, cause: Cause, score: News2 | None, *, by: str = ""
+    ) -> AlertEvent:
+        """Tell the next link of the chain, or the last one again."""
+        chain = self._chain(alert)
+        alert.step = min(alert.step + 1, len(chain))
+        alert.route, alert.escalated_at = chain[alert.step - 1].route, cause.now
+        return self.step(patient, alert, "escalated", reason, cause, score=score, by=by)
+
+    def _chain(self, alert: Alert) -> tuple[EscalationStep, ...]:
+        return self._rules.escalation.get(alert.severity, ())
+
     def next_escalation(self, alert: Alert) -> int | None:
-        """Return when an alert climbs next (logged, ms), if nobody answers."""
-        chain = self._rules.escalation.get(alert.severity, ())
-        if alert.waiting_since is None or alert.step >= len(chain):
+        """Return when an alert climbs next, or its last link is told again (logged, ms), if nobody answers; in a calm not again."""
+        chain, again = self._chain(alert), self._repeat_last[alert.severity]
+        if alert.waiting_since is None or not chain:
             return None
-        return alert.waiting_since + chain[alert.step].after // _MS
+        if alert.step < len(chain):
+            return alert.waiting_since + chain[alert.step].after // _MS
+        if not again or alert.calm_sets:
+            return None
+        return (alert.escalated_at or alert.waiting_since + chain[-1].after // _MS) + again
+
+    def renew(self, patient: Patient, cause: Cause, score: News2 | None) -> list[AlertEvent]:
+        """Ask anew where an acknowledgement has run out and what it was about goes on. `score`: the current one, if recent."""
+        steps = []
+        for alert in self.standing(patient):
+            due = self.next_renewal(patient, alert)
+            if due is None or due > cause.now or alert.acknowledged_at is None:
+                continue
+            reason = f"acknowledged {alerts.hours_and_minutes(cause.now - alert.acknowledged_at)} ago, and it goes on"
+            if alert.kind == "news2":
+                if score is None or not self._still_holds(alert, score):
+                    continue
+                self._rest_on(patient, alert, score, cause.now)
+            self._ask_anew(patient, alert, cause.now)
+            steps.append(self.step(patient, alert, "updated", reason, cause, score=score))
+        return steps
+
+    def next_renewal(self, patient: Patient, alert: Alert) -> int | None:
+        """Return when an alert's acknowledgement runs out (logged, ms). The model's never does: its figure is not kept."""
+        lasts = self._acknowledged_for[alert.severity]
+        policy = self._rules.ceilings.get(patient.context.ceiling)
+        exempt = alert.kind == "deterioration" or (policy is not None and not policy.escalates)
+        return None if alert.acknowledged_at is None or exempt or not lasts else alert.acknowledged_at + lasts
 
     # -------------------------------------------------------------------------------------------------------- the steps
 
-    def suppressed(self, patient: Patient, kind: str, severity: Severity, now: int) -> bool:
-        """Tell whether a like alert ended so lately that this one must wait; a graver one never waits."""
-        ended = patient.closed.get(kind)
-        return ended is not None and now < ended[1] and RANK[severity] <= RANK[ended[0]]
+    def suppressed(self, patient: Patient, kind: str, severity: Severity, now: int, score: News2 | None = None) -> bool:
+        """Tell whether a like alert ended so lately that this one must wait.
+
+        A graver one never waits: by severity, by `update_rise`, or by another single 3. Nor does an emergency that nobody declined.
+        """
+        over = patient.closed.get(kind)
+        if over is None or now >= over.until or RANK[severity] > RANK[over.severity]:
+            return False
+        if severity == "high" and not over.declined:
+            return False
+        return score is None or not (
+            score.total >= over.total + self._rules.update_rise or alerts.new_threes(score, over.threes, self._rules)
+        )
+
+    @staticmethod
+    def _hold_back(patient: Patient, alert: Alert, until: int, *, declined: bool = False) -> None:
+        """Let an alert that ends hold like ones back until then."""
+        patient.closed[alert.kind] = Closed(alert.severity, until, alert.total, alert.threes or (), declined)
 
     @staticmethod
     def standing(patient: Patient) -> Iterable[Alert]:
         """Return the alerts under way, in an order that does not depend on how the state came about."""
         return [patient.alerts[kind] for kind in sorted(patient.alerts)]
 
-    def open(self, patient: Patient, kind: AlertKind, severity: Severity, cause: Cause) -> Alert:
-        """Begin an alert; the caller words and steps it."""
+    def open(self, patient: Patient, kind: AlertKind, severity: Severity, cause: Cause, score: News2 | None = None) -> Alert:
+        """Begin an alert; the caller words and steps it. `score` is what it rests on, where it is NEWS2."""
         alert = Alert(natural_id("alert", patient.id, kind, cause.key), kind, severity)
         patient.closed.pop(kind, None)
         patient.alerts[kind] = alert
         ward = patient.context.location.ward
-        pages = kind in ("news2", "deterioration")
-        alert.quiet = pages and self.partition.alerts_of(ward) >= self._rules.ward_budget
+        if kind in ("news2", "deterioration"):
+            lately = [at for at in patient.raised if cause.now - at < _DAY]
+            beyond = len(lately) >= self._share
+            spent = beyond or self.partition.alerts_of(ward) >= self._rules.ward_budget
+            alert.quiet = spent and not (score is not None and self._unheard_of(patient, score, cause.now))
+            self.partition.count_alert(ward, cause.now, beyond=beyond)
+            patient.raised = [*lately, cause.now][-self._share :]
         self._place(patient, alert, cause.now)
-        if pages:
-            self.partition.count_alert(ward, cause.now)
         return alert
 
     def _place(self, patient: Patient, alert: Alert, waiting: int | None) -> None:
         """Route an alert by the patient's ceiling of care, the budget, the ward; and wait for an answer since `waiting`."""
         rules, context = self._rules, patient.context
-        alert.step = 0
+        alert.step = alert.escalated_at = 0
         alert.waiting_since = waiting
+        if waiting is not None:
+            alert.acknowledged_at = None
         policy = rules.ceilings.get(context.ceiling) if context.ceiling else None
         alert.quiet = alert.quiet and policy is None and RANK[alert.severity] <= RANK["low-medium"]
         if policy is not None:
@@ -348,12 +483,14 @@ class Desk:
             detail = alerts.news2_detail(score, state, alert.severity, now, told=alert.total, ceiling=context.ceiling)
         elif alert.kind == "deterioration":
             title, detail = alert.text, detail or alerts.resting_detail(state)
+        elif alert.kind == AFTER_END:
+            title, detail = alert.text, alerts.after_end_detail(state, alert.about, when(alert.since))
         else:
             title = alert.text or f"No observations for {alerts.hours_and_minutes(cause.now - alert.since)}"
             since, limit = f"{when(alert.since):%Y-%m-%d %H:%M} UTC", alerts.hours_and_minutes(alert.until)
             detail = f"{alerts.outcome(state)}No observation that counts came within {limit} after {since}."
         if alert.quiet:
-            detail = f"{detail} Sent to the quiet route: the ward's budget of alerts is used up.".strip()
+            detail = f"{detail} Sent to the quiet route: the ward's budget of alerts, or the patient's, is used up.".strip()
         return AlertEvent(
             id=natural_id(alert.id, alert.sequence),
             patient_id=patient.id,
@@ -371,12 +508,21 @@ class Desk:
             route=alert.route,
             routes=alert.routes,
             score_id=alert.score_id,
-            news2=score if alert.kind in ("news2", "deterioration") else None,
+            news2=score if alert.kind != "no-observations" else None,
             observed_at=when(alert.observed or alert.since),
             received_at=when(alert.received or alert.since),
             decided_at=when(cause.now),
             by=by,
         )
+
+
+def _is_outdated(event: FeedbackEvent, alert: Alert) -> bool:
+    """Tell whether an answer was given before the last step that had to be answered anew: it names an older one, or is older."""
+    if not alert.asked_at:  # who knows the alert has heard of its first step
+        return False
+    if event.sequence is not None:
+        return event.sequence < alert.asked
+    return min(event.given_at, event.received_at) < when(alert.asked_at)
 
 
 def _reason(score: News2, severity: Severity) -> str:

@@ -402,6 +402,8 @@ class FeedbackEvent(Event):
     """What was said: of an alert, or of a finding of an image. A retracted answer was given in error: the alert waits anew."""
     target_id: Id
     """`alert_id` of the alert, or the id of the event that holds the finding."""
+    sequence: int | None = Field(None, ge=0)
+    """The alert's step that was answered; null where the answer names none: then `given_at` tells."""
     by: Id
     """Who said it: their id in the site's directory."""
     reason: Line = ""
@@ -409,7 +411,7 @@ class FeedbackEvent(Event):
     label: Line = ""
     """The corrected label, one of the model's; empty for an alert."""
     given_at: AwareDatetime
-    """When the person said it."""
+    """When the person said it. An answer of before an alert got graver (or was asked anew) is noted and stops nothing."""
     received_at: AwareDatetime
     """When it was received."""
     origin: Origin
@@ -632,11 +634,13 @@ class ScoreEvent(Output):
     flags: tuple[str, ...] = ()
     """future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
     (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
-    catching-up (from an outage's backlog), test-traffic."""
+    catching-up (from an outage's backlog, or out of a sender's queue), test-traffic."""
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]
-AlertKind = Literal["news2", "deterioration", "no-observations", "feed-stopped", "monitoring-blind"]
+AlertKind = Literal[
+    "news2", "deterioration", "no-observations", "observed-after-end", "feed-stopped", "feed-late", "monitoring-blind"
+]
 Severity = Literal["information", "low-medium", "medium", "high"]
 
 
@@ -655,7 +659,8 @@ class AlertEvent(Output):
     sequence: int = Field(ge=0)
     """Counts the steps of the alert's life from 0."""
     kind: AlertKind
-    """What it rests on: NEWS2, the model, silence about a patient, a feed's silence, a gap in the monitoring itself."""
+    """What it rests on: NEWS2, the model, silence about a patient, observations of one who is recorded as gone, a feed's silence,
+    a feed whose sets come too late to alert, a gap in the monitoring itself."""
     state: AlertState
     """The step that was taken."""
     severity: Severity
@@ -665,7 +670,7 @@ class AlertEvent(Output):
     detail: str
     """What was seen, in words."""
     reason: str = ""
-    """Why this step: hysteresis met, corrected value, discharged, acknowledged by ..."""
+    """Why this step: hysteresis met, corrected value, discharged, an answer's words, an answer that came too early to count ..."""
     encounter_id: str | None = None
     """The patient's stay, Vigil's pseudonym; null where none is known."""
     location: Location = Location()
@@ -685,7 +690,7 @@ class AlertEvent(Output):
     decided_at: AwareDatetime
     """The lane's logged time."""
     by: str = ""
-    """Who acknowledged, declined or took their answer back: their id in the site's directory."""
+    """Whose answer led to this step, or who took theirs back: their id in the site's directory."""
 
 
 class HeartbeatEvent(Event):

@@ -57,6 +57,16 @@ class History:
         """When the newest of all values was observed."""
         return max((entries[-1][0] for entries in self.entries.values()), default=None)
 
+    def times(self) -> set[int]:
+        """Return the times of all that is kept."""
+        kept = (*self.entries.values(), *self.samples.values(), *self.rivals.values())
+        return {one[0] for entries in kept for one in entries}
+
+    def stands(self, parameter: str, at: int, value: float | str | None) -> bool:
+        """Tell whether a value of that time is kept: this one, or any where it is None."""
+        kept = (of.get(parameter, ()) for of in (self.entries, self.samples, self.rivals))
+        return any(one[0] == at and value in (None, one[1]) for entries in kept for one in entries)
+
     def put(self, parameter: str, at: int, value: float | str, rank: int, *, correcting: bool = False) -> Put:
         """Take a value in. `correcting` replaces what stands for that time whatever its rank, and is replaced by corrections only.
 

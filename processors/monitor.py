@@ -8,6 +8,8 @@ for all windows, then `decide` all of them in the same order. Phase 1 never read
 assessment captured; so it does not matter how the stream is cut into batches. `patient`, `feedback`, `tick` and `dump` stand
 between batches: they refuse while a set is observed and not decided.
 
+What comes out of a sender's queue (`charting`) waits likewise, each patient's for itself, for `rules.queue_wait`.
+
 What an outage means: the first `tick` after it (log and apply it before any other input) shows a gap in logged time. From then
 until the backlog is through, sets that were received before that tick change the record and are scored, but only the patient's
 state at the end of it may alert.
@@ -23,7 +25,7 @@ from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors import moving
 from processors.charting import Assessment, Charting
-from processors.desk import Cause, Desk
+from processors.desk import AFTER_END, Cause, Desk
 from processors.events import (
     UNDATED,
     AlertEvent,
@@ -71,6 +73,7 @@ class Monitor:
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
         self._remembered = rules.remembered_ids
+        self._queue_wait = rules.queue_wait // _MS
         self._now: int | None = None  # logged time, ms
 
     @property
@@ -83,6 +86,12 @@ class Monitor:
     def id(self) -> str:
         """The pseudo patient under which the partition's own state is dumped and its own alerts are published."""
         return self._partition.id
+
+    @property
+    def behind(self) -> dict[str, float]:
+        """How old (seconds) each peer's sets are when they are received: the middle one of the last, at most the newest."""
+        feeds = self._partition.feeds.items()
+        return {peer: min(behind, feed.lags[-1]) / 1000 for peer, feed in feeds if (behind := feed.behind) is not None}
 
     # ---------------------------------------------------------------------------------------------------------- phase 1
 
@@ -117,7 +126,11 @@ class Monitor:
         if state.woke_at is not None:
             made.held = made.received < state.woke_at
             state.caught_up = state.caught_up or not made.held
+            if made.held:
+                state.backlog_at = self._now
         self._charting.chart(made, self._now)
+        if not (event.moved_from or made.amends):
+            state.feeds[event.origin.peer].brought(made.received - ms(event.observed_at))
         if made.late and state.woke_at is not None:
             state.late += 1
         if patient.newest is not None and (state.newest is None or patient.newest > state.newest):
@@ -150,11 +163,8 @@ class Monitor:
             return []
         score = self._score(made, deterioration, reason)
         patient = made.patient
-        if patient is None or made.ended:
-            if patient is not None and not made.late:
-                self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
-            survivor = patient.context.merged_into if patient else None
-            return [score, *moving.forwarded(made.event, survivor)] if survivor else [score]
+        if patient is None:
+            return [score]
         cause = Cause(
             made.event.id,
             made.source,
@@ -164,13 +174,25 @@ class Monitor:
             made.received,
             is_set=made.changed,
         )
-        if made.late or made.held or made.outdated:
+        if made.ended:
+            if made.stands or not made.late:
+                self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
+            if survivor := patient.context.merged_into:
+                return [score, *moving.forwarded(made.event, survivor)]
+            current = made.changed and not (made.late or made.held or made.queued)
+            told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
+            return [score, *told]
+        if made.late or made.held or made.queued or made.outdated:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
-                patient.unsettled = patient.unsettled or made.held
+                patient.unsettled = patient.unsettled or made.held or made.queued
+                if made.queued:
+                    patient.settle_at = cause.now + self._queue_wait
+            if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
-        steps = self._desk.heard(patient, cause) if made.heard and patient.alerts else []
+        back = made.heard and self._timers.within(band_of(made.current), made.heard_at, cause.now)
+        steps = self._desk.heard(patient, cause) if back and patient.alerts else []
         if made.changed or made.corrected:
             steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
             if self.rules.model_pages and deterioration is not None and not made.news2_reason:
@@ -196,7 +218,7 @@ class Monitor:
                 "deterioration_reason": "" if deterioration is not None else made.window_reason or reason or "no model",
                 "rejected": made.rejected,
                 "processing": event.processing,
-                "flags": made.flags + (("catching-up",) if made.held else ()),
+                "flags": made.flags + (("catching-up",) if made.held or made.queued else ()),
             },
         )
 
@@ -245,12 +267,13 @@ class Monitor:
         patient.follow(after)
         ended = patient.ended
         if ended:
-            patient.ended_at = now
+            if not was_ended or patient.ended_at is None:
+                patient.ended_at = now
             patient.unsettled = False
             patient.closed.clear()
             survivor = patient.context.merged_into
             if survivor is None:
-                return [*gone, *self._desk.close(patient, "resolved", ended, cause)]
+                return [*gone, *self._desk.close(patient, "resolved", ended, cause, but=AFTER_END)]
             steps = self._desk.close(patient, "withdrawn", f"{ended}: watched there from now on", cause)
             return [
                 *gone,
@@ -258,7 +281,8 @@ class Monitor:
                 *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ()),
             ]
         patient.ended_at = None
-        return [*gone, *self._new_context(patient, before, cause, reopened=was_ended)]
+        back = self._desk.watched_again(patient, cause)
+        return [*gone, *back, *self._new_context(patient, before, cause, reopened=was_ended)]
 
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[AlertEvent]:
         after = patient.context
@@ -372,7 +396,8 @@ class Monitor:
         if run.forget:
             del self._patients[patient.id]
         if run.forget == "observed":
-            self._admit(patient.id).context = patient.context
+            bare = self._admit(patient.id)
+            bare.context, bare.ended_at = patient.context, patient.ended_at
         return run.steps
 
     def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:

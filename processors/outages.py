@@ -1,4 +1,6 @@
-"""Trouble that is no patient's: monitoring was blind for a while, or a feed stopped. Alerts of the partition itself.
+"""Trouble that is no patient's: monitoring was blind for a while, a feed stopped, or all that it brings is too old to alert.
+
+Alerts of the partition itself.
 
 They inform; they page nobody, and they resolve nothing but themselves.
 """
@@ -8,12 +10,13 @@ from datetime import timedelta
 from processors.alerts import Alert, hours_and_minutes, retracted
 from processors.events import AlertEvent, AlertKind, AlertState, FeedbackEvent, Source
 from processors.identity import natural_id
-from processors.partition import Partition
+from processors.partition import Feed, Partition
 from processors.patients import when
 from processors.rules import MonitorRules
 
 _MS = timedelta(milliseconds=1)
 _BLIND: AlertKind = "monitoring-blind"
+_LASTING = 600_000  # ms for which a feed is late before it is told: most queues have drained by then
 
 
 class Outages:
@@ -23,6 +26,7 @@ class Outages:
         self._rules = rules
         self._partition = partition
         self._tolerance = rules.future_tolerance // _MS
+        self._staleness = rules.staleness // _MS
 
     def wake(self, before: int | None, now: int, source: Source) -> list[AlertEvent]:
         """Notice a gap in logged time; and later, that the backlog is through. One notice tells from when to when."""
@@ -33,14 +37,24 @@ class Outages:
                 steps.append(self._end(_BLIND, "another outage followed", now, source))
             alert = self._open(_BLIND, _BLIND, now)
             alert.since, alert.until = before, now
-            state.woke_at, state.caught_up, state.late = now, False, 0
+            state.woke_at, state.caught_up, state.backlog_at, state.late = now, False, None, 0
             reason = f"no logged time for {hours_and_minutes(now - before)}"
             steps.append(self._step(alert, "raised", reason, now, source))
-        elif state.woke_at is not None and (state.caught_up or now - state.woke_at >= self._rules.catch_up // _MS):
+        elif state.woke_at is not None and (how := self._through(now)):
             state.woke_at = None
             if _BLIND in state.alerts:
-                steps.append(self._end(_BLIND, f"caught up; {state.late} older sets went to history", now, source))
+                steps.append(self._end(_BLIND, f"{how}; {state.late} older sets went to history", now, source))
         return steps
+
+    def _through(self, now: int) -> str:
+        """Say how the backlog ended: a set of after the outage came, or none of before it for a while, or it was given up."""
+        state, rules = self._partition, self._rules
+        assert state.woke_at is not None
+        if state.caught_up or now - max(state.woke_at, state.backlog_at or 0) >= rules.catch_up // _MS:
+            return "caught up"
+        if (waited := now - state.woke_at) >= rules.catch_up_most // _MS:
+            return f"not caught up: given up after {hours_and_minutes(waited)}, while sets of before it still come"
+        return ""
 
     def set_back(self, now: int, by: int, source: Source) -> list[AlertEvent]:
         """End the catch-up that an outage of the time to come began: the clock was wrong, then or now."""
@@ -51,7 +65,7 @@ class Outages:
         return [self._end(_BLIND, reason, now, source)]
 
     def feeds(self, now: int, source: Source) -> list[AlertEvent]:
-        """Say which peers stopped and which are back."""
+        """Say which peers stopped, or bring sets that are too old to alert, and which are back."""
         state, rules = self._partition, self._rules.feed_silence
         steps: list[AlertEvent] = []
         for peer in sorted(state.feeds):
@@ -65,7 +79,21 @@ class Outages:
                 steps.append(self._step(alert, "raised", "nothing received", now, source))
             elif not stopped and key in state.alerts:
                 steps.append(self._end(key, "receiving again", now, source))
+            steps += self._late(peer, feed, now, source)
         return steps
+
+    def _late(self, peer: str, feed: Feed, now: int, source: Source) -> list[AlertEvent]:
+        key, behind = f"feed-late:{peer}", feed.behind
+        if behind is None or behind <= self._staleness:
+            feed.late_since = None
+            return [self._end(key, "its sets come in time again", now, source)] if key in self._partition.alerts else []
+        if feed.late_since is None or feed.late_since > now:
+            feed.late_since = now
+        if key in self._partition.alerts or now - feed.late_since < _LASTING or feed.lags[-1] <= self._staleness:
+            return []
+        alert = self._open(key, "feed-late", now)
+        alert.since, alert.until, alert.about = feed.late_since, behind, peer
+        return [self._step(alert, "raised", f"sets older than {hours_and_minutes(self._staleness)} are history", now, source)]
 
     def answer(self, event: FeedbackEvent, now: int, source: Source) -> list[AlertEvent] | None:
         """Take an answer; None when it fits nothing. The alert stands until its cause ends: it is never raised anew meanwhile."""
@@ -96,6 +124,14 @@ class Outages:
             span = f"{when(alert.since):%Y-%m-%d %H:%M} to {when(alert.until):%Y-%m-%d %H:%M} UTC"
             title = f"Monitoring was blind for {hours_and_minutes(alert.until - alert.since)}"
             detail = f"From {span} nothing was scored here. Older sets go to history; only current states alert."
+        elif alert.kind == "feed-late":
+            title = f"Feed {alert.about}: sets come {hours_and_minutes(alert.until)} after their own time"
+            means = (
+                "They come in time again."
+                if state == "resolved"
+                else "So old they never alert: its patients are not watched. Its clock or zone is wrong, or it sends with delay."
+            )
+            detail = f"The middle one of its last sets, since {when(alert.since):%Y-%m-%d %H:%M} UTC. {means}"
         else:
             title = f"Feed {alert.about} silent for {hours_and_minutes(now - alert.since)}"
             means = "Receiving again." if state == "resolved" else "Its patients may be unwatched; this resolves no alert."

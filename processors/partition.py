@@ -6,6 +6,7 @@ Times are milliseconds since 1970.
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
+from statistics import median
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ _MS = timedelta(milliseconds=1)
 _HOUR = 3_600_000
 _DAY_HOURS = 24
 _PERIOD = 12 * _HOUR  # over which a feed's longest pause is remembered, twice
+_LAGS = 20  # sets of a feed by which it is judged whether they come in time
+_ENOUGH = 5  # of them before it is
 _PAUSES = 3  # so many times the longest pause is not a pause any more
 _PSEUDO = "partition-"
 _NUMBER = re.compile(rf"{_PSEUDO}(\d{{1,5}})", re.ASCII)
@@ -31,12 +34,31 @@ def number_of(patient_id: str) -> int | None:
 
 @dataclass(slots=True)
 class Feed:
-    """One peer's clock, in received time. The longest pauses of this period and the one before make its own limit."""
+    """One peer's clock, in received time. The longest pauses of this period and the one before make its own limit.
+
+    `lags` are received - observed of its newest sets, below zero where its clock runs ahead.
+    """
 
     last: int
     began: int  # of this period
     longest: int = 0
     before: int = 0
+    lags: list[int] = field(default_factory=list)
+    late_since: int | None = None  # logged time from which most of its sets come too late to alert
+
+    def brought(self, lag: int) -> None:
+        """Take note of a set that was so old (ms) when it was received."""
+        self.lags.append(lag)
+        del self.lags[:-_LAGS]
+
+    @property
+    def behind(self) -> int | None:
+        """How old (ms) its sets are when they are received, the middle one of the last; None before there are enough."""
+        return round(median(self.lags)) if len(self.lags) >= _ENOUGH else None
+
+    def dump(self) -> list[Any]:
+        """Return the fields in order; what came after 0.1.0's first snapshots only where it says something."""
+        return [self.last, self.began, self.longest, self.before, *([self.lags, self.late_since] if self.lags else [])]
 
     def heard(self, received: int, most: int) -> None:
         """Move the clock. A pause of an outage's length teaches no more than `most` / `_PAUSES`."""
@@ -63,6 +85,7 @@ class Hour:
 
     alerts: dict[str, int] = field(default_factory=dict)
     watched: int = 0
+    beyond: dict[str, int] = field(default_factory=dict)  # of the alerts: those beyond their patient's share of the budget
 
 
 @dataclass(slots=True)
@@ -75,11 +98,14 @@ class Partition:
     newest: int | None = None  # observed
     woke_at: int | None = None  # catching up after an outage that ended then
     caught_up: bool = False  # a set that was received after waking has come by
+    backlog_at: int | None = None  # when a set of before waking came last
     late: int = 0  # sets that went to history since waking
     set_backs: int = 0  # how often logged time was set back
     feeds: dict[str, Feed] = field(default_factory=dict)
     hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
-    alerts: dict[str, Alert] = field(default_factory=dict)  # "monitoring-blind", or "feed-stopped:" and the peer
+    alerts: dict[str, Alert] = field(
+        default_factory=dict
+    )  # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
 
     @property
     def id(self) -> str:
@@ -98,10 +124,11 @@ class Partition:
         elif received > feed.last:
             feed.heard(received, rules.most // _MS)
 
-    def count_alert(self, ward: str, now: int) -> None:
-        """Count an alert as raised."""
+    def count_alert(self, ward: str, now: int, *, beyond: bool) -> None:
+        """Count an alert as raised; `beyond` its patient's share it uses nothing of the ward's budget."""
         hour = self.hours.setdefault(now // _HOUR, Hour())
-        hour.alerts[ward] = hour.alerts.get(ward, 0) + 1
+        for counted in (hour.alerts, hour.beyond) if beyond else (hour.alerts,):
+            counted[ward] = counted.get(ward, 0) + 1
 
     def count_patients(self, patients: int, span: int, now: int) -> None:
         """Count the time that patients were watched, and let go of what lies more than a day back."""
@@ -111,8 +138,8 @@ class Partition:
             del self.hours[old]
 
     def alerts_of(self, ward: str) -> int:
-        """Return how many alerts a ward got through this partition in the last 24 hours."""
-        return sum(hour.alerts.get(ward, 0) for hour in self.hours.values())
+        """Return how much of its budget a ward used through this partition in the last 24 hours."""
+        return sum(hour.alerts.get(ward, 0) - hour.beyond.get(ward, 0) for hour in self.hours.values())
 
     def alerts_per_100_patient_days(self) -> float | None:
         """Return the last 24 hours' rate, or None before an hour was watched in all."""
@@ -127,8 +154,11 @@ class Partition:
             {
                 "v": 1,
                 **{name: getattr(self, name) for name in plain},
-                "feeds": {peer: [feed.last, feed.began, feed.longest, feed.before] for peer, feed in self.feeds.items()},
-                "hours": [[hour, one.alerts, one.watched] for hour, one in self.hours.items()],
+                **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
+                "feeds": {peer: feed.dump() for peer, feed in self.feeds.items()},
+                "hours": [
+                    [hour, one.alerts, one.watched, *([one.beyond] if one.beyond else ())] for hour, one in self.hours.items()
+                ],
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
             }
         )
@@ -139,6 +169,7 @@ class Partition:
         for name in ("now", "heartbeat_at", "newest", "woke_at", "caught_up", "late"):
             setattr(self, name, raw[name])
         self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
+        self.backlog_at = raw.get("backlog_at")
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
-        self.hours = {hour: Hour(wards, watched) for hour, wards, watched in raw["hours"]}
+        self.hours = {hour: Hour(*counts) for hour, *counts in raw["hours"]}
         self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

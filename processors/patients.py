@@ -7,14 +7,14 @@ keeps (phase 2). So it does not matter how a stream is cut into batches.
 from calendar import isleap
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from models.errors import Fatal, Poison
 from processors.alerts import Alert
 from processors.deterioration import HourlyWindow
-from processors.events import Location, Parameter, PatientEvent
+from processors.events import Location, Parameter, PatientEvent, Severity
 from processors.history import Entry, History, packed, unpacked
 from processors.news2 import Scale
 
@@ -22,6 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
 NOT_HERE: Final = frozenset({"finished", "cancelled", "planned"})  # statuses of a stay by which nobody lies there
+_RECEIPTS = 4  # of one stamp: a clock that stands still
+_STAMPS = 64  # newest times of a clock that runs ahead, whatever has become of their values
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
 ADULT_YEARS = 16  # NEWS2 is for 16 years and older
@@ -67,6 +69,21 @@ def adult_from(birth_date: str | None) -> int | None:
     return ms(born.replace(year=year))
 
 
+class Closed(NamedTuple):
+    """An alert that is over and holds like ones back for a while. A snapshot of before 0.1.0 knows severity and end alone."""
+
+    severity: str
+    until: int  # logged
+    total: int = 0  # NEWS2 as last told
+    threes: tuple[str, ...] = ()  # as last told
+    declined: bool = False
+
+    @classmethod
+    def load(cls, severity: str, until: int, total: int = 0, threes: Sequence[str] = (), declined: bool = False) -> "Closed":
+        """Read what stands in a snapshot, a list."""
+        return cls(severity, until, total, tuple(threes), declined)
+
+
 class Context:
     """A patient's context as the monitor uses it, from the newest `PatientEvent`. Unknown is never "no"."""
 
@@ -80,6 +97,7 @@ class Context:
         "known",
         "location",
         "merged_into",
+        "outpatient",
         "pregnant",
         "scale",
         "undecided_scale",
@@ -98,6 +116,7 @@ class Context:
         self.deceased = False
         self.merged_into: str | None = None
         self.deleted = False
+        self.outpatient = False
 
     @classmethod
     def of(cls, event: PatientEvent) -> "Context":
@@ -116,6 +135,7 @@ class Context:
         made.deceased = event.deceased
         made.merged_into = event.merged_into if event.merged_into != event.patient_id else None
         made.deleted = event.deleted
+        made.outpatient = event.encounter_class == "outpatient"
         return made
 
     @property
@@ -148,7 +168,7 @@ class Context:
         return [
             *(self.known, self.adult_from, self.pregnant, self.scale, self.undecided_scale, self.ceiling, self.encounter_id),
             *(self.encounter_status, [place.ward, place.room, place.bed], self.deceased, self.merged_into),
-            *((True,) if self.deleted else ()),
+            *((self.deleted, True) if self.outpatient else (True,) if self.deleted else ()),
         ]
 
     @classmethod
@@ -159,7 +179,7 @@ class Context:
             :7
         ]
         (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:11]
-        made.deleted = any(raw[11:])
+        made.deleted, made.outpatient = any(raw[11:12]), any(raw[12:])  # snapshots of before lack them
         made.location = Location.model_construct(ward=ward, room=room, bed=bed)  # as it was saved, however long
         return made
 
@@ -168,7 +188,10 @@ class Patient:
     """One patient's record."""
 
     __slots__ = (
+        "after_end",
         "alerts",
+        "arrival",
+        "awaited",
         "band",
         "closed",
         "context",
@@ -180,10 +203,14 @@ class Patient:
         "hours",
         "id",
         "newest",
+        "raised",
         "received",
         "score_id",
         "scored",
         "seen",
+        "settle_at",
+        "stamps",
+        "threes",
         "total",
         "unsettled",
     )
@@ -193,6 +220,9 @@ class Patient:
         # moved by PatientEvents and ticks, which stand between batches
         self.context = Context()
         self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
+        self.awaited: int | None = (
+            None  # logged time from which a first observation is waited for: in hospital, and nothing came
+        )
         self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
         # phase 1
         self.history = History()
@@ -200,16 +230,24 @@ class Patient:
         self.newest: int | None = None  # of the values that count
         self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
+        self.arrival: tuple[int, int] | None = None  # of the newest set: when observed, and the time when it came
+        self.stamps: dict[
+            int, tuple[int, ...]
+        ] = {}  # of clocks that run ahead: time as stamped -> as used, which is the receipt
         self.hours: HourlyWindow | None = None  # cache of the history
         self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what
         # phase 2
         self.alerts: dict[str, Alert] = {}  # by kind
-        self.closed: dict[str, tuple[str, int]] = {}  # kind -> (severity, suppressed until)
+        self.closed: dict[str, Closed] = {}  # by kind
+        self.raised: list[int] = []  # when the last alerts were raised (logged), for the budget
+        self.threes: dict[str, int] = {}  # parameter -> when it was last told to score 3 (logged)
         self.total: int | None = None  # the NEWS2 that was last told
         self.band = "unscored"
         self.score_id: str | None = None
         self.received: int = 0
-        self.unsettled = False  # its current state waits for the end of the catch-up
+        self.after_end: Severity | None = None  # how grave it was told that one goes on being observed whose watch is over
+        self.unsettled = False  # its current state waits for the end of the catch-up,
+        self.settle_at = 0  # and till then (logged) for newer sets out of a queue
 
     @property
     def ended(self) -> str:
@@ -225,6 +263,11 @@ class Patient:
         if over and (context.encounter_id is None or self.encounter_id in (None, context.encounter_id)):
             return "discharged" if context.encounter_status == "finished" else "encounter cancelled"
         return ""
+
+    @property
+    def silent_since(self) -> int | None:
+        """From when on an observation is waited for: the newest one, else when a stay was learned of; None where nobody waits."""
+        return self.awaited if self.heard is None else self.heard
 
     def follow(self, after: Context) -> None:
         """Take a new context. That another stay than the watched one is over, or only planned, does not touch the watch.
@@ -244,6 +287,17 @@ class Patient:
                 return
         self.context, self.encounter_id = after, given
 
+    def stamped(self, at: int, used: int) -> None:
+        """Remember as of when a value counts that was stamped ahead of its receipt, as long as it may be corrected or repeated."""
+        stamps = self.stamps
+        before = stamps.get(at, ())
+        if used not in before:
+            stamps[at] = (*before[1 - _RECEIPTS :], used)
+        if len(stamps) > 2 * _STAMPS:
+            known = self.history.times()
+            newest = set(list(stamps)[-_STAMPS:])
+            self.stamps = {one: used for one, used in stamps.items() if one in newest or not known.isdisjoint(used)}
+
     def recall(self, after: int, to: int) -> None:
         """Let what was stamped later than `after` count as of about `to`."""
         self.history.recall(after, to)
@@ -259,21 +313,28 @@ class Patient:
                 "v": _VERSION,
                 "context": self.context.dump(),
                 "ended_at": self.ended_at,
+                **({"awaited": self.awaited} if self.awaited is not None else {}),
                 "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "gone": self.history.gone,
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
                 "seen": list(self.seen),
+                **({"arrival": self.arrival} if self.arrival else {}),
+                **({"stamps": [[at, *(at - one for one in used)] for at, used in self.stamps.items()]} if self.stamps else {}),
                 "newest": self.newest,
                 "heard": self.heard,
                 "encounter_id": self.encounter_id,
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
-                "closed": self.closed,
+                "closed": {kind: list(one) for kind, one in self.closed.items()},
                 "total": self.total,
                 "band": self.band,
                 "score_id": self.score_id,
                 "received": self.received,
                 "unsettled": self.unsettled,
+                **({"settle_at": self.settle_at} if self.unsettled and self.settle_at else {}),
+                **({"after_end": self.after_end} if self.after_end else {}),
+                **({"raised": self.raised} if self.raised else {}),
+                **({"threes": self.threes} if self.threes else {}),
             }
         )
 
@@ -291,8 +352,12 @@ class Patient:
             name: [(at, value, rank) for at, value, rank in rivals] for name, rivals in raw.get("rivals", {}).items()
         }
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
-        made.closed = {kind: (severity, until) for kind, (severity, until) in raw["closed"].items()}
+        made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
+        made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
+        made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
+        made.arrival, made.settle_at = (tuple(raw["arrival"]) if "arrival" in raw else None), raw.get("settle_at", 0)
+        made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),
             *("total", "band", "score_id", "received", "unsettled"),

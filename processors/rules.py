@@ -72,6 +72,23 @@ class CarryForward(_Rules):
     temperature: timedelta = _hours(12)
 
 
+class RepeatLast(_Rules):
+    """How often the last link of the chain is told again while nobody answers and no set is calm, by severity. Milder: never."""
+
+    high: timedelta = Field(_minutes(15), description="an emergency that nobody answers stays one; 0: never")
+    medium: timedelta = Field(_hours(1), description="RCP: urgent, and a set at least hourly; 0: never")
+
+
+class AcknowledgedFor(_Rules):
+    """How long an acknowledgement holds while the current score still calls for the alert, by severity. Milder: for good.
+
+    Then it waits for an answer anew. Silence about a patient goes by this too; a ceiling of care that does not escalate is exempt.
+    """
+
+    high: timedelta = Field(_hours(1), description="RCP: continuous observation; more often would be fatigue. 0: for good")
+    medium: timedelta = Field(_hours(4), description="RCP: a set at least hourly; four of them. 0: for good")
+
+
 class Silence(_Rules):
     """How long a patient may be without any observation that counts before that is an event of its own, by the last NEWS2.
 
@@ -85,7 +102,9 @@ class Silence(_Rules):
     medium: timedelta = Field(_hours(1.5), gt=timedelta())
     high: timedelta = Field(_minutes(30), gt=timedelta())
     unscored: timedelta = Field(
-        _hours(12.5), gt=timedelta(), description="NEWS2 does not apply (a child, age unknown): the longest interval"
+        _hours(12.5),
+        gt=timedelta(),
+        description="NEWS2 does not apply (a child, age unknown), or nothing came yet: the longest interval",
     )
 
 
@@ -145,13 +164,25 @@ class MonitorRules(_Rules):
     )
     catch_up: timedelta = Field(
         _minutes(5),
-        description="how long after an outage the backlog is waited for before patients' current states alert, at most; also the "
-        "grace before silence and escalation are judged, since the missing sets and answers may lie in the backlog",
+        description="after an outage patients' current states alert, and silence and escalation are judged, once a set of after it "
+        "comes, or no set of the backlog has come for so long: missing sets and answers may lie in it",
+    )
+    catch_up_most: timedelta = Field(
+        _minutes(30), description="and after so long in all, whatever still comes; the notice of the outage then says so"
+    )
+    queue_age: timedelta = Field(
+        _minutes(10),
+        description="a set this old when it comes may be out of a sender's queue: it waits `queue_wait` for newer ones of the "
+        "patient before it may alert. Not where a patient's sets keep coming so late, by charting or by a slow clock",
+    )
+    queue_wait: timedelta = Field(
+        _minutes(1),
+        description="a queue that drains brings a patient's next set within seconds; late charting can spare a minute",
     )
     future_tolerance: timedelta = Field(
         _minutes(5),
-        description="a set stamped later than it was received by more than this is flagged and used as of its receipt: a wrong "
-        "clock must not make all later sets look old",
+        description="a set stamped later than it was received by more than this is flagged: a clock is wrong. Whatever is stamped "
+        "later counts as of its receipt, or a clock that runs ahead would make what is charted meanwhile look old",
     )
     set_back: timedelta = Field(
         _minutes(1),
@@ -169,27 +200,39 @@ class MonitorRules(_Rules):
 
     # fatigue -------------------------------------------------------------------------------------------------------------
     hysteresis: int = Field(
-        1, ge=0, le=5, description="points below a threshold before a severity counts as left; 5-4-5 is one alert"
+        1,
+        ge=0,
+        le=5,
+        description="points below a threshold before a severity counts as left; 5-4-5 is one alert. A single 3 likewise: "
+        "respirations of 25, 24, 25 are one (2 points still hold it), 25, 20, 25 may be two",
     )
     resolve_sets: int = Field(2, ge=1, le=10, description="sets in a row below, before an alert resolves: one may be a slip")
     resolve_after: timedelta = Field(
         _minutes(15), description="and they must span this long: a monitor brings two sets in a minute"
     )
     update_rise: int = Field(
-        2, ge=1, le=20, description="points above what was last told that are worth telling at the same severity"
+        2,
+        ge=1,
+        le=20,
+        description="points above what was last told that are worth telling at the same severity. A 3 in a parameter that was not "
+        "told as one is, too, whatever the total: another organ fails",
     )
     suppression: timedelta = Field(
         _minutes(15),
-        description="after an alert resolved, no new one of the same or lower severity; if it still holds then, it is raised",
+        description="after an alert resolved, no new one of the same or lower severity, unless `update_rise` above what was last "
+        "told or by another single 3; if it still holds then, it is raised. `high` is never held back",
     )
     declined_suppression: timedelta = Field(
-        _minutes(60), description="the same after somebody declined one: RCP's next set is due within the hour"
+        _minutes(60),
+        description="the same after somebody declined one, `high` too: RCP's next set is due within the hour. A decline of `high` "
+        "that nobody has answered ends it only when no link of `escalation` is left: before, the next one is told at once",
     )
     ward_budget: int = Field(
         20,
         ge=1,
         description="alerts a ward gets in 24 hours through one partition; beyond it those of the mildest severity go to the quiet "
-        "route, visibly, and do not escalate. Medium and high always page",
+        "route, visibly, and do not escalate. A patient uses a quarter of it at most (three alerts at least): one who swings does "
+        "not use up the others'. Medium and high always page, and so does a 3 that was not told of the patient in that time",
     )
     quiet_route: str = Field("worklist", description="where alerts beyond the budget go")
 
@@ -215,10 +258,17 @@ class MonitorRules(_Rules):
         description="the chain by severity, of what a score raised or a patient's silence did; RCP: emergency at once, urgent "
         "within the hour",
     )
+    repeat_last: RepeatLast = RepeatLast()
+    acknowledged_for: AcknowledgedFor = AcknowledgedFor()
 
     # silence -------------------------------------------------------------------------------------------------------------
     silence: Silence = Silence()
     feed_silence: FeedSilence = FeedSilence()
+    observed_after_end: timedelta = Field(
+        _minutes(30),
+        description="a set observed so much later than a discharge or death was recorded is told, once a stay: the record may be "
+        "wrong, and such a patient is not watched. Until then a device may still be coming off",
+    )
     heartbeat: timedelta = Field(_minutes(1), gt=timedelta(), description="how often each partition says that it is alive")
 
     # the model -----------------------------------------------------------------------------------------------------------
@@ -246,7 +296,8 @@ class MonitorRules(_Rules):
     )
     forget_after: timedelta = Field(
         _hours(24),
-        description="after discharge, death or merge a patient's state is dropped; late corrections come within a day",
+        description="after discharge, death or merge, and the last set, what was observed is dropped; late corrections come within "
+        "a day. The context stays: who comes back is no stranger",
     )
     forget_silent: timedelta = Field(
         timedelta(days=14), description="what was observed of patients without a known encounter, of whom nothing is heard"
@@ -278,6 +329,11 @@ class MonitorRules(_Rules):
             raise ValueError(
                 f"monitor.forget_silent ({self.forget_silent}) must be above every monitor.silence ({longest}): else a patient "
                 "would be forgotten before their silence is told"
+            )
+        if self.catch_up > self.catch_up_most:
+            raise ValueError(
+                f"monitor.catch_up ({self.catch_up}) must not be above monitor.catch_up_most ({self.catch_up_most}): else it would "
+                "never be waited so long"
             )
         kept = self.persistence
         if kept.within < (kept.samples - 1) * kept.spacing:

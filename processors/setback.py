@@ -18,14 +18,21 @@ def set_back_patient(patient: Patient, now: int, by: int, suppressed: int) -> No
     for alert in patient.alerts.values():
         if alert.waiting_since is not None and alert.waiting_since > now:
             alert.waiting_since = min(now, alert.waiting_since - by)
-        alert.since = min(alert.since, now)
-    for kind, (severity, until) in patient.closed.items():
-        if until > now + suppressed:
-            patient.closed[kind] = (severity, min(until - by, now + suppressed))
+        alert.since, alert.asked_at = min(alert.since, now), min(alert.asked_at, now)
+        alert.escalated_at = min(alert.escalated_at, now)
+        if alert.acknowledged_at is not None:
+            alert.acknowledged_at = min(alert.acknowledged_at, now)
+    for kind, over in patient.closed.items():
+        if over.until > now + suppressed:
+            patient.closed[kind] = over._replace(until=min(over.until - by, now + suppressed))
+    patient.raised = [min(at, now) for at in patient.raised]
+    patient.threes = {name: min(at, now) for name, at in patient.threes.items()}
     if patient.ended_at is not None and patient.ended_at > now:
         patient.ended_at = min(now, patient.ended_at - by)
+    if patient.awaited is not None:
+        patient.awaited = min(patient.awaited, now)
     # A set of the meantime may have been taken for history, and nothing else would bring up what it said.
-    patient.unsettled = patient.unsettled or not patient.ended
+    patient.unsettled, patient.settle_at = patient.unsettled or not patient.ended, 0
     patient.due = 0
 
 
@@ -38,12 +45,13 @@ def set_back_partition(state: Partition, now: int) -> None:
     if state.newest is not None:
         state.newest = min(state.newest, now)
     for alert in state.alerts.values():
-        if alert.kind == "feed-stopped":
+        if alert.kind in ("feed-stopped", "feed-late"):
             alert.since = min(alert.since, now)
     current = now // _HOUR
     for ahead in [hour for hour in state.hours if hour > current]:
         counted = state.hours.pop(ahead)
         into = state.hours.setdefault(current, Hour())
         into.watched += counted.watched
-        for ward, alerts in counted.alerts.items():
-            into.alerts[ward] = into.alerts.get(ward, 0) + alerts
+        for ahead_of, then in ((counted.alerts, into.alerts), (counted.beyond, into.beyond)):
+            for ward, alerts in ahead_of.items():
+                then[ward] = then.get(ward, 0) + alerts

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Literal
 
 from processors.charting import Charting
-from processors.desk import Cause, Desk
+from processors.desk import AFTER_END, Cause, Desk
 from processors.events import AlertEvent, News2, Severity, Source
 from processors.partition import Partition
 from processors.patients import Patient
@@ -67,6 +67,10 @@ class Timers:
             return run
         if patient.ended_at is not None:
             patient.ended_at, run.changed = None, True
+        if patient.after_end is not None:
+            run.steps += self._desk.watched_again(patient, cause)  # where a set of another encounter took the watch up
+            run.changed = True
+        self._await(patient, now, run)
         if self._partition.woke_at is not None:
             patient.due = 0  # what is missing, or answered, may lie in the backlog
             return run
@@ -77,56 +81,99 @@ class Timers:
             run.steps += self._desk.close(patient, "withdrawn", "watch ended: no word of this patient any more", cause)
             run.forget = "observed" if patient.context.known else "all"
             return run
-        self._reconsider(patient, cause, run)
-        if self._overdue(patient, now):
+        waiting = patient.unsettled and now < patient.settle_at  # something newer may lie in a queue
+        if not waiting:
+            if patient.heard is not None and not self._overdue(
+                patient, now
+            ):  # by a set that was history itself, or of a backlog
+                run.steps += self._desk.heard(patient, cause)
+            self._reconsider(patient, cause, run)
+        if not waiting and self._overdue(patient, now):
             limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
             run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
-        if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None):
-            score, _ = self._charting.current(patient)
-            run.steps += self._desk.escalate(patient, Cause(cause.key, source, now), score)
+        if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_renewal(patient, alert)) is not None):
+            score = self._charting.current(patient)[0] if self._charting.recent(patient, now) else None
+            run.steps += self._desk.renew(patient, cause, score)
+        self._climb(patient, cause, run)
         run.changed = run.changed or bool(run.steps)
-        patient.due = self._next(patient)
+        patient.due = self._next(patient, now)
         return run
+
+    def _climb(self, patient: Patient, cause: Cause, run: Run) -> None:
+        """Climb the chains that are due."""
+        if any(at <= cause.now for at in self._links(patient)):
+            score, _ = self._charting.current(patient)
+            run.steps += self._desk.escalate(patient, Cause(cause.key, cause.source, cause.now), score)
+
+    def _links(self, patient: Patient) -> list[int]:
+        """Return when a patient's alerts climb next, each, if nobody answers."""
+        return [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
+
+    @staticmethod
+    def _await(patient: Patient, now: int, run: Run) -> None:
+        """Begin to wait for the first observation of whoever is in hospital. An outpatient's visit may be open for weeks."""
+        context = patient.context
+        if patient.heard is None and context.encounter_status == "in-progress" and not context.outpatient:
+            if patient.awaited is None:
+                patient.awaited, run.changed = now, True
+        elif patient.awaited is not None:
+            patient.awaited, run.changed = None, True
 
     def _end(self, patient: Patient, ended: str, cause: Cause, run: Run) -> None:
         if patient.ended_at is None:
             patient.ended_at, run.changed = cause.now, True
-        if patient.alerts:  # the watch ended by a set of an encounter that is over
-            run.steps += self._desk.close(patient, "resolved", ended, cause)
-            run.changed = True
-        patient.due = patient.ended_at + self._forget_after
-        if cause.now >= patient.due:
-            # A device that keeps its old number for days must not become a stranger: what it says goes on to the survivor.
-            run.forget = "observed" if patient.context.merged_into and patient.heard is not None else "all"
+        if patient.awaited is not None:
+            patient.awaited, run.changed = None, True
+        run.steps += self._desk.close(
+            patient, "resolved", ended, cause, but=AFTER_END
+        )  # where a set of an old encounter ended it
+        if self._partition.woke_at is None:
+            self._climb(patient, cause, run)
+        patient.due = max(patient.ended_at, min(patient.heard or 0, cause.now)) + self._forget_after
+        if cause.now < patient.due:
+            patient.due = min([patient.due, *self._links(patient)])
+        elif patient.heard is None and not patient.context.deleted:
+            patient.due = _NEVER  # nothing to forget but who it is
+        else:
+            # A device that keeps its old number for days must not become a stranger, nor whoever comes back.
+            run.steps += self._desk.close(patient, "resolved", "not observed any more", cause)
+            run.forget = "all" if patient.context.deleted else "observed"
+        run.changed = run.changed or bool(run.steps)
 
     def _reconsider(self, patient: Patient, cause: Cause, run: Run) -> None:
         """Let the current state alert where the backlog is through, or a suppression has run out."""
-        over = [kind for kind, (_, until) in patient.closed.items() if until <= cause.now]
+        over = [kind for kind, one in patient.closed.items() if one.until <= cause.now]
         for kind in over:
             del patient.closed[kind]
         if not over and not patient.unsettled:
             return
         run.changed = True
-        patient.unsettled = False
-        if patient.heard is not None and not self._overdue(patient, cause.now):
-            run.steps += self._desk.heard(patient, cause)
+        patient.unsettled, patient.settle_at = False, 0
         if self._charting.recent(patient, cause.now):
             score, _ = self._charting.current(patient)
             run.steps += self._desk.consider(patient, score, cause)
             patient.band = band_of(score)
 
+    def within(self, band: str, heard: int, now: int) -> bool:
+        """Tell whether a value observed at `heard` keeps the silence limit of a band."""
+        return now - heard <= self._silence[band]
+
     def _overdue(self, patient: Patient, now: int) -> bool:
-        return patient.heard is not None and now - patient.heard > self._silence[patient.band]
+        since = patient.silent_since
+        return since is not None and not self.within(patient.band, since, now)
 
     def _silent_until(self, patient: Patient) -> int | None:
         if patient.heard is None or patient.context.encounter_status == "in-progress":
             return None
         return patient.heard + self._forget_silent
 
-    def _next(self, patient: Patient) -> int:
-        times = [until for _, until in patient.closed.values()]
-        times += [at for alert in patient.alerts.values() if (at := self._desk.next_escalation(alert)) is not None]
-        if patient.heard is not None and "no-observations" not in patient.alerts:
-            times.append(patient.heard + self._silence[patient.band] + 1)
+    def _next(self, patient: Patient, now: int) -> int:
+        times = [over.until for over in patient.closed.values()] + self._links(patient)
+        renewals = [self._desk.next_renewal(patient, alert) for alert in patient.alerts.values()]
+        times += [at for at in renewals if at is not None and at > now]  # one that is over waits for a set that calls for it
+        if patient.unsettled:
+            times.append(patient.settle_at)
+        if (since := patient.silent_since) is not None and "no-observations" not in patient.alerts:
+            times.append(since + self._silence[patient.band] + 1)
         forget = self._silent_until(patient)
         return min(times if forget is None else [*times, forget], default=_NEVER)

@@ -94,6 +94,12 @@ class LaneMetrics:
             ("task", "model", "figure"),
         )
         self._absent = gauge("drift_missing", "share of the last window without that figure", ("task", "model", "figure"))
+        self._behind = gauge(
+            "feed_behind_seconds",
+            "how old a peer's sets of vitals are when they are received: the middle one of the last 20, at most the newest",
+            ("peer", "partition"),
+        )
+        self._feeds: dict[int, set[str]] = {}
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
         self._retries.labels(lane, "produce")  # at zero, as in `expect`
@@ -157,6 +163,14 @@ class LaneMetrics:
         if model is not None:
             self._serving[task, role] = model
             self._model_info.labels(self.lane, task, role, model.name, model.version, model.digest).set(1)
+
+    def feeds(self, partition: int, behind: Mapping[str, float]) -> None:
+        """Show how old each peer's sets are when they are received (seconds); none where another worker has the partition now."""
+        for peer in self._feeds.pop(partition, set()) - behind.keys():
+            self._behind.remove(self.lane, peer, partition)
+        for peer, seconds in behind.items():
+            self._behind.labels(self.lane, peer, partition).set(seconds)
+        self._feeds[partition] = set(behind)
 
     def cached(self, task: str, *, hits: int, misses: int) -> None:
         """Count what the prediction cache knew and what it did not."""

@@ -195,6 +195,7 @@ class MonitorWorker:
         """Take nothing further."""
         self.steps.closing.set()
         self._arrived.set()
+        self._metrics.feeds(self.number, {})
 
     async def run(self) -> None:
         """Restore the state, then work until closed."""
@@ -296,6 +297,8 @@ class MonitorWorker:
             piece.settle()
         self._settle_applied()
         self._count([event for event, _ in events])
+        if not self.steps.closing.is_set():
+            self._metrics.feeds(self.number, self._machine.monitor.behind)
 
     async def _context(self, entry: Entry, slices: Sequence[Slice]) -> list[tuple[type[Any], Any]]:
         """Return the records that an entry takes, from the slices in hand or, after a restart, from the log."""
@@ -360,6 +363,8 @@ class MonitorWorker:
                 continue
             messages += [self._written(out, record, time_header) for out in events]
             steps += events[1:]
+            if events and getattr(events[0], "late", False):
+                self._metrics.event("set-late")
             entries.append(self._scoring.audit_entry(assessment.event, record, events))
             decided.append(record)
         done = 0

@@ -94,16 +94,24 @@ def context(minutes: float = 0, *, patient: str = PATIENT, id: str = "", ward: s
 
 
 def answer(
-    alert: str, minutes: float, kind: str = "alert-acknowledged", *, patient: str = PATIENT, reason: str = ""
+    alert: str,
+    minutes: float,
+    kind: str = "alert-acknowledged",
+    *,
+    patient: str = PATIENT,
+    reason: str = "",
+    given: float | None = None,
+    sequence: int | None = None,
 ) -> FeedbackEvent:
     return FeedbackEvent(
         id=f"answer-{next(_serial)}",
         patient_id=patient,
         kind=kind,
         target_id=alert,
+        sequence=sequence,
         by="nurse-7",
         reason=reason,
-        given_at=at(minutes),
+        given_at=at(minutes if given is None else given),
         received_at=at(minutes),
         origin=Origin(protocol="vigil"),
     )

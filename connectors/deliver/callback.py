@@ -1,12 +1,13 @@
 """Answers of webhook receivers: `POST /deliver/NAME/feedback`, signed as what they get (`signing`), with the receiver's own secret.
 
     {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined" | "retracted",
-                                        "by": who, "reason": why, "given_at": time}}
+                                        "by": who, "reason": why, "given_at": time, "sequence": step}}
 
 retracted takes an acknowledgement back that was given in error: the alert waits for an answer anew; what was declined is over.
-alert_id and patient_id are those of the alert's `data`; `by` is the person's id in the site's directory, for which the receiver
-vouches. 204 says that the answer is stored, not that its alert still stands: that only the vitals lane knows, which counts and logs
-an answer that fits none. The webhook-id is the answer's: another answer needs another.
+alert_id, patient_id and sequence are those of the alert's `data`. Give the sequence of the step that was on the screen, or at least
+`given_at`: an answer to what was told before the alert got graver is noted and stops nothing. `by` is the person's id in the site's
+directory, for which the receiver vouches. 204 says that the answer is stored, not that its alert still stands: that only the vitals
+lane knows, which counts and logs an answer that fits none. The webhook-id is the answer's: another answer needs another.
 
 | what happened                                                            | status |
 |--------------------------------------------------------------------------|--------|
@@ -63,6 +64,7 @@ class _Answer(BaseModel):
     by: str = Field(min_length=1, max_length=200)
     reason: str = Field("", max_length=2000)
     given_at: AwareDatetime | None = None
+    sequence: int | None = Field(None, ge=0, lt=2**31)
 
 
 class _Call(BaseModel):
@@ -80,6 +82,7 @@ def feedback(body: bytes, receiver: str, call_id: str, received_at: datetime) ->
         patient_id=said.patient_id,
         kind=_KINDS[said.answer],
         target_id=str(said.alert_id),
+        sequence=said.sequence,
         by=said.by,
         reason=said.reason,
         given_at=said.given_at or received_at,

@@ -45,7 +45,7 @@ PHASES: Final[dict[AlertState, str]] = {
     "withdrawn": "end",
 }
 PRIORITIES: Final[dict[Severity, str]] = {"information": "PN", "low-medium": "PL", "medium": "PM", "high": "PH"}
-TECHNICAL: Final = frozenset({"no-observations", "feed-stopped", "monitoring-blind"})
+TECHNICAL: Final = frozenset({"no-observations", "observed-after-end", "feed-stopped", "feed-late", "monitoring-blind"})
 _MARKS: Final = Delimiters()
 _PROFILE: Final = "IHE_PCD_ACM_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.4.1^ISO"  # MSH-21
 _INTERNAL: Final = "PI"  # table 0203, for a number whose sender named no type

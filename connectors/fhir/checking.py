@@ -117,7 +117,7 @@ class FhirChecker:
             )
         if any("a date without a time of day" in issue.diagnostics for issue in outcome.issues):
             yield self._peer_finding(
-                "time", "a vital sign with a date and no time of day", "zone", "read as the start of that day"
+                "time", "a vital sign with a date and no time of day", "zone", "read as observed when issued or received"
             )
         for each in resources:
             if kind_of(each) == "Observation":

@@ -30,7 +30,7 @@ from streams.tracing import Tracing
 log = logging.getLogger("vigil.vitals")
 
 _COUNTED = (
-    *("unmatched-feedback", "score-late", "score-failed", *(f"alert-{state}" for state in get_args(AlertState))),
+    *("unmatched-feedback", "score-late", "score-failed", "set-late", *(f"alert-{state}" for state in get_args(AlertState))),
     *("clock-step", "clock-followed", "clock-refused", "time-set-back"),
 )
 _AT_ONCE = 2  # partitions that decide: while one waits for the model, the other decodes

@@ -74,6 +74,7 @@ class CallBack(Back):
 
     async def answer(self, said: str = "acknowledged", *, by: str = "nurse-7", number: int = 1) -> bool:
         data = {"alert_id": ALERT.alert_id, "patient_id": ALERT.patient_id, "answer": said, "by": by, "reason": "busy"}
+        data["sequence"] = ALERT.sequence
         body = orjson.dumps({"type": "vigil.feedback", "data": data})
         headers = sign([key_of(SECRET)], f"call-{number}", int(NOW.timestamp()), body)
         answer = await self.client.post(f"http://127.0.0.1:{self.port}/deliver/pager/feedback", content=body, headers=headers)
@@ -149,6 +150,8 @@ async def test_an_answer_becomes_feedback_that_names_alert_patient_and_person(ba
     said = [one for one in back.feedback if isinstance(one, FeedbackEvent)]
     assert [one.kind for one in said] == ["alert-acknowledged", "alert-declined", "alert-answer-retracted"]
     assert {(one.target_id, one.patient_id, one.by) for one in said} == {(ALERT.alert_id, ALERT.patient_id, "nurse-7")}
+    step = None if isinstance(back, FhirAnswer) else ALERT.sequence  # a Communication names the alert alone
+    assert {one.sequence for one in said} == {step}
 
 
 async def test_it_is_confirmed_after_it_is_stored(back: Back) -> None:

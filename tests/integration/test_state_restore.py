@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
+from prometheus_client import generate_latest
 
 from models.registry import Registry
 from models.tasks import DeteriorationModel
@@ -556,10 +557,10 @@ async def test_contexts_made_anew_are_taken(kafka: Kafka, alive: bool, caplog: p
         await ward.finish()
 
 
-def breathless(number: int, step: int, at: datetime) -> VitalsEvent:
-    """One parameter of 3 points: an alert that a ward's budget may send to the worklist."""
+def breathless(number: int, step: int, at: datetime, *, not_so: bool = False) -> VitalsEvent:
+    """One parameter of 3 points: an alert that a ward's budget may send to the worklist. `not_so` takes the 3 back."""
     well = next(iter(vitals(1, 1, at)))
-    rate = Observation(code="9279-1", value=26, unit="/min")
+    rate = Observation(code="9279-1", value=16 if not_so else 26, unit="/min", status="corrected" if not_so else "final")
     observations = tuple(rate if one.code == rate.code else one for one in well.observations)
     return well.model_copy(
         update={
@@ -580,21 +581,23 @@ async def test_a_snapshot_cut_short_leaves_the_partitions_own_state_as_it_was(ka
         ward.feed(PatientEvent, 40)
         await ward.fed_is_done()
         await a_snapshot(ward)
-        await ward.write([breathless(number, 1, ward.time) for number in range(20)])
-        ward.feed(VitalsEvent, 20)
+        sets = [breathless(number, 1, ward.time) for number in (*range(20), 30)]
+        sets.append(breathless(30, 2, sets[-1].observed_at, not_so=True))  # withdrawn: the next may come at once
+        await ward.write(sets)
+        ward.feed(VitalsEvent, len(sets))
         await ward.fed_is_done()
         await half_a_snapshot(ward, writes)
         await ward.die()
-        await ward.write([breathless(30, 1, ward.time)])
+        await ward.write([breathless(30, 3, ward.time + timedelta(seconds=1))])
         ward.live()
         await ward.finish()
         routes = {
-            body["route"]
+            (body["state"], body["route"])
             for copies in (await ward.published()).values()
             for body in copies
             if body.get("patient_id") == "patient-0030" and "alert_id" in body
         }
-        assert routes == {"worklist"}
+        assert routes == {("raised", "default"), ("withdrawn", "default"), ("raised", "worklist")}
         await ward.judge()
 
 
@@ -754,3 +757,26 @@ def logs_its_clock(ward: Ward) -> bool:
 async def said_scores(ward: Ward, number: int) -> bool:
     found = await ward.published()
     return sum("deterioration_reason" in copies[0] for copies in found.values()) == number
+
+
+async def test_how_late_a_feed_is_stands_in_the_metrics_of_who_has_the_partition(kafka: Kafka) -> None:
+    async with Ward(kafka, 7) as ward:
+        sets = [
+            one.model_copy(update={"received_at": one.observed_at + timedelta(hours=2)})
+            for one in vitals(1, 6, START, every=timedelta(seconds=40), seed=7)
+        ]
+        shown = f'vigil_feed_behind_seconds{{lane="vitals",partition="0",peer="{sets[0].origin.peer}"}} 7200.0'
+        ward.time += timedelta(hours=2)
+        await ward.write([patient(0, START)])
+        await ward.write(sets)
+        ward.live()
+        for kind in (PatientEvent, VitalsEvent):
+            ward.feed(kind, 10)
+        await ward.fed_is_done()
+        await until(lambda: shown in generate_latest(ward.metrics.registry).decode(), what="the feed's lateness is shown")
+        assert 'vigil_events_total{kind="set-late",lane="vitals"} 6.0' in generate_latest(ward.metrics.registry).decode()
+        assert ward.worker is not None
+        ward.worker.close()
+        assert "vigil_feed_behind_seconds{" not in generate_latest(ward.metrics.registry).decode()
+        await ward.die()
+        await ward.judge()

@@ -344,7 +344,8 @@ async def test_the_command_line(past: tuple[Clinic, datetime], tmp_path: Path) -
             vigil(2, "--patient", PATIENT, "--from", times[0], "--until", times[1])
         printed = vigil(0, "--patient", PATIENT, *asked, "--json", "--report", str(report))
         told, *rows = (json.loads(line) for line in printed.splitlines())
-        assert (told["scores"], told["equal"], told["alerts_raised"], told["alerts_raised_then"]) == (6, 6, 2, 2)
+        # The lane was told of half an hour within seconds, as by a queue that drains: only what it came to was raised.
+        assert (told["scores"], told["equal"], told["alerts_raised"], told["alerts_raised_then"]) == (6, 6, 1, 1)
         assert len(rows) == 6 + told["alert_steps"]
         assert all(row["score"]["id"] == row["published"]["id"] for row in rows[:6])
         assert (report.read_text(), report.stat().st_mode & 0o077) == (printed, 0)

@@ -15,7 +15,7 @@
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
@@ -331,9 +331,14 @@ def _when(reading: Reading) -> datetime | None:
         first = events[0] if isinstance(events, list) and events else None
         effective |= {"effectiveTiming.event[0]": first, "effectiveTiming": timing}
     if found := reading.moment(*effective.values()):
-        if not found[1]:
-            reading.note("effective", "a date without a time of day, read as the start of that day")
-        return found[0]
+        given = next(value for value in effective.values() if reading.moment(value))
+        if found[1] or len(str(given).strip()) < len("2026-11-30"):  # a year or a month says nothing of now
+            return found[0]
+        reading.note(
+            "effective", "a date without a time of day, read as observed when issued or received, by the end of that day"
+        )
+        written = reading.stamp({"issued": resource.get("issued")})
+        return written and min(written, found[0] + timedelta(days=1, seconds=-1))
     if reading.unread(effective):
         return None
     reading.note("effective", "no time, read as observed when issued or received")

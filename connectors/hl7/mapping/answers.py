@@ -1,6 +1,6 @@
 """Answers to alerts: ORA^R41 (IHE PCD TF-2, PCD-05 Report Alert Status; HL7 v2.9 chapter 7, ORA_R41: MSH SFT UAC MSA ERR PRT).
 
-MSA-2 is the control id of the ORU^R40 that it answers, from which alert and patient are read: Vigil's control ids name both
+MSA-2 is the control id of the ORU^R40 that it answers, from which alert, step and patient are read: Vigil's control ids name them
 (`control_id`). Where it does not say (cut, another message's, no MSA), OBR-29 or OBR-3 names the alert, as Vigil writes them, and
 PID-3 the patient: Vigil's pseudonym, else the hospital's number.
 
@@ -83,13 +83,14 @@ def map_answer(reading: Reading) -> None:
         return
     kind = next(one for one in _FIRST if one in given)
     person, error = given[kind], message.first("ERR")
-    alert_id, patient_id = named
+    alert_id, patient_id, sequence = named
     reading.events.append(
         FeedbackEvent(
             id=reading.event_id(FeedbackEvent),
             patient_id=patient_id,
             kind=kind,
             target_id=alert_id,
+            sequence=sequence,
             by=person.get(5),
             reason=person.get(3, 2) or (error.get(8) if error else "") or (msa.get(3) if msa else "") or person.get(3),
             given_at=reading.sent_at,
@@ -121,10 +122,10 @@ def _answer(reading: Reading, person: Segment, msa: Segment | None) -> Kind | No
     return None
 
 
-def _alert(reading: Reading, msa: Segment | None) -> tuple[str, str] | None:
-    """Return the ids of the alert that is answered and of its patient."""
+def _alert(reading: Reading, msa: Segment | None) -> tuple[str, str, int | None] | None:
+    """Return the ids of the alert that is answered and of its patient, and which of its steps is, where that is said."""
     if msa and (named := _CONTROL_ID.fullmatch(msa.get(2))):
-        return str(UUID(named[1])), named[3]
+        return str(UUID(named[1])), named[3], int(named[2])
     order, pid = reading.message.first("OBR"), reading.message.first("PID")
     if order is None or pid is None:
         return None
@@ -138,6 +139,6 @@ def _alert(reading: Reading, msa: Segment | None) -> tuple[str, str] | None:
     for n in range(1, pid.count(3) + 1):
         value = pid.get(3, repetition=n)
         if pid.get(3, 4, repetition=n) == _OURS and _PSEUDONYM.fullmatch(value):
-            return alert_id, value
+            return alert_id, value, None
     subject = reading.watched(pid)
-    return (alert_id, subject.patient_id) if subject else None
+    return (alert_id, subject.patient_id, None) if subject else None

@@ -17,6 +17,7 @@ from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
 
 _COARSE: Final = ("year", "month", "day")
+_LAST_SECOND: Final = timedelta(hours=23, minutes=59, seconds=59)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +195,12 @@ class Reading:
 
     # ------------------------------------------------------------------------------------------------------- when it was
 
-    def moment(self, *places: tuple[Segment | None, int]) -> datetime | None:
+    def moment(self, *places: tuple[Segment | None, int], latest: bool = False) -> datetime | None:
         """Return the instant in the first of the places that holds one; None for none.
 
-        A day without the hour gives way to a later place with the time of that same day. Raises `ValueError` when a place holds
-        something that is no timestamp.
+        A day without the hour gives way to a later place with the time of that same day; else it is the day's beginning or, with
+        `latest`, the message's own time, no later than the day's end: what was measured today must not pass for midnight's. Raises
+        `ValueError` when a place holds something that is no timestamp.
         """
         texts = tuple(segment.get(field) if segment else "" for segment, field in places)
         if (known := self._moments.get(texts)) is not None:  # the observations of a set have one time
@@ -212,6 +214,8 @@ class Reading:
             first = next(exact, first)
         if first.precision in _COARSE:
             self.flags["a time without the hour"] += 1
+            if latest and first.precision == "day":
+                return min(self.sent_at, self._resolve(replace(first, local=first.local + _LAST_SECOND)))
         found = self._resolve(first)
         if self.flags.total() == before:  # else it is counted each time
             self._moments[texts] = found

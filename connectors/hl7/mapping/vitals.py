@@ -96,7 +96,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             return []
         status = "entered-in-error"  # a correction that says so takes back what it corrects
     try:
-        at = reading.moment((obx, 14), (obr, 7), (obr, 22))
+        at = reading.moment((obx, 14), (obr, 7), (obr, 22), latest=True)
     except ValueError as error:
         reading.trouble(f"time of a vital sign: {error}", obx.at(14))
         return []

@@ -16,7 +16,7 @@ from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
 from processors.events import AlertEvent, Event, PatientEvent, ScoreEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor, MonitorRules
-from processors.rules import Persistence
+from processors.rules import AcknowledgedFor, Persistence, RepeatLast
 from tests.bedside import ILL, SOURCE, WELL, answer, at, context, observation, vitals
 
 PATIENTS = ("p0", "p1", "p2")
@@ -29,6 +29,9 @@ RULES = MonitorRules(
     forget_after=timedelta(minutes=40),
     staleness=timedelta(minutes=30),
     catch_up=timedelta(minutes=3),
+    observed_after_end=timedelta(minutes=5),
+    repeat_last=RepeatLast(high=timedelta(minutes=5), medium=timedelta(minutes=10)),
+    acknowledged_for=AcknowledgedFor(high=timedelta(minutes=10), medium=timedelta(minutes=20)),
     model_pages=True,
     model_threshold=0.5,
     ward_budget=3,
@@ -61,6 +64,8 @@ class Answer:
     which: int
     kind: str
     minutes: float
+    given: float
+    sequence: int | None
 
 
 def stream(seed: int, length: int) -> list[Any]:
@@ -86,9 +91,9 @@ def stream(seed: int, length: int) -> list[Any]:
         elif what == "context":
             inputs.append(a_context(rng, now, f"c{len(inputs)}"))
         elif what == "answer":
-            inputs.append(
-                Answer(rng.randrange(4), rng.choice(["alert-acknowledged", "alert-acknowledged", "alert-declined"]), now)
-            )
+            kind = rng.choice(["alert-acknowledged", "alert-acknowledged", "alert-declined"])
+            given, sequence = now - rng.choice([0, 0, 0, 5]), rng.choice([None, None, 0, 1])
+            inputs.append(Answer(rng.randrange(4), kind, now, given, sequence))
         elif what == "again":
             inputs.append(rng.choice([one for one in inputs if not isinstance(one, Tick | Answer)][-9:]))
         else:
@@ -172,7 +177,8 @@ class Driver:
         if not raised:
             return []
         alert = raised[-1 - one.which % len(raised)]
-        event = answer(alert.alert_id, one.minutes, one.kind, patient=alert.patient_id)
+        about = {"patient": alert.patient_id, "given": one.given, "sequence": one.sequence}
+        event = answer(alert.alert_id, one.minutes, one.kind, **about)
         return self.monitor.feedback(event.model_copy(update={"id": f"f{len(self.out)}"}), SOURCE)
 
     def flush(self) -> None:
@@ -325,4 +331,5 @@ def test_the_streams_reach_what_they_are_for() -> None:
     own = ("raised", "acknowledged", "declined", "resolved")
     wanted = {f"news2 {state}" for state in patient} | {f"deterioration {state}" for state in patient}
     wanted |= {f"{kind} {state}" for kind in ("feed-stopped", "monitoring-blind", "no-observations") for state in own}
+    wanted |= {f"observed-after-end {state}" for state in ("raised", "resolved")}
     assert wanted - reached == set()

@@ -27,6 +27,7 @@ def test_every_rule_says_why() -> None:
         if not field.description and one.__name__ not in families
     }
     nested = {f"MonitorRules.{name}" for name in ("carry_forward", "persistence", "silence", "feed_silence", "default_route")}
+    nested |= {"MonitorRules.repeat_last", "MonitorRules.acknowledged_for"}
     assert bare - nested == set()
     assert all(len(one.__doc__ or "") > 40 for one in models())
 

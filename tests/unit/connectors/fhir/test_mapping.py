@@ -192,7 +192,11 @@ def test_local_codes_by_peer():
             "2026-11-23T09:00:00+00:00",
         ),
         ({"effectiveDateTime": None, "effectiveTiming": {"event": ["2026-11-23T07:00:00Z"]}}, "2026-11-23T07:00:00+00:00"),
-        ({"effectiveDateTime": "2026-11-23"}, "2026-11-22T23:00:00+00:00"),
+        ({"effectiveDateTime": "2026-11-23"}, NOW.isoformat()),  # was read as midnight: history, and never alerted
+        ({"effectiveDateTime": "2026-11-23", "issued": "2026-11-23T06:00:00Z"}, "2026-11-23T06:00:00+00:00"),
+        ({"effectiveDateTime": "2026-11-22"}, "2026-11-22T22:59:59+00:00"),
+        ({"effectiveDateTime": None, "effectivePeriod": {"end": "2026-11-23"}}, NOW.isoformat()),
+        ({"effectiveDateTime": "2026-11"}, "2026-10-31T23:00:00+00:00"),
         ({"effectiveDateTime": None, "issued": "2026-11-23T06:00:00Z"}, "2026-11-23T06:00:00+00:00"),
         ({"effectiveDateTime": None, "meta": {"lastUpdated": "2026-11-23T05:00:00Z"}}, "2026-11-23T05:00:00+00:00"),
         ({"effectiveDateTime": None}, NOW.isoformat()),

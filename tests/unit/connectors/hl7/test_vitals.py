@@ -455,7 +455,22 @@ def test_a_day_alone_gives_way_to_the_orders_time() -> None:
     (event,) = sets(reader()(vitals(obx("8867-4^HR^LN", "80", "/min", at="20260302"))))
     assert event.observed_at == AT
     (event,) = sets(reader()(vitals(obx("8867-4^HR^LN", "80", "/min", at="20260301"))))
-    assert event.observed_at == datetime(2026, 3, 1, tzinfo=UTC)
+    assert event.observed_at == datetime(2026, 3, 1, 23, 59, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("day", "observed"),
+    [
+        ("20260302", NOW),  # was read as midnight: history, and never alerted
+        ("20260303", NOW),
+        ("20260301", datetime(2026, 3, 1, 22, 59, 59, tzinfo=UTC)),
+        ("202603", datetime(2026, 2, 28, 23, tzinfo=UTC)),  # says nothing of today
+    ],
+)
+def test_a_day_alone_is_when_the_message_was_sent_and_no_later_than_its_end(day: str, observed: datetime) -> None:
+    outcome = reader(zone="Europe/Berlin")(vitals(PULSE, obr=f"OBR|1||||||{day}"))
+    assert sets(outcome)[0].observed_at == observed
+    assert "a time without the hour" in outcome.reason
 
 
 def test_without_any_time_the_message_was_sent_then() -> None:

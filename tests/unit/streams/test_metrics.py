@@ -1,0 +1,25 @@
+"""What a lane shows to Prometheus."""
+
+from prometheus_client import generate_latest
+
+from streams.metrics import LaneMetrics
+
+
+def test_a_feed_is_shown_by_the_worker_that_has_its_partition() -> None:
+    metrics = LaneMetrics("vitals")
+
+    def shown() -> list[str]:
+        return sorted(
+            one for one in generate_latest(metrics.registry).decode().split("\n") if one.startswith("vigil_feed_behind")
+        )
+
+    metrics.feeds(3, {"EHR": -2.5, "MONITORS": 3665.0})
+    metrics.feeds(4, {"EHR": 1.0})
+    metrics.feeds(3, {"MONITORS": 3666.0})
+    assert shown() == [
+        'vigil_feed_behind_seconds{lane="vitals",partition="3",peer="MONITORS"} 3666.0',
+        'vigil_feed_behind_seconds{lane="vitals",partition="4",peer="EHR"} 1.0',
+    ]
+    metrics.feeds(3, {})
+    metrics.feeds(4, {})
+    assert shown() == []
