@@ -13,12 +13,14 @@ from models.errors import Fatal, Permanent, VigilError
 from streams import topics
 from streams.caching import redis_version
 from streams.inference import open_model
+from streams.lagging import hung, unready
 from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
 _COLLECTIONS = {"embedding": NOTES, "image-text": images(dimensions=0)}  # where a task's vectors go
 _LOW_DISK = 5 * 2**30
+_FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,15 @@ class Check:
 async def run_checks(settings: Settings) -> list[Check]:
     """Run all checks; none of them changes anything."""
     checks: list[Check] = []
-    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _qdrant, _models, _cache, _disk, _site)
+    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (
+        _kafka,
+        _qdrant,
+        _models,
+        _cache,
+        _disk,
+        _site,
+        _workers,
+    )
     for probe in probes:
         try:
             checks += await probe(settings)
@@ -124,8 +134,23 @@ async def _qdrant(settings: Settings) -> list[Check]:
         try:
             return [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
         except VigilError as error:
-            mend = "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
+            mend = (
+                "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
+            )
             return [Check("wrong", "qdrant", str(error), mend)]
+
+
+async def _workers(settings: Settings) -> list[Check]:
+    """Ask the processes on this machine, at the ports that `vigil up` gives them; that none is there is no finding."""
+    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
+    addresses = [f"{host}:{_FIRST_PORT + i}" for i in range(_PORTS)]
+    waiting, hanging = await asyncio.gather(unready(addresses), hung(addresses))
+    mend = "infra/runbook has a page for what it says, VigilLaneNotReady.md first"
+    again = "`vigil up` kills and restarts it within a minute; where something else runs it: SIGKILL, and start it again"
+    return [Check("wrong", f"process at {one}", why, mend) for one, why in waiting.items()] + [
+        Check("wrong", f"process at {one}", "takes connections and does not answer: frozen, or it hangs", again)
+        for one in hanging
+    ]
 
 
 async def _models(settings: Settings) -> list[Check]:
