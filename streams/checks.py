@@ -9,11 +9,14 @@ from connectors.objects import ObjectStore
 from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import VectorStore
 from models.batching import describe
-from models.errors import Fatal, Permanent, VigilError
+from models.errors import Fatal, Permanent, Transient, VigilError
 from streams import topics
 from streams.caching import redis_version
+from streams.custody import lost_collection
 from streams.inference import open_model
 from streams.lagging import hung, unready
+from streams.lanes.merges import WRITERS
+from streams.progress import Progress
 from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
 
@@ -132,10 +135,11 @@ def _difference(one: Difference, names: list[str]) -> Check:
 async def _qdrant(settings: Settings) -> list[Check]:
     async with VectorStore(settings.vectors) as store:
         try:
-            return [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+            checks = [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+            return checks + [lost for lane in WRITERS if (lost := await _lost(settings, store, lane)) is not None]
         except VigilError as error:
             mend = (
-                "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
+                "is it up, and is vectors.url its address? until then notes-vectors, images and merges hold, and lose nothing"
             )
             return [Check("wrong", "qdrant", str(error), mend)]
 
@@ -151,6 +155,18 @@ async def _workers(settings: Settings) -> list[Check]:
         Check("wrong", f"process at {one}", "takes connections and does not answer: frozen, or it hangs", again)
         for one in hanging
     ]
+
+
+async def _lost(settings: Settings, store: VectorStore, lane: str) -> Check | None:
+    """Say of a lane's collection that it is missing; one that was never written is not made yet."""
+    collection, topic = WRITERS[lane]
+    try:
+        if await store.exists(collection) or not await Progress(settings.kafka).began(lane, topic):
+            return None
+    except Transient:
+        return None  # said of Kafka
+    missing = lost_collection(lane, collection.name, settings.vectors.url)
+    return Check("wrong", f"collection {collection.name}", str(missing), missing.hint or "")
 
 
 async def _models(settings: Settings) -> list[Check]:
