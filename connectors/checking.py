@@ -21,7 +21,7 @@ from processors import loinc, vitals
 from processors.events import DeadLetterEvent, Event, ObjectReference, VitalsEvent, to_json
 
 Verdict = Literal["accepted", "refused", "ignored", "dead-letter"]
-About = Literal["unknown code", "unit", "value", "identifier", "time", "repeat", "negotiation"]
+About = Literal["unknown code", "unit", "value", "identifier", "time", "repeat", "rejection", "batch", "negotiation"]
 
 SKEW: Final = timedelta(minutes=5)  # a clock may be this far ahead
 LARGEST_FILE: Final = 2**30  # bytes, unpacked: a sample is read into memory
@@ -229,7 +229,7 @@ UNREADABLE: Final = (OSError, EOFError, zlib.error)
 
 
 def samples(paths: Iterable[Path]) -> tuple[list[Sample], Counter[str]]:
-    """List the files of files and folders (with all below), and by suffix what was passed over in folders.
+    """List the files of files and folders (with all below), and by suffix what was passed over in folders, links to folders too.
 
     Raises `Permanent` for a path that is not there.
     """
@@ -239,7 +239,10 @@ def samples(paths: Iterable[Path]) -> tuple[list[Sample], Counter[str]]:
         if path.is_dir():
             for one in sorted(path.rglob("*")):
                 inside = one.relative_to(path)
-                if not one.is_file():
+                if one.is_symlink() and one.is_dir():
+                    passed["link to a folder"] += 1
+                dangling = one.is_symlink() and not one.exists()  # its row says that there is no file
+                if not (one.is_file() or dangling):
                     continue
                 if one.suffix.lower() in PASSED_OVER or any(part.startswith(".") for part in inside.parts):
                     passed[one.suffix.lower() or one.name] += 1

@@ -10,10 +10,13 @@ not repeat the place. The rule, for every connector:
 4. A message stamped later than it was received, by more than `FUTURE`, counts as of its receipt, and so does such a context
    that was published before: one wrong clock must not make every later transfer and discharge look old.
 5. What is observed or written under a record that was merged away is filed under the surviving one (`surviving`): devices keep an
-   old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's.
+   old number for hours. Registration under the old number stays with the old record: its stay is not the survivor's. Where it
+   registers the number anew (`connectors.hl7.mapping.patients`), the number is somebody else's, and the merge over.
 6. What is said in passing (a lasting fact, or PID and PV1 of a result) dates nothing. Of PID and PV1 it fills only what is unknown.
    Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer;
    until then vital signs from elsewhere move the patient (`connectors.hl7.mapping.persons`).
+7. A number of which registration has never spoken by itself, and which it lists beside another, belongs to that record (`holder`):
+   a feed may know the enterprise's number alone. Registration under it makes a record of its own: it may have been given out anew.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -21,14 +24,15 @@ miss the other's last word; what was missed comes back with the sender's next sn
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from processors.events import Origin, PatientEvent
+from connectors.identity import NOT_A_PATIENT_INDEX
+from processors.events import UNDATED, Identifier, Origin, PatientEvent
 from processors.patients import NOT_HERE
 
-_OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin"})
+_OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin", "stay_moved_to"})  # of one event alone
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
 # They go together.
 STAY: Final = ("encounter_id", "visit", "encounter_status", "encounter_class", "encounter_since", "location")
@@ -41,6 +45,14 @@ class Contexts(Protocol):
 
     def get(self, patient_id: str) -> PatientEvent | None:
         """Return the context of a patient, None when nothing is known."""
+        ...
+
+    def listing(self, identifier: Identifier) -> Collection[PatientEvent]:
+        """Return the contexts that list an identifier (`same_number`) among others, or alone."""
+        ...
+
+    def merged(self, patient_id: str) -> frozenset[str]:
+        """Return the records that were merged into a patient's, and not into another since."""
         ...
 
     def remember(self, context: PatientEvent) -> None:
@@ -75,6 +87,8 @@ class MemoryContexts:
     def __init__(self, limit: int = 200_000) -> None:
         self._limit = limit
         self._known: OrderedDict[str, PatientEvent] = OrderedDict()
+        self._holders: dict[int, tuple[str, ...]] = {}  # hash of authority and number -> who may list it: 100 bytes each
+        self._merged: dict[str, frozenset[str]] = {}  # survivor -> records merged into it
 
     def __len__(self) -> int:
         return len(self._known)
@@ -83,23 +97,83 @@ class MemoryContexts:
         """Return the context of a patient, None when nothing is known."""
         return self._known.get(patient_id)
 
+    def listing(self, identifier: Identifier) -> Collection[PatientEvent]:
+        """Return the contexts that list an identifier (`same_number`) among others, or alone."""
+        named = (self._known.get(one) for one in self._holders.get(_place(identifier), ()))
+        return [one for one in named if one and among(identifier, one.identifiers)]
+
+    def merged(self, patient_id: str) -> frozenset[str]:
+        """Return the records that were merged into a patient's, and not into another since."""
+        return self._merged.get(patient_id, frozenset())
+
     def remember(self, context: PatientEvent) -> None:
         """Take over a context, unless a newer one is known: the topic's echo comes after what this process wrote itself."""
         known = self._known.get(context.patient_id)
         if known is None or _order(known) <= _order(context):
-            self._known[context.patient_id] = context
+            self._put(context)
             self._known.move_to_end(context.patient_id)
             if len(self._known) > self._limit:
-                self._known.popitem(last=False)
+                self._drop(next(iter(self._known)))
 
     def take_back(self, context: PatientEvent, stored: PatientEvent | None) -> None:
         """Put what was `stored` before in the place of a context whose publishing failed, unless another has come since."""
         if self._known.get(context.patient_id) is not context:
             return
         if stored is None:
-            del self._known[context.patient_id]
+            self._drop(context.patient_id)
         else:
-            self._known[context.patient_id] = stored
+            self._put(stored)
+
+    def _put(self, context: PatientEvent) -> None:
+        known = self._known.get(context.patient_id)
+        self._known[context.patient_id] = context
+        self._part(known)
+        if context.merged_into:
+            self._merged[context.merged_into] = self.merged(context.merged_into) | {context.patient_id}
+        if known is None or known.identifiers != context.identifiers:
+            for place in _places(context):
+                if context.patient_id not in (holders := self._holders.get(place, ())):
+                    self._holders[place] = (*holders, context.patient_id)
+            self._unlist(known, _places(context))
+
+    def _drop(self, patient_id: str) -> None:
+        known = self._known.pop(patient_id)
+        self._part(known)
+        self._unlist(known, frozenset())
+
+    def _unlist(self, known: PatientEvent | None, kept: frozenset[int]) -> None:
+        for place in (_places(known) - kept) if known else ():
+            if others := tuple(one for one in self._holders.get(place, ()) if known and one != known.patient_id):
+                self._holders[place] = others
+            else:
+                self._holders.pop(place, None)
+
+    def _part(self, known: PatientEvent | None) -> None:
+        """Forget that a record was merged into another."""
+        if known is None or not known.merged_into:
+            return
+        if rest := self.merged(known.merged_into) - {known.patient_id}:
+            self._merged[known.merged_into] = rest
+        else:
+            self._merged.pop(known.merged_into, None)
+
+
+def _places(context: PatientEvent) -> frozenset[int]:
+    return frozenset(map(_place, context.identifiers))
+
+
+def _place(identifier: Identifier) -> int:
+    return hash((identifier.authority.casefold(), identifier.value))
+
+
+def same_number(one: Identifier, other: Identifier) -> bool:
+    """Whether two identifiers are one number: of a known authority, and of one type or of none that is said.
+
+    What numbers an account or a visit by its type is no patient's number to a feed that leaves the type out.
+    """
+    kinds = {one.kind.upper(), other.kind.upper()}
+    alike = len(kinds) == 1 or ("" in kinds and not kinds & NOT_A_PATIENT_INDEX)
+    return bool(one.authority) and alike and one.authority.casefold() == other.authority.casefold() and one.value == other.value
 
 
 def facts_of(context: PatientEvent | None) -> dict[str, Any]:
@@ -127,6 +201,24 @@ def surviving(contexts: Merges, patient_id: str) -> str:
             return patient_id
         passed.add(current)
     return current
+
+
+def among(identifier: Identifier, others: Collection[Identifier]) -> bool:
+    """Whether a number is one of others."""
+    return any(same_number(identifier, other) for other in others)
+
+
+def holder(contexts: Contexts, patient_id: str, identifier: Identifier) -> str | None:
+    """Return the record that a number belongs to (rule 7); None where several list it, none of which it is the number of.
+
+    `patient_id` is made of `identifier`. It is its own record where registration has spoken of it, or nobody's that is known.
+    """
+    known = contexts.get(patient_id)
+    if known is not None and (known.effective_at != UNDATED or known.merged_into):
+        return patient_id
+    registered = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
+    records = {surviving(contexts, one.patient_id) for one in registered} or {patient_id}
+    return records.pop() if len(records) == 1 else None
 
 
 def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:
@@ -177,8 +269,13 @@ def whole(
     if late is None:
         late = is_late(known, at)
     facts = facts_of(known)
+    if "merged_into" in said:  # by whose word goes with it
+        if late and facts.get("merged_into"):
+            said = {name: value for name, value in said.items() if name != "merged_by"}
+        else:
+            said = {"merged_by": None, **said}
     for name, value in said.items():
-        if not late or facts.get(name) == PatientEvent.model_fields[name].default:
+        if not late or (name in facts and facts[name] == PatientEvent.model_fields[name].default):
             facts[name] = value
     effective_at = since(known) if known and late else at
     return PatientEvent(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -212,7 +212,11 @@ class NoteEvent(Event):
 
 
 class ImageEvent(Event):
-    """One image's metadata and the reference to its de-identified pixels."""
+    """One image's metadata and the reference to its de-identified pixels; or the word that takes an image back.
+
+    `instance_uid` names the image over its versions, `id` this version. A DICOM SOP Instance UID is one image of one patient: one
+    that comes under another patient takes the place of what came before. A word that takes back (`status` not final) has no pixels.
+    """
 
     topic: ClassVar[str] = "clinical.images"
     type: ClassVar[str] = "org.vigil.image.v1"
@@ -227,26 +231,36 @@ class ImageEvent(Event):
     """DICOM (0020,000E) Series Instance UID."""
     instance_uid: Id
     """DICOM (0008,0018) SOP Instance UID."""
+    status: Literal["final", "cancelled", "entered-in-error"] = "final"
+    """What the image is by now: there; no longer kept by its archive; rejected by it, as of another patient or of no use."""
+    reason: Line = ""
+    """Why it was taken back: DICOM's words for the code of the rejection note (PS3.16 CID 7010)."""
     modality: Code
-    """DICOM (0008,0060): CR, DX, CT, ..."""
+    """DICOM (0008,0060): CR, DX, CT, ...; empty where it is taken back."""
     body_part: Code = ""
     """DICOM (0018,0015), as sent; empty where it is not."""
     view: Code = ""
     """DICOM (0018,5101), as sent: PA, AP, LL, ...; empty where it is not."""
-    rows: int = Field(gt=0)
-    """Height in pixels."""
-    columns: int = Field(gt=0)
-    """Width in pixels."""
-    pixels: ObjectReference
-    """Where the de-identified picture lies."""
+    rows: int | None = Field(None, gt=0)
+    """Height in pixels; null where it is taken back."""
+    columns: int | None = Field(None, gt=0)
+    """Width in pixels; null likewise."""
+    pixels: ObjectReference | None = None
+    """Where the de-identified picture lies; null likewise."""
     acquired_at: AwareDatetime
-    """When the picture was taken."""
+    """When the picture was taken; of a word that takes back: when it was said."""
     received_at: AwareDatetime
     """When it was received."""
     processing: ProcessingId = "production"
     """HL7 table 0103; only `production` ever alerts live."""
     origin: Origin
     """The sender's message that it came from."""
+
+    @model_validator(mode="after")
+    def _pictured(self) -> "ImageEvent":
+        if self.status == "final" and None in (self.rows, self.columns, self.pixels):
+            raise ValueError("an image has rows, columns and pixels unless it is taken back")
+        return self
 
 
 ObservationStatus = Literal[
@@ -361,8 +375,13 @@ class PatientEvent(Event):
     """True once a death was recorded."""
     merged_into: Id | None = None
     """The surviving `patient_id` where this record was merged into another."""
+    merged_by: Id | None = None
+    """By whose word: the `patient_id` of the FHIR Patient whose link says so; this record's own where its number was corrected in a
+    FHIR Patient. Null: not merged, or by another word."""
     deleted: bool = False
     """By registration; any later word of it takes that back."""
+    stay_moved_to: Id | None = None
+    """Whose record the stay was moved to that was this patient's so far. Said by that move alone: the next context has null."""
     effective_at: AwareDatetime
     """As of when this holds, as registration says; 1970-01-01 where it has not spoken yet."""
     received_at: AwareDatetime
@@ -379,8 +398,8 @@ class FeedbackEvent(Event):
 
     patient_id: Id
     """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
-    kind: Literal["alert-acknowledged", "alert-declined", "finding-confirmed", "finding-corrected"]
-    """What was said: of an alert, or of a finding of an image."""
+    kind: Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted", "finding-confirmed", "finding-corrected"]
+    """What was said: of an alert, or of a finding of an image. A retracted answer was given in error: the alert waits anew."""
     target_id: Id
     """`alert_id` of the alert, or the id of the event that holds the finding."""
     by: Id
@@ -479,7 +498,12 @@ class Finding(Part):
 
 
 class FindingsEvent(Output):
-    """The findings of one image. Assistive: never a diagnosis."""
+    """The findings of one version of an image; none where it was withdrawn: readers drop what they had. Never a diagnosis.
+
+    A version is withdrawn by an event of its own, under the patient that its findings stand under: `image_status` is not final, and
+    `image_id` names the version. That holds for good, whichever of the two is read first: by a rejection note, or because the same
+    SOP Instance UID came under another patient (then `source` is that record). A rejection has an event under its own patient too.
+    """
 
     topic: ClassVar[str] = "clinical.findings"
     type: ClassVar[str] = "org.vigil.findings.v1"
@@ -490,14 +514,20 @@ class FindingsEvent(Output):
     """DICOM (0020,000D) Study Instance UID."""
     instance_uid: str
     """DICOM (0008,0018) SOP Instance UID."""
+    image_id: str = ""
+    """Id of the ImageEvent that it is about; empty in events of before this was said: then `source.event_id`."""
+    image_status: str = "final"
+    """The image's status. Not final: what was found in `image_id` is withdrawn."""
+    reason: str = ""
+    """Why it was withdrawn; empty where it was not."""
     acquired_at: AwareDatetime
     """When the picture was taken."""
     processing: ProcessingId = "production"
     """The picture's: HL7 table 0103; what is not `production` is test traffic."""
     findings: tuple[Finding, ...]
-    """Every label of the model, highest score first."""
+    """Every label of the model, highest score first; none where it was withdrawn."""
     model: ModelRef
-    """Who answered: name, version and digest."""
+    """Who answered: name, version and digest; of a withdrawn one who would have."""
 
 
 class Parameter(Part):
@@ -655,11 +685,14 @@ class AlertEvent(Output):
     decided_at: AwareDatetime
     """The lane's logged time."""
     by: str = ""
-    """Who acknowledged or declined: their id in the site's directory."""
+    """Who acknowledged, declined or took their answer back: their id in the site's directory."""
 
 
 class HeartbeatEvent(Event):
-    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down."""
+    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down.
+
+    It lies in the partition of that number, counted round where `clinical.alerts` has fewer.
+    """
 
     topic: ClassVar[str] = "clinical.alerts"
     type: ClassVar[str] = "org.vigil.heartbeat.v1"

@@ -86,6 +86,7 @@ def findings_event(
         encounter_id=image.encounter_id,
         study_uid=image.study_uid,
         instance_uid=image.instance_uid,
+        image_id=image.id,
         acquired_at=image.acquired_at,
         processing=image.processing,
         findings=tuple(sorted(found, key=lambda finding: (-finding.score, finding.label))),

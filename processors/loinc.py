@@ -5,7 +5,8 @@ One vocabulary of parameters runs through NEWS2, the deterioration model and the
 11073-10101, MDC) and what senders call things themselves.
 """
 
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
 
 
 class Meaning(NamedTuple):
@@ -19,6 +20,9 @@ class Meaning(NamedTuple):
 def _codes(parameter: str, *codes: str, quantity: str = "") -> dict[str, Meaning]:
     return {code: Meaning(parameter, quantity or parameter, place) for place, code in enumerate(codes)}
 
+
+# SNOMED CT UK, ACVPU scale score: what the UK's FHIR profiles code it by (CareConnect-ACVPU-Observation-1)
+ACVPU_SNOMED: Final = "1104441000000107"
 
 LOINC: dict[str, Meaning] = {
     **_codes("respiratory_rate", "9279-1"),
@@ -34,7 +38,7 @@ LOINC: dict[str, Meaning] = {
     **_codes(
         "temperature", "8310-5", "8329-5", "8334-5", "8332-9", "8331-1", "8333-7", "8328-7", "60836-8", "76010-8", "75539-7"
     ),
-    **_codes("consciousness", "67775-7", "11454-6", "1104441000000107"),  # the last: SNOMED CT UK, ACVPU scale
+    **_codes("consciousness", "67775-7", "11454-6", ACVPU_SNOMED),
     **_codes("oxygen", "3150-6", "19994-3", quantity="fio2"),  # inspired; as a ventilator is set
     **_codes("oxygen", "3151-8", quantity="oxygen_flow"),
 }
@@ -44,18 +48,29 @@ PANELS: frozenset[str] = frozenset({"85354-9", "85353-1", "35094-2", "8716-3", "
 
 # Consciousness after ACVPU (RCP 2017). "C" is *new* confusion. Compared without case; the first column is what is kept.
 # LOINC answers to 67775-7, and LA6560-2 for confusion. SNOMED CT: UK Core's ACVPU value set; 255373000 is IHE's.
-# The Glasgow Coma Scale is not translated: RCP gives no such table.
+# "Unconscious" is RCP's own other word. The Glasgow Coma Scale is not translated, nor is "drowsy": RCP gives no such table.
 ACVPU: dict[str, tuple[str, ...]] = {
-    "A": ("A", "Alert", "Mentally alert", "Awake and alert", "LA9340-6", "248234008"),
+    "A": ("A", "Alert", "Mentally alert", "Awake and alert", "Alert and oriented", "LA9340-6", "248234008"),
     "C": (
         *("C", "Confused", "Confusion", "New confusion", "New onset confusion", "New-onset confusion", "Newly confused"),
         *("Acute confusion", "LA6560-2", "130987000"),
     ),
-    "V": ("V", "Voice", "Verbal", "Responds to voice", "Responds to verbal", "LA17108-4", "300202002", "255373000"),
-    "P": ("P", "Pain", "Painful", "Responds to pain", "LA17107-6", "450847001"),
-    "U": ("U", "Unresponsive", "LA9343-0", "422768004"),
+    "V": (
+        *("V", "Voice", "Verbal", "Responds to voice", "Responds to verbal", "Responds to verbal stimuli", "Response to voice"),
+        *("Responsive to voice", "Responding to voice", "Voice responsive", "Responds to speech"),
+        *("LA17108-4", "300202002", "255373000"),
+    ),
+    "P": (
+        *("P", "Pain", "Painful", "Responds to pain", "Responds to painful stimuli", "Response to pain", "Responsive to pain"),
+        *("Responding to pain", "Pain responsive", "Responds to pain only", "LA17107-6", "450847001"),
+    ),
+    "U": ("U", "Unresponsive", "Unconscious", "LA9343-0", "422768004"),
 }
 _ANSWERS: dict[str, str] = {word.casefold(): letter for letter, words in ACVPU.items() for word in words}
+
+# The letter and the word in one, as charts show them: "A - Alert", "V: Verbal", "(P) Pain", "Unresponsive (U)".
+_LETTER_FIRST: Final = re.compile(r"\(?([acvpu])\)?\s*[-\u2013:=/)(.]\s*([^\s].*?)\)?")
+_LETTER_LAST: Final = re.compile(r"(.*?[^\s])\s*[-\u2013:=/(]\s*([acvpu])\)?")
 
 ROOM_AIR: frozenset[str] = frozenset({"air", "room air", "ra", "722742002"})  # the last: SNOMED CT, breathing room air
 ON_OXYGEN = "oxygen"  # some oxygen: all that is kept of a flow or a share, so all that can move with a merged record
@@ -64,7 +79,10 @@ ON_OXYGEN = "oxygen"  # some oxygen: all that is kept of a flow or a share, so a
 def consciousness(answer: str) -> str | None:
     """Return the ACVPU letter of an answer's text or code (also the first two parts of an HL7 `code^text^...`), or None."""
     for part in answer.split("^")[:2]:
-        letter = _ANSWERS.get(" ".join(part.split()).casefold())
-        if letter:
+        words = " ".join(part.split()).casefold()
+        if letter := _ANSWERS.get(words):
+            return letter
+        both = _LETTER_FIRST.fullmatch(words) or _LETTER_LAST.fullmatch(words)
+        if both and (letter := _ANSWERS.get(both[1])) and letter == _ANSWERS.get(both[2]):  # "U - Unable to assess" is none
             return letter
     return None

@@ -213,6 +213,9 @@ class Monitor:
         A merge withdraws the old id's alerts, says where the patient went, and stops watching it. The surviving id may live in
         another partition: what is known of the patient goes there as a set (`processors.moving`), and alerts anew if it still does.
 
+        Where the stay is moved to another record, or a merged number is given out anew, what was observed so far is another
+        person's: it is forgotten here, and the alerts that rest on it are withdrawn.
+
         Raises `Poison` for a context that cannot be taken: the patient keeps being watched, and the others too.
         """
         self._between()
@@ -231,9 +234,15 @@ class Monitor:
         after = Context.of(event)
         if event.effective_at == UNDATED and before.has_stay:  # of a process that had not heard of the stay yet
             after = before.with_facts(after)
-        patient.follow(after)
         now = ms(event.received_at) if self._now is None else self._now
         cause = Cause.about(patient, event.id, source, now)
+        gone: list[AlertEvent] = []
+        if event.stay_moved_to:
+            reason = f"the visit was moved to another record, {event.stay_moved_to}: watched there from now on"
+            gone = self._desk.close(patient, "withdrawn", reason, cause)
+        if event.stay_moved_to or _is_given_out_anew(before, after):
+            patient = self._begin_anew(patient)
+        patient.follow(after)
         ended = patient.ended
         if ended:
             patient.ended_at = now
@@ -241,11 +250,15 @@ class Monitor:
             patient.closed.clear()
             survivor = patient.context.merged_into
             if survivor is None:
-                return list(self._desk.close(patient, "resolved", ended, cause))
+                return [*gone, *self._desk.close(patient, "resolved", ended, cause)]
             steps = self._desk.close(patient, "withdrawn", f"{ended}: watched there from now on", cause)
-            return [*steps, *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ())]
+            return [
+                *gone,
+                *steps,
+                *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ()),
+            ]
         patient.ended_at = None
-        return list(self._new_context(patient, before, cause, reopened=was_ended))
+        return [*gone, *self._new_context(patient, before, cause, reopened=was_ended)]
 
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[AlertEvent]:
         after = patient.context
@@ -447,6 +460,12 @@ class Monitor:
         patient = self._patients[patient_id] = Patient(patient_id)
         return patient
 
+    def _begin_anew(self, patient: Patient) -> Patient:
+        """Forget what is known of a patient, but for which events came: none of them is charted when it comes again."""
+        fresh = self._admit(patient.id)
+        fresh.seen = patient.seen
+        return fresh
+
     def _remember(self, patient: Patient, event_id: str) -> None:
         if self._unsaved:
             self._save(patient.id)
@@ -457,6 +476,14 @@ class Monitor:
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
+
+
+def _is_given_out_anew(before: Context, after: Context) -> bool:
+    """Whether a number that was merged away is somebody else's now: an unlinking leaves the stay and the birth date as they are."""
+    if before.merged_into is None or after.merged_into is not None:
+        return False
+    another_stay = after.encounter_id is not None and after.encounter_id != before.encounter_id
+    return another_stay or (None not in (before.adult_from, after.adult_from) and before.adult_from != after.adult_from)
 
 
 def _unforeseen(error: Exception) -> Poison:

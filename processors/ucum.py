@@ -70,6 +70,7 @@ UNITS: dict[str, dict[str, Conversion]] = {
     "L/min": _spellings(
         (_SAME, "L/min  lpm  L/m  liters/min  litres/min  liter/min  litre/min  L/minute  liters/minute  litres/minute"),
         (_SAME, "liters per minute  litres per minute  L per min  L/min O2"),
+        (_SAME, "L  litre  litres  liter  liters  L O2"),  # charts say 2L of a flow; no vital sign is a volume
         (_SAME, "MDC_DIM_L_PER_MIN  MDC_DIM_X_L_PER_MIN  265216"),
         (_MILLILITRES, "mL/min  MDC_DIM_MILLI_L_PER_MIN  265234"),
     ),

@@ -200,6 +200,7 @@ def image_point(image: ImageEvent, source: Source, vector: Floats, model: ModelI
     The id derives from the event, so the same SOP instance with other content keeps both points.
     """
     _check(vector, model)
+    assert image.pixels is not None, "an image that is taken back has no vector"
     return Point(
         id=natural_id(image.id, IMAGE, model.digest),
         vector=np.asarray(vector, dtype=np.float32),

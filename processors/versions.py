@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from processors.events import NoteEvent
+from processors.events import ImageEvent, NoteEvent
 from processors.identity import natural_id
 from processors.vectors import Point, instant
 
@@ -32,13 +32,13 @@ class Coming:
     offset: int
 
     @classmethod
-    def of(cls, note: NoteEvent, partition: int, offset: int) -> "Coming":
+    def of(cls, event: NoteEvent | ImageEvent, partition: int, offset: int) -> "Coming":
         """Of a record; of a redriven one partition and offset are the original's."""
-        return cls(note.processing == "production", instant(note.received_at), partition, offset)
+        return cls(event.processing == "production", instant(event.received_at), partition, offset)
 
     @classmethod
     def read(cls, payload: Mapping[str, Any]) -> "Coming":
-        """Of a note's point, which tells of the version that it is of (`note_points`), or of one that was written here."""
+        """Of a point, which tells of the version that it is of (`processors.vectors`), or of one that remembers it."""
         production = payload.get("processing", "production") == "production"  # points of earlier releases do not say it
         return cls(production, payload["received"], payload["partition"], payload["offset"])
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from connectors.objects.store import ObjectStore
 from models.errors import Poison
+from processors.entities import WITHDRAWN
 from processors.events import Event, FeedbackEvent, FindingsEvent, ImageEvent
 from processors.findings import pixels
 from streams.reader import Reader
@@ -52,15 +53,23 @@ async def labelled_images(settings: Settings, known: Collection[str]) -> Labels:
     labels = Labels()
     async with Reader(settings.kafka) as reader:
         said = await _newest(reader, settings, labels)
-        findings = {one.id: one async for one in _events(reader, settings, FindingsEvent, labels) if one.id in said}
+        findings: dict[str, FindingsEvent] = {}
+        withdrawn: set[str] = set()
+        async for one in _events(reader, settings, FindingsEvent, labels):
+            if one.image_status in WITHDRAWN:
+                withdrawn.add(one.image_id)
+            elif one.id in said:
+                findings[one.id] = one
         wanted = {one.source.event_id for one in findings.values()}
         images = {one.id: one async for one in _events(reader, settings, ImageEvent, labels) if one.id in wanted}
     store = ObjectStore(settings.objects)
     for target, feedback in sorted(said.items()):
         finding = findings.get(target)
         image = images.get(finding.source.event_id) if finding else None
-        if finding is None or image is None:
+        if finding is None or image is None or image.pixels is None:
             labels.passed_over["its finding or image is no longer on the topics"] += 1
+        elif image.id in withdrawn:
+            labels.passed_over["its image was taken back"] += 1
         elif not finding.patient_id == image.patient_id == feedback.patient_id:
             labels.passed_over["it names another patient than its finding"] += 1
         elif image.processing != "production":

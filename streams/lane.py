@@ -14,18 +14,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from models.errors import VigilError
 from models.tasks import ModelIdentity
 from processors.events import Event, Source
 from streams.custody import Custody
+from streams.deadletters import redriven
 from streams.metrics import LaneMetrics
 from streams.serving import Serving
 from streams.settings import LaneSettings, Settings
 from streams.wire import decode
 
 E = TypeVar("E", bound=Event)
+
+OUTDATED: Final = "outdated"  # what the audit says of a version that a newer one has replaced
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,6 +43,12 @@ class Input(Generic[E]):
     def digest(self) -> str:
         """SHA-256 of the input as it was used."""
         return sha256(self.record.value).hexdigest()
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Partition and offset of the record, of a copy those of its original."""
+        source = redriven(self.record) or self.source
+        return source.partition, source.offset
 
 
 @dataclass(slots=True)

@@ -17,9 +17,9 @@ from processors.events import Event, NoteEvent, PatientEvent
 from processors.vectors import owners
 from streams.clock import Clock
 from streams.journal import stretch
-from streams.lane import Input, Outcome
+from streams.lane import OUTDATED, Input, Outcome
 from streams.lanes.images import ImagesToFindings
-from streams.lanes.notes import OUTDATED, NotesToVectors
+from streams.lanes.notes import NotesToVectors
 from streams.outbox import Outbox
 from streams.partition import Dead, PartitionWorker
 from streams.reader import Reader

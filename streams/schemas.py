@@ -29,11 +29,11 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What each topic holds and who writes it, for a reader of the document.
 _CHANNELS = {
     "clinical.notes": "clinical notes, written by the connectors",
-    "clinical.images": "images' metadata and references to their pixels, written by the connectors",
+    "clinical.images": "images' metadata and references to their pixels, and what takes images back, written by the connectors",
     "clinical.vitals": "sets of observations, written by the connectors",
     "clinical.patients": "patients' context, compacted, written by the connectors",
     "clinical.entities": "entities of a note, written by the lane notes-entities",
-    "clinical.findings": "findings of an image, written by the lane images",
+    "clinical.findings": "findings of an image, or that they are withdrawn, written by the lane images",
     "clinical.scores": "NEWS2 and deterioration score after a set of vitals, written by the lane vitals",
     "clinical.alerts": "an alert's life, and heartbeats, written by the lane vitals",
     "clinical.feedback": "what people answered, written by receivers of alerts",
@@ -48,7 +48,11 @@ _PATIENT_KEY = {
 }
 # What a record's key is (`streams.wire.key_of`), where it is not the patient.
 _KEYS: dict[type[Event], dict[str, Any]] = {
-    HeartbeatEvent: {"type": "null", "description": "none"},
+    HeartbeatEvent: {"type": "null", "description": "none; the partition is the lane's `partition`, counted round"},
+    FeedbackEvent: {
+        "type": "string",
+        "description": f"{_PATIENT_KEY['description']}. An answer to an alert of the lane's own (`partition-N`): to partition N",
+    },
     AuditEvent: {"type": "string", "description": "`subject`"},
     DeadLetterEvent: {"type": ["string", "null"], "description": "the original's key, byte for byte; none where it had none"},
     DeadLetterMarkEvent: {"type": "null", "description": "none; the partition is the letter's"},

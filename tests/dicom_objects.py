@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage, generate_uid
 
 
 def make(pixels: np.ndarray | None = None, *, syntax: str = ExplicitVRLittleEndian, **attributes: Any) -> FileDataset:
@@ -47,3 +47,41 @@ def encode(dataset: FileDataset) -> bytes:
     out = BytesIO()
     pydicom.dcmwrite(out, dataset, enforce_file_format=True)
     return out.getvalue()
+
+
+def rejection(*images: FileDataset, code: str = "113037", scheme: str = "DCM", **attributes: Any) -> FileDataset:
+    """A rejection note (IHE IOCM) about images, of the patient of the first: a Key Object Selection document with such a title."""
+    note = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    note.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    note.file_meta.MediaStorageSOPClassUID = note.SOPClassUID = KeyObjectSelectionDocumentStorage
+    note.file_meta.MediaStorageSOPInstanceUID = note.SOPInstanceUID = generate_uid()
+    note.StudyInstanceUID, note.SeriesInstanceUID = images[0].StudyInstanceUID, generate_uid()
+    note.Modality, note.PatientID, note.ContentDate, note.ContentTime = "KO", images[0].PatientID, "20260103", "040506"
+    if "IssuerOfPatientID" in images[0]:
+        note.IssuerOfPatientID = images[0].IssuerOfPatientID
+    note.ConceptNameCodeSequence = [item(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning="Title")]
+    note.CurrentRequestedProcedureEvidenceSequence = [
+        item(
+            StudyInstanceUID=one.StudyInstanceUID,
+            ReferencedSeriesSequence=[
+                item(
+                    SeriesInstanceUID=one.SeriesInstanceUID,
+                    ReferencedSOPSequence=[
+                        item(ReferencedSOPClassUID=one.SOPClassUID, ReferencedSOPInstanceUID=one.SOPInstanceUID)
+                    ],
+                )
+            ],
+        )
+        for one in images
+    ]
+    for keyword, value in attributes.items():
+        setattr(note, keyword, value)
+    return note
+
+
+def item(**attributes: Any) -> Dataset:
+    """An item of a sequence."""
+    made = Dataset()
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made

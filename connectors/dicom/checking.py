@@ -16,7 +16,8 @@ from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.dicom.transport import TRANSFER_SYNTAXES
 from connectors.identity import Identities
-from processors.events import Event
+from processors.entities import WITHDRAWN
+from processors.events import Event, ImageEvent
 
 _LOOKED_AT: Final = ("PatientID", "IssuerOfPatientID", "TimezoneOffsetFromUTC", "StudyDate", "BurnedInAnnotation")
 
@@ -49,7 +50,7 @@ class DicomChecker:
         self._records = Nowhere(largest_record)
         self._store = Unstored(largest_object)
         self._publishing = Publishing(self._records, self._store, seconds=settings.confirm_timeout)
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, str]] = {}  # by instance UID: digest, patient
 
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
         """Try a file: one object."""
@@ -92,12 +93,20 @@ class DicomChecker:
 
     def _findings(self, content: bytes, outcome: Outcome, events: tuple[Event, ...], at: datetime) -> Iterator[Finding]:
         subject = outcome.subject
-        before = self._seen.get(subject.instance_uid)
-        self._seen[subject.instance_uid] = subject.digest
+        before, patient = self._seen.get(subject.instance_uid, ("", ""))
+        person = next((one.patient_id for one in events if isinstance(one, ImageEvent)), patient)
+        self._seen[subject.instance_uid] = subject.digest, person
         if before == subject.digest:
             yield Finding("repeat", "an object that came before: the same ids, not processed twice")
-        elif before is not None:
+        elif before and patient and person != patient:
+            yield Finding(
+                "repeat", "an instance UID of before under another patient: what was found in the earlier is withdrawn"
+            )
+        elif before:
             yield Finding("repeat", "an instance UID with other content than before: both are kept")
+        if rejected := [one.instance_uid for one in events if isinstance(one, ImageEvent) and one.status in WITHDRAWN]:
+            met = sum(uid in self._seen for uid in rejected)
+            yield Finding("rejection", f"takes back {len(rejected)} images, {met} of them among those before")
         if not events:
             return
         yield from of_events(events, at, {}, "", "connectors.dicom.zone")

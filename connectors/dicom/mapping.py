@@ -8,11 +8,11 @@ import logging
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
@@ -21,7 +21,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+)
 
 from connectors.contexts import Contexts, surviving
 from connectors.deadletters import dead_letter
@@ -58,6 +65,15 @@ NO_PICTURES = frozenset(
         "HeightMapSegmentationStorage", "MediaStorageDirectoryStorage",
     }
 )  # fmt: skip
+# What rejects images in IHE RAD Imaging Object Change Management: the title of a Key Object Selection document (PS3.16 CID 7010),
+# in the scheme DCM. By the last one the images were right and are no longer kept.
+REJECTIONS: Final[Mapping[str, tuple[Literal["entered-in-error", "cancelled"], str]]] = {
+    "113001": ("entered-in-error", "Rejected for Quality Reasons"),
+    "113037": ("entered-in-error", "Rejected for Patient Safety Reasons"),
+    "113038": ("entered-in-error", "Incorrect Modality Worklist Entry"),
+    "113039": ("cancelled", "Data Retention Policy Expired"),
+}
+_MOST_REJECTED: Final = 20_000  # images of one note: a study of dynamic CT has some thousand
 # PS3.5 9.1 allows digits and dots only; anonymisers write hashes, and the UID serves as a name only: length and harmlessness count
 _DIRECTORY: Final = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage
 _STANDARD = (
@@ -85,6 +101,7 @@ _ATTRIBUTES: Final = {
     "view": "(0018,5101) View Position",
     "message_type": "(0008,0016) SOP Class UID",
 }
+_NOBODY: Final = "no (0010,0020) Patient ID of a known authority: held apart, not guessed"
 _UNSTORED: Final = ObjectReference(uri="", sha256="0" * 64, media_type=PNG_MEDIA_TYPE, bytes=0)
 
 
@@ -165,11 +182,68 @@ def handle(data: bytes, context: Context, *, command: Command | None = None, eve
         return Outcome("refused", *refusal, subject=subject, stored=described)
     if context.study and text(dataset, "StudyInstanceUID") != context.study:
         return Outcome("refused", MISMATCH, "(0020,000D) Study Instance UID is not the one in the URL", subject=subject)
+    if title := _rejection(dataset, subject.sop_class):
+        return _rejected(data, dataset, context, subject, title)
     if reason := _no_picture(dataset, subject.sop_class):
         if context.settings.unmapped == "refuse":
             return Outcome("refused", NOT_SUPPORTED, reason, subject=subject, stored=described)
         return Outcome("ignored", SUCCESS, reason, objects=(_raw(data),), subject=subject, stored=described)
     return _image(data, dataset, context, subject, described)
+
+
+def _rejection(dataset: Dataset, sop_class: str) -> str:
+    """Return the code by which a Key Object Selection document rejects images; empty where the object is none that does."""
+    if sop_class != KeyObjectSelectionDocumentStorage:
+        return ""
+    titles = _sequence(dataset, "ConceptNameCodeSequence")
+    codes = (text(one, "CodeValue") for one in titles if text(one, "CodingSchemeDesignator").upper() == "DCM")
+    return next((code for code in codes if code in REJECTIONS), "")
+
+
+def _rejected(data: bytes, dataset: Dataset, context: Context, subject: Subject, title: str) -> Outcome:
+    """Take back every image that a rejection note lists; one that cannot be carried out whole is a dead letter."""
+    person = ""
+    try:
+        person = _patient(dataset, context)
+        if not person:
+            raise Poison(_NOBODY, stage="identify")
+        events = _words(dataset, context, subject, person, title)
+    except (Poison, ValidationError) as found:
+        return _held(data, found, person, context, subject)
+    return Outcome("accepted", SUCCESS, events=lambda references: events, subject=subject)
+
+
+def _words(dataset: Dataset, context: Context, subject: Subject, person: str, title: str) -> tuple[ImageEvent, ...]:
+    """Return a word for each image in (0040,A375), the evidence, which lists all that a note names (PS3.3 C.17.6.2)."""
+    status, reason = REJECTIONS[title]
+    listed: dict[str, tuple[str, str]] = {}
+    for study in _sequence(dataset, "CurrentRequestedProcedureEvidenceSequence"):
+        for series in _sequence(study, "ReferencedSeriesSequence"):
+            place = text(study, "StudyInstanceUID"), text(series, "SeriesInstanceUID")
+            listed |= {text(one, "ReferencedSOPInstanceUID"): place for one in _sequence(series, "ReferencedSOPSequence")}
+    if not listed or not all(map(_UID.match, listed)):
+        raise Poison("a rejection note whose (0040,A375) names no image, or one by no UID", stage="identify")
+    if len(listed) > _MOST_REJECTED:
+        raise Poison(f"a rejection note of more than {_MOST_REJECTED} images", stage="identify")
+    said = acquired_at(dataset, context)
+    return tuple(
+        ImageEvent(
+            id=natural_id("dicom", subject.instance_uid, subject.digest, ImageEvent.type, uid),
+            patient_id=person,
+            encounter_id=_encounter(dataset, context),
+            study_uid=study_uid,
+            series_uid=series_uid,
+            instance_uid=uid,
+            status=status,
+            reason=f"DICOM {title} {reason}",
+            modality="",
+            acquired_at=said,
+            received_at=context.received_at,
+            processing=context.peer.processing,
+            origin=_origin(context, subject),
+        )
+        for uid, (study_uid, series_uid) in listed.items()
+    )
 
 
 def _image(data: bytes, dataset: Dataset, context: Context, subject: Subject, described: pixels.Stored | None) -> Outcome:
@@ -186,12 +260,10 @@ def _image(data: bytes, dataset: Dataset, context: Context, subject: Subject, de
         one, array = pixels.stored(dataset, frame)
         png = pixels.to_png(pixels.render(dataset, array, frame))
         if not person:
-            raise Poison("no (0010,0020) Patient ID of a known authority: held apart, not guessed", stage="identify")
+            raise Poison(_NOBODY, stage="identify")
         event = _event(dataset, context, subject, person, array.shape)
     except (Poison, ValidationError) as found:
-        error = found if isinstance(found, Poison) else _unfit(found)
-        make = _dead_letter(error.stage, str(error), person, context, subject)
-        return Outcome("dead-letter", SUCCESS, str(error), (_raw(data),), make, subject=subject, stored=described)
+        return _held(data, found, person, context, subject, described)
     return Outcome(
         "accepted",
         SUCCESS,
@@ -221,14 +293,32 @@ def _event(dataset: Dataset, context: Context, subject: Subject, person: str, sh
         acquired_at=acquired_at(dataset, context),
         received_at=context.received_at,
         processing=context.peer.processing,
-        origin=Origin(
-            protocol="dicom",
-            peer=context.peer.name or context.peer.ae_title,
-            message_id=subject.instance_uid,
-            message_type=subject.sop_class,
-            digest=subject.digest,
-        ),
+        origin=_origin(context, subject),
     )
+
+
+def _origin(context: Context, subject: Subject) -> Origin:
+    return Origin(
+        protocol="dicom",
+        peer=context.peer.name or context.peer.ae_title,
+        message_id=subject.instance_uid,
+        message_type=subject.sop_class,
+        digest=subject.digest,
+    )
+
+
+def _held(
+    data: bytes,
+    found: Poison | ValidationError,
+    person: str,
+    context: Context,
+    subject: Subject,
+    described: pixels.Stored | None = None,
+) -> Outcome:
+    """Keep an object whole that cannot be used, and say why in a dead letter."""
+    error = found if isinstance(found, Poison) else _unfit(found)
+    make = _dead_letter(error.stage, str(error), person, context, subject)
+    return Outcome("dead-letter", SUCCESS, str(error), (_raw(data),), make, subject=subject, stored=described)
 
 
 def _unfit(error: ValidationError) -> Poison:

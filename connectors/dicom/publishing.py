@@ -55,7 +55,7 @@ class Publishing:
         return outcome.status
 
     def notice(self, outcome: Outcome) -> None:
-        """Warn when an instance UID returns with other content: both are kept, and somebody should know."""
+        """Warn when an instance UID returns with other content: somebody should know, whether it is kept too or a correction."""
         subject = outcome.subject
         if not subject.instance_uid or outcome.verdict == "refused":
             return
@@ -65,7 +65,9 @@ class Publishing:
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         if before != subject.digest:
-            log.warning("DICOM: an instance UID came again with other content (digest %s), both are kept", subject.digest)
+            log.warning(
+                "DICOM: an instance UID came again with other content (digest %s): kept too, or a correction", subject.digest
+            )
 
 
 def log_failure(error: BaseException) -> None:

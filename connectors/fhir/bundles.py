@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, UNPROCESSABLE, Answer, Issue, operation_outcome
 from connectors.fhir.capability import SUPPORTED
@@ -79,6 +80,7 @@ def request_issues(entry: Entry) -> list[Issue]:
     """Return what stands against doing what an entry of a batch or transaction asks.
 
     What holds for a request by itself holds here: the URL names the type, for an update the id too, and both are the resource's.
+    A conditional update names an identifier instead, one that the resource has: what else it may ask for cannot be searched here.
     """
     asked = f"{entry.place}.request"
     if not entry.method:  # invariant bdl-3
@@ -88,10 +90,14 @@ def request_issues(entry: Entry) -> list[Issue]:
         return [Issue("error", "not-supported", words, f"{asked}.method")]
     if not entry.resource:
         return [Issue("error", "required", "an entry without a resource", f"{entry.place}.resource")]
-    path, _, condition = entry.target.partition("?")
-    steps, kind = path.strip("/").split("/"), kind_of(entry.resource)
-    if entry.method == "POST" or condition:  # a conditional update names no id: its condition is not held against anything
-        return [] if steps[-1] == kind else [Issue("error", "invalid", "not the URL of the resource's type", f"{asked}.url")]
+    steps, kind = entry.target.partition("?")[0].strip("/").split("/"), kind_of(entry.resource)
+    if entry.method == "POST" or "?" in entry.target:
+        if steps[-1] != kind:
+            return [Issue("error", "invalid", "not the URL of the resource's type", f"{asked}.url")]
+        if entry.method == "PUT" and condition_of(entry) is None:
+            words = "a conditional update is taken by one identifier, which the resource has too"
+            return [Issue("error", "not-supported", words, f"{asked}.url")]
+        return []
     if len(steps) < 2 or steps[-2] != kind or not steps[-1]:
         return [Issue("error", "invalid", "not the URL of a resource of that type", f"{asked}.url")]
     if entry.resource.get("id") != steps[-1]:
@@ -99,11 +105,28 @@ def request_issues(entry: Entry) -> list[Issue]:
     return []
 
 
+def condition_of(entry: Entry) -> str | None:
+    """Return what names the resource of a conditional update, empty for any other request; None where it is none that is taken."""
+    if entry.method != "PUT" or "?" not in entry.target:
+        return ""
+    asked = parse_qsl(entry.target.partition("?")[2], keep_blank_values=True)
+    if [name for name, _ in asked] != ["identifier"]:
+        return None
+    system, bar, value = asked[0][1].rpartition(
+        "|"
+    )  # R4 search.html#token: without a bar any system, with nothing before it none
+    named = [
+        (text(one.get("system")), text(one.get("value"))) for one in objects(entry.resource, "masterIdentifier", "identifier")
+    ]
+    found = [one for one in named if value and one[1] == value and (not bar or one[0] == system)]
+    return f"?{found[0][0]}|{value}" if found else None
+
+
 def overlap_issues(entries: Iterable[Entry]) -> list[Issue]:
     """Return the entries of a transaction that update what another one updates: it fails then (R4 http.html#trules)."""
     seen, found = set[tuple[str, str]](), list[Issue]()
     for entry in entries:
-        name = kind_of(entry.resource), text(entry.resource.get("id"))
+        name = kind_of(entry.resource), text(entry.resource.get("id")) or condition_of(entry) or ""
         if entry.method == "PUT" and name[1]:
             if name in seen:
                 words = "another entry of the transaction updates the same resource"

@@ -41,6 +41,7 @@ from connectors.fhir.bundles import (
     Entry,
     announced,
     answer_of,
+    condition_of,
     entries_of,
     location_of,
     message_of,
@@ -52,8 +53,8 @@ from connectors.fhir.letters import REASONS_SHOWN, discreet, in_words, letters_o
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
-from connectors.fhir.mapping.patients import Book, Encounters, map_encounter, map_patient
-from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, text
+from connectors.fhir.mapping.patients import Book, map_encounter, map_patient
+from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, Stay, text
 from connectors.fhir.mapping.versions import Memory, Versions, follow, name_of
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
@@ -89,9 +90,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What is to be remembered once the events are confirmed: what Encounter references mean, what Observations said."""
+    """What is to be remembered once the events are confirmed: what Encounters are and whose, what Observations said."""
 
-    encounters: dict[str, str] = field(default_factory=dict)
+    encounters: dict[str, Stay] = field(default_factory=dict)
     versions: dict[str, Versions] = field(default_factory=dict)
 
 
@@ -206,6 +207,7 @@ class FhirMapper:
             return _refused(BAD_REQUEST, issues, "Bundle")
         if modifiers := modifier_issues(bundle):
             return _refused(UNPROCESSABLE, tuple(modifiers), "Bundle")
+        sender = sender.of(bundle)
         entries = [*entries_of(bundle)]
         notification = (
             status_of(bundle) if request.door in ("hook", "any") and kind in ("history", "subscription-notification") else None
@@ -225,6 +227,7 @@ class FhirMapper:
             return _refused(BAD_REQUEST, tuple(twice), "Bundle")
         if kind == "message":
             header, (entries, refusal) = entries[:1], message_of(entries)
+            sender = sender.of(header[0].resource) if header else sender
             if refusal:
                 return _refused(header[0].refusal if header else BAD_REQUEST, (refusal,), "Bundle")
         if kind != "batch" and (refused := [entry for entry in entries if entry.refused]):
@@ -276,17 +279,21 @@ class FhirMapper:
         self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = (), *, hook: bool = False
     ) -> tuple[list[Event], Learnt]:
         """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
-        index, book, learnt = Index(given), Book(self.contexts), Encounters()
+        index, book = Index(given), Book(self.contexts)
+        learnt: dict[str, Stay] = {}
         observed: list[Observed] = []
         versions: dict[str, Versions] = {}
         entries = [*entries]
         for entry in sorted(entries, key=lambda one: _turn_of(one.resource)):
-            entry.reading = reading = Reading(entry.resource, sender, self._site, index)
+            update, condition = entry.method == "PUT" or hook, condition_of(entry) or ""
+            entry.reading = reading = Reading(entry.resource, sender, self._site, index, update=update, condition=condition)
             match reading.kind:
                 case "Patient":
-                    map_patient(reading, book)
+                    if reading.acts("changes no patient's context", as_context=True):
+                        map_patient(reading, book)
                 case "Encounter":
-                    map_encounter(reading, book, learnt)
+                    if reading.acts("changes no patient's context", as_context=True):
+                        map_encounter(reading, book, learnt)
                 case "DocumentReference":
                     map_document(reading)
                 case "DiagnosticReport":
@@ -298,9 +305,10 @@ class FhirMapper:
                 case "ImagingStudy":
                     reading.note("", "its instances come by C-STORE or STOW-RS, and say all that it does: not used")
                 case _:
-                    for found in self._observed(reading, versions, update=entry.method == "PUT" or hook):
+                    for found in self._observed(reading, versions):
                         if isinstance(found, Fact):
-                            book.write(reading, found.subject.patient_id, found.said)
+                            if reading.acts("changes no patient's context", as_context=True):
+                                book.write(reading, found.subject.patient_id, found.said)
                         else:
                             observed.append(found)
                             reading.shared = True
@@ -313,14 +321,14 @@ class FhirMapper:
         for entry in entries:
             assert entry.reading is not None
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
-        return events, Learnt(dict(learnt), versions)
+        return events, Learnt(learnt, versions)
 
-    def _observed(self, reading: Reading, versions: dict[str, Versions], *, update: bool) -> list[Observed | Fact]:
+    def _observed(self, reading: Reading, versions: dict[str, Versions]) -> list[Observed | Fact]:
         """Map an Observation; what an earlier version said is corrected or taken back. `versions`: of this request."""
         name = name_of(reading)
         known = (versions.get(name) or self._versions.get(name)) if name else ()
         found = map_observation(reading, remembered=bool(known))
-        observed, said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=update)
+        observed, said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=reading.update)
         if name and said:
             versions[name] = said
         return [*(one for one in found if isinstance(one, Fact)), *observed]
@@ -354,7 +362,7 @@ class FhirMapper:
 # ----------------------------------------------------------------------------------------------------------------- details
 
 
-class _Bounded(dict[str, str]):
+class _Bounded(dict[str, Stay]):
     """Remembers a bounded number of stays, forgetting the oldest: a bare reference to one of these is then its own number."""
 
     limit = 200_000

@@ -53,6 +53,27 @@ def messages(content: bytes) -> Iterator[bytes]:
     yield from _whole(piece)
 
 
+def miscounted(content: bytes) -> Iterator[tuple[str, int, int]]:
+    """Yield each trailer of a file whose count is not what came: BTS-1 messages, FTS-1 batches (chapter 2.14.2); said, found."""
+    found_messages = batches = 0
+    for found in _LINE.finditer(unwrap(content).translate(_MARKS)):
+        line = found[0].strip()
+        name = line[:3]
+        if not _is_header(line):
+            continue
+        if name == b"MSH":
+            found_messages += 1
+        elif name in (b"FHS", b"BHS"):
+            found_messages = 0
+            batches = 0 if name == b"FHS" else batches + 1
+        elif name in (b"BTS", b"FTS"):
+            said = line.split(line[3:4] or b"|")[1:2]
+            count = found_messages if name == b"BTS" else batches
+            implied = name == b"FTS" and not batches  # without BHS a file is one batch
+            if said and said[0].isdigit() and int(said[0]) != count and not implied:
+                yield name.decode(), int(said[0]), count
+
+
 def _is_header(line: bytes) -> bool:
     return not line[3:4].isalnum()
 

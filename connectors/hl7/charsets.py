@@ -112,6 +112,10 @@ def _candidates(raw: bytes, known: Sequence[str]) -> list[str]:
 
 
 def _surprise(codec: str, known: Sequence[str]) -> str:
+    if codec == "utf-8" and not _WIDE.isdisjoint(
+        known
+    ):  # a file's, which was brought to UTF-8 (`unwrap`), or a sender's mistake
+        return "MSH-18 declares UTF-16 or UTF-32, which cannot travel over MLLP: read as UTF-8"
     return "" if codec in known or codec.startswith("iso2022") else "the bytes are UTF-8 and not of the declared character set"
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from time import perf_counter
 from typing import Any, Final
@@ -18,7 +19,7 @@ from connectors.checking import (
     of_events,
     unknown_code,
 )
-from connectors.hl7.batches import is_several, messages, of_frame
+from connectors.hl7.batches import is_several, messages, miscounted, of_frame
 from connectors.hl7.charsets import unwrap
 from connectors.hl7.errors import Unreadable
 from connectors.hl7.handling import RESULTS, Hl7Mapper, Outcome, message_type
@@ -84,13 +85,16 @@ class Hl7Checker:
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
         """Try every message of a file; a file without any is answered as a frame without one, and the row says so."""
         index = 0
+        counts = tuple(_miscounts(content))  # told with the first message: a file may have nothing else
         for raw in _pieces(content):
-            yield await self._one(name, index, raw)
+            row = await self._one(name, index, raw)
+            yield row if index else replace(row, findings=(*row.findings, *counts))
             index += 1
         if not index:
             outcome = self._mapper.handle(content, self._peer, self._now())
             details = self._details(content, outcome)
-            yield Row(name, 0, "refused", outcome.code, "no message in the file", refused=True, details=details)
+            reason = "no message in the file"
+            yield Row(name, 0, "refused", outcome.code, reason, refused=True, findings=counts, details=details)
 
     @property
     def nothing(self) -> Mapping[str, Any]:
@@ -241,6 +245,14 @@ def _pieces(content: bytes) -> Iterable[bytes]:
     if captured or not plain.strip():
         return messages(content)
     return of_frame(plain) if is_several(plain) else (content,)
+
+
+def _miscounts(content: bytes) -> Iterator[Finding]:
+    for trailer, said, count in miscounted(content):
+        things = "messages" if trailer == "BTS" else "batches"
+        yield Finding(
+            "batch", f"{trailer}-1 says {said} {things} and there are {count}", "is the file cut off, or a part of it lost?"
+        )
 
 
 def _stamp(segment: Segment, field: int) -> Stamp | None:

@@ -211,12 +211,12 @@ class _Case:
     def _map_document(self, reading: Reading, trigger: str) -> None:
         message = reading.message
         pid = message.first("PID")
+        pv1 = message.first("PV1")
         subject = reading.watched(pid)
         if subject is None:
-            where = pid.at(3) if pid else Location("PID")
-            reading.trouble("nobody to file this under", where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
+            reading.held_apart(pid, pv1)
             return
-        pv1, book = message.first("PV1"), Book(reading, self.mapper.contexts, reading.sent_at)
+        book = Book(reading, self.mapper.contexts, reading.sent_at)
         map_document(reading, subject, reading.encounter_id(pv1, subject), message.segments, trigger)
         fill(book, pid, pv1, subject, reading.events)
         book.close(first=True)

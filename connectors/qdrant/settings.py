@@ -65,6 +65,12 @@ NOTES: Final = CollectionSpec("notes", vector="text", dimensions=384, words="pas
 VERSIONS: Final = CollectionSpec("notes-versions", vector="none", dimensions=1, indexes={}, served=False)
 
 
+# What is remembered of images (`processors.instances`): likewise.
+INSTANCES: Final = CollectionSpec(
+    "images-versions", vector="none", dimensions=1, indexes={"instance_uid": "keyword"}, served=False
+)
+
+
 def images(dimensions: int) -> CollectionSpec:
     """Describe the images' collection for an image-text model of that many dimensions."""
     indexes: Mapping[str, IndexKind] = {**PAYLOAD_INDEXES, "instance_uid": "keyword"}

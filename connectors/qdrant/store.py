@@ -53,6 +53,7 @@ class Where:
     not_patient_ids: Sequence[str] = ()
     encounter_ids: Sequence[str] = ()
     note_ids: Sequence[str] = ()
+    instance_uids: Sequence[str] = ()
     types: Sequence[str] = ()
     model_digests: Sequence[str] = ()
     since: datetime | None = None
@@ -70,6 +71,7 @@ class Where:
             "patient_id": self.patient_ids,
             "encounter_id": self.encounter_ids,
             "note_id": self.note_ids,
+            "instance_uid": self.instance_uids,
             "type": self.types,
             "model_digest": self.model_digests,
         }
@@ -266,7 +268,8 @@ class VectorStore:
             raise Fatal(
                 f"the collection {collection.name} at {self._url} holds {there}; "
                 f'this model needs "{collection.vector}" {collection.dimensions} Cosine',
-                hint="another model was used before: give this one a vector store or a collection of its own, or embed anew",
+                hint=f"another model was used before: `vigil replay rebuild {collection.name} --reason ...` embeds all anew, by "
+                "the one that serves; or let the one serve that it holds vectors of",
             )
         if collection.words and not _has_words(params.sparse_vectors):
             raise Fatal(

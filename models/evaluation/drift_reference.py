@@ -82,7 +82,7 @@ def _windows(model: Any, data: Path, learned: Learned, most: int, progress: Prog
 
 def _images(model: Any, data: Path, learned: Learned, most: int, progress: Progress) -> Figures:
     listed = image_sets.read(data)
-    seen = np.isin(image_sets.checksums(listed), learned)
+    seen = image_sets.known(listed, learned)
     chosen = [listed[at] for at in _some(np.flatnonzero(~seen).tolist(), most)]
     images = [picture for _, picture in image_sets.decoded(chosen)]
     vectors = np.concatenate([model.embed_images(piece) for piece in _pieces(images, progress)])

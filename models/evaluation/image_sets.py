@@ -76,6 +76,18 @@ def checksums(images: Sequence[LabelledImage]) -> NDArray[np.uint32]:
     return np.array([zlib.crc32(f"image:{image.patient}".encode()) for image in images], np.uint32)
 
 
+def content(image: NDArray[np.uint8]) -> int:
+    """Return the CRC-32 of one image's pixels: labelled ones of a site's own are known again by it, whosever they are."""
+    return zlib.crc32(f"{image.shape}".encode() + image.tobytes())
+
+
+def known(images: Sequence[LabelledImage], learned: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Say of each image whether a model that keeps `learned` saw it or another of its patient: [images]."""
+    by_patient = np.isin(checksums(images), learned)
+    seen = {image.path for image, picture in decoded(images) if np.isin(content(picture), learned)}
+    return by_patient | np.array([image.path in seen for image in images], np.bool_)
+
+
 def pixels(path: Path) -> NDArray[np.uint8]:
     """Decode one image to 8-bit greyscale [h, w].
 

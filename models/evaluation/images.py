@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.image_prompts import HELD
-from models.evaluation.image_sets import LabelledImage, checksums, decoded, gather, readable, unreadable
+from models.evaluation.image_sets import LabelledImage, decoded, gather, known, readable, unreadable
 from models.evaluation.measures import Array, Bootstrap, Metric, auroc, calibration, calibration_metric
 from models.evaluation.report import Chart, Confusion, Evaluation, Progress, Ranking, Reliability, Section, silent
 from models.registering import record
@@ -186,10 +186,10 @@ def evaluate_all(
     said += passed
     figures = []
     for name, images in sets.items():
-        known = np.zeros(len(images), np.bool_) if learned is None else np.isin(checksums(images), learned)
-        fresh = [image for image, seen in zip(images, known, strict=True) if not seen]
+        seen = np.zeros(len(images), np.bool_) if learned is None else known(images, learned)
+        fresh = [image for image, out in zip(images, seen, strict=True) if not out]
         if gone := len(images) - len(fresh):
-            said.append(f"{name}: {gone:,} of {len(images):,} images left out, the model learned from those patients")
+            said.append(f"{name}: {gone:,} of {len(images):,} images left out, the model learned from them or their patients")
         if len({image.label for image in fresh}) < 2:
             said.append(f"{name}: no figures, the {len(fresh):,} images left are not of both classes")
             continue

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation import images as measuring
-from models.evaluation.image_sets import LabelledImage, checksums, gather, pixels, readable
+from models.evaluation.image_sets import LabelledImage, content, gather, known, pixels, readable
 from models.evaluation.measures import Array, Bootstrap, Metric
 from models.evaluation.report import Progress, beside, silent
 from models.registering import location
@@ -125,6 +125,8 @@ def retrain(
     learned = [champion.embed_images([one.image for one in kept[at : at + 8]]) for at in range(0, len(kept), 8)]
     labels = np.array([weights.entry.labels.index(one.label) for one in kept])
     entry = _fit(registry, weights, np.concatenate(learned), labels, out, site, version, recipe or Recipe())
+    before = np.load(path) if (path := weights.folder / "learned.npy").is_file() else np.empty(0, np.uint32)
+    np.save(out / "learned.npy", np.union1d(before, np.array([content(one.image) for one in kept], np.uint32)))
     challenger = Registry([(entry, out)], {}).open(TASK, name=entry.name)
     metrics = _compare(champion, challenger, images, rounds, progress)
     gain = metrics[0].baselines["champion"].baselines["difference"].value
@@ -142,10 +144,10 @@ def _fixed(fixed: Path, weights: Weights, notes: list[str]) -> list[LabelledImag
     images, unread = readable([image for found in sets.values() for image in found])
     notes += [unread] if unread else []
     if (path := weights.folder / "learned.npy").is_file():
-        seen = np.isin(checksums(images), np.load(path))
-        fresh = [image for image, known in zip(images, seen, strict=True) if not known]
+        fresh = [image for image, seen in zip(images, known(images, np.load(path)), strict=True) if not seen]
         if gone := len(images) - len(fresh):
-            notes.append(f"{gone} of {len(images)} images of the fixed set left out, the champion learned from those patients")
+            words = "the champion learned from them or their patients"
+            notes.append(f"{gone} of {len(images)} images of the fixed set left out, {words}")
         images = fresh
     if len({image.label for image in images}) < 2:
         raise Permanent(
@@ -157,15 +159,11 @@ def _fixed(fixed: Path, weights: Weights, notes: list[str]) -> list[LabelledImag
 
 def _apart(examples: Sequence[Example], images: Sequence[LabelledImage], notes: list[str]) -> list[Example]:
     """Leave out the feedback whose image stands in the fixed set: what is measured on is never learned from."""
-    held = {_content(pixels(image.path)) for image in images}
-    kept = [one for one in examples if _content(one.image) not in held]
+    held = {content(pixels(image.path)) for image in images}
+    kept = [one for one in examples if content(one.image) not in held]
     if gone := len(examples) - len(kept):
         notes.append(f"{gone} labels left out, their images are in the fixed set")
     return kept
-
-
-def _content(image: NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
-    return image.shape, image.tobytes()
 
 
 def _fit(
@@ -189,8 +187,6 @@ def _fit(
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights.path("model.onnx"), out / "model.onnx")
     np.save(out / "text_projection.npy", projection)
-    if (weights.folder / "learned.npy").is_file():
-        shutil.copyfile(weights.folder / "learned.npy", out / "learned.npy")
     names = ("model.onnx", "text_projection.npy")
     return old.model_copy(
         update={
@@ -198,6 +194,7 @@ def _fit(
             "version": version,
             "location": location(out, site),
             "files": {name: sha256_of(out / name) for name in names},
+            "beside": {},  # sealed when it is recorded; it has no drift reference yet
             "trained_on": (*old.trained_on, f"{len(labels)} labels of clinical.feedback, from {old.name} {old.version}"),
             "preprocessing": raw | {"scale": scale, "offsets": dict(zip(old.labels, moved, strict=True))},
             "quality": {},

@@ -1,6 +1,13 @@
-"""From a training run to the files that ship: ONNX, INT8, thresholds, figures, registry entry and card, all by code."""
+"""From a training run to the files that ship: ONNX, INT8, thresholds, figures, registry entry and card, all by code.
 
+`python -m models.training.ner_export --data DIR --version V` fuses the graph that ships anew, its weights as they are (`refitted`).
+"""
+
+import argparse
 import math
+import re
+import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +22,10 @@ from models.errors import Permanent
 from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, LIKELY, PRECISE, NerFigures, Score, strict
 from models.evaluation.ner_corpora import Document
 from models.export import Feeds, apart, seconds_per_item, to_int8, to_onnx, torch_seconds_per_item
+from models.fusing import fused
 from models.quantising import THREADS
 from models.registering import location, record
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Weights, sha256_of
+from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, Weights, sha256_of
 from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier, load_tokenizer
 from models.tasks import Floats, Span
 from models.training.ner import HEADS, TOKENIZER, Corpus, Made, build, corpora, evaluate
@@ -26,8 +34,10 @@ NAME: Final = "clinical-ner"
 PRECISION_SOUGHT: Final = 0.85
 _FOLDS: Final = 5  # parts of the dev documents that thresholds are chosen without, to see what they are worth elsewhere
 _CURVE: Final = (0.7, 0.75, 0.8, 0.85, 0.9)  # precisions whose price the card tells
-_TIMED: Final = 24  # windows
+_TIMED: Final = (32, 64, 128, WINDOW)  # tokens of an item whose time is taken
+_ITEMS: Final = 12  # of each length
 LARGEST_LOSS: Final = 0.01  # of any corpus's micro F1, INT8 to fp32: above it the export is refused
+_ATTENTION: Final = 12  # heads of each attention of what ships
 _SEEN: Final = 20  # documents of each set that outliers are looked for in
 
 
@@ -36,21 +46,21 @@ class Measured:
     """Everything the card reports. Keys are corpus names."""
 
     own_head: Mapping[str, NerFigures]  # each dev part by the head of its own annotators' guide
-    full_precision: Mapping[str, NerFigures]  # the same before INT8
+    full_precision: Mapping[str, float]  # F1 of the same before INT8
     published: Mapping[str, NerFigures]  # as the notes lane publishes, labels mapped
     judged: NerFigures  # maccrobat as published, predictions on unjudged stretches left out
     precise: NerFigures  # maccrobat as published, `PRECISE` labels together
     choice: "Choice"
-    speed: "Speed"
+    speed: Sequence["Speed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds that a window takes alone, on `THREADS` threads, as busy as the machine was."""
+    """Seconds that an item of so many tokens takes alone, as busy as the machine was."""
 
-    windows: int
-    tokens: int  # of a window, on average
-    torch: float  # the network that was trained
+    threads: int
+    tokens: int
+    torch: float  # a network of the same shape
     shipped: float
 
 
@@ -83,32 +93,76 @@ def export(
     """
     made = Made.of(run)
     folder = out or WEIGHTS / "ner"
-    folder.mkdir(parents=True, exist_ok=True)
     sets = {corpus.name: corpus for corpus in corpora(data)}
     with tempfile.TemporaryDirectory() as scratch:
-        full = _traced(run, Path(scratch) / "fp32" / "model.onnx")
-        tokenizer = (run / TOKENIZER).read_bytes()
-        (full.parent / TOKENIZER).write_bytes(tokenizer)
-        (folder / TOKENIZER).write_bytes(tokenizer)
-        split = Path(scratch) / "split.onnx"
-        left = apart(full, split, _feeds(folder, [d for c in sets.values() for d in c.train[:_SEEN]]))
-        to_int8(split, folder / "model.onnx", reduce_range=True, skip=left)
-        before = {name: evaluate(c, opened(full.parent, version), least=LIKELY) for name, c in sets.items()}
-    speed = _speed(run, folder, sets["maccrobat"].dev)
-    learned = (*(f"{name} (CC BY 4.0)" for name in sets), f"what {made.start} had learned, the start")
-    entry = _entry(folder, version, serve, licence)
-    entry = entry.model_copy(update={"location": location(folder, registry), "trained_on": learned})
-    model = OnnxTokenClassifier(Weights(entry, folder), threads=1)
+        full, small = (Path(scratch) / name / "model.onnx" for name in ("fp32", "int8"))
+        network = _traced(run, full)
+        for path in (full, small):
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(run / TOKENIZER, path.parent / TOKENIZER)
+        split, quantised = Path(scratch) / "split.onnx", Path(scratch) / "quantised.onnx"
+        left = apart(full, split, _feeds(full.parent, [d for c in sets.values() for d in c.train[:_SEEN]]))
+        to_int8(split, quantised, reduce_range=True, skip=left)
+        fused(quantised, small, heads=network.encoder.config.num_attention_heads, padded=False)
+        before = {name: evaluate(c, opened(full.parent, version), least=LIKELY).micro.f1 for name, c in sets.items()}
+        learned = (*(f"{name} (CC BY 4.0)" for name in sets), f"what {made.start} had learned, the start")
+        entry = _entry(small.parent, version, serve, licence)
+        entry = entry.model_copy(update={"location": location(folder, registry), "trained_on": learned})
+        start = f"{made.start}, {made.layers} layers"
+        how = _HOW.format(start=made.start, steps="\n".join(f"- {step}" for step in made.steps))
+        return _ship(entry, small.parent, folder, sets, before, _speeds(network, small.parent), (start, how), registry)
+
+
+def refitted(data: Path, *, version: str, registry: Path = PACKAGED) -> tuple[ModelEntry, Measured]:
+    """Fuse the graph of the entity model in a registry anew, measure it, and write it, its card and its entry, as `version`.
+
+    Weights and training stay what they are: how it was made, and F1 before INT8, are taken from its card. Raises as `export`.
+    """
+    known = Registry.load(None if registry == PACKAGED else registry)
+    old = known.entry("ner", NAME)
+    folder = known.weights("ner", NAME).folder
+    told = (folder / "card.md").read_text(encoding="utf-8")
+    before = {name: float(f1) for name, f1 in re.findall(r"^\| (\S+) \|.*\*\*.* \| (\d\.\d+) \|$", told, re.MULTILINE)}
+    how = told[told.index(_HOW[:14]) : told.index("\n| file |")].rstrip() + "\n"
+    start = re.search(r"One encoder \((.*), uncased\)", told)
+    sets = {corpus.name: corpus for corpus in corpora(data)}
+    if start is None or before.keys() != sets.keys():
+        raise Permanent(f"{folder / 'card.md'} is not a card of `vigil train ner` on these sets")
+    with tempfile.TemporaryDirectory() as scratch:
+        small = Path(scratch) / "model.onnx"
+        shutil.copyfile(folder / TOKENIZER, small.parent / TOKENIZER)
+        fused(folder / "model.onnx", small, heads=_ATTENTION, padded=False)
+        made = _entry(small.parent, version, tuple(old.preprocessing["serve"]), old.licence)
+        # no thresholds: they are chosen anew, from all that it finds
+        entry = old.model_copy(update={"version": version, "files": made.files, "thresholds": {}, "thresholds_chosen": ""})
+        return _ship(entry, small.parent, folder, sets, before, _speeds(_alike(), small.parent), (start[1], how), registry)
+
+
+def _ship(
+    entry: ModelEntry,
+    made: Path,
+    folder: Path,
+    sets: Mapping[str, Corpus],
+    before: Mapping[str, float],
+    speed: Sequence[Speed],
+    origin: tuple[str, str],
+    registry: Path,
+) -> tuple[ModelEntry, Measured]:
+    """Measure what lies in `made`, refuse it or put it into `folder` with its card, and record it."""
+    model = OnnxTokenClassifier(Weights(entry, made), threads=1)
     after = {name: evaluate(c, model, least=LIKELY) for name, c in sets.items()}
     for name, figures in after.items():
-        if (loss := before[name].micro.f1 - figures.micro.f1) > LARGEST_LOSS:
-            raise Permanent(f"INT8 loses {loss:.3f} of F1 on {name}")
+        if (loss := before[name] - figures.micro.f1) > LARGEST_LOSS:
+            raise Permanent(f"INT8 loses {loss:.3f} of F1 on {name}", hint="nothing was written")
     clinical = sets["maccrobat"].dev
     choice = choose_thresholds(clinical, model.find([d.text for d in clinical]))
     entry = entry.model_copy(update={"thresholds": choice.thresholds, "thresholds_chosen": choice.how})
-    measured = _measure(OnnxTokenClassifier(Weights(entry, folder), threads=1), sets, before, after, choice, speed)
+    measured = _measure(OnnxTokenClassifier(Weights(entry, made), threads=1), sets, before, after, choice, speed)
     entry = entry.model_copy(update={"quality": _quality(measured)})
-    (folder / "card.md").write_text(card(entry, made, measured, sets), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in entry.files:
+        shutil.copyfile(made / name, folder / name)
+    (folder / "card.md").write_text(card(entry, origin, measured, sets), encoding="utf-8")
     record(entry, registry)
     return entry, measured
 
@@ -218,14 +272,27 @@ def _best_f1(found: Sequence[tuple[float, bool]], gold: int) -> float:
     return float(scores[(2 * hits / (counts + gold)).argmax()])
 
 
-def _speed(run: Path, folder: Path, documents: Sequence[Document]) -> Speed:
-    feeds = _feeds(folder, documents[:_TIMED])
-    return Speed(
-        len(feeds),
-        round(sum(feed["input_ids"].shape[1] for feed in feeds) / len(feeds)),
-        torch_seconds_per_item(build(run).eval(), feeds, threads=THREADS),
-        seconds_per_item(folder / "model.onnx", "logits", feeds, threads=THREADS),
-    )
+def _speeds(network: Any, folder: Path) -> list[Speed]:
+    """Time a graph and the network that it was made of, or one of its shape: what the tokens are does not matter."""
+    random, found = np.random.default_rng(7), []
+    for threads in (1, THREADS):
+        for tokens in _TIMED:
+            ids = [random.integers(0, network.encoder.config.vocab_size, (1, tokens)) for _ in range(_ITEMS)]
+            full: list[Feeds] = [{"input_ids": one, "attention_mask": np.ones_like(one)} for one in ids]
+            short: list[Feeds] = [{"input_ids": one} for one in ids]
+            torch = torch_seconds_per_item(network, full, threads=threads)
+            found.append(
+                Speed(threads, tokens, torch, seconds_per_item(folder / "model.onnx", "logits", short, threads=threads))
+            )
+    return found
+
+
+def _alike() -> Any:
+    """Return a network of the shape of the one that ships, of no use but to be timed."""
+    from transformers import BertConfig, BertModel
+
+    shape = BertConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=_ATTENTION, intermediate_size=1536)
+    return BertModel(shape, add_pooling_layer=False).eval()
 
 
 def _feeds(folder: Path, documents: Sequence[Document]) -> list[Feeds]:
@@ -235,21 +302,16 @@ def _feeds(folder: Path, documents: Sequence[Document]) -> list[Feeds]:
     return [{"input_ids": row, "attention_mask": np.ones_like(row)} for row in rows]
 
 
-def _traced(run: Path, path: Path) -> Path:
+def _traced(run: Path, path: Path) -> Any:
+    """Write a run's network as ONNX, and return the network."""
     import torch
 
     network = build(run)
     example = torch.ones(2, 8, dtype=torch.long)
     names = ("input_ids", "attention_mask", "logits")
     axes = {0: "batch", 1: "tokens"}
-    return to_onnx(
-        network,
-        (example, example),
-        path,
-        inputs=names[:2],
-        outputs=names[2:],
-        dynamic=dict.fromkeys(names, axes),
-    )
+    to_onnx(network, (example, example), path, inputs=names[:2], outputs=names[2:], dynamic=dict.fromkeys(names, axes))
+    return network
 
 
 def _entry(folder: Path, version: str, serve: Sequence[str], licence: str) -> ModelEntry:
@@ -273,10 +335,10 @@ def _entry(folder: Path, version: str, serve: Sequence[str], licence: str) -> Mo
 def _measure(
     model: OnnxTokenClassifier,
     sets: Mapping[str, Corpus],
-    before: Mapping[str, NerFigures],
+    before: Mapping[str, float],
     after: Mapping[str, NerFigures],
     choice: Choice,
-    speed: Speed,
+    speed: Sequence[Speed],
 ) -> Measured:
     published: dict[str, NerFigures] = {}
     clinical = sets["maccrobat"].dev
@@ -306,11 +368,11 @@ def _quality(measured: Measured) -> dict[str, float]:
     return {key: round(value, 4) for key, value in quality.items()}
 
 
-def card(entry: ModelEntry, made: Made, measured: Measured, sets: Mapping[str, Corpus]) -> str:
-    """Write the model's card from what was measured."""
+def card(entry: ModelEntry, origin: tuple[str, str], measured: Measured, sets: Mapping[str, Corpus]) -> str:
+    """Write the model's card from what was measured. `origin`: what it started from, and the part that tells how it was made."""
     rows = [
         f"| {name} | {len(sets[name].dev)} | {f.micro.n} | {f.micro.precision:.3f} | {f.micro.recall:.3f} | **{f.micro.f1:.3f}** "
-        f"({f.low:.3f} to {f.high:.3f}) | {measured.full_precision[name].micro.f1:.3f} |"
+        f"({f.low:.3f} to {f.high:.3f}) | {measured.full_precision[name]:.3f} |"
         for name, f in measured.own_head.items()
     ]
     spoken = [
@@ -345,14 +407,13 @@ def card(entry: ModelEntry, made: Made, measured: Measured, sets: Mapping[str, C
         spoken="\n".join(spoken),
         labels="\n".join(labels),
         prices="\n".join(f"| {name} | {s.precision:.3f} | {s.recall:.3f} | {s.f1:.3f} |" for name, s in prices),
-        speed=measured.speed,
-        times=measured.speed.torch / measured.speed.shipped,
-        threads=THREADS,
-        torch_ms=measured.speed.torch * 1e3,
-        shipped_ms=measured.speed.shipped * 1e3,
-        start=made.start,
-        layers=made.layers,
-        steps="\n".join(f"- {step}" for step in made.steps),
+        speed="\n".join(
+            f"| {s.threads} | {s.tokens} | {s.torch * 1e3:.1f} | {s.shipped * 1e3:.1f} | {s.torch / s.shipped:.1f} |"
+            for s in measured.speed
+        ),
+        items=_ITEMS,
+        start=origin[0],
+        how_made=origin[1],
         files="\n".join(files),
     )
 
@@ -361,12 +422,18 @@ def _label_row(label: str, score: Score, threshold: float) -> str:
     return f"| {label} | {threshold:.3f} | {score.n} | {score.precision:.3f} | {score.recall:.3f} | {score.f1:.3f} |"
 
 
+_HOW: Final = """## How it was made (`vigil train ner`)
+
+From {start}:
+
+{steps}
+"""
 _CARD: Final = """# {name} {version}, INT8
 
 This card is written by `models/training/ner_export.py` from what it measured.
 
 **What it is.** Named entities in clinical English: conditions, symptoms, medications, doses, procedures, tests, lab values,
-anatomy. One encoder ({start}, {layers} layers, uncased) with a head for each annotators' guide; ONNX, dynamic INT8, a scale
+anatomy. One encoder ({start}, uncased) with a head for each annotators' guide; ONNX, dynamic INT8, a scale
 per channel, 7-bit weights so that it holds on processors without VNNI, outlying channels multiplied apart in fp32. A span's
 score is the model's probability of exactly that span.
 
@@ -411,16 +478,30 @@ A site that would rather find more than be right puts its own into its registry 
 
 ## Speed
 
-A window alone ({speed.tokens} tokens on average, {speed.windows} windows, {threads} threads, as busy as the export's machine was):
-{shipped_ms:.1f} ms; the torch network that was trained {torch_ms:.1f} ms, {times:.1f} times as long.
+One item alone, milliseconds, as busy as the machine was ({items} items of each length, the best of three passes); torch runs a
+network of the same shape:
 
-## How it was made (`vigil train ner`)
+| threads | tokens | torch, fp32 | this | times |
+|---|---|---|---|---|
+{speed}
 
-From {start}:
-
-{steps}
-
+{how_made}
 | file | SHA-256 |
 |---|---|
 {files}
 """
+
+
+def main() -> None:
+    """Fuse what ships anew."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.ner_export", description=refitted.__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of BC5CDR-IOB, NCBI-disease-IOB and maccrobat")
+    parser.add_argument("--version", required=True)
+    parser.add_argument("--registry", type=Path, default=PACKAGED)
+    chosen = parser.parse_args()
+    entry, _ = refitted(chosen.data, version=chosen.version, registry=chosen.registry)
+    sys.stdout.write(f"{entry.name} {entry.version} {entry.digest}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -103,6 +103,9 @@ def _run(settings: Settings, fixed: Path, out: Path, site: Path, least: int, rou
     told = f"{found.entry.name} is proposed as challenger in {site.name}, in shadow; {champion} goes on serving"
     console().print(f"{told}. An audit record is written.", highlight=False, soft_wrap=True)
     console().print(
+        f"it has no drift reference yet: vigil models reference {found.entry.name} --data DIR", style="dim", highlight=False
+    )
+    console().print(
         f'to let it serve: vigil models promote {found.entry.task} {found.entry.name} --reason "..."',
         style="dim",
         highlight=False,

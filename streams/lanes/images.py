@@ -2,26 +2,28 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.objects import ObjectStore
-from connectors.qdrant.settings import CollectionSpec
+from connectors.qdrant.settings import INSTANCES, CollectionSpec
 from connectors.qdrant.settings import images as images_collection
-from connectors.qdrant.store import VectorStore
+from connectors.qdrant.store import Point, VectorStore, Where
 from models.drift import Figures, Reference, of_images
 from models.errors import Poison
 from models.tasks import ImageTextModel, ModelIdentity
 from processors.comparing import labels_apart
-from processors.events import FindingsEvent, ImageEvent
+from processors.entities import WITHDRAWN
+from processors.events import Event, FindingsEvent, ImageEvent
 from processors.findings import findings_event, pixels
+from processors.instances import Version, withdrawal, withdrawn_by
 from processors.vectors import image_point
 from streams.custody import Custody
 from streams.inference import raise_transient
-from streams.lane import Input, Lane, Outcome
+from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
 from streams.serving import Serving, infer
 from streams.settings import LaneSettings, Settings
@@ -29,6 +31,21 @@ from streams.team import Loaded
 from streams.trial import Verdict
 
 Pixels = NDArray[np.uint8]
+
+TAKEN_BACK: Final = "withdrawn"  # what the audit says of a word that takes an image back
+# What an image's point tells of its version.
+_TOLD: Final = (
+    *("version", "instance_uid", "study_uid", "patient_id", "encounter_id", "time", "processing"),
+    *("topic", "received", "partition", "offset"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a picture gives, as long as it stands; of a word that takes back nothing."""
+
+    found: FindingsEvent | None = None
+    point: Point | None = None
 
 
 class ImagesToFindings(Lane[ImageEvent]):
@@ -88,29 +105,36 @@ class ImagesToFindings(Lane[ImageEvent]):
         assert self._store is not None
         if not self.beside:
             await self.custody.require(self._store)
-        await self._store.ensure([self.collection(model.dimensions)])
+        await self._store.ensure([self.collection(model.dimensions), INSTANCES])
 
     async def process(self, inputs: Sequence[Input[ImageEvent]]) -> list[Outcome]:
-        """Fetch the pixels by reference, check and decode them, embed all that can be decoded, classify."""
+        """Fetch the pixels by reference, check and decode them, embed all that can be decoded, classify.
+
+        A word that takes an image back has none: what it withdraws is known once it is stored.
+        """
         fetched = await asyncio.gather(*(self._pixels(one.event) for one in inputs))
         async with self._models.batch() as team:
             models = [team.of(one.event.patient_id) for one in inputs]
-            good = [(by, image) for by, image in zip(models, fetched, strict=True) if not isinstance(image, Poison)]
+            good = [(by, image) for by, image in zip(models, fetched, strict=True) if isinstance(image, np.ndarray)]
             found = await infer(good)
             raise_transient(found)
             vectors = iter(found)
             outcomes = [
-                Outcome(error=image, model=by.identity) if isinstance(image, Poison) else _outcome(one, next(vectors), by)
+                _outcome(one, next(vectors), by)
+                if isinstance(image, np.ndarray)
+                else Outcome(error=image, effect=_Made() if image is None else None, model=by.identity)
                 for one, image, by in zip(inputs, fetched, models, strict=True)
             ]
             if self._models.shadow is not None:
-                seen = (one for one, image in zip(inputs, fetched, strict=True) if not isinstance(image, Poison))
+                seen = (one for one, image in zip(inputs, fetched, strict=True) if isinstance(image, np.ndarray))
                 asked = ((one, image, vector) for one, (_, image), vector in zip(seen, good, found, strict=True))
                 self._models.shadow.offer(team, asked)
         return outcomes
 
-    async def _pixels(self, image: ImageEvent) -> Pixels | Poison:
+    async def _pixels(self, image: ImageEvent) -> Pixels | Poison | None:
         assert self._objects is not None
+        if image.status in WITHDRAWN or image.pixels is None:
+            return None
         try:
             data = await self._objects.get(image.pixels)
             return await asyncio.to_thread(pixels, data)
@@ -118,11 +142,47 @@ class ImagesToFindings(Lane[ImageEvent]):
             return error
 
     async def store(self, inputs: Sequence[Input[ImageEvent]], outcomes: Sequence[Outcome]) -> None:
-        """Put the vectors into the image collection."""
+        """Let the versions of an image that stand have their points, and no others; say of what is withdrawn that it is.
+
+        Versions of another patient lie in another partition as a rule, and may be stored at this moment by another worker. So each
+        writes what came, then its points, and then looks again: of two at least one sees the other. What has to be remembered is
+        stored before any point is deleted: killed in between, a lane does, and says, the same again.
+        """
         assert self._store is not None
-        points = [outcome.effect for outcome in outcomes if outcome.effect is not None]
-        if points:
-            await self._store.upsert(self.collection(len(points[0].vector)), points)
+        made = [(one, outcome) for one, outcome in zip(inputs, outcomes, strict=True) if outcome.effect is not None]
+        came = [Version.of(one.event, *one.place) for one, _ in made]
+        uids = tuple({one.instance_uid for one in came})
+        known: dict[str, Version] = {}
+        decided: dict[str, Version] | None = None
+        while uids:
+            remembered, held = await self._recall(uids)
+            for version in (*remembered.values(), *held.values(), *came):
+                _take(known, version)
+            known |= {one.id: one.aimed(known.values()) for one in came if one.id not in remembered}
+            await self._store.upsert(INSTANCES, [one.point() for one in known.values() if remembered.get(one.id) != one])
+            if known == decided:
+                break
+            decided = dict(known)
+            gone = {one.id for one in known.values() if withdrawn_by(one, known.values())}
+            points = [out.effect.point for one, out in made if out.effect.point is not None and one.event.id not in gone]
+            if points:
+                await self._store.upsert(self.collection(len(points[0].vector)), points)
+            await self._store.delete_points(self.collection(0), [point for point, one in held.items() if one.id in gone])
+        for one, outcome in made:
+            _say(one, outcome, known)
+
+    async def _recall(self, uids: Sequence[str]) -> tuple[dict[str, Version], dict[str, Version]]:
+        """Return the versions of these instances that are remembered, by id, and those that have points, by the point's id.
+
+        Points of earlier releases are remembered by nothing else.
+        """
+        assert self._store is not None
+        where = Where(instance_uids=uids)
+        memory = self._store.scan(INSTANCES, where, vectors=False)
+        remembered = [Version.read(point.payload) async for point in memory]
+        points = self._store.scan(self.collection(0), where, vectors=False, payloads=_TOLD)
+        held = {point.id: Version.read(point.payload) async for point in points}
+        return {one.id: one for one in remembered}, held
 
     async def close(self) -> None:
         """End the model's thread and the connections."""
@@ -134,9 +194,31 @@ class ImagesToFindings(Lane[ImageEvent]):
 def _outcome(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -> Outcome:
     if not isinstance(vector, np.ndarray):
         return Outcome(error=vector, model=by.identity)
-    return Outcome(
-        [_findings(one, vector, by)], effect=image_point(one.event, one.source, vector, by.identity), model=by.identity
-    )
+    found = _findings(one, vector, by)
+    return Outcome([found], effect=_Made(found, image_point(one.event, one.source, vector, by.identity)), model=by.identity)
+
+
+def _take(known: dict[str, Version], version: Version) -> None:
+    """Keep of each version what was said of it first, and its first coming."""
+    before = known.get(version.id, version)
+    known[version.id] = replace(before, coming=min(before.coming, version.coming))
+
+
+def _say(one: Input[ImageEvent], outcome: Outcome, known: dict[str, Version]) -> None:
+    """Let the outcome say what was found, where it stands, and of what this input takes back that it is withdrawn."""
+    version, versions, model = known[one.event.id], known.values(), outcome.model
+    assert model is not None
+    by = withdrawn_by(version, versions)
+    events: list[Event] = [outcome.effect.found]
+    if version.word:
+        outcome.word, events = TAKEN_BACK, [withdrawal(version, version, model)]
+    elif by is not None:
+        outcome.word, events = OUTDATED, [withdrawal(version, by, model)]
+    pictures = (other for other in versions if not other.word)
+    outcome.events = [
+        *events,
+        *(withdrawal(other, version, model) for other in pictures if withdrawn_by(other, versions) == version),
+    ]
 
 
 def _findings(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -> FindingsEvent:

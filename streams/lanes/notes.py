@@ -16,16 +16,14 @@ from processors.events import NoteEvent
 from processors.vectors import Chunk, Point, chunks, note_points, owners
 from processors.versions import Coming, Versions, point_id
 from streams.custody import Custody
-from streams.deadletters import redriven
 from streams.inference import is_error, raise_transient
-from streams.lane import Input, Lane, Outcome
+from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
 from streams.serving import Serving, infer
 from streams.settings import LaneSettings, Settings
 from streams.team import Loaded
 from streams.trial import Verdict
 
-OUTDATED: Final = "outdated"  # what the audit says of a version that a newer one has replaced
 _TOLD: Final = ("note_id", "version", "processing", "received", "partition", "offset")  # by a note's points of their version
 
 
@@ -182,7 +180,7 @@ class NotesToVectors(Lane[NoteEvent]):
         known = await self._known({note_id for _, _, owned in made for note_id in owned})
         brought: dict[tuple[str, str], Sequence[Point]] = {}  # by note and version
         for one, outcome, owned in made:
-            coming = Coming.of(one.event, *_place(one))
+            coming = Coming.of(one.event, *one.place)
             for note_id, points in owned.items():
                 known[note_id].take(one.event.id, coming)
                 brought[note_id, one.event.id] = points
@@ -223,12 +221,6 @@ class NotesToVectors(Lane[NoteEvent]):
         await self._embedding.close()
         if self._store:
             await self._store.close()
-
-
-def _place(one: Input[NoteEvent]) -> tuple[int, int]:
-    """Return partition and offset of a record, of a copy those of its original."""
-    source = redriven(one.record) or one.source
-    return source.partition, source.offset
 
 
 def _cut(note: NoteEvent, model: TextEmbedder) -> list[Chunk]:

@@ -91,15 +91,17 @@ class Front(Sender):
                 self.answered.add(one.event_id)
 
     def _put(self, load: Load, over: threading.Event) -> None:
-        kind = "Observation" if self._arena.fault.lane == "vitals" else "DocumentReference"
-        base, headers = f"http://127.0.0.1:{self._port}{FHIR_BASE}/{kind}/", {"Content-Type": "application/fhir+json"}
+        usual = "Observation" if self._arena.fault.lane == "vitals" else "DocumentReference"
+        base, headers = f"http://127.0.0.1:{self._port}{FHIR_BASE}/", {"Content-Type": "application/fhir+json"}
         with httpx.Client(base_url=base, headers=headers, timeout=ANSWER, trust_env=False) as client:
             for one in self._due(load, over):
+                kind = usual if one.topic == self._arena.input else one.topic
                 while not over.is_set():
                     with contextlib.suppress(httpx.TransportError):
-                        answer = client.put(one.event_id, content=one.value)
+                        answer = client.put(f"{kind}/{one.event_id}", content=one.value)
                         if answer.is_success:
-                            self.answered.add(one.event_id)
+                            if kind == usual:
+                                self.answered.add(one.event_id)
                             break
                         if answer.is_client_error:
                             raise RuntimeError(f"{kind} {one.event_id} was refused for good ({answer.status_code})")
@@ -180,8 +182,12 @@ def messages(arena: Arena) -> Load:
 def resources(arena: Arena) -> Load:
     """Make it as FHIR resources with ids of their own: a panel of vital signs a second of each patient, documents."""
     rng, paced = random.Random(arena.seed), []
-    for _, name, person, at, signs in _turns(arena):
+    for number, name, person, at, signs in _turns(arena):
         if arena.fault.lane == "vitals":
+            if number < PATIENTS:  # who they are, and that they are here: else nobody of them has an age, and a NEWS2
+                for told in (fhir.person(person, at), fhir.stay(person, at)):
+                    kind, own = str(told["resourceType"]), f"faults-{told['resourceType'].lower()}-{name}"
+                    paced.append(Sent(kind, b"", fhir.wire({**told, "id": own}), own))
             resource = fhir.vitals_panel(person, at, signs, number=name)
         else:
             kind, text = _note(rng, person, signs)

@@ -1,5 +1,6 @@
 """The verifier finds what it is there for: a lost input, two outputs of one, an output beside a dead letter, a name in a log."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,66 @@ def test_scores_and_alerts_are_held_against_an_undisturbed_run_both_ways(kafka: 
     ]
 
 
+def test_what_was_said_of_alerts_is_held_against_itself(kafka: Kafka) -> None:
+    scores = [{**_score("s1", 0.1, total=9), "patient_id": "ill"}, _score("s2", 0.2), _score("s3", 0.3)]
+    moved = {**_step("s2", 0, "raised"), "location": {"ward": "B"}}
+    again = {**_step("s2", 0, "raised"), "id": "another", "alert_id": "news2 too"}
+    found = _vitals(kafka, scores, [_step("s2", 0, "raised"), moved, again])
+    assert "alert events that say two things: 1, e.g. ['news2 0 raised']" in found.wrong
+    assert "patients with a NEWS2 of 7 and more of whom nobody was told: 1, e.g. ['ill']" in found.wrong
+    assert found.duplicated
+    once = _vitals(kafka, scores[1:], [_step("s2", 0, "raised")])
+    twice = _vitals(kafka, scores[1:], [_step("s2", 0, "raised"), again], once)  # the same words under two ids
+    elsewhere = _vitals(kafka, scores[1:], [moved], once)
+    assert "steps of alerts that an undisturbed run has not: 1, e.g. [('s2', 'p news2 0 raised high')]" in twice.wrong
+    assert "steps of alerts that an undisturbed run has not: 1, e.g. [('s2', 'p news2 0 raised high B')]" in elsewhere.wrong
+
+
+def test_a_load_of_which_nobody_is_told_shows_nothing(kafka: Kafka) -> None:
+    found = _vitals(kafka, [_score(f"s{number}", 0.1) for number in range(60)], [])
+    assert found.wrong == ["60 scores and no alert: the row shows nothing"]
+
+
+def test_order_and_place_of_outputs_are_checked(kafka: Kafka) -> None:
+    prefix = kafka.name("v") + "."
+    names, offsets = ("first", "second", "third", "elsewhere"), (0, 1, 2, 3)
+    outputs = [
+        {"id": f"o-{name}", "patient_id": "p", "source": {"event_id": name, "partition": 0, "offset": offset}}
+        for name, offset in zip(names, offsets, strict=True)
+    ]
+    outputs[3]["source"] = {"event_id": "elsewhere", "partition": 0, "offset": 2}
+    turned = [outputs[1], outputs[0], outputs[1], outputs[2], outputs[3]]  # the repeat of the second is none
+    entries = [{"input_id": one, "outcome": "ok"} for one in names]
+    audit = {"id": "a", "action": "predict", "agent": "notes-entities@test", "entries": entries}
+    _write(kafka, prefix, {"clinical.entities": turned, "clinical.audit": [audit], "clinical.dead-letters": []})
+    accepted = Accepted({("clinical.notes", 0, offset): name for offset, name in enumerate(names)})
+    verdict = Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("")
+    assert verdict.wrong == [
+        "outputs that name another place than their input's: 1, e.g. ['o-elsewhere']",
+        "outputs of one patient that stand before those of earlier inputs: 1, e.g. ['o-first']",
+    ]
+
+
+def test_a_dead_letter_holds_its_original_whole(kafka: Kafka) -> None:
+    prefix = kafka.name("v") + "."
+    notes = [{"id": str(number), "text": "x" * number} for number in range(3)]
+    whole = [base64.b64encode(json.dumps(one).encode()).decode() for one in notes]
+    letters = [
+        {**_letter(0, prefix), "original_value": whole[0]},
+        {**_letter(1, prefix), "original_value": whole[0]},  # another's
+        {**_letter(2, prefix), "original_value": whole[2][:8], "cut": {"value": True}},
+    ]
+    _write(
+        kafka,
+        prefix,
+        {"clinical.notes": notes, "clinical.entities": [], "clinical.audit": [], "clinical.dead-letters": letters},
+    )
+    accepted = Accepted({("clinical.notes", 0, offset): "" for offset in range(3)})
+    verdict = Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("")
+    assert verdict.lost == 1
+    assert verdict.wrong == ["dead letters that do not hold their original: 1, e.g. [('clinical.notes', 0, 1)]"]
+
+
 def test_merges_are_reckoned_by_where_the_points_stand(kafka: Kafka, tmp_path: Path) -> None:
     prefix = kafka.name("v") + "."
     merges = {"a": "b", "c": "d", "b": "e"}  # a's end with e
@@ -169,8 +230,14 @@ def test_merges_are_reckoned_by_where_the_points_stand(kafka: Kafka, tmp_path: P
 def test_points_are_held_against_an_undisturbed_run() -> None:
     judge = Judge("notes-vectors", "nowhere", "", Accepted(), None)
     judge.verdict.points = {"n1": ["1", "2"], "n2": ["3"], "more": ["4"]}
-    judge._compare(Verdict(points={"n1": ["1"], "n2": ["3"], "replaced": ["5"]}))
-    assert judge.found.wrong == ["points that an undisturbed run has otherwise: 1, e.g. ['n1']"]
+    judge.verdict.vectors = {"n1": [[1.0, 0.0], [0.0, 1.0]], "n2": [[1.0, 0.0]]}
+    judge._compare(
+        Verdict(points={"n1": ["1"], "n2": ["3"], "replaced": ["5"]}, vectors={"n1": [[1.0, 0.0]], "n2": [[0.6, 0.8]]})
+    )
+    assert judge.found.wrong == [
+        "points that an undisturbed run has otherwise: 1, e.g. ['n1']",
+        "vectors that an undisturbed run has otherwise: 1, e.g. ['n2']",
+    ]
     assert judge.verdict.compared["points"] == 2
     assert _placeless({"version": "n1", "offset": 1, "partition": 0}) == _placeless(
         {"offset": 7, "partition": 1, "version": "n1"}

@@ -1,6 +1,8 @@
 """The verifier of one row: holds what came out of one lane against what its senders were told. Nothing of Vigil's code is used."""
 
+import base64
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ INPUT = {
 OUTPUT = {"notes-entities": "clinical.entities", "images": "clinical.findings", "vitals": "clinical.scores"}
 COLLECTION = {"notes-vectors": "notes", "images": "images"}
 IGNORED = {"outdated", "no-text", "no-merge"}  # what the audit says of an input that rightly leaves nothing behind
+ENOUGH = 60  # scores: a load of so many has patients who are ill
+GRAVE = 7  # NEWS2 from which somebody must have been told
 SILENT = ("the deterioration model was late", "the deterioration model failed")  # how a score says that NEWS2 stands alone
 
 
@@ -41,6 +45,7 @@ class Verdict:
         default_factory=dict
     )  # input id -> what its score says of deterioration, if the model was asked
     points: dict[str, list[str]] = field(default_factory=dict)  # input id -> the payloads of its points
+    vectors: dict[str, list[list[float]]] = field(default_factory=dict)  # input id -> their vectors, in the payloads' order
     steps: dict[str, list[str]] = field(default_factory=dict)  # input id -> the steps of alerts that it led to, in words
     compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against an undisturbed run's
     wrong: list[str] = field(default_factory=list)
@@ -64,6 +69,7 @@ class Judge:
     def judge(self, logs: str, undisturbed: Verdict | None = None) -> Verdict:
         """Hold everything against everything; `undisturbed` is the same load's verdict without a fault."""
         self._letters()
+        self._originals()
         self._audit()
         ids = self.accepted.ids([self.topic])
         outputs = self._outputs(ids) if self.lane in OUTPUT else set(ids)
@@ -75,6 +81,7 @@ class Judge:
         if self.lane == "vitals":
             self.verdict.duplicated += alerts(self.ledger, self.found)
             self._steps()
+            self._told()
         if undisturbed is not None:
             self._compare(undisturbed)
         self.verdict.wrong = self.found.wrong
@@ -99,6 +106,22 @@ class Judge:
         self.found.blame("dead letters that say two things", split)
         self.found.blame("dead letters of what was never accepted", set(self.dead) - set(self.accepted.at))
 
+    def _originals(self) -> None:
+        """A dead letter holds its original whole: value and headers as they stand at its place."""
+        letters = [body for _, _, body in self.ledger.read("clinical.dead-letters") if body["lane"] == self.lane]
+        if not letters:
+            return
+        there = {(partition, offset): value for partition, offset, value in self.ledger.values(self.topic)}
+        spoilt = []
+        for letter in letters:
+            place = (letter["original_partition"], letter["original_offset"])
+            said = letter.get("original_value")
+            value = None if said is None else base64.b64decode(said)
+            if place in there and not letter.get("cut") and value != there[place]:
+                spoilt.append((self.topic, *place))
+        self.verdict.lost += len(spoilt)
+        self.found.blame("dead letters that do not hold their original", spoilt)
+
     def _audit(self) -> None:
         for _, _, body in self.ledger.read("clinical.audit"):
             if PHI in json.dumps(body) or BORN in json.dumps(body):
@@ -112,9 +135,19 @@ class Judge:
         of_input: dict[str, set[str]] = defaultdict(set)
         said: dict[str, set[str]] = defaultdict(set)
         records = 0
-        for _, _, body in self.ledger.read(output):
+        astray, turned = [], []
+        latest: dict[tuple[int, str, int], int] = {}  # by partition, patient and the source's partition: the newest offset
+        for partition, _, body in self.ledger.read(output):
             records += 1
             source = body["source"]["event_id"]
+            place = (self.topic, body["source"].get("partition", 0), body["source"].get("offset", -1))
+            if "offset" in body["source"] and self.accepted.at.get(place, source) != source:
+                astray.append(body["id"])
+            if source not in of_input and "offset" in body["source"]:  # a repeat may come late
+                lane = (partition, body.get("patient_id", ""), place[1])
+                if place[2] < latest.get(lane, -1):
+                    turned.append(body["id"])
+                latest[lane] = max(place[2], latest.get(lane, -1))
             of_input[source].add(body["id"])
             said[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
             self.verdict.said[source] = _timeless(body)
@@ -128,14 +161,23 @@ class Judge:
         self.found.blame("inputs with several logical outputs", several)
         self.found.blame("a repeat says something else", split)
         self.found.blame("outputs of what was never accepted", never)
+        self.found.blame("outputs that name another place than their input's", astray)
+        self.found.blame("outputs of one patient that stand before those of earlier inputs", turned)
         return set(of_input)
 
     def _vectors(self, ids: set[str]) -> set[str]:
         assert self.qdrant is not None
-        points: dict[str, list[str]] = defaultdict(list)
-        for payload in _scroll(self.qdrant, COLLECTION[self.lane]):
-            points[payload["version"]].append(_placeless(payload))
-        self.verdict.points = {version: sorted(payloads) for version, payloads in points.items()}
+        points: dict[str, list[tuple[str, list[float]]]] = defaultdict(list)
+        hollow = []
+        for payload, vector in _scroll(self.qdrant, COLLECTION[self.lane]):
+            points[payload["version"]].append((_placeless(payload), vector))
+            if not math.isclose(math.hypot(*vector), 1.0, abs_tol=1e-2):
+                hollow.append(payload["version"])
+        self.found.blame("points whose vector is not of unit length", hollow)
+        for version, found in points.items():
+            found.sort()
+            self.verdict.points[version] = [payload for payload, _ in found]
+            self.verdict.vectors[version] = [vector for _, vector in found]
         versions = set(points)
         never = versions - ids - self.accepted.unknown
         self.verdict.duplicated += len(never)
@@ -153,7 +195,7 @@ class Judge:
                 merges[body["id"]] = body["patient_id"]
         written_for = {body["id"]: body["patient_id"] for _, _, body in self.ledger.read("clinical.notes")}
         stands_under: dict[str, set[str]] = defaultdict(set)
-        for payload in _scroll(self.qdrant, "notes"):
+        for payload, _ in _scroll(self.qdrant, "notes"):
             stands_under[payload["version"]].add(payload["patient_id"])
         self.found.blame("notes without a point", set(written_for) - set(stands_under))
         astray = {patient for note, patient in written_for.items() if stands_under.get(note) != {_survivor(patient, survivors)}}
@@ -173,7 +215,9 @@ class Judge:
                 continue
             places[event_id].add(place)
             done = event_id in whole if event_id else False
-            ignored = bool(event_id) and (event_id in replaced or bool(self.audited[event_id] & IGNORED))
+            # That a newer version stands is for the verifier to say, not for the lane.
+            believed = IGNORED - {"outdated"} if self.lane == "notes-vectors" else IGNORED
+            ignored = bool(event_id) and (event_id in replaced or bool(self.audited[event_id] & believed))
             if done and place in self.dead:
                 both.append(place)
             if not done and place not in self.dead:
@@ -182,7 +226,7 @@ class Judge:
                     self.verdict.ignored[reason] = self.verdict.ignored.get(reason, 0) + 1
                 else:
                     lost.append(place)
-        self.verdict.lost = len(lost)
+        self.verdict.lost += len(lost)
         self.verdict.duplicated += len(both)
         self.found.blame("accepted, and neither output nor dead letter nor ignored", lost)
         self.found.blame("both output and dead letter", both)
@@ -216,13 +260,34 @@ class Judge:
 
         What is said of silence (no observations, a feed that stopped) is left out: a fault that stops the feed is rightly told.
         """
-        found: dict[str, set[str]] = defaultdict(set)
+        found: dict[str, dict[str, str]] = defaultdict(dict)  # by source and the step's own id: two of the same words are two
+        contents: dict[str, set[str]] = defaultdict(set)
         for _, _, body in self.ledger.read("clinical.alerts"):
+            contents[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
             if body.get("kind") in ("news2", "deterioration"):
                 source = body["source"]["event_id"]
-                told = (body["patient_id"], body["kind"], body["sequence"], body["state"], body["severity"])
-                found[source if source in self.verdict.said else ""].add(" ".join(map(str, told)))
-        self.verdict.steps = {source: sorted(words) for source, words in found.items()}
+                where = (body.get("location") or {}).get("ward"), body.get("route"), (body.get("news2") or {}).get("total")
+                told = (body["patient_id"], body["kind"], body["sequence"], body["state"], body["severity"], *where)
+                words = " ".join(str(one) for one in told if one is not None)
+                found[source if source in self.verdict.said else ""][body["id"]] = words
+        self.verdict.steps = {source: sorted(words.values()) for source, words in found.items()}
+        split = [one for one, texts in contents.items() if len(texts) > 1]
+        self.verdict.duplicated += len(split)
+        self.found.blame("alert events that say two things", split)
+
+    def _told(self) -> None:
+        """Of every patient whose NEWS2 was grave somebody was told; a load of ill patients without an alert shows nothing."""
+        grave, told, scored = set(), set(), 0
+        for _, _, body in self.ledger.read("clinical.scores"):
+            scored += 1
+            if body["news2"] and body["news2"]["total"] >= GRAVE:
+                grave.add(body["patient_id"])
+        for _, _, body in self.ledger.read("clinical.alerts"):
+            if body.get("kind") == "news2":
+                told.add(body["patient_id"])
+        self.found.blame(f"patients with a NEWS2 of {GRAVE} and more of whom nobody was told", sorted(grave - told))
+        if scored >= ENOUGH and not told:
+            self.found.wrong.append(f"{scored} scores and no alert: the row shows nothing")
 
     def _silence(self, logs: str) -> None:
         for word in (PHI, BORN):
@@ -240,6 +305,8 @@ class Judge:
         self.found.blame(
             "points that an undisturbed run has otherwise", [one for one in stored if mine.points[one] != theirs.points[one]]
         )
+        far = [one for one in stored if not _alike(mine.vectors.get(one, []), theirs.vectors.get(one, []))]
+        self.found.blame("vectors that an undisturbed run has otherwise", far)
         mine.compared = {"outputs": len(both), "points": len(stored)}
         if self.lane != "vitals":
             return
@@ -248,10 +315,10 @@ class Judge:
             "deterioration that an undisturbed run says otherwise", [one for one in asked if mine.risk[one] != theirs.risk[one]]
         )
         causes = [*sorted(both), ""]
-        told, wanted = ({(one, step) for one in causes for step in run.steps.get(one, ())} for run in (mine, theirs))
-        self.found.blame("steps of alerts that an undisturbed run has and this one has not", sorted(wanted - told))
-        self.found.blame("steps of alerts that an undisturbed run has not", sorted(told - wanted))
-        mine.compared |= {"deterioration": len(asked), "alert_steps": len(wanted)}
+        told, wanted = (Counter((one, step) for one in causes for step in run.steps.get(one, ())) for run in (mine, theirs))
+        self.found.blame("steps of alerts that an undisturbed run has and this one has not", sorted((wanted - told).elements()))
+        self.found.blame("steps of alerts that an undisturbed run has not", sorted((told - wanted).elements()))
+        mine.compared |= {"deterioration": len(asked), "alert_steps": wanted.total()}
 
 
 class Reader(Ledger):
@@ -298,14 +365,26 @@ def _survivor(patient: str, survivors: Mapping[str, str]) -> str:
     return patient
 
 
-def _scroll(url: str, collection: str) -> Iterator[Mapping[str, Any]]:
-    """Yield what the verifier needs of every point of a collection; nothing where there is none."""
+def _alike(mine: list[list[float]], theirs: list[list[float]]) -> bool:
+    """Say whether vectors of unit length point the same way, one by one: runs may round otherwise."""
+    cosines = (sum(a * b for a, b in zip(one, other, strict=True)) for one, other in zip(mine, theirs, strict=False))
+    return all(cosine > 0.999 for cosine in cosines)
+
+
+def _scroll(url: str, collection: str) -> Iterator[tuple[Mapping[str, Any], list[float]]]:
+    """Yield the payload and the dense vector of every point of a collection; nothing where there is none."""
     client = QdrantClient(url=url, check_compatibility=False)
     try:
         offset, more = None, client.collection_exists(collection)
         while more:
-            page, offset = client.scroll(collection, limit=5000, offset=offset, with_payload=True, with_vectors=False)
-            yield from (point.payload or {} for point in page)
+            page, offset = client.scroll(collection, limit=5000, offset=offset, with_payload=True, with_vectors=True)
+            yield from ((point.payload or {}, _dense(point.vector)) for point in page)
             more = offset is not None
     finally:
         client.close()
+
+
+def _dense(vector: Any) -> list[float]:
+    """Return a point's dense vector, whatever it is called: sparse ones are words."""
+    named = vector.values() if isinstance(vector, dict) else [vector]
+    return next(([float(value) for value in one] for one in named if isinstance(one, list)), [])

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from tests.faults.arena import SESSION, Arena, Fault
+from tests.faults.inputs import COURSE
 from tests.faults.watch import Worker
 
 ALL = ("vitals", "notes-entities", "notes-vectors", "images")
@@ -116,7 +117,10 @@ def clock_jumps(arena: Arena) -> None:
 
 
 FAULTS = [
-    *(Fault("undisturbed", lane, "no fault: the run that others are compared with", nothing) for lane in ALL),
+    *(  # as long as the longest row that is compared with it: what follows a fault is compared too
+        Fault("undisturbed", lane, "no fault: the run that others are compared with", nothing, seconds=float(COURSE))
+        for lane in ALL
+    ),
     *(
         Fault("sigkill", lane, "SIGKILL three times at random moments", sigkill, short=lane == "vitals", seconds=20)
         for lane in ALL

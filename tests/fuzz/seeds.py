@@ -234,6 +234,7 @@ def dicom() -> list[bytes]:
         dicom_objects.make(grey, PixelData=None, **person, **fixed),
         dicom_objects.make(grey, BurnedInAnnotation="YES", ImageComments=CANARY, **person, **fixed),
         many,
+        dicom_objects.rejection(many),
     ]
     return [dicom_objects.encode(one) for one in made]
 

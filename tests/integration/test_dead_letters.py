@@ -32,7 +32,7 @@ from streams.replaying import Choice, Pace, Progress, Replays
 from streams.settings import Settings
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note, note_id, points
-from tests.hl7_messages import PULSE, reader, vitals
+from tests.hl7_messages import obx, reader, vitals
 from tests.kafka import Kafka, Record
 from tests.lanes import Echo, bodies, echo, produce, running, until, wire
 from tests.lanes import note as small_note
@@ -365,14 +365,14 @@ class At:
 async def test_what_is_held_apart_says_who_sent_it_and_why(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     at = At(site, tmp_path)
-    outcome = reader()(vitals(PULSE, pid="PID|1"))
+    outcome = reader()(vitals(obx("8867-4^Heart rate^LN", "80", "/min", device="MON7"), pid="PID|1"))
     (apart,) = outcome.events
     outbox = Outbox(site.settings, source="/test")
     await outbox.start()
     await outbox.send([outbox.encode(apart)])
     await outbox.stop()
     listed = (await asyncio.to_thread(at, "list")).stdout
-    reason = "PID-3: nobody to file this under"
+    reason = "PID-3: nobody to file this under: device MON7, bed W1^R2^B3"
     counted, one = (line for line in listed.splitlines() if reason in line)
     assert [cell.strip() for cell in counted.split("│")[1:-1]] == ["connector.hl7", "bedside", "ORU^R01", reason, "1"]
     assert [cell.strip() for cell in one.split("│")[-3:-1]] == ["bedside ORU^R01", reason]

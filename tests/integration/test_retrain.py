@@ -19,6 +19,7 @@ from models.registry import Registry
 from processors.events import Event, FeedbackEvent, ImageEvent, Source
 from processors.findings import findings_event
 from processors.identity import natural_id
+from processors.instances import Version, withdrawal
 from streams.cli import retrain as command
 from streams.feedback import labelled_images
 from tests import tiny_models as tiny
@@ -139,13 +140,17 @@ async def test_feedback_becomes_a_challenger_that_does_not_serve(
 
 async def test_what_is_no_label_is_passed_over_and_counted(kafka: Kafka, tmp_path: Path) -> None:
     site, registry = Clinic(kafka, tmp_path), tiny.image_text_site(tmp_path)
-    findings = await ward(site, registry, range(6))
+    findings = await ward(site, registry, range(7))
     store = ObjectStore(site.settings.objects)
     trial = image(store, 50, processing="training")
     model = Registry.load(registry).open("image-text")
     source = Source(topic=ImageEvent.topic, partition=0, offset=0, event_id=trial.id)
     of_trial = findings_event(trial, source, [0.4, 0.6], model.labels, model.thresholds, model.identity)
     await site.write(trial, of_trial)
+    word = image(store, 51, status="entered-in-error", instance_uid="2.25.3.6", pixels=None)
+    reading = Version.of(word, 0, 0)
+    taken_back = Version.of(image(store, 6), 0, 0)
+    await site.write(word, withdrawal(taken_back, reading, model.identity))
     highest = findings[1].model_dump()["findings"][0]["label"]
     await site.write(
         feedback(findings[0], "pneumonia", number=1),
@@ -156,10 +161,11 @@ async def test_what_is_no_label_is_passed_over_and_counted(kafka: Kafka, tmp_pat
         feedback(findings[4], "pneumonia", target_id="gone"),
         feedback(findings[5], "", kind="alert-declined"),
         feedback(of_trial, "pneumonia"),
+        feedback(findings[6], "pneumonia"),
     )
     labels = await labelled_images(site.settings, LABELS)
     assert {(one.patient_id, one.label) for one in labels.found} == {("patient-0", "no finding"), ("patient-1", highest)}
-    assert (labels.found[0].image.shape, sum(labels.passed_over.values())) == ((64, 64), 6)
+    assert (labels.found[0].image.shape, sum(labels.passed_over.values())) == ((64, 64), 7)
     assert set(labels.passed_over.values()) == {1}
 
 

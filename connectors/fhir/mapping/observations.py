@@ -9,15 +9,18 @@
 | status | the same word |
 | effectiveDateTime, Instant, Period (end), Timing (first) | observed_at; else issued, else lastUpdated, else received |
 | one of these that is there and no time | nothing: a dead letter, since an old value must not pass for a new one |
-| bodySite, method, referenceRange, note, hasMember, derivedFrom | not used |
+| focus | nothing where it is anything but the subject (a fetus, a donor): a dead letter |
+| hasMember of what is contained | the member, read like a component; its subject, time, status are its own where it has them |
+| bodySite, method, referenceRange, note, other hasMember, derivedFrom | not used |
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, get_args
 
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
-from connectors.fhir.structure import Json
+from connectors.fhir.structure import Json, kind_of
+from connectors.fhir.understanding import status_issues
 from connectors.hl7.mapping.codes import (
     BLOOD_PRESSURE,
     CODED,
@@ -37,10 +40,12 @@ from processors import loinc
 from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
 from processors.identity import content_hash, natural_id
 
+OF_ANOTHER: Final = "business-rule"  # the code of a trouble that says: not about the subject (`focus`)
 RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
 Value = tuple[str, float | str | None, str]  # LOINC, value, unit
 _EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
+_SHARED: Final = ("subject", "focus", "encounter", *_EFFECTIVE, "issued", "device", "performer")  # with contained members
 _NOTHING: Final[dict[str, dict[str, Any]]] = {
     "pregnant": {"pregnant": None},
     "spo2_scale": {"spo2_scale": 1, "spo2_scale_decided_by": None},
@@ -76,21 +81,64 @@ def map_observation(reading: Reading, *, remembered: bool = False) -> list[Obser
 
     `remembered`: what it said before is known, so a retraction need not say it again.
     """
+    members = _members(reading, remembered=remembered)
+    return [*members, *_itself(reading, remembered=remembered, holds=bool(members))]
+
+
+def _members(reading: Reading, *, remembered: bool) -> list[Observed | Fact]:
+    """Read the Observations that are contained in it and that it names as its members: they have no other way in.
+
+    Of subject, stay, time and device a member says what differs; a panel that is taken back takes them with it.
+    """
+    resource = reading.resource
+    named = {text(one.get("reference")) for one in objects(resource, "hasMember")}
+    found: list[Observed | Fact] = []
+    for n, one in enumerate(objects(resource, "contained")):
+        if kind_of(one) != "Observation" or f"#{text(one.get('id'))}" not in named:
+            continue
+        timed = any(name in one for name in _EFFECTIVE)
+        shared = [name for name in _SHARED if not (timed and name in (*_EFFECTIVE, "issued"))]
+        part = {name: resource[name] for name in shared if name in resource}
+        part |= {name: value for name, value in one.items() if name != "hasMember"}
+        part |= {name: resource[name] for name in ("contained", "meta") if name in resource}
+        if resource.get("status") in RETRACTS:
+            part["status"] = resource["status"]
+        member = Reading(part, reading.sender, reading.site, reading.index, update=reading.update)
+        if wrong := status_issues(part):
+            member.trouble("status", wrong[0].diagnostics, code=wrong[0].code)
+        else:
+            found += [replace(each, reading=reading) for each in map_observation(member, remembered=remembered)]
+        place = f"{reading.kind}.contained[{n}]"
+        reading.troubles += [(stage, issue.within(place)) for stage, issue in member.troubles]
+        reading.notes += [issue.within(place) for issue in member.notes]
+    return found
+
+
+def _about(reading: Reading, subject: Subject) -> bool:
+    """Whether it is about the subject; noted as trouble where its focus is somebody or something else."""
+    if all(reading.means(one, subject) for one in objects(reading.resource, "focus")):
+        return True
+    reading.trouble("focus", "about somebody or something else than the subject: held apart", code=OF_ANOTHER, stage="identify")
+    return False
+
+
+def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed | Fact]:
+    """Read an Observation but for its members. `holds`: those say something."""
     resource = reading.resource
     if (meaning := _fact_of(reading, codings(resource.get("code")))) is not None:
         subject = reading.subject()
-        said = _fact(reading, meaning) if subject else None
+        said = _fact(reading, meaning) if subject and _about(reading, subject) else None
         return [Fact(reading, subject, said)] if subject and said else []
     parts = [("", resource), *((f"component[{n}]", one) for n, one in enumerate(objects(resource, "component")))]
     values = [found for place, part in parts for found in _part(reading, place, part)]
     if resource.get("status") in RETRACTS and not _is_whole(reading, values, remembered=remembered):
         return []
     if not values:
-        if not reading.troubles and not reading.notes:
+        if not reading.troubles and not reading.notes and not holds:
             _note_unmapped(reading)
         return []
     subject = reading.subject()
-    if subject is None:
+    if subject is None or not _about(reading, subject):
         return []
     at = _when(reading)
     if at is None:

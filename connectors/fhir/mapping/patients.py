@@ -4,7 +4,9 @@
    in the future counts as the receipt, noted.
 2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
    id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
+   A Patient that has no number any more is filed under the one that it had.
 3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
+   An update without a link that its resource said before (`merged_by`) takes that merge back, as A37 does in HL7 v2.
 4. A stay that is over, planned or cancelled does not displace another one that is in progress, or may be; nor does one in progress
    whose class is an outpatient's (AMB, HH, VR, FLD, PRENC), but from another outpatient's, nor one that began earlier
    (Encounter.period.start). The rule stands in `connectors.stays`. A class that is none of these takes over: no trigger tells.
@@ -12,17 +14,23 @@
    patient lies; it never ends the stay, which goes on in the next ward. Where none is in progress it begins one: its whole may not
    have come yet. One that is in progress after its whole has ended goes on, and ends, by itself.
 6. A new stay begins without the place, pregnancy and ceiling of care of the one before (as in the HL7 v2 connector).
+7. An update replaces the resource (R4 http.html#update): a death that it no longer tells did not happen. A date of birth that it no
+   longer tells is kept: who has no age is not watched, and no patient becomes ageless.
+8. An update with another number is a change of identifier (HL7 v2: A47): the record of the old number is merged into that of the
+   new one, unless another Patient has the old number too. A Patient that comes under the old number, later, takes that back.
+9. An update of an Encounter with another subject moves the stay (A45): the first patient has none any more, and what their watch
+   raised is withdrawn (`stay_moved_to`).
 """
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from connectors.contexts import Contexts, in_future, inherited, is_late, since, whole
-from connectors.fhir.mapping.reading import LOGICAL, Reading, codings, objects, text
+from connectors.contexts import STAY, Contexts, facts_of, in_future, inherited, is_late, since, surviving, whole
+from connectors.fhir.mapping.reading import LOGICAL, Reading, Stay, Subject, codings, objects, text
 from connectors.fhir.structure import Json
 from connectors.stays import CLASSES, NEW_STAY, Class, gives_way
-from processors.events import Location, PatientEvent
+from processors.events import Identifier, Location, PatientEvent
 from processors.identity import natural_id
 
 ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valueset-encounter-status.html
@@ -37,6 +45,7 @@ ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valuese
     "unknown": "unknown",
 }
 _PLACES: Final[Mapping[str, str]] = {"wa": "ward", "ro": "room", "bd": "bed"}  # location-physical-type; others are the ward
+_GONE: Final = {name: PatientEvent.model_fields[name].default for name in STAY}
 _DATE: Final = len("2026-01-31")  # shorter ones are years and months
 _FOLLOWED: Final = 8  # aliases and merges followed before one is taken for a circle
 
@@ -53,6 +62,15 @@ class Book:
         """Return the context as this request has it so far."""
         return self._written.get(patient_id) or self._contexts.get(patient_id)
 
+    def merged(self, patient_id: str) -> frozenset[str]:
+        """Return the records that are merged into a patient's, as this request has it so far."""
+        written = {name for name, one in self._written.items() if one.merged_into == patient_id}
+        return self._contexts.merged(patient_id) - self._written.keys() | written
+
+    def is_late(self, patient_id: str, at: datetime) -> bool:
+        """Whether what took effect then is older than what is known of a patient but for this request's words."""
+        return is_late(self._contexts.get(patient_id), at)
+
     def write(self, reading: Reading, patient_id: str, said: Mapping[str, Any], *, at: datetime | None = None) -> None:
         """Apply what a resource says. Without `at` it is a single fact, which says nothing of how new the rest is."""
         known = self.get(patient_id)
@@ -61,7 +79,7 @@ class Book:
         if in_future(when, reading.sender.received_at):
             reading.note("", "a time in the future: counts as of its receipt")
             when = reading.sender.received_at
-        late = not fact and is_late(known, when) and patient_id not in self._written
+        late = not fact and self.is_late(patient_id, when)
         if late:
             reading.note("", "older than what is known of the patient: fills only what is missing")
         self._sources.setdefault(patient_id, []).extend(reading.identity)
@@ -84,48 +102,82 @@ class Book:
             for patient, context in self._written.items()
         ]
 
-    @property
-    def patients(self) -> frozenset[str]:
-        """The patients written about."""
-        return frozenset(self._written)
-
-
-class Encounters(dict[str, str]):
-    """What literal Encounter references mean: `authority US id` -> pseudonym, learnt from Encounter resources."""
-
 
 def map_patient(reading: Reading, book: Book) -> None:
     """Map a Patient."""
     resource = reading.resource
-    identifiers = reading.person_identifiers(resource)
-    chosen = reading.site.identities.choose([one for one in identifiers if one.kind != LOGICAL] or identifiers)
+    chosen = reading.chosen(resource)
     if chosen is None:
         reading.trouble("identifier", "no identifier that names the patient", code="required", stage="identify")
         return
+    identifiers = reading.person_identifiers(resource)
     patient = reading.site.identities.patient(chosen)
     at = reading.last_updated or reading.sender.received_at
-    book.write(reading, patient, {"identifiers": identifiers} | _person(reading), at=at)
-    for one in identifiers:
-        alias = reading.site.identities.patient(one)
-        if one.kind == LOGICAL and alias != patient:
-            book.write(reading, alias, {"identifiers": (one,), "merged_into": patient}, at=at)
-    for n, link in enumerate(objects(resource, "link")):
-        _link(reading, book, n, link, patient, at)
+    own = next((reading.site.identities.patient(one) for one in identifiers if one.kind == LOGICAL), None)
+    before = book.get(own) if own else None
+    filed = before.merged_into if before and not before.merged_by else None  # under what this resource was filed last
+    said: dict[str, Any] = {"identifiers": identifiers} | _person(reading)
+    if own == patient and filed:
+        reading.note("identifier", "no number any more: filed under the one that it had")
+        patient = filed
+        del said["identifiers"]
+    elif own and filed and filed != patient and reading.update:
+        _renumber(reading, book, filed, patient, own, at)
+    if chosen.kind != LOGICAL and (known := book.get(patient)) and known.merged_by == patient:
+        said["merged_into"] = None  # who had this number, and then another, was somebody else
+    book.write(reading, patient, said, at=at)
+    if own and own != patient:
+        logical = tuple(one for one in identifiers if one.kind == LOGICAL)
+        book.write(reading, own, {"identifiers": logical, "merged_into": patient}, at=at)
+    _links(reading, book, patient, at)
 
 
-def _link(reading: Reading, book: Book, n: int, link: Json, patient: str, at: datetime) -> None:
-    kind, reference = text(link.get("type")), link.get("other")
-    if kind not in ("replaced-by", "replaces") or not isinstance(reference, dict):
+def _renumber(reading: Reading, book: Book, old: str, new: str, own: str, at: datetime) -> None:
+    """Merge the record of the number that a Patient had into that of the one that it has (rule 8)."""
+    known, prior = book.get(new), book.get(old)
+    if book.is_late(own, at) or (prior and prior.merged_into):
         return
-    other = reading.patient(reference)
-    if other is None:
-        reading.trouble(f"link[{n}].other", "names no patient that is known", code="not-found", stage="identify")
+    others = (book.get(one) for one in book.merged(old) - {own})
+    if any(one and {each.kind for each in one.identifiers} == {LOGICAL} for one in others):
+        reading.note("identifier", "another number than before, which another Patient has too: the records are not merged")
         return
-    survivor, prior = (other.patient_id, patient) if kind == "replaced-by" else (patient, other.patient_id)
-    if survivor != prior and not _circular(book, survivor, prior):
-        if taken := inherited(book.get(survivor), book.get(prior)):
-            book.write(reading, survivor, taken)
-        book.write(reading, prior, {"merged_into": survivor}, at=at)
+    taken = inherited(known, prior)
+    if known and prior and known.merged_into == old:  # the number it had first: what came since stands under the other
+        taken = {name: value for name, value in facts_of(prior).items() if name != "identifiers"} | {"merged_into": None}
+    elif _circular(book, new, old):
+        return
+    reading.note("identifier", "another number than before: the record of the old one is merged into that of the new one")
+    if taken:
+        book.write(reading, new, taken, at=at)
+    book.write(reading, old, {"merged_into": new, "merged_by": old}, at=at)
+
+
+def _links(reading: Reading, book: Book, patient: str, at: datetime) -> None:
+    """Merge what the links say, and take back what those of an earlier version of the resource said and they do not."""
+    named = Identifier(authority=reading.sender.base, value=reading.name, kind=LOGICAL)
+    voice = reading.site.identities.patient(named) if reading.name else None
+    links = [
+        (n, text(link.get("type")), link["other"])
+        for n, link in enumerate(objects(reading.resource, "link"))
+        if link.get("type") in ("replaced-by", "replaces") and isinstance(link.get("other"), dict)
+    ]
+    merges: list[tuple[str, str]] = []  # prior, survivor
+    for n, kind, reference in links:
+        if other := reading.patient(reference):
+            merges.append((patient, other.patient_id) if kind == "replaced-by" else (other.patient_id, patient))
+        else:
+            reading.trouble(f"link[{n}].other", "names no patient that is known", code="not-found", stage="identify")
+    if voice and reading.update and len(merges) == len(links):  # what cannot be read takes nothing back
+        for prior in {patient} | book.merged(patient):
+            known = book.get(prior)
+            if known and known.merged_into and known.merged_by == voice and (prior, known.merged_into) not in merges:
+                reading.note("link", "a link that is no longer there: the merge is taken back")
+                book.write(reading, prior, {"merged_into": None}, at=at)
+    for prior, survivor in merges:
+        if survivor != prior and not _circular(book, survivor, prior):
+            if taken := inherited(book.get(survivor), book.get(prior)):
+                book.write(reading, survivor, taken)
+            book.write(reading, prior, {"merged_into": survivor, "merged_by": voice}, at=at)
 
 
 def _circular(book: Book, survivor: str, prior: str) -> bool:
@@ -144,26 +196,36 @@ def _person(reading: Reading) -> dict[str, Any]:
         said["birth_date"] = birth
     if isinstance(resource.get("deceasedBoolean"), bool):
         said["deceased"] = resource["deceasedBoolean"]
-    elif resource.get("deceasedDateTime"):
+    elif resource.get("deceasedDateTime") or resource.get("_deceasedDateTime"):  # the latter alone: nobody knows when
         said["deceased"] = True
+    elif reading.update and not resource.get("_deceasedBoolean"):
+        said["deceased"] = False
     return said
 
 
-def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
-    """Map an Encounter."""
+def map_encounter(reading: Reading, book: Book, learnt: dict[str, Stay]) -> None:
+    """Map an Encounter. `learnt`: what this request's Encounters are, by `Reading.stay_key`."""
     resource = reading.resource
     subject = reading.subject(followed=False)  # a stay is the record's own
     if subject is None:
         return
     stay = reading.encounter_of(resource, subject)
-    if own := text(resource.get("id")):
-        learnt[f"{reading.sender.base}\x1f{own}"] = stay or ""
+    at, received_at = reading.last_updated or reading.sender.received_at, reading.sender.received_at
+    written = received_at if in_future(at, received_at) else at
+    left = None
+    before = learnt.get(reading.stay_key) or reading.site.encounters.get(reading.stay_key)
+    if before and reading.update and _is_anothers(reading, before, subject):
+        if written < before.at:
+            reading.note("subject", "another patient's than a newer version says: not used")
+            return
+        left = _leave(reading, book, before, subject)
+    if reading.stay_key:
+        learnt[reading.stay_key] = Stay(stay or "", subject.patient_id, written)
     status = ENCOUNTER_STATUS.get(text(resource.get("status")), "unknown")
     kind = _class(resource)
     earliest, latest = _began(reading, resource)
-    at = reading.last_updated or reading.sender.received_at
     known = book.get(subject.patient_id)
-    late = known is not None and is_late(known, at) and subject.patient_id not in book.patients
+    late = book.is_late(subject.patient_id, at)
     alone = reading.encounter_by_id(resource, subject)
     if reading.encounter(resource.get("partOf"), subject) is not None:
         # A visit number will not do to tell a part by: parts have that of the whole with some senders.
@@ -196,7 +258,33 @@ def map_encounter(reading: Reading, book: Book, learnt: Encounters) -> None:
         said["location"] = place
     elif status == "cancelled":
         said["location"] = Location()
+    elif left:
+        said["location"] = left
     book.write(reading, subject.patient_id, said, at=at)
+
+
+def _is_anothers(reading: Reading, before: Stay, subject: Subject) -> bool:
+    """Whether a stay was another patient's; a merge is no move."""
+    contexts = reading.site.contexts
+    return surviving(contexts, before.patient_id) != surviving(contexts, subject.patient_id)
+
+
+def _leave(reading: Reading, book: Book, before: Stay, subject: Subject) -> Location | None:
+    """Take the stay from the patient whose it is no longer (rule 9), and return where they lay, None where nobody knows.
+
+    A part of a stay takes only itself along.
+    """
+    own = {reading.encounter_by_id(reading.resource, subject)}
+    if reading.encounter(reading.resource.get("partOf"), subject) is None:
+        own.add(before.encounter_id)
+    place = None
+    for patient in dict.fromkeys((before.patient_id, surviving(reading.site.contexts, before.patient_id))):
+        old = book.get(patient)
+        if old is not None and old.encounter_id is not None and old.encounter_id in own:
+            reading.note("subject", "another patient than before: the stay moves")
+            book.write(reading, patient, _GONE | {"stay_moved_to": subject.patient_id})
+            place = old.location if old.location != Location() else place
+    return place
 
 
 def _is_share(reading: Reading, book: Book, patient_id: str, status: str, at: datetime, *, late: bool) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -30,6 +30,11 @@ SYSTEMS: Final[Mapping[str, str]] = {
 }
 LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
+_VALID, _SECONDARY, _TEMPORARY, _ENDED = range(4)  # how much an identifier of a Patient counts, the most first
+_USES: Final[Mapping[str, int]] = {
+    "secondary": _SECONDARY,
+    "temp": _TEMPORARY,
+}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
 
 
@@ -42,13 +47,22 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class Stay:
+    """What an Encounter resource was last said to be, `at` that time: its stay (a pseudonym; empty for none) and whose."""
+
+    encounter_id: str
+    patient_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
-    """What every mapping needs and no resource changes. `encounters`: what a literal Encounter reference means, as far as known."""
+    """What every mapping needs and no resource changes. `encounters`: what Encounters are, by `stay_key`, as far as known."""
 
     settings: FhirSettings
     identities: Identities
     contexts: Contexts
-    encounters: Mapping[str, str] = field(default_factory=dict)
+    encounters: Mapping[str, Stay] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,14 @@ class Sender:
     def base(self) -> str:
         """What scopes the ids of its resources."""
         return self.peer.base.rstrip("/") or self.name
+
+    def of(self, resource: Json) -> "Sender":
+        """Return the sender of what a resource says or holds: a test system where it is marked as test data (HTEST)."""
+        meta = resource.get("meta")
+        marked = isinstance(meta, dict) and any(one.get("code") == _TEST for one in objects(meta, "security", "tag"))
+        if not marked or self.peer.processing != "production":
+            return self
+        return replace(self, peer=self.peer.model_copy(update={"processing": "training"}))
 
     @property
     def zone(self) -> ZoneInfo:
@@ -94,15 +116,21 @@ class Index:
 class Reading:
     """A resource, its sender, and what has been found in it so far.
 
-    `troubles` are values that cannot be used (they become a dead letter), `notes` say what is not for Vigil.
+    `update`: its sender vouches for its id, and it replaces what was there: what is absent is absent (R4 http.html#update).
+    `condition`: what names it in place of an id, in a conditional update. `troubles` are values that cannot be used (they become
+    a dead letter), `notes` say what is not for Vigil.
     """
 
-    def __init__(self, resource: Json, sender: Sender, site: Site, index: Index) -> None:
+    def __init__(
+        self, resource: Json, sender: Sender, site: Site, index: Index, *, update: bool = False, condition: str = ""
+    ) -> None:
         self.resource = resource
+        self.update = update
         self.kind = kind_of(resource)
         self.sender = sender
         self.site = site
         self.index = index
+        self.name = text(resource.get("id")) or condition  # what one sender's versions of it have in common; empty: nothing
         self.digest = content_hash(canonical(resource))
         self.first: list[Event] = []  # what must come before the values of the same request
         self.events: list[Event] = []
@@ -150,10 +178,19 @@ class Reading:
     @cached_property
     def processing(self) -> ProcessingId:
         """Return whether it is test data: by the peer's setting, or by the tag HTEST."""
-        meta = self.resource.get("meta")
-        if isinstance(meta, dict) and any(one.get("code") == _TEST for one in objects(meta, "security", "tag")):
-            return "training"
-        return self.sender.peer.processing
+        return self.sender.of(self.resource).peer.processing
+
+    def acts(self, what: str, *, as_context: bool = False) -> bool:
+        """Whether it may change what is known or done of a patient, as every real resource may.
+
+        Test data may not, and it is noted: `what` says in words what it leaves. It ends no watch, merges nobody, sets no fact,
+        answers no alert; nor does it take a real value back, since its versions are remembered apart (`versions.name_of`).
+        `as_context`: a site may let test systems write contexts (`test_contexts`).
+        """
+        if self.processing == "production" or (as_context and self.sender.peer.test_contexts):
+            return True
+        self.note("", f"test data {what}")
+        return False
 
     def event_id(self, kind: type[Event]) -> str:
         """Return the id of the next event of a kind."""
@@ -185,36 +222,117 @@ class Reading:
         reference = self.resource.get(name)
         found = self.patient(reference) if isinstance(reference, dict) else None
         if found is None:
-            self.trouble(name, "names no patient that is known: held apart, not guessed", code="not-found", stage="identify")
+            self.trouble(
+                name, "names no patient that is known, or two: held apart, not guessed", code="not-found", stage="identify"
+            )
         elif followed and (survivor := surviving(self.site.contexts, found.patient_id)) != found.patient_id:
             self.note(name, "a record that was merged away: filed under the surviving one")
             return replace(found, patient_id=survivor)
         return found
 
     def patient(self, reference: Json) -> Subject | None:
-        """Return whom a Reference means.
+        """Return whom a Reference means, None where it names nobody, or two.
 
-        By its identifier, or those of the Patient that it points at inside the request; else by its literal URL, whose patient is
-        known by an earlier Patient resource (an alias among the contexts); else the URL itself is the identifier, scoped by server.
+        Its literal URL means the Patient that it points at inside the request, by that one's numbers; else the record that an
+        earlier Patient resource was filed under (an alias among the contexts); else the URL itself is the identifier, scoped by
+        server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used.
         """
         identities = self.site.identities
         literal = text(reference.get("reference"))
         target = self.index.find(literal, self.resource) if literal else None
-        candidates = [*self.identifiers(objects(reference, "identifier")), *(self.person_identifiers(target) if target else ())]
-        if chosen := identities.choose([one for one in candidates if one.kind != LOGICAL]):
+        own = self._own(target) if target is not None else self.logical_identifier(literal, "Patient") if literal else None
+        chosen = self.chosen(target) if target is not None else None
+        numbers = self.person_identifiers(target) if target is not None else ()
+        referred = Subject(identities.patient(chosen), chosen.authority) if chosen and chosen.kind != LOGICAL else None
+        alias = self.site.contexts.get(identities.patient(own)) if referred is None and own is not None else None
+        if alias is not None and alias.merged_into:
+            referred = Subject(alias.merged_into)
+            known = self.site.contexts.get(alias.merged_into)
+            numbers = known.identifiers if known else ()
+        given = identities.choose(self.identifiers(objects(reference, "identifier")))
+        if given is not None:
+            named = Subject(identities.patient(given), given.authority)
+            if referred is None:
+                return named
+            if self._contradict(referred, numbers, named, given):
+                return None
+        if referred is None and (chosen := identities.choose([own]) if own else None):
             return Subject(identities.patient(chosen), chosen.authority)
-        own = self.logical_identifier(literal, "Patient") if literal and target is None else None
-        if own is not None and (known := self.site.contexts.get(identities.patient(own))) and known.merged_into:
-            return Subject(known.merged_into)
-        chosen = identities.choose([*candidates, *([own] if own else [])])
-        return Subject(identities.patient(chosen), chosen.authority) if chosen else None
+        return referred
+
+    def _contradict(self, referred: Subject, numbers: Iterable[Identifier], named: Subject, given: Identifier) -> bool:
+        """Whether a reference and its identifier are two patients: another number of the same index, or of another known record."""
+        contexts = self.site.contexts
+        if surviving(contexts, referred.patient_id) == surviving(contexts, named.patient_id):
+            return False
+        if any((one.authority, one.value) == (given.authority, given.value) for one in numbers):
+            return False
+        alike = any(
+            one.authority == given.authority and ("" in (one.kind, given.kind) or one.kind == given.kind) for one in numbers
+        )
+        return alike or contexts.get(named.patient_id) is not None
+
+    def means(self, reference: Json, subject: Subject) -> bool:
+        """Whether a Reference that may be to anything means that patient."""
+        literal = text(reference.get("reference"))
+        target = self.index.find(literal, self.resource) if literal else None
+        steps = literal.split("/_history/")[0].rstrip("/").split("/")
+        kind = kind_of(target or {}) or text(reference.get("type")) or (steps[-2] if len(steps) > 1 else "")
+        found = self.patient(reference) if kind in ("", "Patient") else None
+        return found is not None and surviving(self.site.contexts, found.patient_id) == surviving(
+            self.site.contexts, subject.patient_id
+        )
 
     def person_identifiers(self, resource: Json) -> tuple[Identifier, ...]:
-        """Return the identifiers of a Patient resource, its own id on its server last; none that only stands in for one."""
+        """Return the identifiers of a Patient resource, its own id on its server last; none that only stands in for one.
+
+        Those that count most come first; one whose period is over is left out, unless the patient is filed under it.
+        """
+        chosen = self.chosen(resource)
+        lasting = [one for rank, one in self._ranked(resource) if rank != _ENDED or one == chosen]
+        own = self._own(resource)
+        return (*lasting, *((own,) if own else ()))
+
+    def chosen(self, resource: Json) -> Identifier | None:
+        """Return the identifier by which a Patient resource is filed: the number that counts most, else its own id.
+
+        `use` and `period` come before the site's order of authorities; a number that may not be used is passed over.
+        """
+        ranked, identities = self._ranked(resource), self.site.identities
+        for least in sorted({rank for rank, _ in ranked}):
+            if found := identities.choose([one for rank, one in ranked if rank <= least]):
+                return found
+        own = self._own(resource)
+        return identities.choose([own]) if own else None
+
+    def _own(self, resource: Json) -> Identifier | None:
+        """Return the identifier that a Patient resource's own id on its server is, None for what has none."""
         if kind_of(resource) != "Patient":
-            return ()
+            return None
         own = Identifier(authority=self.sender.base, value=text(resource.get("id")), kind=LOGICAL)
-        return self.site.identities.real([*self.identifiers(objects(resource, "identifier")), own])
+        return next(iter(self.site.identities.real((own,))), None)
+
+    def _ranked(self, resource: Json) -> list[tuple[int, Identifier]]:
+        """Return the numbers of a Patient resource and how much each counts, in that order; of one authority the official first."""
+        if kind_of(resource) != "Patient":
+            return []
+        found: list[tuple[int, int, bool, Identifier]] = []
+        order: dict[str, int] = {}
+        for given in objects(resource, "identifier"):
+            for one in self.site.identities.real(self.identifiers((given,))):
+                use = text(given.get("use"))
+                rank = _ENDED if self._is_over(given.get("period")) else _USES.get(use, _VALID)
+                found.append((rank, order.setdefault(one.authority, len(order)), use != "official", one))
+        return [(rank, one) for rank, _, _, one in sorted(found, key=lambda each: each[:3])]
+
+    def _is_over(self, period: Any) -> bool:
+        """Whether a Period has ended. A date without a time is in it to its end, and so is a month or year (R4 Period)."""
+        given = text(period.get("end")) if isinstance(period, dict) else ""
+        end = moment(given, self.sender.zone) if given else None
+        if end is None:
+            return False
+        length = timedelta(days=0 if end[1] else {4: 366, 7: 31}.get(len(given), 1))
+        return end[0] + length <= self.sender.received_at
 
     def identifiers(self, given: Iterable[Json]) -> tuple[Identifier, ...]:
         """Return Identifier elements as identifiers; old ones (`use` old) are left out."""
@@ -256,7 +374,13 @@ class Reading:
         own = self.logical_identifier(literal, "Encounter")
         if own is None:
             return None
-        return self.site.encounters.get(f"{own.authority}\x1f{own.value}") or self._encounter_id(own, subject)
+        known = self.site.encounters.get(f"{own.authority}\x1f{own.value}")
+        return (known and known.encounter_id) or self._encounter_id(own, subject)
+
+    @property
+    def stay_key(self) -> str:
+        """Return what an Encounter resource is remembered by, as `encounters` of `Site` are; empty for one without an id."""
+        return f"{self.sender.base}\x1f{self.name}" if self.name else ""
 
     def encounter_of(self, resource: Json, subject: Subject, *, within: int = 0) -> str | None:
         """Return the pseudonym of the stay that an Encounter resource is about: the whole one where it is a part (`partOf`)."""

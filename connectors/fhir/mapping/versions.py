@@ -13,6 +13,8 @@ true. What an id contributed is therefore remembered, in memory, for the ids hea
 | an update that is `preliminary`, `unknown` or `registered`, of what is not | the same, and the values that it gives others for |
 | older than the one that stands, by `meta.lastUpdated` of both | nothing |
 | a create, of no correcting status | nothing: an id on a create is no promise (R4 http.html#create), some send one for all |
+| one that is test data | what test data said |
+| one about something else than the subject (`focus`) | as one that says nothing |
 
 | a value for the same patient, code and time, of an update | is passed on |
 |---|---|
@@ -31,7 +33,7 @@ from datetime import datetime
 from typing import Final
 
 from connectors.contexts import in_future, surviving
-from connectors.fhir.mapping.observations import RETRACTS, Observed
+from connectors.fhir.mapping.observations import OF_ANOTHER, RETRACTS, Observed
 from connectors.fhir.mapping.reading import Reading, text
 from processors import loinc
 from processors.events import Observation, ObservationStatus, ProcessingId, VitalsEvent
@@ -40,7 +42,9 @@ from processors.identity import natural_id
 _KEPT: Final = 4  # versions of an id that are known again
 _CORRECTS: Final = RETRACTS | {"amended", "corrected"}
 _UNVALIDATED: Final = frozenset({"preliminary", "unknown", "registered"})  # none of them stands for a value that counts
-_UNMAPPED: Final = "not-supported"  # the code of a trouble that says: no vital sign (setting `unmapped`)
+_SAYS_NOTHING: Final = frozenset(
+    {"not-supported", OF_ANOTHER}
+)  # codes of troubles: no vital sign (setting `unmapped`), or not its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +108,14 @@ class Memory:
 
 
 def name_of(reading: Reading) -> str:
-    """Return the name that an Observation is remembered by: its sender and id; empty for one without an id."""
-    own = text(reading.resource.get("id"))
-    return f"{reading.sender.name}\x1f{own}" if own else ""
+    """Return the name that an Observation is remembered by: its sender and id, or condition; empty for one without.
+
+    Test data is remembered apart: it follows nothing real, and nothing real follows it.
+    """
+    if not reading.name:
+        return ""
+    test = "" if reading.processing == "production" else f"\x1f{reading.processing}"
+    return f"{reading.sender.name}\x1f{reading.name}{test}"
 
 
 def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> tuple[list[Observed], Versions]:
@@ -185,7 +194,7 @@ def _gone(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...], stat
         told = {(*_key(reading, one), one.value) for one in now}
         return tuple(one for one in stood if _key(reading, one) not in whole and (*_key(reading, one), one.value) not in told)
     gone = [one for one in stood if _key(reading, one) not in covered]
-    if any(issue.code != _UNMAPPED for _, issue in reading.troubles):
+    if any(issue.code not in _SAYS_NOTHING for _, issue in reading.troubles):
         moved = {one.parameter for one in now}
         gone = [one for one in gone if one.parameter in moved]
     return tuple(gone)

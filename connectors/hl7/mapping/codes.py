@@ -129,7 +129,7 @@ def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode])
 def _standard_code(coded: tuple[Coded, ...]) -> str:
     for code, text, system in coded:
         if code in VITAL_SIGNS or code in BLOOD_PRESSURE:
-            if system in ("LN", ""):
+            if system in ("SCT" if code == loinc.ACVPU_SNOMED else "LN", ""):
                 return code
         elif system == "MDC" or text.startswith("MDC_"):
             by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")

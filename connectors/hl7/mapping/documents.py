@@ -25,7 +25,7 @@ from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
 from connectors.hl7.mapping.embedded import Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
-from connectors.hl7.mapping.standing import Status, of_document, of_order, standing
+from connectors.hl7.mapping.standing import Status, letter_of, of_document, of_order, standing
 from connectors.hl7.message import Segment
 from processors.events import Coding, NoteEvent, Relation
 from processors.identity import natural_id
@@ -57,7 +57,7 @@ class Report:
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
-        kind, letter = obx.get(2).upper(), obx.get(11).upper()
+        kind, letter = obx.get(2).upper(), letter_of(obx)
         stands = letter not in NO_RESULT | RETRACTED
         pieces = pieces_of(obx, self._embedded) if stands and kind in TEXT_TYPES and kind != "RP" else []
         if not pieces:

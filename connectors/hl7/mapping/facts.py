@@ -10,6 +10,7 @@ from typing import Any, Final
 from connectors.hl7.errors import Condition
 from connectors.hl7.mapping.codes import OBSERVATION_STATUS, codings
 from connectors.hl7.mapping.reading import Reading
+from connectors.hl7.mapping.standing import letter_of
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import ContextCode
 
@@ -42,9 +43,9 @@ def fact_of(reading: Reading, obx: Segment) -> ContextCode | None:
     return None
 
 
-def read_fact(reading: Reading, obx: Segment, meaning: ContextCode) -> dict[str, Any]:
+def read_fact(reading: Reading, obx: Segment, meaning: ContextCode, obr: Segment | None = None) -> dict[str, Any]:
     """Return the fields of `PatientEvent` that an OBX sets; empty, and noted, when it cannot be used."""
-    status = OBSERVATION_STATUS.get(obx.get(11).upper(), "unknown")
+    status = OBSERVATION_STATUS.get(letter_of(obx, obr), "unknown")
     if status == "entered-in-error":
         return dict(_NOTHING[meaning.fact])
     if status not in _COUNTS:

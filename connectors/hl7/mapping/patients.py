@@ -9,11 +9,26 @@
 4. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
 
 Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an identifier, which is what a `patient_id` is made
-from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Links (A24) are
+from): the prior patient's record gets `merged_into`, the surviving one takes over what it does not know itself. Both may be named
+by a number that only stands beside the record's own (`contexts.holder`), and the survivor's PID may list the number that goes away.
+What cannot be carried out is told: a number that several records list, a record that would be merged into itself. Links (A24) are
 read as a merge into the first of the two, unlinks (A37) take it back. Moves of an account or visit (A44, A45): the visit leaves the
 one context and enters the other, where it displaces a stay in progress only if it is in progress itself, in a bed, and the later.
-An A45 moves as many as it has MRG segments. A deletion (A29) leaves a context that says so, and nothing else but where the record
-was merged into: the watch ends, until registration speaks of the patient again.
+An A45 moves as many as it has MRG segments. What the old patient's watch has raised is withdrawn (`stay_moved_to`).
+
+A number that was merged away may be given out anew: a temporary one of the emergency room is. An admission recorded after the merge
+lifts it and begins an empty record, by these signs (birth dates compared as far as both are known):
+
+| it is | and its visit (PV1-19) | and its birth date | |
+|---|---|---|---|
+| A01, A04 | is neither the old record's nor the survivor's | any | anew |
+| A01, A04 | is not said | is neither's, and one is known | anew |
+| A05, A28 | is not said, or neither's | is neither's, and one is known | anew |
+| any other | any | any | of the old record, which stays merged |
+
+A deletion (A29) leaves a context that says so, and nothing else but where the record was merged into: the watch ends, until
+registration speaks of the patient again. Where registration lists a number that only devices have sent so far, what is known under
+that goes over to its record, as in a merge.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +36,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import FACTS, STAY, Contexts, in_future, inherited, is_late, since, whole
+from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, since, surviving, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -44,7 +59,13 @@ _GONE: Final[dict[str, Any]] = {
     "encounter_since": None,
     "location": Place(),
 }
-_DELETED: Final = {name: PatientEvent.model_fields[name].default for name in FACTS if name != "merged_into"} | {"deleted": True}
+_NOTHING: Final[dict[str, Any]] = {name: PatientEvent.model_fields[name].default for name in FACTS}
+_DELETED: Final = {name: value for name, value in _NOTHING.items() if name not in ("merged_into", "merged_by")} | {
+    "deleted": True
+}
+_SEVERAL: Final = "a number that several records list: nobody can tell which"
+_ADMITS: Final = frozenset({"A01", "A04"})
+_REGISTERS: Final = _ADMITS | {"A05", "A28"}
 TRIGGERS: Final = frozenset(SNAPSHOTS) | MERGES | MOVES | LINKS | {DELETION}
 
 
@@ -68,7 +89,7 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
         _link(book, groups, together=trigger == "A24")
     else:
         for group in groups:
-            subject = reading.subject(group.pid)
+            subject = _subject(reading, group, trigger)
             if subject is None:
                 where = group.pid.at(3)
                 reading.trouble("no identifier that names the patient", where, Condition.UNKNOWN_KEY, stage="identify")
@@ -80,9 +101,25 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
                 _delete(book, subject)
             else:
                 _snapshot(book, group, subject, trigger)
+                _gather(book, subject)
                 if group is groups[-1]:
                     _facts(book, subject)
     book.close()
+
+
+def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
+    """Return whom PID is about; of a merge or move the one who stays, whose PID may list the number that goes away too.
+
+    None where it names nobody, or nobody for certain: a number that several records list.
+    """
+    subject = reading.subject(group.pid)
+    if subject is None or group.mrg is None or trigger not in MERGES | MOVES:
+        return subject
+    gone = _mrg(reading, group.mrg, subject)
+    staying = reading.subject(group.pid, gone) or subject
+    record = reading.held(staying)
+    going = map(reading.tables.identities.patient, gone)
+    return staying if record and record.patient_id in going else record  # the one that goes may have listed it before
 
 
 def _groups(segments: tuple[Segment, ...]) -> Iterator[Group]:
@@ -178,8 +215,13 @@ def _facts(book: Book, subject: Subject) -> None:
 def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
+    said = read_visit(reading, group.pv1, subject, trigger)
+    if known is not None and _anew(book, known, trigger, said.encounter_id, person.get("birth_date")):
+        reading.flags["a number that was merged away is registered anew: somebody else's from now on"] += 1
+        book.write(subject.patient_id, _NOTHING | person | said.said)
+        return
     visit = about_the_stay(
-        read_visit(reading, group.pv1, subject, trigger),
+        said,
         trigger,
         known,
         late=book.is_late(subject.patient_id),
@@ -190,6 +232,35 @@ def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
         return
     reading.skipped[PASSED_OVER] += 1
     book.write_person(subject.patient_id, person)
+
+
+def _anew(book: Book, known: PatientEvent, trigger: str, visit: str | None, born: str | None) -> bool:
+    """Whether an admission registers a number anew that was merged away: the table above."""
+    if known.merged_into is None or trigger not in _REGISTERS or book.is_late(known.patient_id):
+        return False
+    survivor = book.get(surviving(book.reading.tables.contexts, known.patient_id))
+    records = [known, survivor] if survivor else [known]
+    if visit and (trigger in _ADMITS or any(visit == one.encounter_id for one in records)):
+        return all(visit != one.encounter_id for one in records)
+    dates = [one.birth_date for one in records if one.birth_date]
+    return bool(born and dates) and not any(born.startswith(date) or date.startswith(born) for date in dates if born)
+
+
+def _gather(book: Book, subject: Subject) -> None:
+    """Merge what is known under the patient's other numbers by results alone: registration says whose they are."""
+    for one in subject.identifiers:
+        other = book.get(book.reading.tables.identities.patient(one))
+        if (
+            other is not None
+            and other.patient_id != subject.patient_id
+            and other.effective_at == UNDATED
+            and not other.merged_into
+            and among(one, other.identifiers)
+        ):
+            taken = inherited(book.get(subject.patient_id), other)
+            if person := {name: value for name, value in taken.items() if name not in STAY and value != _NOTHING[name]}:
+                book.write(subject.patient_id, person, fact=True)
+            book.write(other.patient_id, {"merged_into": subject.patient_id})
 
 
 def _delete(book: Book, subject: Subject) -> None:
@@ -234,24 +305,39 @@ def birth_date(pid: Segment) -> str | None:
 
 
 def _priors(reading: Reading, group: Group, subject: Subject) -> tuple[Subject, ...]:
-    """Return whom MRG names, by the same order of authorities; noted when it names nobody.
+    """Return whom MRG names, by the same order of authorities; noted when it names nobody, or nobody for certain.
 
-    Numbers without an authority are of the one that numbers PID's patient: the two are records of one index. Two numbers of one
-    authority and type are two records, whatever else is in MRG then is nobody's for certain.
+    Two numbers of one authority and type are two records, whatever else is in MRG then is nobody's for certain. A number that the
+    survivor's own record lists is no other record's: what came under it alone goes to the survivor.
     """
     if group.mrg is None:
         raise Unreadable("a merge or move without MRG", Location("MRG"))
     identities = reading.tables.identities
-    identifiers = reading.identifiers(group.mrg, 1, subject) or reading.identifiers(group.mrg, 4, subject)
+    identifiers = _mrg(reading, group.mrg, subject)
     chosen = identities.choose(identifiers)
     if chosen is None:
         reading.trouble("no identifier that names the prior patient", group.mrg.at(1), Condition.UNKNOWN_KEY, stage="identify")
         return ()
     alike = [one for one in identifiers if _index(one) == _index(chosen)]
-    records: dict[str, tuple[Identifier, ...]] = {identities.patient(one): (one,) for one in alike}
-    if len(records) == 1:
-        records = {identities.patient(chosen): identifiers}
-    return tuple(Subject(patient_id, own, chosen.authority) for patient_id, own in records.items())
+    records = {identities.patient(one): one for one in alike}
+    named = [
+        Subject(patient_id, identifiers if len(records) == 1 else (one,), one.authority, one)
+        for patient_id, one in records.items()
+    ]
+    return tuple(found for prior in named if (found := _other(reading, prior, subject, group.mrg.at(1))))
+
+
+def _other(reading: Reading, other: Subject, subject: Subject, where: Location) -> Subject | None:
+    """Return the record of another number than the survivor's; None, noted as trouble, where several list it."""
+    record = reading.held(other)
+    if record is None:
+        reading.trouble(_SEVERAL, where, Condition.UNKNOWN_KEY, stage="identify")
+    return other if record and record.patient_id == subject.patient_id else record
+
+
+def _mrg(reading: Reading, mrg: Segment, subject: Subject) -> tuple[Identifier, ...]:
+    """Return the numbers in MRG. Without an authority they are of the one that numbers PID's patient: the two are of one index."""
+    return reading.identifiers(mrg, 1, subject) or reading.identifiers(mrg, 4, subject)
 
 
 def _index(identifier: Identifier) -> tuple[str, str]:
@@ -259,9 +345,12 @@ def _index(identifier: Identifier) -> tuple[str, str]:
 
 
 def _merge(book: Book, group: Group, subject: Subject) -> None:
-    for prior in _priors(book.reading, group, subject):
-        if prior.patient_id != subject.patient_id:
-            _merge_one(book, group, subject, prior)
+    priors = _priors(book.reading, group, subject)
+    others = [prior for prior in priors if prior.patient_id != subject.patient_id]
+    for prior in others:
+        _merge_one(book, group, subject, prior)
+    if priors and not others:
+        book.reading.trouble("a merge of a record into itself", Location("MRG", 1, 1), Condition.UNKNOWN_KEY, stage="identify")
 
 
 def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> None:
@@ -281,7 +370,9 @@ def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> No
         else:  # PV1's stay is another than the one whose end is known
             visit = _GONE | visit
     book.write(subject.patient_id, {"merged_into": None} | taken | person | visit)
-    book.write(prior.patient_id, {"identifiers": prior.identifiers, "merged_into": subject.patient_id})
+    listed = other.identifiers if other else ()
+    numbers = (*listed, *(one for one in prior.identifiers if not among(one, listed)))
+    book.write(prior.patient_id, {"identifiers": numbers, "merged_into": subject.patient_id})
 
 
 def _move(book: Book, group: Group, subject: Subject) -> None:
@@ -296,7 +387,9 @@ def _move(book: Book, group: Group, subject: Subject) -> None:
         visit = stay | visit
         if old is not None and old.encounter_id and old.encounter_id == moved:
             visit = {name: getattr(old, name) for name in STAY} | visit
-            book.write(prior.patient_id, _GONE)
+            book.write(prior.patient_id, _GONE | {"stay_moved_to": subject.patient_id})
+        else:
+            reading.flags["a move of a visit that is not the stay of the record it moves from"] += 1
     known = book.get(subject.patient_id)
     if known and is_another(known, visit.get("encounter_id")):
         status, kind, began = (visit.get(name) for name in ("encounter_status", "encounter_class", "encounter_since"))
@@ -314,8 +407,14 @@ def _link(book: Book, groups: list[Group], *, together: bool) -> None:
     if len(subjects) < 2:
         reading.trouble("a link needs two patients", Location("PID", 2, 3), Condition.REQUIRED_FIELD_MISSING, stage="identify")
         return
-    first = subjects[0]
-    for other in subjects[1:]:
+    first = reading.held(subjects[0])
+    if first is None:
+        reading.trouble(_SEVERAL, Location("PID", 1, 3), Condition.UNKNOWN_KEY, stage="identify")
+        return
+    others = [other for one in subjects[1:] if (other := _other(reading, one, first, Location("PID", 2, 3)))]
+    if others and all(other.patient_id == first.patient_id for other in others):
+        reading.trouble("a link of a record with itself", Location("PID", 2, 3), Condition.UNKNOWN_KEY, stage="identify")
+    for other in others:
         if other.patient_id != first.patient_id:
             merged = {"merged_into": first.patient_id if together else None}
             taken = inherited(book.get(first.patient_id), book.get(other.patient_id)) if together else {"merged_into": None}

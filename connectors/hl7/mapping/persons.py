@@ -67,5 +67,5 @@ def _moves(known: PatientEvent, made: Sequence[Event]) -> bool:
 
 def _stands(event: Event) -> bool:
     if isinstance(event, VitalsEvent):
-        return any(one.status != "entered-in-error" for one in event.observations)
+        return any(one.status not in _WITHDRAWN for one in event.observations)
     return isinstance(event, NoteEvent) and event.status not in _WITHDRAWN

@@ -1,12 +1,13 @@
 """One message while it is being mapped: what the mappers of its parts share, and what they find."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from connectors.contexts import Contexts, surviving
+from connectors.checking import looks_like_code
+from connectors.contexts import Contexts, among, holder, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
@@ -25,6 +26,7 @@ class Subject:
     patient_id: str
     identifiers: tuple[Identifier, ...]
     authority: str = ""  # of the identifier that was chosen
+    chosen: Identifier | None = None
 
     def authority_for(self, kind: str) -> str:
         """Return who numbers the patient by that type: the chosen one's authority, unless only others give such numbers."""
@@ -93,17 +95,55 @@ class Reading:
         """Note a value that cannot be used. `reason` must carry no patient text."""
         self.troubles.append(Trouble(reason, location, condition, stage))
 
+    def held_apart(self, pid: Segment | None, pv1: Segment | None, body: Iterable[Segment] = ()) -> None:
+        """Note that nobody is named to file something under, and where it comes from: somebody has to find that monitor.
+
+        The device (OBX-18, PRT-10) and the bed (PV1-3) as sent, as far as they look like codes.
+        """
+        places = [*((one, 18) for one in body if one.name == "OBX"), *((one, 10) for one in self.message.all("PRT"))]
+        device = next((found for segment, field in places if (found := _codes(segment, field, 4))), "")
+        bed = _codes(pv1, 3, 3) if pv1 else ""
+        named = [f"{what} {code}" for what, code in (("device", device), ("bed", bed)) if code]
+        reason = "nobody to file this under" + (f": {', '.join(named)}" if named else "")
+        if all(known.reason != reason for known in self.troubles):
+            where = pid.at(3) if pid else Location("PID")
+            self.trouble(reason, where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
+
     # ------------------------------------------------------------------------------------------------------- whose it is
 
-    def subject(self, pid: Segment | None) -> Subject | None:
-        """Return the patient of a PID segment, None when the message does not say or names nobody that may be used."""
+    def subject(self, pid: Segment | None, gone: Collection[Identifier] = ()) -> Subject | None:
+        """Return the patient of a PID segment, None when the message does not say or names nobody that may be used.
+
+        `gone`: numbers that the message takes away. PID may list them still: then another one of that type names the patient.
+        """
         identifiers = self.identifiers(pid, 3) or self.identifiers(pid, 2) if pid else ()
-        chosen = self.tables.identities.choose(identifiers)
-        return Subject(self.tables.identities.patient(chosen), identifiers, chosen.authority) if chosen else None
+        identities = self.tables.identities
+        chosen = identities.choose(identifiers)
+        if chosen and among(chosen, gone):
+            stay = [one for one in identifiers if one.kind.upper() == chosen.kind.upper() and not among(one, gone)]
+            chosen = identities.choose(stay) or chosen
+        return Subject(identities.patient(chosen), identifiers, chosen.authority, chosen) if chosen else None
+
+    def held(self, subject: Subject) -> Subject | None:
+        """Return the record that a number belongs to (`contexts.holder`); None, noted as a flag, where several list it."""
+        contexts, identities = self.tables.contexts, self.tables.identities
+        record = holder(contexts, subject.patient_id, subject.chosen) if subject.chosen else subject.patient_id
+        if record is None:
+            self.flags["a number that several records list beside their own"] += 1
+            return None
+        if record == subject.patient_id or (known := contexts.get(record)) is None:
+            return subject
+        self.flags["a number that a record lists beside its own: read as that record's"] += 1
+        own = next((one for one in known.identifiers if identities.patient(one) == record), None)
+        return Subject(record, known.identifiers, own.authority if own else subject.authority, own)
 
     def watched(self, pid: Segment | None) -> Subject | None:
-        """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into."""
+        """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into.
+
+        A number that several records list is nobody's for certain: what comes under it is filed under itself.
+        """
         subject = self.subject(pid)
+        subject = (self.held(subject) or subject) if subject else None
         if subject is None or (survivor := surviving(self.tables.contexts, subject.patient_id)) == subject.patient_id:
             return subject
         self.flags["a number that was merged away: filed under the surviving record"] += 1
@@ -205,3 +245,9 @@ class Reading:
         if stamp is None or stamp.precision not in ("minute", "second"):
             return self.received_at
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
+
+
+def _codes(segment: Segment, field: int, most: int) -> str:
+    """Return the first components of a field as sent; empty where one of them may be more than a code."""
+    parts = [segment.get(field, n) for n in range(1, most + 1)]
+    return "^".join(parts).rstrip("^") if all(looks_like_code(part) for part in parts if part) else ""

@@ -71,17 +71,13 @@ def map_results(reading: Reading, contexts: Contexts) -> None:
     if not any(segment.name in ("OBR", "OBX") for segment in reading.message.segments):
         raise Unreadable("a result message without OBR and OBX", Location("OBR"))
     book = Book(reading, contexts, reading.sent_at)
-    held_apart = False
     for order in orders(reading.message.segments):
         observed, report, facts = _sort(reading, order)
         if not observed and not facts and not report.parts and not report.statuses:
             continue
         subject = reading.watched(order.pid)
         if subject is None:
-            if not held_apart:
-                where = order.pid.at(3) if order.pid else Location("PID")
-                reading.trouble("nobody to file this under", where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
-            held_apart = True
+            reading.held_apart(order.pid, order.pv1, order.body)
             continue
         encounter_id = reading.encounter_id(order.pv1, subject)
         for fact in facts:
@@ -104,7 +100,7 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
         if segment.name == "NTE":
             report.add_note(reading, segment)
         elif meaning := fact_of(reading, segment):
-            facts += [fact] if (fact := read_fact(reading, segment, meaning)) else []
+            facts += [fact] if (fact := read_fact(reading, segment, meaning, order.obr)) else []
         elif is_vital(reading, segment):
             observed += observe(reading, segment, order.obr)
         elif segment.get(2).upper() in settings.text_types:

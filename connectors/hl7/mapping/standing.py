@@ -23,7 +23,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from connectors.hl7.mapping.codes import RETRACTED
+from connectors.hl7.mapping.codes import NO_RESULT, RETRACTED
 from connectors.hl7.message import Segment
 
 Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
@@ -43,6 +43,18 @@ class Whole:
     cancelled: bool = False
     unfinished: bool = False
     corrected: bool = False
+
+
+def letter_of(obx: Segment, obr: Segment | None = None) -> str:
+    """Return the letter of table 0085 by which an observation stands: OBX-11, but for what says more.
+
+    D where a correction has HL7's null in OBX-5, which deletes (chapter 2.5.3): what it corrects is taken back. X where OBR-25 says
+    that the whole order is cancelled.
+    """
+    letter = obx.get(11).upper()
+    if letter in _CORRECTED | _AMENDED and obx.is_null(5):
+        return "D"
+    return "X" if letter not in RETRACTED | NO_RESULT and of_order(obr).cancelled else letter
 
 
 def of_order(obr: Segment | None) -> Whole:

@@ -2,6 +2,14 @@
 
 One order (OBR) is a set. Where its observations lie further apart than the window, or a code comes twice, it is cut into several,
 each of what was observed together. A set's time is that of its latest observation; others keep their own.
+
+A lane finds what is taken back or corrected by patient, code and time. So where neither OBX-14 nor OBR has one:
+
+| the observation is | |
+|---|---|
+| a value (final, preliminary), or X without a value | observed when sent, flagged |
+| C, A or B with a value | the same, and a trouble: what it corrects stays |
+| taken back: D, W, X with a value, null in a correction, OBR-25 X | a trouble: nothing is taken back |
 """
 
 import math
@@ -31,6 +39,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.mapping.standing import letter_of
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors.events import Observation, ObservationStatus, VitalsEvent
@@ -41,6 +50,8 @@ _TRAILING: Final = re.compile(r"([+-]?[\d.,]+)\s*([^\d\s].*)")
 _PRESSURES: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*/\s*(\d{1,3}(?:\.\d+)?)\s*(.*)")
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
 _CHANGED: Final = frozenset({"corrected", "amended"})
+_TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
+_WITHOUT_TIME: Final = "without a time: which value is meant nobody can tell, and it stays"
 _MEASURED: Final = frozenset({"final", "preliminary", "unknown"}) | _CHANGED
 
 
@@ -73,7 +84,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     except Conflict as error:
         reading.trouble(str(error), obx.at(3), Condition.TABLE_VALUE_NOT_FOUND)
         return []
-    letter = obx.get(11).upper()
+    letter = letter_of(obx, obr)
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
         return []
@@ -90,16 +101,25 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         reading.trouble(f"time of a vital sign: {error}", obx.at(14))
         return []
     if at is None:
+        unavailable = obx.get(11).upper() == "X" and not obx.get(5)
+        if status in _TAKEN_BACK and not unavailable:
+            reading.trouble(f"taken back {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
+            return []
         at = reading.sent_at
         reading.flags["a vital sign without a time, read as observed when sent"] += 1
+        if status in _CHANGED:  # passed on all the same: as of now it is what is known
+            reading.trouble(f"corrected {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
     try:
         values = _values(reading, obx, loinc, local)
     except ValueError as error:
         reading.trouble(str(error), obx.at(5))
         return []
     if not values:
-        if letter in ("F", "C", ""):
+        if letter in ("F", ""):
             reading.skipped["empty value (OBX-5)"] += 1
+            return []
+        if letter == "C":
+            reading.trouble("a correction without a value", obx.at(5), Condition.REQUIRED_FIELD_MISSING)
             return []
         codes = (SYSTOLIC, DIASTOLIC) if loinc in BLOOD_PRESSURE else (loinc,)
         values = [(code, None, "") for code in codes]  # a status alone says much: deleted, wrong, cannot be obtained, now final

@@ -4,6 +4,7 @@ import gzip
 import json
 import tomllib
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 
-from connectors.checking import Checker, Row, Totals, guess, samples
+from connectors.checking import UNREADABLE, Checker, Row, Totals, guess, samples
 from connectors.dicom.checking import DicomChecker
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from connectors.fhir.checking import FhirChecker
@@ -21,7 +22,7 @@ from connectors.fhir.settings import FhirSettings
 from connectors.hl7.checking import Hl7Checker
 from connectors.hl7.settings import MllpSettings, Peer
 from models.errors import Permanent
-from tests.dicom_objects import encode, make
+from tests.dicom_objects import encode, make, rejection
 from tests.edge import identities
 from tests.fhir_resources import MRN, bundle, concept, observation, patient, quantity
 from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
@@ -100,6 +101,25 @@ async def test_a_capture_of_the_wire_and_a_batch_are_cut() -> None:
         assert [row.code for row in rows] == ["AA"] * content.count(b"MSH")
     rows = await tried(hl7(), (one + other).decode().encode("utf-16"))
     assert [row.code for row in rows] == ["AA", "AA"]
+
+
+async def test_a_batch_that_counts_other_messages_than_came() -> None:
+    one, other = vitals(PULSE), vitals(PULSE, control_id="M2")
+    begin = b"FHS|^~\\&|A\rBHS|^~\\&|A\r"
+    cut = await tried(hl7(), begin + one + b"BTS|5\rFTS|2\r")
+    assert [row.code for row in cut] == ["AA"]
+    assert found(cut, "batch") == ["BTS-1 says 5 messages and there are 1", "FTS-1 says 2 batches and there are 1"]
+    assert found(await tried(hl7(), begin + b"BTS|1\r"), "batch") == ["BTS-1 says 1 messages and there are 0"]
+    whole = begin + one + other + b"BTS|2|two\rBHS|^~\\&|A\rBTS\rFTS|2\r", b"FHS|^~\\&|A\r" + one + b"FTS|1\r"
+    for content in (*whole, whole[0].decode().encode("utf-16")):
+        assert found(await tried(hl7(), content), "batch") == []
+
+
+async def test_a_wide_file_is_not_told_that_it_is_what_it_is_not() -> None:
+    wide = vitals(PULSE, pid=PID.replace("DOE", "DOÉ"), charset="UNICODE UTF-16")
+    (row,) = await tried(hl7(), wide.decode().encode("utf-16"))
+    assert row.code == "AA"
+    assert "cannot travel over MLLP" in row.reason and "not of the declared" not in row.reason
 
 
 async def test_a_resend_and_a_control_id_used_twice() -> None:
@@ -267,6 +287,22 @@ async def test_dicom_advice_and_repeats() -> None:
     assert not found(await tried(settled, encode(make(TimezoneOffsetFromUTC="+0100"))), "time")
 
 
+async def test_dicom_corrections_are_told() -> None:
+    checker, image = dicom(), make()
+    corrected = deepcopy(image)
+    corrected.PatientID = "P0002"
+    rows = await tried(checker, encode(image)) + await tried(checker, encode(corrected))
+    assert found(rows, "repeat") == [
+        "an instance UID of before under another patient: what was found in the earlier is withdrawn"
+    ]
+    (row,) = await tried(checker, encode(rejection(image, make())))
+    assert (row.outcome, row.code, found([row], "rejection")) == (
+        "accepted",
+        "0000",
+        ["takes back 2 images, 1 of them among those before"],
+    )
+
+
 async def test_an_object_over_the_limit_and_one_that_the_store_refuses() -> None:
     (row,) = await tried(dicom(DicomSettings(largest_object=100)), encode(make()))
     assert (row.code, row.refused) == ("A700", True)
@@ -309,11 +345,15 @@ def test_samples_are_listed_with_what_was_passed_over(tmp_path: Path) -> None:
     (feed / ".hidden").write_bytes(b"c")
     with gzip.open(feed / "z.json.gz", "wb") as packed:
         packed.write(b"{}")
+    (feed / "gone").symlink_to(tmp_path / "nowhere")
+    (feed / "linked").symlink_to(feed / "deep")
     files, passed = samples([feed, feed / "list.csv"])
-    assert [one.name for one in files[:-1]] == ["feed/b.hl7", "feed/deep/a", "feed/z.json.gz"]
+    assert [one.name for one in files[:-1]] == ["feed/b.hl7", "feed/deep/a", "feed/gone", "feed/z.json.gz"]
     assert files[-1].read() == b"c"
-    assert files[2].read() == b"{}"
-    assert passed == {".csv": 1, ".hidden": 1}
+    assert files[3].read() == b"{}"
+    with pytest.raises(UNREADABLE):  # its row says so
+        files[2].read()
+    assert passed == {".csv": 1, ".hidden": 1, "link to a folder": 1}
     with pytest.raises(Permanent):
         samples([tmp_path / "nothing"])
 

@@ -52,13 +52,13 @@ def test_nothing_is_fetched_without_leave(hub: Hub, entry: ModelEntry, site: Pat
 
 
 def test_with_leave_it_is_fetched_once_and_opened(hub: Hub, entry: ModelEntry, site: Path) -> None:
-    model = Registry.load(site, fetch=True).open("ner")
+    model = Registry.load(site, fetch=fetched).open("ner")
     assert model.identity == entry.identity
     (spans,) = model.find(["mild fever"])
     assert [span.label for span in spans] == ["symptom"]
     assert sorted(hub.asked) == sorted(entry.files)
     assert here(site) == ["registry.toml", copy_of(entry, site.parent).name]
-    Registry.load(site, fetch=True).open("ner")
+    Registry.load(site, fetch=fetched).open("ner")
     Registry.load(site).open("ner")
     assert len(hub.asked) == len(entry.files)
 
@@ -68,7 +68,7 @@ def test_workers_that_start_at_once_fetch_it_once(hub: Hub, entry: ModelEntry, s
 
     def start() -> None:
         try:
-            Registry.load(site, fetch=True).weights("ner")
+            Registry.load(site, fetch=fetched).weights("ner")
         except BaseException as error:
             failed.append(error)
 
@@ -88,22 +88,22 @@ def test_another_file_than_the_registry_names_is_refused_and_nothing_put_in_plac
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-1] + b"\0")
     with pytest.raises(Fatal, match=r"model\.onnx .*expected"):
-        Registry.load(site, fetch=True).open("ner")
+        Registry.load(site, fetch=fetched).open("ner")
     assert here(site) == ["registry.toml"]
     graph.unlink()
     with pytest.raises(Permanent, match=r"has no model\.onnx"):
-        Registry.load(site, fetch=True).open("ner")
+        Registry.load(site, fetch=fetched).open("ner")
     graph.write_bytes(whole)
-    Registry.load(site, fetch=True).open("ner")
+    Registry.load(site, fetch=fetched).open("ner")
 
 
 def test_a_hub_that_wants_to_know_who_asks_is_told(hub: Hub, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.private = True
     with pytest.raises(Permanent, match="does not let us read") as refused:
-        Registry.load(site, fetch=True).open("ner")
+        Registry.load(site, fetch=fetched).open("ner")
     assert "HF_TOKEN" in (refused.value.hint or "")
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    Registry.load(site, fetch=True).open("ner")
+    Registry.load(site, fetch=fetched).open("ner")
 
 
 def test_files_without_digests_and_other_addresses_are_not_fetched(hub: Hub, entry: ModelEntry, site: Path) -> None:
@@ -173,4 +173,4 @@ def test_what_is_added_by_its_address_says_where_it_came_from(hub: Hub, tmp_path
     assert here(registry) == [copy_of(made, registry.parent).name, "registry.toml"]
     assert Registry.load(registry).open("ner", name="ours").identity == made.identity
     shutil.rmtree(copy_of(made, registry.parent))  # the same file on another machine
-    assert Registry.load(registry, fetch=True).open("ner", name="ours").identity == made.identity
+    assert Registry.load(registry, fetch=fetched).open("ner", name="ours").identity == made.identity

@@ -148,10 +148,17 @@ def test_patients_are_known_again_under_another_file_name(tmp_path: Path) -> Non
     write(tmp_path / "renamed.csv", EVENTS)
     write(tmp_path / "Outcomes.txt", OUTCOMES)
     stays = vital_sets.gather(tmp_path)[0][0]
-    from dataclasses import replace
+    assert vital_sets.unseen(stays, stays.checksums()[:1]).ids == ("152902",)
 
-    learned = replace(stays, name="physionet2012-a").checksums()[:1]
-    assert vital_sets.unseen(stays, learned).ids == ("152902",)
+
+def test_a_sites_own_patients_are_not_taken_for_others_of_their_number(tmp_path: Path) -> None:
+    for name, text in (("public", EVENTS), ("ours", EVENTS.replace("HR,80", "HR,81"))):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "set-a.csv", text)
+        write(tmp_path / name / "Outcomes-a.txt", OUTCOMES)
+    public, ours = (vital_sets.gather(tmp_path / name)[0][0] for name in ("public", "ours"))
+    assert ours.ids == public.ids
+    assert vital_sets.unseen(ours, public.checksums()).ids == ("152901",)
 
 
 def test_measurements_without_outcomes_name_what_is_missing(tmp_path: Path) -> None:

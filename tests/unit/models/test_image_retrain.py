@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from models.errors import Permanent
+from models.evaluation.image_sets import known, read
 from models.registering import propose, record
 from models.registry import ModelEntry, Registry, Stage
 from models.training.image_retrain import Asked, Example, Outcome, Recipe, require_enough, retrain
@@ -88,7 +89,25 @@ def test_the_challenger_keeps_the_champions_tower_and_fits_the_labels_better(ret
     assert auroc.name == "AUROC"
     assert auroc.value > auroc.baselines["champion"].value + 0.1
     assert not found.worse
-    assert (folder / "new/learned.npy").read_bytes() == (champion.folder / "learned.npy").read_bytes()
+
+
+def test_what_it_learned_from_is_known_again_and_the_champions_too(retrained: tuple[Outcome, Path], tmp_path: Path) -> None:
+    _, folder = retrained
+    learned = np.load(folder / "new/learned.npy")
+    assert set(np.load(folder / "tiny-xray/learned.npy")) < set(learned)
+    assert known(read(fixed_set(tmp_path / "again", range(36, 44)).parent), learned).tolist() == [True] * 4 + [False] * 4
+
+
+def test_what_is_proposed_is_whole(retrained: tuple[Outcome, Path], tmp_path: Path) -> None:
+    """Its seal names what is there: the champion's drift reference is not its own."""
+    found, folder = retrained
+    site = tmp_path / "site.toml"
+    site.write_bytes((folder / "registry.toml").read_bytes())
+    for name in ("tiny-xray", "new"):
+        (tmp_path / name).symlink_to(folder / name)
+    propose(found.entry.model_copy(update={"location": "new"}), site)
+    sealed = Registry.load(site).weights("image-text", found.entry.name, beside=True).entry.beside
+    assert list(sealed) == ["learned.npy"]
 
 
 def test_what_is_measured_on_is_not_learned_from(retrained: tuple[Outcome, Path]) -> None:

@@ -47,6 +47,7 @@ def value(code: str, number: Any, unit: str) -> Any:
         ("8480-6", 120, "mm/Hg", 120), ("8480-6", 120, "Torr", 120), ("8867-4", 71, "bpm.", 71), ("8867-4", 71, "(beats)/min", 71),
         ("9279-1", 16, "Breaths/Min.", 16), ("9279-1", 16, "x/min", 16), ("8867-4", 71, "beats per min", 71),
         ("3151-8", 2, "L/min.", "oxygen"), ("3151-8", 2, "Liters/Minute", "oxygen"), ("59408-5", 97, "prcnt", 97),
+        ("3151-8", 2, "L", "oxygen"),
     ],
 )  # fmt: skip
 def test_units(code: str, sent: Any, unit: str, expected: Any) -> None:
@@ -97,10 +98,19 @@ def test_the_extreme_but_possible_is_never_refused(code: str, sent: float, unit:
      ("130987000", "C"), ("V", "V"), ("Responds to voice", "V"), ("LA17108-4", "V"), ("300202002", "V"), ("p", "P"),
      ("LA17107-6", "P"),
      ("450847001", "P"), ("U", "U"), ("Unresponsive", "U"), ("LA9343-0", "U"), ("422768004", "U"), ("LA9340-6^Alert^LN", "A"),
-     ("X1^Unresponsive^LOCAL", "U")],
+     ("X1^Unresponsive^LOCAL", "U"), ("A - Alert", "A"), ("V - Verbal", "V"), ("C: New confusion", "C"), ("(P) Pain", "P"),
+     ("Unresponsive (U)", "U"), ("U \u2013 Unconscious", "U"), ("C - New-onset confusion", "C"),
+     ("Responds to painful stimuli", "P"), ("AVPU1^V - Responds to voice^LOCAL", "V")],
 )  # fmt: skip
 def test_acvpu(answer: str, letter: str) -> None:
     assert value("67775-7", answer, "") == letter
+
+
+@pytest.mark.parametrize(
+    "answer", ["A - Verbal", "U - Unable to assess", "V - Ventilated", "A/V", "Drowsy", "AVPU", "A -", "- A", "GCS 15"]
+)
+def test_what_is_not_certainly_one_level_is_none(answer: str) -> None:
+    assert READ("67775-7", answer, "") == "not an answer on the ACVPU scale"
 
 
 def test_panels_are_passed_over_without_a_word() -> None:

@@ -17,7 +17,7 @@ from connectors.dicom import acknowledgement as ack
 from connectors.dicom.mapping import Command, Context, acquired_at, handle, is_directory
 from connectors.dicom.settings import DicomPeer, DicomSettings
 from processors.events import DeadLetterEvent, Identifier, ImageEvent, ObjectReference, PatientEvent
-from tests.dicom_objects import encode, fill, make
+from tests.dicom_objects import encode, fill, make, rejection
 from tests.edge import identities
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -210,6 +210,45 @@ def test_what_is_no_picture(unmapped, verdict, status):
     assert (outcome.verdict, outcome.status) == (verdict, status)
     assert len(outcome.objects) == (unmapped == "store")
     assert events(outcome) == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("113001", "entered-in-error"), ("113037", "entered-in-error"), ("113038", "entered-in-error"), ("113039", "cancelled")],
+)
+@pytest.mark.parametrize("unmapped", ["store", "refuse"])
+def test_a_rejection_note_takes_back_each_image_that_it_lists(code, status, unmapped):
+    first, second = make(IssuerOfPatientID="hosp a"), make(IssuerOfPatientID="hosp a")
+    data = encode(rejection(first, second, code=code))
+    outcome = handle(data, context(unmapped=unmapped))
+    assert (outcome.verdict, outcome.status, outcome.objects) == ("accepted", 0x0000, ())
+    words = events(outcome)
+    (image,) = events(handle(encode(first), context()))
+    assert [one.instance_uid for one in words] == [first.SOPInstanceUID, second.SOPInstanceUID]
+    assert (words[0].study_uid, words[0].series_uid) == (first.StudyInstanceUID, first.SeriesInstanceUID)
+    assert {(one.patient_id, one.status, one.pixels, one.rows) for one in words} == {(image.patient_id, status, None, None)}
+    assert code in words[0].reason
+    assert words[0].acquired_at == datetime(2026, 1, 3, 4, 5, 6, tzinfo=UTC)
+    assert words == events(handle(data, context()))
+    assert len({one.id for one in (*words, image)}) == 3
+
+
+def test_a_rejection_note_that_cannot_be_carried_out_is_a_dead_letter():
+    for note in (
+        rejection(make(PatientID="")),
+        rejection(make(), CurrentRequestedProcedureEvidenceSequence=[]),
+        rejection(make(SOPInstanceUID="no uid/at all")),
+    ):
+        outcome = handle(encode(note), context())
+        assert (outcome.verdict, len(outcome.objects)) == ("dead-letter", 1)
+        (letter,) = events(outcome)
+        assert (letter.stage, letter.message_type) == ("identify", "1.2.840.10008.5.1.4.1.1.88.59")
+
+
+@pytest.mark.parametrize(("code", "scheme"), [("113000", "DCM"), ("113037", "99LOCAL")])
+def test_another_key_object_selection_takes_nothing_back(code, scheme):
+    outcome = handle(encode(rejection(make(), code=code, scheme=scheme)), context())
+    assert (outcome.verdict, events(outcome)) == ("ignored", ())
 
 
 def test_an_image_class_without_pixels_is_broken_not_ignored():

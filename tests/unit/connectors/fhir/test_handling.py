@@ -93,6 +93,7 @@ def test_a_batch_is_taken_entry_by_entry():
 
 
 URL = "Bundle.entry[1].request.url"
+NUMBER = [{"system": "urn:x", "value": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,13 @@ URL = "Bundle.entry[1].request.url"
         (observation(id="o1"), {"method": "PUT", "url": "Observation"}, URL),
         (observation(id="o1"), {"method": "PUT", "url": "Observation/o1/_history/2"}, URL),
         (observation(id="o1"), {"method": "PUT", "url": "Patient?identifier=x"}, URL),
+        (observation(), {"method": "PUT", "url": "Observation?identifier=urn:x|1"}, URL),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?identifier=urn:y|1"}, URL),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?identifier=|1"}, URL),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?identifier=urn:x|"}, URL),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?identifier=urn:x|1&status=final"}, URL),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?code=8867-4"}, URL),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?"}, URL),
         (observation(), {"method": "POST", "url": "Patient"}, URL),
         (observation(), {"method": "POST", "url": "Observation/o1"}, URL),
         (observation(), None, "Bundle.entry[1].request"),
@@ -129,7 +137,9 @@ def test_the_request_of_an_entry_is_held_against_its_resource(resource, asked, p
         (observation(id="o1"), {"method": "PUT", "url": "Observation/o1"}),
         (observation(id="o1"), {"method": "PUT", "url": "https://vigil.example/fhir/Observation/o1"}),
         (observation(id="o1"), {"method": "PUT", "url": "/Observation/o1/"}),
-        (observation(), {"method": "PUT", "url": "Observation?identifier=urn:x|1"}),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?identifier=urn:x|1"}),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "/Observation?identifier=urn%3Ax%7C1"}),
+        (observation(identifier=NUMBER), {"method": "PUT", "url": "Observation?identifier=1"}),
         (observation(id="o1"), {"method": "POST", "url": "Observation"}),
         (observation(), {"method": "POST", "url": "https://vigil.example/fhir/Observation"}),
     ],
@@ -149,6 +159,10 @@ def test_a_transaction_that_updates_a_resource_twice_fails():
     assert handle(bundle(observation(id="o1"), encounter(id="o1"), method="PUT")).code == 200
     assert handle(twice | {"type": "batch"}).code == 200  # a batch has no such rule
     assert handle(bundle(observation(id="o1"), observation(id="o1", value=99))).code == 200  # a create has no id of its own
+    by_number = bundle(observation(identifier=NUMBER), observation(identifier=NUMBER, value=99))
+    for entry in by_number["entry"]:
+        entry["request"] = {"method": "PUT", "url": "Observation?identifier=urn:x|1"}
+    assert (handle(by_number).code, handle(by_number | {"type": "batch"}).code) == (400, 200)
 
 
 def test_what_is_not_for_us_in_a_transaction_is_noted_or_refuses_it_by_setting():

@@ -22,6 +22,7 @@ from tests.fhir_resources import (
     patient,
     pressure,
     quantity,
+    without,
 )
 
 ANY = Request()
@@ -289,6 +290,80 @@ def test_test_data_is_marked():
     tag = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}
     assert only(handle(observation(meta={"security": [tag]})), VitalsEvent).processing == "training"
     assert only(handle(observation(), mapper(peer=FhirPeer(processing="debugging"))), VitalsEvent).processing == "debugging"
+
+
+@pytest.mark.parametrize(
+    ("focus", "own"),
+    [
+        ({"reference": "RelatedPerson/fetus"}, False),
+        ({"reference": "#fetus"}, False),
+        ({"reference": "Device/pump"}, False),
+        ({"identifier": {"system": MRN, "value": "P2"}}, False),
+        ({"identifier": {"system": MRN, "value": "P1"}, "type": "RelatedPerson"}, False),
+        ({"reference": "RelatedPerson/mother", "identifier": {"system": MRN, "value": "P1"}}, False),
+        ({"display": "fetus"}, False),
+        ({"identifier": {"system": MRN, "value": "P1"}}, True),
+        ({"reference": "Patient/7"}, True),
+        ({"reference": "#mother"}, True),
+    ],
+)
+@pytest.mark.parametrize("code", ["8867-4", "82810-3"])
+def test_what_is_about_another_than_the_subject_is_held_apart(focus, own, code):
+    using = mapper(MemoryContexts())
+    using.learn(handle(patient(id="7"), using))
+    contained = [{"resourceType": "RelatedPerson", "id": "fetus", "patient": {"reference": "Patient/7"}}, patient(id="mother")]
+    pregnant = {"valueQuantity": None, "valueCodeableConcept": concept("LA15173-0")} if code == "82810-3" else {}
+    outcome = handle(observation(code, focus=[focus], contained=contained, **pregnant), using)
+    if own:
+        assert isinstance(only(outcome, (VitalsEvent, PatientEvent)), VitalsEvent | PatientEvent)
+        assert letters(outcome) == []
+    else:
+        (letter,) = outcome.events
+        assert (letter.stage, outcome.verdict) == ("identify", "dead-letter")
+        assert letter.message == "Observation.focus: about somebody or something else than the subject: held apart"
+
+
+def test_the_focus_of_what_is_no_vital_sign_is_not_asked():
+    laboratory = observation("2339-0", 90, "mg/dL", focus=[{"reference": "RelatedPerson/fetus"}])
+    assert handle(laboratory).verdict == "ignored"
+
+
+def member(loinc="8867-4", value=72, measure="/min", **more):
+    return without(observation(loinc, value, measure, **{"subject": None, "effectiveDateTime": None} | more))
+
+
+def panel(*members, **more):
+    named = [{"reference": f"#{one['id']}"} for one in members]
+    return observation("85353-1", valueQuantity=None, contained=[*members], hasMember=named, **more)
+
+
+def test_members_that_a_panel_contains_are_values_of_it():
+    rate, spo2 = member(id="m1"), member("59408-5", 91, "%", id="m2")
+    event = only(handle(panel(rate, spo2)), VitalsEvent)
+    assert event.observed_at == datetime(2026, 11, 23, 9, tzinfo=UTC)
+    assert [(one.code, one.value) for one in event.observations] == [("8867-4", 72), ("59408-5", 91)]
+    later = member("59408-5", 91, "%", id="m2", effectiveDateTime="2026-11-23T10:07:00+01:00", status="preliminary")
+    first, second = (event for event in handle(panel(rate, later)).events if isinstance(event, VitalsEvent))
+    assert (f"{second.observed_at:%H:%M}", second.observations[0].status, second.charted) == ("09:07", "preliminary", False)
+    assert first.id != second.id
+    both = handle(observation(contained=[spo2], hasMember=[{"reference": "#m2"}]))  # a value of its own too
+    assert {one.code for one in only(both, VitalsEvent).observations} == {"8867-4", "59408-5"}
+    pregnant = member("82810-3", id="m1", valueQuantity=None, valueCodeableConcept=concept("LA15173-0"))
+    assert only(handle(panel(pregnant)), PatientEvent).pregnant
+
+
+def test_what_of_contained_members_is_not_used():
+    fetus = member(id="m1", focus=[{"reference": "RelatedPerson/fetus"}])
+    outcome = handle(panel(fetus, member("59408-5", 91, "%", id="m2")))
+    assert [one.code for one in only(outcome, VitalsEvent).observations] == ["59408-5"]
+    assert letters(outcome)[0].message.startswith("Observation.contained[0].focus: about somebody")
+    assert "Observation.contained[0].status" in letters(handle(panel(member(id="m1", status="done"))))[0].message
+    assert handle(panel(member("2339-0", 90, "mg/dL", id="m1"))).verdict == "ignored"
+    assert handle(panel(member(id="m1")) | {"hasMember": [{"reference": "Observation/m1"}]}).verdict == "ignored"
+    circle = member("85353-1", id="m1", valueQuantity=None, hasMember=[{"reference": "#m1"}])
+    assert handle(panel(circle)).verdict == "ignored"
+    tag = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
+    assert only(handle(panel(member(id="m1"), meta=tag)), VitalsEvent).processing == "training"
 
 
 # ------------------------------------------------------------------------------------------------- identity of a message

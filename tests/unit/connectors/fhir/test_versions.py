@@ -363,13 +363,19 @@ class Bedside:
         self.monitor.tick(self.at, self.source())
         outcome = self.feed.take(resource, request, self.at)
         for event in outcome.events:
-            if isinstance(event, PatientEvent):
-                self.alerts.extend(self.monitor.patient(event, self.source()))
-            else:
-                out = self.monitor.decide(self.monitor.observe(event, self.source()), None, "absent")
-                self.alerts.extend(one for one in out if isinstance(one, AlertEvent))
-                self.scores.extend(one for one in out if isinstance(one, ScoreEvent))
+            self.follow(event)
         return outcome
+
+    def follow(self, event):
+        if isinstance(event, PatientEvent):
+            out = self.monitor.patient(event, self.source())
+        else:
+            out = self.monitor.decide(self.monitor.observe(event, self.source()), None, "absent")
+        self.alerts.extend(one for one in out if isinstance(one, AlertEvent))
+        self.scores.extend(one for one in out if isinstance(one, ScoreEvent))
+        for moved in out:
+            if isinstance(moved, VitalsEvent):  # what a merge passes on
+                self.follow(moved)
 
 
 def test_the_alert_of_the_wrong_patient_is_withdrawn():
@@ -411,3 +417,34 @@ def test_updates_with_the_right_values_withdraw_the_alert_of_the_wrong_ones():
     assert "corrected" in bedside.alerts[-1].reason
     bedside.take(charted(32, 85, 85, 140, 39.5))  # the first ones resent late undo nothing
     assert [alert.state for alert in bedside.alerts] == ["raised", "withdrawn"]
+
+
+FETUS = [{"reference": "RelatedPerson/fetus"}]
+
+
+def test_a_value_that_turns_out_to_be_about_somebody_else_is_taken_back():
+    feed = Feed()
+    feed.put(observation(id="o1", value=150))
+    outcome = feed.put(observation(id="o1", value=150, focus=FETUS))
+    assert told(outcome) == [(P1, "09:00", ("8867-4", 150, "entered-in-error"))]
+    assert "somebody or something else than the subject" in letters(outcome)[0].message
+
+
+def test_a_panel_that_contains_its_members_corrects_and_retracts_them():
+    feed = Feed()
+
+    def panel(value, **more):
+        return observation(
+            "85353-1",
+            valueQuantity=None,
+            id="o1",
+            contained=[without(observation(value=value, id="m", subject=None, effectiveDateTime=None))],
+            hasMember=[{"reference": "#m"}],
+            **more,
+        )
+
+    assert told(feed.put(panel(140))) == [(P1, "09:00", ("8867-4", 140, "final"))]
+    assert told(feed.put(panel(72))) == [(P1, "09:00", ("8867-4", 72, "corrected"))]
+    assert told(feed.put(panel(72, status="entered-in-error"))) == [(P1, "09:00", ("8867-4", 72, "entered-in-error"))]
+    feed.put(panel(73))
+    assert told(feed.put(stripped())) == [(P1, "09:00", ("8867-4", 73, "entered-in-error"))]

@@ -79,6 +79,16 @@ def test_a_document_whose_parts_are_deleted_or_wrong_is_withdrawn(trigger: str, 
     assert (gone.note_id, gone.status, gone.text) == (original.note_id, "entered-in-error", "")
 
 
+@pytest.mark.parametrize("letter", "CAB")
+def test_a_document_that_is_corrected_to_null_is_withdrawn(letter: str) -> None:
+    original = note(mdm("T02", txa(), line("Of somebody else.")))
+    gone = note(mdm("T08", txa(), line('""', status=letter)))
+    assert (gone.note_id, gone.status, gone.text) == (original.note_id, "entered-in-error", "")
+    reported = note(report(line("Of somebody else.")))
+    gone = note(report(line('""', status=letter)))
+    assert (gone.note_id, gone.status, gone.text) == (reported.note_id, "entered-in-error", "")
+
+
 def test_a_replacement_that_is_wrong_still_takes_the_place_of_the_original() -> None:
     original = note(mdm("T02", txa("D1"), line("text")))
     gone = note(mdm("T10", txa("D2", "D1"), line("Of somebody else.", status="W")))

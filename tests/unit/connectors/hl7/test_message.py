@@ -190,6 +190,11 @@ def test_utf8_without_saying_so() -> None:
     assert text("ASCII", "é".encode()) == ("é", "the bytes are UTF-8 and not of the declared character set")
 
 
+def test_a_wide_set_is_declared_where_it_cannot_travel() -> None:
+    words = "MSH-18 declares UTF-16 or UTF-32, which cannot travel over MLLP: read as UTF-8"
+    assert text("UNICODE UTF-16", "é".encode()) == ("é", words)
+
+
 def test_latin_without_saying_so_falls_back_to_the_peers_charset() -> None:
     assert text("", b"M\xfcller \x80") == ("Müller €", "the bytes are not of the declared character set")
 

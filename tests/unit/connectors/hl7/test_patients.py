@@ -178,6 +178,15 @@ def test_what_a_clinician_decided_survives_registration_updates() -> None:
     assert (wrong.spo2_scale, wrong.spo2_scale_decided_by) == (1, None)
 
 
+def test_a_fact_that_is_deleted_or_whose_order_is_cancelled() -> None:
+    ward, pregnant = Ward(), "OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F"
+    ward.take(adt("A01", pid(), pv1()))
+    assert ward.take(vitals(pregnant, pid=pid(), obr="OBR|1" + "|" * 24 + "X")) == []
+    ward.take(vitals(pregnant, pid=pid()))
+    (deleted,) = ward.take(vitals('OBX|1|CWE|82810-3^Pregnancy^LN||""||||||C', pid=pid()))
+    assert deleted.pregnant is None
+
+
 def test_a_fact_does_not_make_older_registration_late() -> None:
     ward = Ward()
     ward.take(adt("A01", pid(), pv1(), at="202603020900"))
@@ -554,8 +563,291 @@ def test_a_merged_record_stays_merged_when_its_old_number_is_updated() -> None:
     assert event.merged_into == survivor.patient_id
 
 
-def test_merge_of_a_record_with_itself_is_nothing() -> None:
-    assert Ward().take(adt("A40", pid("1"), mrg("1"))) == []
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (("A40", "MRG|1^^^HOSP^MR"), "MRG-1: a merge of a record into itself"),
+        (("A24", "PID|2||1^^^HOSP^MR"), "PID[2]-3: a link of a record with itself"),
+    ],
+)
+def test_a_merge_of_a_record_with_itself_is_told(raw: tuple[str, str], reason: str) -> None:
+    ward = Ward()
+    assert ward.take(adt(raw[0], pid("1"), raw[1])) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.code, ward.outcome.verdict, ward.outcome.reason) == ("AA", "dead-letter", reason)
+
+
+def test_a_survivors_pid_may_list_the_number_that_goes_away_and_first() -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", pid("1"), pv1(visit="V1")))
+    (new,) = ward.take(adt("A28", pid("2")))
+    survivor, prior = ward.take(adt("A40", "PID|1||1^^^HOSP^MR~2^^^HOSP^MR", "MRG|1^^^HOSP^MR", at="202603021000"))
+    assert (survivor.patient_id, prior.patient_id, prior.merged_into) == (new.patient_id, old.patient_id, new.patient_id)
+    assert survivor.encounter_id == old.encounter_id
+
+
+def test_a_survivor_that_the_record_which_goes_away_has_listed_before() -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", "PID|1||1^^^HOSP^MR~2^^^HOSP^MR", pv1(visit="V1")))
+    survivor, prior = ward.take(adt("A40", pid("2"), mrg("1"), at="202603021000"))
+    assert (prior.patient_id, prior.merged_into) == (old.patient_id, survivor.patient_id)
+
+
+def with_enterprise(number: str, enterprise: str) -> str:
+    return f"PID|1||{number}^^^HOSP^MR~{enterprise}^^^EMPI^PI||DOE^JANE||19500321|F"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "mrg_segment"), [("A40", "MRG|E1^^^EMPI^PI"), ("A18", "MRG|E1^^^EMPI"), ("A34", "MRG||||E1^^^EMPI^PI")]
+)
+def test_a_merge_by_the_second_number_is_of_the_record_that_lists_it(trigger: str, mrg_segment: str) -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1(visit="V1")))
+    (new,) = ward.take(adt("A28", with_enterprise("2", "E2")))
+    survivor, prior = ward.take(adt(trigger, "PID|1||E2^^^EMPI^PI", mrg_segment, at="202603021000"))
+    assert (survivor.patient_id, survivor.encounter_id) == (new.patient_id, old.encounter_id)
+    assert (prior.patient_id, prior.merged_into) == (old.patient_id, new.patient_id)
+    assert [[one.value for one in event.identifiers] for event in (survivor, prior)] == [["2", "E2"], ["1", "E1"]]
+    ward.take(vitals(PULSE, pid="PID|1||E1^^^EMPI^PI"))
+    assert ward.outcome is not None
+    assert {getattr(event, "patient_id", "") for event in ward.outcome.events} == {new.patient_id}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "segments", "reason"),
+    [
+        (
+            "A40",
+            (with_enterprise("3", "E3"), "MRG|E1^^^EMPI^PI"),
+            "MRG-1: a number that several records list: nobody can tell which",
+        ),
+        ("A40", ("PID|1||E1^^^EMPI^PI", mrg("3")), "PID-3: no identifier that names the patient"),
+        ("A45", ("PID|1||E1^^^EMPI^PI", mrg("3", "V77")), "PID-3: no identifier that names the patient"),
+        ("A24", (pid("3"), "PID|2||E1^^^EMPI^PI"), "PID[2]-3: a number that several records list: nobody can tell which"),
+        ("A24", ("PID|1||E1^^^EMPI^PI", pid("3")), "PID-3: a number that several records list: nobody can tell which"),
+    ],
+)
+def test_a_merge_by_a_number_that_several_records_list_is_told(trigger: str, segments: tuple[str, ...], reason: str) -> None:
+    ward = Ward()
+    ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    ward.take(adt("A28", with_enterprise("2", "E1")))
+    assert ward.take(adt(trigger, *segments, at="202603021000")) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.code, ward.outcome.verdict) == ("AA", "dead-letter")
+    assert reason in ward.outcome.reason
+
+
+def test_a_move_that_was_recorded_before_what_is_known_takes_no_stay_away() -> None:
+    ward = Ward()
+    ward.take(adt("A01", pid("1"), IN_BED, at="202603021100"))
+    left, _ = ward.take(adt("A45", pid("2"), mrg("1", "V1"), at="202603021000"))
+    assert (left.encounter_status, left.stay_moved_to) == ("in-progress", None)
+
+
+def test_a_second_number_that_changes_stays_the_patients() -> None:
+    """A47 of the enterprise's number: devices may send the old one for hours."""
+    ward = Ward()
+    (here,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    survivor, prior = ward.take(adt("A47", with_enterprise("1", "E9"), "MRG|E1^^^EMPI^PI", at="202603021000"))
+    assert (survivor.patient_id, prior.merged_into) == (here.patient_id, here.patient_id)
+    assert [one.value for one in survivor.identifiers] == ["1", "E9"]
+
+
+def test_a_visit_moves_from_a_record_that_is_named_by_its_second_number() -> None:
+    ward = Ward()
+    (wrong,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1("W7", visit="V1^^^HOSP")))
+    left, right = ward.take(adt("A45", pid("2"), "MRG|E1^^^EMPI^PI||||V1^^^HOSP", at="202603021000"))
+    assert (left.patient_id, left.encounter_id, right.encounter_id) == (wrong.patient_id, None, wrong.encounter_id)
+
+
+# ------------------------------------------------------------------------------------ a number that is given out anew
+
+
+TEMPORARY = visit("V1", "ED", "E")
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("trigger", "segments"),
+    [
+        ("A04", (pid("T1", birth="19900101"), visit("V9", "ED", "E"))),
+        ("A01", (pid("T1", birth=""), visit("V9", "W3", "I"))),
+        ("A01", (pid("T1"), visit("V9", "W3", "I"))),
+        ("A04", (pid("T1", birth="19900101"),)),
+        ("A28", (pid("T1", birth="19900101"),)),
+        ("A05", (pid("T1", birth="1990"), visit("V9", "SURG", "I"))),
+    ],
+)
+def test_an_admission_under_a_number_that_was_merged_away_is_somebody_elses(
+    known: bool, trigger: str, segments: tuple[str, ...]
+) -> None:
+    ward = Ward()
+    if known:
+        ward.take(adt("A04", pid("T1"), TEMPORARY))
+        ward.take(vitals("OBX|1|CWE|82810-3^Pregnancy^LN||LA15173-0^Pregnant^LN||||||F", pid=pid("T1")))
+    survivor, old = ward.take(adt("A40", pid("7"), mrg("T1"), at="202603021000"))
+    (anew,) = ward.take(adt(trigger, *segments, at="202603021100"))
+    assert (anew.patient_id, anew.merged_into, anew.pregnant) == (old.patient_id, None, None)
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "1 x a number that was merged away is registered anew: somebody else's from now on"
+    assert filed(ward, pid("T1")) == {old.patient_id}
+    assert filed(ward, pid("7")) == {survivor.patient_id}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "segments", "at"),
+    [
+        ("A04", (pid("T1", birth="19900101"), TEMPORARY), "202603021100"),  # the same visit: a birth date that is mended
+        ("A04", (pid("T1", birth="19900101"), visit("V9", "ED", "E")), "202603020930"),  # recorded before the merge
+        ("A01", (pid("T1"), visit("V7", "W7", "I")), "202603021100"),  # the survivor's visit, by a system that lags behind
+        ("A08", (pid("T1", birth="19900101"), visit("V9", "ED", "E")), "202603021100"),
+        ("A28", (pid("T1", birth="195003"),), "202603021100"),
+        ("A05", (pid("T1"), visit("V9", "SURG", "I")), "202603021100"),  # the same person's plan
+    ],
+)
+def test_what_else_registration_says_under_a_merged_number_is_of_the_old_record(
+    trigger: str, segments: tuple[str, ...], at: str
+) -> None:
+    ward = Ward()
+    ward.take(adt("A04", pid("T1"), TEMPORARY))
+    ward.take(adt("A01", pid("7"), visit("V7", "W7", "I")))
+    survivor, _ = ward.take(adt("A40", pid("7"), mrg("T1"), at="202603021000"))
+    assert [one.merged_into for one in ward.take(adt(trigger, *segments, at=at))] in ([], [survivor.patient_id])
+    assert filed(ward, pid("T1")) == {survivor.patient_id}
+
+
+def test_nothing_of_the_former_holder_of_a_number_is_the_new_ones() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+
+    def told(raw: bytes) -> list[tuple[str, str, str]]:
+        return [(one.patient_id, one.state, one.location.ward) for event in ward.take(raw) for one in alerts(watch.say(event))]
+
+    told(adt("A04", pid("T1"), TEMPORARY))
+    told(adt("A28", pid("7")))
+    survivor, old = (identities().patient(Identifier(authority="HOSP", value=one)) for one in ("7", "T1"))
+    watch.chart(0, bedside.ILL, patient=old)
+    assert told(adt("A40", pid("7"), mrg("T1"), at="202603021000")) == [(old, "withdrawn", "ED")]
+    told(adt("A04", pid("T1", birth="19900101"), visit("V9", "ED2", "E"), at="202603021100"))
+    score, steps = watch.chart(5, {"hr": 95}, patient=old)
+    assert (score.news2 and score.news2.total, score.flags, steps) == (1, (), [])  # of the pulse alone
+    _, steps = watch.chart(6, bedside.ILL, patient=old)
+    assert [(one.patient_id, one.state, one.location.ward) for one in steps] == [(old, "raised", "ED2")]
+    assert survivor != old
+
+
+def test_a_visit_that_moves_takes_the_alerts_that_rest_on_it_from_the_old_record() -> None:
+    ward, watch = Ward(), bedside.Ward(admit=False)
+    (wrong,) = ward.take(adt("A01", pid("1"), IN_BED))
+    watch.say(wrong)
+    watch.chart(0, bedside.ILL, patient=wrong.patient_id)
+    left, right = ward.take(adt("A45", pid("2"), mrg("1", "V1"), at="202603021000"))
+    assert (left.stay_moved_to, right.stay_moved_to) == (right.patient_id, None)
+    (step,) = alerts([*watch.say(left), *watch.say(right)])
+    reason = f"the visit was moved to another record, {right.patient_id}: watched there from now on"
+    assert (step.patient_id, step.state, step.reason, step.location.ward) == (wrong.patient_id, "withdrawn", reason, "W1")
+    assert not [one for one in watch.wait(300) if one.patient_id == wrong.patient_id]  # neither escalated nor missed
+    score, steps = watch.chart(301, {"hr": 95}, patient=wrong.patient_id)
+    assert (score.news2 and score.news2.total, steps) == (1, [])
+    _, steps = watch.chart(302, bedside.ILL, patient=right.patient_id)
+    assert [(one.state, one.location.ward) for one in steps] == [("raised", "W1")]
+    (next_word,) = ward.take(adt("A08", pid("1"), at="202603021100"))
+    assert next_word.stay_moved_to is None
+
+
+def test_a_move_of_a_visit_that_is_not_the_records_stay_says_so() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid("1"), IN_BED))
+    (right,) = ward.take(adt("A45", pid("2"), mrg("1", "V0"), at="202603021000"))
+    assert right.patient_id != here.patient_id
+    assert ward.outcome is not None
+    assert ward.outcome.reason == "1 x a move of a visit that is not the stay of the record it moves from"
+
+
+# ------------------------------------------------------------------------------------------------------- a second number
+
+
+def filed(ward: Ward, pid_segment: str) -> set[str]:
+    ward.take(vitals(PULSE, pid=pid_segment))
+    assert ward.outcome is not None
+    return {getattr(event, "patient_id", "") for event in ward.outcome.events}
+
+
+@pytest.mark.parametrize("number", ["E1^^^EMPI^PI", "E1^^^empi", "E1^^^EMPI&1.2.3&ISO^PI"])
+def test_what_a_feed_sends_under_the_second_number_alone_is_filed_under_the_record_that_lists_it(number: str) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1(visit="V1")))
+    assert filed(ward, f"PID|1||{number}||DOE^JANE") == {here.patient_id}
+    assert ward.outcome is not None
+    (event,) = ward.outcome.events
+    assert getattr(event, "encounter_id", None) == identities().encounter(
+        "HOSP", "V77"
+    )  # a number of the hospital's, as in ADT
+    assert "1 x a number that a record lists beside its own: read as that record's" in ward.outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("listed", "sent"),
+    [
+        ("5^^^HOSP^AN", "5^^^HOSP^MR"),  # an account has another row of numbers
+        ("5^^^HOSP^AN", "5^^^HOSP"),
+        ("5^^^HOSP^PI", "5^^^OTHER^PI"),
+    ],
+)
+def test_another_number_that_only_looks_alike_is_another_patients(listed: str, sent: str) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", f"PID|1||1^^^HOSP^MR~{listed}||DOE", pv1()))
+    assert here.patient_id not in filed(ward, f"PID|1||{sent}")
+
+
+def test_a_number_that_two_records_list_or_that_is_registered_itself_is_filed_under_itself() -> None:
+    ward = Ward()
+    (one,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    (two,) = ward.take(adt("A28", with_enterprise("2", "E1")))
+    found = filed(ward, "PID|1||E1^^^EMPI^PI")
+    assert not found & {one.patient_id, two.patient_id}
+    assert ward.outcome is not None
+    assert "1 x a number that several records list beside their own" in ward.outcome.reason
+    ward.take(adt("A40", pid("2"), mrg("1"), at="202603021000"))  # now both are one record
+    assert filed(ward, "PID|1||E1^^^EMPI^PI") == {two.patient_id}
+    (own,) = ward.take(adt("A01", "PID|1||E1^^^EMPI^PI", pv1(visit="V9"), at="202603021100"))
+    assert filed(ward, "PID|1||E1^^^EMPI^PI") == {own.patient_id}
+
+
+def test_what_came_under_a_second_number_before_registration_listed_it_goes_over_to_the_record() -> None:
+    ward = Ward()
+    (alone,) = ward.take(vitals(PULSE, pid="PID|1||E1^^^EMPI^PI||DOE^JANE||19500321|F"))
+    here, gone = ward.take(adt("A01", with_enterprise("1", "E1").replace("19500321", ""), pv1()))
+    assert (gone.patient_id, gone.merged_into) == (alone.patient_id, here.patient_id)
+    assert (here.birth_date, stay(here)) == ("1950-03-21", ("in-progress", "W1"))
+    assert filed(ward, "PID|1||E1^^^EMPI^PI") == {here.patient_id}
+
+
+def test_a_late_message_that_lists_a_second_number_is_late_all_the_same() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A03", pid("1"), pv1("W9"), at="202603021200"))
+    (alone,) = ward.take(vitals(PULSE, pid="PID|1||E1^^^EMPI^PI||DOE^JANE||19500321|F"))
+    late, gone = ward.take(adt("A01", with_enterprise("1", "E1"), pv1("W1"), at="202603020900"))
+    assert (late.patient_id, stay(late), gone.patient_id) == (here.patient_id, ("finished", "W9"), alone.patient_id)
+
+
+def test_who_lists_a_number_is_forgotten_with_the_context() -> None:
+    contexts = MemoryContexts(limit=1)
+    ward = Ward()
+    (first,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    (second,) = ward.take(adt("A01", with_enterprise("2", "E2"), pv1()))
+    e1, e2 = first.identifiers[1], second.identifiers[1]
+    contexts.remember(first)
+    assert [*contexts.listing(e1)] == [first]
+    contexts.remember(second)  # above the limit the oldest goes
+    assert ([*contexts.listing(e1)], [*contexts.listing(e2)]) == ([], [second])
+    moved = second.model_copy(update={"identifiers": first.identifiers})
+    contexts.remember(moved)
+    assert ([*contexts.listing(e1)], [*contexts.listing(e2)]) == ([moved], [])
+    contexts.take_back(moved, second)
+    assert ([*contexts.listing(e1)], [*contexts.listing(e2)]) == ([], [second])
+    contexts.take_back(second, None)
+    assert [*contexts.listing(e2)] == []
+    assert contexts._holders == {}
 
 
 def test_the_visit_number_goes_with_its_pseudonym() -> None:
@@ -651,7 +943,7 @@ def test_two_numbers_of_one_index_in_mrg_are_two_records() -> None:
     survivor, *priors = found
     assert [one.patient_id for one in priors] == [first.patient_id, second.patient_id]
     assert [one.merged_into for one in found] == [None, survivor.patient_id, survivor.patient_id]
-    assert [[each.value for each in one.identifiers] for one in priors] == [["301"], ["302"]]
+    assert [[each.value for each in one.identifiers] for one in priors] == [["301", "999"], ["302", "999"]]
     assert (survivor.encounter_id, survivor.birth_date) == (first.encounter_id, "1950-03-21")
 
 

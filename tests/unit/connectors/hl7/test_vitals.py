@@ -9,7 +9,9 @@ from connectors.hl7.handling import Outcome
 from connectors.hl7.mapping.codes import MDC_BY_CODE, MDC_BY_NAME, OBSERVATION_STATUS, VITAL_SIGNS, known_unit
 from connectors.hl7.mapping.vitals import number
 from processors.events import DeadLetterEvent, Observation, VitalsEvent
+from processors.monitor import Monitor, MonitorRules
 from processors.vitals import Reading, read
+from tests import bedside
 from tests.hl7_messages import NOW, PID, PULSE, message, obx, reader, vitals
 
 AT = datetime(2026, 3, 2, 9, 55, tzinfo=UTC)
@@ -236,6 +238,75 @@ def test_an_empty_final_value_says_nothing(value: str) -> None:
     assert (outcome.verdict, outcome.reason) == ("ignored", "1 x empty value (OBX-5)")
 
 
+@pytest.mark.parametrize("letter", "CAB")
+def test_a_correction_to_null_deletes_what_it_corrects(letter: str) -> None:
+    """HL7's null (chapter 2.5.3): not empty, which says nothing."""
+    observation = one(obx("8867-4^HR^LN", '""', "/min", status=letter))
+    assert (observation.value, observation.status) == (None, "entered-in-error")
+
+
+def test_a_correction_without_a_value_is_not_passed_over_in_silence() -> None:
+    assert trouble(obx("8867-4^HR^LN", "", "/min", status="C")) == "OBX-5: a correction without a value"
+
+
+@pytest.mark.parametrize(
+    ("letter", "value", "status"),
+    [
+        *(("F", "80", "cancelled"), ("", "80", "cancelled"), ("F", "", "cancelled"), ("C", "80", "cancelled")),
+        *(("W", "80", "entered-in-error"), ("C", '""', "entered-in-error")),
+    ],
+)
+def test_a_cancelled_order_takes_its_vital_signs_back(letter: str, value: str, status: str) -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", value, "/min", status=letter), obr=CANCELLED))
+    (event,) = outcome.events  # and nothing of where the patient lies: all of it is taken back
+    assert isinstance(event, VitalsEvent)
+    assert [(each.value, each.status) for each in event.observations] == [(float(value) if value == "80" else None, status)]
+
+
+CANCELLED = "OBR|1||F9|VS^Vitals|||20260302095500+0000" + "|" * 18 + "X"
+STAYS = "OBX-14: {} without a time: which value is meant nobody can tell, and it stays"
+
+
+@pytest.mark.parametrize(
+    ("letter", "value", "obr"),
+    [
+        *(("W", "80", "OBR|1"), ("D", "", "OBR|1"), ("X", "80", "OBR|1"), ("C", '""', "OBR|1")),
+        *(("F", "80", f"OBR|1{'|' * 24}X"), ("", "", f"OBR|1{'|' * 24}X")),
+    ],
+)
+def test_what_is_taken_back_without_a_time_is_told_and_kept(letter: str, value: str, obr: str) -> None:
+    """Read as of the sending it would match nothing, and be a positive answer to a retraction that took nothing back."""
+    outcome = reader()(vitals(obx("8867-4^HR^LN", value, "/min", status=letter), obr=obr))
+    (dead,) = outcome.events
+    assert isinstance(dead, DeadLetterEvent)
+    assert (outcome.code, outcome.verdict, dead.message) == ("AA", "dead-letter", STAYS.format("taken back"))
+    assert b"\rERR||OBX^1^14" in outcome.answers[0][1]
+
+
+def test_a_correction_without_a_time_counts_as_of_its_sending_and_says_what_it_leaves() -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", "80", "/min", status="C"), obr="OBR|1"))
+    assert [(each.value, each.status) for event in sets(outcome) for each in event.observations] == [(80.0, "corrected")]
+    assert [each.message for each in letters(outcome)] == [STAYS.format("corrected")]
+
+
+def test_what_cannot_be_had_now_is_no_retraction() -> None:
+    outcome = reader()(vitals(obx("8867-4^HR^LN", "", "/min", status="X"), obr="OBR|1"))
+    assert [(each.value, each.status) for event in sets(outcome) for each in event.observations] == [(None, "cancelled")]
+    assert letters(outcome) == []
+
+
+@pytest.mark.parametrize(("letter", "value", "obr"), [("C", '""', ""), ("W", "135", ""), ("F", "135", CANCELLED)])
+def test_what_takes_a_vital_sign_back_withdraws_its_alert(letter: str, value: str, obr: str) -> None:
+    read_one, watch = reader(), bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())  # whose time is that of what comes
+    line = obx("8867-4^HR^LN", "135", "/min")
+    raised = [step for event in read_one(vitals(line)).events for step in bedside.steps(watch.say(event))]
+    assert [state for _, state, _ in raised] == ["raised"]
+    taken = vitals(line.replace("135", value).replace("|F|", f"|{letter}|"), **({"obr": obr} if obr else {}))
+    ended = [step for event in read_one(taken).events for step in bedside.steps(watch.say(event))]
+    assert [state for _, state, _ in ended] == ["withdrawn"]
+
+
 def test_order_detail_is_no_result() -> None:
     assert reader()(vitals(obx("8867-4^HR^LN", "80", status="O"))).verdict == "ignored"
 
@@ -264,10 +335,25 @@ def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float 
         ("300202002^Responds to voice^SCT", "V"),
         ("P", "P"),
         ("X^Unresponsive^L", "U"),
+        ("V - Verbal", "V"),
     ],
 )
-def test_responsiveness(value: str, letter: str) -> None:
-    assert one(obx("67775-7^ACVPU^LN", value, kind="CWE")).value == letter
+@pytest.mark.parametrize(
+    "code", ["67775-7^ACVPU^LN", "1104441000000107^ACVPU scale score^SCT", "LOC^ACVPU^L^1104441000000107^ACVPU^SNM"]
+)
+def test_responsiveness(code: str, value: str, letter: str) -> None:
+    assert one(obx(code, value, kind="CWE")).value == letter
+
+
+def test_a_code_of_another_system_is_no_vital_sign() -> None:
+    assert reader()(vitals(obx("8867-4^?^SCT", "80", "/min"))).verdict == "ignored"
+    assert reader()(vitals(obx("1104441000000107^?^LN", "A", kind="ST"))).verdict == "ignored"
+
+
+@pytest.mark.parametrize("value", ["2L", "2 L", "2 litres"])
+def test_a_flow_of_oxygen_as_charts_say_it(value: str) -> None:
+    observation = one(obx("3151-8^O2 flow^LN", value, kind="ST"))
+    assert (observation.value, observation.unit) == (2.0, "L/min")
 
 
 def test_unknown_responsiveness_is_not_assumed() -> None:
@@ -440,3 +526,31 @@ def test_any_text_is_a_number_or_a_value_error_that_does_not_quote_it(text: str)
 @given(st.decimals(min_value=-1000, max_value=10000, allow_nan=False, places=2))
 def test_numbers_are_read_exactly(value: object) -> None:
     assert number(str(value)) == float(str(value))
+
+
+# ------------------------------------------------------------------------------------------------------- held apart
+
+MDS = "OBX|1||69965^MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS^MDC|1.0.0.0|||||||X|||||||{}"
+PRESSURE = "OBX|2|NM|150021^MDC_PRESS_BLD_NONINV_SYS^MDC|1.1.1.1|95|266016^MDC_DIM_MMHG^MDC|||||R|||20260302100030"
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason"),
+    [
+        (
+            ("PV1|1|I|ICU^R1^B2", "OBR|1", MDS.format("0001^^0003B1FFFE000000^EUI-64"), PRESSURE),
+            "PID: nobody to file this under: device 0001^^0003B1FFFE000000^EUI-64, bed ICU^R1^B2",
+        ),
+        (("PID|1", "OBR|1", PULSE, "PRT|1|UC||EQUIP||||||MON7"), "PID-3: nobody to file this under: device MON7"),
+        (("PID|1", "PV1|1|I|Doe, Jane^^", "OBR|1", PULSE), "PID-3: nobody to file this under"),  # no place has such a name
+        (
+            ("PID|1", "PV1|1|I|ICU^R1^B1", "OBR|1", PULSE, "OBR|2", PULSE, "PID|2", "PV1|1|I|ICU^R1^B2", "OBR|3", PULSE),
+            "PID-3: nobody to file this under: bed ICU^R1^B1; PID[2]-3: nobody to file this under: bed ICU^R1^B2",
+        ),
+    ],
+)
+def test_what_is_held_apart_says_which_monitor_it_came_from(segments: tuple[str, ...], reason: str) -> None:
+    outcome = reader()(message(*segments))
+    (letter,) = outcome.events
+    assert isinstance(letter, DeadLetterEvent)
+    assert (letter.stage, letter.message) == ("identify", reason)
