@@ -2,6 +2,7 @@
 
 import os
 import site
+import socket
 import sys
 from pathlib import Path
 
@@ -27,3 +28,11 @@ def environment() -> dict[str, str]:
     if _ROOT not in {str(Path(one).resolve()) for one in (*site.getsitepackages(), site.getusersitepackages())}:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, found.get("PYTHONPATH"))))
     return found
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -10,11 +10,15 @@ from connectors.qdrant.search import unsearched
 from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import VectorStore, Where
 from models.batching import describe
-from models.errors import Fatal, Permanent, VigilError
+from models.errors import Fatal, Permanent, Transient, VigilError
 from models.tasks import ImageTextModel, TextEmbedder
 from streams import topics
 from streams.caching import redis_version
+from streams.custody import lost_collection
 from streams.inference import open_model
+from streams.lagging import hung, unready
+from streams.lanes.merges import WRITERS
+from streams.progress import Progress
 from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
 
@@ -22,6 +26,7 @@ _TASKS = ("ner", "embedding", "image-text", "deterioration")
 # Where a task's vectors go.
 COLLECTIONS: Final[Mapping[str, CollectionSpec]] = {"embedding": NOTES, "image-text": images(dimensions=0)}
 _LOW_DISK = 5 * 2**30
+_FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ async def run_checks(settings: Settings) -> list[Check]:
         _disk,
         _site,
         _answers,
+        _workers,
     )
     for probe in probes:
         try:
@@ -133,10 +139,38 @@ def _difference(one: Difference, names: list[str]) -> Check:
 async def _qdrant(settings: Settings) -> list[Check]:
     async with VectorStore(settings.vectors) as store:
         try:
-            return [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+            checks = [Check("ok", "qdrant", f"{await store.version()} at {settings.vectors.url}")]
+            return checks + [lost for lane in WRITERS if (lost := await _lost(settings, store, lane)) is not None]
         except VigilError as error:
-            mend = "is it up, and is vectors.url its address? until then notes-vectors and images hold, and lose nothing"
+            mend = (
+                "is it up, and is vectors.url its address? until then notes-vectors, images and merges hold, and lose nothing"
+            )
             return [Check("wrong", "qdrant", str(error), mend)]
+
+
+async def _workers(settings: Settings) -> list[Check]:
+    """Ask the processes on this machine, at the ports that `vigil up` gives them; that none is there is no finding."""
+    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
+    addresses = [f"{host}:{_FIRST_PORT + i}" for i in range(_PORTS)]
+    waiting, hanging = await asyncio.gather(unready(addresses), hung(addresses))
+    mend = "infra/runbook has a page for what it says, VigilLaneNotReady.md first"
+    again = "`vigil up` kills and restarts it within a minute; where something else runs it: SIGKILL, and start it again"
+    return [Check("wrong", f"process at {one}", why, mend) for one, why in waiting.items()] + [
+        Check("wrong", f"process at {one}", "takes connections and does not answer: frozen, or it hangs", again)
+        for one in hanging
+    ]
+
+
+async def _lost(settings: Settings, store: VectorStore, lane: str) -> Check | None:
+    """Say of a lane's collection that it is missing; one that was never written is not made yet."""
+    collection, topic = WRITERS[lane]
+    try:
+        if await store.exists(collection) or not await Progress(settings.kafka).began(lane, topic):
+            return None
+    except Transient:
+        return None  # said of Kafka
+    missing = lost_collection(lane, collection.name, settings.vectors.url)
+    return Check("wrong", f"collection {collection.name}", str(missing), missing.hint or "")
 
 
 async def _models(settings: Settings) -> list[Check]:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,9 @@ from streams.partition import Abandoned, Steps, Worker
 from streams.settings import Settings
 
 log = logging.getLogger("vigil.engine")
+
+_ASK_EVERY = 10.0  # seconds between questions whether Kafka would answer somebody new
+_NAMED = 3  # partitions that a reason names
 
 
 class Boot(BootStrategy):  # type: ignore[misc]
@@ -104,6 +107,7 @@ class Engine(Service):  # type: ignore[misc]
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._beat = time.monotonic()
         self._assigned_once = False
+        self._asked: asyncio.Task[bool] | None = None  # whether Kafka answers somebody new
         self.intake = Intake(
             settings,
             group=f"{settings.kafka.topic_prefix}vigil.{job.name}",
@@ -159,6 +163,7 @@ class Engine(Service):  # type: ignore[misc]
 
     async def _close(self) -> None:
         self.stage = "stopped"
+        self._ask_no_more()
         await self.job.close()
         await self.outbox.stop()
 
@@ -221,10 +226,41 @@ class Engine(Service):  # type: ignore[misc]
                 await self.intake.look()
             self._measure()
             stalled = self._stalled()
-            if stalled:
+            if not stalled:
+                self._ask_no_more()
+            elif self._restart_helps():
                 await self.fail(
                     Fatal(f"{self.job.name}: {stalled}", hint="it is restarted; if it repeats, see the log before it")
                 )
+
+    def _restart_helps(self) -> bool:
+        """Tell whether somebody new would be answered where this process is not; nothing is waited for, the next look knows more.
+
+        While Kafka itself is away, or refuses writes for want of copies, every start would end like the last one, a state restored
+        for nothing each time; and the process that waits goes on by itself.
+        """
+        after = self.settings.engine.silence_after
+        read, (_, written) = self.intake.deaf(after), self.outbox.unconfirmed(after)
+        if not read and not written:
+            return True  # it is not Kafka
+        if self._asked is None:
+            self._asked = asyncio.create_task(self._ask(read, written), name="is Kafka there")
+        if not self._asked.done():
+            return False
+        helps = self._asked.result()
+        self._ask_no_more()
+        return helps
+
+    def _ask_no_more(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked = None
+
+    async def _ask(self, read: Sequence[TopicPartition], written: Collection[TopicPartition]) -> bool:
+        if await topics.answered(self.settings, read, written):
+            return True
+        await asyncio.sleep(_ASK_EVERY)
+        return False
 
     def _measure(self) -> None:
         now, m, intake = time.monotonic(), self.metrics, self.intake
@@ -238,6 +274,7 @@ class Engine(Service):  # type: ignore[misc]
         m.oldest.set(0 if oldest is None else now - oldest)
         m.held.set(sum(worker.steps.held_since is not None for worker in self._unique_workers()))
         m.rebalances.set(intake.rebalances)
+        m.silent.set(self._silence())
         m.ready.set(int(not self.unready()))
 
     def _state_of(self, tp: TopicPartition, ledger: Ledger, now: float) -> tuple[int, float, float]:
@@ -259,8 +296,13 @@ class Engine(Service):  # type: ignore[misc]
                 return (
                     f"{tp.topic}[{tp.partition}] has had unsettled records for {now - entered:.0f} s without progress or retry"
                 )
+        if (silent := self._silence()) > limit:
+            return f"Kafka has not answered for {silent:.0f} s"
         stuck = self.intake.stuck(limit)
         return f"{len(stuck)} partitions have records that have not been fetched for {limit:.0f} s" if stuck else ""
+
+    def _silence(self) -> float:
+        return max(self.intake.silence(), self.outbox.unconfirmed()[0]) if self._assigned_once else 0.0
 
     def _watch_the_loop(self) -> None:
         # A call that blocks the event loop also blocks every task that could notice: only a thread can.
@@ -278,12 +320,23 @@ class Engine(Service):  # type: ignore[misc]
         if self.stage != "running":
             waits = self._starting.held_since is not None
             return f"{self.stage}: {self._starting.held_reason}" if waits else self.stage
+        if silence := self._cut_off():
+            return silence
         held = [worker.steps.held_reason for worker in self._unique_workers() if worker.steps.held_since is not None]
         if held:
             return f"{len(held)} of {len(self._unique_workers())} partitions held: {held[0]}"
         if self._incomplete:
             return f"{self._incomplete} partitions wait for the partitions of other topics that go with them"
         return ""
+
+    def _cut_off(self) -> str:
+        after, intake = self.settings.engine.silence_after, self.intake
+        if (seconds := intake.silence()) > after:
+            some = f" on {len(deaf)} of {len(intake.ledgers)} partitions" if (deaf := intake.deaf(after)) else ""
+            return f"Kafka has not answered for {seconds:.0f} s{some}: nothing that comes is seen"
+        seconds, places = self.outbox.unconfirmed(after)
+        names = ", ".join(sorted(f"{tp.topic}[{tp.partition}]" for tp in places)[:_NAMED])
+        return f"Kafka has not confirmed a write for {seconds:.0f} s: {names}" if places else ""
 
 
 def refuse_topic_agents(app: Any) -> None:

@@ -32,6 +32,7 @@ task: Callable[[Callable[[Any], Awaitable[None]]], Any] = Service.task  # with t
 _PATIENCE = 10.0  # seconds for questions to the broker on which nothing but an alarm depends
 _ASK_AGAIN, _ASK_AGAIN_MOST = 3.0, 60.0  # seconds before another assignment is asked for
 _UNTAKEN = 5.0  # seconds for a commit, and without one taken before it is worth a warning
+_DESCRIBED_EVERY = 30.0  # seconds between descriptions of the cluster
 _LOOK_EVERY = 60.0  # seconds between looks whether every partition is somebody's
 
 
@@ -82,7 +83,8 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._slice_records = slice_records
         self.ledgers: dict[TopicPartition, Ledger] = {}
         self.rebalances = 0
-        self.last_commit = time.monotonic()
+        self.last_commit = self._heard = time.monotonic()
+        self._described: int | None = None  # the stamp of the cluster's last description
         self.commit_failures = 0
         self._put = put
         self._owner = owner
@@ -120,7 +122,7 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             request_timeout_ms=int(engine.request_timeout * 1000),
             rebalance_timeout_ms=int(engine.rebalance_timeout * 1000),
             max_partition_fetch_bytes=512 * 1024,  # what is fetched ahead is held, too; a larger record still comes, alone
-            metadata_max_age_ms=30_000,  # new partitions are seen within half a minute
+            metadata_max_age_ms=int(_DESCRIBED_EVERY * 1000),  # new partitions are seen within it
             # Range assigns the same partition numbers of all topics to one member: the vitals lane's topics must meet.
             partition_assignment_strategy=(self._assignor,),
         )
@@ -388,8 +390,15 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 ledger.alarmed = begins[tp]
 
     async def look(self) -> None:
-        """Learn how far every partition was read: records, and the markers and gaps that no record stands for."""
+        """Learn how far every partition was read, markers and gaps included, and which of them the broker still answers."""
+        now, paused, mine = time.monotonic(), self._consumer.paused(), self._consumer.assignment()
+        if (described := self._consumer._client.cluster._last_successful_refresh_ms) != self._described:
+            self._described, self._heard = described, now
         for tp, ledger in list(self.ledgers.items()):
+            if tp in mine and (answer := self._consumer.last_poll_timestamp(tp)) != ledger.answer:
+                ledger.answer, ledger.heard = answer, now
+            elif tp in paused:
+                ledger.heard = now  # nobody asks
             try:
                 # Answers at once where a position is known, which is nearly always.
                 async with asyncio.timeout(0.1):
@@ -411,6 +420,21 @@ class Intake(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             if behind and not ledger.slices and now - ledger.moved > limit:
                 found.append(tp)
         return found
+
+    def silence(self) -> float:
+        """Return for how many seconds Kafka has not answered a fetch of the partition that is worst off.
+
+        A worker without a partition goes by the cluster's description, which it asks for every half minute.
+        """
+        now = time.monotonic()
+        if self.ledgers:
+            return now - min(ledger.heard for ledger in self.ledgers.values())
+        return max(0.0, now - self._heard - _DESCRIBED_EVERY)
+
+    def deaf(self, limit: float) -> list[TopicPartition]:
+        """Return the partitions that have had no answer for `limit` seconds."""
+        now = time.monotonic()
+        return [tp for tp, ledger in self.ledgers.items() if now - ledger.heard > limit]
 
     # ------------------------------------------------------------------------------------------------- what others ask
 

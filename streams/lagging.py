@@ -38,9 +38,12 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
 """What each lane reads; a test compares it with the lanes themselves, which need their models to be asked."""
 
 _FETCH: Final = 256 * 1024  # bytes of a partition at a time: one record is wanted
+_LIVE: Final = 5.0  # seconds for /live: a busy lane may take a while to answer
 _PATIENCE: Final = 5.0  # seconds of a look after which the broker is asked whether it is there at all
 _TIME: Final[TypeAdapter[datetime]] = TypeAdapter(datetime)
-_SAMPLE: Final = re.compile(r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions)\{lane="([^"]+)"\} (\S+)$', re.M)
+_SAMPLE: Final = re.compile(
+    r'^vigil_(in_flight|seconds_since_commit|ready|held_partitions|kafka_silent_seconds)\{lane="([^"]+)"\} (\S+)$', re.M
+)
 _OF_PARTITION: Final = re.compile(
     r'^vigil_partition_(in_flight|seconds_since_commit|held_seconds)\{lane="([^"]+)",partition="(\d+)",topic="([^"]+)"\} (\S+)$',
     re.M,
@@ -74,7 +77,7 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What the workers of one lane that answered say of themselves, added up; the longest time since a commit."""
+    """What the workers of one lane that answered say of themselves, added up; the longest times since a commit and an answer."""
 
     lane: str
     workers: int
@@ -82,6 +85,7 @@ class WorkerState:
     in_flight: int
     held_partitions: int
     seconds_since_commit: float
+    kafka_silent_seconds: float = 0.0
     partitions: Mapping[tuple[str, int], Mapping[str, float]] = field(default_factory=dict)  # by topic, prefix and all
 
     def facts(self) -> dict[str, Any]:
@@ -232,10 +236,49 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
             int(sum(one.get("in_flight", 0) for one in all_)),
             int(sum(one.get("held_partitions", 0) for one in all_)),
             max(one.get("seconds_since_commit", 0) for one in all_),
+            max(one.get("kafka_silent_seconds", 0) for one in all_),
             {place: dict(values) for place, values in places[lane].items()},
         )
         for lane, all_ in found.items()
     ]
+
+
+async def hung(addresses: Sequence[str]) -> list[str]:
+    """Return those addresses that take a connection and do not answer /live in time: a process that is frozen, or hangs."""
+    said = await asyncio.gather(*(asyncio.to_thread(_hangs, address) for address in addresses))
+    return [address for address, hangs in zip(addresses, said, strict=True) if hangs]
+
+
+async def unready(addresses: Sequence[str]) -> dict[str, str]:
+    """Return, of those processes that say they are not ready, why, with the lane's name; by address."""
+    said = await asyncio.gather(*(asyncio.to_thread(_reason, address) for address in addresses))
+    return {address: reason for address, reason in zip(addresses, said, strict=True) if reason}
+
+
+def _reason(address: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=_LIVE):
+            return ""
+    except urllib.error.HTTPError as error:
+        with error:
+            try:
+                body = orjson.loads(error.read())
+                return f"{body.get('lane', 'connectors')} is not ready: {body['reason']}"
+            except (OSError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+                return ""  # none of ours
+    except (OSError, ValueError):
+        return ""
+
+
+def _hangs(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/live", timeout=_LIVE) as answer:
+            answer.read()
+    except TimeoutError:  # while connecting it comes as the reason of a `URLError`: such a host is away
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def completed(found: Sequence[Lag], said: Sequence[WorkerState], *, prefix: str) -> list[Lag]:

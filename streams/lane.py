@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 from models.errors import VigilError
 from models.tasks import ModelIdentity
 from processors.events import Event, Source
+from streams.custody import Custody
 from streams.deadletters import redriven
 from streams.metrics import LaneMetrics
 from streams.serving import Serving
@@ -70,6 +71,7 @@ class Lane(ABC, Generic[E]):
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.custody: Custody | None = None  # of a lane that writes to a collection
 
     @property
     @abstractmethod

@@ -64,14 +64,15 @@ class Ledger:
     """The slices of one partition in order, for one assignment. `records` and `bytes` count what is not settled.
 
     `settled` is set at each settlement, for whoever drains. `position` is the offset after the last record taken in; `read` is
-    how far the consumer read, markers and gaps included, and `moved` when that last changed (monotonic seconds). `gap` is where
-    the first jump in the offsets began that nobody has looked into yet, `alarmed` up to where losses were reported. `since` is when
-    it was last committed (monotonic seconds), NaN until it was.
+    how far the consumer read, markers and gaps included, and `moved` when that last changed (monotonic seconds). `heard` is when a
+    fetch was last answered, which a broker does twice a second where nothing comes, or when none was made (monotonic seconds), and
+    `answer` the stamp of that answer. `gap` is where the first jump in the offsets began that nobody has looked into yet, `alarmed`
+    up to where losses were reported. `since` is when it was last committed (monotonic seconds), NaN until it was.
     """
 
     __slots__ = (
-        "alarmed", "bytes", "committed", "dropped", "gap", "moved", "partition", "position", "read", "records", "settled", "since",
-        "slices",
+        "alarmed", "answer", "bytes", "committed", "dropped", "gap", "heard", "moved", "partition", "position", "read", "records",
+        "settled", "since", "slices",
     )  # fmt: skip
 
     def __init__(self, partition: TopicPartition, settled: asyncio.Event) -> None:
@@ -83,7 +84,8 @@ class Ledger:
         self.committed = -1
         self.since = math.nan
         self.read = -1
-        self.moved = time.monotonic()
+        self.moved = self.heard = time.monotonic()
+        self.answer: int | None = None
         self.gap = -1
         self.alarmed = -1
         self.settled = settled

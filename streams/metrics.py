@@ -52,6 +52,12 @@ class LaneMetrics:
         self.oldest = gauge("oldest_unsettled_seconds", "age of the oldest unsettled slice").labels(**constant)
         self.held = gauge("held_partitions", "partitions that wait for transient trouble to pass").labels(**constant)
         self.ready = gauge("ready", "1 when the lane is assigned, connected and making progress").labels(**constant)
+        self.silent = gauge(
+            "kafka_silent_seconds", "seconds without an answer of Kafka's, to a fetch of the worst partition or to a write"
+        ).labels(**constant)
+        self.collection_missing = gauge(
+            "collection_missing", "1 while the collection that this lane has written before is not in the vector store"
+        ).labels(**constant)
         self.rebalances = gauge("rebalances", "assignments received since the start").labels(**constant)
         self.batch = histogram("batch_records", "records of a batch", _SIZES).labels(**constant)
         self._model_batch = histogram("model_batch_items", "items of one inference", _SIZES, ("model",))

@@ -5,12 +5,14 @@ that fails is an error of the caller's, never a log line.
 """
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
     InvalidTopicError,
@@ -56,6 +58,7 @@ class Outbox:
         self._retiring: set[asyncio.Task[None]] = set()
         self._partition_counts: dict[str, int] = {}
         self._hashes: dict[bytes, int] = {}
+        self._under_way: dict[object, tuple[float, set[TopicPartition]]] = {}  # since when, to where
         self.source = source
         self.sent = 0
 
@@ -132,6 +135,10 @@ class Outbox:
         self.sent += len(messages)
 
     async def _send(self, messages: Sequence[Message]) -> None:
+        with self._waiting() as places:
+            await self._write(messages, places)
+
+    async def _write(self, messages: Sequence[Message], places: set[TopicPartition]) -> None:
         producer = await self._current()
         by_partition: dict[tuple[str, int], list[Message]] = defaultdict(list)
         for message in messages:
@@ -139,6 +146,7 @@ class Outbox:
                 raise MessageSizeTooLargeError(f"{len(message.value or b'')} bytes for {message.topic}")
             topic = self._prefix + message.topic
             by_partition[topic, await self._partition(message, topic)].append(message)
+        places |= {TopicPartition(*place) for place in by_partition}
         confirmations: list[asyncio.Future[Any]] = []
         results: list[Any] = []
         try:
@@ -164,14 +172,16 @@ class Outbox:
         topic = self._prefix + message.topic
         try:
             partition = await self._partition(message, topic)
-            producer = await self._current()
-            try:
-                written = await producer.send_and_wait(
-                    topic, key=message.key, value=message.value, headers=message.headers, partition=partition
-                )
-            except KafkaError:
-                self._spent = producer
-                raise
+            with self._waiting() as places:
+                places.add(TopicPartition(topic, partition))
+                producer = await self._current()
+                try:
+                    written = await producer.send_and_wait(
+                        topic, key=message.key, value=message.value, headers=message.headers, partition=partition
+                    )
+                except KafkaError:
+                    self._spent = producer
+                    raise
         except _TOO_LARGE as error:
             raise Poison(f"a record is too large for {message.topic} ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
@@ -181,6 +191,25 @@ class Outbox:
         self.sent += 1
         offset: int = written.offset
         return offset
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[set[TopicPartition]]:
+        """Note, for `unconfirmed`, that a write is under way to the places that the caller adds."""
+        write, places = object(), set[TopicPartition]()
+        self._under_way[write] = time.monotonic(), places
+        try:
+            yield places
+        finally:
+            del self._under_way[write]
+
+    def unconfirmed(self, limit: float = 0.0) -> tuple[float, set[TopicPartition]]:
+        """Return for how many seconds the oldest write has been under way, and the places of those older than `limit` seconds.
+
+        aiokafka's idempotent producer tries for ever what a broker does not answer or refuses for the moment, and says nothing.
+        """
+        now, writes = time.monotonic(), list(self._under_way.values())
+        late = (places for since, places in writes if now - since > limit)
+        return now - min((since for since, _ in writes), default=now), set().union(*late)
 
     async def answers(self) -> bool:
         """Tell whether a broker answers now; for whoever has nothing to write and wants to know."""

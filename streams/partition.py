@@ -5,6 +5,7 @@ gather their items. Steps that fail for the moment are repeated one by one (a lo
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -238,7 +239,7 @@ class PartitionWorker(Generic[E]):
         if not any(outcome.effect is not None for outcome in outcomes):
             return outcomes
         try:
-            await self.steps.persist("store", lambda: self.lane.store(inputs, outcomes))
+            await self.steps.persist("store", lambda: self._put(inputs, outcomes))
         except (Abandoned, Fatal, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -248,6 +249,10 @@ class PartitionWorker(Generic[E]):
             left = await self._store(inputs[:half], outcomes[:half])
             return [*left, *await self._store(inputs[half:], outcomes[half:])]
         return outcomes
+
+    async def _put(self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome]) -> None:
+        async with self.lane.custody.watched() if self.lane.custody is not None else contextlib.nullcontext():
+            await self.lane.store(inputs, outcomes)
 
     async def _write(self, inputs: Sequence[Input[E]], outcomes: Sequence[Outcome], dead: Sequence[Dead]) -> None:
         now = self._clock()

@@ -1,6 +1,7 @@
 """How far another lane is, seen from outside its group: for a lane whose work must come after another's."""
 
-from collections.abc import Collection, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -40,19 +41,32 @@ class Progress:
             ends = {number: (await reader.bounds(name, number))[1] for number in set(places.values())}
         return {key: Mark(name, number, ends[number]) for key, number in places.items()}
 
+    async def began(self, lane: str, topic: str) -> bool:
+        """Tell whether a lane has ever committed something of a topic."""
+        name = self._kafka.topic_prefix + topic
+        async with Reader(self._kafka) as reader:
+            partitions = [TopicPartition(name, number) for number in await reader.partitions(name)]
+        async with self._asking(lane) as consumer:
+            return any([bool(await consumer.committed(tp)) for tp in partitions])
+
     async def behind(self, lane: str, marks: Collection[Mark]) -> int:
         """Return how many offsets a lane has still to commit up to the marks; 0 when it has passed them all."""
         ends = {TopicPartition(mark.topic, mark.partition): mark.offset for mark in sorted(marks, key=attrgetter("offset"))}
         if not ends:
             return 0
+        async with self._asking(lane) as consumer:
+            begins: dict[TopicPartition, int] = await consumer.beginning_offsets(list(ends))
+            # What retention took is never committed.
+            return sum([max(0, end - max(await consumer.committed(tp) or 0, begins[tp])) for tp, end in ends.items()])
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, lane: str) -> AsyncIterator[AIOKafkaConsumer]:
         # Without a topic of its own it joins nothing and only asks.
         group = f"{self._kafka.topic_prefix}vigil.{lane}"
         consumer = AIOKafkaConsumer(**aiokafka_config(self._kafka), group_id=group, enable_auto_commit=False)
         await start_client(consumer, self._kafka)
         try:
-            begins: dict[TopicPartition, int] = await consumer.beginning_offsets(list(ends))
-            # What retention took is never committed.
-            return sum([max(0, end - max(await consumer.committed(tp) or 0, begins[tp])) for tp, end in ends.items()])
+            yield consumer
         except KafkaError as error:
             raise Transient(f"the commits of {lane} cannot be read ({type(error).__name__})") from error
         finally:

@@ -71,6 +71,11 @@ class Reader:
     async def __aexit__(self, *exc: object) -> None:
         await self._consumer.stop()
 
+    def copies(self, tp: TopicPartition) -> tuple[int, int]:
+        """Return how many copies of a partition, whose bounds were asked for, are in sync, and how many there are."""
+        found = self._consumer._client.cluster._partitions[tp.topic][tp.partition]
+        return len(found.isr), len(found.replicas)
+
     async def require(self, *topics: str) -> None:
         """Raise `Permanent` that names those of these topics that are not there.
 

@@ -48,13 +48,17 @@ _LOOK: Final = 0.5  # seconds between looks at a store that builds its index
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked: which collection, why; `back`: to the collection that served before; `restart`: give up an unfinished one."""
+    """What is asked: which collection, why; `back`: to the collection that served before; `restart`: give up an unfinished one.
+
+    `empty`: nothing is read, for a collection that is not there.
+    """
 
     collection: str
     reason: str
     dry_run: bool = False
     back: bool = False
     restart: bool = False
+    empty: bool = False
 
     def __post_init__(self) -> None:
         if self.collection not in LANES:
@@ -63,6 +67,8 @@ class Wish:
             raise Permanent("a reason is needed", hint='--reason "why", for the audit')
         if self.back and (self.dry_run or self.restart):
             raise Permanent("going back builds nothing", hint="--back without --dry-run and --restart")
+        if self.empty and (self.back or self.dry_run):
+            raise Permanent("an empty collection is made at once", hint="--empty without --back and --dry-run")
 
 
 @dataclass(slots=True)
@@ -123,7 +129,8 @@ class Rebuild:
             building.belongs_to(self._wish.collection, lane.model.digest)
             self.rebuilt.model = f"{lane.model.name}@{lane.model.version}"
             work = Reapplying(self._settings, self._outbox, self._clock, lane, self._store, building)
-            await (self._go_back if self._wish.back else self._build)(lane, work, building, tell, agree)
+            how = self._go_back if self._wish.back else self._begin_empty if self._wish.empty else self._build
+            await how(lane, work, building, tell, agree)
             self.rebuilt.records, self.rebuilt.merges, self.rebuilt.failed = work.records, work.merges, len(building.failed)
             return self.rebuilt
         finally:
@@ -227,6 +234,18 @@ class Rebuild:
         self.rebuilt.points = await self._store.count(self._alias)
         building.remove()
         await self._audit(f"done: {building.staged} serves {self.rebuilt.points} points")
+
+    async def _begin_empty(self, lane: Writer, work: Reapplying, building: Building, tell: Tell, agree: Agree) -> None:
+        """Let an empty collection serve where none is: what is to come goes into it, from where the lane has committed."""
+        serving, _ = await self._family()
+        if serving is not None:
+            await self._store.drop(_plain(building.staged))
+            raise Permanent(f"{self._alias.name} is there ({serving})", hint="without --empty it is built anew beside that one")
+        if not agree(self.rebuilt.survey):
+            await self._store.drop(_plain(building.staged))
+            return
+        await self._switch(building)
+        await self._finish(building)
 
     # ------------------------------------------------------------------------------------------------------------- back
 

@@ -190,6 +190,11 @@ class EngineSettings(Section):
         10.0, gt=0, description="seconds that a stop waits for what is in flight before it abandons it unacked"
     )
     stall_after: Seconds = Field(60.0, gt=0, description="seconds of lag without any progress or retry: unready, then exit")
+    silence_after: Seconds = Field(
+        15.0,
+        gt=0,
+        description="seconds without an answer from Kafka, to a fetch or to a write, after which a lane is not ready",
+    )
     log_check_every: Seconds = Field(
         15.0, gt=0, description="seconds between looks whether retention overtook a partition that was held"
     )

@@ -5,17 +5,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
-from models.errors import Permanent, Transient
+from models.errors import Permanent, Transient, VigilError
 from processors.events import TOPICS, DeadLetterEvent, PatientEvent
 from streams.journal import TOPIC as JOURNAL
 from streams.kafka import confluent_config, no_broker, require_broker
+from streams.reader import Reader
 from streams.settings import Settings, TopicSettings
 from streams.topic_options import UNLIMITED, Difference, cleanup_of, differences
 
 _HOUR_MS = 3_600_000
+_PATIENCE = 10.0  # seconds for a question on which only a restart depends
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,27 @@ async def require(settings: Settings, names: Iterable[str]) -> None:
     if missing:
         are = "is" if len(missing) == 1 else "are"
         raise Transient(f"{', '.join(missing)} {are} not there, or not shown to this account", hint="run `vigil topics create`")
+
+
+async def answered(settings: Settings, read: Iterable[TopicPartition], written: Iterable[TopicPartition]) -> bool:
+    """Tell whether a client that is new is answered by the leaders of these partitions (prefix and all), within 10 s.
+
+    Those that are written must have the copies in sync without which the brokers refuse a write.
+    """
+    needed = {plan.name: int(plan.config["min.insync.replicas"]) for plan in plans(settings.topics)}
+    written, prefix = list(written), settings.kafka.topic_prefix
+    places = list({*read, *written})
+    try:
+        async with asyncio.timeout(_PATIENCE), Reader(settings.kafka) as reader:
+            await reader.require(*{tp.topic for tp in places})  # to ask of one that is missing may make it
+            await reader.all_bounds(places)
+            for tp in written:
+                in_sync, copies = reader.copies(tp)
+                if in_sync < min(copies, needed.get(tp.topic.removeprefix(prefix), 1)):
+                    return False
+    except (VigilError, KafkaError, TimeoutError):
+        return False
+    return True
 
 
 async def inspect(settings: Settings) -> list[TopicFound]:

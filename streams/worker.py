@@ -3,13 +3,13 @@
 import asyncio
 import functools
 import logging
-import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import faust
 
+from connectors.child import free_port
 from models.errors import VigilError
 from streams.engine import Engine, MakeJob, new_app
 from streams.health import add_pages
@@ -88,11 +88,3 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
         leave_within(_JOINING, name)
     sys.stderr.flush()
     return 1
-
-
-def free_port() -> int:
-    """Return a TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,7 @@
 | what happened | raised |
 |---|---|
 | not reachable, connection lost, time-out, unreadable answer, HTTP 408, 429, 5xx; gRPC UNAVAILABLE and its like | `Transient` |
-| a collection is missing | `Transient`: points go nowhere else, and it is there again once a lane or `ensure` made it |
+| a collection is missing | `Missing`, a `Transient`: points go nowhere else, and it is there again once it was made or rebuilt |
 | the vector has another length or name than the collection: the wrong collection for the model | `Fatal` |
 | the API key is refused; the store cannot do what is asked (501) | `Fatal` |
 | a write is refused for what is in it (400, 413, 422) | `Poison`, stage "store" |
@@ -28,6 +28,11 @@ TROUBLES: Final = (
     *(json.JSONDecodeError, UnicodeDecodeError, AssertionError),  # how the client takes an answer that is not Qdrant's
 )
 """What a call of qdrant-client raises when the store or the way to it is in trouble."""
+
+
+class Missing(Transient):
+    """A collection is not there: nobody made it yet, the store was emptied, or it is another store."""
+
 
 _WRONG_VECTOR: Final = re.compile(r"Vector dimension error: expected dim: (\d+), got (\d+)|Not existing vector name error")
 _MISSING: Final = re.compile(r"Collection `[^`]*` doesn't exist")
@@ -60,8 +65,8 @@ def _raise_for_status(status: int, text: str, url: str, doing: str, writing: boo
         )
         raise Fatal(f"{doing}: the wrong collection for this model{lengths} (vector store at {url})") from None
     if status == 404 and _MISSING.search(text):
-        hint = "a lane makes its collections when it starts; was the vector store emptied, or is this the wrong one?"
-        raise Transient(f"{doing}: the collection does not exist (vector store at {url})", hint=hint) from None
+        hint = "the first start of its lane makes it; was there one, was the vector store emptied, or is vectors.url another?"
+        raise Missing(f"{doing}: the collection does not exist (vector store at {url})", hint=hint) from None
     if status in (408, 429) or (status >= 500 and status != 501):
         raise Transient(f"{doing}: the vector store at {url} answered {status}, which passes") from None
     if status in (401, 403):

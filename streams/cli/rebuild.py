@@ -30,6 +30,9 @@ def rebuild(
     restart: Annotated[
         bool, typer.Option("--restart", help="drop what an unfinished rebuild has built, and begin anew")
     ] = False,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="where the collection is missing: begin with an empty one, without what was there")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before the switch")] = False,
     json_: Annotated[bool, typer.Option("--json", help="the outcome as one JSON object; asks nothing, so needs --yes")] = False,
 ) -> None:
@@ -48,12 +51,13 @@ def rebuild(
 
     if json_ and not (yes or dry_run):
         raise Permanent("with --json nobody is asked", hint="--yes, or --dry-run")
-    wish = Wish(collection, reason, dry_run=dry_run, back=back, restart=restart)
+    wish = Wish(collection, reason, dry_run=dry_run, back=back, restart=restart, empty=empty)
 
     def agree(found: "Survey") -> bool:
-        if not (json_ or back):
+        if not (json_ or back or empty):
             _print(found)
-        return yes or typer.confirm(f"switch {collection} to {'what served before' if back else 'what was built'}?")
+        to = "what served before" if back else "an empty collection" if empty else "what was built"
+        return yes or typer.confirm(f"switch {collection} to {to}?")
 
     done = asyncio.run(_rebuild(load(), wish, resume, agree))
     if json_:

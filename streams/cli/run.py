@@ -88,7 +88,8 @@ def up(
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}
         children.append(Child("connectors", command("streams.cli", "serve"), own))
-    asyncio.run(Supervisor(children, grace=settings.engine.grace + 10).run())
+    grace, host = settings.engine.grace + 10, settings.worker.health_host
+    asyncio.run(Supervisor(children, grace=grace, health_host=host).run())
 
 
 def serve(

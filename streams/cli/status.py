@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _WORST = 12  # partitions that the live view shows
 _SHORT_WHILE = 30.0  # seconds: as long as a broker takes that starts again, or a new cluster to find who keeps the offsets
 _AGAIN = 1.0  # seconds between tries
+_SILENT = 15.0  # seconds: Kafka answers each worker twice a second
 _PORTS = 32  # workers of one `vigil up` that are looked for, from its first health port on
 
 T = TypeVar("T")
@@ -67,11 +68,13 @@ def status(
     console = _console()
     try:
         if once or json_ or not console.is_terminal:
-            found, said = asyncio.run(_patiently(lambda: _look(settings, lane or (), addresses, every)))
+            found, said, hanging = asyncio.run(_patiently(lambda: _look(settings, lane or (), addresses, every)))
             if json_:
-                _lines([*(one.facts() for one in found), *({"workers_of": one.lane, **one.facts()} for one in said)])
+                _lines([one.facts() for one in found])
+                _lines([{"workers_of": one.lane, **one.facts()} for one in said])
+                _lines([{"hangs": address} for address in hanging])
             else:
-                console.print(_lanes(found, said), _partitions(found, asked=True))
+                console.print(_lanes(found, said), *_hanging(hanging), _partitions(found, asked=True))
             return
         asyncio.run(_watch(settings, lane or (), addresses, every, console))
     except KeyboardInterrupt:
@@ -102,20 +105,20 @@ async def _patiently(look: Callable[[], Awaitable[T]]) -> T:
 
 async def _look(
     settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float
-) -> tuple[list["Lag"], list["WorkerState"]]:
-    from streams.lagging import completed, lags, workers
+) -> tuple[list["Lag"], list["WorkerState"], list[str]]:
+    from streams.lagging import completed, hung, lags, workers
 
     first, began = await lags(settings, lanes, times=False), time.monotonic()
     await asyncio.sleep(every)
     found = await lags(settings, lanes, before=first, seconds=time.monotonic() - began)
-    said = await workers(addresses)
-    return completed(found, said, prefix=settings.kafka.topic_prefix), said
+    said, hanging = await asyncio.gather(workers(addresses), hung(addresses))
+    return completed(found, said, prefix=settings.kafka.topic_prefix), said, hanging
 
 
 async def _watch(
     settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float, console: Console
 ) -> None:
-    from streams.lagging import completed, lags, workers
+    from streams.lagging import completed, hung, lags, workers
 
     before: list[Lag] = []
     at, seen, newest = time.monotonic(), Group(), datetime.now()
@@ -129,9 +132,9 @@ async def _watch(
                     raise  # asked for what there is not; what was there a moment ago may come back
                 live.update(Group(_no_news(error, newest), seen), refresh=True)
             else:
-                said = await workers(addresses)
+                said, hanging = await asyncio.gather(workers(addresses), hung(addresses))
                 found = completed(found, said, prefix=settings.kafka.topic_prefix)
-                seen = Group(_lanes(found, said), _partitions(_worst(found), asked=True))
+                seen = Group(_lanes(found, said), *_hanging(hanging), _partitions(_worst(found), asked=True))
                 live.update(seen, refresh=True)
                 before, at, newest = found, began, datetime.now()
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
@@ -176,9 +179,25 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
             f"{workers.ready} of {workers.workers}" if workers else "no answer",
             str(workers.in_flight) if workers else "",
             f"{workers.seconds_since_commit:.1f} s ago" if workers else "",
-            f"{workers.held_partitions} partitions" if workers and workers.held_partitions else "",
+            _held(workers),
         )
     return table
+
+
+def _hanging(addresses: list[str]) -> list[Text]:
+    return [
+        Text(f"{address} takes connections and does not answer: that process is frozen, or hangs", style="bold red")
+        for address in addresses
+    ]
+
+
+def _held(workers: "WorkerState | None") -> str:
+    if workers is None:
+        return ""
+    held = [f"{workers.held_partitions} partitions"] if workers.held_partitions else []
+    if workers.kafka_silent_seconds > _SILENT:
+        held.append(f"cut off from Kafka for {workers.kafka_silent_seconds:.0f} s")
+    return ", ".join(held)
 
 
 def _worst(found: list["Lag"]) -> list["Lag"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from connectors.child import command
+from connectors.child import command, free_port
 from connectors.qdrant.embedded import EmbeddedQdrant
 from models.errors import Fatal
 from processors.events import TOPICS
@@ -22,7 +22,6 @@ from streams.journal import TOPIC as JOURNAL
 from streams.lanes import LANES
 from streams.settings import Settings, load
 from streams.supervisor import Child, Supervisor, lane_children
-from streams.worker import free_port
 
 _NEWS = 10.0  # seconds between lines about a start that takes long
 PARTITIONS = 2  # on two cores; a site has more

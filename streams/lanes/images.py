@@ -21,6 +21,7 @@ from processors.events import Event, FindingsEvent, ImageEvent
 from processors.findings import findings_event, pixels
 from processors.instances import Version, withdrawal, withdrawn_by
 from processors.vectors import image_point
+from streams.custody import Custody
 from streams.inference import raise_transient
 from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
@@ -68,6 +69,7 @@ class ImagesToFindings(Lane[ImageEvent]):
         )
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
+        self.custody: Custody = Custody(settings, metrics, self.name, self.kind.topic, images_collection(dimensions=0).name)
         self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
 
     def collection(self, dimensions: int) -> CollectionSpec:
@@ -94,11 +96,15 @@ class ImagesToFindings(Lane[ImageEvent]):
         """Load the model, connect to the vector store and the object store."""
         self._store = self._store or VectorStore(self.settings.vectors)
         self._objects = self._objects or ObjectStore(self.settings.objects)
+        if not self.beside:
+            await self.custody.require(self._store)  # before a model is loaded for nothing, at every try
         await self._models.open()
 
     async def _admit(self, model: ImageTextModel) -> None:
-        """Raise `Fatal` where the collection holds vectors of another length."""
+        """Raise `Fatal` where the collection holds vectors of another length, `Missing` where it was lost."""
         assert self._store is not None
+        if not self.beside:
+            await self.custody.require(self._store)
         await self._store.ensure([self.collection(model.dimensions), INSTANCES])
 
     async def process(self, inputs: Sequence[Input[ImageEvent]]) -> list[Outcome]:

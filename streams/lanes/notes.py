@@ -15,6 +15,7 @@ from processors.entities import WITHDRAWN, entities_event
 from processors.events import NoteEvent
 from processors.vectors import Chunk, Point, chunks, note_points, owners
 from processors.versions import Coming, Versions, point_id
+from streams.custody import Custody
 from streams.inference import is_error, raise_transient
 from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
@@ -105,6 +106,7 @@ class NotesToVectors(Lane[NoteEvent]):
             figures=_text_figures,
         )
         self._store: VectorStore | None = None
+        self.custody: Custody = Custody(settings, metrics, self.name, self.kind.topic, NOTES.name)
         self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
 
     def collection(self, dimensions: int) -> CollectionSpec:
@@ -129,11 +131,15 @@ class NotesToVectors(Lane[NoteEvent]):
     async def open(self) -> None:
         """Load the model, connect to the vector store."""
         self._store = self._store or VectorStore(self.settings.vectors)
+        if not self.beside:
+            await self.custody.require(self._store)  # before a model is loaded for nothing, at every try
         await self._embedding.open()
 
     async def _admit(self, model: TextEmbedder) -> None:
-        """Raise `Fatal` where the collection holds vectors of another length."""
+        """Raise `Fatal` where the collection holds vectors of another length, `Missing` where it was lost."""
         assert self._store is not None
+        if not self.beside:
+            await self.custody.require(self._store)
         await self._store.ensure([self.collection(model.dimensions), VERSIONS])
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:

@@ -44,6 +44,13 @@ def partition(arena: Arena) -> None:
     arena.proxy.heal()
 
 
+def cut_off(arena: Arena) -> None:
+    """Nothing passes between worker and broker for three minutes, many times as long as a session; senders write on."""
+    arena.proxy.block()
+    arena.sleep(180.0)
+    arena.proxy.heal()
+
+
 def resets(arena: Arena) -> None:
     """All connections to the broker break, five times within as many seconds."""
     for _ in range(5):
@@ -175,6 +182,14 @@ FAULTS = [
     *(
         Fault("partition", lane, "nothing passes to or from the broker for 9 s", partition, seconds=20, workers=workers)
         for lane, workers in (("vitals", 1), ("notes-entities", 1))
+    ),
+    Fault(
+        "cut-off",
+        "vitals",
+        "nothing passes to or from the broker for 3 minutes",
+        cut_off,
+        seconds=195,
+        seen="Kafka has not answered",
     ),
     *(Fault("resets", lane, "connections to the broker break, five times", resets) for lane in ("vitals", "notes-entities")),
     *(

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from streams.worker import free_port
+from connectors.child import free_port
 from tests.clinic import Clinic, note
 from tests.kafka import Kafka
 from tests.lanes import until

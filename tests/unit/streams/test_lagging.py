@@ -1,7 +1,10 @@
 """What workers say of themselves, read from their metrics; no worker and no broker is asked."""
 
+import http.server
 import io
 import math
+import socket
+import threading
 
 import pytest
 from prometheus_client import generate_latest
@@ -18,6 +21,7 @@ def page(held: float, *numbers: int) -> str:
     metrics.ready.set(1)
     metrics.in_flight.set(3 * len(numbers))
     metrics.held.set(int(held > 0))
+    metrics.silent.set(held)
     metrics.partitions({("s.clinical.images", 7): (9, 9.0, 0.0)})
     metrics.partitions({("s.clinical.images", number): (3, 1.5 + number if held else math.nan, held) for number in numbers})
     return generate_latest(metrics.registry).decode()
@@ -51,6 +55,37 @@ async def test_the_table_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     console.print(status._lanes(lags, found), status._partitions(lags, asked=True))
     assert isinstance(console.file, io.StringIO)
     lane, first, second = (line for line in console.file.getvalue().splitlines() if "images" in line)
-    assert "1 partitions" in lane
+    assert "1 partitions, cut off from Kafka for 42 s" in lane
     assert [cell.strip() for cell in first.split("│")[-4:-1]] == ["3", "", ""]
     assert [cell.strip() for cell in second.split("│")[-4:-1]] == ["3", "2.5 s ago", "42.0 s"]
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b'{"lane":"vitals","ready":false,"reason":"Kafka has not answered for 42 s"}'
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+async def test_a_process_that_hangs_is_told_from_one_that_is_not_there_and_one_that_says_why_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lagging, "_LIVE", 0.5)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with socket.create_server(("127.0.0.1", 0)) as frozen, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        waits, hangs, absent = (f"127.0.0.1:{one.getsockname()[1]}" for one in (server.socket, frozen, nobody))
+        try:
+            assert await lagging.hung([waits, hangs, absent]) == [hangs]
+            assert await lagging.unready([waits, hangs, absent]) == {
+                waits: "vitals is not ready: Kafka has not answered for 42 s"
+            }
+        finally:
+            server.shutdown()
+            server.server_close()
