@@ -63,13 +63,25 @@ class CarryForward(_Rules):
     interval that RCP allows.
     """
 
-    respiratory_rate: timedelta = _hours(6)
-    spo2: timedelta = _hours(6)
-    systolic: timedelta = _hours(6)
-    heart_rate: timedelta = _hours(6)
-    oxygen: timedelta = _hours(12)
-    consciousness: timedelta = _hours(12)
-    temperature: timedelta = _hours(12)
+    respiratory_rate: timedelta = Field(
+        _hours(6), le=_hours(24), description="changes fast: for one interval of RCP's at a total of 1-4"
+    )
+    spo2: timedelta = Field(_hours(6), le=_hours(24), description="changes fast: for one interval of RCP's at a total of 1-4")
+    systolic: timedelta = Field(
+        _hours(6), le=_hours(24), description="changes fast: for one interval of RCP's at a total of 1-4"
+    )
+    heart_rate: timedelta = Field(
+        _hours(6), le=_hours(24), description="changes fast: for one interval of RCP's at a total of 1-4"
+    )
+    oxygen: timedelta = Field(
+        _hours(12), le=_hours(24), description="charted less often, and changes by what is charted: RCP's longest interval"
+    )
+    consciousness: timedelta = Field(
+        _hours(12), le=_hours(24), description="charted less often, and changes by what is charted: RCP's longest interval"
+    )
+    temperature: timedelta = Field(
+        _hours(12), le=_hours(24), description="charted less often, and changes by what is charted: RCP's longest interval"
+    )
 
 
 class RepeatLast(_Rules):
@@ -96,11 +108,13 @@ class Silence(_Rules):
     of grace for charting; "continuous" is taken as half an hour in all.
     """
 
-    zero: timedelta = Field(_hours(12.5), gt=timedelta())
-    low: timedelta = Field(_hours(6.5), gt=timedelta())
-    low_medium: timedelta = Field(_hours(1.5), gt=timedelta())
-    medium: timedelta = Field(_hours(1.5), gt=timedelta())
-    high: timedelta = Field(_minutes(30), gt=timedelta())
+    zero: timedelta = Field(_hours(12.5), gt=timedelta(), description="total 0: RCP's 12 hours, and grace for charting")
+    low: timedelta = Field(_hours(6.5), gt=timedelta(), description="total 1-4: RCP's 4-6 hours, likewise")
+    low_medium: timedelta = Field(_hours(1.5), gt=timedelta(), description="a single 3: RCP's hour, likewise")
+    medium: timedelta = Field(_hours(1.5), gt=timedelta(), description="total 5-6: RCP's hour, likewise")
+    high: timedelta = Field(
+        _minutes(30), gt=timedelta(), description="total 7 and more: RCP's continuous monitoring, with room for charting"
+    )
     unscored: timedelta = Field(
         _hours(12.5),
         gt=timedelta(),
@@ -237,7 +251,7 @@ class MonitorRules(_Rules):
     quiet_route: str = Field("worklist", description="where alerts beyond the budget go")
 
     # whom to tell --------------------------------------------------------------------------------------------------------
-    default_route: str = "default"
+    default_route: str = Field("default", min_length=1, description="where alerts go of wards without a route of their own")
     ward_routes: dict[str, str] = Field(default_factory=dict, description="ward -> route")
     ceilings: dict[str, CeilingPolicy] = Field(
         default_factory=dict,

@@ -12,6 +12,7 @@ from connectors.qdrant.store import VectorStore, Where
 from models.batching import describe
 from models.errors import Fatal, Permanent, Transient, VigilError
 from models.tasks import ImageTextModel, TextEmbedder
+from processors.rules import MonitorRules
 from streams import topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
@@ -49,6 +50,7 @@ async def run_checks(settings: Settings) -> list[Check]:
         _cache,
         _disk,
         _site,
+        _monitor,
         _answers,
         _workers,
     )
@@ -239,6 +241,23 @@ async def _site(settings: Settings) -> list[Check]:
         mend = "set VIGIL_IDENTITY__SITE_SECRET to a long random value, once: it keys every patient pseudonym"
         return [Check("warning", "site secret", "still the demo's", mend)]
     return [Check("ok", "site secret", "set")]
+
+
+# Of the monitor's rules those that say who is told of, and when: where a site departs from them, whoever looks should see it.
+_RCP = ("minimum_severity", "medium_total", "high_total", "single_three", "staleness", "silence", "carry_forward", "escalation")
+
+
+async def _monitor(settings: Settings) -> list[Check]:
+    """Name every departure from the defaults that follow the Royal College of Physicians; the site's to decide, and to know."""
+    rules, defaults = settings.monitor, MonitorRules()
+    told = rules.model_dump(mode="json", include=set(_RCP))
+    usual = defaults.model_dump(mode="json", include=set(_RCP))
+    changed = sorted(name for name in _RCP if told[name] != usual[name])
+    if not changed:
+        return [Check("ok", "monitor", "who is alerted on, and when, follows RCP's NEWS2 (2017)")]
+    mend = "`vigil settings` shows each with its default: is it the site's decision, by whoever answers for it?"
+    words = ", ".join(f"monitor.{name}" for name in changed)
+    return [Check("warning", "monitor", f"departs from the defaults, which follow RCP's NEWS2 (2017): {words}", mend)]
 
 
 async def _answers(settings: Settings) -> list[Check]:

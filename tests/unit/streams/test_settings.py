@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from models.errors import Permanent
-from streams import setting_names
+from streams import checks, setting_names
 from streams.cli.settings import rows
 from streams.kafka import aiokafka_config, confluent_config, faust_config
 from streams.setting_names import names
@@ -313,3 +313,14 @@ def test_a_wrong_key_of_a_peer_is_told_with_those_that_there_are(tmp_path: Path)
         load()
     assert "no setting connectors.mllp.peers.MON.tz; there are addresses, " in str(refused.value)
     assert "no setting connectors.mllp.peers.MON.zones; did you mean zone?" in str(refused.value)
+
+
+def test_every_setting_has_its_reason() -> None:
+    assert [row.name for row in rows(Settings()) if not row.why] == []
+
+
+async def test_departures_from_the_published_rules_are_named() -> None:
+    (found,) = await checks._monitor(Settings())
+    assert found.verdict == "ok"
+    (found,) = await checks._monitor(Settings(monitor={"high_total": 9, "escalation": {"high": []}}))
+    assert (found.verdict, found.found.rpartition(": ")[2]) == ("warning", "monitor.escalation, monitor.high_total")
