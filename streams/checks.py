@@ -10,7 +10,7 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import VectorStore
 from models.batching import describe
 from models.errors import Fatal, Permanent, VigilError
-from streams import topics
+from streams import brokertime, topics
 from streams.caching import redis_version
 from streams.inference import open_model
 from streams.settings import DEMO_SECRET, Settings
@@ -19,6 +19,7 @@ from streams.topic_options import Difference, show
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
 _COLLECTIONS = {"embedding": NOTES, "image-text": images(dimensions=0)}  # where a task's vectors go
 _LOW_DISK = 5 * 2**30
+_APART, _FAR_APART = 5.0, 30.0  # seconds between this host's clock and Kafka's: NTP keeps both within far less
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Check:
 async def run_checks(settings: Settings) -> list[Check]:
     """Run all checks; none of them changes anything."""
     checks: list[Check] = []
-    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _qdrant, _models, _cache, _disk, _site)
+    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _clock, _qdrant, _models, _cache, _disk, _site)
     for probe in probes:
         try:
             checks += await probe(settings)
@@ -70,6 +71,24 @@ async def _kafka(settings: Settings) -> list[Check]:
         mend = "recreate them with one number of partitions: a patient's records must meet in one lane"
         checks.append(Check("wrong", "topics", f"topics that meet differ in partitions: {meet}", mend))
     return checks
+
+
+async def _clock(settings: Settings) -> list[Check]:
+    """Compare this host's clock with Kafka's: a wrong one makes current sets history, or has every write refused."""
+    if settings.kafka.embedded:
+        return []
+    try:
+        apart = (await brokertime.ahead(settings.kafka)).total_seconds()
+    except VigilError as error:
+        mend = error.hint or "compare them by hand: `date -u` here and on the brokers"
+        return [Check("warning", "clock", f"not compared with Kafka's: {error}", mend)]
+    if abs(apart) <= _APART:
+        return [Check("ok", "clock", f"within {_APART:.0f} s of Kafka's")]
+    words = f"this host's clock is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} Kafka's (the controller's)"
+    mend = "set the one that is wrong, and run NTP on all hosts: `timedatectl`, `chronyc tracking`"
+    if apart > 0:
+        mend += "; Kafka refuses what is stamped an hour ahead of its own time (InvalidTimestampError)"
+    return [Check("wrong" if abs(apart) > _FAR_APART else "warning", "clock", words, mend)]
 
 
 async def _configured(settings: Settings) -> list[Check]:
