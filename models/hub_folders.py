@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent
 from models.registering import files_of, location, own_name, record
-from models.registry import LOADERS, ModelEntry, copy_of, sha256_of
+from models.registry import LOADERS, ModelEntry, Registry, copy_of, labels_of, sha256_of
 
 # What opens a folder that holds such a thing. The first that fits counts: a sentence-transformers folder has a config.json too.
 _ARCHITECTURES: Final[Mapping[str, tuple[str, str]]] = {  # end of the class's name -> task, runtime
@@ -54,13 +54,15 @@ def add(
     kind: tuple[str, str] | None = None,
     more: Mapping[str, Any] | None = None,
     address: str = "",
+    opened: bool = False,
 ) -> ModelEntry:
     """Hash every file of a folder and record it as a model; it serves nothing until it is promoted.
 
     `kind` is (task, runtime) where the folder does not say it; `more` are further fields of the entry (labels, thresholds,
     preprocessing). `address` is where the folder came from, if it did: the entry names that, and the folder is put where its copy
-    belongs. An entry of the same task and name is replaced, but for one in use. Raises `Permanent` for a folder or runtime that is
-    not known, or the name of a model in use, `Fatal` for a folder without files.
+    belongs. With `opened` it is opened first, as it stands: what does not open is not recorded, and labels that the entry does not
+    name are the model's own. An entry of the same task and name is replaced, but for one in use. Raises `Permanent` for a folder or
+    runtime that is not known, or the name of a model in use, `Fatal` for a folder without files, and as `Registry.open`.
     """
     task, runtime = kind or kind_of(folder)
     if runtime not in LOADERS:
@@ -76,11 +78,15 @@ def add(
         first = error.errors(include_url=False, include_input=False)[0]
         raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     own_name(entry, registry)
+    if opened:
+        labels = labels_of(Registry([(entry, folder)], {}).open(task, name=entry.name))
+        if labels and not entry.labels:
+            entry = entry.model_copy(update={"labels": labels})
     if address and (kept := copy_of(entry, registry.parent)).is_dir():
         shutil.rmtree(folder)  # the same, byte for byte
     elif address:
         folder.replace(kept)
-    record(entry, registry, serve=False)
+    record(entry, registry, serve=False, in_use=False)
     return entry
 
 

@@ -8,7 +8,8 @@ An entry's location may also be an address, `hf://OWNER/NAME@REVISION` or `s3://
 folder beside the registry file (`copy_of`), by `vigil models pull NAME`, or when a lane opens it where the site allows that
 (`models.fetch`). The hub is the one that HF_ENDPOINT names, so that a site's own can stand in for it.
 
-Every file is hashed as it arrives; a model is put in its place whole, or not at all.
+Every file is hashed as it arrives; a model is put in its place whole, or not at all. One that is there already is hashed too, and
+what is missing or damaged of it fetched anew.
 """
 
 import contextlib
@@ -175,17 +176,14 @@ def pinned(address: str) -> str:
 def fetched(entry: ModelEntry, folder: Path, progress: Callable[[str, int], None] = lambda file, size: None) -> None:
     """Bring the files of an entry whose location is an address to `folder`, whole; several processes may try at once.
 
-    Raises `Permanent` (the place has no such file), `Fatal` (a file without a digest or with another, no room), `Transient`.
+    Of a folder that is there what is missing or damaged is fetched. Raises `Permanent` (the place has no such file), `Fatal` (a
+    file without a digest or with another, no room), `Transient`.
     """
     files = entry.files | entry.beside
     if not all(files.values()):
         raise Fatal(f"model {entry.name}: files without digests are not fetched", hint="`vigil models add ADDRESS` finds them")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / f".{folder.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                _arrive(StoreMirror(entry.location), "", files, folder, progress)
+        _arrive(lambda: StoreMirror(entry.location), "", files, folder, progress)
     except OSError as error:
         raise Fatal(
             f"model {entry.name}: its files cannot be put beside the registry file ({error.strerror})",
@@ -247,8 +245,8 @@ def pull(
     """Fetch a model into a folder beside the registry file and record it there; it serves nothing until it is promoted.
 
     `digest` is the model's, as somebody trusted told it; `called` is its name here, if not the mirror's. `progress(file, bytes)` is
-    told of each piece. Files that an earlier try left whole are not fetched again. Raises `Permanent` (no such model, another
-    digest, the name of a model in use), `Fatal` (a file differs from its digest), `Transient`.
+    told of each piece. Files that are there whole, in place or from an earlier try, are not fetched again. Raises `Permanent` (no
+    such model, another digest, the name of a model in use), `Fatal` (a file differs from its digest), `Transient`.
     """
     entry = _chosen(offered(source), name, task)
     if digest and digest != entry.digest:
@@ -262,18 +260,40 @@ def pull(
     folder = copy_of(made, registry.parent)
     made = made.model_copy(update={"location": folder.name})
     own_name(made, registry)
-    if not folder.is_dir():
-        _arrive(source, f"{entry.location}/", files, folder, progress)
-    record(made, registry, serve=False)
+    _arrive(lambda: source, f"{entry.location}/", files, folder, progress)
+    record(made, registry, serve=False, in_use=False)
     return made
 
 
-def _arrive(source: Mirror, below: str, files: Mapping[str, str], folder: Path, progress: Callable[[str, int], None]) -> None:
-    """Fetch files (name -> SHA-256 in hex), whose paths begin with `below`; the folder is there whole or not at all."""
+def _arrive(
+    place: Callable[[], Mirror], below: str, files: Mapping[str, str], folder: Path, progress: Callable[[str, int], None]
+) -> None:
+    """Fetch files (name -> SHA-256 in hex), whose paths begin with `below`; the folder is there whole or not at all.
+
+    Of one that is there the files that are missing or differ are fetched, all of them before the first is put in its place.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     arriving = folder.with_name(f".{folder.name}.partial")
-    for file, expected in sorted(files.items()):
-        _fetch(source, f"{below}{file}", arriving / file, expected, partial(progress, file))
-    arriving.replace(folder)
+    with (folder.parent / f".{folder.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        there = folder.is_dir()
+        wanted = {file: sha for file, sha in sorted(files.items()) if not (there and _is(folder / file, sha))}
+        if there and not wanted:
+            return
+        source = place()
+        for file, expected in wanted.items():
+            _fetch(source, f"{below}{file}", arriving / file, expected, partial(progress, file))
+        if not there:
+            arriving.replace(folder)
+            return
+        for file in wanted:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (arriving / file).replace(folder / file)
+        shutil.rmtree(arriving, ignore_errors=True)
+
+
+def _is(path: Path, expected: str) -> bool:
+    return path.is_file() and sha256_of(path) == expected
 
 
 def _chosen(entries: list[ModelEntry], name: str, task: str) -> ModelEntry:
@@ -287,7 +307,7 @@ def _chosen(entries: list[ModelEntry], name: str, task: str) -> ModelEntry:
 
 def _fetch(source: Mirror, path: str, target: Path, expected: str, progress: Callable[[int], None]) -> None:
     """Write a file; without `expected` whatever comes is right, and one that is there is fetched again."""
-    if target.is_file() and sha256_of(target) == expected:
+    if _is(target, expected):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(target.parent).free) < 4 * _PIECE:

@@ -23,16 +23,19 @@ The packaged `registry.toml` describes the weights that ship. A site lays a file
 
 An entry of the same task and name replaces the packaged one whole. Where a location is an address, what is opened is a copy beside
 the registry file (`copy_of`), which `vigil models pull NAME` fetches, or a lane, if the site lets it (`models.fetch`). Every file
-that an entry names is hashed before the runtime sees it, and the runtime can open only those.
+that an entry names is hashed before the runtime sees it, and the runtime can open only those. A model is tried out when it is
+opened (`models.probing`).
 """
 
+import contextlib
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import re
+import tempfile
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast, overload
@@ -48,7 +51,8 @@ from pydantic import (
     model_validator,
 )
 
-from models.errors import Fatal, Permanent
+from models.errors import Fatal, Permanent, VigilError
+from models.probing import failed, probe
 from models.tasks import DeteriorationModel, HomeModel, ImageTextModel, Model, ModelIdentity, TextEmbedder, TokenClassifier
 
 PACKAGED: Final = Path(__file__).with_name("registry.toml")
@@ -202,6 +206,17 @@ class Weights:
             )
         return self.folder / name
 
+    @contextlib.contextmanager
+    def view(self) -> Iterator[Path]:
+        """Show the entry's files as a folder of their own while the block runs: what was never hashed is not there."""
+        with tempfile.TemporaryDirectory(prefix="vigil-model-") as name:
+            shown = Path(name)
+            for file in self.entry.files:
+                link = shown / file
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(self.path(file).resolve())
+            yield shown
+
 
 def sha256_of(path: Path) -> str:
     """Hash a file's content: SHA-256 in hex, read in pieces."""
@@ -244,17 +259,17 @@ class Registry:
         for task in document.get("tasks", {}):
             names, tasks = [e.name for e in self.entries(task)], {t for t, _ in self._entries}
             if not names:
-                raise Fatal(f"registry {path}: [tasks.{task}]: no model is of this task", hint=_nearest(task, tasks))
+                raise Fatal(f"registry {path}: [tasks.{task}]: no model is of this task", hint=nearest(task, tasks))
             for key, name in (("champion", self._stages[task].champion), ("challenger", self._stages[task].challenger)):
                 if name and name not in names:
                     others = [t for t, n in self._entries if n == name]
                     why = f"{name!r} is of the task {others[0]!r}" if others else f"no model of this task is called {name!r}"
-                    raise Fatal(f"registry {path}: [tasks.{task}] {key}: {why}", hint=_nearest(name, names))
+                    raise Fatal(f"registry {path}: [tasks.{task}] {key}: {why}", hint=nearest(name, names))
         for raw in document.get("model", []):
             if (task := raw["task"]) not in PROTOCOLS and task not in self._stages:
                 raise Fatal(
                     f"registry {path}: model {raw['name']!r}: task: unknown {task!r}",
-                    hint=f"{_nearest(task, PROTOCOLS)}; a task of the site's own has a [tasks.{task}] with its champion",
+                    hint=f"{nearest(task, PROTOCOLS)}; a task of the site's own has a [tasks.{task}] with its champion",
                 )
 
     def entries(self, task: str | None = None) -> list[ModelEntry]:
@@ -336,22 +351,35 @@ class Registry:
     @overload
     def open(self, task: str, *, name: str | None = None, threads: int = 1) -> Model: ...
     def open(self, task: str, *, name: str | None = None, threads: int = 1, expect: Callable[..., Any] | None = None) -> Any:
-        """Verify every file of a model and return its runtime object, which fills in the task's protocol.
+        """Verify every file of a model, try it out, and return its runtime object, which fills in the task's protocol.
 
         `name` defaults to the task's champion; `threads` are the intra-op threads of the runtime; `expect` is a protocol
         of `models.tasks` to check against where the task is a site's own.
 
-        Raises `Fatal` (missing file, differing digest, weights that do not load, an object that lacks the protocol's
-        methods) and `Permanent` (unknown name, wrong task, unknown runtime).
+        Raises `Fatal` (missing file, differing digest, weights that do not load, an object that lacks the protocol's methods or
+        answers wrongly, thresholds of labels that it has not) and `Permanent` (unknown name, wrong task, unknown runtime).
         """
         if threads < 1:
             raise Permanent(f"threads must be at least 1, not {threads}")
         weights = self.weights(task, name)
         entry = weights.entry
-        model = _loader(entry)(weights, threads=threads)
-        protocol = expect if expect is not None else PROTOCOLS.get(task, Model)
-        if not isinstance(model, cast(type, protocol)):
-            raise Fatal(f"model {entry.name} {entry.version}: runtime {entry.runtime} does not fill in the task {task!r}")
+        load, where = _loader(entry), f"model {entry.name} {entry.version}"
+        try:
+            model = load(weights, threads=threads)
+        except (Fatal, Permanent):
+            raise
+        except VigilError as error:  # a first run, within the loading
+            raise failed(error, where) from error
+        except Exception as error:  # whatever a library raises; there is no patient's text yet, so its words may be shown
+            words = " ".join(str(error).split())[:300]
+            raise Fatal(f"{where}: it does not open ({type(error).__name__}: {words})") from error
+        protocol = cast(type, expect if expect is not None else PROTOCOLS.get(task, Model))
+        if not isinstance(model, protocol):
+            raise Fatal(f"{where}: runtime {entry.runtime} does not fill in the task {task!r}")
+        probe(model, protocol, where)
+        labels = labels_of(model)
+        if labels and (strange := sorted(entry.thresholds.keys() - set(labels))):
+            raise Fatal(f"{where}: thresholds: no label {strange[0]!r}", hint=nearest(strange[0], labels))
         return model
 
     def _find(self, task: str, name: str | None) -> tuple[ModelEntry, Path]:
@@ -375,8 +403,14 @@ def _verify(entry: ModelEntry, path: Path, expected: str) -> None:
         raise Fatal(
             f"model {entry.name} {entry.version}: digest of {path} differs: "
             f"expected {expected or 'none (unsealed)'}, found {found}",
-            hint="the file is corrupted or was replaced; restore it, or seal the registry if the change is meant",
+            hint="the file is corrupted or was replaced; restore it (`vigil models pull` does, of a pulled one), or seal "
+            "the registry if the change is meant",
         )
+
+
+def labels_of(model: object) -> tuple[str, ...]:
+    """Return the labels that an open model can give, none where it gives none or does not say."""
+    return tuple(getattr(model, "labels", ()))
 
 
 def _loader(entry: ModelEntry) -> Callable[..., Any]:
@@ -411,7 +445,7 @@ def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[
             where, hint = _place(error, ModelEntry)
             raise Fatal(f"registry {path}: model {name!r}: {where}", hint=hint) from error
         if entry.runtime not in LOADERS:
-            hint = _nearest(entry.runtime, LOADERS)
+            hint = nearest(entry.runtime, LOADERS)
             raise Fatal(f"registry {path}: model {name!r}: runtime: unknown {entry.runtime!r}", hint=hint)
         if any((one.task, one.name) == (entry.task, entry.name) for one, _ in entries):
             raise Fatal(f"registry {path}: model {name!r} of the task {entry.task} stands there twice", hint="take one out")
@@ -424,11 +458,12 @@ def _place(error: ValidationError, of: type[BaseModel]) -> tuple[str, str]:
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{key}: there is no such key", _nearest(key, of.model_fields)
+        return f"{key}: there is no such key", nearest(key, of.model_fields)
     return f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, "), ""
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint: the name that may have been meant, and all that there are."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, 1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(names) or 'none'}"
@@ -448,7 +483,7 @@ def _with_thresholds(
         where = ".".join(map(str, ("thresholds", *first["loc"])))
         raise Fatal(f"registry {path}: [{where}]: {first['msg']}", hint="[thresholds.MODEL] label = score") from error
     if unknown := sorted(own.keys() - {entry.name for entry, _ in entries}):
-        hint = _nearest(unknown[0], {entry.name for entry, _ in entries})
+        hint = nearest(unknown[0], {entry.name for entry, _ in entries})
         raise Fatal(f"registry {path}: [thresholds.{unknown[0]}]: no model has this name", hint=hint)
     found: list[tuple[ModelEntry, Path]] = []
     for entry, folder in entries:
@@ -490,7 +525,7 @@ def document_of(path: Path) -> dict[str, Any]:
         raise Fatal(f"registry {path} is not TOML: {error}") from error
     if strange := sorted(document.keys() - _TABLES):
         # Passed over in silence, the models that ship would answer for those that the file was meant to name.
-        raise Fatal(f"{path} is no registry: it has {strange[0]!r}", hint=_nearest(strange[0], _TABLES))
+        raise Fatal(f"{path} is no registry: it has {strange[0]!r}", hint=nearest(strange[0], _TABLES))
     return document
 
 

@@ -211,6 +211,11 @@ def hours_and_minutes(milliseconds: int) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
+def retracted(why: str) -> str:
+    """Word why an alert waits for an answer anew."""
+    return f"the answer was taken back{': ' if why else ''}{why}"
+
+
 def missing_evidence(evidence: Collection[str], score: News2) -> Sequence[str]:
     """Return what scored when the alert was told and is not known now: while there is any, nothing may resolve."""
     return [name for name in score.missing if name in evidence]

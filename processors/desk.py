@@ -2,6 +2,7 @@
 
     nothing -- severity reached --> raised -- graver, or +update_rise points --> updated (somebody must answer anew)
     raised/updated -- feedback --> acknowledged (no more escalation) or declined (ends; suppressed for a while)
+    acknowledged -- feedback that this was in error --> updated (somebody must answer anew); what was declined is over
     raised/updated -- nobody answers --> escalated, step by step up the chain
     any -- resolve_sets sets over resolve_after below the hysteresis --> resolved, or updated to a lower severity
     any -- what it rested on was wrong, or the patient was merged away --> withdrawn
@@ -206,6 +207,12 @@ class Desk:
         alert = next((one for one in patient.alerts.values() if one.id == event.target_id), None)
         if alert is None or (event.kind == "alert-acknowledged" and alert.state == "acknowledged"):
             return None
+        if event.kind == "alert-answer-retracted":
+            if alert.waiting_since is not None:  # nobody has answered, or it got graver since
+                return None
+            self._place(patient, alert, cause.now)
+            reason = alerts.retracted(event.reason)
+            return [self.step(patient, alert, "updated", reason, cause, score=score, by=event.by)]
         if event.kind == "alert-acknowledged":
             alert.waiting_since = None
             return [self.step(patient, alert, "acknowledged", event.reason, cause, score=score, by=event.by)]

@@ -398,8 +398,8 @@ class FeedbackEvent(Event):
 
     patient_id: Id
     """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
-    kind: Literal["alert-acknowledged", "alert-declined", "finding-confirmed", "finding-corrected"]
-    """What was said: of an alert, or of a finding of an image."""
+    kind: Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted", "finding-confirmed", "finding-corrected"]
+    """What was said: of an alert, or of a finding of an image. A retracted answer was given in error: the alert waits anew."""
     target_id: Id
     """`alert_id` of the alert, or the id of the event that holds the finding."""
     by: Id
@@ -685,11 +685,14 @@ class AlertEvent(Output):
     decided_at: AwareDatetime
     """The lane's logged time."""
     by: str = ""
-    """Who acknowledged or declined: their id in the site's directory."""
+    """Who acknowledged, declined or took their answer back: their id in the site's directory."""
 
 
 class HeartbeatEvent(Event):
-    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down."""
+    """Said regularly on `clinical.alerts` by each partition of the vitals lane: silence means that the lane is down.
+
+    It lies in the partition of that number, counted round where `clinical.alerts` has fewer.
+    """
 
     topic: ClassVar[str] = "clinical.alerts"
     type: ClassVar[str] = "org.vigil.heartbeat.v1"

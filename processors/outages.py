@@ -5,7 +5,7 @@ They inform; they page nobody, and they resolve nothing but themselves.
 
 from datetime import timedelta
 
-from processors.alerts import Alert, hours_and_minutes
+from processors.alerts import Alert, hours_and_minutes, retracted
 from processors.events import AlertEvent, AlertKind, AlertState, FeedbackEvent, Source
 from processors.identity import natural_id
 from processors.partition import Partition
@@ -69,8 +69,12 @@ class Outages:
 
     def answer(self, event: FeedbackEvent, now: int, source: Source) -> list[AlertEvent] | None:
         """Take an answer; None when it fits nothing. The alert stands until its cause ends: it is never raised anew meanwhile."""
-        state: AlertState = "acknowledged" if event.kind == "alert-acknowledged" else "declined"
         alert = next((one for one in self._partition.alerts.values() if one.id == event.target_id), None)
+        if event.kind == "alert-answer-retracted":
+            if alert is None or alert.state not in ("acknowledged", "declined"):
+                return None
+            return [self._step(alert, "updated", retracted(event.reason), now, source, by=event.by)]
+        state: AlertState = "acknowledged" if event.kind == "alert-acknowledged" else "declined"
         if alert is None or alert.state == state:
             return None
         return [self._step(alert, state, event.reason, now, source, by=event.by)]

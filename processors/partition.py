@@ -3,6 +3,7 @@
 Times are milliseconds since 1970.
 """
 
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,14 @@ _HOUR = 3_600_000
 _DAY_HOURS = 24
 _PERIOD = 12 * _HOUR  # over which a feed's longest pause is remembered, twice
 _PAUSES = 3  # so many times the longest pause is not a pause any more
+_PSEUDO = "partition-"
+_NUMBER = re.compile(rf"{_PSEUDO}(\d{{1,5}})", re.ASCII)
+
+
+def number_of(patient_id: str) -> int | None:
+    """Return the number of the partition whose pseudo patient it is (`Partition.id`); None for a patient."""
+    found = _NUMBER.fullmatch(patient_id)
+    return int(found[1]) if found else None
 
 
 @dataclass(slots=True)
@@ -75,7 +84,7 @@ class Partition:
     @property
     def id(self) -> str:
         """The pseudo patient whose snapshot this is, and the `patient_id` of its alerts."""
-        return f"partition-{self.number}"
+        return f"{_PSEUDO}{self.number}"
 
     def stamp(self, now: int) -> int | str:
         """Return what makes an id of this moment: the same time may come again after time was set back."""

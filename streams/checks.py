@@ -1,15 +1,17 @@
 """The checks behind `vigil doctor`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from connectors.objects import ObjectStore
+from connectors.qdrant.search import unsearched
 from connectors.qdrant.settings import NOTES, CollectionSpec, images
-from connectors.qdrant.store import VectorStore
+from connectors.qdrant.store import VectorStore, Where
 from models.batching import describe
 from models.errors import Fatal, Permanent, VigilError
+from models.tasks import ImageTextModel, TextEmbedder
 from streams import brokertime, topics
 from streams.caching import redis_version
 from streams.inference import open_model
@@ -17,7 +19,8 @@ from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
-_COLLECTIONS = {"embedding": NOTES, "image-text": images(dimensions=0)}  # where a task's vectors go
+# Where a task's vectors go.
+COLLECTIONS: Final[Mapping[str, CollectionSpec]] = {"embedding": NOTES, "image-text": images(dimensions=0)}
 _LOW_DISK = 5 * 2**30
 _APART, _FAR_APART = 5.0, 30.0  # seconds between this host's clock and Kafka's: NTP keeps both within far less
 
@@ -35,7 +38,16 @@ class Check:
 async def run_checks(settings: Settings) -> list[Check]:
     """Run all checks; none of them changes anything."""
     checks: list[Check] = []
-    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (_kafka, _clock, _qdrant, _models, _cache, _disk, _site)
+    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (
+        _kafka,
+        _clock,
+        _qdrant,
+        _models,
+        _cache,
+        _disk,
+        _site,
+        _answers,
+    )
     for probe in probes:
         try:
             checks += await probe(settings)
@@ -158,20 +170,34 @@ async def _models(settings: Settings) -> list[Check]:
             identity = model.identity
             found = f"{identity.name} {identity.version}, digest {identity.digest[:12]}, files as registered"
             checks.append(Check("ok", f"model for {task}", found))
-            if (collection := _COLLECTIONS.get(task)) is not None:
-                checks += await _fit(settings, replace(collection, dimensions=model.dimensions))
+            if task in COLLECTIONS:
+                checks += await _fit(settings, task, model)
     return checks
 
 
-async def _fit(settings: Settings, collection: CollectionSpec) -> list[Check]:
+async def _fit(settings: Settings, task: str, model: TextEmbedder | ImageTextModel) -> list[Check]:
+    name = COLLECTIONS[task].name
+    try:
+        others = await points_of_others(settings, task, model)
+    except Fatal as error:
+        return [Check("wrong", f"collection {name}", str(error), error.hint or "")]
+    except VigilError:
+        return []  # said of the store
+    if not others:
+        return []
+    found = f"{others:,} points are of another model than the one that serves: no search finds them"
+    return [Check("warning", f"collection {name}", found, f"`vigil replay rebuild {name} --reason ...` makes them anew")]
+
+
+async def points_of_others(settings: Settings, task: str, model: TextEmbedder | ImageTextModel) -> int:
+    """Ask the vector store about a model whose vectors go there: how many points of other models does its collection hold?
+
+    Raises `Fatal` where the collection holds vectors of another length, `Transient` or `Permanent` where the store does not tell.
+    """
+    collection = replace(COLLECTIONS[task], dimensions=model.dimensions)
     async with VectorStore(settings.vectors) as store:
-        try:
-            await store.check(collection)
-        except Fatal as error:
-            return [Check("wrong", f"collection {collection.name}", str(error), error.hint or "")]
-        except VigilError:
-            pass  # said of the store
-    return []
+        await store.check(collection)
+        return await unsearched(store, collection, Where(), model.identity) if await store.exists(collection) else 0
 
 
 async def _cache(settings: Settings) -> list[Check]:
@@ -199,3 +225,32 @@ async def _site(settings: Settings) -> list[Check]:
         mend = "set VIGIL_IDENTITY__SITE_SECRET to a long random value, once: it keys every patient pseudonym"
         return [Check("warning", "site secret", "still the demo's", mend)]
     return [Check("ok", "site secret", "set")]
+
+
+async def _answers(settings: Settings) -> list[Check]:
+    """Say who may answer alerts, and so end their escalation, without showing that they are who they say."""
+    connectors, found = settings.connectors, []
+    if "mllp" in connectors.enabled:
+        found += [
+            (
+                f"HL7 peer {name}",
+                "its address alone, which others may take",
+                "give it `certificates`, with connectors.mllp.tls.ca_file",
+            )
+            for name, peer in connectors.mllp.peers.items()
+            if peer.answers_alerts and not peer.certificates and not all(one.is_loopback for one in peer.addresses)
+        ]
+    if "fhir" in connectors.enabled:
+        found += [
+            (
+                f"FHIR peer {name}",
+                "nothing: whoever reaches the port is taken for it",
+                "give it a `token`, or set connectors.fhir.tls.ca_file",
+            )
+            for name, peer in connectors.fhir.peers.items()
+            if peer.answers_alerts and not connectors.fhir.authenticates(peer)
+        ]
+    return [
+        Check("warning", "answers to alerts", f"{who} may give them (`answers_alerts`) and is known by {how}", mend)
+        for who, how, mend in found
+    ]

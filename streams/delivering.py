@@ -31,7 +31,17 @@ from connectors.deliver.person import People
 from connectors.deliver.settings import AnyReceiver, chain
 from connectors.identity import Identities
 from models.errors import Permanent, Poison, Transient
-from processors.events import AlertEvent, AuditEntry, AuditEvent, Event, HeartbeatEvent, News2, ScoreEvent, Source
+from processors.events import (
+    AlertEvent,
+    AuditEntry,
+    AuditEvent,
+    Event,
+    HeartbeatEvent,
+    News2,
+    ScoreEvent,
+    Source,
+    VitalsEvent,
+)
 from processors.identity import natural_id
 from streams.clock import Clock, clock_of
 from streams.courier import Courier, Delivered, Way
@@ -44,6 +54,7 @@ from streams.outbox import Outbox
 from streams.parcels import Filter, Holding, Parcel, Step, Token
 from streams.partition import Abandoned, Steps, Worker
 from streams.settings import EngineSettings, Settings
+from streams.topics import partition_counts
 from streams.vigilance import Vigilance
 from streams.wire import decode, header, iso
 
@@ -119,7 +130,7 @@ class DeliveryWorker:
         kind = header(record, "ce_type")
         if kind == HeartbeatEvent.type.encode():
             beat = decode(HeartbeatEvent, record)
-            self._job.vigilance.beat(record.partition, beat.decided_at)
+            self._job.vigilance.beat(beat.partition, beat.decided_at)
             return None
         if kind not in (None, self._job.reads.type.encode()):
             raise Poison("nothing of a kind and version that is known", stage="decode")
@@ -241,6 +252,7 @@ class DeliveryJob:
         metrics.watch_silence(lambda: len(self.vigilance.silent(self.clock())))
         self.naming = Naming(settings.kafka, settings.engine, People(Identities(settings.identity)))
         self._settings = settings
+        self._spread = (0, 1)  # partitions of the vitals lane, and of the topic on which they are heard
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -261,6 +273,11 @@ class DeliveryJob:
     async def open(self) -> None:
         """Make the ways to the receiver and its fallbacks. Raises `Permanent` for files that are not what they should be."""
         self.courier = make_courier(self._settings, self.receiver, self.clock, self.metrics.retried)
+        if self.reads is AlertEvent:
+            counts = await partition_counts(self._settings)
+            heard = counts.get(AlertEvent.topic, 1)
+            # The lane's topic may be hidden from this account, or not be made yet: mostly all have the same number.
+            self._spread = counts.get(VitalsEvent.topic, heard), heard
         if any(way.settings.identify for way in self.courier.ways):
             await self.naming.start()
         self._watching = asyncio.create_task(self.vigilance.watch(self.courier), name="dead man's switch")
@@ -278,7 +295,8 @@ class DeliveryJob:
         """Return a worker for each partition."""
         partitions = list(partitions)
         if self.reads is AlertEvent:
-            self.vigilance.assigned(tp.partition for tp in partitions)
+            (lane, heard), held = self._spread, {tp.partition for tp in partitions}
+            self.vigilance.assigned(number for number in range(lane) if number % heard in held)
         return {tp: DeliveryWorker(self, tp) for tp in partitions}
 
 

@@ -68,7 +68,7 @@ class LaneMetrics:
             ("topic", "partition", "reason"),
         )
         self._silent = gauge(
-            "silent_partitions", "partitions of clinical.alerts on which the vitals lane is not heard (deliveries)"
+            "silent_partitions", "partitions of the vitals lane that are not heard on clinical.alerts (deliveries)"
         )
         self._model_info = gauge(
             "model_info",

@@ -139,10 +139,7 @@ class Outbox:
             if len(message.value or b"") > self._largest:
                 raise MessageSizeTooLargeError(f"{len(message.value or b'')} bytes for {message.topic}")
             topic = self._prefix + message.topic
-            partition = message.partition
-            if partition is None:
-                partition = partition_of(message.key, await self.partitions(topic), self._hashes)
-            by_partition[topic, partition].append(message)
+            by_partition[topic, await self._partition(message, topic)].append(message)
         confirmations: list[asyncio.Future[Any]] = []
         results: list[Any] = []
         try:
@@ -167,9 +164,7 @@ class Outbox:
         """Write one record and return the offset that it got. Raises as `send`."""
         topic = self._prefix + message.topic
         try:
-            partition = message.partition
-            if partition is None:
-                partition = partition_of(message.key, await self.partitions(topic), self._hashes)
+            partition = await self._partition(message, topic)
             producer = await self._current()
             try:
                 written = await producer.send_and_wait(
@@ -195,6 +190,10 @@ class Outbox:
                 return bool(await self._producer.client.force_metadata_update())
         except (KafkaError, OSError, TimeoutError):
             return False
+
+    async def _partition(self, message: Message, topic: str) -> int:
+        count = await self.partitions(topic)
+        return partition_of(message.key, count, self._hashes) if message.partition is None else message.partition % count
 
     async def partitions(self, topic: str) -> int:
         """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about.

@@ -48,7 +48,11 @@ _PATIENT_KEY = {
 }
 # What a record's key is (`streams.wire.key_of`), where it is not the patient.
 _KEYS: dict[type[Event], dict[str, Any]] = {
-    HeartbeatEvent: {"type": "null", "description": "none"},
+    HeartbeatEvent: {"type": "null", "description": "none; the partition is the lane's `partition`, counted round"},
+    FeedbackEvent: {
+        "type": "string",
+        "description": f"{_PATIENT_KEY['description']}. An answer to an alert of the lane's own (`partition-N`): to partition N",
+    },
     AuditEvent: {"type": "string", "description": "`subject`"},
     DeadLetterEvent: {"type": ["string", "null"], "description": "the original's key, byte for byte; none where it had none"},
     DeadLetterMarkEvent: {"type": "null", "description": "none; the partition is the letter's"},

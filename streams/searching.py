@@ -1,11 +1,14 @@
 """What `vigil search` and `vigil similar` ask: models and vector store put together, each access audited before it is shown."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Self
 
-from connectors.qdrant.search import search_images, search_notes, similar_patients
+from connectors.qdrant.search import search_images, search_notes, similar_patients, unsearched
+from connectors.qdrant.settings import NOTES
+from connectors.qdrant.settings import images as _images
 from connectors.qdrant.store import VectorStore, Where
+from models.errors import Permanent
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, AuditEvent, ModelRef
 from processors.identity import content_hash, natural_id
@@ -29,6 +32,7 @@ class Searcher:
         self._outbox = outbox
         self._user = user
         self._clock = clock
+        self.unsearched = 0  # points that the last search passed over: other models made them
 
     async def __aenter__(self) -> Self:
         if self._outbox is not None:
@@ -53,12 +57,24 @@ class Searcher:
         else:
             found = await search_notes(self._store, model, text, where=chosen, limit=limit)
         await self._audit("images" if images else "notes", text, [hit.patient_id for hit in found], model.identity)
+        self.unsearched = await unsearched(self._store, _images(model.dimensions) if images else NOTES, chosen, model.identity)
         return [_plain(hit) for hit in found]
 
     async def similar(self, patient: str, *, limit: int = 10) -> list[dict[str, Any]]:
         """Return the patients whose notes resemble this one's, best first; test traffic counts as none."""
         model = await self._model("embedding")
-        found = await similar_patients(self._store, model, patient, where=Where(production=True), limit=limit)
+        where = Where(production=True)
+        try:
+            found = await similar_patients(self._store, model, patient, where=where, limit=limit)
+        except Permanent:
+            theirs = replace(where, patient_ids=(patient,))
+            if number := await unsearched(self._store, NOTES, theirs, model.identity):
+                raise Permanent(
+                    f"this patient's {number:,} passages are of another model than the one that serves",
+                    hint="`vigil replay rebuild notes --reason ...` makes them anew",
+                ) from None
+            raise
+        self.unsearched = await unsearched(self._store, NOTES, where, model.identity)
         await self._audit("similar", patient, [patient, *(hit.patient_id for hit in found)], model.identity)
         return [{"patient_id": hit.patient_id, "score": hit.score, **_evidence(hit)} for hit in found]
 

@@ -9,6 +9,9 @@ A batch takes the models as they are when its inference begins (`batch`) and kee
 one model, whole, and its output carries that model's digest. The old model is let go once its last batch has finished. A model that
 cannot be opened (digest, format, memory, other vectors than the store holds) is refused: a log line, a metric, and the old one
 serves on. It is tried again when the file changes, and every minute: a folder may still be on its way.
+
+A challenger that answers for patients and fails as no single input explains (other vectors than it said, no memory) is left out at
+once, and its patients' batch is tried again with the champion: until its entry changes, or the lane starts anew.
 """
 
 import asyncio
@@ -21,11 +24,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from models.batching import describe
 from models.drift import Figures, Reference
-from models.errors import Permanent, VigilError
+from models.errors import Fatal, Permanent, Transient, VigilError
 from models.mirror import fetched
 from models.registry import ModelEntry, Registry
 from models.tasks import ModelIdentity
-from streams.caching import PredictionCache
+from streams.caching import PredictionCache, key_of_model
 from streams.drifting import Remark, observe, watch
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
@@ -79,6 +82,7 @@ class Serving(Generic[M]):
         self._seen = b""
         self._refused_at: float | None = None  # loop time
         self._said = ""
+        self._failed: dict[bytes, VigilError] = {}  # challengers that were left out, by the key of their entry
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -103,9 +107,20 @@ class Serving(Generic[M]):
         try:
             yield team
         finally:
+            if team.challenger is not None and team.challenger.failed is not None:
+                self._leave_out(team.challenger, team.challenger.failed)
             for one in team.members:
                 one.users -= 1
                 await let_go(one)
+
+    def _leave_out(self, challenger: Loaded[M], why: VigilError) -> None:
+        team = self._team
+        if team is None or team.challenger is not challenger:
+            return
+        self._failed[challenger.key] = why
+        self._refuse(CHALLENGER, why)
+        challenger.retired = True
+        self._install(Team(team.champion, None, team.stage))
 
     # ------------------------------------------------------------------------------------------------- life
 
@@ -197,6 +212,8 @@ class Serving(Generic[M]):
             try:
                 if self.shadow is None and stage.mode == "shadow":
                     raise Permanent(f"the task {self.task!r} knows no challenger in shadow")
+                if (why := self._failed.get(key_of_model(registry.entry(self.task, stage.challenger)))) is not None:
+                    raise why
                 challenger = await self._member(registry, stage.challenger, old, serves=stage.mode == "split")
             except Exception as error:  # whatever a library raises: the champion serves all the same
                 self._refuse(CHALLENGER, error)
@@ -205,7 +222,7 @@ class Serving(Generic[M]):
     async def _member(self, registry: Registry, name: str, old: Team[M] | None, *, serves: bool) -> Loaded[M]:
         entry = registry.entry(self.task, name)
         for one in old.members if old else ():
-            if one.entry == entry:  # a challenger that is promoted is not loaded twice
+            if one.entry == entry and one.failed is None:  # a challenger that is promoted is not loaded twice
                 await self._ready(one, serves=serves)
                 return one
         # Off the loop: hashing and loading take seconds, and batches go on meanwhile.
@@ -237,7 +254,9 @@ class Serving(Generic[M]):
         one.admitted = one.admitted or serves
 
     def _install(self, team: Team[M]) -> None:
-        """Let the next batch have this team."""
+        """Let the next batch have this team, but for a challenger that failed while it was put together."""
+        if team.challenger is not None and team.challenger.failed is not None:
+            team = Team(team.champion, None, team.stage)
         before, self._team = self._team, team
         team.champion.role = CHAMPION
         self._metrics.serves(self.task, CHAMPION, team.champion.identity)
@@ -268,13 +287,31 @@ class Serving(Generic[M]):
 
 
 async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:
-    """Run each item through its model, all models at once; results or errors in the order given, as `MicroBatcher.map` does."""
+    """Run each item through its model, all models at once; results or errors in the order given, as `MicroBatcher.map` does.
+
+    Raises `Fatal` of the champion's, and `Transient` where a challenger failed (`Loaded.failed`): without it the same may work.
+    """
     groups: dict[int, list[int]] = {}
     for index, (model, _) in enumerate(asked):
         groups.setdefault(id(model), []).append(index)
-    answers = await asyncio.gather(*(asked[indices[0]][0].ask([asked[i][1] for i in indices]) for indices in groups.values()))
+    answers = await asyncio.gather(*(_ask(asked[indices[0]][0], [asked[i][1] for i in indices]) for indices in groups.values()))
     results: list[Any] = [None] * len(asked)
     for indices, found in zip(groups.values(), answers, strict=True):
         for index, result in zip(indices, found, strict=True):
             results[index] = result
     return results
+
+
+async def _ask(one: Loaded[Any], items: Sequence[Any]) -> list[Any]:
+    failed: VigilError | None
+    try:
+        answers = await one.ask(items)
+        failed = next((answer for answer in answers if isinstance(answer, Transient)), None)
+    except Fatal as error:
+        if one.role == CHAMPION:
+            raise
+        answers, failed = [], error
+    if failed is None or one.role == CHAMPION:
+        return answers
+    one.failed = failed
+    raise Transient(f"the challenger {one.entry.name} failed, and is left out: {failed}") from failed

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
 from models.batching import MicroBatcher
+from models.errors import VigilError
 from models.registry import ModelEntry, Stage
 from models.tasks import ModelIdentity
 from streams.caching import PredictionCache, key_of_model
@@ -30,6 +31,7 @@ class Loaded(Generic[M]):
     key: bytes = field(init=False)  # of its predictions in the cache
     admitted: bool = False  # what its outputs need is ready: not asked of one in shadow, which writes none
     retired: bool = False
+    failed: VigilError | None = None  # as a challenger, in a way that no single input explains
 
     def __post_init__(self) -> None:
         self.key = key_of_model(self.entry)

@@ -1,8 +1,11 @@
 """The dead man's switch of a delivery: the receiver hears regularly that it is watched for, and is told when it is not.
 
-The vitals lane says on each partition of `clinical.alerts` that it is alive. When one says nothing for `dead_after` seconds, by the
+Each partition of the vitals lane says on `clinical.alerts` that it is alive. When one says nothing for `dead_after` seconds, by the
 time that stands in its heartbeats and not by when we happened to read them, the receiver is told `silence`; when all are heard
 again, `silence-over`. While all is well a webhook gets `heartbeat`: when that stays away, it is we or the way to it that is down.
+
+Partition n of the lane speaks on partition n of the topic, counted round where the topic has fewer (`streams.wire`): so of several
+workers of a delivery each knows which ones it must hear. What counts is the number that the heartbeat names, wherever it lies.
 """
 
 import asyncio
@@ -36,25 +39,27 @@ class _Sleep:
 
 
 class Vigilance:
-    """Knows which partitions of `clinical.alerts` are alive, and tells the receiver."""
+    """Knows which partitions of the vitals lane are alive, and tells the receiver."""
 
     def __init__(self, receiver: str, own: AnyReceiver, clock: Clock, metrics: LaneMetrics) -> None:
         self._receiver = receiver
         self._own = own
         self._clock = clock
         self._metrics = metrics
-        self._since: dict[int, datetime] = {}  # when a partition was assigned
+        self._since: dict[int, datetime] = {}  # since when a partition is to be heard
         self._heard: dict[int, datetime] = {}  # decided_at of its newest heartbeat
         self.told_since: datetime | None = None  # the silence that the receiver knows of
 
     def assigned(self, partitions: Iterable[int]) -> None:
-        """Watch these partitions from now on; what was heard of one that stays is kept."""
+        """Watch these partitions of the lane from now on; what was heard of one that stays is kept."""
         now = self._clock()
         self._since = {number: self._since.get(number, now) for number in partitions}
         self._heard = {number: at for number, at in self._heard.items() if number in self._since}
 
     def beat(self, partition: int, decided_at: datetime) -> None:
         """Take note of a heartbeat; old ones that are read after an outage are what they are."""
+        if partition not in self._since:  # another worker's to hear
+            return
         heard, now = self._heard.get(partition), self._clock()
         if (
             heard is None or decided_at > heard or heard > now
@@ -89,7 +94,7 @@ class Vigilance:
         if silent and self.told_since is None:
             since = min(silent.values())
             log.error(
-                "nothing is heard of the vitals lane on %d partitions since %s", len(silent), since.isoformat("T", "seconds")
+                "nothing is heard of %d partitions of the vitals lane since %s", len(silent), since.isoformat("T", "seconds")
             )
             if await self._tell(courier, "silence", since, tuple(sorted(silent))):
                 self.told_since = since

@@ -15,7 +15,8 @@ import orjson
 from pydantic import ValidationError
 
 from models.errors import Poison
-from processors.events import AuditEvent, DeadLetterEvent, Event, to_json
+from processors.events import AuditEvent, DeadLetterEvent, Event, FeedbackEvent, HeartbeatEvent, to_json
+from processors.partition import number_of
 
 E = TypeVar("E", bound=Event)
 Headers = list[tuple[str, bytes]]
@@ -25,7 +26,10 @@ TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 @dataclass(slots=True)
 class Message:
-    """A record to be written: `topic` without the site's prefix; the key chooses the partition unless one is given."""
+    """A record to be written: `topic` without the site's prefix; the key chooses the partition unless one is given.
+
+    A given one counts round where the topic has fewer (`streams.outbox`).
+    """
 
     topic: str
     key: bytes | None
@@ -51,7 +55,18 @@ def encode(event: Event, *, source: str, time: bytes = b"", traceparent: bytes |
         headers.append(("ce_time", time))
     if traceparent:
         headers.append(("traceparent", traceparent))
-    return Message(event.topic, key_of(event), to_json(event), headers)
+    return Message(event.topic, key_of(event), to_json(event), headers, _partition_of(event))
+
+
+def _partition_of(event: Event) -> int | None:
+    """Return the partition that an event belongs in whatever its key; None where the key chooses.
+
+    A heartbeat lies beside the alerts of the patients that it speaks for, so that whoever holds some partitions of
+    `clinical.alerts` hears of those, and of each. An answer to an alert of the lane's own (`partition-N`) goes to who raised it.
+    """
+    if isinstance(event, HeartbeatEvent):
+        return event.partition
+    return number_of(event.patient_id) if isinstance(event, FeedbackEvent) else None
 
 
 def key_of(event: Event) -> bytes | None:

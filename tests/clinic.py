@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,13 +33,24 @@ ORIGIN = Origin(protocol="file", peer="test")
 
 
 class Clinic:
-    """Topics under a prefix of their own; `sections` are further sections of the settings."""
+    """Topics under a prefix of their own; `sections` are further sections of the settings.
 
-    def __init__(self, kafka: Kafka, folder: Path, *, vectors: str = NOWHERE, **sections: Any) -> None:
+    `partitions_of`: of topics that do not have `PARTITIONS`, as all others have.
+    """
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        folder: Path,
+        *,
+        vectors: str = NOWHERE,
+        partitions_of: Mapping[str, int] | None = None,
+        **sections: Any,
+    ) -> None:
         self.kafka = kafka
         self.prefix = kafka.name("c") + "."
         for topic in (*TOPICS, JOURNAL):
-            kafka.create(self.prefix + topic, PARTITIONS)
+            kafka.create(self.prefix + topic, (partitions_of or {}).get(topic, PARTITIONS))
         chosen: dict[str, Any] = {
             "kafka": KafkaSettings(
                 bootstrap=kafka.bootstrap, topic_prefix=self.prefix, embedded=kafka.kind == "embedded", client_id="test"

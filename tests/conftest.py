@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 # Here, not at the session's end where its pytest plugin would import it anew: a collection of garbage in the middle of parsing its
 # modules formats the traceback of what a third party left open, which parses too, and CPython 3.11 gives up (SystemError: AST
 # constructor recursion depth mismatch).
-import hypothesis  # noqa: F401
+import hypothesis
 import pytest
 
 from infra.kafka.jars import why_not
 from infra.kafka.kafka import LocalKafka
 from tests import kafka as kafkas
 from tests import qdrant as qdrants
+
+# A busy machine is no finding: what a test looks for is an answer, not how fast it comes.
+hypothesis.settings.register_profile("vigil", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("vigil")
 
 CHOICE = pytest.StashKey[kafkas.Choice]()
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -83,7 +83,9 @@ async def write(settings: Settings, events: Sequence[Event], partition: int | No
     ) as producer:
         for event in events:
             message = encode(event, source="/test")
-            number = partition_of(message.key, PARTITIONS) if partition is None else partition
+            number = message.partition if partition is None else partition
+            if number is None:
+                number = partition_of(message.key, PARTITIONS)
             await producer.send(
                 settings.kafka.topic_prefix + message.topic,
                 message.value,

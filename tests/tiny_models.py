@@ -66,6 +66,8 @@ def entry_of(folder: Path, **changes: Any) -> ModelEntry:
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.suffix in (".onnx", ".json")},
         "preprocessing": {"heads": [{"name": "only", "tags": list(TAGS)}]},
     }
+    if changes.get("runtime", values["runtime"]) != values["runtime"]:
+        del values["preprocessing"]
     return ModelEntry.model_validate(values | changes)
 
 

@@ -1,20 +1,22 @@
 """Answers of webhook receivers: `POST /deliver/NAME/feedback`, signed as what they get (`signing`), with the receiver's own secret.
 
-    {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined",
+    {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined" | "retracted",
                                         "by": who, "reason": why, "given_at": time}}
 
+retracted takes an acknowledgement back that was given in error: the alert waits for an answer anew; what was declined is over.
 alert_id and patient_id are those of the alert's `data`; `by` is the person's id in the site's directory, for which the receiver
-vouches.
+vouches. 204 says that the answer is stored, not that its alert still stands: that only the vitals lane knows, which counts and logs
+an answer that fits none. The webhook-id is the answer's: another answer needs another.
 
-| what happened                                             | status |
-|-----------------------------------------------------------|--------|
-| stored on clinical.feedback, confirmed; or a repetition   | 204    |
-| no webhook receiver of that name                          | 404    |
-| signature missing or wrong, or outside the replay window  | 401    |
-| slower than 10 s for each 10 KiB                          | 408    |
-| longer than the limit                                     | 413    |
-| not an answer as above                                    | 422    |
-| not confirmed in time                                     | 503 with Retry-After: the same call again |
+| what happened                                                            | status |
+|--------------------------------------------------------------------------|--------|
+| stored on clinical.feedback, confirmed; or a repetition, byte for byte   | 204    |
+| no webhook receiver of that name                                         | 404    |
+| signature missing or wrong, or outside the replay window                 | 401    |
+| slower than 10 s for each 10 KiB                                         | 408    |
+| longer than the limit                                                    | 413    |
+| not an answer as above; another body under a webhook-id that was taken   | 422    |
+| not confirmed in time                                                    | 503 with Retry-After: the same call again |
 """
 
 import logging
@@ -23,6 +25,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import monotonic
 from typing import Final, Literal
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -44,14 +47,19 @@ _REMEMBERED: Final = 50_000  # calls within the replay window
 _RETRY_AFTER: Final = "2"
 _SLOWEST: Final = 10.0  # seconds
 _BYTES_PER_SECOND: Final = 1024
+_KINDS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
+    "acknowledged": "alert-acknowledged",
+    "declined": "alert-declined",
+    "retracted": "alert-answer-retracted",
+}
 
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    alert_id: str = Field(min_length=1, max_length=200)
+    alert_id: UUID  # as every alert of ours has
     patient_id: str = Field(min_length=1, max_length=200)
-    answer: Literal["acknowledged", "declined"]
+    answer: Literal["acknowledged", "declined", "retracted"]
     by: str = Field(min_length=1, max_length=200)
     reason: str = Field("", max_length=2000)
     given_at: AwareDatetime | None = None
@@ -66,19 +74,17 @@ class _Call(BaseModel):
 
 def feedback(body: bytes, receiver: str, call_id: str, received_at: datetime) -> FeedbackEvent:
     """Return the event of a call that is believed; the same call gives the same event. Raises `ValidationError`."""
-    said = _Call.model_validate_json(body).data
+    said, digest = _Call.model_validate_json(body).data, content_hash(body)
     return FeedbackEvent(
-        id=natural_id("webhook", receiver, call_id, FeedbackEvent.type),
+        id=natural_id("webhook", receiver, call_id, digest, FeedbackEvent.type),
         patient_id=said.patient_id,
-        kind="alert-acknowledged" if said.answer == "acknowledged" else "alert-declined",
-        target_id=said.alert_id,
+        kind=_KINDS[said.answer],
+        target_id=str(said.alert_id),
         by=said.by,
         reason=said.reason,
         given_at=said.given_at or received_at,
         received_at=received_at,
-        origin=Origin(
-            protocol="vigil", peer=receiver, message_id=call_id, message_type="vigil.feedback", digest=content_hash(body)
-        ),
+        origin=Origin(protocol="vigil", peer=receiver, message_id=call_id, message_type="vigil.feedback", digest=digest),
     )
 
 
@@ -101,7 +107,7 @@ class CallbackServer:
         self._publisher = publisher
         self._now = now
         self._observe = observe
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], str] = OrderedDict()  # receiver, webhook-id -> digest of what was stored
         self._server: HttpServer | None = None
 
     async def start(self) -> tuple[str, int]:
@@ -153,7 +159,10 @@ class CallbackServer:
             log.warning("call-back of %s refused: %s", name, why)
             return 401
         call_id = headers[ID]
-        if (name, call_id) in self._seen:
+        if before := self._seen.get((name, call_id)):
+            if before != content_hash(body):
+                log.warning("call-back of %s refused: another answer under a webhook-id that was taken", name)
+                return 422
             return 204  # a repetition, or a replay: it was stored, and must not answer an alert anew
         try:
             event = feedback(body, name, call_id, now)
@@ -167,7 +176,7 @@ class CallbackServer:
             return 503
         except Poison:
             return 413
-        self._seen[name, call_id] = None
+        self._seen[name, call_id] = event.origin.digest
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return 204

@@ -6,7 +6,8 @@ Each alert (by setting): a Flag, by conditional update, active while the alert s
 The patient stands as a logical reference: the hospital's number with the authority's FHIR system, where both are known; else
 Vigil's own pseudonym (system urn:vigil:patient). A number whose authority has no system is for people to read (`display`) and not
 to look up by: without its authority it may be somebody else's. Who answers writes a Communication with
-inResponseTo.identifier (system urn:vigil:alert) to Vigil's FHIR endpoint: completed acknowledges, not-done declines.
+inResponseTo.identifier (system urn:vigil:alert, of one or several alerts) and, as sender, a Practitioner or their identifier, to
+Vigil's FHIR endpoint: completed acknowledges, not-done declines, entered-in-error takes that back.
 """
 
 from datetime import datetime

@@ -26,7 +26,7 @@ class Notice:
     passed_over: tuple[str, ...] = ()  # ids of earlier steps of the same alert that were not sent, since this one replaces them
     instead_of: str = ""  # the receiver that did not take it, where this is its fallback
     since: datetime | None = None  # silence: since when
-    partitions: tuple[int, ...] = ()  # silence: of `clinical.alerts`
+    partitions: tuple[int, ...] = ()  # silence: of the vitals lane
     person: Person | None = None  # in the hospital's own numbers; None: not known, or not for this receiver
     score: ScoreEvent | None = None  # in place of `alert`, for a receiver of scores
 

@@ -11,7 +11,7 @@ SUPPORTED: Final[dict[str, str]] = {  # resource type -> what becomes of it
     "Encounter": "the stay: visit number, status, ward, room, bed",
     "Media": "a picture with inline content (PNG, JPEG, TIFF, WebP, BMP, GIF) or content in a Binary of the same Bundle",
     "ImagingStudy": "checked and answered; its instances are taken by DICOM C-STORE or STOW-RS",
-    "Communication": "text payloads become notes; about an alert of ours (identifier system urn:vigil:alert) feedback",
+    "Communication": "text payloads become notes; in response to an alert of ours (identifier system urn:vigil:alert) feedback",
 }
 INTERACTIONS: Final = ("create", "update")
 

@@ -1,5 +1,6 @@
 """Settings of the FHIR connector, each with its default and the reason for it."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -163,6 +164,12 @@ class FhirSettings(Section):
             raise ValueError("two fhir.peers have the same token: they could not be told apart")
         if any(len(token) < 16 for token in tokens):
             raise ValueError("a token needs at least 16 characters; a good one: openssl rand -hex 32")
+        unknown = [name for name, peer in self.peers.items() if peer.answers_alerts and not self.authenticates(peer)]
+        if unknown and not _is_loopback(self.host):
+            raise ValueError(
+                f"{', '.join(unknown)}: `answers_alerts` ends escalations, so the peer needs a token, or tls.ca_file to ask every "
+                "sender for a certificate: else whoever reaches the port answers"
+            )
         if len(self.peers) > 1 and len(tokens) < len(self.peers):
             raise ValueError("with several fhir.peers each needs a token: they could not be told apart")
         return self
@@ -171,3 +178,14 @@ class FhirSettings(Section):
     def needs_token(self) -> bool:
         """Whether senders must show a bearer token."""
         return any(peer.token for peer in self.peers.values())
+
+    def authenticates(self, peer: FhirPeer) -> bool:
+        """Whether it takes more than to reach the port to pass for a peer: a token, or a certificate."""
+        return peer.token is not None or (self.tls is not None and self.tls.ca_file is not None)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

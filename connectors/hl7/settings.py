@@ -83,7 +83,9 @@ class Hl7Peer(Section):
         False, description="take patients' contexts from test traffic too: only where its patients exist nowhere else"
     )
     answers_alerts: bool = Field(
-        False, description="believe its ORA^R41 (IHE PCD-05): an Alert Manager that says who has acknowledged an alert"
+        False,
+        description="believe its ORA^R41 (IHE PCD-05): an Alert Manager that says who acknowledged an alert. They end escalation: "
+        "better known by `certificates` than by an address alone",
     )
     connections: int = Field(1024, ge=1, description="open connections of this peer; one more is refused")
 

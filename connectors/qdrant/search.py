@@ -17,7 +17,7 @@ import numpy as np
 from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import Hit, VectorStore, Where
 from models.errors import Permanent, Poison
-from models.tasks import Floats, ImageTextModel, TextEmbedder
+from models.tasks import Floats, ImageTextModel, ModelIdentity, TextEmbedder
 from processors.words import fused, of_question, scale
 
 _POINTS_PER_RESULT: Final = 4  # asked for at first: notes have several chunks and patients several notes
@@ -139,6 +139,12 @@ async def similar_patients(
     find = _by_meaning(store, collection, (total / length).astype(np.float32), others)
     found = [_note_hit(one) for one in await _best(find, limit, "patient_id")]
     return [PatientHit(note.patient_id, note.score, note) for note in found]
+
+
+async def unsearched(store: VectorStore, collection: CollectionSpec, where: Where, model: ModelIdentity) -> int:
+    """Count the points that `where` names and a search with this model passes over: other models made them."""
+    every = await store.count(collection, where)
+    return max(0, every - await store.count(collection, replace(where, model_digests=(model.digest,))))
 
 
 def _of_model(where: Where, model: TextEmbedder | ImageTextModel) -> Where:

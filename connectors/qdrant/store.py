@@ -268,7 +268,8 @@ class VectorStore:
             raise Fatal(
                 f"the collection {collection.name} at {self._url} holds {there}; "
                 f'this model needs "{collection.vector}" {collection.dimensions} Cosine',
-                hint="another model was used before: give this one a vector store or a collection of its own, or embed anew",
+                hint=f"another model was used before: `vigil replay rebuild {collection.name} --reason ...` embeds all anew, by "
+                "the one that serves; or let the one serve that it holds vectors of",
             )
         if collection.words and not _has_words(params.sparse_vectors):
             raise Fatal(

@@ -4,7 +4,7 @@
 texts of one run. 1 (the default) lets a vector depend on nothing but what it is of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from models.registry import Weights
 from models.runtimes import hub
 from models.runtimes.image_text import PromptedImageText, Prompts, picture, unit
 from models.runtimes.onnx import finite
+from models.runtimes.said import Said
 from models.tasks import Floats
 
 
@@ -37,16 +38,14 @@ class TorchImageText(PromptedImageText):
 
         Raises `Fatal` where the towers' dimensions differ or prompts are missing.
         """
-        raw = weights.entry.preprocessing
-        self._where, self._batch = hub.where(weights), int(raw.get("batch", 1))
+        said = Said(weights, "prompts", "scale", "offsets", "batch", "device")
+        self._where, self._batch = said.where, said.whole("batch", 1)
         self._images, self._texts, self._tokens, self._limit = images, texts, tokens, limit
-        if self._batch < 1:
-            raise Fatal(f"{self._where}: preprocessing.batch must be at least 1")
         seen, read = self._run(images, [Image.new("RGB", (32, 32))]), self._run(texts, ["a"])
         if seen.shape != read.shape:
             raise Fatal(f"{self._where}: images have {seen.shape[1]} dimensions, texts {read.shape[1]}")
         self.dimensions: int = seen.shape[1]
-        prompts = Prompts.from_registry({"scale": scale} | raw, weights.entry.labels, self._where)
+        prompts = Prompts.from_registry({"scale": scale, **said.raw}, weights.entry.labels, self._where)
         super().__init__(weights.identity, prompts, weights.entry.thresholds)
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
@@ -79,6 +78,6 @@ class TorchImageText(PromptedImageText):
         return unit(rows)
 
 
-def scale_of(model: Any, settings: Mapping[str, Any]) -> float:
-    """Return the factor of the cosines that the model learned (CLIP, Radford et al. 2021, 2.3), or what the registry says."""
-    return float(settings.get("scale", torch.as_tensor(model.logit_scale).detach().exp().item()))
+def scale_of(model: Any) -> float:
+    """Return the factor of the cosines that the model learned (CLIP, Radford et al. 2021, 2.3)."""
+    return float(torch.as_tensor(model.logit_scale).detach().exp().item())

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from models.errors import Fatal, Poison
 from models.registry import Weights
 from models.runtimes.onnx import Session
+from models.runtimes.said import Said
 from models.tasks import Floats, ModelIdentity
 
 # Names, units (UCUM) and order of the columns: the contract with processors.deterioration.
@@ -300,6 +301,7 @@ def load(weights: Weights, *, threads: int = 1) -> OnnxDeterioration:
     Raises:
         Fatal: the files are no such model.
     """
+    Said(weights)
     session = Session(weights, "model.onnx", threads=1)
     session.require(inputs=["x"], outputs=["probability"])
     scaling = Scaling.from_json(weights.path("scaling.json").read_text(encoding="utf-8"))

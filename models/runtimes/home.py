@@ -11,6 +11,7 @@ from models.errors import Fatal
 from models.registry import Weights
 from models.runtimes.deterioration import OnnxDeterioration, Scaling, attribute_steps
 from models.runtimes.onnx import Session
+from models.runtimes.said import Said
 from models.tasks import Floats, ModelIdentity
 
 # Names, units (UCUM) and order of the columns; NaN where nothing was reported that day.
@@ -61,6 +62,7 @@ def load(weights: Weights, *, threads: int = 1) -> OnnxHome:
     Raises:
         Fatal: the files are no such model.
     """
+    Said(weights, "synthetic")
     session = Session(weights, "model.onnx", threads=1)
     session.require(inputs=["x"], outputs=["probability"])
     scaling = Scaling.from_json(weights.path("scaling.json").read_text(encoding="utf-8"))

@@ -11,8 +11,8 @@ import contextlib
 import json
 import logging
 import pickle
-import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from models.registry import Weights
 OFFLINE: Final[Mapping[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 TOLD: Final = {**OFFLINE, "output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
 
+_ZIP: Final = b"PK"  # how a file of torch.save begins since 1.6; before, as a pickle
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _UNNAMED: Final = 'name the columns in config.json, "id2label": { "0": "its meaning", ... }, and seal the registry again'
 _COPY: Final = "a file is missing, damaged or of another model: copy the folder again"
@@ -49,18 +50,6 @@ _SMALLEST: Final = 0.5  # of the embedding's rows: models round them up by some 
 _one_at_a_time = threading.Lock()
 
 
-@contextlib.contextmanager
-def verified(weights: Weights) -> Iterator[Path]:
-    """Show the entry's files as a folder of their own while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="vigil-model-") as name:
-        view = Path(name)
-        for file in weights.entry.files:
-            link = view / file
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(weights.path(file).resolve())
-        yield view
-
-
 def where(weights: Weights) -> str:
     """Return how an error names the model."""
     return f"model {weights.entry.name} {weights.entry.version}"
@@ -73,21 +62,23 @@ def read(weights: Weights, what: str, opening: Callable[[Path], Any]) -> Any:
     """
     _quiet()
     _look_over(weights)
-    with verified(weights) as folder:
+    with weights.view() as folder:
         try:
             return opening(folder)
         except (Fatal, Permanent):
             raise
         except Exception as error:  # these libraries raise whatever they like
             words = " ".join(str(error).replace(str(folder), str(weights.folder)).split())
+            pickled = ", ".join(file for file in weights.entry.files if file.endswith(_PICKLED))
             if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in words:
-                pickled = ", ".join(file for file in weights.entry.files if file.endswith(_PICKLED)) or "a file"
                 raise Fatal(
-                    f"{where(weights)}: {pickled} holds more than tensors, or is damaged",
+                    f"{where(weights)}: {pickled or 'a file'} holds more than tensors, or is damaged",
                     hint="no code of a model's folder is run: save the weights as safetensors where they are trusted",
                 ) from error
             raise Fatal(
-                f"{where(weights)}: its {what} cannot be read ({type(error).__name__}: {words[:300]})", hint=_why_not(weights)
+                f"{where(weights)}: its {what} cannot be read ({type(error).__name__}: {words[:300]})"
+                + (f"; its weights are {pickled}" if pickled else ""),
+                hint=_why_not(weights),
             ) from error
 
 
@@ -113,6 +104,8 @@ def _look_over(weights: Weights) -> None:
                 with safe_open(path, framework="pt"):
                     continue
             else:
+                if file.endswith(_PICKLED):
+                    _whole_pickle(weights, file)
                 continue
         except (ValueError, SafetensorError) as error:
             kind = "JSON" if file.endswith(".json") else "whole safetensors file"
@@ -123,6 +116,15 @@ def _look_over(weights: Weights) -> None:
                 hint="no code of a model's folder is run: where the library knows the architecture itself, take auto_map out and "
                 "seal the registry again; else export the model to ONNX where it is trusted",
             )
+
+
+def _whole_pickle(weights: Weights, file: str) -> None:
+    """Raise `Fatal` where a file of pickled weights is empty, or an archive without its end: cut short."""
+    path = weights.path(file)
+    with path.open("rb") as stream:
+        head = stream.read(2)
+    if not head or (head == _ZIP and not zipfile.is_zipfile(path)):
+        raise Fatal(f"{where(weights)}: {file} is {'cut short' if head else 'empty'}", hint=_COPY)
 
 
 def _auto_map(found: Any) -> Any:
@@ -256,8 +258,11 @@ def rows_of(config: Any) -> int | None:
 def device_of(weights: Weights) -> str:
     """Return `preprocessing.device`, "cpu" by default. Raises `Permanent` for one that is not here."""
     device = str(weights.entry.preprocessing.get("device", "cpu"))
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise Permanent(f"{where(weights)}: torch finds no {device!r} here", hint='set preprocessing.device = "cpu"')
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        hint = 'set preprocessing.device = "cpu"; of GPUs "cuda", or "cuda:1" for the second'
+        raise Permanent(f"{where(weights)}: torch finds no device {device!r} here", hint=hint) from error
     return device
 
 

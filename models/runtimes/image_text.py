@@ -5,6 +5,7 @@ The text side is the text embedder that ships anyway (by its name in the registr
 """
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from PIL import Image
 from models.errors import Fatal, Poison
 from models.registry import Registry, Weights
 from models.runtimes.onnx import Session
+from models.runtimes.said import Said
 from models.tasks import Floats, ModelIdentity, TextEmbedder
 
 BATCH = 8  # images per run: more gains nothing on a CPU and costs memory
@@ -96,8 +98,10 @@ class Prompts:
             scale = float(raw["scale"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Fatal(f"{where}: its scale or offsets are unusable: {error}", hint=needs) from error
-        if not scale > 0:
-            raise Fatal(f"{where}: a scale of {scale} is not positive", hint=needs)
+        if not 0 < scale < math.inf:
+            raise Fatal(f"{where}: a scale of {scale} is no positive number", hint=f"{needs}; a model's own is damaged then")
+        if unfit := [label for label, value in offsets.items() if not math.isfinite(value)]:
+            raise Fatal(f"{where}: offsets for {', '.join(unfit)} that are no numbers", hint=needs)
         if strange := sorted(offsets.keys() - texts.keys()):
             raise Fatal(f"{where}: offsets for {', '.join(strange)}, which its labels do not name", hint=needs)
         return cls(texts, scale, offsets)
@@ -173,7 +177,13 @@ class OnnxImageText(PromptedImageText):
         found = np.empty((len(images), self.dimensions), np.float32)
         for at in range(0, len(images), BATCH):
             prepared = np.stack([prepare(image, self._size) for image in images[at : at + BATCH]])
-            found[at : at + len(prepared)] = self._tower.run("embedding", {"image": prepared})
+            rows = self._tower.run("embedding", {"image": prepared})
+            if rows.shape != (len(prepared), self.dimensions):  # one column would be taken for all of them
+                raise Fatal(
+                    f"model {self._identity.name} {self._identity.version}: the graph gives {rows.shape[-1]} values an image, "
+                    f"text_projection.npy {self.dimensions} a text"
+                )
+            found[at : at + len(prepared)] = rows
         return found
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
@@ -203,15 +213,19 @@ def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:
         Fatal: files or settings do not make such a model.
     """
     entry = weights.entry
-    raw = entry.preprocessing
-    tower = Session(weights, "model.onnx", threads=threads, device=str(raw.get("device", "cpu")))
+    said = Said(weights, "size", "text_tower", "prompts", "scale", "offsets", "device", "images_learned")
+    size, name = said.whole("size", 0, least=_SMALLEST), said.text("text_tower", "")
+    tower = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
     tower.require(inputs=["image"], outputs=["embedding"])
+    if (found := tower.width("image")) not in (None, size):
+        raise Fatal(f"{said.where}: the graph takes images of {found} pixels, preprocessing.size is {size}")
     try:
         projection = np.load(io.BytesIO(weights.path("text_projection.npy").read_bytes()), allow_pickle=False)
-        size, name = int(raw["size"]), str(raw["text_tower"])
-    except (KeyError, ValueError) as error:
-        raise Fatal(f"model {entry.name} {entry.version}: size, text_tower or text_projection.npy is unusable") from error
+        matrix = projection.astype(np.float32)
+    except ValueError as error:
+        raise Fatal(f"{said.where}: text_projection.npy is unusable") from error
+    if not np.isfinite(matrix).all():
+        raise Fatal(f"{said.where}: text_projection.npy has values that are not finite", hint="it is damaged: train it again")
     text = Registry.load().open("embedding", name=name, threads=threads)
-    prompts = Prompts.from_registry(raw, entry.labels, f"model {entry.name} {entry.version}")
-    matrix = projection.astype(np.float32)
+    prompts = Prompts.from_registry(said.raw, entry.labels, said.where)
     return OnnxImageText(tower, text, matrix, prompts, weights.identity, size=size, thresholds=entry.thresholds)

@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from models.errors import Fatal, Permanent, Poison, Transient
 from models.parts import part_done
+from models.registering import files_of
 from models.registry import Weights
 from models.tasks import Floats
 
@@ -47,19 +48,24 @@ class Session:
         entry, path = weights.entry, weights.path(file)
         self._where = f"model {entry.name} {entry.version}"
         try:
-            self._session = session(path, options(threads), device)
+            with weights.view() as folder:  # a graph may keep its weights in a file beside it: in one that was hashed too
+                self._session = session(folder / file, options(threads), device)
         except _UNLOADABLE as error:
+            unsealed = [name for name in files_of(weights.folder) if name not in entry.files | entry.beside]
+            beside = f", unless it needs what is not in [model.files]: {', '.join(unsealed[:4])}" if unsealed else ""
             raise Fatal(
                 f"{self._where}: {path} is no model that ONNX Runtime {ort.__version__} can run ({type(error).__name__})",
-                hint="the digest is right, so the file was sealed broken: export it again",
+                hint=f"the digest is right, so the file was sealed broken: export it again{beside}",
             ) from error
         self.inputs: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
-        self._widths: dict[str, Any] = {item.name: item.shape[-1] for item in self._session.get_outputs() if item.shape}
+        self._widths: dict[str, Any] = {
+            item.name: item.shape[-1] for item in (*self._session.get_inputs(), *self._session.get_outputs()) if item.shape
+        }
 
-    def width(self, output: str) -> int | None:
-        """Return the length of an output's last axis, None where the graph leaves it open."""
-        width = self._widths.get(output)
+    def width(self, name: str) -> int | None:
+        """Return the length of an input's or output's last axis, None where the graph leaves it open."""
+        width = self._widths.get(name)
         return width if isinstance(width, int) else None
 
     def require(self, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ def load(weights: Weights, *, threads: int) -> TorchImageText:
         lambda texts: model.encode_text(tokenizer(list(texts)).to(device)),
         tokens=_counter(tokenizer),
         limit=int(tokenizer.context_length),
-        scale=scale_of(model, weights.entry.preprocessing),
+        scale=scale_of(model),
     )
 
 

@@ -20,6 +20,7 @@ from models.errors import Fatal, Permanent, Poison
 from models.registry import Weights
 from models.runtimes import hub
 from models.runtimes.onnx import finite
+from models.runtimes.said import Said
 from models.tasks import Floats, ModelIdentity
 
 _LONGEST = 512  # tokens, where neither folder nor tokenizer says less
@@ -30,8 +31,9 @@ class SentenceTransformersEmbedder:
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where the folder does not open or its settings do not fit."""
-        raw = weights.entry.preprocessing
-        self._identity, self._where = weights.identity, hub.where(weights)
+        said = Said(weights, "prompt", "limit", "batch", "device")
+        self._identity, self._where, self._batch = weights.identity, said.where, said.whole("batch", 1)
+        asked = said.whole("limit", _LONGEST, least=3)
         torch.set_num_threads(threads)
         device = hub.device_of(weights)
 
@@ -48,13 +50,12 @@ class SentenceTransformersEmbedder:
         inner = next((part for part in self._model.modules() if isinstance(part, transformers.PreTrainedModel)), None)
         rows = None if inner is None else hub.rows_of(inner.config)
         self._tokenizer = hub.cutter(self._model.tokenizer, weights, rows=rows)
-        self._prompt = self._prompt_of(raw.get("prompt", self._model.default_prompt_name))
-        self._batch = int(raw.get("batch", 1))
-        said = [int(limit) for limit in (self._model.max_seq_length, raw.get("limit"), _LONGEST) if limit]
+        self._prompt = self._prompt_of(said.raw.get("prompt", self._model.default_prompt_name))
+        longest = min(asked, int(self._model.max_seq_length or _LONGEST), _LONGEST)
         # What the prompt takes is not there for the text.
-        self.limit = min(said) - len(self._tokenizer.encode(self._prompt, add_special_tokens=False).ids)
-        if self.limit < 3 or self._batch < 1:
-            raise Fatal(f"{self._where}: a limit of {self.limit} tokens or a batch of {self._batch} leaves no room")
+        self.limit = longest - len(self._tokenizer.encode(self._prompt, add_special_tokens=False).ids)
+        if self.limit < 3:
+            raise Fatal(f"{self._where}: a limit of {self.limit} tokens leaves no room")
         self.dimensions: int = self._encoded(["a"]).shape[1]
 
     def _prompt_of(self, name: object) -> str:

@@ -18,6 +18,7 @@ from tokenizers import Encoding
 from models.errors import Fatal, Poison
 from models.registry import Weights
 from models.runtimes.onnx import Session
+from models.runtimes.said import Said
 from models.runtimes.token_classifier import tokenizer_of
 from models.tasks import Floats, ModelIdentity
 
@@ -29,18 +30,20 @@ class OnnxTextEmbedder:
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where graph and tokenizer do not fit."""
-        entry = weights.entry
-        self._identity = entry.identity
-        self._where = f"model {entry.name} {entry.version}"
+        said = Said(weights, "dimensions", "limit", "batch", "device")
+        self._identity, self._where = weights.identity, said.where
+        self._batch = said.whole("batch", 1)
+        self.limit = said.whole("limit", LIMIT, least=3)
         self._tokenizer = tokenizer_of(weights)
-        self._batch = int(entry.preprocessing.get("batch", 1))
-        self._session = Session(weights, "model.onnx", threads=threads, device=str(entry.preprocessing.get("device", "cpu")))
+        self._session = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
         self._session.require(inputs=["input_ids", "attention_mask"], outputs=["last_hidden_state"])
-        self.limit = int(entry.preprocessing.get("limit", LIMIT))
-        dimensions = entry.preprocessing.get("dimensions", self._session.width("last_hidden_state"))
-        if not isinstance(dimensions, int) or self.limit < 3 or self._batch < 1:
-            raise Fatal(f"{self._where}: preprocessing needs dimensions, a limit and a batch of at least 1")
-        self.dimensions = dimensions
+        width = self._session.width("last_hidden_state")
+        self.dimensions = said.whole("dimensions", width or 0)
+        if width not in (None, self.dimensions):
+            raise Fatal(
+                f"{self._where}: the graph gives {width} values a token, preprocessing.dimensions is {self.dimensions}",
+                hint=f"dimensions = {width}, or another graph",
+            )
 
     @property
     def identity(self) -> ModelIdentity:

@@ -23,6 +23,7 @@ from tokenizers import Encoding, Tokenizer
 from models.errors import Fatal
 from models.registry import Weights
 from models.runtimes.onnx import Session
+from models.runtimes.said import Said
 from models.runtimes.tagging import Head, decode
 from models.tasks import Floats, ModelIdentity, Span
 
@@ -60,11 +61,10 @@ class WindowedTagger:
         self._heads = tuple(heads)
         self.heads: Mapping[str, Head] = {head.name: head for head in self._heads}
         self._thresholds = dict(thresholds or {})
-        empty: list[int] = tokenizer.encode("").ids
-        self._prefix, self._suffix = empty[: len(empty) // 2], empty[len(empty) // 2 :]
-        self._room = window - len(empty)
+        self._prefix, self._suffix = framing(tokenizer)
+        self.room = window - len(self._prefix) - len(self._suffix)
         self._overlap = overlap
-        if not 0 <= overlap < self._room:
+        if not 0 <= overlap < self.room:
             raise Fatal(f"model {identity.name}: overlap {overlap} does not fit a window of {window}")
 
     @property
@@ -141,12 +141,22 @@ class WindowedTagger:
     def _token_logits(self, ids: NDArray[np.int64]) -> Floats:
         """Scores of each token [tokens, columns], from the window in which it has most context."""
         pieces: list[Floats] = []
-        for start, end, keep_from, keep_to in windows(len(ids), self._room, self._overlap):
+        for start, end, keep_from, keep_to in windows(len(ids), self.room, self._overlap):
             framed = np.concatenate((self._prefix, ids[start:end], self._suffix)).astype(np.int64)[None]
             logits = self._emit(framed)[0]
             shift = len(self._prefix) - start
             pieces.append(logits[keep_from + shift : keep_to + shift])
         return np.concatenate(pieces)
+
+
+def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and behind a text: some have a beginning alone."""
+    one = tokenizer.encode("a")
+    own = [at for at, special in enumerate(one.special_tokens_mask) if not special]
+    if not own:  # no token of its own for an "a"
+        empty: list[int] = tokenizer.encode("").ids
+        return empty[: len(empty) // 2], empty[len(empty) // 2 :]
+    return list(one.ids[: own[0]]), list(one.ids[own[-1] + 1 :])
 
 
 def windows(tokens: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
@@ -240,15 +250,18 @@ class OnnxTokenClassifier(WindowedTagger):
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where graph, tokenizer and label map do not fit each other."""
-        entry = weights.entry
-        where = f"model {entry.name} {entry.version}"
+        entry, said = weights.entry, Said(weights, "heads", "serve", "window", "overlap", "device")
+        where, window = said.where, said.whole("window", WINDOW)
         heads = heads_of(weights)
-        session = Session(weights, "model.onnx", threads=threads, device=str(entry.preprocessing.get("device", "cpu")))
+        session = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
         session.require(inputs=["input_ids"], outputs=["logits"])
         width = sum(len(head.tags) for head in heads.values())
         if (found := session.width("logits")) not in (None, width):
             raise Fatal(f"{where}: the graph gives {found} scores a token, its label map names {width} tags")
-        names = [str(name) for name in entry.preprocessing.get("serve", list(heads))]
+        serve = said.raw.get("serve", list(heads))
+        if not isinstance(serve, list | tuple) or not serve:
+            raise said.wrong("serve", f"a list of heads: {list(heads)}")
+        names = [str(name) for name in serve]
         if unknown := [name for name in names if name not in heads]:
             raise Fatal(f"{where}: preprocessing.serve names no head: {', '.join(unknown)}")
 
@@ -269,8 +282,8 @@ class OnnxTokenClassifier(WindowedTagger):
             emit,
             [heads[name] for name in names],
             thresholds=entry.thresholds,
-            window=int(entry.preprocessing.get("window", WINDOW)),
-            overlap=int(entry.preprocessing.get("overlap", OVERLAP)),
+            window=window,
+            overlap=said.whole("overlap", min(OVERLAP, window // 4), least=0),
         )
         self.heads = heads  # of which `names` speak
 

@@ -34,7 +34,7 @@ def load(weights: Weights, *, threads: int) -> TorchImageText:
         texts,
         tokens=lambda text: len(tokenizer(text, truncation=False)["input_ids"]),
         limit=limit,
-        scale=scale_of(model, weights.entry.preprocessing),
+        scale=scale_of(model),
     )
 
 

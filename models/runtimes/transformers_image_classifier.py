@@ -22,6 +22,7 @@ from models.registry import Weights
 from models.runtimes import hub
 from models.runtimes.image_text import picture, softmax, unit
 from models.runtimes.onnx import finite
+from models.runtimes.said import Said
 from models.tasks import Floats, ModelIdentity
 
 _HEADS: Final = ("classifier", "head", "fc", "score")  # what the architectures call their last part
@@ -33,15 +34,15 @@ class TransformersImageClassifier:
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where files, labels and weights do not fit, or the head is not one linear layer."""
+        said = Said(weights, "findings", "batch", "device")
         torch.set_num_threads(threads)
-        self._identity, self._where = weights.identity, hub.where(weights)
+        self._identity, self._where, self._batch = weights.identity, said.where, said.whole("batch", 1)
         self._device = hub.device_of(weights)
         model, self._processor = hub.read(weights, "transformers folder", lambda folder: _opened(folder, weights))
         self._model = model.eval().to(self._device)
         config = model.config
         self._channels = "L" if int(getattr(config, "num_channels", 3)) == 1 else "RGB"
         self._many = config.problem_type == "multi_label_classification"
-        self._batch = int(weights.entry.preprocessing.get("batch", 1))
         chosen = _findings(weights, [str(config.id2label.get(i, "")) for i in range(config.num_labels)])
         self._columns, self.labels = list(chosen), tuple(chosen.values())
         self.thresholds: Mapping[str, float] = dict.fromkeys(self.labels, 0.5) | weights.entry.thresholds
@@ -134,6 +135,8 @@ def _opened(folder: Any, weights: Weights) -> tuple[Any, Any]:
 def _findings(weights: Weights, labels: Sequence[str]) -> dict[int, str]:
     """Return the columns that are published, and as what."""
     renamed = weights.entry.preprocessing.get("findings")
+    if not isinstance(renamed, Mapping | None):
+        raise Fatal(f"{hub.where(weights)}: preprocessing.findings is no table", hint='findings = { LABEL_1 = "pneumonia" }')
     chosen = {
         i: label if renamed is None else str(renamed[label])
         for i, label in enumerate(labels)

@@ -19,6 +19,7 @@ from models.errors import Fatal
 from models.registry import Weights
 from models.runtimes import hub
 from models.runtimes.onnx import finite
+from models.runtimes.said import Said
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import OVERLAP, WindowedTagger
 from models.tasks import Floats
@@ -44,8 +45,8 @@ class TransformersTokenClassifier(WindowedTagger):
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where files, label map and weights do not fit each other."""
-        entry, where = weights.entry, hub.where(weights)
-        raw = entry.preprocessing
+        entry, said = weights.entry, Said(weights, "types", "aggregation", "window", "overlap", "device")
+        raw, where = said.raw, said.where
         torch.set_num_threads(threads)
         model, tokenizer = _opened(weights)
         model = model.eval().to(hub.device_of(weights))
@@ -65,7 +66,7 @@ class TransformersTokenClassifier(WindowedTagger):
             finite(values, where)
             return values
 
-        window = int(raw.get("window", _longest(model.config, tokenizer)))
+        window = said.whole("window", _longest(model.config, tokenizer))
         super().__init__(
             entry.identity,
             hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config)),
@@ -73,7 +74,7 @@ class TransformersTokenClassifier(WindowedTagger):
             [head],
             thresholds=entry.thresholds,
             window=window,
-            overlap=int(raw.get("overlap", min(OVERLAP, window // 4))),
+            overlap=said.whole("overlap", min(OVERLAP, window // 4), least=0),
         )
 
     def _words(self, logits: Floats, firsts: NDArray[np.int64]) -> Floats:

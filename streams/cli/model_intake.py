@@ -1,6 +1,7 @@
 """`vigil models add` and `pull`: a model of the site's own into the site's registry file: its folder, a hub's, or a mirror's."""
 
 import contextlib
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def add(
         bool, typer.Option("--unopened", help="do not try to open it here (no train extra, no memory)")
     ] = False,
 ) -> None:
-    """Put a model into the site's registry: what opens it is found out, every file is hashed, and it is opened once.
+    """Put a model into the site's registry: what opens it is found out, its files are hashed, and it is opened and tried out first.
 
     Knows folders of transformers (token and image classification, CLIP), sentence-transformers and open_clip. Of a hub
     (HF_ENDPOINT, HF_TOKEN) or a bucket (AWS_*) a copy is fetched beside the registry file; the entry names the address, a hub's
@@ -47,13 +48,12 @@ def add(
     """
     from models.hub_folders import add as record_folder
     from models.mirror import copied, pinned
-    from models.registry import Registry, is_address
+    from models.registry import is_address
 
     site = _site(registry)
     folder, address = Path(source), ""
     if bool(task) != bool(runtime):
         raise Permanent("--task and --runtime go together", hint="leave both out where the folder says what it is")
-    before = site.read_bytes() if site.is_file() else None
     kind, more = (task, runtime) if task else None, _more(entry)
     if is_address(source):
         address = pinned(source)
@@ -61,13 +61,13 @@ def add(
         folder = site.parent / f".{Path(name).name}.partial"
         with _arriving() as arrived:
             copied(address, folder, arrived)
-    made = record_folder(folder, site, name=name, version=version, licence=licence, kind=kind, more=more, address=address)
-    if not unopened:
-        try:
-            Registry.load(site).open(made.task, name=made.name)
-        except VigilError:
-            _restore(site, before)  # what does not open is no model: the file is as it was
-            raise
+    said = {"name": name, "version": version, "licence": licence, "address": address}
+    try:
+        made = record_folder(folder, site, kind=kind, more=more, opened=not unopened, **said)
+    except VigilError:
+        if address:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     console = Console(soft_wrap=True, highlight=False)
     opened = "recorded, not opened" if unopened else "opened and recorded"
     console.print(f"{made.name} {made.version} ({made.task}, {made.runtime}): {len(made.files)} files, {made.digest}; {opened}")
@@ -93,9 +93,10 @@ def pull(
 ) -> None:
     """Fetch a model from the site's mirror into a folder beside the registry file, and record it there.
 
-    Every file is hashed as it arrives, and the model is put in place whole or not at all. It serves nothing until `vigil models
-    promote`: the name of a model in use is refused (--as gives it another). With the name alone it fetches what the site's registry
-    names by hf:// or s3://, which lanes do by themselves only where models.fetch is true.
+    Every file is hashed as it arrives, and the model is put in place whole or not at all; again, what is missing or damaged of it
+    is fetched anew. It serves nothing until `vigil models promote`: the name of a model in use is refused (--as gives it another).
+    With the name alone it fetches what the site's registry names by hf:// or s3://, which lanes do by themselves only where
+    models.fetch is true.
     """
     from models import mirror
 
@@ -163,10 +164,3 @@ def _more(path: Path | None) -> dict[str, Any]:
         raise Permanent(f"no file {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Permanent(f"{path} is not TOML: {error}") from error
-
-
-def _restore(site: Path, before: bytes | None) -> None:
-    if before is None:
-        site.unlink()
-    else:
-        site.write_bytes(before)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.errors import Permanent, VigilError
+from models.errors import Fatal, Permanent, VigilError
 from streams.cli.evaluate import evaluate
 from streams.cli.model_intake import add, pull
 from streams.cli.model_reference import reference
@@ -40,6 +40,13 @@ app.command("reference")(reference)
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
 Unopened = Annotated[
     bool, typer.Option("--unopened", help="verify its files, but do not try to open it here (no train extra, no memory)")
+]
+NoStore = Annotated[
+    bool,
+    typer.Option(
+        "--no-store",
+        help="do not ask the vector store whether its vectors fit: it is away, or `vigil replay rebuild` follows at once",
+    ),
 ]
 Task = Annotated[str, typer.Argument(help="a task of the registry: ner, embedding, image-text, deterioration")]
 
@@ -148,19 +155,24 @@ def promote_model(
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
     unopened: Unopened = False,
+    no_store: NoStore = False,
 ) -> None:
-    """Let a model serve a task, by a line in the site's registry file; its files are verified and it is opened first. A trial ends.
+    """Let a model serve a task, by a line in the site's registry file; its files are verified and it is tried out first.
 
     Running lanes see it within `models.watch_seconds`, open it and switch between batches; the vitals lane takes it at its next
-    start, since a rerun after a crash must score as the first run did.
+    start, since a rerun after a crash must score as the first run did. Vectors of two models cannot be compared: after another
+    embedding or image-text model is promoted, searches find what came before only once `vigil replay rebuild` has made it anew. A
+    trial ends.
     """
     from models.registering import promote
     from models.registry import Registry
 
     site = _writable(registry)
     known = Registry.load(site)
-    _try(known, task, name, unopened=unopened)
-    _change(site, task, name, reason, lambda: promote(task, name, site), audit=not no_audit)
+    stored = _stored(task, name, _try(known, task, name, unopened=unopened), no_store=no_store)
+    seen = known.stage(task)
+    _change(site, known, task, name, reason, lambda: promote(task, name, site, seen=seen), audit=not no_audit)
+    _left(task, stored)
 
 
 @app.command("rollback")
@@ -170,6 +182,7 @@ def rollback_model(
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
     unopened: Unopened = False,
+    no_store: NoStore = False,
 ) -> None:
     """Let the model serve that served before the last promotion, opened first. Running lanes switch as they do for `promote`.
 
@@ -179,9 +192,11 @@ def rollback_model(
     from models.registry import Registry
 
     site = _writable(registry)
-    name = previous(task, site)
-    _try(Registry.load(site), task, name, unopened=unopened)
-    _change(site, task, name, reason, lambda: rollback(task, site), audit=not no_audit)
+    known = Registry.load(site if site.is_file() else None)
+    name, seen = previous(task, site), known.stage(task)
+    stored = _stored(task, name, _try(known, task, name, unopened=unopened), no_store=no_store)
+    _change(site, known, task, name, reason, lambda: rollback(task, site, seen=seen), audit=not no_audit)
+    _left(task, stored)
     further = Registry.load(site).stage(task).previous
     back = f"rolled back again: {further[-1]}" if further else "nothing earlier is written down"
     _console().print(f"{back}; forward again: vigil models promote", style="dim", highlight=False)
@@ -200,6 +215,7 @@ def challenge_model(
     registry: Site = None,
     no_audit: Annotated[bool, typer.Option("--no-audit", help="without Kafka: the registry file alone remembers it")] = False,
     unopened: Unopened = False,
+    no_store: NoStore = False,
 ) -> None:
     """Put a model on trial beside the champion, in shadow or for a share of the patients; running lanes take it up live.
 
@@ -207,7 +223,7 @@ def challenge_model(
     the two agreed, differed, or the challenger failed or was too slow. In a split the same patients get the same model at every
     note, and each output names the model that made it. `vigil models promote` ends the trial as well.
     """
-    from models.registering import challenge
+    from models.registering import challenge, free_to_try
     from models.registry import Registry, Stage
 
     if [shadow, bool(split), stop].count(True) != 1:
@@ -223,15 +239,18 @@ def challenge_model(
         task, champion = entry.task, known.champion(entry.task)
         if task == "deterioration":
             raise Permanent("the vitals lane knows no trials", hint="compare with `vigil models evaluate`, then promote")
-        _try(known, task, name, unopened=unopened)
+        free_to_try(known.stage(task), task, name)
         percent = _percent(split or share)
+        model = _try(known, task, name, unopened=unopened)
+        if split:
+            _stored(task, name, model, no_store=no_store)
         stage = Stage(champion=champion, challenger=name, mode="split" if split else "shadow", percent=percent)
         words = f"{task}: {name} challenges {champion}, {stage.mode} for {percent:g}% of the patients"
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
     if audit := not no_audit:
         asyncio.run(audit_change(load(), task, entry.identity, f"{words}: {reason}"))
-    challenge(task, stage, site)
+    challenge(task, stage, site, seen=known.stage(task))
     told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
     _console().print(f"{words}; {told}. Running lanes take it up within seconds; vigil_model_info shows it.", highlight=False)
 
@@ -255,32 +274,80 @@ def _percent(said: str) -> float:
     return value
 
 
-def _try(known: "Registry", task: str, name: str, *, unopened: bool) -> None:
-    """Open a model, or with `unopened` verify its files alone: what does not open is not written down."""
+def _try(known: "Registry", task: str, name: str, *, unopened: bool) -> Any:
+    """Open a model, or with `unopened` verify its files alone and return None: what does not open is not written down."""
     if unopened:
         known.weights(task, name)
-        return
+        return None
     try:
-        known.open(task, name=name)
+        return known.open(task, name=name)
     except VigilError as error:
         words = f"{name} does not open: {error}; nothing was changed"
         raise Permanent(words, hint=f"{error.hint or 'mend it'}; where only lanes can open it: --unopened") from error
 
 
-def _change(site: Path, task: str, name: str, reason: str, change: Callable[[], str], *, audit: bool) -> None:
-    """Audit first, then change: a change that nobody can trace is worse than a record of one that failed."""
+def _stored(task: str, name: str, model: Any, *, no_store: bool) -> int | None:
+    """Ask the vector store whether a model's vectors fit what is stored; return how many points there are of others.
+
+    None where it is not asked: not opened here, `--no-store`, or a task without vectors.
+    """
+    from streams.checks import COLLECTIONS, points_of_others
+
+    if task not in COLLECTIONS:
+        return None
+    if model is None or no_store:
+        _console().print("not asked: whether its vectors fit what the vector store holds", style="yellow", highlight=False)
+        return None
+    collection = COLLECTIONS[task].name
+    try:
+        return asyncio.run(points_of_others(load(), task, model))
+    except Fatal as error:
+        raise Permanent(
+            f"{name}: {error}; nothing was changed",
+            hint="lanes would refuse it, and not start again. To change to its vectors: promote it with --no-store, and at once "
+            f"`vigil replay rebuild {collection} --reason ...`",
+        ) from error
+    except VigilError as error:
+        raise Permanent(
+            f"whether the vectors of {name} fit what is stored cannot be told: {error}; nothing was changed",
+            hint=f"{error.hint or 'is it up, and is vectors.url its address?'}; without asking: --no-store",
+        ) from error
+
+
+def _left(task: str, stored: int | None) -> None:
+    """Say, after another model serves, what searches no longer find."""
+    from streams.checks import COLLECTIONS
+
+    if task not in COLLECTIONS or stored == 0:
+        return
+    collection = COLLECTIONS[task].name
+    points = "What other models stored is" if stored is None else f"{stored:,} points of other models are"
+    words = f"{points} not found by searches until `vigil replay rebuild {collection} --reason ...` has run."
+    _console().print(words, style="yellow", highlight=False, soft_wrap=True)
+
+
+def _change(
+    site: Path, known: "Registry", task: str, name: str, reason: str, change: Callable[[], str], *, audit: bool
+) -> None:
+    """Audit first, then change: a change that nobody can trace is worse than a record of one that failed.
+
+    Raises `Permanent` where the file says another thing of the task or the model than it did when the model was opened.
+    """
+    from models.registering import as_seen
     from models.registry import Registry
 
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why", for the audit')
-    known = Registry.load(site)
-    stage, identity = known.stage(task), known.entry(task, name).identity
-    before = stage.champion
+    stage, entry = known.stage(task), known.entry(task, name)
+    before, now = stage.champion, Registry.load(site)
+    as_seen(now, task, stage)
+    if now.entry(task, name) != entry:
+        raise Permanent(f"{name} was replaced meanwhile, by another command: nothing was changed", hint="say it again")
     if before == name:
         raise Permanent(f"{name} serves {task} already")
     ends = f" (the trial of {stage.challenger} ends)" if stage.challenger not in ("", before) else ""
     if audit:
-        asyncio.run(audit_change(load(), task, identity, f"{before} -> {name}{ends}: {reason}"))
+        asyncio.run(audit_change(load(), task, entry.identity, f"{before} -> {name}{ends}: {reason}"))
     change()
     told = "an audit record is written" if audit else "no audit record was written (--no-audit)"
     _console().print(f"{task}: {name} serves, before {before}{ends}; {told}. {_reaches(task)}", highlight=False)

@@ -13,6 +13,8 @@ from models.errors import Permanent
 from processors import durations
 from streams.settings import load
 
+log = logging.getLogger("vigil.up")
+
 lanes = typer.Typer(help="The lanes, each one Faust app with its own consumer group.", no_args_is_help=True)
 
 
@@ -61,7 +63,7 @@ def up(
 ) -> None:
     """Run every lane and every receiver's delivery as its own process, restart what fails.
 
-    Workers on other machines join the same groups.
+    With --lane those lanes alone, and no delivery. Workers on other machines join the same groups.
     """
     from connectors.child import command
     from streams.lanes import LANES
@@ -75,6 +77,9 @@ def up(
     if unknown:
         raise Permanent(f"there are no lanes {', '.join(sorted(unknown))}", hint=f"lanes: {', '.join(LANES)}")
     children = lane_children(chosen, workers, first_port=first_port, first_slot=first_slot)
+    if lane and settings.deliver:
+        names = ", ".join(settings.deliver)
+        log.info("no delivery is run beside chosen lanes (%s): `vigil deliver run NAME`, or `vigil up` without --lane", names)
     for name in () if lane else settings.deliver:
         port = first_port + len(children) if first_port else 0
         own = {"VIGIL_WORKER__HEALTH_PORT": str(port)}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 300.0  # seconds, the loading of the model included
 _PARTS = ("meaning", "words")  # of a note's score
+_Found = tuple[list[dict[str, Any]], int]  # hits, and how many points were passed over
 
 
 def search(
@@ -47,8 +48,9 @@ def search(
         "until": until.astimezone() if until else None,
         "production": not test_traffic,
     }
-    hits = asyncio.run(_search(load(), text, where, images=images, limit=limit))
+    hits, unsearched = asyncio.run(_search(load(), text, where, images=images, limit=limit))
     _print(hits, json_)
+    _tell(unsearched, "images" if images else "notes")
 
 
 def similar(
@@ -57,18 +59,19 @@ def similar(
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
 ) -> None:
     """Find patients whose notes resemble this patient's."""
-    hits = asyncio.run(_similar(load(), patient, limit))
+    hits, unsearched = asyncio.run(_similar(load(), patient, limit))
     _print(hits, json_)
+    _tell(unsearched, "notes")
 
 
-async def _search(settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int) -> list[dict[str, Any]]:
+async def _search(settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int) -> _Found:
     async with _in_time(), _searcher(settings) as searcher:
-        return await searcher.search(text, where=where, images=images, limit=limit)
+        return await searcher.search(text, where=where, images=images, limit=limit), searcher.unsearched
 
 
-async def _similar(settings: Settings, patient: str, limit: int) -> list[dict[str, Any]]:
+async def _similar(settings: Settings, patient: str, limit: int) -> _Found:
     async with _in_time(), _searcher(settings) as searcher:
-        return await searcher.similar(patient, limit=limit)
+        return await searcher.similar(patient, limit=limit), searcher.unsearched
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +96,16 @@ def _searcher(settings: Settings) -> "Searcher":
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
     return Searcher(settings, outbox=outbox, user=getpass.getuser())
+
+
+def _tell(unsearched: int, collection: str) -> None:
+    """Say, beside the hits, what was not looked at."""
+    if unsearched:
+        what = "images" if collection == "images" else "passages"
+        words = (
+            f"{unsearched:,} {what} are of another model and were not searched: vigil replay rebuild {collection} --reason ..."
+        )
+        Console(stderr=True, soft_wrap=True, highlight=False).print(words, style="yellow")
 
 
 def _print(hits: list[dict[str, Any]], as_json: bool) -> None:

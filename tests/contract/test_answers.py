@@ -51,7 +51,7 @@ class Back(ABC):
 
     @abstractmethod
     async def answer(self, said: str = "acknowledged", *, by: str = "nurse-7", number: int = 1) -> bool:
-        """Give an answer (acknowledged, declined); tells whether it was taken as such."""
+        """Give an answer (acknowledged, declined, retracted); tells whether it was taken as such."""
 
     async def garbage(self) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -91,8 +91,8 @@ class Pcd05(Back):
     async def answer(self, said: str = "acknowledged", *, by: str = "nurse-7", number: int = 1) -> bool:
         told = message_of(Notice("alert", ALERT.id, NOW, ALERT), PcdSettings(kind="pcd04", host="h", port=1))
         control = told.decode().split("\r")[0].split("|")[9]
-        code = "AA" if said == "acknowledged" else "AR"
-        person = [f"PRT|1|AD||AAP^Alert Acknowledging Provider^HL70912|{by}^^^SITE"] if by else []
+        code, action = "AR" if said == "declined" else "AA", "DE" if said == "retracted" else "AD"
+        person = [f"PRT|1|{action}||AAP^Alert Acknowledging Provider^HL70912|{by}^^^SITE"] if by else []
         header = f"MSH|^~\\&|MANAGER|SITE|VIGIL|VIGIL|20261123120000+0000||ORA^R41^ORA_R41|A{number}|P|2.6"
         message = "\r".join([header, f"MSA|{code}|{control}", *person])
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -120,7 +120,7 @@ class FhirAnswer(Back):
         resource = {
             "resourceType": "Communication",
             "identifier": [{"system": "urn:ehr", "value": str(number)}],
-            "status": "completed" if said == "acknowledged" else "not-done",
+            "status": {"acknowledged": "completed", "declined": "not-done"}.get(said, "entered-in-error"),
             "subject": told["subject"],
             "inResponseTo": [{"identifier": told["identifier"][1]}],
             "sent": "2026-11-23T11:59:00Z",
@@ -145,13 +145,10 @@ async def back(request: pytest.FixtureRequest) -> AsyncIterator[Back]:
 async def test_an_answer_becomes_feedback_that_names_alert_patient_and_person(back: Back) -> None:
     assert await back.answer()
     assert await back.answer("declined", number=2)
-    first, second = back.feedback
-    assert isinstance(first, FeedbackEvent)
-    assert isinstance(second, FeedbackEvent)
-    assert [first.kind, second.kind] == ["alert-acknowledged", "alert-declined"]
-    assert {(one.target_id, one.patient_id, one.by) for one in (first, second)} == {
-        (ALERT.alert_id, ALERT.patient_id, "nurse-7")
-    }
+    assert await back.answer("retracted", number=3)
+    said = [one for one in back.feedback if isinstance(one, FeedbackEvent)]
+    assert [one.kind for one in said] == ["alert-acknowledged", "alert-declined", "alert-answer-retracted"]
+    assert {(one.target_id, one.patient_id, one.by) for one in said} == {(ALERT.alert_id, ALERT.patient_id, "nurse-7")}
 
 
 async def test_it_is_confirmed_after_it_is_stored(back: Back) -> None:

@@ -70,6 +70,8 @@ async def test_a_signed_call_back_is_stored_before_it_is_answered(kafka: Kafka, 
         assert (event["by"], event["reason"], event["origin"]["peer"]) == ("nurse-7", "on my way", "pager")
         again = await client.post("/deliver/pager/feedback", **call(said()))
         assert again.status_code == 204  # a replay within the window: taken note of, stored once
+        other = await client.post("/deliver/pager/feedback", **call(said("declined")))
+        assert other.status_code == 422  # another answer under an id that was taken is not thrown away in silence
         declined = await client.post("/deliver/pager/feedback", **call(said("declined"), call_id="call-2"))
         assert declined.status_code == 204
     assert [one["kind"] for one in await feedback(kafka, settings)] == ["alert-acknowledged", "alert-declined"]
@@ -84,6 +86,7 @@ async def test_a_signed_call_back_is_stored_before_it_is_answered(kafka: Kafka, 
         ("nobody", call(said()), 404),
         ("pager", call(said("maybe")), 422),
         ("pager", call(said(by="")), 422),
+        ("pager", call(said(alert_id="an id of the receiver's own")), 422),
         ("pager", call(said(reason="x" * 20_000)), 413),
     ],
 )

@@ -205,15 +205,15 @@ async def test_the_receiver_is_told_when_nobody_is_watched_for_and_when_it_is_ov
 
     async with delivering(settings, "pager"):
         for partition in range(4):
-            await write(settings, [heartbeat(partition)], partition=partition)
+            await write(settings, [heartbeat(partition)])
         await until(lambda: "vigil.heartbeat" in kinds(), what="a heartbeat")
         await until(lambda: "vigil.silence" in kinds(), what="the silence is told")
         for partition in range(4):
-            await write(settings, [heartbeat(partition, age=60)], partition=partition)  # of long ago: proves nothing
+            await write(settings, [heartbeat(partition, age=60)])  # of long ago: proves nothing
         await asyncio.sleep(1.5)
         assert "vigil.silence-over" not in kinds()
         for partition in range(4):
-            await write(settings, [heartbeat(partition)], partition=partition)
+            await write(settings, [heartbeat(partition)])
         await until(lambda: "vigil.silence-over" in kinds(), what="the silence is over")
     assert kinds().count("vigil.silence") == kinds().count("vigil.silence-over") == 1
 

@@ -45,6 +45,15 @@ _REPORT: Final[dict[str, Status]] = {  # DiagnosticReport.status (diagnostic-rep
 }
 _RELATIONS: Final[dict[str, Relation]] = {"replaces": "replacement", "transforms": "replacement", "appends": "addendum"}
 _VOID: Final = frozenset({"cancelled", "entered-in-error"})
+_ANSWERS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
+    "completed": "alert-acknowledged",
+    "not-done": "alert-declined",
+    "entered-in-error": "alert-answer-retracted",
+}
+_STAFF: Final = frozenset({"Practitioner", "PractitionerRole"})
+_UNKNOWN_REPLY: Final = (
+    f"no answer to an alert that is known: inResponseTo.identifier of {ALERT_SYSTEM} names one, not an id of the EHR"
+)
 
 
 def map_document(reading: Reading) -> None:
@@ -102,13 +111,12 @@ def map_report(reading: Reading) -> None:
 
 def map_communication(reading: Reading) -> None:
     """Map a Communication: what people answered to an alert of ours, or a text that was sent about a patient."""
-    resource = reading.resource
-    if alert := _alert_id(resource):
-        if reading.sender.peer.answers_alerts:
-            if reading.acts("answers no alert"):
-                _feedback(reading, alert)
-        else:
+    resource, believed = reading.resource, reading.sender.peer.answers_alerts
+    if alerts := _alert_ids(reading):
+        if not believed:
             reading.note("inResponseTo", "an answer to an alert by a peer without `answers_alerts`: not used")
+        elif reading.acts("answers no alert"):
+            _feedback(reading, alerts)
         return
     if any(text(one.get("system")) == ALERT_SYSTEM for one in objects(resource, "identifier")):
         reading.note("identifier", "an alert that Vigil itself wrote to that server: not used")
@@ -123,10 +131,15 @@ def map_communication(reading: Reading) -> None:
     status: Status = {"completed": "final", "entered-in-error": "entered-in-error", "not-done": "cancelled"}.get(  # type: ignore[assignment]
         text(resource.get("status")), "preliminary"
     )
+    reply = believed and any(objects(resource, "inResponseTo"))
     if not words and status not in _VOID:
-        if not reading.troubles:
+        if reply:
+            reading.trouble("inResponseTo", _UNKNOWN_REPLY, code="not-found")
+        elif not reading.troubles:
             reading.note("payload", "a communication without text: not used")
         return
+    if reply:
+        reading.note("inResponseTo", _UNKNOWN_REPLY)
     _publish(
         reading,
         status=status,
@@ -259,22 +272,31 @@ def _charset(kind: str) -> str:
 # --------------------------------------------------------------------------------------------------------------- feedback
 
 
-def _alert_id(resource: Json) -> str:
-    for reference in objects(resource, "inResponseTo", "basedOn", "about"):
-        for one in objects(reference, "identifier"):
-            if text(one.get("system")) == ALERT_SYSTEM:
-                return text(one.get("value"))
-    return ""
+def _alert_ids(reading: Reading) -> list[str]:
+    """Return the alerts of ours that a Communication answers: by our identifier, or that of what it points at inside the request.
+
+    An alert that it is about, or based on, it does not answer.
+    """
+    found: list[str] = []
+    for reference in objects(reading.resource, "inResponseTo"):
+        literal = text(reference.get("reference"))
+        target = reading.index.find(literal, reading.resource) if literal else None
+        given = [*objects(reference, "identifier"), *(objects(target, "identifier") if target else ())]
+        found += [text(one.get("value")) for one in given if text(one.get("system")) == ALERT_SYSTEM]
+    return [*dict.fromkeys(filter(None, found))]
 
 
-def _feedback(reading: Reading, alert: str) -> None:
-    """A completed Communication acknowledges, one that was not done declines; its sender must be named."""
+def _feedback(reading: Reading, alerts: list[str]) -> None:
+    """A Communication answers by its status; its sender must be one of the staff."""
     resource = reading.resource
-    status = text(resource.get("status"))
-    if status not in ("completed", "not-done"):
+    kind = _ANSWERS.get(text(resource.get("status")))
+    if kind is None:
         reading.note("status", "an answer that is not given yet: not used")
         return
-    who = _sender(reading)
+    who, kinds = _sender(reading)
+    if kinds - _STAFF:
+        reading.trouble("sender", "an answer to an alert by what is none of the staff (Practitioner, PractitionerRole)")
+        return
     if not who:
         reading.trouble("sender", "an answer to an alert that nobody is named for", code="required")
         return
@@ -288,19 +310,20 @@ def _feedback(reading: Reading, alert: str) -> None:
     if given is None:
         return
     reasons = [one for one in codings(resource.get("statusReason")) if any(one)]
-    reading.events.append(
-        FeedbackEvent(
-            id=reading.event_id(FeedbackEvent),
-            patient_id=patient_id,
-            kind="alert-acknowledged" if status == "completed" else "alert-declined",
-            target_id=alert,
-            by=who,
-            reason=reasons[0][1] or reasons[0][0] if reasons else "",
-            given_at=given,
-            received_at=reading.sender.received_at,
-            origin=reading.origin,
+    for alert in alerts:
+        reading.events.append(
+            FeedbackEvent(
+                id=reading.event_id(FeedbackEvent),
+                patient_id=patient_id,
+                kind=kind,
+                target_id=alert,
+                by=who,
+                reason=reasons[0][1] or reasons[0][0] if reasons else "",
+                given_at=given,
+                received_at=reading.sender.received_at,
+                origin=reading.origin,
+            )
         )
-    )
 
 
 def _pseudonym(resource: Json) -> str:
@@ -310,9 +333,16 @@ def _pseudonym(resource: Json) -> str:
     return next((text(one.get("value")) for one in identifiers if text(one.get("system")) == _PATIENT_SYSTEM), "")
 
 
-def _sender(reading: Reading) -> str:
+def _sender(reading: Reading) -> tuple[str, set[str]]:
+    """Return who sent it, and of what types they are said to be: by the reference and by what it points at inside the request."""
     sender = reading.resource.get("sender")
     if not isinstance(sender, dict):
-        return ""
-    named = next((text(one.get("value")) for one in objects(sender, "identifier")), "")
-    return named or text(sender.get("reference"))
+        return "", set()
+    literal = text(sender.get("reference"))
+    target = reading.index.find(literal, reading.resource) if literal else None
+    parts = literal.split("/_history/")[0].rstrip("/").split("/")
+    own = parts[-2] if len(parts) > 1 else ""  # Practitioner/7, with or without a base
+    kinds = {own, kind_of(target or {}), text(sender.get("type")).rsplit("/", 1)[-1]} - {""}
+    given = (*objects(sender, "identifier"), *(objects(target, "identifier") if target else ()))
+    named = next((value for one in given if (value := text(one.get("value")))), "")
+    return named or (literal if own else ""), kinds

@@ -60,7 +60,9 @@ _GONE: Final[dict[str, Any]] = {
     "location": Place(),
 }
 _NOTHING: Final[dict[str, Any]] = {name: PatientEvent.model_fields[name].default for name in FACTS}
-_DELETED: Final = {name: value for name, value in _NOTHING.items() if name != "merged_into"} | {"deleted": True}
+_DELETED: Final = {name: value for name, value in _NOTHING.items() if name not in ("merged_into", "merged_by")} | {
+    "deleted": True
+}
 _SEVERAL: Final = "a number that several records list: nobody can tell which"
 _ADMITS: Final = frozenset({"A01", "A04"})
 _REGISTERS: Final = _ADMITS | {"A05", "A28"}

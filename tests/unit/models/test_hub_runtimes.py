@@ -466,6 +466,53 @@ def test_pickled_weights_are_read_as_tensors_and_run_nothing(tmp_path: Path) -> 
     assert not ran.exists()
 
 
+def test_pickled_weights_that_are_cut_short_are_named(tmp_path: Path) -> None:
+    import torch
+
+    folder = hub.classifier_folder(tmp_path / "bert")
+    (weights, safe), kept = (folder / "pytorch_model.bin", folder / "model.safetensors"), {}
+    for old in (False, True):
+        kept[old] = tmp_path / f"old-{old}"
+        torch.save(hub.tensors(safe), kept[old], _use_new_zipfile_serialization=not old)
+    safe.unlink()
+    whole, older = kept[False].read_bytes(), kept[True].read_bytes()
+    for found, says in ((whole[:-30], "is cut short"), (b"", "is empty"), (older[: len(older) // 2], "cannot be read")):
+        weights.write_bytes(found)
+        with pytest.raises(Fatal, match="model bert 1: .*" + says) as refused:
+            classifier(folder)
+        assert "pytorch_model.bin" in str(refused.value)
+    weights.write_bytes(older)
+    assert said(classifier(folder), "fever") == [("symptom", "fever")]
+
+
+def test_what_cannot_work_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    def opened(folder: Path, task: str, runtime: str, **changes: Any) -> Any:
+        return Registry([(hub.entry_of(folder, task, runtime, **changes), folder)], {}).open(task, name=folder.name)
+
+    folder = hub.classifier_folder(tmp_path / "bert")
+    for preprocessing, says in (
+        ({"window": 512}, "a trial run failed"),  # it has 64 positions
+        ({"device": "gpu"}, "torch finds no device 'gpu' here"),
+        ({"agregation": "max"}, r"preprocessing\.agregation: .* knows no such key"),
+        ({"window": "big"}, r"preprocessing\.window is 'big'"),
+    ):
+        with pytest.raises((Fatal, Permanent), match=says):
+            opened(folder, "ner", CLASSIFIER, preprocessing=preprocessing)
+    tensors = hub.tensors(folder / "model.safetensors")
+    hub.put_tensors(folder / "model.safetensors", tensors | {"classifier.weight": tensors["classifier.weight"] * float("nan")})
+    with pytest.raises(Fatal, match=r"a trial run failed: .* not finite"):
+        opened(folder, "ner", CLASSIFIER)
+    vectors = hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True)
+    for preprocessing in ({"limit": "x"}, {"batch": "x"}):
+        with pytest.raises(Fatal, match=r"preprocessing\.(limit|batch) is 'x'"):
+            opened(vectors, "embedding", EMBEDDER, preprocessing=preprocessing)
+    tensors = hub.tensors(vectors / "model.safetensors")
+    tensors |= {key: tensors[key] * 0 for key in tensors if "LayerNorm" in key}
+    hub.put_tensors(vectors / "model.safetensors", tensors)
+    with pytest.raises(Fatal, match="a vector of length 0"):
+        opened(vectors, "embedding", EMBEDDER)
+
+
 def test_opening_asks_nothing_runs_nothing_and_says_nothing(tmp_path: Path) -> None:
     site = tmp_path / "site.toml"
     folder = hub.embedder_folder(tmp_path / "st", pooling="mean", normalize=True)

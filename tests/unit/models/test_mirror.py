@@ -89,6 +89,21 @@ def test_a_file_that_is_not_what_it_is_said_to_be_is_refused_and_nothing_put_in_
     pull(mirror(place), "tiny", site)
 
 
+def test_what_is_there_and_damaged_is_fetched_anew(place: str, site: Path) -> None:
+    folder = site.parent / pull(mirror(place), "tiny", site).location
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-40])
+    (folder / "tokenizer.json").unlink()
+    arrived: set[str] = set()
+    pull(mirror(place), "tiny", site, progress=lambda file, size: arrived.add(file))
+    assert arrived == {"model.onnx", "tokenizer.json"}
+    assert Registry.load(site).open("ner", name="tiny").find(["fever"])[0]
+    arrived.clear()
+    (folder / "model.onnx").write_bytes(b"damaged")
+    pull(mirror(place), "tiny", site, progress=lambda file, size: arrived.add(file))
+    assert arrived == {"model.onnx"}  # and nothing that is whole
+    assert left(site) == ["registry.toml", folder.name]
+
+
 def test_another_model_than_was_meant_is_refused_before_anything_is_fetched(place: str, site: Path) -> None:
     with pytest.raises(Permanent, match="not " + "0" * 64):
         pull(mirror(place), "tiny", site, digest="0" * 64)

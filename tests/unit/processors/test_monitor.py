@@ -889,6 +889,26 @@ def test_the_heartbeat_tells_alerts_per_100_patient_days() -> None:
 # --------------------------------------------------------------------------------------------------- people and feedback
 
 
+def test_an_acknowledgement_that_is_taken_back_lets_the_alert_climb_anew() -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    early = answer(raised.alert_id, 1, "alert-answer-retracted")
+    assert ward.say(early) == []  # nobody has answered
+    assert ward.monitor.counts["unmatched_feedback"] == 1
+    ward.say(answer(raised.alert_id, 2))
+    assert ward.wait(30) == []
+    ward.chart(31, ILL)  # the same: an answered alert stays answered
+    back = only(alerts(ward.say(answer(raised.alert_id, 32, "alert-answer-retracted", reason="wrong patient"))))
+    assert (back.state, back.by, back.reason) == ("updated", "nurse-7", "the answer was taken back: wrong patient")
+    climbed = restored(ward).wait(43)
+    assert [(one.state, one.route) for one in of(climbed)] == [
+        ("escalated", "nurse-in-charge"),
+        ("escalated", "rapid-response"),
+    ]
+    ward.say(answer(raised.alert_id, 33, "alert-declined"))
+    assert ward.say(answer(raised.alert_id, 34, "alert-answer-retracted")) == []  # what was declined is over
+
+
 def test_unknown_feedback_is_counted_and_leaves_nothing() -> None:
     ward = Ward()
     raised = only(ward.chart(0, ILL)[1])
@@ -1243,6 +1263,9 @@ def test_an_answer_to_the_partitions_own_alert() -> None:
     stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
     said = ward.say(answer(stopped.alert_id, 32, patient=ward.monitor.id))
     assert steps(said) == [("feed-stopped", "acknowledged", "information")]
+    back = [answer(stopped.alert_id, minute, "alert-answer-retracted", patient=ward.monitor.id) for minute in (33, 34)]
+    assert steps(ward.say(back[0])) == [("feed-stopped", "updated", "information")]
+    assert ward.say(back[1]) == []
     assert ward.say(answer("no such", 32, patient=ward.monitor.id)) == []
     assert [one for one in ward.wait(60) if one.kind == "feed-stopped"] == []
 

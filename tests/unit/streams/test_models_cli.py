@@ -220,8 +220,10 @@ def test_a_challenger_is_put_on_trial_shown_and_taken_out(tmp_path: Path, site: 
     assert vigil("models", "challenge", "other", "--split", "10%", *site_, cwd=tmp_path).returncode == 0
     assert trial() == {"other": {"mode": "split", "percent": 10.0}}
     assert "split 10%" in vigil("models", "list", "--registry", site, cwd=tmp_path).stdout
+    record(tiny.entry_of(tmp_path / "other", name="third"), site)
     for wrong in (
         ("tiny", "--shadow"),  # it serves
+        ("third", "--shadow"),  # another is on trial
         ("nobody", "--shadow"),
         ("other", "--split", "most"),
         ("other", "--shadow", "--split", "10%"),

@@ -35,3 +35,19 @@ def test_it_goes_by_right_heartbeats_though_its_own_clock_was_wrong() -> None:
     vigilance.assigned([0])
     vigilance.beat(0, now)
     assert vigilance._heard == {0: START}
+
+
+def test_it_hears_those_of_its_own_partitions_and_no_others() -> None:
+    now = START
+    own = WebhookSettings(kind="webhook", url="https://nurse-call.hospital/hook", secret="a secret of the test's own")
+    vigilance = Vigilance("nurses", own, lambda: now, LaneMetrics("deliver-nurses"))
+    vigilance.assigned([1, 3])
+    vigilance.beat(1, now)
+    vigilance.beat(2, now)  # another worker's
+    assert not vigilance.alive(now)
+    vigilance.beat(3, now)
+    assert vigilance.alive(now)
+    now += timedelta(seconds=own.dead_after + 1)
+    vigilance.beat(2, now)
+    vigilance.beat(3, now)
+    assert vigilance.silent(now) == {1: START}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import Permanent, Poison
-from processors.events import DeadLetterEvent, NoteEvent, Observation, VitalsEvent, to_json
+from processors.events import DeadLetterEvent, FeedbackEvent, HeartbeatEvent, NoteEvent, Observation, VitalsEvent, to_json
 from processors.examples import EXAMPLES
 from streams.deadletters import dead_letter
 from streams.outbox import partition_of
@@ -115,3 +115,13 @@ def test_only_a_well_formed_traceparent_is_passed_on(value: bytes, valid: bool) 
 )
 def test_keys_go_where_the_java_client_sends_them(key: bytes, murmur2: int) -> None:
     assert partition_of(key, 1000) == (murmur2 & 0x7FFFFFFF) % 1000
+
+
+@pytest.mark.parametrize("number", [0, 3, 11])
+def test_a_heartbeat_lies_in_the_partition_that_it_speaks_for_and_an_answer_to_the_lane_goes_to_it(number: int) -> None:
+    beat = next(event for event in EXAMPLES if isinstance(event, HeartbeatEvent)).model_copy(update={"partition": number})
+    assert encode(beat, source="/vigil/test").partition == number
+    answer = next(event for event in EXAMPLES if isinstance(event, FeedbackEvent))
+    own = answer.model_copy(update={"patient_id": f"partition-{number}"})  # to an alert about a feed, or about the monitoring
+    assert encode(own, source="/vigil/test").partition == number
+    assert encode(answer, source="/vigil/test").partition is None  # by its key, as the patient's vitals
