@@ -13,7 +13,7 @@ from models.batching import describe
 from models.errors import Fatal, Permanent, Transient, VigilError
 from models.tasks import ImageTextModel, TextEmbedder
 from processors.rules import MonitorRules
-from streams import topics
+from streams import brokertime, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
 from streams.inference import open_model
@@ -28,6 +28,7 @@ _TASKS = ("ner", "embedding", "image-text", "deterioration")
 COLLECTIONS: Final[Mapping[str, CollectionSpec]] = {"embedding": NOTES, "image-text": images(dimensions=0)}
 _LOW_DISK = 5 * 2**30
 _FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
+_APART, _FAR_APART = 5.0, 30.0  # seconds between this host's clock and Kafka's: NTP keeps both within far less
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ async def run_checks(settings: Settings) -> list[Check]:
     checks: list[Check] = []
     probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (
         _kafka,
+        _clock,
         _qdrant,
         _models,
         _cache,
@@ -89,6 +91,24 @@ async def _kafka(settings: Settings) -> list[Check]:
         mend = "recreate them with one number of partitions: a patient's records must meet in one lane"
         checks.append(Check("wrong", "topics", f"topics that meet differ in partitions: {meet}", mend))
     return checks
+
+
+async def _clock(settings: Settings) -> list[Check]:
+    """Compare this host's clock with Kafka's: a wrong one makes current sets history, or has every write refused."""
+    if settings.kafka.embedded:
+        return []
+    try:
+        apart = (await brokertime.ahead(settings.kafka)).total_seconds()
+    except VigilError as error:
+        mend = error.hint or "compare them by hand: `date -u` here and on the brokers"
+        return [Check("warning", "clock", f"not compared with Kafka's: {error}", mend)]
+    if abs(apart) <= _APART:
+        return [Check("ok", "clock", f"within {_APART:.0f} s of Kafka's")]
+    words = f"this host's clock is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} Kafka's (the controller's)"
+    mend = "set the one that is wrong, and run NTP on all hosts: `timedatectl`, `chronyc tracking`"
+    if apart > 0:
+        mend += "; Kafka refuses what is stamped an hour ahead of its own time (InvalidTimestampError)"
+    return [Check("wrong" if abs(apart) > _FAR_APART else "warning", "clock", words, mend)]
 
 
 async def _configured(settings: Settings) -> list[Check]:

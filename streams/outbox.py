@@ -15,6 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     IncompatibleBrokerVersion,
+    InvalidTimestampError,
     InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -131,7 +132,7 @@ class Outbox:
         except _NEVER as error:
             raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Transient(f"the broker did not confirm ({type(error).__name__})") from error
+            raise _unconfirmed(error) from error
         self.sent += len(messages)
 
     async def _send(self, messages: Sequence[Message]) -> None:
@@ -187,7 +188,7 @@ class Outbox:
         except _NEVER as error:
             raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Transient(f"the broker did not confirm ({type(error).__name__})") from error
+            raise _unconfirmed(error) from error
         self.sent += 1
         offset: int = written.offset
         return offset
@@ -235,6 +236,17 @@ class Outbox:
             except UnknownTopicOrPartitionError as error:
                 raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
         return count
+
+
+def _unconfirmed(error: Exception) -> Transient:
+    """Return what is raised for a write that may succeed later; with the cause where only its name would be told."""
+    words = f"the broker did not confirm ({type(error).__name__})"
+    if isinstance(error, InvalidTimestampError):  # by default a broker takes what is up to an hour ahead (KIP-937)
+        return Transient(
+            f"{words}: this host's clock is ahead of the broker's, or far behind it",
+            hint="`vigil doctor` compares them; set the clock that is wrong, and it goes on by itself",
+        )
+    return Transient(words)
 
 
 def _batches(producer: AIOKafkaProducer, messages: Sequence[Message]) -> Iterator[Any]:
