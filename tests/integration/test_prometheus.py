@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -104,13 +105,13 @@ async def admit(ward: Ward) -> None:
         assert (await sender.send(vitals(PULSE, pid="PID|1", control_id="P1"))).code in ("AA", "CA")
 
 
-async def fall_ill(ward: Ward) -> None:
-    """A set of vitals beyond NEWS2's emergency threshold."""
-    now = real_clock().strftime("%Y%m%d%H%M%S+0000")
+async def fall_ill(ward: Ward, number: int = 1) -> None:
+    """A set of vitals beyond NEWS2's emergency threshold, each later one of a moment before."""
+    now = (real_clock() - timedelta(seconds=10 * number)).strftime("%Y%m%d%H%M%S+0000")
     values = [("9279-1", "28", "/min"), ("59408-5", "89", "%"), ("8480-6", "88", "mm[Hg]"), ("8867-4", "135", "/min")]
     lines = [obx(f"{code}^x^LN", value, f"{unit}^^UCUM", number=i) for i, (code, value, unit) in enumerate(values, 1)]
     async with MllpSender("127.0.0.1", ward.mllp, timeout=10) as sender:
-        said = await sender.send(vitals(*lines, obr=f"OBR|1||F9|VS^Vitals|||{now}", control_id="V1", sent=now))
+        said = await sender.send(vitals(*lines, obr=f"OBR|1||F{number}|VS^Vitals|||{now}", control_id=f"V{number}", sent=now))
         assert said.code in ("AA", "CA")
 
 
@@ -140,8 +141,13 @@ async def test_every_rule_and_panel_gives_data_and_what_is_wrong_fires(ward: War
             'sum(vigil_events_total{kind="alert-raised"})',
         ):
             await until(lambda query=query: prometheus.value(query) == 1, what=f"{query} is 1")
+        for number in range(2, 6):  # how late a feed is shows after a few sets
+            await fall_ill(ward, number)
         _every_rule_is_well(prometheus)
-        await until(lambda: _without_data(prometheus) == [], what="every query gives data")
+        try:
+            await until(lambda: _without_data(prometheus) == [], what="every query gives data")
+        except AssertionError as error:
+            raise AssertionError(f"no data: {_without_data(prometheus)}") from error  # which, not only that
         assert prometheus.firing() == []
 
         # A burst of one class, and an answer that fits no alert.
