@@ -96,8 +96,6 @@ class ImagesToFindings(Lane[ImageEvent]):
         """Load the model, connect to the vector store and the object store."""
         self._store = self._store or VectorStore(self.settings.vectors)
         self._objects = self._objects or ObjectStore(self.settings.objects)
-        if not self.beside:
-            await self.custody.require(self._store)  # before a model is loaded for nothing, at every try
         await self._models.open()
 
     async def _admit(self, model: ImageTextModel) -> None:

@@ -131,8 +131,6 @@ class NotesToVectors(Lane[NoteEvent]):
     async def open(self) -> None:
         """Load the model, connect to the vector store."""
         self._store = self._store or VectorStore(self.settings.vectors)
-        if not self.beside:
-            await self.custody.require(self._store)  # before a model is loaded for nothing, at every try
         await self._embedding.open()
 
     async def _admit(self, model: TextEmbedder) -> None:

@@ -140,7 +140,10 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> ObjectSettings:
 
 @pytest.fixture
 async def lane(url: str, objects: ObjectSettings) -> AsyncIterator[ImagesToFindings]:
-    lane = ImagesToFindings(Settings(vectors=QdrantSettings(url=url, timeout=60.0), objects=objects), LaneMetrics("images"))
+    settings = Settings(vectors=QdrantSettings(url=url, timeout=60.0), objects=objects)
+    async with VectorStore(settings.vectors) as store:
+        await store.ensure([images(256)])  # there, so that the lane asks no broker whether it lost them
+    lane = ImagesToFindings(settings, LaneMetrics("images"))
     await lane.open()
     yield lane
     await lane.close()

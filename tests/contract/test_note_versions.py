@@ -87,6 +87,8 @@ class Desk:
 @pytest.fixture
 async def desk(url: str) -> AsyncIterator[Desk]:
     settings = Settings(vectors=QdrantSettings(url=url))
+    async with VectorStore(settings.vectors) as store:
+        await store.ensure([NOTES])  # there, so that the lane asks no broker whether it lost them
     lane = NotesToVectors(settings, LaneMetrics("notes-vectors"))
     await lane.open()
     yield Desk(lane, settings, f"p-{uuid.uuid4().hex[:8]}")

@@ -173,7 +173,8 @@ async def test_one_look_waits_a_short_while_for_a_broker(
         assert not look.done()
     finally:
         kafka.start()  # not in a thread: the broker would end with it
-    found, _ = await look
+    found, _, hanging = await look
+    assert hanging == []
     assert sum(one.records for one in found) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
     assert said == [f"no broker answers at {kafka.bootstrap}: nothing listens there; trying again for 200 s"]

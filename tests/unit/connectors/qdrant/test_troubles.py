@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from connectors.qdrant.settings import CollectionSpec, QdrantSettings
 from connectors.qdrant.store import Point, VectorStore, Where
+from connectors.qdrant.troubles import Missing
 from models.errors import Fatal, Permanent, Poison, Transient, VigilError
 
 SPEC = CollectionSpec("notes", "text", 4)
@@ -58,7 +59,7 @@ WRONG_LENGTH = "Wrong input: Vector dimension error: expected dim: 384, got 4 fo
         (507, "no space", Transient, Transient),
         (408, "timeout", Transient, Transient),
         (429, "too many", Transient, Transient),
-        (404, NO_COLLECTION, Transient, Transient),
+        (404, NO_COLLECTION, Missing, Missing),
         (400, WRONG_LENGTH, Fatal, Fatal),
         (400, "Wrong input: Not existing vector name error: text", Fatal, Fatal),
         (401, "Must provide an API key", Fatal, Fatal),
