@@ -103,9 +103,8 @@ class Partition:
     set_backs: int = 0  # how often logged time was set back
     feeds: dict[str, Feed] = field(default_factory=dict)
     hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
-    alerts: dict[str, Alert] = field(
-        default_factory=dict
-    )  # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
+    # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
+    alerts: dict[str, Alert] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

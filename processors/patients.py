@@ -220,9 +220,8 @@ class Patient:
         # moved by PatientEvents and ticks, which stand between batches
         self.context = Context()
         self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
-        self.awaited: int | None = (
-            None  # logged time from which a first observation is waited for: in hospital, and nothing came
-        )
+        # logged time from which a first observation is waited for: in hospital, and nothing came
+        self.awaited: int | None = None
         self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
         # phase 1
         self.history = History()
@@ -231,9 +230,8 @@ class Patient:
         self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
         self.arrival: tuple[int, int] | None = None  # of the newest set: when observed, and the time when it came
-        self.stamps: dict[
-            int, tuple[int, ...]
-        ] = {}  # of clocks that run ahead: time as stamped -> as used, which is the receipt
+        # of clocks that run ahead: time as stamped -> as used, which is the receipt
+        self.stamps: dict[int, tuple[int, ...]] = {}
         self.hours: HourlyWindow | None = None  # cache of the history
         self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what
         # phase 2

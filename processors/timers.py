@@ -83,9 +83,8 @@ class Timers:
             return run
         waiting = patient.unsettled and now < patient.settle_at  # something newer may lie in a queue
         if not waiting:
-            if patient.heard is not None and not self._overdue(
-                patient, now
-            ):  # by a set that was history itself, or of a backlog
+            # heard by a set that was history itself, or of a backlog
+            if patient.heard is not None and not self._overdue(patient, now):
                 run.steps += self._desk.heard(patient, cause)
             self._reconsider(patient, cause, run)
         if not waiting and self._overdue(patient, now):
@@ -124,9 +123,8 @@ class Timers:
             patient.ended_at, run.changed = cause.now, True
         if patient.awaited is not None:
             patient.awaited, run.changed = None, True
-        run.steps += self._desk.close(
-            patient, "resolved", ended, cause, but=AFTER_END
-        )  # where a set of an old encounter ended it
+        # where a set of an old encounter ended it
+        run.steps += self._desk.close(patient, "resolved", ended, cause, but=AFTER_END)
         if self._partition.woke_at is None:
             self._climb(patient, cause, run)
         patient.due = max(patient.ended_at, min(patient.heard or 0, cause.now)) + self._forget_after

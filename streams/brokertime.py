@@ -43,7 +43,7 @@ class _Answer(Response):  # type: ignore[misc]  # its base is Any here: aiokafka
     )  # fmt: skip
 
 
-class _Question(RequestStruct):  # type: ignore[misc]
+class _Question(RequestStruct):  # type: ignore[misc]  # likewise
     FLEXIBLE_VERSION = True
     API_KEY = 55
     API_VERSION = 1
@@ -56,7 +56,7 @@ class _Question(RequestStruct):  # type: ignore[misc]
     )  # fmt: skip
 
 
-class _DescribeQuorum(Request[_Question]):  # type: ignore[misc]
+class _DescribeQuorum(Request[_Question]):  # type: ignore[misc]  # likewise
     API_KEY = 55
 
     def build(self, request_struct_class: type[_Question]) -> _Question:

@@ -42,7 +42,7 @@ async def doctor(site: Clinic) -> list[str]:
 async def test_a_lane_whose_collection_is_gone_waits_until_it_is_rebuilt(
     kafka: Kafka,
     tmp_path: Path,
-    store: str,  # noqa: F811
+    store: str,  # noqa: F811  # the fixture above, not a new name
 ) -> None:
     site = Clinic(kafka, tmp_path, vectors=store)
     assert not await doctor(site)  # a new site's lanes have yet to make it
@@ -73,7 +73,7 @@ async def test_a_lane_whose_collection_is_gone_waits_until_it_is_rebuilt(
 async def test_an_empty_collection_is_begun_only_where_somebody_says_so(
     kafka: Kafka,
     tmp_path: Path,
-    store: str,  # noqa: F811
+    store: str,  # noqa: F811  # the fixture above, not a new name
 ) -> None:
     site = Clinic(kafka, tmp_path, vectors=store)
     async with site.running(LANE):
