@@ -20,7 +20,9 @@ def fused(source: Path, target: Path, *, heads: int, padded: bool) -> int:
     """Write `source` fused as `target`; return how many attentions were found.
 
     `heads` are those of each attention. `padded` keeps the mask; without, every run must be of rows of one length, and the graph
-    has no `attention_mask` any more. Raises `Permanent` where there is no attention of the known shape, or one of another.
+    has no `attention_mask` any more. A graph that is fused stays what it is.
+
+    Raises `Permanent` where there is no attention of the known shape, or one of another.
     """
     import onnx
 
@@ -29,7 +31,8 @@ def fused(source: Path, target: Path, *, heads: int, padded: bool) -> int:
     found = [node for node in graph.nodes if node.op_type == "Softmax"]
     for softmax in found:
         _attention(graph, softmax, heads, "attention_mask" if padded else "")
-    if not found:
+    already: int = sum(node.op_type == "MultiHeadAttention" for node in model.graph.node)
+    if not found and not already:
         raise Permanent(f"{source.name} has no attention", hint="is it a transformer's encoder?")
     for node in graph.nodes:
         _bias(graph, node)
@@ -38,7 +41,7 @@ def fused(source: Path, target: Path, *, heads: int, padded: bool) -> int:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)
-    return len(found)
+    return len(found) + already
 
 
 class Graph:
@@ -79,9 +82,9 @@ class Graph:
         """Say whether a node of this kind makes a value."""
         return name in self._makers and self._makers[name].op_type == kind
 
-    def add(self, node: Any, instead: Any) -> None:
-        """Put a node in the place of another, whose outputs it makes."""
-        self.nodes[self.nodes.index(instead)] = node
+    def make(self, node: Any) -> None:
+        """Add a node; what made its outputs before does so no more."""
+        self.nodes.append(node)
         self._makers |= dict.fromkeys(node.output, node)
 
     def settle(self) -> None:
@@ -123,10 +126,9 @@ def _attention(graph: Graph, softmax: Any, heads: int, mask: str) -> None:
     more: list[str] = []
     if mask:
         if not graph.is_made_by(f"{mask}/int32", "Cast"):
-            graph.nodes.append(helper.make_node("Cast", [mask], [f"{mask}/int32"], to=TensorProto.INT32))
-            graph._makers[f"{mask}/int32"] = graph.nodes[-1]
+            graph.make(helper.make_node("Cast", [mask], [f"{mask}/int32"], to=TensorProto.INT32))
         more = ["", f"{mask}/int32"]
-    graph.add(
+    graph.make(
         helper.make_node(
             "MultiHeadAttention",
             [queries, keys, values, *more],
@@ -135,8 +137,7 @@ def _attention(graph: Graph, softmax: Any, heads: int, mask: str) -> None:
             domain=DOMAIN,
             num_heads=heads,
             scale=scale,
-        ),
-        joined,
+        )
     )
 
 

@@ -1,6 +1,6 @@
 """From a training run to the files that ship: ONNX, INT8, thresholds, figures, registry entry and card, all by code.
 
-`python -m models.training.ner_export --data DIR --version V` fuses the graph that ships anew, its weights as they are (`refitted`).
+`python -m models.training.ner_export --data DIR --version V` measures what ships anew; a graph that is not fused is (`refitted`).
 """
 
 import argparse
@@ -114,7 +114,7 @@ def export(
 
 
 def refitted(data: Path, *, version: str, registry: Path = PACKAGED) -> tuple[ModelEntry, Measured]:
-    """Fuse the graph of the entity model in a registry anew, measure it, and write it, its card and its entry, as `version`.
+    """Measure the entity model in a registry anew, its graph fused where it was not; write it, card and entry, as `version`.
 
     Weights and training stay what they are: how it was made, and F1 before INT8, are taken from its card. Raises as `export`.
     """
@@ -493,7 +493,7 @@ network of the same shape:
 
 
 def main() -> None:
-    """Fuse what ships anew."""
+    """Measure what ships anew."""
     parser = argparse.ArgumentParser(prog="python -m models.training.ner_export", description=refitted.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of BC5CDR-IOB, NCBI-disease-IOB and maccrobat")
     parser.add_argument("--version", required=True)

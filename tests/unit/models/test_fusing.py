@@ -67,6 +67,8 @@ def test_fused_it_is_the_same_function_with_one_operator_for_each_attention(whol
     assert parity(run(whole, "states", items), run(tmp_path / "fused.onnx", "states", without_mask(items))).largest < 1e-4
     assert (count(tmp_path / "fused.onnx", "MultiHeadAttention"), count(tmp_path / "fused.onnx", "Softmax")) == (2, 0)
     assert [one.name for one in onnx.load(tmp_path / "fused.onnx").graph.input] == ["input_ids"]
+    assert fused(tmp_path / "fused.onnx", tmp_path / "again.onnx", heads=4, padded=False) == 2
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "fused.onnx").read_bytes()
 
 
 def test_quantised_with_outliers_apart_it_stays_as_near_to_fp32(whole: Path, tmp_path: Path) -> None:
