@@ -54,7 +54,8 @@ _OF_PARTITION: Final = re.compile(
 class Lag:
     """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits.
 
-    The last three are what the worker says that has it: None where none was asked or answers.
+    What stands in flight and is held only the worker knows that has it: None where none was asked or answers. So does it know to
+    the moment when it committed; else that is by when the commit was seen to move, so at most so long ago, and None before.
     """
 
     lane: str
@@ -110,7 +111,7 @@ async def lags(
 ) -> list[Lag]:
     """Return every partition of these lanes (all if none is named), of these topics only if any is named.
 
-    `before` is what was found `seconds` ago, for the rate. Without `times` no record is read.
+    `before` is what was found `seconds` ago, for the rate and the last commit. Without `times` no record is read.
     Raises `Permanent` for a lane or a topic that there is not, `Transient` when no broker answers.
     """
     for lane in lanes:
@@ -118,7 +119,7 @@ async def lags(
             raise Permanent(f"there is no lane {lane!r}", hint=f"lanes: {', '.join(READS)}")
     wanted = {lane: [topic for topic in READS[lane] if not topics or topic in topics] for lane in lanes or READS}
     found = await _while_there(settings, _look(settings, wanted, times, clock))
-    known = {(one.lane, one.topic, one.partition): one.committed for one in before}
+    known = {(one.lane, one.topic, one.partition): one for one in before}
     return [_rated(one, known.get((one.lane, one.topic, one.partition)), seconds) for one in found]
 
 
@@ -159,10 +160,16 @@ async def _look(settings: Settings, wanted: Mapping[str, Sequence[str]], times: 
         return await _timed(reader, prefix, found, firsts, clock) if times else found
 
 
-def _rated(lag: Lag, earlier: int | None, seconds: float) -> Lag:
-    if earlier is None or lag.committed is None or seconds <= 0:
+def _rated(lag: Lag, earlier: Lag | None, seconds: float) -> Lag:
+    if earlier is None or seconds <= 0:
         return lag
-    return replace(lag, rate=max(0, lag.committed - earlier) / seconds)
+    if lag.committed != earlier.committed:
+        lag = replace(lag, seconds_since_commit=seconds)
+    elif earlier.seconds_since_commit is not None:
+        lag = replace(lag, seconds_since_commit=earlier.seconds_since_commit + seconds)
+    if earlier.committed is None or lag.committed is None:
+        return lag
+    return replace(lag, rate=max(0, lag.committed - earlier.committed) / seconds)
 
 
 def _committed(settings: Settings, lane: str, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
@@ -294,7 +301,7 @@ def _completed(lag: Lag, state: Mapping[str, float] | None) -> Lag:
     return replace(
         lag,
         in_flight=None if in_flight is None else int(in_flight),
-        seconds_since_commit=state.get("seconds_since_commit"),
+        seconds_since_commit=state.get("seconds_since_commit", lag.seconds_since_commit),  # it has committed nothing itself yet
         held_seconds=state.get("held_seconds"),
     )
 

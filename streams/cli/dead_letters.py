@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -251,28 +251,20 @@ async def _plan(settings: Settings, which: "Which", limit: int, unverified: bool
 
 async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max_wait: float) -> int:
     async with _desk(settings, writing=True) as desk:
-        with _bar() as bar:
-            task = bar.add_task("redrive", total=len(letters))
-
-            def done(number: int) -> None:
-                bar.update(task, completed=number, description="redrive")
-
-            def waits(words: str) -> None:
-                bar.update(task, description=f"waiting: {words}")
-
-            return await desk.redrive(letters, reason, seconds=max_wait, progress=done, waits=waits)
+        with Bar("redrive", len(letters)) as bar:
+            return await desk.redrive(
+                letters,
+                reason,
+                seconds=max_wait,
+                progress=lambda done: bar.update(doing="redrive", done=done),
+                waits=lambda words: bar.update(doing=f"waiting: {words}"),
+            )
 
 
 async def _discard(settings: Settings, letters: list["Letter"], reason: str) -> int:
     async with _desk(settings, writing=True) as desk:
-        with _bar() as bar:
-            task = bar.add_task("discard", total=len(letters))
-            return await desk.discard(letters, reason, progress=lambda done: bar.update(task, completed=done))
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+        with Bar("discard", len(letters)) as bar:
+            return await desk.discard(letters, reason, progress=lambda done: bar.update(done=done))
 
 
 # --------------------------------------------------------------------------------------------------------------- showing

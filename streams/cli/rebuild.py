@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -84,23 +83,17 @@ async def _rebuild(settings: Settings, wish: "Wish", file: Path | None, agree: "
 
     building = Building.open(file)
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:
         work = Rebuild(settings, outbox, wish, user=getpass.getuser(), clock=clock_of(settings.clock))
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("open", total=None)
+        with Bar("open", None) as bar:
 
             def ask(found: "Survey") -> bool:
-                bar.stop()
-                agreed = agree(found)
-                bar.start()
-                return agreed
+                with bar.away():
+                    return agree(found)
 
             return await work.run(
-                building,
-                tell=lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total or None),
-                agree=ask,
+                building, tell=lambda doing, done, total: bar.update(doing=doing, done=done, total=total), agree=ask
             )
     finally:
         await outbox.stop()

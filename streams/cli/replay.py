@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -241,14 +240,12 @@ async def _run(
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
     replays = replaying.Replays(settings, outbox, getpass.getuser(), clock_of(settings.clock))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("replay", total=len(plan.ready), completed=progress.done)
+        with Bar("replay", len(plan.ready), progress.done) as bar:
 
             def tell(told: replaying.Told) -> None:
-                bar.update(task, completed=told.done, description=f"waiting: {told.waits}" if told.waits else "replay")
+                bar.update(doing=f"waiting: {told.waits}" if told.waits else "replay", done=told.done)
 
             held = [letter for letters in plan.held.values() for letter in letters]
             return await replays.run(plan.ready, choice, reason, pace=pace, progress=progress, held=held, tell=tell)
@@ -263,15 +260,13 @@ async def _shadow(settings: Settings, choice: "Choice", limit: int, registry: Pa
     from streams.shadowing import Shadow
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     await outbox.start()
     try:
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("choose", total=None)
+        with Bar("choose", None) as bar:
             letters = await Replays(settings).choose(choice, limit=limit)
-            bar.update(task, description="shadow", total=len(letters))
+            bar.update(doing="shadow", total=len(letters))
             work = Shadow(settings, outbox, user=getpass.getuser(), clock=clock_of(settings.clock))
-            return await work.run(letters, choice, registry, reason, tell=lambda done: bar.update(task, completed=done))
+            return await work.run(letters, choice, registry, reason, tell=lambda done: bar.update(done=done))
     finally:
         await outbox.stop()
 

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +22,8 @@ from streams.settings import Settings, load
 if TYPE_CHECKING:
     from streams.lagging import Lag, WorkerState
 
-_WORST = 12  # partitions that the live view shows
+_WORST = 12  # partitions that the live view of the lanes shows below them, and that of the partitions at least
+_AROUND = 8  # lines of a screen that are none of its rows: title, head, rims, what hangs
 _SHORT_WHILE = 30.0  # seconds: as long as a broker takes that starts again, or a new cluster to find who keeps the offsets
 _AGAIN = 1.0  # seconds between tries
 _SILENT = 15.0  # seconds: Kafka answers each worker twice a second
@@ -32,27 +35,50 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object per line")]
 Addresses = Annotated[
     list[str] | None, typer.Option("--worker", metavar="HOST:PORT", help="a worker's health address; may be repeated")
 ]
+Every = Annotated[float, typer.Option(min=0.5, help="seconds between looks")]
 FirstPort = Annotated[int, typer.Option(help="workers of `vigil up` on this machine: its --first-port")]
 
 
-def lag(lane: Lanes = None, json_: Json = False) -> None:
-    """Print each lane's lag per partition, in records and in seconds, from Kafka's offsets. Asks no worker."""
-    from streams.lagging import lags
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look found: each partition, what the workers that answered say, the addresses of those that hang."""
 
-    _quiet()
-    settings = load()
-    found = asyncio.run(_patiently(lambda: lags(settings, lane or ())))
-    if json_:
-        _lines([one.facts() for one in found])
-        return
-    _console().print(_partitions(found))
+    found: "list[Lag]"
+    said: "list[WorkerState]" = field(default_factory=list)
+    hanging: list[str] = field(default_factory=list)
+    at: float = field(default_factory=time.monotonic)  # when it was begun
+
+    def lines(self) -> list[dict[str, object]]:
+        """Return it for a machine."""
+        workers: list[dict[str, object]] = [{"workers_of": one.lane, **one.facts()} for one in self.said]
+        return [*(one.facts() for one in self.found), *workers, *({"hangs": address} for address in self.hanging)]
+
+
+Show = Callable[[Seen, Console, bool], list[RenderableType]]
+"""Makes what is shown of a look; the last: whether it is one of many, on a terminal's one screen."""
+
+
+def lag(
+    lane: Lanes = None,
+    worker: Addresses = None,
+    first_port: FirstPort = 9101,
+    every: Every = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="look again and again, until Ctrl-C")] = False,
+    json_: Json = False,
+) -> None:
+    """Print each lane's lag per partition: in records and seconds, rate, last commit, in flight, oldest that is not acknowledged.
+
+    From Kafka's offsets, whatever the workers say: two looks, for the rate. In flight and for how long a partition is held only
+    its worker knows (--worker), and the last commit to the moment; from Kafka it is known once it was seen to move.
+    """
+    _show(load(), lane or (), _addresses(worker, first_port), every, _of_partitions, live=watch, json_=json_)
 
 
 def status(
     lane: Lanes = None,
     worker: Addresses = None,
     first_port: FirstPort = 9101,
-    every: Annotated[float, typer.Option(min=0.5, help="seconds between looks")] = 2.0,
+    every: Every = 2.0,
     once: Annotated[bool, typer.Option("--once", help="two looks, for the rate, then end")] = False,
     json_: Json = False,
 ) -> None:
@@ -62,23 +88,43 @@ def status(
 
     While no broker answers, what was seen last stays, and why there is no news stands above it.
     """
+    live = not (once or json_) and _console().is_terminal
+    _show(load(), lane or (), _addresses(worker, first_port), every, _of_lanes, live=live, json_=json_)
+
+
+def _show(
+    settings: Settings, lanes: Sequence[str], addresses: list[str], every: float, show: Show, *, live: bool, json_: bool
+) -> None:
+    """Look twice and print it; or `live` again and again: on a terminal in place, else one look below the other."""
     _quiet()
-    addresses = worker or [f"127.0.0.1:{first_port + i}" for i in range(_PORTS)]
-    settings = load()
     console = _console()
     try:
-        if once or json_ or not console.is_terminal:
-            found, said, hanging = asyncio.run(_patiently(lambda: _look(settings, lane or (), addresses, every)))
-            if json_:
-                _lines([one.facts() for one in found])
-                _lines([{"workers_of": one.lane, **one.facts()} for one in said])
-                _lines([{"hangs": address} for address in hanging])
-            else:
-                console.print(_lanes(found, said), *_hanging(hanging), _partitions(found, asked=True))
+        if live and console.is_terminal and not json_:
+            asyncio.run(_watch(settings, lanes, addresses, every, console, show))
             return
-        asyncio.run(_watch(settings, lane or (), addresses, every, console))
+        before: Seen | None = None
+        while before is None or live:
+            before = asyncio.run(_patiently(partial(_look, settings, lanes, addresses, every, before)))
+            if json_:
+                _lines(before.lines())
+            else:
+                console.print(*show(before, console, False))
     except KeyboardInterrupt:
         pass
+
+
+def _of_partitions(seen: Seen, console: Console, live: bool) -> list[RenderableType]:
+    rows = _worst(seen.found, max(_WORST, console.height - _AROUND)) if live else seen.found
+    return [*_hanging(seen.hanging), _partitions(rows, len(seen.found) - len(rows))]
+
+
+def _of_lanes(seen: Seen, console: Console, live: bool) -> list[RenderableType]:
+    behind = _worst([one for one in seen.found if one.records], _WORST) if live else seen.found
+    return [_lanes(seen.found, seen.said), *_hanging(seen.hanging), _partitions(behind)]
+
+
+def _addresses(worker: list[str] | None, first_port: int) -> list[str]:
+    return worker or [f"127.0.0.1:{first_port + i}" for i in range(_PORTS)]
 
 
 def _quiet() -> None:
@@ -103,40 +149,47 @@ async def _patiently(look: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(_AGAIN)
 
 
-async def _look(
-    settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float
-) -> tuple[list["Lag"], list["WorkerState"], list[str]]:
-    from streams.lagging import completed, hung, lags, workers
+async def _lags(settings: Settings, lanes: Sequence[str], **more: Any) -> list["Lag"]:
+    from streams.lagging import lags
 
-    first, began = await lags(settings, lanes, times=False), time.monotonic()
-    await asyncio.sleep(every)
-    found = await lags(settings, lanes, before=first, seconds=time.monotonic() - began)
+    return await lags(settings, lanes, **more)
+
+
+async def _look(
+    settings: Settings, lanes: Sequence[str], addresses: list[str], every: float, before: Seen | None = None
+) -> Seen:
+    """Look `every` seconds after the look `before`, or after a first one now."""
+    first = before or Seen(await _lags(settings, lanes, times=False))
+    await asyncio.sleep(max(0.0, first.at + every - time.monotonic()))
+    return await _seen(settings, lanes, addresses, first)
+
+
+async def _seen(settings: Settings, lanes: Sequence[str], addresses: list[str], before: Seen | None) -> Seen:
+    from streams.lagging import completed, hung, workers
+
+    now = time.monotonic()
+    found = await _lags(settings, lanes, before=before.found if before else (), seconds=now - before.at if before else 0.0)
     said, hanging = await asyncio.gather(workers(addresses), hung(addresses))
-    return completed(found, said, prefix=settings.kafka.topic_prefix), said, hanging
+    return Seen(completed(found, said, prefix=settings.kafka.topic_prefix), said, hanging, now)
 
 
 async def _watch(
-    settings: Settings, lanes: list[str] | tuple[()], addresses: list[str], every: float, console: Console
+    settings: Settings, lanes: Sequence[str], addresses: list[str], every: float, console: Console, show: Show
 ) -> None:
-    from streams.lagging import completed, hung, lags, workers
-
-    before: list[Lag] = []
-    at, seen, newest = time.monotonic(), Group(), datetime.now()
+    before: Seen | None = None
+    shown, newest = Group(), datetime.now()
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
             began = time.monotonic()
             try:
-                found = await lags(settings, lanes, before=before, seconds=began - at)
+                before = await _seen(settings, lanes, addresses, before)
             except (Transient, Permanent) as error:
-                if isinstance(error, Permanent) and not before:
+                if isinstance(error, Permanent) and before is None:
                     raise  # asked for what there is not; what was there a moment ago may come back
-                live.update(Group(_no_news(error, newest), seen), refresh=True)
+                live.update(Group(_no_news(error, newest), shown), refresh=True)
             else:
-                said, hanging = await asyncio.gather(workers(addresses), hung(addresses))
-                found = completed(found, said, prefix=settings.kafka.topic_prefix)
-                seen = Group(_lanes(found, said), *_hanging(hanging), _partitions(_worst(found), asked=True))
-                live.update(seen, refresh=True)
-                before, at, newest = found, began, datetime.now()
+                shown, newest = Group(*show(before, console, True)), datetime.now()
+                live.update(shown, refresh=True)
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
 
 
@@ -168,6 +221,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
         mine = [one for one in found if one.lane == lane]
         rates = [one.rate for one in mine if one.rate is not None]
         workers = state.get(lane)
+        commits = [one.seconds_since_commit for one in mine if one.seconds_since_commit is not None]
         behind = sum(one.records > 0 for one in mine)
         table.add_row(
             lane,
@@ -178,7 +232,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
             f"{behind} of {len(mine)} behind",
             f"{workers.ready} of {workers.workers}" if workers else "no answer",
             str(workers.in_flight) if workers else "",
-            f"{workers.seconds_since_commit:.1f} s ago" if workers else "",
+            _ago(workers.seconds_since_commit if workers else min(commits, default=None)),
             _held(workers),
         )
     return table
@@ -200,15 +254,15 @@ def _held(workers: "WorkerState | None") -> str:
     return ", ".join(held)
 
 
-def _worst(found: list["Lag"]) -> list["Lag"]:
-    behind = [one for one in found if one.records]
-    return sorted(behind, key=lambda one: -(one.oldest_unacked_seconds or 0.0))[:_WORST]
+def _worst(found: list["Lag"], most: int) -> list["Lag"]:
+    """Return the partitions that are furthest behind, by age."""
+    return sorted(found, key=lambda one: (-(one.oldest_unacked_seconds or 0.0), -one.records))[:most]
 
 
-def _partitions(found: list["Lag"], *, asked: bool = False) -> Table:
-    """Show partitions; `asked`: with what the workers said of them."""
-    columns = ("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", "rate/s")
-    table = Table(*columns, *(("in flight", "last commit", "held for") if asked else ()), title="partitions")
+def _partitions(found: list["Lag"], left_out: int = 0) -> Table:
+    offsets = ("lane", "topic", "partition", "committed", "end", "lag", "event time", "oldest unacked", "rate/s")
+    columns = (*offsets, "in flight", "last commit", "held for")
+    table = Table(*columns, title="partitions", caption=f"and {left_out} that are less behind" if left_out else None)
     for one in found:
         committed = "never" if one.committed is None else str(one.committed)
         table.add_row(
@@ -221,28 +275,26 @@ def _partitions(found: list["Lag"], *, asked: bool = False) -> Table:
             _seconds(one.event_seconds),
             _seconds(one.oldest_unacked_seconds),
             "" if one.rate is None else f"{one.rate:.1f}",
-            *(_said(one) if asked else ()),
+            "" if one.in_flight is None else str(one.in_flight),
+            _ago(one.seconds_since_commit),
+            _seconds(one.held_seconds or None),
         )
     return table
-
-
-def _said(one: "Lag") -> tuple[str, str, str]:
-    return (
-        "" if one.in_flight is None else str(one.in_flight),
-        "" if one.seconds_since_commit is None else f"{one.seconds_since_commit:.1f} s ago",
-        _seconds(one.held_seconds or None),
-    )
 
 
 def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:,.1f} s"
 
 
+def _ago(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.1f} s ago"
+
+
 def _lines(objects: list[dict[str, object]]) -> None:
     import orjson
 
     for one in objects:
-        print(orjson.dumps(one).decode())
+        print(orjson.dumps(one).decode(), flush=True)
 
 
 def _console() -> Console:

@@ -77,8 +77,9 @@ async def test_lag_is_what_a_lane_has_not_committed(kafka: Kafka, tmp_path: Path
     ]
     ages = [one.oldest_unacked_seconds or 0.0 for one in both]
     assert 0 < ages[0] < ages[1]
-    told = await asyncio.to_thread(vigil, site, "lag", "--lane", "notes-entities")
+    told = await asyncio.to_thread(vigil, site, "lag", "--every", "0.5", "--lane", "notes-entities")
     assert sum(one["records"] for one in told) == 3
+    assert [one["rate"] for one in told if one["records"]] == [0.0]
     told = await asyncio.to_thread(vigil, site, "status", "--once", "--every", "0.5", "--lane", "notes-entities")
     assert [one["rate"] for one in told if one["records"]] == [0.0]
 
@@ -89,12 +90,13 @@ async def test_a_worker_says_what_it_has_in_hand_of_each_partition(kafka: Kafka,
     await site.write(note("p", "n0", "Cough."))
     async with site.running("notes-entities"):
         await site.until_done("notes-entities", "clinical.notes")
-        words = ("status", "--once", "--every", "1", "--lane", "notes-entities", "--worker", f"127.0.0.1:{port}")
-        told = await asyncio.to_thread(vigil, site, *words)
-    *partitions, worker = told
-    assert [(one["in_flight"], one["held_seconds"]) for one in partitions] == [(0, 0.0)] * PARTITIONS
-    assert sorted(one["seconds_since_commit"] is None for one in partitions) == [False, True]  # one note, one partition
-    assert (worker["workers_of"], worker["workers"], "partitions" in worker) == ("notes-entities", 1, False)
+        words = ("--every", "1", "--lane", "notes-entities", "--worker", f"127.0.0.1:{port}")
+        both = [await asyncio.to_thread(vigil, site, *command, *words) for command in (("status", "--once"), ("lag",))]
+    for told in both:  # the two say the same
+        *partitions, worker = told
+        assert [(one["in_flight"], one["held_seconds"]) for one in partitions] == [(0, 0.0)] * PARTITIONS
+        assert sorted(one["seconds_since_commit"] is None for one in partitions) == [False, True]  # one note, one partition
+        assert (worker["workers_of"], worker["workers"], "partitions" in worker) == ("notes-entities", 1, False)
 
 
 def test_the_table_of_what_lanes_read_is_true(kafka: Kafka, tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ async def test_the_live_table_outlasts_the_broker(kafka: Kafka, tmp_path: Path) 
     site, (console, out) = Clinic(kafka, tmp_path), screen()
     await site.write(note("p", "n0", "Cough."))
     kafka.control()
-    watch = asyncio.create_task(status._watch(site.settings, ["notes-entities"], [], 0.2, console))
+    watch = asyncio.create_task(status._watch(site.settings, ["notes-entities"], [], 0.2, console, status._of_lanes))
     try:
         await until(lambda: "of 2 behind" in out.getvalue(), what="the table is shown")
         kafka.kill()
@@ -173,9 +175,9 @@ async def test_one_look_waits_a_short_while_for_a_broker(
         assert not look.done()
     finally:
         kafka.start()  # not in a thread: the broker would end with it
-    found, _, hanging = await look
-    assert hanging == []
-    assert sum(one.records for one in found) == 1
+    seen = await look
+    assert seen.hanging == []
+    assert sum(one.records for one in seen.found) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
     assert said == [f"no broker answers at {kafka.bootstrap}: nothing listens there; trying again for 200 s"]
 

@@ -1,10 +1,13 @@
 """What workers say of themselves, read from their metrics; no worker and no broker is asked."""
 
+import asyncio
 import http.server
 import io
+import json
 import math
 import socket
 import threading
+from collections.abc import Sequence
 
 import pytest
 from prometheus_client import generate_latest
@@ -14,6 +17,7 @@ from streams import lagging
 from streams.cli import status
 from streams.lagging import Lag, WorkerState, completed, workers
 from streams.metrics import LaneMetrics
+from streams.settings import Settings
 
 
 def page(held: float, *numbers: int) -> str:
@@ -52,12 +56,57 @@ async def test_the_table_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = await said(monkeypatch)
     lags = completed([Lag("images", "clinical.images", number, 0, 5, 5) for number in range(2)], found, prefix="s.")
     console = Console(file=io.StringIO(), width=200)
-    console.print(status._lanes(lags, found), status._partitions(lags, asked=True))
+    console.print(status._lanes(lags, found), status._partitions(lags))
     assert isinstance(console.file, io.StringIO)
     lane, first, second = (line for line in console.file.getvalue().splitlines() if "images" in line)
     assert "1 partitions, cut off from Kafka for 42 s" in lane
     assert [cell.strip() for cell in first.split("│")[-4:-1]] == ["3", "", ""]
     assert [cell.strip() for cell in second.split("│")[-4:-1]] == ["3", "2.5 s ago", "42.0 s"]
+
+
+def test_a_rate_and_a_last_commit_come_of_what_was_seen_before() -> None:
+    def at(committed: int | None, since: float | None = None) -> Lag:
+        return Lag("images", "clinical.images", 0, committed, 50, 50 - (committed or 0), seconds_since_commit=since)
+
+    moved = lagging._rated(at(30), at(10), 2.0)
+    assert (moved.rate, moved.seconds_since_commit) == (10.0, 2.0)
+    stands = lagging._rated(at(30), moved, 2.0)
+    assert (stands.rate, stands.seconds_since_commit) == (0.0, 4.0)  # at most so long ago
+    assert lagging._rated(at(30), at(30), 2.0).seconds_since_commit is None  # nobody saw it move
+    assert lagging._rated(at(30), at(None), 2.0).rate is None
+    # What the worker says stands; one that has not committed this partition yet says nothing.
+    state = WorkerState("images", 1, 1, 0, 0, 0.1, partitions={("clinical.images", 0): {"seconds_since_commit": 0.5}})
+    assert completed([moved], [state], prefix="")[0].seconds_since_commit == 0.5
+    empty = WorkerState("images", 1, 1, 0, 0, 0.1, partitions={("clinical.images", 0): {"in_flight": 0.0}})
+    assert completed([moved], [empty], prefix="")[0].seconds_since_commit == 2.0
+
+
+async def test_a_watch_without_a_terminal_looks_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = [0, 10, 30, 30]
+
+    async def lags(*_: object, before: Sequence[Lag] = (), seconds: float = 0.0, **__: object) -> list[Lag]:
+        if not looks:
+            raise KeyboardInterrupt
+        lag = Lag("images", "clinical.images", 0, looks.pop(0), 50, 5)
+        return [lagging._rated(lag, before[0] if before else None, 2.0)]
+
+    monkeypatch.setattr(lagging, "lags", lags)
+    monkeypatch.setattr(status, "load", Settings)
+    await asyncio.to_thread(status.lag, worker=["127.0.0.1:9"], every=0.0, watch=True, json_=True)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["rate"], one["seconds_since_commit"]) for one in told] == [(5.0, 2.0), (10.0, 2.0), (0.0, 4.0)]
+
+
+def test_a_screen_shows_the_partitions_that_are_furthest_behind_and_how_many_it_leaves_out() -> None:
+    found = [Lag("images", "clinical.images", n, 0, n, n, oldest_unacked_seconds=float(n)) for n in range(30)]
+    console = Console(file=io.StringIO(), width=200, height=25)
+    console.print(*status._of_partitions(status.Seen(found), console, True))
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split("│")[3].strip() for line in console.file.getvalue().splitlines() if "images" in line]
+    assert rows == [str(n) for n in range(29, 12, -1)]
+    assert "and 13 that are less behind" in console.file.getvalue()
 
 
 class _Page(http.server.BaseHTTPRequestHandler):
