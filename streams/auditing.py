@@ -5,12 +5,14 @@ not in its key. Records are searched as bytes first and only decoded where the i
 
 An alert and a dead letter are no predictions and have no entry of their own: what is asked for is looked for among them first, on
 their topics, and what they rest on is asked for too: of an alert its score, of a dead letter its input.
+
+Who did something of a kind (a replay, a change of a model) is asked by the action alone, within a time: that finds whole records.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, get_args
 
 from models.errors import Permanent, Poison
 from processors.events import AlertEvent, AuditEntry, AuditEvent, DeadLetterEvent, VitalsEvent
@@ -23,11 +25,18 @@ from streams.settings import Settings
 from streams.wire import body_of, decode, key_of
 
 SHORTEST: Final = 8  # characters of an id: less is in every record
+ACTIONS: Final[tuple[str, ...]] = get_args(AuditEvent.model_fields["action"].annotation)
+_DISORDER: Final = timedelta(
+    hours=1
+)  # by which a record may say that it was recorded after it was written: a clock was set back
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry of the audit, or a record without entries (a change of a model). `repeats`: the same said again by a rerun."""
+    """One entry of the audit, or a whole record: a change of a model, or what an action alone asked for.
+
+    `repeats`: the same said again by a rerun.
+    """
 
     record: AuditEvent
     entry: AuditEntry | None
@@ -69,17 +78,21 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found: `leads` among alerts and dead letters, and the audit's own about them and what they rest on."""
+    """What was found: `leads` among alerts and dead letters, and the audit's own about them and what they rest on.
+
+    `left_out`: so many older ones were found beyond the limit.
+    """
 
     leads: list[Lead]
     found: list[Found]
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What to look for. `ids` are whole ids of outputs, inputs, requests, records, alerts or dead letters; `patients` patient ids.
 
-    Either fits.
+    Either fits. With neither, whole records of these `actions` are found, from `since` on.
     """
 
     ids: tuple[str, ...] = ()
@@ -88,10 +101,29 @@ class Question:
     since: datetime | None = None
     until: datetime | None = None
 
+    @property
+    def general(self) -> bool:
+        """Tell whether it asks for actions of a kind, whatever they were about."""
+        return not (self.ids or self.patients)
+
+    @property
+    def words(self) -> str:
+        """Say what is asked in general, for the audit."""
+        until = f" until {self.until.isoformat(timespec='seconds')}" if self.until else ""
+        since = f" since {self.since.isoformat(timespec='seconds')}" if self.since else ""
+        return f"{', '.join(self.actions)}{since}{until}"
+
     def check(self) -> None:
-        """Raise `Permanent` for what would find everything."""
-        if not self.ids and not self.patients:
-            raise Permanent("what should be looked up?", hint="the id of an output, an input or a request; or --patient ID")
+        """Raise `Permanent` for what would find everything, and for an action that there is not."""
+        if self.general and not self.actions:
+            raise Permanent(
+                "what should be looked up?",
+                hint="the id of an output, an input or a request; or --patient ID; or --action replay: who did that",
+            )
+        if self.general and self.since is None:
+            raise Permanent("actions of all time are everything", hint="from when on?")
+        if strange := [one for one in self.actions if one not in ACTIONS]:
+            raise Permanent(f"there is no action {strange[0]!r}", hint=f"actions: {', '.join(ACTIONS)}")
         if any(len(one) < SHORTEST for one in (*self.ids, *self.patients)):
             raise Permanent(f"an id of fewer than {SHORTEST} characters is none of Vigil's", hint="give it whole")
 
@@ -105,6 +137,8 @@ class Question:
 
     def entries(self, record: AuditEvent) -> list[AuditEntry | None]:
         """Return the entries that fit; None stands for the record itself."""
+        if self.general:
+            return [None]
         found: list[AuditEntry | None] = [
             entry
             for entry in record.entries
@@ -132,19 +166,25 @@ class AuditLog:
         await self._outbox.stop()
 
     async def find(
-        self, question: Question, *, reason: str, progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        question: Question,
+        *,
+        reason: str,
+        limit: int = 1000,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Answer:
-        """Return what fits, oldest first. `progress(records read, of how many)`.
+        """Return what fits, oldest first; of what is asked in general the newest `limit`. `progress(records read, of how many)`.
 
         Raises `Permanent` for an empty question, `Transient` when no broker answers.
         """
         question.check()
         found: dict[tuple[object, ...], Found] = {}
         leads: dict[str, Lead] = {}
-        asked = question.ids
+        asked, left_out = question.ids, 0
         async with Reader(self._settings.kafka) as reader:
             search = _Search(reader, self._settings.kafka.topic_prefix, progress)
-            await search.expect(*((DeadLetterEvent.topic, AlertEvent.topic) if asked else ()), AuditEvent.topic)
+            await search.expect(*((DeadLetterEvent.topic, AlertEvent.topic) if asked else ()))
+            await search.expect(AuditEvent.topic, since=question.since)
             if asked:
                 async for record in search.having(DeadLetterEvent.topic, asked):
                     _lead(leads, DeadLetterEvent, asked, record)
@@ -153,10 +193,15 @@ class AuditLog:
                     _lead(leads, AlertEvent, asked, record)
                 asked = _with(asked, leads)
             wider = replace(question, ids=asked)
-            async for record in search.having(AuditEvent.topic, (*asked, *question.patients)):
+            named = tuple(f'"{action}"' for action in question.actions) if question.general else (*asked, *question.patients)
+            async for record in search.having(AuditEvent.topic, named):
                 _add(found, wider, record)
-        hits = sorted(found.values(), key=lambda one: (one.record.recorded_at, one.partition, one.offset))
-        answer = Answer(sorted(leads.values(), key=lambda one: (_when(one.event), one.event.id)), hits)
+                if question.general and len(found) >= 2 * limit:  # held in memory: what would be left out anyway
+                    left_out += _keep_newest(found, limit)
+            if question.general:
+                left_out += _keep_newest(found, limit)
+        hits = sorted(found.values(), key=_recorded)
+        answer = Answer(sorted(leads.values(), key=lambda one: (_when(one.event), one.event.id)), hits, left_out)
         await self._record(question, answer, reason)
         return answer
 
@@ -171,7 +216,7 @@ class AuditLog:
             action="access",
             agent=self._user,
             subject="audit",
-            reason=reason,
+            reason=f"{reason} ({question.words})" if question.general else reason,
             entries=tuple(
                 AuditEntry(event_id=request, input_digest=content_hash(asked.encode()), outcome="shown", patient_id=patient)
                 for patient in patients
@@ -191,11 +236,15 @@ class _Search:
         self._bounds: dict[str, dict[int, tuple[int, int]]] = {}
         self._done = 0
 
-    async def expect(self, *topics: str) -> None:
-        """Look how much there is to read."""
+    async def expect(self, *topics: str, since: datetime | None = None) -> None:
+        """Look how much there is to read; `since`: of what says that it was recorded from then on."""
         for topic in topics:
             name = self._prefix + topic
-            self._bounds[topic] = {n: await self._reader.bounds(name, n) for n in await self._reader.partitions(name)}
+            bounds = self._bounds[topic] = {n: await self._reader.bounds(name, n) for n in await self._reader.partitions(name)}
+            if since is not None:
+                for number, (begin, end) in bounds.items():
+                    at = await self._reader.offset_at(name, number, since - _DISORDER)
+                    bounds[number] = (begin if at is None else at, end)
 
     async def having(self, topic: str, ids: Sequence[str]) -> AsyncIterator[Any]:
         """Yield the records of an expected topic that hold one of the ids anywhere."""
@@ -229,6 +278,18 @@ def _with(ids: Sequence[str], leads: dict[str, Lead]) -> tuple[str, ...]:
     """Return these ids, those of what they led to (deliveries name an alert's step) and of what that rests on."""
     more = (one for lead in leads.values() for one in (lead.event.id, lead.rests_on) if one)
     return tuple(dict.fromkeys((*ids, *more)))
+
+
+def _recorded(one: Found) -> tuple[datetime, int, int]:
+    return one.record.recorded_at, one.partition, one.offset
+
+
+def _keep_newest(found: dict[tuple[object, ...], Found], most: int) -> int:
+    """Forget all but the newest; return how many."""
+    older = sorted(found.items(), key=lambda item: _recorded(item[1]))[: max(0, len(found) - most)]
+    for what, _ in older:
+        del found[what]
+    return len(older)
 
 
 def _add(found: dict[tuple[object, ...], Found], question: Question, record: Any) -> None:

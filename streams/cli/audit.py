@@ -2,19 +2,21 @@
 
 import asyncio
 import getpass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from models.errors import Permanent
+from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.auditing import Answer, Found, Lead, Question
+
+_A_DAY = timedelta(days=1)
 
 app = typer.Typer(help="The audit: every prediction, access, replay and change, on clinical.audit.", no_args_is_help=True)
 
@@ -31,20 +33,29 @@ def find(
     ] = None,
     patient: Annotated[list[str] | None, typer.Option(help="all that concerns this patient id; may be repeated")] = None,
     action: Annotated[list[str] | None, typer.Option(help="only predict, access, replay, ...; may be repeated")] = None,
-    since: Annotated[datetime | None, typer.Option(help="recorded at or after")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="recorded at or after; where --action alone asks, within the last day if not given")
+    ] = None,
     until: Annotated[datetime | None, typer.Option(help="recorded before")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="where --action alone asks: the newest so many")] = 200,
     reason: Annotated[str, typer.Option(help="why you look, for the audit")] = "",
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per entry")] = False,
 ) -> None:
     """Find what an id names in the audit: who or what did it, by which model, of which input, when. Exits 1 for nothing.
 
+    --action without an id or a patient finds who did such a thing at all: `--action replay` who replayed what since yesterday.
+
     An alert (its alert_id, or a step's id) and a dead letter are shown with what they rest on: the score, the input, who was told.
     Looking is audited too, with the reason.
     """
     from streams.auditing import Question
+    from streams.clock import clock_of
 
     if not reason.strip():
         raise Permanent("a reason is needed", hint='--reason "why": looking into the audit is an access itself')
+    settings = load()
+    if action and not (ids or patient or since):
+        since = clock_of(settings.clock)() - _A_DAY
     question = Question(
         ids=tuple(ids or ()),
         patients=tuple(patient or ()),
@@ -53,28 +64,30 @@ def find(
         until=until.astimezone() if until else None,
     )
     question.check()
-    answer = asyncio.run(_find(load(), question, reason))
+    answer = asyncio.run(_find(settings, question, reason, limit))
     facts = [*map(_lead, answer.leads), *map(_facts, answer.found)]
     for one in facts:
         _print_json(one) if json_ else _print(one)
     if not answer.found and not json_:
         what = "what it rests on" if answer.leads else "that"
         print(f"nothing of {what} is on clinical.audit; what retention has taken is not there either")
+    if question.general and question.since:
+        typer.echo(f"looked at what was recorded since {question.since:%Y-%m-%d %H:%M %Z} (--since)", err=True)
+    if answer.left_out:
+        typer.echo(f"left out: {answer.left_out:,} older ones (--limit {limit})", err=True)
     raise typer.Exit(0 if facts else 1)
 
 
-async def _find(settings: Settings, question: "Question", reason: str) -> "Answer":
+async def _find(settings: Settings, question: "Question", reason: str, limit: int) -> "Answer":
     from streams.auditing import AuditLog
     from streams.clock import clock_of
     from streams.outbox import Outbox
 
     outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with AuditLog(settings, user=getpass.getuser(), clock=clock_of(settings.clock), outbox=outbox) as log:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("records read", total=None)
+        with Bar("records read", None) as bar:
             return await log.find(
-                question, reason=reason, progress=lambda done, total: bar.update(task, completed=done, total=total)
+                question, reason=reason, limit=limit, progress=lambda done, total: bar.update(done=done, total=total)
             )
 
 
@@ -91,6 +104,7 @@ def _facts(one: "Found") -> dict[str, Any]:
         "input_digest": entry.input_digest if entry else "",
         "patient_id": entry.patient_id if entry else "",
         "outcome": entry.outcome if entry else "",
+        "entries": "" if entry or not record.entries else len(record.entries),
         "model": f"{model.name} {model.version}" if model else "",
         "model_digest": model.digest if model else "",
         "reason": record.reason,

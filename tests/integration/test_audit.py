@@ -15,7 +15,7 @@ import pytest
 from connectors.deadletters import dead_letter as edge_letter
 from models.errors import Poison
 from models.registry import Registry
-from processors.events import FeedbackEvent, NoteEvent
+from processors.events import AuditEntry, AuditEvent, FeedbackEvent, NoteEvent
 from streams.auditing import Answer, AuditLog, Question
 from streams.clock import real_clock
 from streams.deadletters import dead_letter
@@ -73,10 +73,45 @@ async def test_what_is_not_there_and_what_is_no_question(kafka: Kafka, tmp_path:
     site = Clinic(kafka, tmp_path)
     nothing = await asyncio.to_thread(vigil, site, "0123456789abcdef", "--reason", "try")
     assert (nothing.returncode, "nothing of that" in nothing.stdout) == (1, True)
-    for words, said in (((), "what should be looked up?"), (("abc",), "fewer than 8"), (("0123456789abcdef",), "a reason")):
+    for words, said in (
+        ((), "what should be looked up?"),
+        (("--since", "2026-01-01"), "what should be looked up?"),
+        (("--action", "replays"), "no action 'replays'"),
+        (("abc",), "fewer than 8"),
+        (("0123456789abcdef",), "a reason"),
+    ):
         why = () if said == "a reason" else ("--reason", "try")
         wrong = await asyncio.to_thread(vigil, site, *words, *why)
         assert (wrong.returncode, said in wrong.stderr) == (2, True), wrong.stderr
+
+
+async def test_who_did_something_is_found_by_the_action_alone_within_a_day(kafka: Kafka, tmp_path: Path) -> None:
+    site, now = Clinic(kafka, tmp_path), real_clock()
+    entries = tuple(AuditEntry(event_id=f"request-{n}", input_id=f"note-{n}", outcome="replayed") for n in range(3))
+
+    def replay(name: str, at: datetime) -> AuditEvent:
+        told = {"action": "replay", "agent": name, "subject": "clinical.notes", "reason": f"why of {name}"}
+        return AuditEvent(id=f"replay-of-{name}", entries=entries, recorded_at=at, **told)
+
+    replays = [replay(f"ops-{n}", now - timedelta(hours=n)) for n in (30, 9, 2, 1)]
+    other = AuditEvent(id="promotion", action="model-change", agent="ops-1", subject="model/ner", recorded_at=now)
+    await site.write(*replays, replays[-1], other)
+
+    def found(*words: str) -> tuple[list[tuple[str, int]], str]:
+        told = vigil(site, "--action", "replay", "--reason", "who was it", "--json", *words)
+        assert told.returncode == 0, told.stderr
+        return [(one["agent"], one["entries"]) for one in map(json.loads, told.stdout.splitlines())], told.stderr
+
+    told, beside = await asyncio.to_thread(found)
+    assert told == [("ops-9", 3), ("ops-2", 3), ("ops-1", 3)]  # one for each replay, whatever it held
+    assert "since" in beside and "left out" not in beside
+    long_ago = (now - timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%S")
+    assert len((await asyncio.to_thread(found, "--since", long_ago))[0]) == 4
+    told, beside = await asyncio.to_thread(found, "--limit", "2")
+    assert [agent for agent, _ in told] == ["ops-2", "ops-1"]  # the newest
+    assert "left out: 1 older ones (--limit 2)" in beside
+    (first, *_) = [one for one in await site.read("clinical.audit") if one["action"] == "access"]
+    assert first["reason"].startswith("who was it (replay since ")
 
 
 async def test_a_rerun_of_the_same_is_told_once(kafka: Kafka, tmp_path: Path) -> None:
