@@ -27,11 +27,13 @@ from connectors.hl7.settings import Peer as Hl7Peer
 from connectors.identity import Identities
 from connectors.objects import ObjectStore
 from connectors.publisher import Publisher
-from models.errors import Fatal, Poison, Transient
+from models.batching import describe
+from models.errors import Fatal, Poison, Transient, VigilError
 from processors.events import Event, PatientEvent
 from streams.clock import Clock, clock_of
 from streams.collector import Collector
 from streams.health import EdgePages
+from streams.lagging import lags
 from streams.metrics import EdgeMetrics
 from streams.outbox import Outbox
 from streams.publisher import KafkaPublisher
@@ -44,6 +46,7 @@ log = logging.getLogger("vigil.edge")
 
 T = TypeVar("T")
 _LOOK: Final = 2.0  # seconds between looks whether Kafka answers
+_LANES: Final = 30.0  # seconds between looks at the lanes' groups, and for one of them: its rule waits for many minutes
 
 
 async def serve(settings: Settings, addresses: Path | None = None, *, leaving: Callable[[], object] = lambda: None) -> None:
@@ -78,7 +81,7 @@ async def _run(edge: "Edge", pages: EdgePages, addresses: Path | None) -> None:
             await asyncio.to_thread(_write, addresses, {**edge.addresses, "health": pages.address})
         for name, (host, port) in edge.addresses.items():
             log.info("%s listens on %s:%d", name, host, port)
-        await asyncio.gather(edge.watch(), Collector().run())
+        await asyncio.gather(edge.watch(), edge.watch_lanes(), Collector().run())
 
 
 class Edge:
@@ -134,6 +137,33 @@ class Edge:
             was, self._trouble = self._trouble, "" if await self._outbox.answers() else "Kafka does not answer"
             if was != self._trouble:
                 log.warning("not ready: %s", self._trouble) if self._trouble else log.info("ready again: Kafka answers")
+
+    async def watch_lanes(self) -> None:
+        """Look now and then how far the lanes' groups are: a lane that nobody runs tells nothing of itself.
+
+        Here, for wherever something comes in the connectors run, whatever runs of the lanes. Trouble is told once, and no reason
+        to end: while a look fails nothing is shown, since what was true may be no more.
+        """
+        said = ""
+        while True:
+            began, found, why = monotonic(), [], ""
+            try:
+                async with asyncio.timeout(_LANES):
+                    found = await lags(self._settings, times=False)
+            except Exception as error:  # the connectors must outlive whatever a look can come to
+                why = error.advice if isinstance(error, VigilError) else describe(error)
+            lanes = {lane: [one for one in found if one.lane == lane] for lane in {one.lane for one in found}}
+            self.metrics.groups(
+                {
+                    lane: (sum(one.records for one in places), sum(one.committed or 0 for one in places))
+                    for lane, places in lanes.items()
+                    if any(one.committed is not None for one in places)
+                }
+            )
+            if why != said:
+                said = why
+                log.warning("how far the lanes are is not known: %s", why) if why else log.info("the lanes' lag is known again")
+            await asyncio.sleep(max(0.0, began + _LANES - monotonic()))
 
     async def _until_it_works(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         engine = self._settings.engine

@@ -235,6 +235,7 @@ class EdgeMetrics(Collector):
             registry=self.registry,
         )
         self.ready = Gauge("vigil_connectors_ready", "1 when all connectors listen and Kafka answers", registry=self.registry)
+        self._groups: Mapping[str, tuple[int, int]] = {}
         self._connections: dict[str, Callable[[], int]] = {}
         self._counts: dict[str, Mapping[str, int]] = {}
         self._free: Callable[[], int | None] = lambda: None
@@ -247,6 +248,10 @@ class EdgeMetrics(Collector):
         self._unconfirmed.labels(connector, "transient")  # a counter that is first seen at 1 has no increase
         if counts is not None:
             self._counts[connector] = counts
+
+    def groups(self, found: Mapping[str, tuple[int, int]]) -> None:
+        """Show, for each lane whose group has ever committed: records that wait for it, and the sum of its offsets."""
+        self._groups = found
 
     def watch_disk(self, free: Callable[[], int | None], least: int) -> None:
         """Show the bytes that are free for objects (None: a remote store does not say), and below how many none is taken."""
@@ -276,12 +281,15 @@ class EdgeMetrics(Collector):
         """Name what `collect` gives: Prometheus' own call."""
         yield GaugeMetricFamily("vigil_connector_connections", "", labels=("connector",))
         yield CounterMetricFamily("vigil_connector_occurrences", "", labels=("connector", "peer", "what"))
+        yield GaugeMetricFamily("vigil_group_lag", "", labels=("lane",))
+        yield GaugeMetricFamily("vigil_group_committed", "", labels=("lane",))
         yield GaugeMetricFamily("vigil_objects_free_bytes", "")
         yield GaugeMetricFamily("vigil_objects_least_free_bytes", "")
 
     def collect(self) -> Iterator[Metric]:
         """Read what the servers know: Prometheus' own call."""
         yield from self._disk()
+        yield from self._lanes()
         gauge = GaugeMetricFamily("vigil_connector_connections", "open connections", labels=("connector",))
         for connector, connections in self._connections.items():
             gauge.add_metric((connector,), connections())
@@ -294,6 +302,16 @@ class EdgeMetrics(Collector):
                 if colon:
                     family.add_metric((connector, peer, what), number)
         yield family
+
+    def _lanes(self) -> Iterator[Metric]:
+        text = "records that wait for a lane, by its group's offsets, whoever runs it"
+        lag = GaugeMetricFamily("vigil_group_lag", text, labels=("lane",))
+        committed = GaugeMetricFamily("vigil_group_committed", "sum of the offsets that a lane has committed", labels=("lane",))
+        for lane, (records, offsets) in self._groups.items():
+            lag.add_metric((lane,), records)
+            committed.add_metric((lane,), offsets)
+        yield lag
+        yield committed
 
     def _disk(self) -> Iterator[Metric]:
         try:

@@ -16,6 +16,7 @@ class Serving:
     """`vigil serve` and its addresses."""
 
     def __init__(self, kafka_address: str, folder: Path, *, prefix: str = "", embedded: bool = False, **env: str) -> None:
+        self.prefix = prefix
         self._file = folder / "addresses.json"
         self.port = free_ports(1)[0]
         command = [sys.executable, "-m", "streams.cli", "serve", "--addresses", str(self._file)]

@@ -9,16 +9,20 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE
 
 from connectors.hl7.sender import MllpSender
 from models.errors import Transient
 from processors.events import TOPICS
+from streams import edge
+from streams.lagging import Lag
+from streams.settings import Settings
 from tests import dicom_objects, fhir_resources
 from tests.hl7_messages import vitals
 from tests.kafka import Kafka
-from tests.lanes import until
+from tests.lanes import produce, until
 from tests.serving import Serving
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -92,6 +96,54 @@ def _store(address: list[Any]) -> int:
         return int(association.send_c_store(dataset).Status)
     finally:
         association.release()
+
+
+async def test_how_far_a_lane_is_that_nobody_runs_is_told(serving: Serving, kafka: Kafka) -> None:
+    group = {"bootstrap.servers": kafka.bootstrap, "group.id": f"{serving.prefix}vigil.images"}
+    consumer = Consumer({**group, "enable.auto.commit": False})
+    await produce(kafka.bootstrap, f"{serving.prefix}clinical.images", [(b"p", b"{}")] * 5, 1)
+    consumer.commit(offsets=[TopicPartition(f"{serving.prefix}clinical.images", 0, 2)], asynchronous=False)
+    consumer.close()
+    await until(lambda: serving.metrics().get(("vigil_group_lag", "images")) == 3, within=90, what="its lag is told")
+    found = serving.metrics()
+    assert found["vigil_group_committed", "images"] == 2
+    assert {labels for name, *labels_ in found if name == "vigil_group_lag" for labels in labels_} == {
+        "images"
+    }  # the others never ran
+
+
+async def test_what_a_look_at_the_lanes_comes_to_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[Any] = [
+        [Lag("images", "clinical.images", 0, 4, 9, 5), Lag("merges", "clinical.patients", 0, None, 9, 9)],
+        Transient("no broker answers"),
+        Transient("no broker answers"),
+        RuntimeError("nobody thought of it"),
+        [Lag("images", "clinical.images", 0, 9, 9, 0)],
+    ]
+    shown = []
+
+    async def lags(*_: object, **__: object) -> list[Lag]:
+        shown.append(dict(one.metrics._groups))
+        if not answers:
+            raise asyncio.CancelledError
+        if isinstance(answers[0], Exception):
+            raise answers.pop(0)
+        return answers.pop(0)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(edge, "lags", lags)
+    monkeypatch.setattr(edge, "_LANES", 0.01)
+    one = edge.Edge(Settings())
+    with caplog.at_level("INFO"), pytest.raises(asyncio.CancelledError):
+        await one.watch_lanes()
+    assert shown == [{}, {"images": (5, 4)}, {}, {}, {}, {"images": (0, 9)}]
+    told = [record.getMessage() for record in caplog.records]
+    assert [words.split(" at ")[0] for words in told] == [
+        "how far the lanes are is not known: no broker answers",
+        "how far the lanes are is not known: RuntimeError",
+        "the lanes' lag is known again",
+    ]
 
 
 @pytest.mark.real_kafka
