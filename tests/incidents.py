@@ -205,7 +205,7 @@ def held(desk: Desk) -> None:
     desk.until_ready(lane)
     desk.until(lambda: 'vigil_consumed_total{lane="notes-vectors"} 40.0' in desk.page(lane, "metrics"), "40 notes are done")
     time.sleep(1)
-    desk.type("lag --lane notes-vectors")
+    desk.type(f"lag --lane notes-vectors --worker 127.0.0.1:{lane.port}")
 
 
 def dead_letters(desk: Desk) -> None:
@@ -268,8 +268,9 @@ def again(desk: Desk) -> None:
     desk.type('replay run --topic clinical.notes --dry-run --reason "ner-2 knows cough"')
     desk.type('replay run --topic clinical.notes --yes --reason "ner-2 knows cough"')
     desk.until(lambda: 'vigil_consumed_total{lane="notes-entities"} 28.0' in desk.page(lane, "metrics"), "12 notes again")
-    desk.type("lag --lane notes-entities")
-    desk.type('audit find --patient patient-two --action replay --reason "who replayed what"')
+    desk.type(f"lag --lane notes-entities --worker 127.0.0.1:{lane.port}")
+    desk.type('audit find --action replay --reason "who replayed what"')
+    desk.type('audit find --patient patient-two --action replay --reason "and of this patient"')
 
 
 def refused(desk: Desk) -> None:
@@ -312,7 +313,7 @@ def missed(desk: Desk) -> None:
     desk.log(lane, "are lost", last=1)
     desk.until_ready(lane)
     desk.until(lambda: "vigil_missed_total" in desk.page(lane, "metrics"), "it is counted")
-    desk.type("lag --lane notes-entities")
+    desk.type(f"lag --lane notes-entities --worker 127.0.0.1:{lane.port}")
 
 
 def not_ready(desk: Desk) -> None:

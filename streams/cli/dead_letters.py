@@ -356,5 +356,5 @@ def _print_reasons(letters: list["Letter"]) -> None:
 def _show(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
-        console.width = 250  # for grep: a row stays a line
+        console.width = 400  # for grep: a row stays a line, the longest message too
     console.print(table)
