@@ -105,24 +105,24 @@ def choose(only: list[str], short: bool, part: int = 1, parts: int = 1) -> list[
     """The rows asked for (or the `part`th of `parts` of them), and before them the undisturbed runs that they are compared with."""
     wanted = [one for one in MATRIX if (not short or one.short) and (not only or one.name in only or one.row in only)]
     wanted = wanted[part - 1 :: parts]
-    lanes = {one.lane for one in wanted if one.same}
-    return [one for one in MATRIX if one in wanted or (one.name == "undisturbed" and one.lane in lanes)]
+    like = {(one.like, one.lane) for one in wanted if one.same}
+    return [one for one in MATRIX if one in wanted or (one.name, one.lane) in like]
 
 
 def play(faults: list[Fault], seed: int, program: Path, told: Callable[[list[Row]], None]) -> list[Row]:
     """Run rows one after the other on one broker; each has topics, a group and stores of its own. `told` hears of all so far."""
     rows: list[Row] = []
-    undisturbed: dict[str, Verdict] = {}
+    undisturbed: dict[tuple[str, str], Verdict] = {}
     for brokers, small in dict.fromkeys(sorted((one.brokers, one.small_disk) for one in faults)):
         with cluster(brokers, small) as (local, proxy):
             kafka = Kafka("local", local.bootstrap, local=local)
             for fault in (one for one in faults if (one.brokers, one.small_disk) == (brokers, small)):
                 say(f"{len(rows) + 1}/{len(faults)} {fault.row}: {fault.words}")
-                row, verdict = _row(fault, kafka, proxy, program, seed, undisturbed.get(fault.lane))
-                if fault.same and fault.name != "undisturbed" and fault.lane not in undisturbed:
+                row, verdict = _row(fault, kafka, proxy, program, seed, undisturbed.get((fault.like, fault.lane)))
+                if fault.same and fault.name != fault.like and (fault.like, fault.lane) not in undisturbed:
                     row.wrong.append("there is no good undisturbed run to compare it with")
-                if fault.name == "undisturbed" and row.good:
-                    undisturbed[fault.lane] = verdict
+                if fault.name == fault.like and row.good:
+                    undisturbed[fault.name, fault.lane] = verdict
                 kafka.mend()
                 if proxy:
                     proxy.heal()

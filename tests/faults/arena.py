@@ -1,5 +1,6 @@
 """One row: a site of its own (topics, group, vector store, objects), workers of one lane, a load, a fault, the reckoning."""
 
+import json
 import os
 import random
 import signal
@@ -17,8 +18,8 @@ from infra.kafka.host import free_ports, wait_frozen
 from infra.kafka.kafka import LocalKafka
 from processors.events import TOPICS
 from streams.journal import TOPIC as JOURNAL
-from tests.faults import inputs
-from tests.faults.inputs import Load, Sender, Sent
+from tests.faults import answers, inputs
+from tests.faults.inputs import Load, Place, Sender, Sent
 from tests.faults.proxy import Proxy
 from tests.faults.verify import INPUT, Judge, Verdict
 from tests.faults.watch import Watch, Worker, log_lines
@@ -50,6 +51,7 @@ class Fault:
     brokers: int = 1
     settings: tuple[tuple[str, str], ...] = ()
     same: bool = True  # whether the outputs must equal those of an undisturbed run
+    like: str = "undisturbed"  # which fault's run that is: the same load without a fault
     deaths: bool = False  # whether a worker may end by itself
     seen: str = ""  # words that an operator must find in log, health or metrics
     load: "Callable[[Arena], Load] | None" = None  # instead of the lane's own load
@@ -81,6 +83,8 @@ class Row:
     ignored: dict[str, int] = field(default_factory=dict)
     repeats: int = 0
     moved: int = 0  # points that merges gave to another patient
+    answers: int = 0  # of people, to alerts
+    escalated: int = 0  # steps of alerts that nobody answered
     compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against the undisturbed run's
     seconds: float = 0.0
     operator: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +114,7 @@ class Arena:
         self.wrong: list[str] = []
         self.spoilt = 0  # records with an id that must end as dead letters
         self.gone = 0  # accepted records that Kafka deleted before they were read
+        self.erased: dict[str, set[Place]] = {}  # by output topic that was deleted: what had been accepted by then
         self.workers: list[Worker] = []
         self.env = {
             "VIGIL_KAFKA__BOOTSTRAP": f"127.0.0.1:{proxy.port}" if proxy else kafka.bootstrap,
@@ -126,6 +131,9 @@ class Arena:
             f"VIGIL_LANES__{fault.lane.upper().replace('-', '_')}__NICE": "0",
             **dict(fault.settings),
         }
+        self.answered = fault.lane == "vitals" and fault.load is None  # whether people answer the alerts
+        if self.answered:
+            self.env["VIGIL_MONITOR__ESCALATION"] = json.dumps(answers.CHAIN)
         self.sender = Sender(kafka.bootstrap, self.prefix)
         self.over = threading.Event()
         self.watch: Watch
@@ -207,18 +215,26 @@ class Arena:
             self.fault.prepare(self)
         for slot in range(self.fault.workers):
             self.worker(slot).start()
-        topics = tuple(self.prefix + one for one in dict.fromkeys((self.input, *(sent.topic for sent in load.before))))
+        read = (self.input, *(sent.topic for sent in load.before), *(("clinical.feedback",) if self.answered else ()))
+        topics = tuple(self.prefix + one for one in dict.fromkeys(read))
+        people = answers.Answers(self.kafka.bootstrap, self.prefix, PARTITIONS, self.sender)
+        if self.answered:
+            people.start()
         try:
             with Watch(self.kafka.bootstrap, self.group, topics, lambda: self.workers) as self.watch:
-                self._play(load)
-                settled = self.watch.settled(self.fault.settle)
-                if not settled:
+                try:
+                    self._play(load)
+                    settled = self.watch.settled(self.fault.settle)
+                finally:
+                    people.stop()
+                if not (settled and self.watch.settled(self.fault.settle)):  # also what was said last
                     self.wrong.append(f"not settled within {self.fault.settle:.0f} s: {self.watch.behind} records behind")
         finally:
             for worker in self.workers:
                 self._end(worker)
         self.wrong += self.sender.reckon()
-        judge = Judge(self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, self._store())
+        store, names = self._store(), self.sender.names
+        judge = Judge(self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, store, names, self.erased)
         logs = "\n".join(worker.log for worker in self.workers)
         verdict = judge.judge(logs, undisturbed if self.fault.same else None)
         return self._row(verdict, logs, time.monotonic() - began), verdict
@@ -263,11 +279,15 @@ class Arena:
         deaths = [code for worker in self.workers for code in worker.deaths]
         if deaths and not fault.deaths:
             wrong.append(f"a worker ended by itself, exit codes {deaths}")
-        spoilt = sum(topic == self.input and not event_id for (topic, _, _), event_id in self.sender.accepted.at.items())
+        gone = self.erased.get("clinical.dead-letters", ())
+        bad = [place for place, event_id in self.sender.accepted.at.items() if place[0] == self.input and not event_id]
+        spoilt = len(set(bad) - set(gone))
         wanted = self.spoilt + spoilt
         if verdict.dead_letters != wanted:
             wrong.append(f"{verdict.dead_letters} dead letters, and {wanted} records were spoilt")
         missed = sum(value for name, value in watch.metrics.items() if name.startswith("vigil_missed_total"))
+        if self.answered and not verdict.answers:
+            wrong.append("nobody answered an alert: the row shows nothing")
         if missed != self.gone:
             wrong.append(f"{self.gone} records were gone before they were read, and the operator is told of {missed:.0f}")
         lines = log_lines(logs)
@@ -299,6 +319,8 @@ class Arena:
             ignored=verdict.ignored,
             repeats=verdict.repeats,
             moved=verdict.moved,
+            answers=verdict.answers,
+            escalated=verdict.escalated,
             compared=verdict.compared,
             seconds=round(seconds, 1),
             operator=operator,

@@ -58,11 +58,19 @@ def spoilt(event: Event, **fields: Any) -> bytes:
     return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
 
 
+def beginning() -> datetime:
+    """Return now, or a little earlier, so that the whole course lies in one hour: the model's windows go by hours."""
+    now = datetime.now(UTC)
+    over = now + (COURSE + 1) * EVERY
+    hour = over.replace(minute=0, second=0, microsecond=0)
+    return now - (over - hour) if now < hour else now
+
+
 def of_lane(lane: str, seed: int, seconds: float, objects: str) -> Load:
     """Make a lane's load for so many seconds; the same seed gives the same ids, whenever it is asked."""
     match lane:
         case "vitals":
-            start = datetime.now(UTC)
+            start = beginning()
             sets = int(seconds / EVERY.total_seconds())
             people = [vitals.patient(number, start - timedelta(hours=1)) for number in range(PATIENTS)]
             course = vitals.vitals(PATIENTS, COURSE, start, every=EVERY, seed=seed)
@@ -84,11 +92,15 @@ def notes(seed: int, count: int) -> Iterable[Any]:
         yield note.model_copy(update={"text": f"Mr {PHI}. {note.text[:160]}"})
 
 
+Place = tuple[str, int, int]
+"""Topic without prefix, partition, offset."""
+
+
 @dataclass
 class Accepted:
     """What the senders were told is stored: where each record stands, and the id that they know it by."""
 
-    at: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    at: dict[Place, str] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # sent, and neither confirmed nor refused for good
 
     def ids(self, topics: Iterable[str]) -> set[str]:
@@ -102,6 +114,7 @@ class Sender:
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.accepted = Accepted()
+        self.names: dict[str, str] = {}  # event id -> what the sender calls it, where it did not give the id itself
         self._prefix = prefix
         self._producer = Producer(
             {
@@ -138,6 +151,11 @@ class Sender:
 
         self._producer.produce(self._prefix + one.topic, one.value, one.key, on_delivery=told, headers=list(one.headers))
         self._producer.poll(0)
+
+    def say(self, one: Sent) -> None:
+        """Hand one record over when it is a turn to."""
+        with self._turn:
+            self.send(one)
 
     def reckon(self) -> list[str]:
         """Complete `accepted` when all is over; return what is wrong with it."""

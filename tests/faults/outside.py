@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from tests import vitals
 from tests.faults.arena import PARTITIONS, SESSION, Arena, Fault
 from tests.faults.disk import full, no_mounting
 from tests.faults.inputs import Load, sent
+from tests.faults.messages import poison
 from tests.kafka import delete_records
 
 
@@ -157,6 +159,25 @@ def _recreate(arena: Arena, absent: float) -> None:
         }
 
 
+def output_recreated(topic: str) -> Callable[[Arena], None]:
+    """Delete a topic that the lane writes to, under its load, and make it anew 3 s later: what lay on it is gone, and no more."""
+
+    def strike(arena: Arena) -> None:
+        arena.sleep(9.0)  # until alerts stand
+        with ThreadPoolExecutor(1) as other:
+            with arena.sender.held():
+                if not arena.watch.settled(30.0):
+                    raise RuntimeError("the lane did not read what was there")
+                arena.erased[topic] = set(arena.sender.accepted.at)
+                name, admin = arena.prefix + topic, _admin(arena)
+                made = other.submit(arena.kafka.make_anew, name, PARTITIONS, absent=3.0)
+                while name in admin.list_topics(timeout=10).topics and not made.done():
+                    arena.sleep(0.05)
+            made.result()
+
+    return strike
+
+
 def full_disk(arena: Arena) -> None:
     """Nothing more fits on the broker's disk for 8 s; then there is room again, and the broker is started."""
     with full(arena.broker.data):
@@ -229,6 +250,18 @@ FAULTS = [
             ("recreated-at-once", "the input topic deleted and made anew at once, empty", 0.0),
         )
         for lane in ("vitals", "notes-entities")
+    ),
+    *(
+        Fault(
+            f"recreated-{topic.partition('.')[2]}",
+            "vitals",
+            f"{topic} deleted under the load and, 3 s later, made anew, empty",
+            output_recreated(topic),
+            twist=poison if topic == "clinical.dead-letters" else None,
+            same=False,
+            seconds=24,
+        )
+        for topic in ("clinical.scores", "clinical.alerts", "clinical.audit", "clinical.dead-letters")
     ),
     *(
         Fault(

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from io import BytesIO
 from typing import Any
 
@@ -34,7 +34,7 @@ from streams.demo.physiology import COURSES, Body, Vitals
 from streams.demo.stays import FHIR_BASE
 from tests.faults.arena import Arena, Fault
 from tests.faults.disk import full, no_mounting, small_disk
-from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent
+from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent, beginning
 from tests.faults.outside import broker_kill, partition
 from tests.faults.watch import Worker
 from tests.faults.workers import nothing
@@ -131,6 +131,7 @@ class Front(Sender):
             body = json.loads(record.value or b"")
             name = body["origin"]["message_id"]
             became.setdefault(name, set()).add(body["id"])
+            self.names[body["id"]] = name
             if name in self.answered:
                 self.accepted.at[topic, record.partition, record.offset] = body["id"]
             else:
@@ -146,7 +147,7 @@ Turn = tuple[int, str, Patient, datetime, Vitals]
 
 
 def _turns(arena: Arena) -> Iterator[Turn]:
-    start = datetime.now(UTC)
+    start = beginning()
     ward = [replace(one, family=PHI) for one in people(arena.seed, PATIENTS)]
     bodies = [Body(f"faults {arena.seed} {one.number}", COURSES[one.course]) for one in ward]
     for number in range(int(arena.fault.seconds * RATE)):
@@ -241,20 +242,25 @@ def objects_full(arena: Arena) -> None:
 
 def through(name: str, words: str, strike: Callable[[Arena], None], lanes: Sequence[str], **more: Any) -> list[Fault]:
     """Make the rows of one fault, one for each lane, with the load through the connectors."""
-    given: dict[str, Any] = {"load": messages, "prepare": front, "same": False, "seconds": 18.0, **more}
+    given: dict[str, Any] = {"load": messages, "prepare": front, "like": "through-connectors", "seconds": 18.0, **more}
     return [Fault(name, lane, words, strike, **given) for lane in lanes]
 
 
 ALL = ("vitals", "notes-entities", "notes-vectors", "images")
 FEEDS = ("vitals", "notes-entities", "images")
-FHIR: dict[str, Any] = {"lanes": ("vitals", "notes-entities"), "load": resources, "prepare": front_for_fhir}
+FHIR: dict[str, Any] = {
+    "lanes": ("vitals", "notes-entities"),
+    "load": resources,
+    "prepare": front_for_fhir,
+    "like": "fhir",
+}
 FAULTS = [
-    *through("through-connectors", "no fault: the load over real sockets", nothing, ALL, seconds=14.0),
+    *through("through-connectors", "no fault: the load over real sockets", nothing, ALL, seconds=20.0),
     *through("listener-sigkill", "`vigil serve` killed three times", listener_sigkill, FEEDS, seconds=20.0),
     *through("listener-sigterm", "`vigil serve` ended twice in the middle of work", listener_sigterm, ("vitals", "images")),
     *through("listener-broker-kill", "the broker killed for 4 s, under connectors and lane", broker_kill, FEEDS),
     *through("listener-partition", "nothing passes to the broker for 9 s", partition, ("vitals", "images"), seconds=20.0),
-    *through("fhir", "no fault: the load as FHIR over HTTP", nothing, **FHIR, seconds=14.0),
+    *through("fhir", "no fault: the load as FHIR over HTTP", nothing, **FHIR, seconds=20.0),
     *through("fhir-listener-sigkill", "`vigil serve` killed three times, under FHIR", listener_sigkill, **FHIR, seconds=20.0),
     *through("fhir-broker-kill", "the broker killed for 4 s, under the FHIR endpoint and lane", broker_kill, **FHIR),
     *through(

@@ -14,7 +14,9 @@ from infra.kafka.jars import why_not
 from tests import surroundings
 from tests.faults import report
 from tests.faults.__main__ import MATRIX, choose, main
+from tests.faults.answers import Answers
 from tests.faults.arena import Row
+from tests.faults.inputs import Sender, Sent
 from tests.faults.watch import Watch, Worker
 from tests.kafka import VERSION
 from tests.qdrant import binary
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_choice_brings_the_undisturbed_runs_that_it_is_compared_with() -> None:
     assert [one.row for one in choose(["sigkill/images"], short=False)] == ["undisturbed/images", "sigkill/images"]
+    assert [one.row for one in choose(["fhir-broker-kill/vitals"], short=False)] == ["fhir/vitals", "fhir-broker-kill/vitals"]
+    assert {(one.like, one.lane) for one in MATRIX if one.same} <= {(one.name, one.lane) for one in MATRIX}
     assert choose(["no such fault"], short=False) == []
     assert len({one.row for one in MATRIX}) == len(MATRIX)
 
@@ -32,7 +36,7 @@ def test_the_parts_together_are_all_rows() -> None:
     parts = [{one.row for one in choose([], False, part, 3)} for part in (1, 2, 3)]
     assert set().union(*parts) == {one.row for one in MATRIX}
     again = parts[0] & parts[1]
-    assert all(row.startswith("undisturbed/") for row in again)
+    assert again <= {f"{one.like}/{one.lane}" for one in MATRIX}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,39 @@ def test_a_worker_dies_at_the_moment_it_is_told_and_only_once_for_each(tmp_path:
     assert run() == (0, "0123")
     file.write_text("3\n1")
     assert [run(), run(), run()] == [(-signal.SIGKILL, "01"), (-signal.SIGKILL, ""), (0, "0123")]
+
+
+def test_people_answer_each_step_that_asks_for_it_once_and_some_answers_come_twice() -> None:
+    class Said(Sender):
+        def __init__(self) -> None:
+            self.said: list[Sent] = []
+
+        def say(self, one: Sent) -> None:
+            self.said.append(one)
+
+    sender = Said()
+    people = Answers("127.0.0.1:9", "", 1, sender)
+
+    def step(patient: str, sequence: int, state: str, **more: Any) -> dict[str, Any]:
+        told = {"id": f"{patient}-{sequence}", "patient_id": patient, "kind": "news2", "alert_id": f"of-{patient}"}
+        return {**told, "sequence": sequence, "state": state, **more}
+
+    for one in (
+        step("patient-0003", 0, "raised"),
+        step("patient-0003", 0, "raised"),  # a repeat
+        step("patient-0003", 1, "acknowledged", by="nurse-7"),
+        step("patient-0009", 0, "raised"),
+        step("patient-0009", 1, "updated", by="nurse-7"),  # a note
+        step("patient-0000", 0, "raised"),  # nobody answers
+        {"id": "heartbeat", "lane": "vitals"},
+    ):
+        people._hear(one)
+    said = [json.loads(one.value or b"") for one in sender.said]
+    told = [(one["patient_id"], one["kind"], one["target_id"], one["sequence"]) for one in said]
+    first = ("patient-0003", "alert-acknowledged", "of-patient-0003", 0)
+    assert told == [first, first, ("patient-0009", "alert-declined", "of-patient-0009", 0)]
+    assert said[0]["id"] == said[1]["id"] == sender.said[0].event_id
+    people.stop()
 
 
 @pytest.mark.slow

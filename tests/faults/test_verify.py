@@ -2,6 +2,7 @@
 
 import base64
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
 from connectors.qdrant.embedded import EmbeddedQdrant
+from tests.faults import inputs
 from tests.faults.inputs import PHI, Accepted
 from tests.faults.verify import Judge, Verdict, _placeless
 from tests.kafka import Kafka
@@ -121,16 +123,16 @@ def test_scores_and_alerts_are_held_against_an_undisturbed_run_both_ways(kafka: 
     more = [*scores[:2], _score("s3", None, LATE), _score("s4", 0.4)]
     same = _vitals(kafka, more, [*alerts[:2], _step("s4", 2, "resolved")], first)
     assert same.wrong == []
-    assert same.compared == {"outputs": 3, "points": 0, "deterioration": 2, "alert_steps": 2}
+    assert same.compared == {"outputs": 3, "points": 0, "events": 0, "contexts": 0, "deterioration": 2, "alert_steps": 2}
 
     changed = [_score("s1", 0.1), _score("s2", 0.9), _score("s3", 0.3, total=5)]
     other = _vitals(kafka, changed, [_step("s1", 0, "raised"), alerts[1], _step("journal", 2, "withdrawn")], first)
     assert other.wrong == [
         "outputs that an undisturbed run says otherwise: 1, e.g. ['s3']",
         "deterioration that an undisturbed run says otherwise: 1, e.g. ['s2']",
-        "steps of alerts that an undisturbed run has and this one has not: 1, e.g. [('s2', 'p news2 0 raised high')]",
+        "steps of alerts that an undisturbed run has and this one has not: 1, e.g. [('s2', 'p news2 raised high')]",
         "steps of alerts that an undisturbed run has not: 2, "
-        "e.g. [('', 'p news2 2 withdrawn high'), ('s1', 'p news2 0 raised high')]",
+        "e.g. [('', 'p news2 withdrawn high'), ('s1', 'p news2 raised high')]",
     ]
 
 
@@ -145,8 +147,139 @@ def test_what_was_said_of_alerts_is_held_against_itself(kafka: Kafka) -> None:
     once = _vitals(kafka, scores[1:], [_step("s2", 0, "raised")])
     twice = _vitals(kafka, scores[1:], [_step("s2", 0, "raised"), again], once)  # the same words under two ids
     elsewhere = _vitals(kafka, scores[1:], [moved], once)
-    assert "steps of alerts that an undisturbed run has not: 1, e.g. [('s2', 'p news2 0 raised high')]" in twice.wrong
-    assert "steps of alerts that an undisturbed run has not: 1, e.g. [('s2', 'p news2 0 raised high B')]" in elsewhere.wrong
+    assert "steps of alerts that an undisturbed run has not: 1, e.g. [('s2', 'p news2 raised high')]" in twice.wrong
+    assert "steps of alerts that an undisturbed run has not: 1, e.g. [('s2', 'p news2 raised high B')]" in elsewhere.wrong
+
+
+def _answer(number: int, alert: str, kind: str = "alert-acknowledged", patient: str = "p") -> dict[str, Any]:
+    return {"id": f"answer-{number}", "patient_id": patient, "target_id": alert, "kind": kind}
+
+
+def _lived(kafka: Kafka, alerts: list[dict[str, Any]], answers: list[dict[str, Any]], **more: Any) -> Verdict:
+    """Judge a run of the vitals lane in which people answered."""
+    prefix = kafka.name("v") + "."
+    empty: dict[str, list[dict[str, Any]]] = {f"clinical.{one}": [] for one in ("scores", "audit", "dead-letters", "vitals")}
+    _write(kafka, prefix, {**empty, "clinical.alerts": alerts, "clinical.feedback": answers})
+    accepted = Accepted({("clinical.feedback", 0, offset): one["id"] for offset, one in enumerate(answers)})
+    return Judge("vitals", kafka.bootstrap, prefix, accepted, None, **more).judge("")
+
+
+def test_each_answer_ends_in_one_step_and_what_was_acknowledged_does_not_climb(kafka: Kafka) -> None:
+    def life(alert: str, *steps: tuple[str, str], **more: Any) -> list[dict[str, Any]]:
+        return [
+            {**_step(source, number, state), "alert_id": alert, "id": f"{alert}-{number}", **more}
+            for number, (source, state) in enumerate(steps)
+        ]
+
+    good = [
+        *life("a", ("s1", "raised"), ("answer-0", "acknowledged"), ("s2", "updated"), ("tick", "escalated")),
+        *life("b", ("s1", "raised"), ("answer-1", "declined")),
+        *life("c", ("s1", "raised"), ("tick", "escalated"), ("answer-2", "escalated"), ("s9", "resolved")),
+    ]
+    answers = [
+        _answer(0, "a"),
+        _answer(1, "b", "alert-declined"),
+        _answer(2, "c", "alert-declined"),
+        _answer(3, "c"),  # it came when the alert was over
+        _answer(0, "a"),  # sent twice
+    ]
+    told = _lived(kafka, good, answers)
+    assert (told.wrong, told.lost, told.duplicated) == ([], 0, 0)
+    assert (told.answers, told.escalated, told.declined) == (4, 3, {"p"})
+
+    bad = [
+        *life("a", ("s1", "raised"), ("answer-0", "acknowledged"), ("answer-0", "acknowledged"), ("tick", "escalated")),
+        *life("b", ("s1", "raised"), ("answer-1", "declined"), ("s2", "updated")),
+        *life("c", ("s1", "raised"), ("s3", "updated"), ("s2", "updated"))[::2],
+        *life("d", ("s1", "raised"), ("s2", "updated"))[::-1],
+        *life("e", ("s1", "raised"), ("s2", "updated"), route="elsewhere", routes=["default", "elsewhere"]),
+    ]
+    found = _lived(kafka, bad, [_answer(0, "a"), _answer(1, "b", "alert-declined"), _answer(2, "c"), _answer(3, "nowhere")])
+    assert found.wrong == [
+        "alerts whose steps stand in another order than their numbers: 1, e.g. ['d']",
+        "alerts of which a step is missing: 1, e.g. ['c']",
+        "alerts that go on after their end: 1, e.g. ['b']",
+        "alerts that climb though somebody has acknowledged them: 1, e.g. ['a-3']",
+        "steps on another route than the alert's, though nobody was called in: 2, e.g. ['e-0', 'e-1']",
+        "answers that led to several steps: 1, e.g. ['answer-0']",
+        "answers that no step tells of, to alerts that waited for one: 2, e.g. ['answer-2', 'answer-3']",
+    ]
+    assert (found.lost, found.duplicated) == (2, 1)
+
+    erased = {"clinical.alerts": {("clinical.feedback", 0, 0)}}  # the topic was deleted after the first answer
+    rest = _lived(
+        kafka, life("a", ("s1", "raised"), ("s2", "updated"), ("s3", "updated"))[1:], [_answer(0, "a")], erased=erased
+    )
+    assert rest.wrong == []
+
+
+def test_what_was_erased_with_its_topic_is_not_lost_and_what_came_later_is(kafka: Kafka) -> None:
+    prefix = kafka.name("v") + "."
+    audit = {"id": "a", "action": "predict", "agent": "notes-entities@test", "entries": []}
+    _write(
+        kafka, prefix, {"clinical.notes": [], "clinical.entities": [], "clinical.audit": [audit], "clinical.dead-letters": []}
+    )
+    accepted = Accepted({("clinical.notes", 0, offset): name for offset, name in enumerate(("old", "", "new", ""))})
+    before = {("clinical.notes", 0, 0), ("clinical.notes", 0, 1)}
+    erased = dict.fromkeys(("clinical.entities", "clinical.dead-letters", "clinical.audit"), before)
+    verdict = Judge("notes-entities", kafka.bootstrap, prefix, accepted, None, erased=erased).judge("")
+    assert (verdict.lost, verdict.ignored) == (2, {"erased": 2})
+    assert verdict.wrong == [
+        "accepted, and neither output nor dead letter nor ignored: 2, e.g. [('clinical.notes', 0, 2), ('clinical.notes', 0, 3)]",
+        "predictions without an audit entry: 1, e.g. ['new']",
+    ]
+
+
+def test_what_connectors_make_is_held_against_an_undisturbed_run(kafka: Kafka) -> None:
+    def through(run: str, value: int = 72, ward: str | None = "A", first: int = 3, second: int = 4) -> Judge:
+        prefix, ids = kafka.name("v") + ".", [f"{run}-{number}" for number in range(2)]
+        measured = {"patient_id": "p", "observed_at": run, "observations": [{"code": "8867-4", "value": value}]}
+        scores = [
+            {**_score(one, 0.1, total=total), "id": f"score-{one}"} for one, total in zip(ids, (first, second), strict=True)
+        ]
+        context = {"id": f"{run}-c", "patient_id": "p", "location": {"ward": ward}, "effective_at": run}
+        entries = [{"input_id": one, "outcome": "ok"} for one in ids]
+        written = {
+            "clinical.vitals": [{"id": one, **measured} for one in ids],
+            "clinical.scores": scores,
+            "clinical.patients": [{**context, "location": {"ward": "before"}}, context] if ward else [],
+            "clinical.audit": [{"id": "a", "action": "predict", "agent": "vitals@test", "entries": entries}],
+        }
+        _write(kafka, prefix, {**written, "clinical.alerts": [], "clinical.dead-letters": []})
+        accepted = Accepted({("clinical.vitals", 0, offset): one for offset, one in enumerate(ids)})
+        return Judge("vitals", kafka.bootstrap, prefix, accepted, None, dict(zip(ids, ("MSG-0", "MSG-1"), strict=True)))
+
+    one = through("one").judge("")
+    same = through("two", first=5).judge("", one)  # other times, ids of their own; the first set met another context, or none
+    assert (same.wrong, same.compared["events"], same.compared["contexts"], same.compared["outputs"]) == ([], 2, 1, 1)
+    assert through("three", value=71, ward="B").judge("", one).wrong == [
+        "messages of which an undisturbed run makes something else: 2, e.g. ['MSG-0', 'MSG-1']",
+        "patients whose context an undisturbed run has otherwise: 1, e.g. ['p']",
+    ]
+    assert through("four", ward=None, second=5).judge("", one).wrong == [
+        "outputs that an undisturbed run says otherwise: 1, e.g. ['MSG-1']",
+        "patients whose context an undisturbed run has otherwise: 1, e.g. ['p']",  # it is lost
+    ]
+
+
+def test_a_note_that_is_sent_again_has_an_output_for_each_time_it_came(kafka: Kafka) -> None:
+    def judged(*outputs: dict[str, Any]) -> Verdict:
+        prefix = kafka.name("v") + "."
+        notes = [{"id": "n", "note_id": "n", "received_at": at} for at in ("10:00", "10:05")]
+        entries = [{"input_id": "n", "outcome": "ok"}]
+        audit = {"id": "a", "action": "predict", "agent": "notes-entities@test", "entries": entries}
+        written = {"clinical.notes": notes, "clinical.audit": [audit], "clinical.dead-letters": []}
+        _write(kafka, prefix, {**written, "clinical.entities": list(outputs)})
+        accepted = Accepted({("clinical.notes", 0, 0): "n", ("clinical.notes", 0, 1): "n"})
+        return Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("")
+
+    good = [{**_output("n", "o"), "received_at": at} for at in ("10:00", "10:05", "10:05")]
+    verdict = judged(*good)
+    assert (verdict.wrong, verdict.repeats) == ([], 2)
+    assert judged(*good, {**_output("n", "o", "fever"), "received_at": "11:00"}).wrong == [
+        "a repeat says something else: 1, e.g. ['o']",
+        "outputs that name another receipt than their input's: 1, e.g. ['o']",
+    ]
 
 
 def test_a_load_of_which_nobody_is_told_shows_nothing(kafka: Kafka) -> None:
@@ -242,3 +375,14 @@ def test_points_are_held_against_an_undisturbed_run() -> None:
     assert _placeless({"version": "n1", "offset": 1, "partition": 0}) == _placeless(
         {"offset": 7, "partition": 1, "version": "n1"}
     )
+
+
+@pytest.mark.parametrize(("now", "begins"), [("17:59:40", "17:59:35"), ("17:59:59", "17:59:35"), ("18:00:00", "18:00:00")])
+def test_a_course_lies_in_one_hour(monkeypatch: pytest.MonkeyPatch, now: str, begins: str) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.fromisoformat(f"2026-01-01T{now}+00:00")
+
+    monkeypatch.setattr(inputs, "datetime", Clock)
+    assert f"{inputs.beginning():%H:%M:%S}" == begins

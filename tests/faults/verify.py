@@ -11,7 +11,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient
 
-from tests.faults.inputs import BORN, PHI, Accepted
+from tests.faults.inputs import BORN, PHI, Accepted, Place
 from tests.storm.verify import Ledger, Reckoning, alerts
 
 INPUT = {
@@ -26,6 +26,7 @@ COLLECTION = {"notes-vectors": "notes", "images": "images"}
 IGNORED = {"outdated", "no-text", "no-merge"}  # what the audit says of an input that rightly leaves nothing behind
 ENOUGH = 60  # scores: a load of so many has patients who are ill
 GRAVE = 7  # NEWS2 from which somebody must have been told
+OVER = ("resolved", "declined", "withdrawn")  # states of an alert after which nothing comes
 SILENT = ("the deterioration model was late", "the deterioration model failed")  # how a score says that NEWS2 stands alone
 
 
@@ -47,6 +48,12 @@ class Verdict:
     points: dict[str, list[str]] = field(default_factory=dict)  # input id -> the payloads of its points
     vectors: dict[str, list[list[float]]] = field(default_factory=dict)  # input id -> their vectors, in the payloads' order
     steps: dict[str, list[str]] = field(default_factory=dict)  # input id -> the steps of alerts that it led to, in words
+    answers: int = 0  # of people, to alerts
+    escalated: int = 0  # steps of alerts that nobody answered
+    declined: set[str] = field(default_factory=set)  # patients of whom an alert was declined
+    first: set[str] = field(default_factory=set)  # messages that brought a patient's context and first set at once
+    made: dict[str, str] = field(default_factory=dict)  # message -> what the connectors made of it, times and ids apart
+    contexts: dict[str, str] = field(default_factory=dict)  # patient -> the last context that they made, likewise
     compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against an undisturbed run's
     wrong: list[str] = field(default_factory=list)
 
@@ -54,7 +61,19 @@ class Verdict:
 class Judge:
     """Reads a row's topics and vectors once, and says what is wrong."""
 
-    def __init__(self, lane: str, bootstrap: str, prefix: str, accepted: Accepted, qdrant: str | None) -> None:
+    def __init__(
+        self,
+        lane: str,
+        bootstrap: str,
+        prefix: str,
+        accepted: Accepted,
+        qdrant: str | None,
+        names: Mapping[str, str] | None = None,
+        erased: Mapping[str, set[Place]] | None = None,
+    ) -> None:
+        """`names`: what senders call the inputs, by event id. `erased`: what was accepted when an output topic was deleted."""
+        self.names = names or {}
+        self.erased = erased or {}
         self.lane = lane
         self.prefix = prefix
         self.topic = INPUT[lane]
@@ -80,8 +99,12 @@ class Judge:
         self._silence(logs)
         if self.lane == "vitals":
             self.verdict.duplicated += alerts(self.ledger, self.found)
+            self._lives()
+            self._answers()
             self._steps()
             self._told()
+        if self.names:
+            self._made()
         if undisturbed is not None:
             self._compare(undisturbed)
         self.verdict.wrong = self.found.wrong
@@ -135,7 +158,8 @@ class Judge:
         of_input: dict[str, set[str]] = defaultdict(set)
         said: dict[str, set[str]] = defaultdict(set)
         records = 0
-        astray, turned = [], []
+        astray, turned, unheard = [], [], []
+        came = self._came()
         latest: dict[tuple[int, str, int], int] = {}  # by partition, patient and the source's partition: the newest offset
         for partition, _, body in self.ledger.read(output):
             records += 1
@@ -149,10 +173,14 @@ class Judge:
                     turned.append(body["id"])
                 latest[lane] = max(place[2], latest.get(lane, -1))
             of_input[source].add(body["id"])
+            received = body.pop("received_at", None) if self.lane == "notes-entities" else None
+            if received not in came.get(source, {received}):
+                unheard.append(body["id"])
             said[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
-            self.verdict.said[source] = _timeless(body)
+            name = self.names.get(source, source)
+            self.verdict.said[name] = _content(body) if name != source and "news2" not in body else _timeless(body)
             if "news2" in body and not str(body["deterioration_reason"]).startswith(SILENT):
-                self.verdict.risk[source] = json.dumps([body["deterioration"], body["deterioration_reason"]], sort_keys=True)
+                self.verdict.risk[name] = json.dumps([body["deterioration"], body["deterioration_reason"]], sort_keys=True)
         several = [one for one, outs in of_input.items() if len(outs) > 1]
         split = [one for one, texts in said.items() if len(texts) > 1]
         never = set(of_input) - ids - self.accepted.unknown
@@ -162,8 +190,16 @@ class Judge:
         self.found.blame("a repeat says something else", split)
         self.found.blame("outputs of what was never accepted", never)
         self.found.blame("outputs that name another place than their input's", astray)
+        self.found.blame("outputs that name another receipt than their input's", unheard)
         self.found.blame("outputs of one patient that stand before those of earlier inputs", turned)
         return set(of_input)
+
+    def _came(self) -> dict[str, set[str]]:
+        """Return when each note was received, by its event's id: one that its sender sends again has the same, and another time."""
+        came: dict[str, set[str]] = defaultdict(set)
+        for _, _, body in self.ledger.read_valid(self.topic) if self.lane == "notes-entities" else ():
+            came[body["id"]].add(str(body.get("received_at")))
+        return came
 
     def _vectors(self, ids: set[str]) -> set[str]:
         assert self.qdrant is not None
@@ -208,6 +244,8 @@ class Judge:
     def _account(self, ids: set[str], whole: set[str], outputs: set[str], vectors: set[str]) -> None:
         """Every accepted input ends as exactly one of: output, dead letter, ignored with its reason."""
         replaced = self._replaced() if self.lane == "notes-vectors" else set()
+        output = self.erased.get(OUTPUT.get(self.lane, ""), set())
+        letters = self.erased.get("clinical.dead-letters", set())
         places: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
         lost, both = [], []
         for place, event_id in self.accepted.at.items():
@@ -221,7 +259,9 @@ class Judge:
             if done and place in self.dead:
                 both.append(place)
             if not done and place not in self.dead:
-                if ignored:
+                if place in (output if event_id else letters):
+                    self.verdict.ignored["erased"] = self.verdict.ignored.get("erased", 0) + 1
+                elif ignored:
                     reason = "replaced" if event_id in replaced else min(self.audited[event_id] & IGNORED)
                     self.verdict.ignored[reason] = self.verdict.ignored.get(reason, 0) + 1
                 else:
@@ -233,7 +273,8 @@ class Judge:
         stale = (replaced & vectors) if self.lane == "notes-vectors" else set()
         self.verdict.duplicated += len(stale)
         self.found.blame("vectors of a version that was replaced", stale)
-        readable = {one for one, where in places.items() if one and not where <= set(self.dead)}
+        unread = set(self.dead) | self.erased.get("clinical.audit", set())
+        readable = {one for one, where in places.items() if one and not where <= unread}
         self.found.blame("predictions without an audit entry", readable - {one for one, words in self.audited.items() if words})
 
     def _replaced(self) -> set[str]:
@@ -255,19 +296,80 @@ class Judge:
             older.update(version for _, version in comings[:-1])
         return older
 
+    def _lives(self) -> None:
+        """Follow each alert: no step is missing or turned, none comes after its end, none climbs once it was acknowledged."""
+        lives: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for _, _, body in self.ledger.read("clinical.alerts"):
+            if "alert_id" in body:
+                lives[body["alert_id"]].setdefault(body["id"], body)
+        turned, gaps, after, climbed, astray = [], [], [], [], []
+        for alert, of_alert in lives.items():
+            steps = sorted(of_alert.values(), key=lambda body: int(body["sequence"]))
+            if steps != list(of_alert.values()):
+                turned.append(alert)
+            first = steps[0]["sequence"] if "clinical.alerts" in self.erased else 0
+            if [step["sequence"] for step in steps] != list(range(first, first + len(steps))):
+                gaps.append(alert)
+            if any(step["state"] in OVER for step in steps[:-1]):
+                after.append(alert)
+            answered = escalated = False
+            for step in steps:
+                if step["state"] == "escalated":
+                    escalated = True
+                    self.verdict.escalated += not step.get("by")
+                    if answered:
+                        climbed.append(step["id"])
+                if not escalated and step.get("route") != _first_route(step):
+                    astray.append(step["id"])
+                answered = step["state"] == "acknowledged" or (answered and step["state"] != "updated")
+        self.found.blame("alerts whose steps stand in another order than their numbers", turned)
+        self.found.blame("alerts of which a step is missing", gaps)
+        self.found.blame("alerts that go on after their end", after)
+        self.found.blame("alerts that climb though somebody has acknowledged them", climbed)
+        self.found.blame("steps on another route than the alert's, though nobody was called in", astray)
+
+    def _answers(self) -> None:
+        """Each answer ends in exactly one step or note; in none where it came when the alert was over, or acknowledged already."""
+        ids = self.accepted.ids(["clinical.feedback"])
+        if not ids:
+            return
+        said = {body["id"]: body for _, _, body in self.ledger.read("clinical.feedback") if body["id"] in ids}
+        led: dict[str, set[str]] = defaultdict(set)
+        heard: dict[str, set[str]] = defaultdict(
+            set
+        )  # by alert: whose answers acknowledged it, or ended it; "" where nobody's did
+        for _, _, body in self.ledger.read("clinical.alerts"):
+            if "alert_id" in body:
+                source = body["source"]["event_id"]
+                led[source].add(body["id"])
+                if body["state"] in (*OVER, "acknowledged"):
+                    heard[body["alert_id"]].add(source if source in said else "")
+        self.verdict.answers = len(said)
+        self.verdict.declined = {body["patient_id"] for body in said.values() if body["kind"] == "alert-declined"}
+        several = [one for one in said if len(led[one]) > 1]
+        self.verdict.duplicated += len(several)
+        self.found.blame("answers that led to several steps", several)
+        before = {self.accepted.at[place] for place in self.erased.get("clinical.alerts", ())}
+        waited = {one for one, body in said.items() if not led[one] and not heard[body["target_id"]] - {one}}
+        lost = sorted(waited - before)
+        self.verdict.lost += len(lost) + len(ids - set(said))
+        self.found.blame("answers that no step tells of, to alerts that waited for one", lost)
+        self.found.blame("answers that were accepted and are not on their topic", sorted(ids - set(said)))
+
     def _steps(self) -> None:
         """Note every step of every alert about a score, under the set that led to it: "" where none did.
 
-        What is said of silence (no observations, a feed that stopped) is left out: a fault that stops the feed is rightly told.
+        Left out is what depends on when it came: what is said of silence (a fault that stops the feed is rightly told), the steps
+        that people's answers led to, and those that came because none did, with the route that they lead to (`_lives` has them).
         """
         found: dict[str, dict[str, str]] = defaultdict(dict)  # by source and the step's own id: two of the same words are two
         contents: dict[str, set[str]] = defaultdict(set)
         for _, _, body in self.ledger.read("clinical.alerts"):
             contents[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
-            if body.get("kind") in ("news2", "deterioration"):
-                source = body["source"]["event_id"]
-                where = (body.get("location") or {}).get("ward"), body.get("route"), (body.get("news2") or {}).get("total")
-                told = (body["patient_id"], body["kind"], body["sequence"], body["state"], body["severity"], *where)
+            if body.get("kind") in ("news2", "deterioration") and body["state"] != "escalated" and not body.get("by"):
+                source = self.names.get(body["source"]["event_id"], body["source"]["event_id"])
+                where = (body.get("location") or {}).get("ward"), _first_route(body), (body.get("news2") or {}).get("total")
+                told = (body["patient_id"], body["kind"], body["state"], body["severity"], *where)
                 words = " ".join(str(one) for one in told if one is not None)
                 found[source if source in self.verdict.said else ""][body["id"]] = words
         self.verdict.steps = {source: sorted(words.values()) for source, words in found.items()}
@@ -289,6 +391,16 @@ class Judge:
         if scored >= ENOUGH and not told:
             self.found.wrong.append(f"{scored} scores and no alert: the row shows nothing")
 
+    def _made(self) -> None:
+        """Note what the connectors made: the event of each message, and what each patient's context came to."""
+        met: dict[str, str] = {}
+        for _, _, body in self.ledger.read(self.topic):
+            self.verdict.made[self.names[body["id"]]] = _content(body)
+            met.setdefault(body["patient_id"], self.names[body["id"]])
+        self.verdict.first = set(met.values())
+        for _, _, body in self.ledger.read("clinical.patients"):
+            self.verdict.contexts[body["patient_id"]] = _content(body)
+
     def _silence(self, logs: str) -> None:
         for word in (PHI, BORN):
             if word in logs:
@@ -298,6 +410,8 @@ class Judge:
         """Hold what both runs were sent against one another: a longer row has more, and a twisted one other inputs beside."""
         mine, theirs = self.verdict, undisturbed
         both = mine.said.keys() & theirs.said.keys()
+        if self.lane == "vitals":  # of a context and a set that come at once the lane rightly meets either first
+            both -= mine.first | theirs.first
         self.found.blame(
             "outputs that an undisturbed run says otherwise", [one for one in both if mine.said[one] != theirs.said[one]]
         )
@@ -307,7 +421,16 @@ class Judge:
         )
         far = [one for one in stored if not _alike(mine.vectors.get(one, []), theirs.vectors.get(one, []))]
         self.found.blame("vectors that an undisturbed run has otherwise", far)
-        mine.compared = {"outputs": len(both), "points": len(stored)}
+        events = mine.made.keys() & theirs.made.keys()
+        self.found.blame(
+            "messages of which an undisturbed run makes something else",
+            [one for one in events if mine.made[one] != theirs.made[one]],
+        )
+        self.found.blame(
+            "patients whose context an undisturbed run has otherwise",
+            [one for one, said in theirs.contexts.items() if mine.contexts.get(one) != said],
+        )
+        mine.compared = {"outputs": len(both), "points": len(stored), "events": len(events), "contexts": len(theirs.contexts)}
         if self.lane != "vitals":
             return
         asked = mine.risk.keys() & theirs.risk.keys() & both
@@ -315,7 +438,11 @@ class Judge:
             "deterioration that an undisturbed run says otherwise", [one for one in asked if mine.risk[one] != theirs.risk[one]]
         )
         causes = [*sorted(both), ""]
-        told, wanted = (Counter((one, step) for one in causes for step in run.steps.get(one, ())) for run in (mine, theirs))
+        declined = mine.declined | theirs.declined  # what follows depends on when that was
+        told, wanted = (
+            Counter((one, step) for one in causes for step in run.steps.get(one, ()) if step.partition(" ")[0] not in declined)
+            for run in (mine, theirs)
+        )
         self.found.blame("steps of alerts that an undisturbed run has and this one has not", sorted((wanted - told).elements()))
         self.found.blame("steps of alerts that an undisturbed run has not", sorted((told - wanted).elements()))
         mine.compared |= {"deterioration": len(asked), "alert_steps": wanted.total()}
@@ -340,6 +467,18 @@ def _placeless(payload: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in payload.items() if name not in ("partition", "offset")}, sort_keys=True)
 
 
+OWN = {
+    *("id", "note_id", "image_id", "replaces", "study_uid", "series_uid", "instance_uid"),
+    *("source", "origin", "pixels", "encounter_since"),  # a DICOM object has its times in it
+}
+"""Fields that name a message, or say when it was: each run's own, where the senders' messages are written as it begins."""
+
+
+def _content(body: Mapping[str, Any]) -> str:
+    """What the connectors made of a message, or a lane of that."""
+    return json.dumps(_without_times({name: value for name, value in body.items() if name not in OWN}), sort_keys=True)
+
+
 def _timeless(body: Mapping[str, Any]) -> str:
     """What an output says, without when and from where: two runs of one load say the same.
 
@@ -357,6 +496,11 @@ def _without_times(part: Any) -> Any:
     if isinstance(part, dict):
         return {name: _without_times(value) for name, value in part.items() if not name.endswith("_at")}
     return [_without_times(one) for one in part] if isinstance(part, list) else part
+
+
+def _first_route(step: Mapping[str, Any]) -> Any:
+    """Return where an alert was sent first, whoever was called in since."""
+    return next(iter(step.get("routes") or ()), step.get("route"))
 
 
 def _survivor(patient: str, survivors: Mapping[str, str]) -> str:
