@@ -23,6 +23,8 @@ BORN = "1950-01-01"  # of all patients of tests.vitals: likewise
 EVERY = timedelta(seconds=1)
 PATIENTS = 12
 FILMS = 8
+LATE = "-late"
+"""How the id of a set ends that a row sends as history: it must lead to no step of an alert."""
 COURSE = 24
 """Sets of a patient's whole course: a row that lasts less sees its beginning, so that all rows' sets are the same."""
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tests.faults.arena import Arena, Fault, Twist
-from tests.faults.inputs import PHI, Sent
+from tests.faults.inputs import LATE, PHI, Sent
 from tests.faults.workers import nothing
 
 BIG = 4_000_000  # bytes: topics.largest_message_bytes
@@ -95,7 +95,7 @@ def late(arena: Arena) -> Twist:
             return [one]
         body = json.loads(one.value or b"")
         hour = (datetime.fromisoformat(body["observed_at"]) - timedelta(hours=1)).isoformat()
-        old = {**body, "id": body["id"] + "-late", "observed_at": hour}
+        old = {**body, "id": body["id"] + LATE, "observed_at": hour}
         return [one, Sent(one.topic, one.key, json.dumps(old).encode(), old["id"])]
 
     return twist

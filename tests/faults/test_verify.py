@@ -136,6 +136,11 @@ def test_scores_and_alerts_are_held_against_an_undisturbed_run_both_ways(kafka: 
     ]
 
 
+def test_what_is_sent_as_history_leads_to_no_alert(kafka: Kafka) -> None:
+    found = _vitals(kafka, [_score("s1", 0.1), _score("s1-late", 0.1)], [_step("s1-late", 0, "raised")])
+    assert found.wrong == ["steps of alerts that history led to: 1, e.g. ['news2 0 raised']"]
+
+
 def test_what_was_said_of_alerts_is_held_against_itself(kafka: Kafka) -> None:
     scores = [{**_score("s1", 0.1, total=9), "patient_id": "ill"}, _score("s2", 0.2), _score("s3", 0.3)]
     moved = {**_step("s2", 0, "raised"), "location": {"ward": "B"}}

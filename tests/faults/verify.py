@@ -11,7 +11,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient
 
-from tests.faults.inputs import BORN, PHI, Accepted, Place
+from tests.faults.inputs import BORN, LATE, PHI, Accepted, Place
 from tests.storm.verify import Ledger, Reckoning, alerts
 
 INPUT = {
@@ -363,11 +363,14 @@ class Judge:
         that people's answers led to, and those that came because none did, with the route that they lead to (`_lives` has them).
         """
         found: dict[str, dict[str, str]] = defaultdict(dict)  # by source and the step's own id: two of the same words are two
+        history = set()
         contents: dict[str, set[str]] = defaultdict(set)
         for _, _, body in self.ledger.read("clinical.alerts"):
             contents[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
             if body.get("kind") in ("news2", "deterioration") and body["state"] != "escalated" and not body.get("by"):
                 source = self.names.get(body["source"]["event_id"], body["source"]["event_id"])
+                if source.endswith(LATE):
+                    history.add(body["id"])
                 where = (body.get("location") or {}).get("ward"), _first_route(body), (body.get("news2") or {}).get("total")
                 told = (body["patient_id"], body["kind"], body["state"], body["severity"], *where)
                 words = " ".join(str(one) for one in told if one is not None)
@@ -376,6 +379,7 @@ class Judge:
         split = [one for one, texts in contents.items() if len(texts) > 1]
         self.verdict.duplicated += len(split)
         self.found.blame("alert events that say two things", split)
+        self.found.blame("steps of alerts that history led to", sorted(history))
 
     def _told(self) -> None:
         """Of every patient whose NEWS2 was grave somebody was told; a load of ill patients without an alert shows nothing."""
@@ -413,18 +417,20 @@ class Judge:
         if self.lane == "vitals":  # of a context and a set that come at once the lane rightly meets either first
             both -= mine.first | theirs.first
         self.found.blame(
-            "outputs that an undisturbed run says otherwise", [one for one in both if mine.said[one] != theirs.said[one]]
+            "outputs that an undisturbed run says otherwise",
+            [one for one in sorted(both) if mine.said[one] != theirs.said[one]],
         )
         stored = mine.points.keys() & theirs.points.keys()
         self.found.blame(
-            "points that an undisturbed run has otherwise", [one for one in stored if mine.points[one] != theirs.points[one]]
+            "points that an undisturbed run has otherwise",
+            [one for one in sorted(stored) if mine.points[one] != theirs.points[one]],
         )
-        far = [one for one in stored if not _alike(mine.vectors.get(one, []), theirs.vectors.get(one, []))]
+        far = [one for one in sorted(stored) if not _alike(mine.vectors.get(one, []), theirs.vectors.get(one, []))]
         self.found.blame("vectors that an undisturbed run has otherwise", far)
         events = mine.made.keys() & theirs.made.keys()
         self.found.blame(
             "messages of which an undisturbed run makes something else",
-            [one for one in events if mine.made[one] != theirs.made[one]],
+            [one for one in sorted(events) if mine.made[one] != theirs.made[one]],
         )
         self.found.blame(
             "patients whose context an undisturbed run has otherwise",
@@ -435,7 +441,8 @@ class Judge:
             return
         asked = mine.risk.keys() & theirs.risk.keys() & both
         self.found.blame(
-            "deterioration that an undisturbed run says otherwise", [one for one in asked if mine.risk[one] != theirs.risk[one]]
+            "deterioration that an undisturbed run says otherwise",
+            [one for one in sorted(asked) if mine.risk[one] != theirs.risk[one]],
         )
         causes = [*sorted(both), ""]
         declined = mine.declined | theirs.declined  # what follows depends on when that was
