@@ -34,7 +34,7 @@ def find(
     patient: Annotated[list[str] | None, typer.Option(help="all that concerns this patient id; may be repeated")] = None,
     action: Annotated[list[str] | None, typer.Option(help="only predict, access, replay, ...; may be repeated")] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="recorded at or after; where --action alone asks, within the last day if not given")
+        datetime | None, typer.Option(help="recorded at or after; where --action alone asks, within a day if not given")
     ] = None,
     until: Annotated[datetime | None, typer.Option(help="recorded before")] = None,
     limit: Annotated[int, typer.Option(min=1, help="where --action alone asks: the newest so many")] = 200,
@@ -55,7 +55,7 @@ def find(
         raise Permanent("a reason is needed", hint='--reason "why": looking into the audit is an access itself')
     settings = load()
     if action and not (ids or patient or since):
-        since = clock_of(settings.clock)() - _A_DAY
+        since = (until.astimezone() if until else clock_of(settings.clock)()) - _A_DAY
     question = Question(
         ids=tuple(ids or ()),
         patients=tuple(patient or ()),

@@ -107,6 +107,8 @@ async def test_who_did_something_is_found_by_the_action_alone_within_a_day(kafka
     assert "since" in beside and "left out" not in beside
     long_ago = (now - timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%S")
     assert len((await asyncio.to_thread(found, "--since", long_ago))[0]) == 4
+    until = (now - timedelta(hours=20)).strftime("%Y-%m-%dT%H:%M:%S")
+    assert (await asyncio.to_thread(found, "--until", until))[0] == [("ops-30", 3)]  # within the day before
     told, beside = await asyncio.to_thread(found, "--limit", "2")
     assert [agent for agent, _ in told] == ["ops-2", "ops-1"]  # the newest
     assert "left out: 1 older ones (--limit 2)" in beside
