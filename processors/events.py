@@ -447,11 +447,13 @@ class Entity(Part):
     end: int = Field(ge=0)
     """Where it ends, exclusive, likewise."""
     score: Probability
-    """The model's probability of the span, 0 to 1."""
+    """The model's probability of the span, 0 to 1; 1 for a term of the vocabulary."""
     assertion: Assertion = "present"
     """Whether the note says that it is so: of this patient, now."""
     section: str = ""
     """The section of the note that it stands in, by its heading; empty before the first."""
+    found_by: Literal["model", "vocabulary"] = "model"
+    """Who found it: the model, or a table of terms (`EntitiesEvent.vocabulary`), laid over what the model found."""
 
 
 class EntitiesEvent(Output):
@@ -484,6 +486,8 @@ class EntitiesEvent(Output):
     """The note's: HL7 table 0103; what is not `production` is test traffic."""
     entities: tuple[Entity, ...]
     """In the order of the text."""
+    vocabulary: str | None = None
+    """SHA-256 (hex) over the tables of terms that were laid over what the model found; null where none was."""
     model: ModelRef
     """Who answered: name, version and digest."""
 
