@@ -390,6 +390,11 @@ class PatientEvent(Event):
     """The sender's message that it came from."""
 
 
+FeedbackKind = Literal[
+    "alert-acknowledged", "alert-declined", "alert-answer-retracted", "finding-confirmed", "finding-corrected"
+]
+
+
 class FeedbackEvent(Event):
     """What came back from people or their systems."""
 
@@ -398,7 +403,7 @@ class FeedbackEvent(Event):
 
     patient_id: Id
     """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
-    kind: Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted", "finding-confirmed", "finding-corrected"]
+    kind: FeedbackKind
     """What was said: of an alert, or of a finding of an image. A retracted answer was given in error: the alert waits anew."""
     target_id: Id
     """`alert_id` of the alert, or the id of the event that holds the finding."""
