@@ -30,8 +30,8 @@ def test_the_vocabulary_finds_what_the_model_leaves_out_and_keeps_its_precision(
     figures: dict[str, dict[str, Metric]], notes: str
 ) -> None:
     alone, both = figures[f"{notes}, served"], figures[f"{notes}, served with the vocabulary"]
-    assert both[f"{THREE} recall"].value > alone[f"{THREE} recall"].value + 0.25
-    assert both[f"{THREE} precision"].value > max(0.8, alone[f"{THREE} precision"].value)
-    assert both["condition recall"].value > 3 * alone["condition recall"].value
+    assert both[f"{THREE} recall"].value > alone[f"{THREE} recall"].value + 0.4
+    assert both[f"{THREE} precision"].value > max(0.85, alone[f"{THREE} precision"].value)
+    assert both["condition recall"].value > 6 * alone["condition recall"].value
     for label in ("test", "procedure", "lab_value", "anatomy"):
         assert both[f"{label} F1"].value > alone[f"{label} F1"].value, label
