@@ -312,6 +312,38 @@ def test_order_and_place_of_outputs_are_checked(kafka: Kafka) -> None:
     ]
 
 
+def test_a_topic_that_was_made_anew_begins_its_offsets_anew(kafka: Kafka) -> None:
+    def judged(*places: int) -> list[str]:
+        prefix = kafka.name("v") + "."
+        names = [f"n{number}" for number in range(len(places))]
+        outputs = [
+            {"id": f"o-{name}", "patient_id": "p", "source": {"event_id": name, "partition": 0, "offset": offset}}
+            for name, offset in zip(names, places, strict=True)
+        ]
+        audit = {"id": "a", "action": "predict", "agent": "notes-entities@test"}
+        entries = [{"input_id": one, "outcome": "ok"} for one in names]
+        written = {"clinical.entities": outputs, "clinical.audit": [{**audit, "entries": entries}], "clinical.dead-letters": []}
+        _write(kafka, prefix, {**written, "clinical.notes": []})
+        stood = (-1, -2, 0, 1)  # two on the log before, two on the new one
+        accepted = Accepted({("clinical.notes", 0, offset): name for offset, name in zip(stood, names, strict=True)})
+        return Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("").wrong
+
+    assert judged(0, 1, 0, 1) == []
+    assert judged(1, 0, 1, 0) == [
+        "outputs that name another place than their input's: 4, e.g. ['o-n0', 'o-n1', 'o-n2']",
+        "outputs of one patient that stand before those of earlier inputs: 2, e.g. ['o-n1', 'o-n3']",
+    ]
+
+
+def test_a_note_that_was_spoilt_replaces_nothing(kafka: Kafka) -> None:
+    prefix = kafka.name("v") + "."
+    notes = [{"id": "n", "note_id": "n", "received_at": "2026-01-01T00:00:00+00:00"}]
+    spoilt = [{**notes[0], "received_at": "nobody knows"}, {"id": "n", "note_id": "n"}]
+    _write(kafka, prefix, {"clinical.notes": [*notes, *spoilt]})
+    accepted = Accepted({("clinical.notes", 0, offset): event_id for offset, event_id in enumerate(("n", "", ""))})
+    assert Judge("notes-vectors", kafka.bootstrap, prefix, accepted, None)._replaced() == set()
+
+
 def test_a_dead_letter_holds_its_original_whole(kafka: Kafka) -> None:
     prefix = kafka.name("v") + "."
     notes = [{"id": str(number), "text": "x" * number} for number in range(3)]

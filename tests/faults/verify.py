@@ -158,20 +158,11 @@ class Judge:
         of_input: dict[str, set[str]] = defaultdict(set)
         said: dict[str, set[str]] = defaultdict(set)
         records = 0
-        astray, turned, unheard = [], [], []
+        unheard = []
         came = self._came()
-        latest: dict[tuple[int, str, int], int] = {}  # by partition, patient and the source's partition: the newest offset
-        for partition, _, body in self.ledger.read(output):
+        for _, _, body in self.ledger.read(output):
             records += 1
             source = body["source"]["event_id"]
-            place = (self.topic, body["source"].get("partition", 0), body["source"].get("offset", -1))
-            if "offset" in body["source"] and self.accepted.at.get(place, source) != source:
-                astray.append(body["id"])
-            if source not in of_input and "offset" in body["source"]:  # a repeat may come late
-                lane = (partition, body.get("patient_id", ""), place[1])
-                if place[2] < latest.get(lane, -1):
-                    turned.append(body["id"])
-                latest[lane] = max(place[2], latest.get(lane, -1))
             of_input[source].add(body["id"])
             received = body.pop("received_at", None) if self.lane == "notes-entities" else None
             if received not in came.get(source, {received}):
@@ -189,10 +180,30 @@ class Judge:
         self.found.blame("inputs with several logical outputs", several)
         self.found.blame("a repeat says something else", split)
         self.found.blame("outputs of what was never accepted", never)
-        self.found.blame("outputs that name another place than their input's", astray)
         self.found.blame("outputs that name another receipt than their input's", unheard)
-        self.found.blame("outputs of one patient that stand before those of earlier inputs", turned)
+        self._places(output)
         return set(of_input)
+
+    def _places(self, output: str) -> None:
+        """An output names the place of its input, and stands behind those of its patient's earlier ones; a repeat may come late."""
+        astray, turned, seen = [], [], set()
+        # Of an input topic that was made anew: what lay on the log before has its place in the negative.
+        before = {one for (topic, _, offset), one in self.accepted.at.items() if topic == self.topic and offset < 0}
+        latest: dict[tuple[int, str, int, bool], int] = {}  # by partition, patient and the source's log: the newest offset
+        for partition, _, body in self.ledger.read(output):
+            if "offset" not in body["source"]:
+                continue
+            source, number, offset = (body["source"].get(name, 0) for name in ("event_id", "partition", "offset"))
+            old = source in before
+            if self.accepted.at.get((self.topic, number, -1 - offset if old else offset), source) != source:
+                astray.append(body["id"])
+            log = (partition, body.get("patient_id", ""), number, old)
+            if source not in seen and offset < latest.get(log, -1):
+                turned.append(body["id"])
+            latest[log] = max(offset, latest.get(log, -1))
+            seen.add(source)
+        self.found.blame("outputs that name another place than their input's", astray)
+        self.found.blame("outputs of one patient that stand before those of earlier inputs", turned)
 
     def _came(self) -> dict[str, set[str]]:
         """Return when each note was received, by its event's id: one that its sender sends again has the same, and another time."""
@@ -283,7 +294,7 @@ class Judge:
         usable: set[str] = set()
         for partition, offset, body in self.ledger.read_valid(self.topic):
             place = (self.topic, partition, offset)
-            if place not in self.accepted.at:
+            if place not in self.accepted.at or not self.accepted.at[place]:  # one that was spoilt must be a dead letter
                 continue
             came = (datetime.fromisoformat(body["received_at"]), partition, offset)
             of_note = first[body["note_id"]]
