@@ -547,6 +547,17 @@ class Parameter(Part):
     """When it was measured."""
 
 
+class Refused(Part):
+    """The newest reading of a NEWS2 parameter, where it cannot be used and no usable one has come since."""
+
+    name: str
+    """The parameter."""
+    reason: str
+    """Why it cannot be used, in words: an impossible value, an unknown unit, no answer on the ACVPU scale."""
+    observed_at: AwareDatetime
+    """When it was measured."""
+
+
 class News2(Part):
     """NEWS2 (Royal College of Physicians 2017). `at_least`: parameters are missing, the true total may be higher."""
 
@@ -555,7 +566,7 @@ class News2(Part):
     at_least: bool
     """Parameters are missing: the true total may be higher."""
     missing: tuple[str, ...] = ()
-    """The parameters that are not known, by name."""
+    """The parameters that are not known, by name. Also those of `refused`, though what scored before stands in for them."""
     single_three: bool
     """One parameter alone scores 3: asks for an urgent review by the ward."""
     scale: Literal[1, 2]
@@ -564,6 +575,8 @@ class News2(Part):
     """The clinical risk by NEWS2's thresholds: low 0 to 4, low-medium a single 3, medium 5 or 6, high 7 and more."""
     parameters: tuple[Parameter, ...]
     """What was scored, in the chart's order."""
+    refused: tuple[Refused, ...] = ()
+    """The missing parameters whose newest reading was refused: none counts as normal by a reading of before."""
 
 
 class Driver(Part):

@@ -191,6 +191,15 @@ def test_where_somebody_may_ask_what_drove_the_score(values: dict[str, Any], of_
     assert Ward().monitor.observe(vitals(0, values), SOURCE).of_interest is of_interest
 
 
+def test_confusion_of_which_nobody_says_that_it_is_usual_is_taken_as_new_and_the_alert_says_so() -> None:
+    ward = Ward()
+    score, (alert,) = ward.chart(5, {**WELL, "acvpu": "Confused"})
+    assert score.news2 is not None and score.news2.total == 3
+    assert alert.title == "NEWS2 3: confusion taken as new (3)"
+    other, _ = Ward().chart(5, {**WELL, "acvpu": "Chronic confusion"})
+    assert other.news2 is not None and other.news2.missing == ("consciousness",)
+
+
 def test_a_site_may_leave_single_threes_to_the_ward() -> None:
     ward = Ward(MonitorRules(minimum_severity="medium"))
     assert ward.chart(0, {**WELL, "rr": 25})[1] == []
