@@ -615,7 +615,7 @@ class Rejected(Part):
 
 
 class ScoreEvent(Output):
-    """The scores of one patient after one set of vitals.
+    """The scores of one patient after one set of vitals; where the patient's age was read after it, once more after that context.
 
     `news2` is None with `news2_reason` where NEWS2 does not apply; `deterioration` is None with `deterioration_reason` when the
     model is absent or late: then NEWS2 stands alone, and says so.
@@ -647,7 +647,8 @@ class ScoreEvent(Output):
     flags: tuple[str, ...] = ()
     """future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
     (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
-    catching-up (from an outage's backlog, or out of a sender's queue), test-traffic."""
+    catching-up (from an outage's backlog, or out of a sender's queue), test-traffic, age-learned (of the newest set, scored anew
+    with NEWS2 by what `source` names, a context on clinical.patients: the set's own score said that the age is unknown)."""
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]

@@ -33,6 +33,7 @@ from processors.events import (
     Event,
     FeedbackEvent,
     HeartbeatEvent,
+    News2,
     PatientEvent,
     ScoreEvent,
     Source,
@@ -52,6 +53,7 @@ __all__ = ["Assessment", "Monitor", "MonitorRules"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _MS = timedelta(milliseconds=1)
+_AGE_UNKNOWN = "age unknown"  # as `Context.not_applicable` says
 
 
 class Monitor:
@@ -284,10 +286,10 @@ class Monitor:
         back = self._desk.watched_again(patient, cause)
         return [*gone, *back, *self._new_context(patient, before, cause, reopened=was_ended)]
 
-    def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[AlertEvent]:
+    def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[Event]:
         after = patient.context
-        score, _ = self._charting.current(patient)
-        steps: list[AlertEvent] = []
+        score, why = self._charting.current(patient)
+        steps: list[Event] = list(self._score_anew(patient, before, cause, score, why))
         not_applicable = after.not_applicable(patient.newest) if patient.newest is not None else ""
         if not_applicable:
             kinds = ("news2", "deterioration")
@@ -309,6 +311,32 @@ class Monitor:
             steps += self._desk.consider(patient, score, cause, because=because)
             patient.band = band_of(score)
         return steps
+
+    def _score_anew(
+        self, patient: Patient, before: Context, cause: Cause, score: News2 | None, why: str
+    ) -> Iterable[ScoreEvent]:
+        """Publish NEWS2 where the newest set was scored before the age of its patient was read, as that of its own message may be.
+
+        The two lie in different topics, so the set may come first. What follows rests on this score, not on "age unknown".
+        """
+        at = patient.newest
+        if at is None or before.not_applicable(at) != _AGE_UNKNOWN or why == _AGE_UNKNOWN or patient.score_id is None:
+            return
+        if not self._charting.recent(patient, self._now):
+            return
+        patient.score_id = cause.score_id = natural_id(cause.key, "score", self._digest)
+        yield ScoreEvent(
+            id=patient.score_id,
+            patient_id=patient.id,
+            source=cause.source,
+            encounter_id=patient.encounter_id,
+            observed_at=when(at),
+            received_at=when(patient.received),
+            news2=score,
+            news2_reason=why,
+            deterioration_reason="the model does not go by age: its answer stands on the set's own score",
+            flags=("age-learned",) if self._partition.woke_at is None else ("age-learned", "catching-up"),
+        )
 
     def feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
         """Take an answer to an alert. One that fits nothing leaves no event; it is counted under `unmatched_feedback`.

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from models.batching import MOVED
 from models.errors import Fatal, Poison, Transient, VigilError
-from processors.events import AuditEntry, DeadLetterEvent, Event, VitalsEvent
+from processors.events import AuditEntry, DeadLetterEvent, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
@@ -290,8 +290,10 @@ class MonitorWorker:
             ticked = self._machine.tick(entry.now, number=entry.number, offset=entry.offset)
             events += [(event, None) for event in ticked]
         self._machine.entry, self._machine.ends, self._reach = entry.number, entry.ends, entry.reach
-        now = iso(self._clock())
-        await self._write([self._written(event, record, now) for event, record in events], dead)
+        now = self._clock()
+        outputs = [self._written(event, record, iso(now)) for event, record in events]
+        scores = [(event, record) for event, record in events if isinstance(event, ScoreEvent)]
+        await self._write([*outputs, *self._audits_of_contexts(scores, now)], dead)
         self._end()
         for piece in slices:
             piece.settle()
@@ -365,7 +367,7 @@ class MonitorWorker:
             steps += events[1:]
             if events and getattr(events[0], "late", False):
                 self._metrics.event("set-late")
-            entries.append(self._scoring.audit_entry(assessment.event, record, events))
+            entries.append(self._scoring.audit_entry(assessment.event.id, assessment.event.patient_id, record, events))
             decided.append(record)
         done = 0
         for some in portions(entries, self._settings.topics.largest_message_bytes):
@@ -389,17 +391,26 @@ class MonitorWorker:
         traceparent = None if record is None else self._traces[id(record)].header
         return Written(self._outbox.encode(event, time=time_header, traceparent=traceparent), record)
 
-    def _audit(self, entries: Sequence[AuditEntry], records: Sequence[Any], now: Any) -> Message:
+    def _audit(self, entries: Sequence[AuditEntry], records: Sequence[Any], now: Any, subject: str = "") -> Message:
         audit = prediction_audit(
             entries,
             agent=self._agent,
-            subject=f"{VitalsEvent.topic}/{self.number}",
+            subject=subject or f"{VitalsEvent.topic}/{self.number}",
             first_offset=records[0].offset,
             last_offset=records[-1].offset,
             model=self._scoring.identity,
             recorded_at=now,
         )
         return self._outbox.encode(audit, time=iso(now))
+
+    def _audits_of_contexts(self, scores: Sequence[tuple[ScoreEvent, Any]], now: Any) -> list[Written]:
+        """Return the audit of what was scored anew by contexts, each a record of its own: they are few."""
+        made = []
+        for score, record in scores:
+            entry = self._scoring.audit_entry(score.source.event_id, score.patient_id, record, [score])
+            subject = f"{score.source.topic}/{self.number}"
+            made.append(Written(self._audit([entry], [record], now, subject)))
+        return made
 
     async def _write(self, messages: list[Written], dead: Sequence[tuple[Any, VigilError]]) -> None:
         letters = [self._letter(record, error) for record, error in dead]

@@ -27,7 +27,7 @@ from connectors.deliver.person import Person
 from connectors.deliver.settings import FhirScoresSettings
 from connectors.deliver.webhook import exchange, http_client
 from connectors.fhir.client import TokenFile
-from processors.events import Deterioration, News2, ScoreEvent
+from processors.events import Deterioration, News2, ScoreEvent, VitalsEvent
 
 SCORE: Final = "urn:vigil:score"
 VITALS: Final = "urn:vigil:vitals"
@@ -58,13 +58,20 @@ def _assessment(score: ScoreEvent, person: Person | None, method: str, own: dict
         **about(score.patient_id, person),
         "occurrenceDateTime": time_of(score.observed_at),
         "performer": {"display": "Vigil"},
-        "basis": [{"identifier": {"system": VITALS, "value": score.source.event_id}}],
+        **_basis(score),
         "note": [{"text": _NOTE}],
         **own,
     }
     if test or score.processing != "production":
         resource["meta"] = TEST
     return resource
+
+
+def _basis(score: ScoreEvent) -> dict[str, Any]:
+    """Return the set that was scored; a score that follows from a context does not name it."""
+    if score.source.topic != VitalsEvent.topic:
+        return {}
+    return {"basis": [{"identifier": {"system": VITALS, "value": score.source.event_id}}]}
 
 
 def _news2(news2: News2) -> dict[str, Any]:

@@ -138,6 +138,8 @@ class Judge:
         astray, turned = [], []
         latest: dict[tuple[int, str, int], int] = {}  # by partition, patient and the source's partition: the newest offset
         for partition, _, body in self.ledger.read(output):
+            if body["source"].get("topic", self.topic) != self.topic:  # scored anew by a context that was read after the set
+                continue
             records += 1
             source = body["source"]["event_id"]
             place = (self.topic, body["source"].get("partition", 0), body["source"].get("offset", -1))
