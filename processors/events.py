@@ -726,6 +726,11 @@ class HeartbeatEvent(Event):
     """When the newest set of this partition was measured."""
     patients: int = 0
     """Patients watched in this partition."""
+    observed: int = 0
+    """Patients of whom a set came lately (within 12.5 hours, unless the site says otherwise)."""
+    cannot_alert: dict[str, int] = {}
+    """Of those observed, how many no score can alert on, by reason: age-unknown; not-applicable (under 16, pregnant); not-watched
+    (recorded as gone, and observed all the same); nothing-counts (no usable value); late (their sets come too old)."""
     active_alerts: int = 0
     """Alerts that stand in this partition."""
     set_back_seconds: float = 0.0

@@ -24,6 +24,7 @@ from models.batching import describe
 from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors import moving
+from processors.blindspots import Blindspots
 from processors.charting import Assessment, Charting
 from processors.desk import AFTER_END, Cause, Desk
 from processors.events import (
@@ -69,6 +70,8 @@ class Monitor:
         self._desk = Desk(rules, self._partition)
         self._outages = Outages(rules, self._partition)
         self._timers = Timers(rules, self._partition, self._charting, self._desk)
+        self._blindspots = Blindspots(rules)
+        self.observed, self.cannot_alert = 0, dict[str, int]()  # as the last heartbeat since the process began said
         self._patients: dict[str, Patient] = {}
         self._dirty: set[str] = set()
         self._unsaved: set[str] = set()  # of the snapshot that is being taken: whose state is still as it was when it began
@@ -431,6 +434,7 @@ class Monitor:
     def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:
         state = self._partition
         watched = sum(not patient.ended for patient in self._patients.values())
+        self.observed, self.cannot_alert = self._blindspots.count(self._patients.values(), now)
         if state.heartbeat_at is not None and now - state.heartbeat_at <= self.rules.blind_after // _MS:
             state.count_patients(watched, now - state.heartbeat_at, now)
         state.heartbeat_at = now
@@ -441,6 +445,8 @@ class Monitor:
             decided_at=logged,
             newest_observed_at=None if state.newest is None else when(state.newest),
             patients=watched,
+            observed=self.observed,
+            cannot_alert=self.cannot_alert,
             active_alerts=len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values()),
             set_back_seconds=back / 1_000_000,
             alerts_per_100_patient_days=state.alerts_per_100_patient_days(),

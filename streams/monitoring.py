@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from models.batching import MOVED
 from models.errors import Fatal, Poison, Transient, VigilError
+from processors.blindspots import REASONS
 from processors.events import AuditEntry, DeadLetterEvent, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams.audit import portions, prediction_audit
@@ -195,7 +196,7 @@ class MonitorWorker:
         """Take nothing further."""
         self.steps.closing.set()
         self._arrived.set()
-        self._metrics.feeds(self.number, {})
+        self._metrics.left(self.number)
 
     async def run(self) -> None:
         """Restore the state, then work until closed."""
@@ -300,7 +301,9 @@ class MonitorWorker:
         self._settle_applied()
         self._count([event for event, _ in events])
         if not self.steps.closing.is_set():
-            self._metrics.feeds(self.number, self._machine.monitor.behind)
+            monitor = self._machine.monitor
+            self._metrics.feeds(self.number, monitor.behind)
+            self._metrics.patients(self.number, monitor.observed, monitor.cannot_alert, REASONS)
 
     async def _context(self, entry: Entry, slices: Sequence[Slice]) -> list[tuple[type[Any], Any]]:
         """Return the records that an entry takes, from the slices in hand or, after a restart, from the log."""
