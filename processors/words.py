@@ -24,6 +24,10 @@ B: Final = 0.75
 USUAL: Final = 150  # words of a passage: what 256 tokens of clinical English hold
 _WORD: Final = re.compile(r"[^\W_]+")
 BY_MEANING: Final = 0.5  # of a fused score; the rest is by words
+# Below this a fused score is about what notes reach that have nothing to do with the question. Of 250 notes of mtsamples dev (948
+# passages, 2026-11-30) asked for by 192 keywords of one to three words and by 150 descriptions, 97% and 99% of the notes that were
+# meant lie above, 95% and 84% of the others below. Of those meant that have none of the words, 8 of 192, half lie below .17.
+WEAK: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
