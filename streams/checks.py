@@ -19,6 +19,7 @@ from streams.custody import lost_collection
 from streams.inference import open_model
 from streams.lagging import hung, unready
 from streams.lanes.merges import WRITERS
+from streams.listeners import listeners
 from streams.progress import Progress
 from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
@@ -54,6 +55,7 @@ async def run_checks(settings: Settings) -> list[Check]:
         _site,
         _monitor,
         _answers,
+        _ports,
         _workers,
     )
     for probe in probes:
@@ -170,10 +172,40 @@ async def _qdrant(settings: Settings) -> list[Check]:
             return [Check("wrong", "qdrant", str(error), mend)]
 
 
+def _pages(settings: Settings) -> list[str]:
+    """Return where health pages of processes on this machine may be: at the ports that `vigil up` gives them, or the setting's."""
+    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
+    ports = [*range(_FIRST_PORT, _FIRST_PORT + _PORTS), *([settings.worker.health_port] if settings.worker.health_port else [])]
+    return [f"{host}:{port}" for port in dict.fromkeys(ports)]
+
+
+async def _ports(settings: Settings) -> list[Check]:
+    """Say which of the connectors' ports `vigil serve` cannot have: another program's, or none of this machine's."""
+    found, checks = await listeners(settings, _pages(settings)), []
+    words_of = {"free": "free", "own": "served"}
+    good = [f"{one.name} {one.place} {words_of[one.state]}" for one in found if one.state in words_of]
+    if good:
+        checks.append(Check("ok", "connector ports", ", ".join(good)))
+    for one in found:
+        change = f"set connectors.{one.name}.port (or host)"
+        if one.state == "other":
+            words = f"{one.place} is taken by another program, {one.who}: `vigil serve` cannot listen there"
+            checks.append(Check("wrong", f"port of {one.name}", words, f"stop that program, or {change}"))
+        elif one.state == "barred":
+            checks.append(Check("wrong", f"port of {one.name}", f"{one.place} cannot be listened on: {one.who}", change))
+        elif one.state == "unknown":
+            words = (
+                f"{one.place} is taken, and by whom cannot be told from here: by another program, or by a `vigil serve` of another "
+                "user whose health page is elsewhere"
+            )
+            mend = f"`ss -ltnp 'sport = :{one.port}'` as root names it; if it is not Vigil's, stop it or {change}"
+            checks.append(Check("warning", f"port of {one.name}", words, mend))
+    return checks
+
+
 async def _workers(settings: Settings) -> list[Check]:
     """Ask the processes on this machine, at the ports that `vigil up` gives them; that none is there is no finding."""
-    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
-    addresses = [f"{host}:{_FIRST_PORT + i}" for i in range(_PORTS)]
+    addresses = _pages(settings)
     waiting, hanging = await asyncio.gather(unready(addresses), hung(addresses))
     mend = "infra/runbook has a page for what it says, VigilLaneNotReady.md first"
     again = "`vigil up` kills and restarts it within a minute; where something else runs it: SIGKILL, and start it again"
