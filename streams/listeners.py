@@ -27,7 +27,7 @@ _OWN: Final = frozenset({"vigil", "streams.cli"})  # by what of a command line o
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A connector's port. `own`: a `vigil serve` of ours has it; `unknown`: taken, nobody tells by whom; `barred`: not to be had."""
+    """A connector's port. `own`: a `vigil serve` of ours has it; `unknown`: taken, nobody tells by whom; `barred`: not for us."""
 
     name: str
     host: str
