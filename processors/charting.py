@@ -12,7 +12,7 @@ from models.tasks import Floats
 from processors import loinc, news2, vitals
 from processors.alerts import held_severity
 from processors.deterioration import HourlyWindow
-from processors.events import News2, Observation, Parameter, Refused, Rejected, Source, VitalsEvent, trusted
+from processors.events import News2, Observation, Parameter, RefusedReading, Rejected, Source, VitalsEvent, trusted
 from processors.history import Entry, Put
 from processors.news2 import Scale
 from processors.patients import Patient, Refusal, ms, when
@@ -542,7 +542,7 @@ class Charting:
             parameters.append(one)
         if not parameters:
             return None, "no parameter of NEWS2 known"
-        told = [Refused(name=name, reason=doubt.reason, observed_at=when(doubt.at)) for name, doubt in doubted.items()]
+        told = [RefusedReading(name=name, reason=doubt.reason, observed_at=when(doubt.at)) for name, doubt in doubted.items()]
         return news2.total(parameters, missing, scale, told), ""
 
     def _counts(self, refusal: Refusal, entry: Entry | None) -> bool:

@@ -547,7 +547,7 @@ class Parameter(Part):
     """When it was measured."""
 
 
-class Refused(Part):
+class RefusedReading(Part):
     """The newest reading of a NEWS2 parameter, where it cannot be used and no usable one has come since."""
 
     name: str
@@ -575,7 +575,7 @@ class News2(Part):
     """The clinical risk by NEWS2's thresholds: low 0 to 4, low-medium a single 3, medium 5 or 6, high 7 and more."""
     parameters: tuple[Parameter, ...]
     """What was scored, in the chart's order."""
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedReading, ...] = ()
     """The missing parameters whose newest reading was refused: none counts as normal by a reading of before."""
 
 
