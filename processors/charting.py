@@ -302,12 +302,15 @@ class Charting:
 
     @staticmethod
     def _refuse(patient: Patient, name: str, one: Refusal) -> None:
-        """Remember a refused reading, if it is the newest such; those of a stream in a row are told from one by itself."""
+        """Remember a refused reading, if it is the newest such; those of a stream in a row are told from one by itself.
+
+        A row ends with a usable sample; what was refused of a validated set, only with a value that counts.
+        """
         before, history = patient.refused.get(name), patient.history
         if before is not None and before.at > one.at:
             return
         if before is not None and one.since:
-            kept = (*history.entries.get(name, ())[-1:], *history.samples.get(name, ())[-1:])
+            kept = (*history.entries.get(name, ())[-1:], *(history.samples.get(name, ())[-1:] if before.since else ()))
             if all(at < before.at for at, _, _ in kept):
                 one = one._replace(since=before.since)
         patient.refused[name] = one

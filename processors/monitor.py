@@ -292,7 +292,7 @@ class Monitor:
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[Event]:
         after = patient.context
         score, why = self._charting.current(patient)
-        steps: list[Event] = list(self._score_anew(patient, before, cause, score, why))
+        steps: list[Event] = [*self._score_anew(patient, before, cause, score, why)]
         not_applicable = after.not_applicable(patient.newest) if patient.newest is not None else ""
         if not_applicable:
             kinds = ("news2", "deterioration")
@@ -315,20 +315,18 @@ class Monitor:
             patient.band = band_of(score)
         return steps
 
-    def _score_anew(
-        self, patient: Patient, before: Context, cause: Cause, score: News2 | None, why: str
-    ) -> Iterable[ScoreEvent]:
+    def _score_anew(self, patient: Patient, before: Context, cause: Cause, score: News2 | None, why: str) -> list[ScoreEvent]:
         """Publish NEWS2 where the newest set was scored before the age of its patient was read, as that of its own message may be.
 
         The two lie in different topics, so the set may come first. What follows rests on this score, not on "age unknown".
         """
         at = patient.newest
         if at is None or before.not_applicable(at) != _AGE_UNKNOWN or why == _AGE_UNKNOWN or patient.score_id is None:
-            return
+            return []
         if not self._charting.recent(patient, self._now):
-            return
+            return []
         patient.score_id = cause.score_id = natural_id(cause.key, "score", self._digest)
-        yield ScoreEvent(
+        anew = ScoreEvent(
             id=patient.score_id,
             patient_id=patient.id,
             source=cause.source,
@@ -337,9 +335,10 @@ class Monitor:
             received_at=when(patient.received),
             news2=score,
             news2_reason=why,
-            deterioration_reason="the model does not go by age: its answer stands on the set's own score",
+            deterioration_reason="scored anew for the age: the model's answer, if any, stands on the set's own score",
             flags=("age-learned",) if self._partition.woke_at is None else ("age-learned", "catching-up"),
         )
+        return [anew]
 
     def feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
         """Take an answer to an alert. One that fits nothing leaves no event; it is counted under `unmatched_feedback`.

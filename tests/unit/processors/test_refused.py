@@ -150,6 +150,15 @@ def test_of_a_stream_one_refused_sample_is_an_artefact_and_lasting_ones_are_not(
     assert not score.news2.at_least
 
 
+def test_a_single_sample_does_not_bring_back_what_a_validated_set_refused() -> None:
+    ward = Ward()
+    ward.chart(0, WELL)
+    ward.chart(10, {"spo2": 0, "hr": 75})
+    ward.chart(11, {"spo2": 97}, charted=False)
+    score, _ = ward.chart(12, {"spo2": 0, "hr": 75}, charted=False)
+    assert score.news2.missing == ("spo2",)
+
+
 def test_a_late_set_is_scored_with_what_it_could_not_use() -> None:
     ward = Ward()
     ward.chart(0, WELL)
