@@ -17,7 +17,7 @@ from streams import brokertime, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
 from streams.inference import open_model
-from streams.lagging import hung, unready
+from streams.lagging import hung, patients, unready
 from streams.lanes.merges import WRITERS
 from streams.listeners import listeners
 from streams.progress import Progress
@@ -29,6 +29,7 @@ _TASKS = ("ner", "embedding", "image-text", "deterioration")
 COLLECTIONS: Final[Mapping[str, CollectionSpec]] = {"embedding": NOTES, "image-text": images(dimensions=0)}
 _LOW_DISK = 5 * 2**30
 _FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
+_FEW = 3  # patients on whom nothing can alert: fewer are no fault of a feed (as in infra/prometheus/alerts.yml)
 _APART, _FAR_APART = 5.0, 30.0  # seconds between this host's clock and Kafka's: NTP keeps both within far less
 
 
@@ -56,6 +57,7 @@ async def run_checks(settings: Settings) -> list[Check]:
         _monitor,
         _answers,
         _ports,
+        _patients,
         _workers,
     )
     for probe in probes:
@@ -213,6 +215,21 @@ async def _workers(settings: Settings) -> list[Check]:
         Check("wrong", f"process at {one}", "takes connections and does not answer: frozen, or it hangs", again)
         for one in hanging
     ]
+
+
+async def _patients(settings: Settings) -> list[Check]:
+    """Say in sum whom the vitals lane on this machine observes and cannot alert on; more than a third is a fault."""
+    observed, blind = await patients(_pages(settings))
+    if not observed:
+        return []
+    reasons = ", ".join(f"{reason} {number}" for reason, number in blind.items())
+    fault = sum(number for reason, number in blind.items() if reason != "not-applicable")
+    found = (
+        f"of {observed} whose vitals come here no score can alert on {sum(blind.values())}{f' ({reasons})' if blind else ''}"
+    )
+    if fault < _FEW or 3 * fault <= observed:
+        return [Check("ok", "patients", found)]
+    return [Check("warning", "patients", found, "infra/runbook/VigilPatientsUnalertable.md says what each reason means")]
 
 
 async def _lost(settings: Settings, store: VectorStore, lane: str) -> Check | None:
