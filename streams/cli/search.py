@@ -42,8 +42,8 @@ def search(
 ) -> None:
     """Search notes by meaning and words (or images by meaning); the passage that matched is shown.
 
-    A note's score is half its passage's meaning (cosine) and half its words (BM25; 1: the best fit, with every word). `weak`: below
-    0.2, which notes reach that have nothing to do with the question.
+    A note's score is by its passage's meaning (cosine; six tenths of it) and by its words (BM25; 1: the best fit, with every word).
+    `weak`: below 0.15, which most notes reach that have nothing to do with the question.
     """
     settings = load()
     where = {
