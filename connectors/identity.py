@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from models.errors import Permanent
 from processors.events import Identifier
 from processors.identity import patient_id
 
@@ -85,6 +86,7 @@ class Identities:
     def __init__(self, settings: IdentitySettings) -> None:
         self._secret = settings.site_secret.get_secret_value().encode()
         self._aliases = {_fold(name): canonical.strip() for name, canonical in settings.aliases.items()}
+        self._listed = tuple(dict.fromkeys(map(self.authority, settings.authorities)))
         self._order = {_fold(self.authority(name)): rank for rank, name in reversed([*enumerate(settings.authorities)])}
         self._systems = _systems(settings.aliases)
         self._only_listed = settings.only_listed and bool(settings.authorities)
@@ -131,6 +133,32 @@ class Identities:
     def patient(self, identifier: Identifier) -> str:
         """Return the `patient_id` of an identifier."""
         return patient_id(self._secret, identifier.authority, identifier.value)
+
+    def of_number(self, text: str) -> str:
+        """Return the `patient_id` of a hospital's own number, as people write it: `AUTHORITY|NUMBER`.
+
+        The number alone does where the site lists one authority. Raises `Permanent` for what names nobody; the number stands in no
+        error, for errors are logged.
+        """
+        given, bar, number = text.rpartition("|")
+        authority = self.authority(given)
+        if not bar:
+            if len(self._listed) != 1:
+                known = ", ".join(self._listed) or "as senders name it: PID-3.4, Patient.identifier.system"
+                raise Permanent(
+                    "whose number is it? No assigning authority is given, and the site does not list just one",
+                    hint=f"'AUTHORITY|NUMBER' ({known}), or list the one authority that there is in identity.authorities",
+                )
+            authority = self._listed[0]
+        elif self._only_listed and _fold(authority) not in self._order:
+            known = ", ".join(self._listed)
+            raise Permanent(
+                "patients are not told apart by numbers of that authority",
+                hint=f"'AUTHORITY|NUMBER', of {known} (identity.authorities); other names of these belong in identity.aliases",
+            )
+        if not self.names_somebody(number):
+            raise Permanent("that number names nobody", hint="identity.placeholders says what is written for no number")
+        return self.patient(Identifier(authority=authority, value=number))
 
     def encounter(self, authority: str, number: str) -> str:
         """Return the pseudonym of a visit or account number."""

@@ -36,7 +36,7 @@ _ANSWERED = "Somebody has answered; nobody else is called unless it gets graver 
 _ASSISTIVE = "Supports clinical judgement; does not replace it or the bedside monitor."
 _RESPONSIVENESS = {
     "A": "alert",
-    "C": "new confusion",
+    "C": "confusion taken as new",
     "V": "responds to voice",
     "P": "responds to pain",
     "U": "unresponsive",
@@ -203,6 +203,9 @@ def news2_detail(
         sentences.append(f"Carried forward: {listed}.")
     if score.missing:
         sentences.append(f"Missing, true total may be higher: {', '.join(NAMES[name] for name in score.missing)}.")
+    for refused in score.refused:
+        why = refused.reason.removeprefix("impossible: ")
+        sentences.append(f"{NAMES[refused.name]} of {refused.observed_at:%H:%M} UTC was not believed: {why}.")
     if score.scale == 2:
         sentences.append("SpO2 scale 2 by recorded decision.")
     if ceiling:

@@ -12,10 +12,10 @@ from models.tasks import Floats
 from processors import loinc, news2, vitals
 from processors.alerts import held_severity
 from processors.deterioration import HourlyWindow
-from processors.events import News2, Observation, Parameter, Rejected, Source, VitalsEvent, trusted
+from processors.events import News2, Observation, Parameter, RefusedReading, Rejected, Source, VitalsEvent, trusted
 from processors.history import Entry, Put
 from processors.news2 import Scale
-from processors.patients import Patient, ms, when
+from processors.patients import Patient, Refusal, ms, when
 from processors.rules import MonitorRules
 
 _MS = timedelta(milliseconds=1)
@@ -36,6 +36,9 @@ _UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but
 _CORRECTING = frozenset({"amended", "corrected"})
 _AMENDING = _CORRECTING | set(_TAKEN_BACK)
 _UNUSED = _UNVERIFIED | set(_TAKEN_BACK)
+# Of these 0 is impossible by itself (a probe that is off, a line that is open), and what a monitor shows of an arrest, where pulse
+# and respirations are 0 too.
+_ARREST = frozenset({"spo2", "systolic"})
 _STANDS = frozenset({Put.NEW, Put.PAST, Put.SAME, Put.CHANGED, Put.REPLACED})  # what was put is the value of its time
 
 
@@ -106,6 +109,7 @@ class Charting:
         self._samples = rules.persistence.samples
         self._spacing = max(1, rules.persistence.spacing // _MS)
         self._within = rules.persistence.within // _MS
+        self._lasting = (self._samples - 1) * self._spacing
 
     def chart(self, made: Assessment, now: int | None) -> None:
         """Take a set into its patient's record and fill in `made`. `now` is logged time (ms), None before the first tick."""
@@ -126,7 +130,10 @@ class Charting:
         if patient.newest is not None and patient.newest > ahead and not stale:
             # Neither clock has come so far: the one that stamped it was wrong, and must not make all sets look old until then.
             patient.recall(ahead, min(reference, observed - 1))
-        readings = self._readings(patient, event, stamp, received, rejected)
+        refused: dict[str, Refusal] = {}
+        readings = self._readings(patient, event, stamp, received, rejected, refused)
+        for name, one in refused.items():
+            self._refuse(patient, name, one)
         before = patient.newest
         taken = self._take(patient, event, readings, rejected)
         made.late = stale or (not taken.current and before is not None and observed < before)
@@ -146,7 +153,7 @@ class Charting:
         if patient.newest is not None:
             made.current_at = patient.newest
         made.outdated = patient.newest is None or reference - patient.newest > self._staleness
-        self._score(made, patient, readings, observed, taken.current)
+        self._score(made, patient, readings, refused, observed, taken.current)
         made.ended = patient.ended
         if made.ended and not made.late:
             flags.append("moved" if patient.context.merged_into else "not-watched")
@@ -175,12 +182,12 @@ class Charting:
         if patient is not None:
             alone.context = patient.context
         rejected: list[Rejected] = []
-        readings = self._readings(alone, event, observed, observed, rejected)
+        readings = self._readings(alone, event, observed, observed, rejected, alone.refused)
         for at, value, rank, status, _, parameter in readings.values():
             if status not in _TAKEN_BACK:
                 alone.history.put(parameter, at, value, rank)
         alone.newest = alone.history.newest
-        self._score(made, alone, readings, observed, current=True)
+        self._score(made, alone, readings, alone.refused, observed, current=True)
         made.current = None
         made.flags = ("test-traffic",)
         made.rejected = _told(rejected)
@@ -188,12 +195,30 @@ class Charting:
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def _readings(
-        self, patient: Patient, event: VitalsEvent, stamped: int, received: int, rejected: list[Rejected]
+        self,
+        patient: Patient,
+        event: VitalsEvent,
+        stamped: int,
+        received: int,
+        rejected: list[Rejected],
+        refused: dict[str, Refusal],
     ) -> "_Readings":
-        """Read a set's observations, oldest first where they carry times of their own; one value per parameter and time."""
+        """Read a set's observations, oldest first where they carry times of their own; one value per parameter and time.
+
+        What is not used goes to `rejected`; the newest reading of a parameter among it, to `refused`.
+        """
         base = self._ranks.get(event.origin.peer, self._other_rank)
         readings: _Readings = {}
         older: list[_Entry] = []
+        zeros: list[tuple[_Entry, str]] = []  # refused, unless the set shows an arrest
+
+        def refuse(code: str, parameter: str, at: int, status: str, reason: str) -> None:
+            rejected.append(Rejected(code=code, reason=reason))
+            before = refused.get(parameter)
+            if parameter in news2.UNITS and (before is None or before.at <= at):
+                validated = event.charted and status not in _UNVERIFIED
+                refused[parameter] = Refusal(at, reason[:_LONGEST], 0 if validated else at)
+
         for one in event.observations:
             status = one.status
             if status == "registered":
@@ -207,8 +232,15 @@ class Charting:
             if isinstance(reading, str):
                 kept = self._without_value(patient, one, (at, *patient.stamps.get(stamp, ())))
                 if kept is None:
-                    if reading:
-                        rejected.append(Rejected(code=one.code, reason=reading))
+                    meaning = loinc.LOINC.get(one.code)
+                    if meaning is None or one.value is None:
+                        if reading:
+                            rejected.append(Rejected(code=one.code, reason=reading))
+                    elif one.value == 0 and meaning.parameter in _ARREST and reading.startswith("impossible"):
+                        zero: _Entry = (at, 0.0, base + meaning.preference, status, one.code, meaning.parameter)
+                        zeros.append((zero, reading))
+                    else:
+                        refuse(one.code, meaning.parameter, at, status, reading)
                     continue
                 reading = kept
             parameter, value, preference = reading
@@ -223,8 +255,14 @@ class Charting:
         systolic, diastolic = readings.get("systolic"), readings.get("diastolic")
         if systolic and diastolic and _swapped(systolic, diastolic):
             for pressure in (systolic, diastolic):
-                rejected.append(Rejected(code=pressure[4], reason=vitals.SWAPPED))
+                refuse(pressure[4], pressure[5], pressure[0], pressure[3], vitals.SWAPPED)
                 del readings[pressure[5]]
+        for zero, reason in zeros:
+            signs = (readings.get("heart_rate"), readings.get("respiratory_rate"))
+            if zero[5] not in readings and all(sign and sign[:2] == zero[:2] for sign in signs):
+                readings[zero[5]] = zero
+            else:
+                refuse(zero[4], zero[5], zero[0], zero[3], reason)
         if older:
             older.sort(key=lambda entry: entry[0])
             return {f"{place}": entry for place, entry in enumerate(older)} | readings
@@ -261,6 +299,21 @@ class Charting:
                 if sample is not None:
                     return vitals.Reading(meaning.parameter, sample, meaning.preference)
         return None
+
+    @staticmethod
+    def _refuse(patient: Patient, name: str, one: Refusal) -> None:
+        """Remember a refused reading, if it is the newest such; those of a stream in a row are told from one by itself.
+
+        A row ends with a usable sample; what was refused of a validated set, only with a value that counts.
+        """
+        before, history = patient.refused.get(name), patient.history
+        if before is not None and before.at > one.at:
+            return
+        if before is not None and one.since:
+            kept = (*history.entries.get(name, ())[-1:], *(history.samples.get(name, ())[-1:] if before.since else ()))
+            if all(at < before.at for at, _, _ in kept):
+                one = one._replace(since=before.since)
+        patient.refused[name] = one
 
     # ----------------------------------------------------------------------------------------------------------- taking
 
@@ -368,6 +421,8 @@ class Charting:
     @staticmethod
     def _take_back(patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken) -> bool:
         history = patient.history
+        if (refusal := patient.refused.get(parameter)) is not None and refusal.at == at:
+            del patient.refused[parameter]
         if history.drop_rival(parameter, at, value):
             return False
         entries = history.entries.get(parameter)
@@ -382,7 +437,15 @@ class Charting:
 
     # ---------------------------------------------------------------------------------------------------------- scoring
 
-    def _score(self, made: Assessment, patient: Patient, readings: "_Readings", observed: int, current: bool) -> None:
+    def _score(
+        self,
+        made: Assessment,
+        patient: Patient,
+        readings: "_Readings",
+        refused: Mapping[str, Refusal],
+        observed: int,
+        current: bool,
+    ) -> None:
         """Fill in NEWS2 and the window: of now, or as of the set where it changes nothing about now."""
         history = patient.history
         if not made.late or current:
@@ -400,7 +463,8 @@ class Charting:
                     best = known.get(own[5])
                     if best is None or best[0] < own[0]:
                         known[own[5]] = own[:3]
-            made.news2, made.news2_reason = self._news2(patient, known, at)
+            doubted = {name: one for some in (patient.refused, refused) for name, one in some.items() if one.at <= at}
+            made.news2, made.news2_reason = self._news2(patient, known, doubted, at)
         if made.news2 is not None:
             made.of_interest = made.news2.band != "low" or held_severity(made.news2, "high", self._rules) is not None
         unfit = patient.context.not_applicable(at)
@@ -427,21 +491,33 @@ class Charting:
         if patient.newest is None:
             return None, "no vital sign known"
         known = {name: values[-1] for name, values in patient.history.entries.items()}
-        return self._news2(patient, known, patient.newest)
+        return self._news2(patient, known, patient.refused, patient.newest)
 
     def recent(self, patient: Patient, now: int | None) -> bool:
         """Tell whether what is known of a patient is recent enough to alert by itself; never before logged time began."""
         return patient.newest is not None and now is not None and now - patient.newest <= self._staleness
 
-    def _news2(self, patient: Patient, known: Mapping[str, Entry], at: int) -> tuple[News2 | None, str]:
+    def _news2(
+        self, patient: Patient, known: Mapping[str, Entry], refused: Mapping[str, Refusal], at: int
+    ) -> tuple[News2 | None, str]:
+        """Score what is known at a time.
+
+        A parameter whose newest reading was `refused` is missing. What scored before is added all the same: that it cannot be
+        measured any more shows nobody to be better. What scored nothing is not: that would be to take it for normal.
+        """
         reason = patient.context.not_applicable(at)
         if reason:
             return None, reason
         scale, cache = patient.context.scale, patient.scored
+        doubted: dict[str, Refusal] = {}
+        for name, _, carried in self._parameters if refused else ():
+            doubt = refused.get(name)
+            if doubt is not None and self._counts(doubt, known.get(name)) and at - doubt.at <= carried:
+                doubted[name] = doubt
         oxygen = known.get("oxygen")
         on_oxygen = None
         if oxygen is not None and at - oxygen[0] <= self._carry_oxygen:
-            on_oxygen = oxygen[1] == "oxygen"
+            on_oxygen = oxygen[1] == "oxygen" or (None if "oxygen" in doubted else False)
         parameters: list[Parameter] = []
         missing: list[str] = []
         observed_at, observed = 0, _EPOCH
@@ -450,6 +526,10 @@ class Charting:
             if entry is None or at - entry[0] > carried:
                 missing.append(name)
                 continue
+            if name in doubted:
+                missing.append(name)
+                if not news2.points(name, entry[1], scale, on_oxygen)[1]:
+                    continue
             before = cache.get(name)
             if before is not None and before[0] is entry and before[1] == scale and before[2] is on_oxygen:
                 parameters.append(before[3])
@@ -465,7 +545,13 @@ class Charting:
             parameters.append(one)
         if not parameters:
             return None, "no parameter of NEWS2 known"
-        return news2.total(parameters, missing, scale), ""
+        told = [RefusedReading(name=name, reason=doubt.reason, observed_at=when(doubt.at)) for name, doubt in doubted.items()]
+        return news2.total(parameters, missing, scale, told), ""
+
+    def _counts(self, refusal: Refusal, entry: Entry | None) -> bool:
+        """Tell whether nothing usable came after a refused reading; of a stream one alone is an artefact, as of its samples."""
+        lasts = not refusal.since or refusal.at - refusal.since >= self._lasting
+        return lasts and (entry is None or entry[0] < refusal.at)
 
 
 _Entry = tuple[int, float | str, int, str, str, str]  # observed, value, rank, status, code, parameter

@@ -556,6 +556,17 @@ class Parameter(Part):
     """When it was measured."""
 
 
+class RefusedReading(Part):
+    """The newest reading of a NEWS2 parameter, where it cannot be used and no usable one has come since."""
+
+    name: str
+    """The parameter."""
+    reason: str
+    """Why it cannot be used, in words: an impossible value, an unknown unit, no answer on the ACVPU scale."""
+    observed_at: AwareDatetime
+    """When it was measured."""
+
+
 class News2(Part):
     """NEWS2 (Royal College of Physicians 2017). `at_least`: parameters are missing, the true total may be higher."""
 
@@ -564,7 +575,7 @@ class News2(Part):
     at_least: bool
     """Parameters are missing: the true total may be higher."""
     missing: tuple[str, ...] = ()
-    """The parameters that are not known, by name."""
+    """The parameters that are not known, by name. Also those of `refused`, though what scored before stands in for them."""
     single_three: bool
     """One parameter alone scores 3: asks for an urgent review by the ward."""
     scale: Literal[1, 2]
@@ -573,6 +584,8 @@ class News2(Part):
     """The clinical risk by NEWS2's thresholds: low 0 to 4, low-medium a single 3, medium 5 or 6, high 7 and more."""
     parameters: tuple[Parameter, ...]
     """What was scored, in the chart's order."""
+    refused: tuple[RefusedReading, ...] = ()
+    """The missing parameters whose newest reading was refused: none counts as normal by a reading of before."""
 
 
 class Driver(Part):
@@ -611,7 +624,7 @@ class Rejected(Part):
 
 
 class ScoreEvent(Output):
-    """The scores of one patient after one set of vitals.
+    """The scores of one patient after one set of vitals; where the patient's age was read after it, once more after that context.
 
     `news2` is None with `news2_reason` where NEWS2 does not apply; `deterioration` is None with `deterioration_reason` when the
     model is absent or late: then NEWS2 stands alone, and says so.
@@ -643,7 +656,8 @@ class ScoreEvent(Output):
     flags: tuple[str, ...] = ()
     """future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
     (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
-    catching-up (from an outage's backlog, or out of a sender's queue), test-traffic."""
+    catching-up (from an outage's backlog, or out of a sender's queue), test-traffic, age-learned (of the newest set, scored anew
+    with NEWS2 by what `source` names, a context on clinical.patients: the set's own score said that the age is unknown)."""
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]
@@ -721,6 +735,11 @@ class HeartbeatEvent(Event):
     """When the newest set of this partition was measured."""
     patients: int = 0
     """Patients watched in this partition."""
+    observed: int = 0
+    """Patients of whom a set came lately (within 12.5 hours, unless the site says otherwise)."""
+    cannot_alert: dict[str, int] = {}
+    """Of those observed, how many no score can alert on, by reason: age-unknown; not-applicable (under 16, pregnant); not-watched
+    (recorded as gone, and observed all the same); nothing-counts (no usable value); late (their sets come too old)."""
     active_alerts: int = 0
     """Alerts that stand in this partition."""
     set_back_seconds: float = 0.0

@@ -214,6 +214,8 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         decided_at=_DECIDED,
         newest_observed_at=_AT,
         patients=24,
+        observed=22,
+        cannot_alert={"age-unknown": 2},
         active_alerts=1,
     ),
     ShadowEvent(

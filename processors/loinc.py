@@ -46,7 +46,10 @@ LOINC: dict[str, Meaning] = {
 # Panels and groupers carry no value of their own; they are passed over without a word.
 PANELS: frozenset[str] = frozenset({"85354-9", "85353-1", "35094-2", "8716-3", "34566-0", "96607-7"})
 
-# Consciousness after ACVPU (RCP 2017). "C" is *new* confusion. Compared without case; the first column is what is kept.
+# Consciousness after ACVPU (RCP 2017). "C" is *new* confusion. Where it is unclear whether confusion is new or the patient's usual
+# state, RCP has it assumed to be new until it is confirmed to be otherwise: so "Confused" alone is C, and alerts say "taken as
+# new". An answer that says it is not ("chronic confusion") is none of these; a site's `codes` may give it a level. Compared without
+# case; the first column is what is kept.
 # LOINC answers to 67775-7, and LA6560-2 for confusion. SNOMED CT: UK Core's ACVPU value set; 255373000 is IHE's.
 # "Unconscious" is RCP's own other word. The Glasgow Coma Scale is not translated, nor is "drowsy": RCP gives no such table.
 ACVPU: dict[str, tuple[str, ...]] = {

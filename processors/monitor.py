@@ -24,6 +24,7 @@ from models.batching import describe
 from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors import moving
+from processors.blindspots import Blindspots
 from processors.charting import Assessment, Charting
 from processors.desk import AFTER_END, Cause, Desk
 from processors.events import (
@@ -33,6 +34,7 @@ from processors.events import (
     Event,
     FeedbackEvent,
     HeartbeatEvent,
+    News2,
     PatientEvent,
     ScoreEvent,
     Source,
@@ -52,6 +54,7 @@ __all__ = ["Assessment", "Monitor", "MonitorRules"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _MS = timedelta(milliseconds=1)
+_AGE_UNKNOWN = "age unknown"  # as `Context.not_applicable` says
 
 
 class Monitor:
@@ -67,6 +70,8 @@ class Monitor:
         self._desk = Desk(rules, self._partition)
         self._outages = Outages(rules, self._partition)
         self._timers = Timers(rules, self._partition, self._charting, self._desk)
+        self._blindspots = Blindspots(rules)
+        self.observed, self.cannot_alert = 0, dict[str, int]()  # as the last heartbeat since the process began said
         self._patients: dict[str, Patient] = {}
         self._dirty: set[str] = set()
         self._unsaved: set[str] = set()  # of the snapshot that is being taken: whose state is still as it was when it began
@@ -284,10 +289,10 @@ class Monitor:
         back = self._desk.watched_again(patient, cause)
         return [*gone, *back, *self._new_context(patient, before, cause, reopened=was_ended)]
 
-    def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[AlertEvent]:
+    def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[Event]:
         after = patient.context
-        score, _ = self._charting.current(patient)
-        steps: list[AlertEvent] = []
+        score, why = self._charting.current(patient)
+        steps: list[Event] = [*self._score_anew(patient, before, cause, score, why)]
         not_applicable = after.not_applicable(patient.newest) if patient.newest is not None else ""
         if not_applicable:
             kinds = ("news2", "deterioration")
@@ -309,6 +314,31 @@ class Monitor:
             steps += self._desk.consider(patient, score, cause, because=because)
             patient.band = band_of(score)
         return steps
+
+    def _score_anew(self, patient: Patient, before: Context, cause: Cause, score: News2 | None, why: str) -> list[ScoreEvent]:
+        """Publish NEWS2 where the newest set was scored before the age of its patient was read, as that of its own message may be.
+
+        The two lie in different topics, so the set may come first. What follows rests on this score, not on "age unknown".
+        """
+        at = patient.newest
+        if at is None or before.not_applicable(at) != _AGE_UNKNOWN or why == _AGE_UNKNOWN or patient.score_id is None:
+            return []
+        if not self._charting.recent(patient, self._now):
+            return []
+        patient.score_id = cause.score_id = natural_id(cause.key, "score", self._digest)
+        anew = ScoreEvent(
+            id=patient.score_id,
+            patient_id=patient.id,
+            source=cause.source,
+            encounter_id=patient.encounter_id,
+            observed_at=when(at),
+            received_at=when(patient.received),
+            news2=score,
+            news2_reason=why,
+            deterioration_reason="scored anew for the age: the model's answer, if any, stands on the set's own score",
+            flags=("age-learned",) if self._partition.woke_at is None else ("age-learned", "catching-up"),
+        )
+        return [anew]
 
     def feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
         """Take an answer to an alert. One that fits nothing leaves no event; it is counted under `unmatched_feedback`.
@@ -403,6 +433,7 @@ class Monitor:
     def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:
         state = self._partition
         watched = sum(not patient.ended for patient in self._patients.values())
+        self.observed, self.cannot_alert = self._blindspots.count(self._patients.values(), now)
         if state.heartbeat_at is not None and now - state.heartbeat_at <= self.rules.blind_after // _MS:
             state.count_patients(watched, now - state.heartbeat_at, now)
         state.heartbeat_at = now
@@ -413,6 +444,8 @@ class Monitor:
             decided_at=logged,
             newest_observed_at=None if state.newest is None else when(state.newest),
             patients=watched,
+            observed=self.observed,
+            cannot_alert=self.cannot_alert,
             active_alerts=len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values()),
             set_back_seconds=back / 1_000_000,
             alerts_per_100_patient_days=state.alerts_per_100_patient_days(),

@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from typing import Literal
 
-from processors.events import News2, Parameter, trusted
+from processors.events import News2, Parameter, RefusedReading, trusted
 
 Scale = Literal[1, 2]
 Band = Literal["low", "low-medium", "medium", "high"]
@@ -90,8 +90,10 @@ def points(name: str, value: float | str, scale: Scale = 1, on_oxygen: bool | No
     return number, chart[bisect_left(chart, (number,))][1]
 
 
-def total(parameters: Sequence[Parameter], missing: Sequence[str], scale: Scale) -> News2:
-    """Add up what was scored. `missing` names the parameters that are not known."""
+def total(
+    parameters: Sequence[Parameter], missing: Sequence[str], scale: Scale, refused: Sequence[RefusedReading] = ()
+) -> News2:
+    """Add up what was scored. `missing` names the parameters that are not known, `refused` says why of some."""
     scored = [one.points for one in parameters]
     sum_, three = sum(scored), 3 in scored
     return trusted(
@@ -104,6 +106,7 @@ def total(parameters: Sequence[Parameter], missing: Sequence[str], scale: Scale)
             "scale": scale,
             "band": band(sum_, three),
             "parameters": tuple(parameters),
+            "refused": tuple(refused),
         },
     )
 

@@ -84,6 +84,14 @@ class Closed(NamedTuple):
         return cls(severity, until, total, tuple(threes), declined)
 
 
+class Refusal(NamedTuple):
+    """The newest reading of a parameter that was refused: until a later one is usable, no older value shows the patient well."""
+
+    at: int  # observed, as used
+    reason: str
+    since: int  # of an unvalidated stream: the first of such in a row; 0: validated, it counts by itself
+
+
 class Context:
     """A patient's context as the monitor uses it, from the newest `PatientEvent`. Unknown is never "no"."""
 
@@ -205,6 +213,7 @@ class Patient:
         "newest",
         "raised",
         "received",
+        "refused",
         "score_id",
         "scored",
         "seen",
@@ -232,6 +241,7 @@ class Patient:
         self.arrival: tuple[int, int] | None = None  # of the newest set: when observed, and the time when it came
         # of clocks that run ahead: time as stamped -> as used, which is the receipt
         self.stamps: dict[int, tuple[int, ...]] = {}
+        self.refused: dict[str, Refusal] = {}  # by parameter, whatever came since
         self.hours: HourlyWindow | None = None  # cache of the history
         self.scored: dict[str, tuple[Entry, Scale, bool | None, Parameter]] = {}  # cache: what each parameter scored, from what
         # phase 2
@@ -299,6 +309,9 @@ class Patient:
     def recall(self, after: int, to: int) -> None:
         """Let what was stamped later than `after` count as of about `to`."""
         self.history.recall(after, to)
+        for name, one in self.refused.items():
+            if one.at > after:
+                self.refused[name] = one._replace(at=to, since=min(one.since, to))
         self.newest = self.history.newest
         if self.heard is not None and self.heard > after:
             self.heard = to
@@ -316,6 +329,7 @@ class Patient:
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "gone": self.history.gone,
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
+                **({"refused": {name: list(one) for name, one in self.refused.items()}} if self.refused else {}),
                 "seen": list(self.seen),
                 **({"arrival": self.arrival} if self.arrival else {}),
                 **({"stamps": [[at, *(at - one for one in used)] for at, used in self.stamps.items()]} if self.stamps else {}),
@@ -349,6 +363,7 @@ class Patient:
         made.history.rivals = {
             name: [(at, value, rank) for at, value, rank in rivals] for name, rivals in raw.get("rivals", {}).items()
         }
+        made.refused = {name: Refusal(*one) for name, one in raw.get("refused", {}).items()}  # snapshots of before lack it
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
         made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})

@@ -17,8 +17,9 @@ from streams import brokertime, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
 from streams.inference import open_model
-from streams.lagging import hung, unready
+from streams.lagging import hung, patients, unready
 from streams.lanes.merges import WRITERS
+from streams.listeners import listeners
 from streams.progress import Progress
 from streams.settings import DEMO_SECRET, Settings
 from streams.topic_options import Difference, show
@@ -28,6 +29,7 @@ _TASKS = ("ner", "embedding", "image-text", "deterioration")
 COLLECTIONS: Final[Mapping[str, CollectionSpec]] = {"embedding": NOTES, "image-text": images(dimensions=0)}
 _LOW_DISK = 5 * 2**30
 _FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
+_FEW = 3  # patients on whom nothing can alert: fewer are no fault of a feed (as in infra/prometheus/alerts.yml)
 _APART, _FAR_APART = 5.0, 30.0  # seconds between this host's clock and Kafka's: NTP keeps both within far less
 
 
@@ -54,6 +56,8 @@ async def run_checks(settings: Settings) -> list[Check]:
         _site,
         _monitor,
         _answers,
+        _ports,
+        _patients,
         _workers,
     )
     for probe in probes:
@@ -170,10 +174,40 @@ async def _qdrant(settings: Settings) -> list[Check]:
             return [Check("wrong", "qdrant", str(error), mend)]
 
 
+def _pages(settings: Settings) -> list[str]:
+    """Return where health pages of processes on this machine may be: at the ports that `vigil up` gives them, or the setting's."""
+    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
+    ports = [*range(_FIRST_PORT, _FIRST_PORT + _PORTS), *([settings.worker.health_port] if settings.worker.health_port else [])]
+    return [f"{host}:{port}" for port in dict.fromkeys(ports)]
+
+
+async def _ports(settings: Settings) -> list[Check]:
+    """Say which of the connectors' ports `vigil serve` cannot have: another program's, or none of this machine's."""
+    found, checks = await listeners(settings, _pages(settings)), []
+    words_of = {"free": "free", "own": "served"}
+    good = [f"{one.name} {one.place} {words_of[one.state]}" for one in found if one.state in words_of]
+    if good:
+        checks.append(Check("ok", "connector ports", ", ".join(good)))
+    for one in found:
+        change = f"set connectors.{one.name}.port (or host)"
+        if one.state == "other":
+            words = f"{one.place} is taken by another program, {one.who}: `vigil serve` cannot listen there"
+            checks.append(Check("wrong", f"port of {one.name}", words, f"stop that program, or {change}"))
+        elif one.state == "barred":
+            checks.append(Check("wrong", f"port of {one.name}", f"{one.place} cannot be listened on: {one.who}", change))
+        elif one.state == "unknown":
+            words = (
+                f"{one.place} is taken, and by whom cannot be told from here: by another program, or by a `vigil serve` of another "
+                "user whose health page is elsewhere"
+            )
+            mend = f"`ss -ltnp 'sport = :{one.port}'` as root names it; if it is not Vigil's, stop it or {change}"
+            checks.append(Check("warning", f"port of {one.name}", words, mend))
+    return checks
+
+
 async def _workers(settings: Settings) -> list[Check]:
     """Ask the processes on this machine, at the ports that `vigil up` gives them; that none is there is no finding."""
-    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
-    addresses = [f"{host}:{_FIRST_PORT + i}" for i in range(_PORTS)]
+    addresses = _pages(settings)
     waiting, hanging = await asyncio.gather(unready(addresses), hung(addresses))
     mend = "infra/runbook has a page for what it says, VigilLaneNotReady.md first"
     again = "`vigil up` kills and restarts it within a minute; where something else runs it: SIGKILL, and start it again"
@@ -181,6 +215,21 @@ async def _workers(settings: Settings) -> list[Check]:
         Check("wrong", f"process at {one}", "takes connections and does not answer: frozen, or it hangs", again)
         for one in hanging
     ]
+
+
+async def _patients(settings: Settings) -> list[Check]:
+    """Say in sum whom the vitals lane on this machine observes and cannot alert on; more than a third is a fault."""
+    observed, blind = await patients(_pages(settings))
+    if not observed:
+        return []
+    reasons = ", ".join(f"{reason} {number}" for reason, number in blind.items())
+    fault = sum(number for reason, number in blind.items() if reason != "not-applicable")
+    found = (
+        f"of {observed} whose vitals come here no score can alert on {sum(blind.values())}{f' ({reasons})' if blind else ''}"
+    )
+    if fault < _FEW or 3 * fault <= observed:
+        return [Check("ok", "patients", found)]
+    return [Check("warning", "patients", found, "infra/runbook/VigilPatientsUnalertable.md says what each reason means")]
 
 
 async def _lost(settings: Settings, store: VectorStore, lane: str) -> Check | None:

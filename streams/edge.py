@@ -61,7 +61,7 @@ async def serve(settings: Settings, addresses: Path | None = None, *, leaving: C
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     edge = Edge(settings)
-    async with EdgePages(edge.unready, edge.metrics, settings.worker) as pages:
+    async with EdgePages(edge.unready, edge.metrics, settings.worker, edge.addresses) as pages:
         log.info("health and metrics on http://%s:%d", *pages.address)
         running = asyncio.create_task(_run(edge, pages, addresses))
         stop = asyncio.create_task(stopping.wait())

@@ -4,7 +4,8 @@ A lane answers on Faust's own web server (`add_pages`), the connectors' process 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client import generate_latest
@@ -46,14 +47,21 @@ def add_pages(app: Any, engine: "Engine") -> None:
 class EdgePages:
     """The pages of the connectors' process, up before the connectors are. Use as an async context manager.
 
-    /live   200 while the process is worth keeping.
+    /live   200 while the process is worth keeping; where its connectors listen, for `streams.listeners`.
     /ready  200 when all connectors listen and Kafka answers; 503 with the reason in words.
     /metrics  Prometheus text format.
     """
 
-    def __init__(self, unready: Callable[[], str], metrics: EdgeMetrics, worker: WorkerSettings) -> None:
-        """`unready` says why the connectors are not ready, in words, or nothing."""
+    def __init__(
+        self,
+        unready: Callable[[], str],
+        metrics: EdgeMetrics,
+        worker: WorkerSettings,
+        listening: Mapping[str, tuple[str, int]] = MappingProxyType({}),
+    ) -> None:
+        """`unready` says why the connectors are not ready, in words, or nothing; `listening` holds where they listen by now."""
         self._unready = unready
+        self._listening = listening
         self._metrics = metrics
         self._server = HttpServer(
             self._app(),
@@ -73,7 +81,7 @@ class EdgePages:
         from starlette.routing import Route
 
         async def live(request: Request) -> Response:
-            return JSONResponse({"live": True})
+            return JSONResponse({"live": True, "connectors": dict(self._listening)})
 
         async def ready(request: Request) -> Response:
             why = self._unready()

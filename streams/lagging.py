@@ -9,7 +9,7 @@ import asyncio
 import re
 import urllib.error
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -47,6 +47,10 @@ _SAMPLE: Final = re.compile(
 _OF_PARTITION: Final = re.compile(
     r'^vigil_partition_(in_flight|seconds_since_commit|held_seconds)\{lane="([^"]+)",partition="(\d+)",topic="([^"]+)"\} (\S+)$',
     re.M,
+)
+
+_OF_PATIENTS: Final = re.compile(
+    r'^vigil_patients_(?:observed|cannot_alert)\{lane="vitals",partition="\d+"(?:,reason="([^"]+)")?\} (\S+)$', re.M
 )
 
 
@@ -248,6 +252,18 @@ async def workers(addresses: Sequence[str]) -> list[WorkerState]:
         )
         for lane, all_ in found.items()
     ]
+
+
+async def patients(addresses: Sequence[str]) -> tuple[int, dict[str, int]]:
+    """Return how many patients the workers of the vitals lane that answer observe, and how many cannot alert, by reason."""
+    pages = await asyncio.gather(*(asyncio.to_thread(_page, address) for address in addresses))
+    observed, blind = 0, Counter[str]()
+    for reason, value in (found for page in pages for found in _OF_PATIENTS.findall(page)):
+        if reason:
+            blind[reason] += int(float(value))
+        else:
+            observed += int(float(value))
+    return observed, dict(+blind)
 
 
 async def hung(addresses: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from math import isclose
 from typing import Final
 
 from processors.deterioration import HourDriver
-from processors.events import AlertEvent, Deterioration, ScoreEvent
+from processors.events import AlertEvent, Deterioration, ScoreEvent, VitalsEvent
 from streams.scoring import ABSENT, FAILED, LATE
 
 _SCORE: Final = ("late", "news2", "news2_reason", "deterioration_reason", "rejected", "flags", "processing")
@@ -76,7 +76,8 @@ class Step:
 
 def compared(score: ScoreEvent, said: Said, notes: Sequence[str], scores_cut: bool) -> Row:
     """Hold a score against the one that was published, and say what may be why where they differ."""
-    published, copy_of = said.of(score), said.copies.get(score.source.offset)
+    published = said.of(score)
+    copy_of = said.copies.get(score.source.offset) if score.source.topic == VitalsEvent.topic else None
     if published is None:
         gone = "retention may have taken it from clinical.scores" if scores_cut else "the lane has not come to it, or could not"
         return Row(score, None, ("missing",), (gone,), copy_of)
@@ -112,7 +113,7 @@ def steps(now: Sequence[AlertEvent], then: Sequence[AlertEvent]) -> list[Step]:
 
 
 def made_of(score: ScoreEvent) -> tuple[str, int, int]:
-    """Return the record that a score was made of: the set's id, and where it lies on clinical.vitals."""
+    """Return the record that a score was made of: the id of the set (or context), and where it lies on its topic."""
     return score.source.event_id, score.source.partition, score.source.offset
 
 

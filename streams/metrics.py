@@ -1,7 +1,7 @@
 """What lanes and connectors tell Prometheus. Labels carry lanes, connectors, stages and reasons: never a patient, never a text."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -106,6 +106,15 @@ class LaneMetrics:
             ("peer", "partition"),
         )
         self._feeds: dict[int, set[str]] = {}
+        self._observed = gauge(
+            "patients_observed", "patients of whom a set came lately, as the last heartbeat said", ("partition",)
+        )
+        self._cannot_alert = gauge(
+            "patients_cannot_alert",
+            "of those observed, patients on whom no score can alert, by reason",
+            ("partition", "reason"),
+        )
+        self._counted: dict[int, tuple[str, ...]] = {}
         self._serving: dict[tuple[str, str], ModelIdentity] = {}
         self.lane = lane
         self._retries.labels(lane, "produce")  # at zero, as in `expect`
@@ -177,6 +186,21 @@ class LaneMetrics:
         for peer, seconds in behind.items():
             self._behind.labels(self.lane, peer, partition).set(seconds)
         self._feeds[partition] = set(behind)
+
+    def patients(self, partition: int, observed: int, cannot_alert: Mapping[str, int], reasons: Sequence[str]) -> None:
+        """Show how many patients of a partition are observed, and how many of them cannot alert, by each of the reasons."""
+        self._observed.labels(self.lane, partition).set(observed)
+        for reason in reasons:
+            self._cannot_alert.labels(self.lane, partition, reason).set(cannot_alert.get(reason, 0))
+        self._counted[partition] = tuple(reasons)
+
+    def left(self, partition: int) -> None:
+        """Show a partition's feeds and patients no more: it is another worker's now, which shows them."""
+        self.feeds(partition, {})
+        if reasons := self._counted.pop(partition, ()):
+            self._observed.remove(self.lane, partition)
+            for reason in reasons:
+                self._cannot_alert.remove(self.lane, partition, reason)
 
     def cached(self, task: str, *, hits: int, misses: int) -> None:
         """Count what the prediction cache knew and what it did not."""

@@ -20,7 +20,8 @@ from aiokafka.errors import KafkaError
 
 from models.batching import MOVED
 from models.errors import Fatal, Poison, Transient, VigilError
-from processors.events import AuditEntry, DeadLetterEvent, Event, VitalsEvent
+from processors.blindspots import REASONS
+from processors.events import AuditEntry, DeadLetterEvent, Event, ScoreEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
@@ -195,7 +196,7 @@ class MonitorWorker:
         """Take nothing further."""
         self.steps.closing.set()
         self._arrived.set()
-        self._metrics.feeds(self.number, {})
+        self._metrics.left(self.number)
 
     async def run(self) -> None:
         """Restore the state, then work until closed."""
@@ -290,15 +291,19 @@ class MonitorWorker:
             ticked = self._machine.tick(entry.now, number=entry.number, offset=entry.offset)
             events += [(event, None) for event in ticked]
         self._machine.entry, self._machine.ends, self._reach = entry.number, entry.ends, entry.reach
-        now = iso(self._clock())
-        await self._write([self._written(event, record, now) for event, record in events], dead)
+        now = self._clock()
+        outputs = [self._written(event, record, iso(now)) for event, record in events]
+        scores = [(event, record) for event, record in events if isinstance(event, ScoreEvent)]
+        await self._write([*outputs, *self._audits_of_contexts(scores, now)], dead)
         self._end()
         for piece in slices:
             piece.settle()
         self._settle_applied()
         self._count([event for event, _ in events])
         if not self.steps.closing.is_set():
-            self._metrics.feeds(self.number, self._machine.monitor.behind)
+            monitor = self._machine.monitor
+            self._metrics.feeds(self.number, monitor.behind)
+            self._metrics.patients(self.number, monitor.observed, monitor.cannot_alert, REASONS)
 
     async def _context(self, entry: Entry, slices: Sequence[Slice]) -> list[tuple[type[Any], Any]]:
         """Return the records that an entry takes, from the slices in hand or, after a restart, from the log."""
@@ -365,7 +370,7 @@ class MonitorWorker:
             steps += events[1:]
             if events and getattr(events[0], "late", False):
                 self._metrics.event("set-late")
-            entries.append(self._scoring.audit_entry(assessment.event, record, events))
+            entries.append(self._scoring.audit_entry(assessment.event.id, assessment.event.patient_id, record, events))
             decided.append(record)
         done = 0
         for some in portions(entries, self._settings.topics.largest_message_bytes):
@@ -389,17 +394,26 @@ class MonitorWorker:
         traceparent = None if record is None else self._traces[id(record)].header
         return Written(self._outbox.encode(event, time=time_header, traceparent=traceparent), record)
 
-    def _audit(self, entries: Sequence[AuditEntry], records: Sequence[Any], now: Any) -> Message:
+    def _audit(self, entries: Sequence[AuditEntry], records: Sequence[Any], now: Any, subject: str = "") -> Message:
         audit = prediction_audit(
             entries,
             agent=self._agent,
-            subject=f"{VitalsEvent.topic}/{self.number}",
+            subject=subject or f"{VitalsEvent.topic}/{self.number}",
             first_offset=records[0].offset,
             last_offset=records[-1].offset,
             model=self._scoring.identity,
             recorded_at=now,
         )
         return self._outbox.encode(audit, time=iso(now))
+
+    def _audits_of_contexts(self, scores: Sequence[tuple[ScoreEvent, Any]], now: Any) -> list[Written]:
+        """Return the audit of what was scored anew by contexts, each a record of its own: they are few."""
+        made = []
+        for score, record in scores:
+            entry = self._scoring.audit_entry(score.source.event_id, score.patient_id, record, [score])
+            subject = f"{score.source.topic}/{self.number}"
+            made.append(Written(self._audit([entry], [record], now, subject)))
+        return made
 
     async def _write(self, messages: list[Written], dead: Sequence[tuple[Any, VigilError]]) -> None:
         letters = [self._letter(record, error) for record, error in dead]

@@ -15,7 +15,7 @@ from models.drift import Drift, of_windows
 from models.errors import Poison, Transient
 from models.tasks import DeteriorationModel, Floats, ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AuditEntry, Deterioration, Event, VitalsEvent, trusted
+from processors.events import AuditEntry, Deterioration, Event, trusted
 from processors.monitor import Assessment
 from streams.drifting import observe
 from streams.inference import batcher
@@ -153,16 +153,16 @@ class Scoring:
         self._again = now
         return max(self._deadline, self._until - now)
 
-    def audit_entry(self, event: VitalsEvent, record: Any, events: Sequence[Event]) -> AuditEntry:
-        """Return the audit entry of one set; a repeat has no output of its own."""
+    def audit_entry(self, input_id: str, patient_id: str, record: Any, events: Sequence[Event]) -> AuditEntry:
+        """Return the audit entry of one input; a repeat has no output of its own."""
         return trusted(
             AuditEntry,
             {
-                "event_id": events[0].id if events else event.id,
-                "input_id": event.id,
+                "event_id": events[0].id if events else input_id,
+                "input_id": input_id,
                 "input_digest": sha256(record.value).hexdigest(),
                 "outcome": "ok" if events else "repeat",
-                "patient_id": event.patient_id,
+                "patient_id": patient_id,
             },
         )
 

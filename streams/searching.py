@@ -4,18 +4,19 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Self
 
-from connectors.qdrant.search import search_images, search_notes, similar_patients, unsearched
-from connectors.qdrant.settings import NOTES
+from connectors.qdrant.search import search_images, search_notes, similar_patients, types_of, unsearched
+from connectors.qdrant.settings import NOTES, CollectionSpec
 from connectors.qdrant.settings import images as _images
 from connectors.qdrant.store import VectorStore, Where
 from models.errors import Permanent
 from models.tasks import ModelIdentity
 from processors.events import AuditEntry, AuditEvent, ModelRef
 from processors.identity import content_hash, natural_id
+from processors.words import WEAK
 from streams.clock import Clock, real_clock
 from streams.inference import open_model
 from streams.outbox import Outbox
-from streams.settings import Settings
+from streams.settings import DEMO_SECRET, Settings
 
 
 class Searcher:
@@ -33,6 +34,7 @@ class Searcher:
         self._user = user
         self._clock = clock
         self.unsearched = 0  # points that the last search passed over: other models made them
+        self.unknown: tuple[str, ...] = ()  # patients that the last search was asked for and the store holds nothing of
 
     async def __aenter__(self) -> Self:
         if self._outbox is not None:
@@ -47,18 +49,35 @@ class Searcher:
     async def search(self, text: str, *, where: dict[str, Any], images: bool = False, limit: int = 10) -> list[dict[str, Any]]:
         """Return the nearest notes with the passage that matched, or the nearest images, best first.
 
-        Test traffic is left out unless `where` says `production=False`; then it says so in its hits.
+        Test traffic is left out unless `where` says `production=False`; then it says so in its hits. `types` of `where` may be
+        codes or displays. A note's hit is `weak` where so low a score says little (`processors.words.WEAK`).
+
+        Raises `Permanent` where nothing is of a type, or of any of the patients, that is asked for.
         """
         chosen = Where(**{"production": True, **where})
         task = "image-text" if images else "embedding"
         model = await self._model(task)
+        collection = _images(model.dimensions) if images else NOTES
+        self.unknown = tuple([one for one in chosen.patient_ids if not await self._knows(collection, one)])
+        if self.unknown and len(self.unknown) == len(chosen.patient_ids):
+            await self._audit(collection.name, text, [], model.identity)
+            raise Permanent(
+                f"no {collection.name} of {' or '.join(self.unknown)} are in the vector store",
+                hint=_why_unknown(self._settings),
+            )
+        chosen = replace(chosen, types=await types_of(self._store, collection, chosen.types))
         if images:
             found: Any = await search_images(self._store, model, text, where=chosen, limit=limit)
         else:
             found = await search_notes(self._store, model, text, where=chosen, limit=limit)
-        await self._audit("images" if images else "notes", text, [hit.patient_id for hit in found], model.identity)
-        self.unsearched = await unsearched(self._store, _images(model.dimensions) if images else NOTES, chosen, model.identity)
-        return [_plain(hit) for hit in found]
+        await self._audit(collection.name, text, [hit.patient_id for hit in found], model.identity)
+        self.unsearched = await unsearched(self._store, collection, chosen, model.identity)
+        if images:
+            return [_plain(hit) for hit in found]
+        return [{**_plain(hit), "weak": hit.score < WEAK} for hit in found]
+
+    async def _knows(self, collection: CollectionSpec, patient: str) -> bool:
+        return await self._store.count(collection, Where(patient_ids=(patient,))) > 0
 
     async def similar(self, patient: str, *, limit: int = 10) -> list[dict[str, Any]]:
         """Return the patients whose notes resemble this one's, best first; test traffic counts as none."""
@@ -73,6 +92,8 @@ class Searcher:
                     f"this patient's {number:,} passages are of another model than the one that serves",
                     hint="`vigil replay rebuild notes --reason ...` makes them anew",
                 ) from None
+            if not await self._knows(NOTES, patient):
+                raise Permanent(f"no notes of {patient} are in the vector store", hint=_why_unknown(self._settings)) from None
             raise
         self.unsearched = await unsearched(self._store, NOTES, where, model.identity)
         await self._audit("similar", patient, [patient, *(hit.patient_id for hit in found)], model.identity)
@@ -104,6 +125,14 @@ class Searcher:
         if task not in self._models:
             self._models[task] = await open_model(self._settings.models, task)
         return self._models[task]
+
+
+def _why_unknown(settings: Settings) -> str:
+    """Say what may be why nothing is known of a patient."""
+    hint = "is it Vigil's patient id, was anything received, and was the record merged into another?"
+    if settings.identity.site_secret.get_secret_value() == DEMO_SECRET:
+        hint += " The site secret here is the demo's: VIGIL_IDENTITY__SITE_SECRET must be that of the connectors"
+    return hint
 
 
 def _plain(hit: Any) -> dict[str, Any]:

@@ -190,6 +190,8 @@ class TimeTravel:
         reasons = (f"asked with other {self._other.words}",) if self._other.words else tuple(travel.notes)
         travel.rows = [
             replace(compared(score, said, reasons, scores_cut), hours=hours.get(score.source.offset, ()))
+            if score.deterioration is not None
+            else compared(score, said, reasons, scores_cut)
             for score in rerun.scores
         ]
         travel.alerts = steps(rerun.alerts, [one for one in alerts if isinstance(one, AlertEvent) and asked.hears(one)])

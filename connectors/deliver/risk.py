@@ -27,7 +27,7 @@ from connectors.deliver.person import Person
 from connectors.deliver.settings import FhirScoresSettings
 from connectors.deliver.webhook import exchange, http_client
 from connectors.fhir.client import TokenFile
-from processors.events import Deterioration, News2, ScoreEvent
+from processors.events import Deterioration, News2, ScoreEvent, VitalsEvent
 
 SCORE: Final = "urn:vigil:score"
 VITALS: Final = "urn:vigil:vitals"
@@ -58,7 +58,7 @@ def _assessment(score: ScoreEvent, person: Person | None, method: str, own: dict
         **about(score.patient_id, person),
         "occurrenceDateTime": time_of(score.observed_at),
         "performer": {"display": "Vigil"},
-        "basis": [{"identifier": {"system": VITALS, "value": score.source.event_id}}],
+        **_basis(score),
         "note": [{"text": _NOTE}],
         **own,
     }
@@ -67,10 +67,18 @@ def _assessment(score: ScoreEvent, person: Person | None, method: str, own: dict
     return resource
 
 
+def _basis(score: ScoreEvent) -> dict[str, Any]:
+    """Return the set that was scored; a score that follows from a context does not name it."""
+    if score.source.topic != VitalsEvent.topic:
+        return {}
+    return {"basis": [{"identifier": {"system": VITALS, "value": score.source.event_id}}]}
+
+
 def _news2(news2: News2) -> dict[str, Any]:
     code, words = _BANDS[news2.band]
     parts = ", ".join(f"{one.name} {one.value} {one.unit}".rstrip() + f" ({one.points})" for one in news2.parameters)
     missing = f"; missing: {', '.join(news2.missing)}" if news2.missing else ""
+    refused = "".join(f"; {one.name} was not believed: {one.reason}" for one in news2.refused)
     return {
         "status": "preliminary" if news2.at_least else "final",
         "method": {"text": f"NEWS2 (Royal College of Physicians 2017), SpO2 scale {news2.scale}"},
@@ -78,7 +86,7 @@ def _news2(news2: News2) -> dict[str, Any]:
             {
                 "outcome": {"text": "Acute clinical deterioration"},
                 "qualitativeRisk": {"coding": [{"system": _RISK, "code": code, "display": words}], "text": news2.band},
-                "rationale": f"NEWS2 {'at least ' if news2.at_least else ''}{news2.total}: {parts}{missing}",
+                "rationale": f"NEWS2 {'at least ' if news2.at_least else ''}{news2.total}: {parts}{missing}{refused}",
             }
         ],
     }

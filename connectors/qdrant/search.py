@@ -143,6 +143,28 @@ async def similar_patients(
     return [PatientHit(note.patient_id, note.score, note) for note in found]
 
 
+async def types_of(store: VectorStore, collection: CollectionSpec, named: Sequence[str]) -> tuple[str, ...]:
+    """Return the codes of the types that are named, by code or by a display that hits show, without case.
+
+    Raises `Permanent` for one that nothing in the collection has; the hint says which there are.
+    """
+    codes: list[str] = []
+    shown: dict[str, list[str]] | None = None  # code -> its displays
+    for one in named:
+        if await store.count(collection, Where(types=(one,))):
+            codes.append(one)
+            continue
+        if shown is None:
+            there = await store.values(collection, "type")
+            shown = {code: await store.values(collection, "type_display", Where(types=(code,))) for code in there}
+        fits = [code for code, displays in shown.items() if one.strip().casefold() in map(str.casefold, displays)]
+        if not fits:
+            listed = ", ".join(" ".join(filter(None, (code, "/".join(filter(None, shown[code]))))) for code in shown)
+            raise Permanent(f"nothing in {collection.name} is of type {one!r}", hint=f"there are: {listed or 'none'}")
+        codes += fits
+    return tuple(dict.fromkeys(codes))
+
+
 async def unsearched(store: VectorStore, collection: CollectionSpec, where: Where, model: ModelIdentity) -> int:
     """Count the points that `where` names and a search with this model passes over: other models made them."""
     every = await store.count(collection, where)

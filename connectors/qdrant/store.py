@@ -423,6 +423,23 @@ class VectorStore:
         call = self._client.count(collection.name, count_filter=chosen, exact=True)
         return (await self._call(f"counting in {collection.name}", call)).count
 
+    async def values(self, collection: CollectionSpec, field: str, where: Where | None = None, *, most: int = 200) -> list[str]:
+        """Return the values of a payload field that there are, sorted: for a field of few, since each costs a call.
+
+        Each point that is asked for has a value that was not seen yet; facets would be one call, and the embedded store has none.
+        """
+        asked, found = (where.filter() if where is not None else None) or api.Filter(), list[str]()
+        while len(found) < most:
+            others = [*_listed(asked.must_not), *([_any(field, found)] if found else [])]
+            chosen = api.Filter(must=asked.must, must_not=others or None)
+            call = self._client.scroll(collection.name, scroll_filter=chosen, limit=1, with_payload=[field])
+            records, _ = await self._call(f"reading {collection.name}", call)
+            value = (records[0].payload or {}).get(field) if records else None
+            if not isinstance(value, str) or value in found:
+                break
+            found.append(value)
+        return sorted(found)
+
     async def scan(
         self,
         collection: CollectionSpec,
@@ -458,6 +475,10 @@ class VectorStore:
         call = self._client.retrieve(collection.name, ids=list(ids), with_payload=True, with_vectors=[collection.vector])
         records = await self._call(f"reading {len(ids)} points of {collection.name}", call)
         return {str(record.id): _point(collection, record) for record in records}
+
+
+def _listed(conditions: Any) -> list[Any]:
+    return conditions if isinstance(conditions, list) else [] if conditions is None else [conditions]
 
 
 def _sparse(words: Words) -> api.SparseVector:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import getpass
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from models.errors import Transient
+from models.errors import Permanent, Transient
 from streams.leaving import leave_within
 from streams.settings import Settings, load
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 _LONGEST = 300.0  # seconds, the loading of the model included
 _PARTS = ("meaning", "words")  # of a note's score
-_Found = tuple[list[dict[str, Any]], int]  # hits, and how many points were passed over
+_MRN = "only the patient of this number of the hospital's: 'AUTHORITY|NUMBER', or NUMBER where identity.authorities lists one"
 
 
 def search(
     text: Annotated[str, typer.Argument(help="what to look for, in words")],
     patient: Annotated[list[str] | None, typer.Option(help="only this patient id; may be repeated")] = None,
-    type_: Annotated[list[str] | None, typer.Option("--type", help="only this note type (LOINC)")] = None,
+    mrn: Annotated[list[str] | None, typer.Option(help=_MRN)] = None,
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="only this note type: LOINC, or the name that hits show (nursing)")
+    ] = None,
     since: Annotated[datetime | None, typer.Option(help="written at or after")] = None,
     until: Annotated[datetime | None, typer.Option(help="written before")] = None,
     images: Annotated[bool, typer.Option(help="search images instead of notes")] = False,
@@ -39,37 +42,57 @@ def search(
 ) -> None:
     """Search notes by meaning and words (or images by meaning); the passage that matched is shown.
 
-    A note's score is half its passage's meaning (cosine) and half its words (BM25; 1: the best fit, with every word).
+    A note's score is by its passage's meaning (cosine; six tenths of it) and by its words (BM25; 1: the best fit, with every word).
+    `weak`: below 0.15, which most notes reach that have nothing to do with the question.
     """
+    settings = load()
     where = {
-        "patient_ids": tuple(patient or ()),
+        "patient_ids": (*(patient or ()), *_pseudonyms(settings, mrn or ())),
         "types": tuple(type_ or ()),
         "since": since.astimezone() if since else None,
         "until": until.astimezone() if until else None,
         "production": not test_traffic,
     }
-    hits, unsearched = asyncio.run(_search(load(), text, where, images=images, limit=limit))
+    hits, unsearched, unknown = asyncio.run(_search(settings, text, where, images=images, limit=limit))
     _print(hits, json_)
     _tell(unsearched, "images" if images else "notes")
+    for one in unknown:
+        _remark(f"nothing of {one} is in the vector store")
 
 
 def similar(
-    patient: Annotated[str, typer.Argument(help="a patient id, as `vigil search` shows it")],
+    patient: Annotated[str, typer.Argument(help="a patient id, as `vigil search` shows it")] = "",
+    mrn: Annotated[str, typer.Option(help=_MRN)] = "",
     limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
     json_: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
 ) -> None:
     """Find patients whose notes resemble this patient's."""
-    hits, unsearched = asyncio.run(_similar(load(), patient, limit))
+    if bool(patient) == bool(mrn):
+        raise Permanent("which patient?", hint="a patient id, or the hospital's own number by --mrn")
+    settings = load()
+    (chosen,) = _pseudonyms(settings, [mrn]) if mrn else (patient,)
+    hits, unsearched = asyncio.run(_similar(settings, chosen, limit))
     _print(hits, json_)
     _tell(unsearched, "notes")
 
 
-async def _search(settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int) -> _Found:
+def _pseudonyms(settings: Settings, numbers: Sequence[str]) -> list[str]:
+    """Return the patient ids of the hospital's own numbers, as the connectors make them: from here on no number is known."""
+    from connectors.identity import Identities
+
+    identities = Identities(settings.identity)
+    return [identities.of_number(one) for one in numbers]
+
+
+async def _search(
+    settings: Settings, text: str, where: dict[str, Any], *, images: bool, limit: int
+) -> tuple[list[dict[str, Any]], int, tuple[str, ...]]:
     async with _in_time(), _searcher(settings) as searcher:
-        return await searcher.search(text, where=where, images=images, limit=limit), searcher.unsearched
+        hits = await searcher.search(text, where=where, images=images, limit=limit)
+        return hits, searcher.unsearched, searcher.unknown
 
 
-async def _similar(settings: Settings, patient: str, limit: int) -> _Found:
+async def _similar(settings: Settings, patient: str, limit: int) -> tuple[list[dict[str, Any]], int]:
     async with _in_time(), _searcher(settings) as searcher:
         return await searcher.similar(patient, limit=limit), searcher.unsearched
 
@@ -105,7 +128,11 @@ def _tell(unsearched: int, collection: str) -> None:
         words = (
             f"{unsearched:,} {what} are of another model and were not searched: vigil replay rebuild {collection} --reason ..."
         )
-        Console(stderr=True, soft_wrap=True, highlight=False).print(words, style="yellow")
+        _remark(words)
+
+
+def _remark(words: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(words, style="yellow")
 
 
 def _print(hits: list[dict[str, Any]], as_json: bool) -> None:
@@ -120,8 +147,9 @@ def _print(hits: list[dict[str, Any]], as_json: bool) -> None:
         return
     console = Console()
     for rank, hit in enumerate(hits, 1):
-        scores = [f"{hit['score']:.3f}", *(f"{name} {hit[name]:.2f}" for name in _PARTS if name in hit)]
-        facts = [*scores, *(str(hit[name]) for name in hit if name not in ("score", "passage", *_PARTS) and hit[name])]
+        weak = ["weak"] if hit.get("weak") else []
+        scores = [f"{hit['score']:.3f}", *weak, *(f"{name} {hit[name]:.2f}" for name in _PARTS if name in hit)]
+        facts = [*scores, *(str(hit[name]) for name in hit if name not in ("score", "weak", "passage", *_PARTS) and hit[name])]
         # ids are there to be copied: a line that is too long is not broken
         console.print(Text.assemble((f"{rank:>2}  ", "bold"), "  ".join(facts)), soft_wrap=True)
         if hit.get("passage"):

@@ -151,7 +151,10 @@ class _Lane:
             ]
         with costs.of("audit"):
             audit = prediction_audit(
-                [self.scoring.audit_entry(event, record, out) for (record, event, _), out in zip(taken, said, strict=True)],
+                [
+                    self.scoring.audit_entry(event.id, event.patient_id, record, out)
+                    for (record, event, _), out in zip(taken, said, strict=True)
+                ],
                 agent="vitals@bench-0",
                 subject="clinical.vitals/0",
                 first_offset=records[0].offset,

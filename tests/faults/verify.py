@@ -161,6 +161,8 @@ class Judge:
         unheard = []
         came = self._came()
         for _, _, body in self.ledger.read(output):
+            if body["source"].get("topic", self.topic) != self.topic:  # scored anew by a context that was read after the set
+                continue
             records += 1
             source = body["source"]["event_id"]
             of_input[source].add(body["id"])
@@ -191,7 +193,7 @@ class Judge:
         before = {one for (topic, _, offset), one in self.accepted.at.items() if topic == self.topic and offset < 0}
         latest: dict[tuple[int, str, int, bool], int] = {}  # by partition, patient and the source's log: the newest offset
         for partition, _, body in self.ledger.read(output):
-            if "offset" not in body["source"]:
+            if "offset" not in body["source"] or body["source"].get("topic", self.topic) != self.topic:
                 continue
             source, number, offset = (body["source"].get(name, 0) for name in ("event_id", "partition", "offset"))
             old = source in before

@@ -82,7 +82,8 @@ async def test_messages_are_counted_by_connector_and_answer(serving: Serving) ->
     page = serving.page("/metrics").text
     assert SURNAME not in page
     assert "12345678" not in page
-    assert serving.page("/live").json() == {"live": True}
+    listening = {name: where[name] for name in ("mllp", "fhir", "dicom")}
+    assert serving.page("/live").json() == {"live": True, "connectors": listening}
 
 
 def _store(address: list[Any]) -> int:

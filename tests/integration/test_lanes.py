@@ -19,7 +19,7 @@ from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import NOTES, images
 from connectors.qdrant.store import Point, VectorStore
 from infra.kafka.host import free_ports
-from models.errors import Fatal, Transient
+from models.errors import Fatal, Permanent, Transient
 from models.registry import Registry
 from processors.events import Coding, ImageEvent, ModelRef, ObjectReference, PatientEvent
 from processors.identity import natural_id
@@ -406,8 +406,8 @@ async def test_an_access_is_audited_before_it_is_shown(embedded: Embedded) -> No
         assert {entry["patient_id"] for entry in access["entries"]} == {hit["patient_id"] for hit in shown}
         assert {entry["input_digest"] for entry in access["entries"]} == {sha256(asked.encode()).hexdigest()}
         assert not any(b"Example" in (record.value or b"") for record in records), "what was asked may name a patient"
-        nothing = await searcher.search(asked, where={"patient_ids": ["nobody"]})
-        assert nothing == []
+        with pytest.raises(Permanent, match="no notes of nobody are in the vector store"):
+            await searcher.search(asked, where={"patient_ids": ["nobody"]})
         accesses = [body for body in await site.read("clinical.audit") if body["agent"] == user]
         assert len(accesses) == 2, "an access that found nothing is one"
 

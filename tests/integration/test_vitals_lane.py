@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,36 @@ async def test_scores_and_alerts_come_out(kafka: Kafka, tmp_path: Path) -> None:
     assert raised, "a third of the patients gets worse"
     assert max(raised.values()) == 1
     assert not await site.read("clinical.dead-letters")
+
+
+async def test_a_set_that_comes_before_its_patients_age_is_scored_anew_and_audited(kafka: Kafka, tmp_path: Path) -> None:
+    site = Site(kafka, tmp_path / "lane.log")
+    start = datetime.now(UTC) - timedelta(seconds=30)
+    await site.write("clinical.vitals", list(vitals(PATIENTS, 1, start)))
+    site.lane.start()
+    try:
+
+        async def scored(number: int) -> bool:
+            assert site.lane.running, site.lane.log[-3000:]
+            return len(await site.read("clinical.scores")) == number
+
+        await until(lambda: scored(PATIENTS), within=120, what="the sets are scored")
+        await site.feed(start)
+        await until(lambda: scored(2 * PATIENTS), within=60, what="they are scored anew")
+
+        async def audited() -> set[str]:
+            entries = [one for body in await site.read("clinical.audit") for one in body["entries"]]
+            return {one["event_id"] for one in entries}
+
+        anew = [one for one in await site.read("clinical.scores") if one["flags"] == ["age-learned"]]
+        assert len(anew) == PATIENTS and all(one["news2"] for one in anew)
+        await until(lambda: _is(audited, {one["id"] for one in anew}), within=30, what="each is audited")
+    finally:
+        site.lane.stop()
+
+
+async def _is(found: Callable[[], Awaitable[set[str]]], wanted: set[str]) -> bool:
+    return wanted <= await found()
 
 
 @pytest.mark.real_kafka

@@ -131,6 +131,8 @@ def _outputs(ledger: Ledger, found: Reckoning, topic: str, ids: set[str], dead: 
     other: dict[str, tuple[str, ...]] = {}  # of a repeat that says something else, the fields that differ
     records = 0
     for _, _, body in ledger.read(output):
+        if body["source"].get("topic", topic) != topic:  # scored anew by a context that was read after the set
+            continue
         records += 1
         of_input[body["source"]["event_id"]].add(body["id"])
         text = json.dumps({**body, "source": None}, sort_keys=True)

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from connectors.identity import Identities, IdentitySettings
+from models.errors import Permanent
 from processors.events import Identifier
 
 
@@ -88,6 +89,33 @@ def test_pseudonyms() -> None:
     assert made.patient(A) != identities(secret="another secret, as long").patient(A)
     assert len({made.patient(A), made.encounter("A", "1"), made.pseudonym("document", "A", "1")}) == 3
     assert made.encounter("A", "1") == identities().encounter("A", "1")
+
+
+def test_a_number_as_people_write_it_is_the_patient_that_the_connectors_know() -> None:
+    made = identities("HOSP", **{"1.2.3": "HOSP"})
+    known = made.patient(one("HOSP", "4711"))
+    for text in ("4711", " 4711 ", "HOSP|4711", "hosp | 4711", "urn:oid:1.2.3|4711"):
+        assert made.of_number(text) == known
+    assert identities().of_number("WARD|4711") == made.patient(one("WARD", "4711"))
+    assert identities("A", "B").of_number("B|4711") == made.patient(one("B", "4711"))
+
+
+@pytest.mark.parametrize(
+    ("order", "text", "said"),
+    [
+        ((), "4711", "PID-3.4"),
+        (("A", "B"), "4711", "A, B"),
+        (("HOSP",), "WARD|4711", "HOSP"),
+        (("HOSP",), "4711|HOSP", "HOSP"),
+        (("HOSP",), "HOSP|", "placeholders"),
+        (("HOSP",), "unknown", "placeholders"),
+    ],
+)
+def test_a_number_that_names_nobody_is_refused_and_not_repeated(order: tuple[str, ...], text: str, said: str) -> None:
+    with pytest.raises(Permanent) as caught:
+        identities(*order).of_number(text)
+    assert said in (caught.value.hint or "")
+    assert "4711" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_short_secret_is_refused_and_no_secret_is_shown() -> None:

@@ -9,7 +9,7 @@ import pytest
 from models.errors import Fatal, Poison
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AlertEvent, HeartbeatEvent, News2, Observation, ScoreEvent
+from processors.events import AlertEvent, HeartbeatEvent, News2, Observation, ScoreEvent, Source
 from processors.monitor import Monitor, MonitorRules
 from processors.patients import Context
 from processors.rules import CeilingPolicy, FeedSilence
@@ -191,6 +191,15 @@ def test_where_somebody_may_ask_what_drove_the_score(values: dict[str, Any], of_
     assert Ward().monitor.observe(vitals(0, values), SOURCE).of_interest is of_interest
 
 
+def test_confusion_of_which_nobody_says_that_it_is_usual_is_taken_as_new_and_the_alert_says_so() -> None:
+    ward = Ward()
+    score, (alert,) = ward.chart(5, {**WELL, "acvpu": "Confused"})
+    assert score.news2 is not None and score.news2.total == 3
+    assert alert.title == "NEWS2 3: confusion taken as new (3)"
+    other, _ = Ward().chart(5, {**WELL, "acvpu": "Chronic confusion"})
+    assert other.news2 is not None and other.news2.missing == ("consciousness",)
+
+
 def test_a_site_may_leave_single_threes_to_the_ward() -> None:
     ward = Ward(MonitorRules(minimum_severity="medium"))
     assert ward.chart(0, {**WELL, "rr": 25})[1] == []
@@ -295,6 +304,43 @@ def test_age_learned_later_lets_the_current_state_alert() -> None:
     ward = Ward(birth_date=None)
     assert ward.chart(0, ILL)[1] == []
     assert steps(ward.say(context(1))) == [("news2", "raised", "high")]
+
+
+def test_age_learned_later_scores_the_newest_set_anew_and_the_alert_rests_on_that() -> None:
+    ward = Ward(admit=False)
+    first, _ = ward.chart(5, ILL)
+    assert first.news2 is None and first.news2_reason == "age unknown"
+    known = context(5, id="context")
+    source = Source(topic="clinical.patients", partition=0, offset=7, event_id="context")
+    anew, alert = ward.monitor.patient(known, source)
+    assert isinstance(anew, ScoreEvent) and isinstance(alert, AlertEvent)
+    assert anew.news2 is not None and anew.news2.total == 8 and anew.flags == ("age-learned",)
+    assert (anew.source, anew.observed_at, anew.received_at) == (source, first.observed_at, first.received_at)
+    assert alert.score_id == anew.id != first.id
+    assert ward.say(context(6)) == []
+
+
+def test_a_child_learned_of_later_is_said_to_be_one() -> None:
+    ward = Ward(admit=False)
+    ward.chart(5, ILL)
+    (anew,) = ward.say(context(5, birth_date="2020-01-01"))
+    assert isinstance(anew, ScoreEvent) and anew.news2 is None and anew.news2_reason == "under 16 years"
+
+
+def test_age_learned_when_nothing_is_current_scores_nothing_anew() -> None:
+    ward = Ward(admit=False)
+    assert ward.say(context(0, birth_date=None)) == [] and ward.say(context(1)) == []
+    ward = Ward(admit=False)
+    ward.chart(5, ILL)
+    ward.wait(70)
+    assert ward.say(context(70)) == []
+
+
+def test_a_score_anew_is_the_same_from_a_snapshot() -> None:
+    ward = Ward(admit=False)
+    ward.chart(5, ILL)
+    again, known = restored(ward), context(5, id="context")
+    assert again.say(known) == ward.say(known) != []
 
 
 def test_pregnancy_recorded_later_withdraws() -> None:
@@ -1350,7 +1396,8 @@ def test_a_context_from_the_backlog_alerts_with_the_rest_of_it() -> None:
     ward = Ward(birth_date=None)
     ward.chart(0, ILL)
     ward.sleep(40)
-    assert ward.say(context(2)) == []
+    (anew,) = ward.say(context(2))
+    assert isinstance(anew, ScoreEvent) and anew.flags == ("age-learned", "catching-up")
     assert ward.say(vitals(30, {**WELL, "rr": 26}))[1:] == []
     assert steps(of(ward.wait(46))) == [("news2", "raised", "low-medium")]
 

@@ -250,7 +250,9 @@ def test_invariants_of_every_stream(seed: int, length: int) -> None:
     assert [type(event).model_validate_json(event.model_dump_json()) for event in out] == out
     sets = {one.id for one in inputs if isinstance(one, VitalsEvent)}
     scores = {event.id: event for event in out if isinstance(event, ScoreEvent)}
-    assert len(scores) == len(sets)
+    anew = [one for one in scores.values() if "age-learned" in one.flags]
+    assert len(scores) - len(anew) == len(sets)
+    assert all(one.news2_reason != "age unknown" for one in anew)
     lives = defaultdict(list)
     for event in out:
         if isinstance(event, AlertEvent):
@@ -263,6 +265,7 @@ def test_invariants_of_every_stream(seed: int, length: int) -> None:
             assert first.news2.total >= 5 or first.news2.single_three
             assert first.decided_at - first.observed_at <= RULES.staleness
             assert first.score_id is None or scores[first.score_id].processing == "production"
+            assert first.score_id is None or scores[first.score_id].news2_reason != "age unknown"
     standing: dict[tuple[str, str], str] = {}
     for event in out:
         if isinstance(event, AlertEvent) and event.kind in ("news2", "deterioration", "no-observations"):

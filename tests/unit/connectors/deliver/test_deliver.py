@@ -16,7 +16,7 @@ from connectors.deliver.settings import PcdSettings, ReceiverSettings, WebhookSe
 from connectors.deliver.signing import key_of, sign, verified
 from connectors.fhir.structure import validate
 from connectors.hl7.message import parse
-from processors.events import ScoreEvent
+from processors.events import RefusedReading, ScoreEvent
 from processors.examples import EXAMPLES
 from streams.courier import Courier, Way
 from streams.delivering import tell_test
@@ -128,6 +128,18 @@ def test_what_is_not_known_is_said_and_what_was_not_computed_is_no_low_risk() ->
     assert "missing: temperature" in news2["prediction"][0]["rationale"]
     assert news2["meta"]["tag"][0]["code"] == "HTEST"
     assert assessments_of(score.model_copy(update={"news2": None, "deterioration": None})) == []
+
+
+def test_what_was_not_believed_is_said_and_a_score_by_a_context_names_no_set() -> None:
+    score = next(one for one in EXAMPLES if isinstance(one, ScoreEvent))
+    assert score.news2 is not None
+    one = RefusedReading(name="spo2", reason="impossible: 0 % is outside 1-100", observed_at=NOW)
+    doubted = score.news2.model_copy(update={"at_least": True, "missing": ("spo2",), "refused": (one,)})
+    source = score.source.model_copy(update={"topic": "clinical.patients"})
+    update = {"news2": doubted, "deterioration": None, "source": source}
+    [told] = assessments_of(score.model_copy(update=update))
+    assert told["prediction"][0]["rationale"].endswith("spo2 was not believed: impossible: 0 % is outside 1-100")
+    assert validate(told) == [] and "basis" not in told and "basis" in assessments_of(score)[0]
 
 
 def test_scores_and_alerts_do_not_stand_in_for_each_other() -> None:
