@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from connectors.contexts import Contexts, surviving
+from connectors.contexts import Contexts, in_future, surviving
 from connectors.fhir.acknowledgement import Issue
 from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
-from connectors.identity import Identities
+from connectors.identity import ENDED, SECONDARY, TEMPORARY, VALID, Identities, lasting
 from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
@@ -30,11 +30,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
 }
 LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
-_VALID, _SECONDARY, _TEMPORARY, _ENDED = range(4)  # how much an identifier of a Patient counts, the most first
-_USES: Final[Mapping[str, int]] = {
-    "secondary": _SECONDARY,
-    "temp": _TEMPORARY,
-}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
+_USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
 
 
@@ -288,22 +284,16 @@ class Reading:
 
         Those that count most come first; one whose period is over is left out, unless the patient is filed under it.
         """
-        chosen = self.chosen(resource)
-        lasting = [one for rank, one in self._ranked(resource) if rank != _ENDED or one == chosen]
         own = self._own(resource)
-        return (*lasting, *((own,) if own else ()))
+        return (*lasting(self._ranked(resource), self.chosen(resource)), *((own,) if own else ()))
 
     def chosen(self, resource: Json) -> Identifier | None:
         """Return the identifier by which a Patient resource is filed: the number that counts most, else its own id.
 
         `use` and `period` come before the site's order of authorities; a number that may not be used is passed over.
         """
-        ranked, identities = self._ranked(resource), self.site.identities
-        for least in sorted({rank for rank, _ in ranked}):
-            if found := identities.choose([one for rank, one in ranked if rank <= least]):
-                return found
-        own = self._own(resource)
-        return identities.choose([own]) if own else None
+        own, identities = self._own(resource), self.site.identities
+        return identities.choose_ranked(self._ranked(resource)) or (identities.choose([own]) if own else None)
 
     def _own(self, resource: Json) -> Identifier | None:
         """Return the identifier that a Patient resource's own id on its server is, None for what has none."""
@@ -321,18 +311,18 @@ class Reading:
         for given in objects(resource, "identifier"):
             for one in self.site.identities.real(self.identifiers((given,))):
                 use = text(given.get("use"))
-                rank = _ENDED if self._is_over(given.get("period")) else _USES.get(use, _VALID)
+                rank = _USES.get(use, VALID) if self._lasts(given.get("period")) else ENDED
                 found.append((rank, order.setdefault(one.authority, len(order)), use != "official", one))
         return [(rank, one) for rank, _, _, one in sorted(found, key=lambda each: each[:3])]
 
-    def _is_over(self, period: Any) -> bool:
-        """Whether a Period has ended. A date without a time is in it to its end, and so is a month or year (R4 Period)."""
-        given = text(period.get("end")) if isinstance(period, dict) else ""
-        end = moment(given, self.sender.zone) if given else None
-        if end is None:
+    def _lasts(self, period: Any) -> bool:
+        """Whether a Period has begun and not ended. A date without a time is in it to its end, as a month or year (R4 Period)."""
+        bounds = [text(period.get(name)) for name in ("start", "end")] if isinstance(period, dict) else ["", ""]
+        start, end = (moment(given, self.sender.zone) if given else None for given in bounds)
+        if start is not None and in_future(start[0], self.sender.received_at):
             return False
-        length = timedelta(days=0 if end[1] else {4: 366, 7: 31}.get(len(given), 1))
-        return end[0] + length <= self.sender.received_at
+        length = timedelta(days={4: 366, 7: 31}.get(len(bounds[1]), 1) if end and not end[1] else 0)
+        return end is None or end[0] > self.sender.received_at - length
 
     def identifiers(self, given: Iterable[Json]) -> tuple[Identifier, ...]:
         """Return Identifier elements as identifiers; old ones (`use` old) are left out."""

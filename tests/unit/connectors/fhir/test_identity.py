@@ -279,6 +279,8 @@ ACCOUNT = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203"
         ([number("P1", period={"end": "2026-11-23"}), number("P2")], P1),
         ([number("P2", period={"end": "2026-11-23T11:59:59Z"}), number("P1")], P1),
         ([number("P1", period={"start": "2020-01-01"}), number("P2")], P1),
+        ([number("P2", period={"start": "2026-11-24"}), number("P1")], P1),
+        ([number("P1", period={"end": "9999-12-31"}), number("P2")], P1),
         ([number("P2", period={"end": "2020-01-01"})], P2),  # better than nobody
         ([{"system": MRN, "value": "A1", "type": ACCOUNT}, number("P2", period={"end": "2020-01-01"})], P2),
     ],

@@ -763,6 +763,52 @@ def test_a_move_of_a_visit_that_is_not_the_records_stay_says_so() -> None:
     assert ward.outcome.reason == "1 x a move of a visit that is not the stay of the record it moves from"
 
 
+# ---------------------------------------------------------------------------------------------- how long a number is valid
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "listed"),
+    [
+        ("1^^^HOSP^MR^^^20260301~2^^^HOSP^MR", "2", ["2"]),
+        ("1^^^HOSP^MR^^20200101^20260301~2^^^EMPI^PI", "2", ["2"]),  # before the order of types
+        ("1^^^HOSP^MR^^^20260302095959+0000~2^^^HOSP^MR", "2", ["2"]),
+        ("1^^^HOSP^MR^^^20260302100001+0000~2^^^HOSP^MR", "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^^20260302~2^^^HOSP^MR", "1", ["1", "2"]),  # a day, month or year lasts to its end
+        ("1^^^HOSP^MR^^^202603~2^^^HOSP^MR", "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^^2025~2^^^HOSP^MR", "2", ["2"]),
+        ("1^^^HOSP^MR^^^99991231~2^^^HOSP^MR", "1", ["1", "2"]),
+        ('1^^^HOSP^MR^^^""~2^^^HOSP^MR', "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^20260401~2^^^HOSP^MR", "2", ["2"]),  # has not begun
+        ("1^^^HOSP^MR^^20260301~2^^^HOSP^MR", "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^^20260301", "1", ["1"]),  # better than nobody
+        ("1^^^HOSP^MR^^^20260301~A1^^^HOSP^AN", "1", ["1", "A1"]),
+    ],
+)
+def test_a_number_whose_validity_is_over_names_the_patient_only_where_no_other_does(
+    given: str, chosen: str, listed: list[str]
+) -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", f"PID|1||{given}||DOE", pv1()))
+    own = next(one for one in event.identifiers if one.value == chosen)
+    assert (event.patient_id, [one.value for one in event.identifiers]) == (identities().patient(own), listed)
+    assert filed(ward, f"PID|1||{given}||DOE") == {event.patient_id}
+
+
+def test_a_validity_that_is_no_time_counts_as_none() -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", "PID|1||1^^^HOSP^MR^^^soon~2^^^HOSP^MR||DOE", pv1()))
+    assert [one.value for one in event.identifiers] == ["1", "2"]
+    assert ward.outcome is not None
+    assert "something that is no timestamp in the place of one" in ward.outcome.reason
+
+
+def test_the_number_that_a_merge_takes_away_may_have_ended() -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", pid("1"), pv1()))
+    survivor, prior = ward.take(adt("A40", pid("2"), "MRG|1^^^HOSP^MR^^^20260301", at="202603021000"))
+    assert (prior.patient_id, prior.merged_into) == (old.patient_id, survivor.patient_id)
+
+
 # ------------------------------------------------------------------------------------------------------- a second number
 
 
