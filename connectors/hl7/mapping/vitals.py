@@ -22,12 +22,11 @@ from connectors.hl7.errors import Condition
 from connectors.hl7.mapping.codes import (
     BLOOD_PRESSURE,
     CODED,
-    DIASTOLIC,
     NO_MEASUREMENT,
     NO_RESULT,
     OBSERVATION_STATUS,
     OXYGEN,
-    SYSTOLIC,
+    PRESSURES,
     UNSURE,
     Conflict,
     codings,
@@ -88,6 +87,9 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
         return []
+    if loinc.startswith("MDC_") and not obx.raw(5).strip():  # not even with X, by which devices write the rows of their tree
+        reading.skipped["a compound whose parts carry the values"] += 1
+        return []
     status = OBSERVATION_STATUS.get(letter, "unknown")
     flags = {obx.get(8, repetition=n).upper() for n in range(1, obx.count(8) + 1)}
     if (invalid := next((NO_MEASUREMENT[one] for one in sorted(flags) if one in NO_MEASUREMENT), "")) and status in _MEASURED:
@@ -121,8 +123,8 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         if letter == "C":
             reading.trouble("a correction without a value", obx.at(5), Condition.REQUIRED_FIELD_MISSING)
             return []
-        codes = (SYSTOLIC, DIASTOLIC) if loinc in BLOOD_PRESSURE else (loinc,)
-        values = [(code, None, "") for code in codes]  # a status alone says much: deleted, wrong, cannot be obtained, now final
+        # a status alone says much: deleted, wrong, cannot be obtained, now final
+        values = [(code, None, "") for code in BLOOD_PRESSURE.get(loinc, (loinc,))]
     for code, value, measure in values:
         if isinstance(value, float) and (to := unfit(code, measure)):
             # Passed on all the same: the score then says what it had to do without.
@@ -192,8 +194,8 @@ def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None)
         for word in (obx.get(5), obx.get(5, 2)):
             if word in local.values:
                 return [(loinc, local.values[word], measure)]
-    if loinc in BLOOD_PRESSURE:
-        return _pressures(obx, kind, measure)
+    if pair := _pressures(obx, kind, loinc, measure):
+        return pair
     if loinc in CODED:
         letter = responsiveness(codings(obx, 5))
         if not letter:
@@ -205,16 +207,20 @@ def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None)
         return [(loinc, _structured(obx), measure)]
     if kind in _CODED_TYPES:
         raise ValueError("a coded value where a number is needed")
-    text = obx.get(5)
     if obx.get(5, 2):
         raise ValueError("a value of several components where a number is needed")
+    return [(loinc, *measured(obx.get(5), measure))]
+
+
+def measured(text: str, measure: str) -> tuple[float, str]:
+    """Read a number that may have its unit behind it: `98 %`, `37.2 C`, `2L`. `measure`: the unit that is said beside it."""
     try:
-        return [(loinc, number(text), measure)]
+        return number(text), measure
     except ValueError:
-        trailing = _TRAILING.fullmatch(text)  # `98 %`, `37.2 C`
+        trailing = _TRAILING.fullmatch(text.strip())
         if not trailing or not (stuck := known_unit(trailing[2])) or (measure and measure != stuck):
             raise
-        return [(loinc, number(trailing[1]), stuck)]
+        return number(trailing[1]), stuck
 
 
 def number(text: str) -> float:
@@ -243,11 +249,26 @@ def _structured(obx: Segment) -> float:
     return number(first)
 
 
-def _pressures(obx: Segment, kind: str, measure: str) -> list[Value]:
-    structured = kind == "SN" and obx.get(5, 3) == "/"
-    text = f"{obx.get(5, 2)}/{obx.get(5, 4)}" if structured else obx.get(5)
-    found = _PRESSURES.fullmatch(text)
-    if not found or (found[3] and not known_unit(found[3])):
-        raise ValueError("not a blood pressure as systolic/diastolic")
-    measure = measure or known_unit(found[3])
-    return [(SYSTOLIC, number(found[1]), measure), (DIASTOLIC, number(found[2]), measure)]
+def _pressures(obx: Segment, kind: str, code: str, measure: str) -> list[Value]:
+    if kind == "SN" and obx.get(5, 3) == "/":
+        if obx.get(5) not in ("", "="):
+            raise ValueError("a comparator leaves the value open")
+        return pressures(code, f"{obx.get(5, 2)}/{obx.get(5, 4)}", measure)
+    return pressures(code, obx.get(5), measure)
+
+
+def pressures(code: str, text: str, measure: str) -> list[Value]:
+    """Read a blood pressure, `120/80` or `120/80 mmHg`, under a panel or a systolic pressure; under the latter empty for none.
+
+    Raises `ValueError` for what is no blood pressure under a panel, and for two units.
+    """
+    found = _PRESSURES.fullmatch(text) if code in PRESSURES else None
+    stuck = known_unit(found[3]) if found else ""
+    if not found or (found[3] and not stuck):
+        if code in BLOOD_PRESSURE:
+            raise ValueError("not a blood pressure as systolic/diastolic")
+        return []
+    if stuck and measure and stuck != measure:
+        raise ValueError("a blood pressure with two units")
+    values = zip(PRESSURES[code], (found[1], found[2]), strict=True)
+    return [(each, number(value), measure or stuck) for each, value in values]

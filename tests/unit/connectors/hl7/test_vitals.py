@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.hl7.handling import Outcome
-from connectors.hl7.mapping.codes import MDC_BY_CODE, MDC_BY_NAME, OBSERVATION_STATUS, VITAL_SIGNS, known_unit
+from connectors.hl7.mapping.codes import (
+    BLOOD_PRESSURE,
+    MDC_BY_CODE,
+    MDC_BY_NAME,
+    OBSERVATION_STATUS,
+    PRESSURES,
+    VITAL_SIGNS,
+    known_unit,
+)
 from connectors.hl7.mapping.vitals import number
 from processors.events import DeadLetterEvent, Observation, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
@@ -137,7 +145,8 @@ def test_a_site_says_what_a_senders_unit_means() -> None:
 
 
 def test_device_codes_lead_to_what_the_lane_can_score() -> None:
-    assert {*MDC_BY_NAME.values(), *MDC_BY_CODE.values()} <= VITAL_SIGNS
+    assert {*MDC_BY_NAME.values(), *MDC_BY_CODE.values()} <= VITAL_SIGNS | BLOOD_PRESSURE.keys()
+    assert {code for pair in PRESSURES.values() for code in pair} <= VITAL_SIGNS
 
 
 def test_code_and_reference_id_that_disagree() -> None:
@@ -318,6 +327,13 @@ def test_order_detail_is_no_result() -> None:
         (obx("85354-9^BP^LN", "120 / 80 mmHg", kind="ST"), [("8480-6", 120.0), ("8462-4", 80.0)]),
         (obx("55284-4^BP^LN", "^120^/^80", "mm[Hg]", kind="SN"), [("8480-6", 120.0), ("8462-4", 80.0)]),
         (obx("85354-9^BP^LN", "", kind="ST", status="W"), [("8480-6", None), ("8462-4", None)]),
+        (obx("8480-6^BP^LN", "85/40", "mm[Hg]", kind="ST"), [("8480-6", 85.0), ("8462-4", 40.0)]),
+        (obx("8480-6^BP^LN", "85/40 mmHg", "mm[Hg]"), [("8480-6", 85.0), ("8462-4", 40.0)]),
+        (obx("8461-6^BP lying^LN", "^85^/^40", "mm[Hg]", kind="SN"), [("8461-6", 85.0), ("8455-8", 40.0)]),
+        (obx("150020^MDC_PRESS_BLD_NONINV^MDC", "85/40", "mmHg", kind="ST"), [("76534-7", 85.0), ("76535-4", 40.0)]),
+        (obx("150300^^MDC", "85/40", "266016^MDC_DIM_MMHG^MDC", kind="ST"), [("76534-7", 85.0), ("76535-4", 40.0)]),
+        (obx("150032^MDC_PRESS_BLD_ART^MDC", "85/40", "mmHg", kind="ST"), [("76215-3", 85.0), ("76213-8", 40.0)]),
+        (obx("MDC_PRESS_BLD", "85/40", "mmHg", kind="ST", status="D"), [("8480-6", 85.0), ("8462-4", 40.0)]),
     ],
 )
 def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float | None]]) -> None:
@@ -325,6 +341,44 @@ def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float 
     assert [(o.code, o.value) for o in event.observations] == expected
     if expected[0][1]:
         assert {o.unit for o in event.observations} == {"mm[Hg]"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (obx("85354-9^BP^LN", "85", "mm[Hg]"), "not a blood pressure as systolic/diastolic"),
+        (obx("150020^MDC_PRESS_BLD_NONINV^MDC", "85", "mmHg"), "not a blood pressure as systolic/diastolic"),
+        (obx("85354-9^BP^LN", "85/40/55", "mm[Hg]", kind="ST"), "not a blood pressure as systolic/diastolic"),
+        (obx("85354-9^BP^LN", "85/40 mmHg", "kPa", kind="ST"), "a blood pressure with two units"),
+        (obx("85354-9^BP^LN", "<^85^/^40", "mm[Hg]", kind="SN"), "a comparator leaves the value open"),
+        (obx("8480-6^BP^LN", "85/", "mm[Hg]", kind="ST"), "not a number"),
+        (obx("8462-4^BP^LN", "85/40", "mm[Hg]", kind="ST"), "not a number"),
+        (obx("9279-1^RR^LN", "18/1", "/min", kind="ST"), "not a number"),
+    ],
+)
+def test_what_is_no_blood_pressure(line: str, reason: str) -> None:
+    assert trouble(line) == f"OBX-5: {reason}"
+
+
+def test_a_pressure_in_one_value_alerts() -> None:
+    watch = bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    outcome = reader()(vitals(obx("8480-6^BP^LN", "85/40", "mm[Hg]", kind="ST")))
+    assert [state for event in outcome.events for _, state, _ in bedside.steps(watch.say(event))] == ["raised"]
+
+
+@pytest.mark.parametrize("status", ["X", "F", "D"])
+def test_a_compound_of_a_device_without_a_value_says_nothing(status: str) -> None:
+    """IHE PCD-01: a row of the device's tree, whose parts follow."""
+    rows = (
+        obx("150020^MDC_PRESS_BLD_NONINV^MDC", "", kind="", status=status),
+        obx("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "85", "mmHg", number=2),
+        obx("150022^MDC_PRESS_BLD_NONINV_DIA^MDC", "40", "mmHg", number=3),
+    )
+    outcome = reader()(vitals(*rows))
+    (event,) = sets(outcome)
+    assert [(o.code, o.value, o.status) for o in event.observations] == [("76534-7", 85.0, "final"), ("76535-4", 40.0, "final")]
+    assert letters(outcome) == []
 
 
 @pytest.mark.parametrize(
