@@ -234,7 +234,7 @@ class ImageEvent(Event):
     status: Literal["final", "cancelled", "entered-in-error"] = "final"
     """What the image is by now: there; no longer kept by its archive; rejected by it, as of another patient or of no use."""
     reason: Line = ""
-    """Why it was taken back: DICOM's words for the code of the rejection note (PS3.16 CID 7010)."""
+    """Why it was taken back: DICOM's words for the code of the rejection note (PS3.16 CID 7010), or what became of a FHIR Media."""
     modality: Code
     """DICOM (0008,0060): CR, DX, CT, ...; empty where it is taken back."""
     body_part: Code = ""

@@ -52,13 +52,25 @@ class Stay:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a Media resource was last said to show: pictures by instance UID, and of whom. `updated`: its `meta.lastUpdated`."""
+
+    pictures: frozenset[tuple[str, str]]
+    updated: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
-    """What every mapping needs and no resource changes. `encounters`: what Encounters are, by `stay_key`, as far as known."""
+    """What every mapping needs and no resource changes.
+
+    `encounters`: what Encounters are, by `stay_key`, as far as known; `shown`: what Media show, by `remembered_by`, likewise.
+    """
 
     settings: FhirSettings
     identities: Identities
     contexts: Contexts
     encounters: Mapping[str, Stay] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +192,22 @@ class Reading:
         """Whether it may change what is known or done of a patient, as every real resource may.
 
         Test data may not, and it is noted: `what` says in words what it leaves. It ends no watch, merges nobody, sets no fact,
-        answers no alert; nor does it take a real value back, since its versions are remembered apart (`versions.name_of`).
+        answers no alert; nor does it take a real value back, since its versions are remembered apart (`remembered_by`).
         `as_context`: a site may let test systems write contexts (`test_contexts`).
         """
         if self.processing == "production" or (as_context and self.sender.peer.test_contexts):
             return True
         self.note("", f"test data {what}")
         return False
+
+    @property
+    def remembered_by(self) -> str:
+        """Return what it is remembered by over its versions: its sender and id, or condition; empty for one without.
+
+        Test data is remembered apart: it follows nothing real, and nothing real follows it.
+        """
+        test = "" if self.processing == "production" else f"\x1f{self.processing}"
+        return f"{self.sender.name}\x1f{self.name}{test}" if self.name else ""
 
     def event_id(self, kind: type[Event]) -> str:
         """Return the id of the next event of a kind."""
