@@ -261,11 +261,12 @@ def _dicom_peer(settings: "DicomSettings", title: str) -> "DicomPeer | None":
 
 
 async def _dicom(settings: Settings, source: Path, peer: "DicomPeer | None", journal: Path | None) -> "Imported":
+    from connectors.contexts import MemoryContexts
     from connectors.dicom.importing import Imported, Journal, bring_in
     from connectors.dicom.publishing import Publishing
     from connectors.identity import Identities
     from connectors.objects import ObjectStore
-    from streams.edge import disk_nearly_full
+    from streams.edge import disk_nearly_full, read_contexts
 
     own, objects, clock = settings.connectors.dicom, ObjectStore(settings.objects), clock_of(settings.clock)
 
@@ -275,7 +276,9 @@ async def _dicom(settings: Settings, source: Path, peer: "DicomPeer | None", jou
             raise Permanent("the disk of the object store is nearly full", hint=hint)
 
     await asyncio.to_thread(needs_disk)
+    contexts = MemoryContexts()
     async with _stream(settings, clock) as publisher:
+        await read_contexts(settings, contexts)  # who was merged into whom, and whose number is whose
         with _bar(BarColumn(), MofNCompleteColumn()) as bar:
             task = bar.add_task(source.name, total=None)
 
@@ -290,6 +293,7 @@ async def _dicom(settings: Settings, source: Path, peer: "DicomPeer | None", jou
                 identities=Identities(settings.identity),
                 now=clock,
                 peer=peer,
+                contexts=contexts,
                 journal=Journal(journal),
                 progress=progress,
             )

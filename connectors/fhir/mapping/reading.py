@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from connectors.contexts import Contexts, in_future, surviving
+from connectors.contexts import Contexts, holder, in_future, registered, surviving
 from connectors.fhir.acknowledgement import Issue
 from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
@@ -104,6 +104,7 @@ class Index:
     """What the references inside one request point at: entries by fullUrl and by Type/id."""
 
     def __init__(self, resources: Iterable[tuple[str, Json]] = ()) -> None:
+        self.anew: set[str] = set()  # patients whose number is their own by this request, though another record lists it
         self._by_url: dict[str, Json] = {}
         for url, resource in resources:
             if url:
@@ -252,7 +253,8 @@ class Reading:
 
         Its literal URL means the Patient that it points at inside the request, by that one's numbers; else the record that an
         earlier Patient resource was filed under (an alias among the contexts); else the URL itself is the identifier, scoped by
-        server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used.
+        server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used. A number
+        that a record lists beside its own is that record's (`contexts.holder`); one that several list is nobody's for certain.
         """
         identities = self.site.identities
         literal = text(reference.get("reference"))
@@ -260,22 +262,50 @@ class Reading:
         own = self._own(target) if target is not None else self.logical_identifier(literal, "Patient") if literal else None
         chosen = self.chosen(target) if target is not None else None
         numbers = self.person_identifiers(target) if target is not None else ()
-        referred = Subject(identities.patient(chosen), chosen.authority) if chosen and chosen.kind != LOGICAL else None
+        referred = None
+        if target is not None and chosen and chosen.kind != LOGICAL:
+            referred = self.filed(target, chosen, contained=literal.startswith("#"))
+            if referred is None:
+                return None
         alias = self.site.contexts.get(identities.patient(own)) if referred is None and own is not None else None
         if alias is not None and alias.merged_into:
             referred = Subject(alias.merged_into)
             known = self.site.contexts.get(alias.merged_into)
             numbers = known.identifiers if known else ()
-        given = identities.choose(self.identifiers(objects(reference, "identifier")))
+        beside = self.identifiers(objects(reference, "identifier"))
+        given = identities.choose(beside)
         if given is not None:
-            named = Subject(identities.patient(given), given.authority)
-            if referred is None:
+            named = self._record(given, beside)
+            if referred is None or named is None:
                 return named
             if self._contradict(referred, numbers, named, given):
                 return None
         if referred is None and (chosen := identities.choose([own]) if own else None):
             return Subject(identities.patient(chosen), chosen.authority)
         return referred
+
+    def _record(self, number: Identifier, beside: Iterable[Identifier]) -> Subject | None:
+        """Return the record that a number belongs to, None where several list it."""
+        own = self.site.identities.patient(number)
+        record = own if own in self.index.anew else holder(self.site.contexts, own, number, [*beside])
+        return Subject(record, number.authority) if record else None
+
+    def filed(self, resource: Json, number: Identifier, *, contained: bool = False) -> Subject | None:
+        """Return the record that a Patient is filed under by its number (`contexts.registered`); None where several list it.
+
+        Its own where the resource was filed under the other one by another number before: then its number has changed. One that is
+        `contained` registers nobody.
+        """
+        contexts, identities = self.site.contexts, self.site.identities
+        own, born = identities.patient(number), text(resource.get("birthDate")) or None
+        record = registered(contexts, own, number, born, self.person_identifiers(resource), new=not contained)
+        logical = None if contained else self._own(resource)
+        alias = contexts.get(identities.patient(logical)) if logical else None
+        if record and alias and alias.merged_into == record and alias.merged_by != own:
+            record = own
+        if record == own and not contained:
+            self.index.anew.add(own)
+        return Subject(record, number.authority) if record else None
 
     def _contradict(self, referred: Subject, numbers: Iterable[Identifier], named: Subject, given: Identifier) -> bool:
         """Whether a reference and its identifier are two patients: another number of the same index, or of another known record."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from connectors.checking import looks_like_code
-from connectors.contexts import FUTURE, Contexts, among, holder, surviving
+from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
@@ -129,8 +129,18 @@ class Reading:
 
     def held(self, subject: Subject) -> Subject | None:
         """Return the record that a number belongs to (`contexts.holder`); None, noted as a flag, where several list it."""
+        if subject.chosen is None:
+            return subject
+        return self._of(subject, holder(self.tables.contexts, subject.patient_id, subject.chosen, subject.identifiers))
+
+    def registered(self, subject: Subject, born: str | None, *, new: bool) -> Subject | None:
+        """Return the record that registration under a number is of (`contexts.registered`); None, as above."""
+        assert subject.chosen is not None
+        contexts, numbers = self.tables.contexts, subject.identifiers
+        return self._of(subject, registered(contexts, subject.patient_id, subject.chosen, born, numbers, new=new))
+
+    def _of(self, subject: Subject, record: str | None) -> Subject | None:
         contexts, identities = self.tables.contexts, self.tables.identities
-        record = holder(contexts, subject.patient_id, subject.chosen) if subject.chosen else subject.patient_id
         if record is None:
             self.flags["a number that several records list beside their own"] += 1
             return None
@@ -138,7 +148,8 @@ class Reading:
             return subject
         self.flags["a number that a record lists beside its own: read as that record's"] += 1
         own = next((one for one in known.identifiers if identities.patient(one) == record), None)
-        return Subject(record, known.identifiers, own.authority if own else subject.authority, own)
+        numbers = (*known.identifiers, *(one for one in subject.identifiers if not among(one, known.identifiers)))
+        return Subject(record, numbers, own.authority if own else subject.authority, own)
 
     def watched(self, pid: Segment | None) -> Subject | None:
         """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into.
