@@ -3,7 +3,7 @@
 | element | becomes |
 |---|---|
 | code, component.code | LOINC by the site's tables, LOINC or MDC codings (the tables of the HL7 v2 connector) |
-| value[x] | quantity without comparator, integer, string (`37.2 C`, `120/80`); coded responsiveness and room air |
+| value[x] | quantity, integer, string (`37.2 C`, `120/80`), a bound where it scores as one; coded responsiveness and room air |
 | dataAbsentReason, no value | nothing (a status that retracts goes on without a value) |
 | a status that retracts, without a time or code | what its id is remembered to have said (`versions`), else a dead letter |
 | status | the same word |
@@ -34,7 +34,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.facts import STANDARD
-from connectors.hl7.mapping.vitals import Value, measured, number, pressures
+from connectors.hl7.mapping.vitals import Value, bounded, measured, number, pressures
 from connectors.hl7.settings import ContextCode, LocalCode
 from processors import loinc
 from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
@@ -146,7 +146,7 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     return [
         Observed(
             reading,
-            Observation(code=code, value=value, unit=measure, status=status),
+            Observation(**value._asdict(), status=status),
             at,
             subject,
             reading.encounter(resource.get("encounter"), subject),
@@ -154,7 +154,7 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
             _charted(reading, status),
             reading.processing,
         )
-        for code, value, measure in values
+        for value in values
     ]
 
 
@@ -245,10 +245,10 @@ def _part(reading: Reading, place: str, part: Json) -> list[Value]:
     if _NO_MEASUREMENT & _interpreted(part) and not retracts:
         reading.note(place, "no measurement: calibrating or still measuring (interpretation)")
         return []
-    for each, number_or_word, measure in found:
-        if isinstance(number_or_word, float) and (to := unfit(each, measure)) and not retracts:
+    for each in found:
+        if isinstance(each.value, float) and (to := unfit(each.code, each.unit)) and not retracts:
             # Passed on all the same: the score then says what it had to do without.
-            reading.trouble(f"{below}{name}", f"a unit that cannot be brought to {to} ({each})")
+            reading.trouble(f"{below}{name}", f"a unit that cannot be brought to {to} ({each.code})")
     return found
 
 
@@ -266,7 +266,7 @@ def _without_value(reading: Reading, place: str, part: Json, code: str) -> list[
     if code in BLOOD_PRESSURE or code in loinc.PANELS:
         return []
     if reading.resource.get("status") in RETRACTS:
-        return [(code, None, "")]  # what it retracts is found by patient, code and time
+        return [Value(code, None)]  # what it retracts is found by patient, code and time
     why = next((word for word, *_ in codings(part.get("dataAbsentReason")) if word), "")
     reading.note(place, f"no value ({why})" if why in _ABSENT else "no value")
     return []
@@ -290,23 +290,21 @@ def _values(code: str, local: LocalCode | None, name: str, value: Any) -> list[V
     if local and local.values:
         for word in (word for one in coded for word in one[:2]):
             if word in local.values:
-                return [(code, local.values[word], measure)]
+                return [Value(code, local.values[word], measure)]
     if code in CODED:
         letter = responsiveness(coded)
         if not letter:
             raise ValueError("not a level of responsiveness that is known (ACVPU)")
-        return [(code, letter, "")]
+        return [Value(code, letter)]
     if code in OXYGEN and room_air(coded):
-        return [(code, "air", "")]
+        return [Value(code, "air")]
     if name == "valueQuantity" and isinstance(value, dict):
-        if text(value.get("comparator")):
-            raise ValueError("a comparator leaves the value open")
-        return [(code, _number(value.get("value")), _unit(value) or measure)]
+        return [bounded(code, _number(value.get("value")), _unit(value) or measure, text(value.get("comparator")))]
     if name == "valueString":
         words = text(value)
-        return pressures(code, words, measure) or [(code, *measured(words, measure))]
+        return pressures(code, words, measure) or [measured(code, words, measure)]
     if name == "valueInteger":
-        return [(code, _number(value), measure)]
+        return [Value(code, _number(value), measure)]
     raise ValueError("not a kind of value that a vital sign has")
 
 

@@ -14,9 +14,10 @@ A lane finds what is taken back or corrected by patient, code and time. So where
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectors.hl7.errors import Condition
 from connectors.hl7.mapping.codes import (
@@ -41,12 +42,15 @@ from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import letter_of
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
-from processors.events import Observation, ObservationStatus, VitalsEvent
+from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
+from processors.vitals import one_band
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 _COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", re.ASCII)  # three digits after a comma could be thousands
 _TRAILING: Final = re.compile(r"([+-]?[\d.,]+)\s*([^\d\s].*)")
 _PRESSURES: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*/\s*(\d{1,3}(?:\.\d+)?)\s*(.*)")
+_BOUND: Final = re.compile(r"([<>]=?)\s*(.+)")
+_COMPARATORS: Final[Mapping[str, Comparator]] = {"<": "<", "<=": "<=", ">=": ">=", ">": ">", "=": "", "": ""}
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
 _CHANGED: Final = frozenset({"corrected", "amended"})
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
@@ -61,6 +65,7 @@ class Observed:
     code: str
     value: float | str | None
     unit: str
+    comparator: Comparator
     status: ObservationStatus
     at: datetime
     device: str
@@ -124,8 +129,8 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             reading.trouble("a correction without a value", obx.at(5), Condition.REQUIRED_FIELD_MISSING)
             return []
         # a status alone says much: deleted, wrong, cannot be obtained, now final
-        values = [(code, None, "") for code in BLOOD_PRESSURE.get(loinc, (loinc,))]
-    for code, value, measure in values:
+        values = [Value(code, None) for code in BLOOD_PRESSURE.get(loinc, (loinc,))]
+    for code, value, measure, _ in values:
         if isinstance(value, float) and (to := unfit(code, measure)):
             # Passed on all the same: the score then says what it had to do without.
             reading.trouble(f"a unit that cannot be brought to {to} ({code})", obx.at(6), Condition.TABLE_VALUE_NOT_FOUND)
@@ -134,7 +139,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     if charted is None:
         charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
     charted = charted and not flags & UNSURE
-    return [Observed(code, value, measure, status, at, device, charted) for code, value, measure in values]
+    return [Observed(*value, status, at, device, charted) for value in values]
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
@@ -146,6 +151,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 code=one.code,
                 value=one.value,
                 unit=one.unit,
+                comparator=one.comparator,
                 status=one.status,
                 observed_at=None if one.at == at else one.at,
             )
@@ -179,7 +185,13 @@ def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
     return groups
 
 
-Value = tuple[str, float | str | None, str]  # LOINC, value, unit
+class Value(NamedTuple):
+    """What an observation says. `comparator`: `value` is a bound."""
+
+    code: str  # LOINC
+    value: float | str | None
+    unit: str = ""
+    comparator: Comparator = ""
 
 
 def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
@@ -193,34 +205,50 @@ def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None)
     if local and local.values:
         for word in (obx.get(5), obx.get(5, 2)):
             if word in local.values:
-                return [(loinc, local.values[word], measure)]
+                return [Value(loinc, local.values[word], measure)]
     if pair := _pressures(obx, kind, loinc, measure):
         return pair
     if loinc in CODED:
         letter = responsiveness(codings(obx, 5))
         if not letter:
             raise ValueError("not a level of responsiveness that is known (ACVPU)")
-        return [(loinc, letter, "")]
+        return [Value(loinc, letter)]
     if loinc in OXYGEN and room_air(codings(obx, 5)):
-        return [(loinc, "air", "")]
+        return [Value(loinc, "air")]
     if kind == "SN":
-        return [(loinc, _structured(obx), measure)]
+        return [_structured(obx, loinc, measure)]
     if kind in _CODED_TYPES:
         raise ValueError("a coded value where a number is needed")
     if obx.get(5, 2):
         raise ValueError("a value of several components where a number is needed")
-    return [(loinc, *measured(obx.get(5), measure))]
+    return [measured(loinc, obx.get(5), measure)]
 
 
-def measured(text: str, measure: str) -> tuple[float, str]:
-    """Read a number that may have its unit behind it: `98 %`, `37.2 C`, `2L`. `measure`: the unit that is said beside it."""
+def measured(code: str, text: str, measure: str) -> Value:
+    """Read a number that may have its unit behind it, `98 %`, `37.2 C`, `2L`, and a comparator before it (`bounded`).
+
+    `measure`: the unit that is said beside it. Raises `ValueError` (with no value in it) when it cannot be used.
+    """
+    bound = _BOUND.fullmatch(text.strip())
+    comparator, text = (bound[1], bound[2]) if bound else ("", text)
     try:
-        return number(text), measure
+        return bounded(code, number(text), measure, comparator)
     except ValueError:
         trailing = _TRAILING.fullmatch(text.strip())
         if not trailing or not (stuck := known_unit(trailing[2])) or (measure and measure != stuck):
             raise
-        return number(trailing[1]), stuck
+        return bounded(code, number(trailing[1]), stuck, comparator)
+
+
+def bounded(code: str, value: float, measure: str, comparator: str) -> Value:
+    """Return a value, or a bound that scores as all that it may mean (`processors.vitals.one_band`): SpO2 `<80`, `>40` breaths.
+
+    Raises `ValueError` for any other.
+    """
+    known = _COMPARATORS.get(comparator)
+    if known is None or (known and not one_band(code, value, measure, known)):
+        raise ValueError("a comparator leaves the value open")
+    return Value(code, value, measure, known)
 
 
 def number(text: str) -> float:
@@ -239,14 +267,12 @@ def number(text: str) -> float:
     return value
 
 
-def _structured(obx: Segment) -> float:
-    """Read SN: comparator, number, separator, number. Only an exact single number is a measurement."""
+def _structured(obx: Segment, code: str, measure: str) -> Value:
+    """Read SN: comparator, number, separator, number. Only a single number is a measurement, exact or a bound (`bounded`)."""
     comparator, first, separator, second = (obx.get(5, n) for n in range(1, 5))
-    if comparator not in ("", "="):
-        raise ValueError("a comparator leaves the value open")
     if separator or second:
         raise ValueError("a range or ratio is not one value")
-    return number(first)
+    return bounded(code, number(first), measure, comparator)
 
 
 def _pressures(obx: Segment, kind: str, code: str, measure: str) -> list[Value]:
@@ -271,4 +297,4 @@ def pressures(code: str, text: str, measure: str) -> list[Value]:
     if stuck and measure and stuck != measure:
         raise ValueError("a blood pressure with two units")
     values = zip(PRESSURES[code], (found[1], found[2]), strict=True)
-    return [(each, number(value), measure or stuck) for each, value in values]
+    return [Value(each, number(value), measure or stuck) for each, value in values]

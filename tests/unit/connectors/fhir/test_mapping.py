@@ -141,6 +141,12 @@ def test_words_that_are_no_value(code, words):
     assert (outcome.verdict, outcome.code) == ("dead-letter", 201)
 
 
+def test_a_bound_that_scores_as_all_that_it_may_mean():
+    for element in ({"valueQuantity": quantity(80, "%", comparator="<")}, {"valueQuantity": None, "valueString": "<80 %"}):
+        (found,) = only(handle(observation("59408-5", **element)), VitalsEvent).observations
+        assert (found.comparator, found.value, found.unit) == ("<", 80, "%")
+
+
 def test_a_compound_of_a_device_has_its_values_in_components():
     resource = pressure(code=concept("150020", "urn:iso:std:iso:11073:10101"))
     found = only(handle(resource), VitalsEvent).observations

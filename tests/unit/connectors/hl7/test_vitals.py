@@ -16,7 +16,7 @@ from connectors.hl7.mapping.codes import (
     known_unit,
 )
 from connectors.hl7.mapping.vitals import number
-from processors.events import DeadLetterEvent, Observation, VitalsEvent
+from processors.events import DeadLetterEvent, Observation, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from processors.vitals import Reading, read
 from tests import bedside
@@ -200,7 +200,7 @@ def test_values(kind: str, value: str, unit: str, expected: tuple[float, str]) -
         ("NM", "３７", "not a number"),
         ("NM", "37~38", "a vital sign with several values"),
         ("NM", "37^38", "a value of several components where a number is needed"),
-        ("SN", ">^40", "a comparator leaves the value open"),
+        ("SN", "<^40", "a comparator leaves the value open"),
         ("SN", "^36^-^38", "a range or ratio is not one value"),
         ("CWE", "H^High", "a coded value where a number is needed"),
         ("ST", "37 parsecs", "not a number"),
@@ -358,6 +358,58 @@ def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float 
 )
 def test_what_is_no_blood_pressure(line: str, reason: str) -> None:
     assert trouble(line) == f"OBX-5: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("line", "comparator", "value"),
+    [
+        (obx("59408-5^SpO2^LN", "<80", "%", kind="ST"), "<", 80.0),
+        (obx("59408-5^SpO2^LN", "< 70 %"), "<", 70.0),
+        (obx("59408-5^SpO2^LN", ">=^97", "%", kind="SN"), ">=", 97.0),  # on either scale, on air or oxygen
+        (obx("9279-1^RR^LN", ">^40", "/min", kind="SN"), ">", 40.0),
+        (obx("9279-1^RR^LN", "<=^8", "/min", kind="SN"), "<=", 8.0),
+        (obx("8867-4^HR^LN", ">130.5", "/min", kind="ST"), ">", 130.5),
+        (obx("8480-6^SBP^LN", "<50", "mm[Hg]", kind="ST"), "<", 50.0),
+        (obx("8480-6^SBP^LN", "<10", "kPa", kind="ST"), "<", 10.0),  # 75 mmHg
+        (obx("8310-5^Temp^LN", "<^95", "[degF]", kind="SN"), "<", 95.0),  # 35.0 C
+        (obx("3151-8^O2^LN", ">15", "L/min", kind="ST"), ">", 15.0),
+        (obx("9279-1^RR^LN", "=^40", "/min", kind="SN"), "", 40.0),
+    ],
+)
+def test_a_bound_that_scores_as_all_that_it_may_mean(line: str, comparator: str, value: float) -> None:
+    observation = one(line)
+    assert (observation.comparator, observation.value) == (comparator, value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        obx("59408-5^SpO2^LN", "<90", "%", kind="ST"),  # 3 points on scale 1, on scale 2 perhaps none
+        obx("59408-5^SpO2^LN", "<84", "%", kind="ST"),
+        obx("59408-5^SpO2^LN", ">95", "%", kind="ST"),
+        obx("59408-5^SpO2^LN", ">100", "%", kind="ST"),
+        obx("9279-1^RR^LN", "<20", "/min", kind="ST"),
+        obx("9279-1^RR^LN", ">24", "/min", kind="ST"),  # 24.4 is charted as 24
+        obx("9279-1^RR^LN", "<>^40", "/min", kind="SN"),
+        obx("9279-1^RR^LN", ">40", "", kind="ST"),  # of what?
+        obx("9279-1^RR^LN", ">40", "furlong", kind="ST"),
+        obx("8310-5^Temp^LN", ">39", "Cel", kind="ST"),
+        obx("8462-4^DBP^LN", "<30", "mm[Hg]", kind="ST"),  # not in NEWS2
+        obx("3151-8^O2^LN", "<2", "L/min", kind="ST"),
+        obx("3150-6^FiO2^LN", ">=21", "%", kind="ST"),
+    ],
+)
+def test_a_bound_that_leaves_the_score_open(line: str) -> None:
+    assert trouble(line) == "OBX-5: a comparator leaves the value open"
+
+
+def test_a_bound_that_is_alarming_alerts_and_the_score_says_what_was_sent() -> None:
+    watch = bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    outcome = reader()(vitals(obx("59408-5^SpO2^LN", "<80", "%", kind="ST")))
+    said = [made for event in outcome.events for made in watch.say(event)]
+    assert [state for _, state, _ in bedside.steps(said)] == ["raised"]
+    assert [made.flags for made in said if isinstance(made, ScoreEvent)] == [("bound: 59408-5 <80 %",)]
 
 
 def test_a_pressure_in_one_value_alerts() -> None:
