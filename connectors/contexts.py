@@ -219,12 +219,14 @@ def holder(contexts: Contexts, patient_id: str, identifier: Identifier, beside: 
     if known is not None and (known.effective_at != UNDATED or known.merged_into):
         return patient_id
     listed_by = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
+    if not listed_by:
+        return patient_id
     others = [one for one in beside if not same_number(one, identifier)]
     for those in (listed_by, [one for one in listed_by if any(among(other, one.identifiers) for other in others)]):
         records = {surviving(contexts, one.patient_id) for one in those}
         if len(records) == 1:
             return records.pop()
-    return None if listed_by else patient_id
+    return None
 
 
 def registered(

@@ -26,7 +26,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from connectors.contexts import surviving
+from connectors.contexts import in_future, surviving
 from connectors.fhir.mapping.attachments import content
 from connectors.fhir.mapping.reading import Reading, Shown, Subject, codings, objects, text
 from connectors.publisher import NewObject
@@ -45,11 +45,13 @@ _NOT_READY: Final = frozenset({"preparation", "in-progress", "not-done", "on-hol
 def map_media(reading: Reading, learnt: dict[str, Shown]) -> None:
     """Map a Media: its picture becomes an image event. `learnt`: what this request's Media show, by `remembered_by`."""
     resource, name, updated = reading.resource, reading.remembered_by, reading.last_updated
+    if updated and in_future(updated, reading.sender.received_at):
+        updated = None  # a wrong clock, which would make all that follows look old
     known = (learnt.get(name) or reading.site.shown.get(name) if name else None) or Shown(frozenset(), None)
     if reading.update and updated and known.updated and updated < known.updated:
         reading.note("meta.lastUpdated", "older than the version that stands: not used")
         return
-    status, shown = text(resource.get("status")), known.pictures
+    status, shown = text(resource.get("status")), known.pictures if reading.update else frozenset()
     if status == _ERROR:
         _take_back(reading, shown or _meant(reading), "FHIR Media entered in error")
     elif status in _NOT_READY or _kind(reading) in ("video", "audio"):
@@ -57,15 +59,13 @@ def map_media(reading: Reading, learnt: dict[str, Shown]) -> None:
         return
     elif subject := reading.subject():
         event = _picture(reading, subject)
-        if reading.update:
-            moved = {one for one in shown if surviving(reading.site.contexts, one[1]) != subject.patient_id}
-            # what comes under the same UID takes the place of the other by itself
-            left = {one for one in moved if event is None or one[0] != event.instance_uid}
-            _take_back(reading, left, "FHIR Media of another subject by now")
-            shown -= moved
-        shown |= {(event.instance_uid, event.patient_id)} if event else set()
+        moved = {one for one in shown if surviving(reading.site.contexts, one[1]) != subject.patient_id}
+        # what comes under the same UID takes the place of the other by itself
+        left = {one for one in moved if event is None or one[0] != event.instance_uid}
+        _take_back(reading, left, "FHIR Media of another subject by now")
+        shown = shown - moved | ({(event.instance_uid, event.patient_id)} if event else set())
     if name and (shown or known.pictures):
-        learnt[name] = Shown(shown, updated)
+        learnt[name] = Shown(shown, updated or known.updated)
 
 
 def _picture(reading: Reading, subject: Subject) -> ImageEvent | None:

@@ -275,6 +275,8 @@ class Reading:
         beside = self.identifiers(objects(reference, "identifier"))
         given = identities.choose(beside)
         if given is not None:
+            if referred is not None and any((one.authority, one.value) == (given.authority, given.value) for one in numbers):
+                return referred
             named = self._record(given, beside)
             if referred is None or named is None:
                 return named
@@ -311,8 +313,6 @@ class Reading:
         """Whether a reference and its identifier are two patients: another number of the same index, or of another known record."""
         contexts = self.site.contexts
         if surviving(contexts, referred.patient_id) == surviving(contexts, named.patient_id):
-            return False
-        if any((one.authority, one.value) == (given.authority, given.value) for one in numbers):
             return False
         alike = any(
             one.authority == given.authority and ("" in (one.kind, given.kind) or one.kind == given.kind) for one in numbers

@@ -473,6 +473,8 @@ def test_a_number_that_several_records_list_is_held_apart():
     feed = Registry()
     listed(feed, "P1", "P2")
     assert TWO in feed.whose(subject={"identifier": E1})
+    for n, expected in enumerate((P1, P2)):  # by their references they are told apart
+        assert feed.whose(subject={"reference": f"Patient/local-{n}", "identifier": E1}) == expected
     outcome = feed.put(patient(id="e", identifier=[E1]))
     assert (outcome.verdict, letters(outcome)[0].stage) == ("dead-letter", "identify")
     assert "a number that several records list: nobody can tell which" in outcome.reason

@@ -216,6 +216,8 @@ def test_what_test_data_or_an_older_version_says_takes_nothing_back():
     server.send(of("P1", **stamp))
     assert server.send(of("P2", meta={"lastUpdated": "2026-11-23T10:00:00Z"})) == ([], [])
     assert "older than the version that stands: not used" in server.outcome.reason
+    server.send(of("P1", meta={"lastUpdated": "2027-11-23T10:00:00Z"}))  # a wrong clock
+    assert server.send(of("P1"))[0]
     assert server.send(bare(meta={"tag": [{"code": "HTEST"}]})) == ([], [])
     assert server.send(bare())[1]
 
@@ -224,7 +226,10 @@ def test_one_id_on_every_create_is_no_correction():
     server = Server()
     (one,), (two,) = (server.send(of(value), "create")[0] for value in ("P1", "P2"))
     assert one[0] != two[0]
-    assert server.send(of("P2", status="entered-in-error"), "create")[1] != []
+    for shown, value in ((one, "P1"), (two, "P2")):
+        assert server.send(of(value, status="entered-in-error"), "create") == ([], [shown])
+    assert server.send(bare(), "create") == ([], [])
+    assert server.outcome.verdict == "dead-letter"
 
 
 def test_an_imaging_study_is_checked_and_answered():
