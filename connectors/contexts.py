@@ -16,7 +16,8 @@ not repeat the place. The rule, for every connector:
    Who is known by such words alone has a context as of `UNDATED`, so that any word of registration, however old, counts as newer;
    until then vital signs from elsewhere move the patient (`connectors.hl7.mapping.persons`).
 7. A number of which registration has never spoken by itself, and which it lists beside another, belongs to that record (`holder`):
-   a feed may know the enterprise's number alone. Registration under it makes a record of its own: it may have been given out anew.
+   a feed may know the enterprise's number alone. Where several records list it, nobody can tell. Registration under it is of that
+   record too, unless it may have been given out anew (`registered`): then it makes a record of its own.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -208,17 +209,57 @@ def among(identifier: Identifier, others: Collection[Identifier]) -> bool:
     return any(same_number(identifier, other) for other in others)
 
 
-def holder(contexts: Contexts, patient_id: str, identifier: Identifier) -> str | None:
+def holder(contexts: Contexts, patient_id: str, identifier: Identifier, beside: Collection[Identifier] = ()) -> str | None:
     """Return the record that a number belongs to (rule 7); None where several list it, none of which it is the number of.
 
-    `patient_id` is made of `identifier`. It is its own record where registration has spoken of it, or nobody's that is known.
+    `patient_id` is made of `identifier`. It is its own record where registration has spoken of it, or nobody's that is known. Of
+    several the one that lists another of the numbers sent `beside` it.
     """
     known = contexts.get(patient_id)
     if known is not None and (known.effective_at != UNDATED or known.merged_into):
         return patient_id
-    registered = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
-    records = {surviving(contexts, one.patient_id) for one in registered} or {patient_id}
-    return records.pop() if len(records) == 1 else None
+    listed_by = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
+    if not listed_by:
+        return patient_id
+    others = [one for one in beside if not same_number(one, identifier)]
+    for those in (listed_by, [one for one in listed_by if any(among(other, one.identifiers) for other in others)]):
+        records = {surviving(contexts, one.patient_id) for one in those}
+        if len(records) == 1:
+            return records.pop()
+    return None
+
+
+def registered(
+    contexts: Contexts,
+    patient_id: str,
+    identifier: Identifier,
+    born: str | None,
+    beside: Collection[Identifier] = (),
+    *,
+    new: bool,
+) -> str | None:
+    """Return the record that registration under a number alone is of (rule 7); None where several list it.
+
+    Its own, as somebody else's from now on, where the date of birth is another than the record's, and where that one has another
+    number of the same row (authority and type): such are given out anew. `new`: it may be a first registration; then only the same
+    date of birth shows that it is the same person.
+    """
+    record = holder(contexts, patient_id, identifier, beside)
+    known = contexts.get(record) if record else None
+    if record == patient_id or known is None:
+        return record
+    row = [one for one in known.identifiers if (_row(one) == _row(identifier)) and one.value != identifier.value]
+    same = None if None in (born, known.birth_date) else same_date(born, known.birth_date)
+    return patient_id if row or same is False or (new and not same) else record
+
+
+def same_date(one: str | None, other: str | None) -> bool:
+    """Whether two dates are the same as far as both are known (a year, a month)."""
+    return one is not None and other is not None and (one.startswith(other) or other.startswith(one))
+
+
+def _row(identifier: Identifier) -> tuple[str, str]:
+    return identifier.authority.casefold(), identifier.kind.upper()
 
 
 def inherited(survivor: PatientEvent | None, prior: PatientEvent | None) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from processors.identity import patient_id
 
 _OID = re.compile(r"[0-2](\.\d+)+")
 
+# How much an identifier counts by what its sender says of it, the most first; before the site's order of authorities
+VALID, SECONDARY, TEMPORARY, ENDED = range(4)  # ENDED: its validity is over, or has not begun
+Ranked = Sequence[tuple[int, Identifier]]
+
 # HL7 table 0203: these name an account, a visit, a document or a person elsewhere, never the patient in this hospital's index.
 NOT_A_PATIENT_INDEX = frozenset(
     {"AN", "VN", "SS", "DL", "PPN", "PN", "BR", "DR", "EI", "EN", "FI", "GN", "NPI", "TAX", "XX", "U"}
@@ -121,6 +125,12 @@ class Identities:
         of_index = [identifier for identifier in usable if identifier.kind.upper() not in NOT_A_PATIENT_INDEX]
         return min(of_index, key=_preference, default=None)
 
+    def choose_ranked(self, ranked: Ranked) -> Identifier | None:
+        """Return the identifier that names the patient, of those that count most; one that may not be used is passed over."""
+        ranks = sorted({rank for rank, _ in ranked})
+        chosen = (self.choose([one for rank, one in ranked if rank <= least]) for least in ranks)
+        return next((one for one in chosen if one), None)
+
     def listed(self, identifiers: Sequence[Identifier]) -> list[Identifier]:
         """Return the identifiers of the authorities that the site lists, in its order."""
         found = [(rank, n) for n, one in enumerate(identifiers) if (rank := self._order.get(_fold(one.authority))) is not None]
@@ -173,6 +183,11 @@ class Identities:
         if key is None:
             key = self._keys[kind] = hmac.new(self._secret, kind.encode(), sha256).digest()
         return patient_id(key, authority, value)
+
+
+def lasting(ranked: Ranked, chosen: Identifier | None) -> tuple[Identifier, ...]:
+    """Return the identifiers that are a patient's still: those whose validity is over only where the patient goes by them."""
+    return tuple(one for rank, one in ranked if rank != ENDED or one == chosen)
 
 
 def _fold(name: str) -> str:

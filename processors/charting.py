@@ -157,7 +157,7 @@ class Charting:
         made.ended = patient.ended
         if made.ended and not made.late:
             flags.append("moved" if patient.context.merged_into else "not-watched")
-        made.flags = tuple(flags)
+        made.flags = (*flags, *vitals.bounds(event.observations))
         made.rejected = _told(rejected)
 
     def _queued(self, patient: Patient, observed: int, now: int) -> bool:
@@ -189,7 +189,7 @@ class Charting:
         alone.newest = alone.history.newest
         self._score(made, alone, readings, alone.refused, observed, current=True)
         made.current = None
-        made.flags = ("test-traffic",)
+        made.flags = ("test-traffic", *vitals.bounds(event.observations))
         made.rejected = _told(rejected)
 
     # ---------------------------------------------------------------------------------------------------------- reading

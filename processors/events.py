@@ -234,7 +234,7 @@ class ImageEvent(Event):
     status: Literal["final", "cancelled", "entered-in-error"] = "final"
     """What the image is by now: there; no longer kept by its archive; rejected by it, as of another patient or of no use."""
     reason: Line = ""
-    """Why it was taken back: DICOM's words for the code of the rejection note (PS3.16 CID 7010)."""
+    """Why it was taken back: DICOM's words for the code of the rejection note (PS3.16 CID 7010), or what became of a FHIR Media."""
     modality: Code
     """DICOM (0008,0060): CR, DX, CT, ...; empty where it is taken back."""
     body_part: Code = ""
@@ -263,6 +263,7 @@ class ImageEvent(Event):
         return self
 
 
+Comparator = Literal["", "<", "<=", ">=", ">"]
 ObservationStatus = Literal[
     "final", "preliminary", "amended", "corrected", "entered-in-error", "cancelled", "registered", "unknown"
 ]  # FHIR observation-status; HL7 table 0085: F P/R C,U W,D X
@@ -277,6 +278,8 @@ class Observation(Part):
     """A number in `unit`; text where coded: an ACVPU letter, word or answer code (LOINC, SNOMED CT), air, oxygen; null: none."""
     unit: Unit = ""
     """UCUM, as sent (the lane converts it); empty for coded values and where none was sent."""
+    comparator: Comparator = ""
+    """`value` is a bound (FHIR Quantity.comparator): passed on only where whatever it may mean has the same NEWS2 points."""
     status: ObservationStatus = "final"
     """FHIR observation-status; of HL7 the code of table 0085 in FHIR's words."""
     observed_at: AwareDatetime | None = None
@@ -657,7 +660,8 @@ class ScoreEvent(Output):
     """future-stamp (observed later than received: used as of receipt), scale-2-without-decision (scale 1 was used), not-watched
     (discharged or deceased: never alerts), moved (came under a record that was merged away: goes on to the surviving one),
     catching-up (from an outage's backlog, or out of a sender's queue), test-traffic, age-learned (of the newest set, scored anew
-    with NEWS2 by what `source` names, a context on clinical.patients: the set's own score said that the age is unknown)."""
+    with NEWS2 by what `source` names, a context on clinical.patients: the set's own score said that the age is unknown); a value
+    that was sent as a bound and scored as the bound itself: `bound: 59408-5 <80 %`."""
 
 
 AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated", "resolved", "withdrawn"]

@@ -90,6 +90,16 @@ def points(name: str, value: float | str, scale: Scale = 1, on_oxygen: bool | No
     return number, chart[bisect_left(chart, (number,))][1]
 
 
+def one_band(name: str, bound: float, *, above: bool) -> bool:
+    """Tell whether all values above a bound, or below it, have the same points as it, on either scale and on air or oxygen.
+
+    Raises `KeyError` for what has no number in NEWS2.
+    """
+    charts = (SPO2_SCALE_1, SPO2_SCALE_2_ON_AIR, SPO2_SCALE_2_ON_OXYGEN) if name == "spo2" else (CHART[name],)
+    number = rounded(name, bound)
+    return all(bisect_left(chart, (number,)) == (len(chart) - 1 if above else 0) for chart in charts)
+
+
 def total(
     parameters: Sequence[Parameter], missing: Sequence[str], scale: Scale, refused: Sequence[RefusedReading] = ()
 ) -> News2:

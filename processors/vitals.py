@@ -5,11 +5,12 @@ A reading is what NEWS2 and the model work on: a parameter of `processors.deteri
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from processors import loinc, ucum
+from processors import loinc, news2, ucum
+from processors.events import Comparator, Observation
 
 
 class Reading(NamedTuple):
@@ -84,6 +85,26 @@ def read(code: str, value: float | str | None, unit: str, *, unitless: Mapping[s
     if quantity == "oxygen_flow":
         return Reading(parameter, "oxygen" if number > 0 else "air", preference)
     return Reading(parameter, number, preference)
+
+
+def one_band(code: str, value: float, unit: str, comparator: Comparator) -> bool:
+    """Tell whether a bound (`<80`) says what it scores: all that it may mean has the same NEWS2 points, or is oxygen, or air."""
+    reading, above = read(code, value, unit, unitless={}), comparator in (">", ">=")
+    if isinstance(reading, str):
+        return False
+    if isinstance(reading.value, str):
+        return reading.value == ("oxygen" if above else "air")
+    if reading.parameter not in news2.CHART and reading.parameter != "spo2":
+        return False
+    limits = LIMITS[reading.parameter]
+    beyond = reading.value == (limits.high if above else limits.low) and comparator in ("<", ">")  # nothing can be meant
+    return not beyond and news2.one_band(reading.parameter, reading.value, above=above)
+
+
+def bounds(observations: Iterable[Observation]) -> list[str]:
+    """Return what a score says of the values that were sent as bounds."""
+    found = (one for one in observations if one.comparator and isinstance(one.value, float))
+    return [f"bound: {one.code} {one.comparator}{one.value:g} {one.unit}" for one in found]
 
 
 def _measure(quantity: str, value: float, unit: str) -> float | str:

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from connectors.contexts import Contexts
 from connectors.dicom.acknowledgement import OUT_OF_RESOURCES, SUCCESS
 from connectors.dicom.mapping import Context, Outcome, handle, is_directory
 from connectors.dicom.publishing import Publishing
@@ -77,13 +78,15 @@ async def bring_in(
     identities: Identities,
     now: Callable[[], datetime],
     peer: DicomPeer | None = None,
+    contexts: Contexts | None = None,
     journal: Journal | None = None,
     sleep: Callable[[float], Any] = asyncio.sleep,
     progress: Callable[[Imported], None] = lambda imported: None,
 ) -> Imported:
     """Bring in files, folders (with all below) and archives (.zip, .tar, .tar.gz, ...) and return what was done.
 
-    `peer` gives authority, zone and processing of the files. Raises `Permanent` for a source that is not there or no archive.
+    `peer` gives authority, zone and processing of the files, `contexts` say what is known of patients. Raises `Permanent` for a
+    source that is not there or no archive.
     """
     journal, done = journal or Journal(None), Imported()
     peer = peer or DicomPeer(ae_title="IMPORT", name="import")
@@ -95,7 +98,9 @@ async def bring_in(
         async def one(name: str, size: int, read: Callable[[], bytes]) -> None:
             nonlocal done
             async with gate:
-                outcome = await _brought(size, read, Context(settings, identities, peer, now()), publishing, sleep)
+                outcome = await _brought(
+                    size, read, Context(settings, identities, peer, now(), contexts=contexts), publishing, sleep
+                )
             if outcome is not _UNREADABLE:  # a disk or share may have had a bad moment: the next run tries again
                 journal.add(name)
             done = replace(

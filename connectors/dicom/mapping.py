@@ -30,7 +30,7 @@ from pydicom.uid import (
     KeyObjectSelectionDocumentStorage,
 )
 
-from connectors.contexts import Contexts, surviving
+from connectors.contexts import Contexts, holder, surviving
 from connectors.deadletters import dead_letter
 from connectors.dicom import pixels
 from connectors.dicom.acknowledgement import (
@@ -101,6 +101,7 @@ _ATTRIBUTES: Final = {
     "view": "(0018,5101) View Position",
     "message_type": "(0008,0016) SOP Class UID",
 }
+_SEVERAL: Final = "a (0010,0020) Patient ID that several records list beside their own: held apart, not guessed"
 _NOBODY: Final = "no (0010,0020) Patient ID of a known authority: held apart, not guessed"
 _UNSTORED: Final = ObjectReference(uri="", sha256="0" * 64, media_type=PNG_MEDIA_TYPE, bytes=0)
 
@@ -145,7 +146,7 @@ class Context:
     peer: DicomPeer
     received_at: datetime
     study: str = ""  # the only study that is taken (STOW-RS to a study)
-    contexts: Contexts | None = None  # who was merged into whom
+    contexts: Contexts | None = None  # who was merged into whom, and whose numbers are whose
 
 
 def is_directory(data: bytes) -> bool:
@@ -406,6 +407,8 @@ def _offset(value: str) -> tzinfo | None:
 def _patient(dataset: Dataset, context: Context) -> str:
     """Return Vigil's patient id, after a merge the surviving one; empty where the object names nobody that the site vouches for.
 
+    A number that a record lists beside its own is that record's (`contexts.holder`). Raises `Poison` for one that several list.
+
     Candidates: (0010,0020) Patient ID, then (0010,1002) Other Patient IDs. Authority: (0010,0021) issuer, else the universal id of
     its qualifiers (0010,0024), else the peer's or the connector's setting.
     """
@@ -421,7 +424,12 @@ def _patient(dataset: Dataset, context: Context) -> str:
     if chosen is None:
         return ""
     person = context.identities.patient(chosen)
-    return person if context.contexts is None else surviving(context.contexts, person)
+    if context.contexts is None:
+        return person
+    record = holder(context.contexts, person, chosen, found)
+    if record is None:
+        raise Poison(_SEVERAL, stage="identify")
+    return surviving(context.contexts, record)
 
 
 def _encounter(dataset: Dataset, context: Context) -> str | None:

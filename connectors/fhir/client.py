@@ -1,12 +1,15 @@
 """The HTTP client of the puller: who we are to the server that is asked, and whom we believe."""
 
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
+from connectors.fhir.settings import FhirPeer
+from connectors.fhir.smart import BackendServices
 from models.errors import Permanent
 
 _TIMEOUTS = httpx.Timeout(60.0, connect=10.0)  # a page of a busy server takes its time; a host that is there answers at once
@@ -51,10 +54,24 @@ def checked_base(base: str) -> str:
     return base.rstrip("/")
 
 
-def client(token: Path | None = None, ca_file: Path | None = None) -> httpx.AsyncClient:
-    """Return a client. `ca_file`: PEM authorities of the server, in place of the usual ones. Raises `Permanent`."""
+def client(base: str, peer: FhirPeer, now: Callable[[], datetime]) -> httpx.AsyncClient:
+    """Return a client for the server at `base`, by a peer's settings `fetch_...`. `now` gives aware times. Raises `Permanent`."""
+    auth: httpx.Auth | None = TokenFile(peer.fetch_token_file) if peer.fetch_token_file else None
+    if peer.fetch_smart:
+        auth = BackendServices(base, peer.fetch_smart, now)
+    return httpx.AsyncClient(auth=auth, verify=_tls(peer), timeout=_TIMEOUTS)
+
+
+def _tls(peer: FhirPeer) -> ssl.SSLContext:
     try:
-        verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
+        ca_file = peer.fetch_ca_file
+        context = ssl.create_default_context(cafile=str(ca_file)) if ca_file else httpx.create_ssl_context()
     except (OSError, ssl.SSLError) as error:
-        raise Permanent(f"{ca_file} is no PEM file of authorities") from error
-    return httpx.AsyncClient(auth=TokenFile(token) if token else None, verify=verify, timeout=_TIMEOUTS)
+        raise Permanent(f"{peer.fetch_ca_file} is no PEM file of authorities") from error
+    if peer.fetch_certificate_file:
+        try:  # a password that is wrong for any key, else OpenSSL asks the terminal for one
+            context.load_cert_chain(peer.fetch_certificate_file, peer.fetch_key_file, password="")
+        except (OSError, ssl.SSLError) as error:
+            files = f"{peer.fetch_certificate_file} with {peer.fetch_key_file or 'itself'}"
+            raise Permanent(f"{files} is no PEM certificate with its key", hint="the key must not be encrypted") from error
+    return context

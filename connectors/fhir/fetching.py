@@ -48,7 +48,7 @@ async def fetchers(
         for name, peer in settings.peers.items():
             if peer.fetch:
                 base = checked_base(peer.base)
-                http = await stack.enter_async_context(client(peer.fetch_token_file, peer.fetch_ca_file))
+                http = await stack.enter_async_context(client(base, peer, now))
                 mark = Bookmark(_mark(settings.bookmarks, base), base)
                 found[name] = OneAtATime(Puller(base, name, http, publishing, now=now, bookmark=mark))
         yield found

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -54,8 +54,8 @@ from connectors.fhir.mapping.documents import map_communication, map_document, m
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, map_encounter, map_patient
-from connectors.fhir.mapping.reading import Index, Reading, Sender, Site, Stay, text
-from connectors.fhir.mapping.versions import Memory, Versions, follow, name_of
+from connectors.fhir.mapping.reading import Index, Reading, Sender, Shown, Site, Stay, text
+from connectors.fhir.mapping.versions import Memory, Versions, follow
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
 from connectors.fhir.subscriptions import Status, status_of
@@ -66,6 +66,7 @@ from processors.events import Event, PatientEvent, excess
 
 log = logging.getLogger(__name__)
 
+Remembered = TypeVar("Remembered")
 Door = Literal["create", "update", "bundle", "message", "hook", "any"]
 NOTIFICATIONS: Final = frozenset({"history", "subscription-notification"})  # Bundle types of R4 and R4B, and of R5
 _WITHOUT_REQUEST: Final = frozenset({"message", "searchset", "collection"}) | NOTIFICATIONS
@@ -90,9 +91,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What is to be remembered once the events are confirmed: what Encounters are and whose, what Observations said."""
+    """What is to be remembered once the events are confirmed: what Encounters are and whose, Media show, Observations said."""
 
     encounters: dict[str, Stay] = field(default_factory=dict)
+    shown: dict[str, Shown] = field(default_factory=dict)
     versions: dict[str, Versions] = field(default_factory=dict)
 
 
@@ -137,19 +139,20 @@ class FhirMapper:
     def __init__(self, settings: FhirSettings, identities: Identities, contexts: Contexts | None = None) -> None:
         self.settings = settings
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
-        self._encounters = _Bounded()
+        self._encounters, self._shown = _Bounded[Stay](), _Bounded[Shown]()
         self._versions = Memory(settings.remembered_observations)
-        self._site = Site(settings, identities, self.contexts, self._encounters)
+        self._site = Site(settings, identities, self.contexts, self._encounters, self._shown)
 
     def sender(self, name: str, received_at: Any) -> Sender:
         """Return the sender of a peer's name."""
         return Sender(name, self.settings.peers[name], received_at)
 
     def learn(self, outcome: Outcome) -> None:
-        """Remember what a confirmed outcome says about patients and stays, and what its Observations said."""
+        """Remember what a confirmed outcome says about patients, stays and pictures, and what its Observations said."""
         for context in outcome.contexts:
             self.contexts.remember(context)
         self._encounters.update(outcome.learnt.encounters)
+        self._shown.update(outcome.learnt.shown)
         self._versions.remember(outcome.learnt.versions)
 
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
@@ -280,9 +283,8 @@ class FhirMapper:
     ) -> tuple[list[Event], Learnt]:
         """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
         index, book = Index(given), Book(self.contexts)
-        learnt: dict[str, Stay] = {}
+        learnt = Learnt()
         observed: list[Observed] = []
-        versions: dict[str, Versions] = {}
         entries = [*entries]
         for entry in sorted(entries, key=lambda one: _turn_of(one.resource)):
             update, condition = entry.method == "PUT" or hook, condition_of(entry) or ""
@@ -293,7 +295,7 @@ class FhirMapper:
                         map_patient(reading, book)
                 case "Encounter":
                     if reading.acts("changes no patient's context", as_context=True):
-                        map_encounter(reading, book, learnt)
+                        map_encounter(reading, book, learnt.encounters)
                 case "DocumentReference":
                     map_document(reading)
                 case "DiagnosticReport":
@@ -301,11 +303,11 @@ class FhirMapper:
                 case "Communication":
                     map_communication(reading)
                 case "Media":
-                    map_media(reading)
+                    map_media(reading, learnt.shown)
                 case "ImagingStudy":
                     reading.note("", "its instances come by C-STORE or STOW-RS, and say all that it does: not used")
                 case _:
-                    for found in self._observed(reading, versions):
+                    for found in self._observed(reading, learnt.versions):
                         if isinstance(found, Fact):
                             if reading.acts("changes no patient's context", as_context=True):
                                 book.write(reading, found.subject.patient_id, found.said)
@@ -321,11 +323,11 @@ class FhirMapper:
         for entry in entries:
             assert entry.reading is not None
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
-        return events, Learnt(learnt, versions)
+        return events, learnt
 
     def _observed(self, reading: Reading, versions: dict[str, Versions]) -> list[Observed | Fact]:
         """Map an Observation; what an earlier version said is corrected or taken back. `versions`: of this request."""
-        name = name_of(reading)
+        name = reading.remembered_by
         known = (versions.get(name) or self._versions.get(name)) if name else ()
         found = map_observation(reading, remembered=bool(known))
         observed, said = follow(reading, [one for one in found if isinstance(one, Observed)], known, update=reading.update)
@@ -362,8 +364,8 @@ class FhirMapper:
 # ----------------------------------------------------------------------------------------------------------------- details
 
 
-class _Bounded(dict[str, Stay]):
-    """Remembers a bounded number of stays, forgetting the oldest: a bare reference to one of these is then its own number."""
+class _Bounded(dict[str, Remembered]):
+    """Remembers a bounded number of stays or pictures, forgetting the oldest: a bare reference to one is then its own number."""
 
     limit = 200_000
 

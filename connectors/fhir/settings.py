@@ -18,6 +18,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class SmartClient(Section):
+    """Who we are to a server that lets programs in by SMART Backend Services (private_key_jwt)."""
+
+    client_id: str = Field(min_length=1, description="as the server has registered us")
+    key_file: Path = Field(
+        description="our private key, not encrypted: PEM or JWK, RSA (signs RS384) or EC on P-384 (ES384); read for each token. "
+        "The server knows the public one"
+    )
+    key_id: str = Field("", description="`kid` by which the server knows the key; empty: the JWK's own")
+    scope: str = Field("system/*.rs", description="what is asked for; servers of SMART 1 want `system/*.read`")
+    token_endpoint: str = Field("", description="empty: as the server's .well-known/smart-configuration says")
+
+
 class FhirPeer(Section):
     """One sender and what is particular about it."""
 
@@ -33,6 +46,15 @@ class FhirPeer(Section):
     fetch_ca_file: Path | None = Field(None, description="PEM authorities of the server at `base`, in place of the usual ones")
     fetch_token_file: Path | None = Field(
         None, description="a file that holds the bearer token we show when we fetch from `base`; read anew at each request"
+    )
+    fetch_smart: SmartClient | None = Field(
+        None, description="fetch a token of minutes by SMART Backend Services, in place of `fetch_token_file`"
+    )
+    fetch_certificate_file: Path | None = Field(
+        None, description="PEM certificate chain that we show when we fetch from `base` (mutual TLS)"
+    )
+    fetch_key_file: Path | None = Field(
+        None, description="its PEM key, not encrypted; unset: it is in `fetch_certificate_file`"
     )
     authority: str = Field("", description="assigning authority of identifiers that name no system; empty: `base`")
     zone: str = Field("UTC", description="IANA zone of times that are only a date; FHIR times of day carry their offset")
@@ -61,6 +83,10 @@ class FhirPeer(Section):
     def _where_from(self) -> "FhirPeer":
         if self.fetch and not self.base:
             raise ValueError("a FHIR peer with `fetch` needs a `base` to fetch from")
+        if self.fetch_smart and self.fetch_token_file:
+            raise ValueError("`fetch_smart` fetches the token that `fetch_token_file` would hold: one of the two")
+        if self.fetch_key_file and not self.fetch_certificate_file:
+            raise ValueError("`fetch_key_file` is the key of a `fetch_certificate_file`")
         return self
 
 
@@ -165,7 +191,7 @@ class FhirSettings(Section):
         if any(len(token) < 16 for token in tokens):
             raise ValueError("a token needs at least 16 characters; a good one: openssl rand -hex 32")
         unknown = [name for name, peer in self.peers.items() if peer.answers_alerts and not self.authenticates(peer)]
-        if unknown and not _is_loopback(self.host):
+        if unknown and not is_loopback(self.host):
             raise ValueError(
                 f"{', '.join(unknown)}: `answers_alerts` ends escalations, so the peer needs a token, or tls.ca_file to ask every "
                 "sender for a certificate: else whoever reaches the port answers"
@@ -184,7 +210,8 @@ class FhirSettings(Section):
         return peer.token is not None or (self.tls is not None and self.tls.ca_file is not None)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from connectors.dicom.importing import Imported
     from connectors.dicom.settings import DicomPeer, DicomSettings
     from connectors.fhir.pull import Pulled
-    from connectors.fhir.settings import FhirSettings
+    from connectors.fhir.settings import FhirPeer, FhirSettings
     from connectors.publisher import Publisher
     from connectors.vitals.server import Progress as Played
 
@@ -103,7 +103,14 @@ def fhir(
     token_file: Annotated[
         Path | None, typer.Option(help="file with the bearer token; else the peer's fetch_token_file")
     ] = None,
-    ca_file: Annotated[Path | None, typer.Option(help="PEM authorities of the server, in place of the usual ones")] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="PEM authorities of the server, in place of the usual ones; else the peer's fetch_ca_file"),
+    ] = None,
+    certificate_file: Annotated[
+        Path | None, typer.Option(help="our PEM certificate, for mutual TLS; else the peer's fetch_certificate_file")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="its PEM key, where that is a file of its own")] = None,
     bookmark: Annotated[
         Path | None, typer.Option(help="where to go on; default: fhir-HOST-....bookmark, in this folder")
     ] = None,
@@ -114,14 +121,14 @@ def fhir(
 
     settings, base = load(), checked_base(base)
     own, name = fhir_peer(settings.connectors.fhir, base, peer)
-    token_file = token_file or own.peers[name].fetch_token_file
+    asked = _credentials(own.peers[name], token_file, ca_file, certificate_file, key_file)
     if export and every:
         raise Permanent("--every and --export do not go together", hint="export once, then fetch what changes with --every")
     if group and not export:
         raise Permanent("--group needs --export")
     mark = (bookmark or Path(_mark_name(base))) if resume else None
     begin, kinds, pause = _since(since), _kinds(kind or []), _pause(every)
-    work = _fhir(settings, own, name, base, token_file, ca_file, mark, begin, kinds, export=export, group=group, every=pause)
+    work = _fhir(settings, own, name, base, asked, mark, begin, kinds, export=export, group=group, every=pause)
     done = _run(work, resumable=resume)
     kept = f" ({done.kept} kept: vigil dead-letters list)" if done.kept else ""
     print(f"{done.resources} resources, {done.events} events published, {done.refused} not taken{kept}")
@@ -150,13 +157,24 @@ def fhir_peer(settings: "FhirSettings", base: str, name: str) -> tuple["FhirSett
     raise Permanent(f"which of connectors.fhir.peers is {base}?", hint=hint)
 
 
+def _credentials(
+    peer: "FhirPeer", token: Path | None, ca: Path | None, certificate: Path | None, key: Path | None
+) -> "FhirPeer":
+    """Return a peer's settings with what the command line says of how to get in. Raises `Permanent` for a key by itself."""
+    if key and not certificate:
+        raise Permanent("--key-file is the key of a --certificate-file")
+    said: dict[str, Any] = {"fetch_token_file": token, "fetch_smart": None} if token else {}
+    said |= {"fetch_ca_file": ca} if ca else {}
+    said |= {"fetch_certificate_file": certificate, "fetch_key_file": key} if certificate else {}
+    return peer.model_copy(update=said)
+
+
 async def _fhir(
     settings: Settings,
     own: "FhirSettings",
     peer: str,
     base: str,
-    token_file: Path | None,
-    ca_file: Path | None,
+    credentials: "FhirPeer",
     mark: Path | None,
     since: datetime | None,
     kinds: tuple[str, ...],
@@ -176,7 +194,7 @@ async def _fhir(
     from streams.edge import read_contexts
 
     clock, contexts = clock_of(settings.clock), MemoryContexts()
-    async with client(token_file, ca_file) as http, _stream(settings, clock) as publisher:
+    async with client(base, credentials, clock) as http, _stream(settings, clock) as publisher:
         await read_contexts(settings, contexts)  # a patient's context is published whole: what others said stays in it
         mapper = FhirMapper(own, Identities(settings.identity), contexts)
         publishing = Publishing(mapper, publisher, ObjectStore(settings.objects), now=clock, seconds=own.confirm_timeout)
@@ -261,11 +279,12 @@ def _dicom_peer(settings: "DicomSettings", title: str) -> "DicomPeer | None":
 
 
 async def _dicom(settings: Settings, source: Path, peer: "DicomPeer | None", journal: Path | None) -> "Imported":
+    from connectors.contexts import MemoryContexts
     from connectors.dicom.importing import Imported, Journal, bring_in
     from connectors.dicom.publishing import Publishing
     from connectors.identity import Identities
     from connectors.objects import ObjectStore
-    from streams.edge import disk_nearly_full
+    from streams.edge import disk_nearly_full, read_contexts
 
     own, objects, clock = settings.connectors.dicom, ObjectStore(settings.objects), clock_of(settings.clock)
 
@@ -275,7 +294,9 @@ async def _dicom(settings: Settings, source: Path, peer: "DicomPeer | None", jou
             raise Permanent("the disk of the object store is nearly full", hint=hint)
 
     await asyncio.to_thread(needs_disk)
+    contexts = MemoryContexts()
     async with _stream(settings, clock) as publisher:
+        await read_contexts(settings, contexts)  # who was merged into whom, and whose number is whose
         with _bar(BarColumn(), MofNCompleteColumn()) as bar:
             task = bar.add_task(source.name, total=None)
 
@@ -290,6 +311,7 @@ async def _dicom(settings: Settings, source: Path, peer: "DicomPeer | None", jou
                 identities=Identities(settings.identity),
                 now=clock,
                 peer=peer,
+                contexts=contexts,
                 journal=Journal(journal),
                 progress=progress,
             )

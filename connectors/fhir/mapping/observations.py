@@ -3,7 +3,7 @@
 | element | becomes |
 |---|---|
 | code, component.code | LOINC by the site's tables, LOINC or MDC codings (the tables of the HL7 v2 connector) |
-| value[x] | quantity without comparator, integer, decimal as string; coded responsiveness and room air |
+| value[x] | quantity, integer, string (`37.2 C`, `120/80`), a bound where it scores as one; coded responsiveness and room air |
 | dataAbsentReason, no value | nothing (a status that retracts goes on without a value) |
 | a status that retracts, without a time or code | what its id is remembered to have said (`versions`), else a dead letter |
 | status | the same word |
@@ -34,7 +34,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.facts import STANDARD
-from connectors.hl7.mapping.vitals import number
+from connectors.hl7.mapping.vitals import Value, bounded, measured, number, pressures
 from connectors.hl7.settings import ContextCode, LocalCode
 from processors import loinc
 from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
@@ -43,7 +43,6 @@ from processors.identity import content_hash, natural_id
 OF_ANOTHER: Final = "business-rule"  # the code of a trouble that says: not about the subject (`focus`)
 RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
-Value = tuple[str, float | str | None, str]  # LOINC, value, unit
 _EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _SHARED: Final = ("subject", "focus", "encounter", *_EFFECTIVE, "issued", "device", "performer")  # with contained members
 _NOTHING: Final[dict[str, dict[str, Any]]] = {
@@ -147,7 +146,7 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     return [
         Observed(
             reading,
-            Observation(code=code, value=value, unit=measure, status=status),
+            Observation(**value._asdict(), status=status),
             at,
             subject,
             reading.encounter(resource.get("encounter"), subject),
@@ -155,7 +154,7 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
             _charted(reading, status),
             reading.processing,
         )
-        for code, value, measure in values
+        for value in values
     ]
 
 
@@ -236,9 +235,9 @@ def _part(reading: Reading, place: str, part: Json) -> list[Value]:
     if not name:
         return _without_value(reading, place, part, code)
     try:
-        if code in BLOOD_PRESSURE:
+        if code in BLOOD_PRESSURE and (name != "valueString" or part.get("component")):
             raise ValueError("a panel carries no value of its own")
-        found = _value(code, local, name, value)
+        found = _values(code, local, name, value)
     except ValueError as error:
         reading.trouble(f"{below}{name}", str(error))
         return []
@@ -246,10 +245,11 @@ def _part(reading: Reading, place: str, part: Json) -> list[Value]:
     if _NO_MEASUREMENT & _interpreted(part) and not retracts:
         reading.note(place, "no measurement: calibrating or still measuring (interpretation)")
         return []
-    if isinstance(found[1], float) and (to := unfit(code, found[2])) and not retracts:
-        # Passed on all the same: the score then says what it had to do without.
-        reading.trouble(f"{below}{name}", f"a unit that cannot be brought to {to} ({code})")
-    return [found]
+    for each in found:
+        if isinstance(each.value, float) and (to := unfit(each.code, each.unit)) and not retracts:
+            # Passed on all the same: the score then says what it had to do without.
+            reading.trouble(f"{below}{name}", f"a unit that cannot be brought to {to} ({each.code})")
+    return found
 
 
 # http://terminology.hl7.org/CodeSystem/measurement-status, of ISO/IEEE 11073-10201; what is invalid or not available has no value
@@ -266,7 +266,7 @@ def _without_value(reading: Reading, place: str, part: Json, code: str) -> list[
     if code in BLOOD_PRESSURE or code in loinc.PANELS:
         return []
     if reading.resource.get("status") in RETRACTS:
-        return [(code, None, "")]  # what it retracts is found by patient, code and time
+        return [Value(code, None)]  # what it retracts is found by patient, code and time
     why = next((word for word, *_ in codings(part.get("dataAbsentReason")) if word), "")
     reading.note(place, f"no value ({why})" if why in _ABSENT else "no value")
     return []
@@ -280,27 +280,31 @@ _ABSENT: Final = frozenset(  # http://hl7.org/fhir/R4/valueset-data-absent-reaso
 )  # fmt: skip
 
 
-def _value(code: str, local: LocalCode | None, name: str, value: Any) -> Value:
-    """Read value[x]. Raises `ValueError` (with no value in it) when it cannot be used."""
+def _values(code: str, local: LocalCode | None, name: str, value: Any) -> list[Value]:
+    """Read value[x]: one value, or the two of a blood pressure (`120/80`).
+
+    Raises `ValueError` (with no value in it) when it cannot be used.
+    """
     measure = local.unit if local else ""
     coded = codings(value) if name == "valueCodeableConcept" else (("", text(value), ""),) if name == "valueString" else ()
     if local and local.values:
         for word in (word for one in coded for word in one[:2]):
             if word in local.values:
-                return code, local.values[word], measure
+                return [Value(code, local.values[word], measure)]
     if code in CODED:
         letter = responsiveness(coded)
         if not letter:
             raise ValueError("not a level of responsiveness that is known (ACVPU)")
-        return code, letter, ""
+        return [Value(code, letter)]
     if code in OXYGEN and room_air(coded):
-        return code, "air", ""
+        return [Value(code, "air")]
     if name == "valueQuantity" and isinstance(value, dict):
-        if text(value.get("comparator")):
-            raise ValueError("a comparator leaves the value open")
-        return code, _number(value.get("value")), _unit(value) or measure
-    if name in ("valueInteger", "valueString"):
-        return code, _number(value), measure
+        return [bounded(code, _number(value.get("value")), _unit(value) or measure, text(value.get("comparator")))]
+    if name == "valueString":
+        words = text(value)
+        return pressures(code, words, measure) or [measured(code, words, measure)]
+    if name == "valueInteger":
+        return [Value(code, _number(value), measure)]
     raise ValueError("not a kind of value that a vital sign has")
 
 

@@ -4,7 +4,8 @@
    in the future counts as the receipt, noted.
 2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
    id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
-   A Patient that has no number any more is filed under the one that it had.
+   A Patient that has no number any more is filed under the one that it had; one whose number another record lists beside its own
+   under that record, where the date of birth says so (`contexts.registered`; the alias is then `merged_by` the number).
 3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
    An update without a link that its resource said before (`merged_by`) takes that merge back, as A37 does in HL7 v2.
 4. A stay that is over, planned or cancelled does not displace another one that is in progress, or may be; nor does one in progress
@@ -26,11 +27,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from connectors.contexts import STAY, Contexts, facts_of, in_future, inherited, is_late, since, surviving, whole
+from connectors.contexts import STAY, Contexts, among, facts_of, in_future, inherited, is_late, since, surviving, whole
 from connectors.fhir.mapping.reading import LOGICAL, Reading, Stay, Subject, codings, objects, text
 from connectors.fhir.structure import Json
 from connectors.stays import CLASSES, NEW_STAY, Class, gives_way
-from processors.events import Identifier, Location, PatientEvent
+from processors.events import UNDATED, Identifier, Location, PatientEvent
 from processors.identity import natural_id
 
 ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valueset-encounter-status.html
@@ -75,7 +76,7 @@ class Book:
         """Apply what a resource says. Without `at` it is a single fact, which says nothing of how new the rest is."""
         known = self.get(patient_id)
         fact = at is None
-        when = at or (since(known) if known else reading.sender.received_at)
+        when = at or (since(known) if known else UNDATED)
         if in_future(when, reading.sender.received_at):
             reading.note("", "a time in the future: counts as of its receipt")
             when = reading.sender.received_at
@@ -111,24 +112,35 @@ def map_patient(reading: Reading, book: Book) -> None:
         reading.trouble("identifier", "no identifier that names the patient", code="required", stage="identify")
         return
     identifiers = reading.person_identifiers(resource)
-    patient = reading.site.identities.patient(chosen)
+    subject = reading.filed(resource, chosen) if chosen.kind != LOGICAL else None
+    if subject is None and chosen.kind != LOGICAL:
+        reading.trouble("identifier", "a number that several records list: nobody can tell which", stage="identify")
+        return
+    number = reading.site.identities.patient(chosen)
+    patient = subject.patient_id if subject else number
     at = reading.last_updated or reading.sender.received_at
     own = next((reading.site.identities.patient(one) for one in identifiers if one.kind == LOGICAL), None)
     before = book.get(own) if own else None
     filed = before.merged_into if before and not before.merged_by else None  # under what this resource was filed last
     said: dict[str, Any] = {"identifiers": identifiers} | _person(reading)
+    voice = {}
+    if patient != number:
+        reading.note("identifier", "a number that a record lists beside its own: filed under that record")
+        listed = record.identifiers if (record := book.get(patient)) else ()
+        said["identifiers"] = (*listed, *(one for one in identifiers if not among(one, listed)))
+        voice = {"merged_by": number}
     if own == patient and filed:
         reading.note("identifier", "no number any more: filed under the one that it had")
         patient = filed
         del said["identifiers"]
     elif own and filed and filed != patient and reading.update:
         _renumber(reading, book, filed, patient, own, at)
-    if chosen.kind != LOGICAL and (known := book.get(patient)) and known.merged_by == patient:
+    if patient == number and chosen.kind != LOGICAL and (known := book.get(patient)) and known.merged_by == patient:
         said["merged_into"] = None  # who had this number, and then another, was somebody else
     book.write(reading, patient, said, at=at)
     if own and own != patient:
         logical = tuple(one for one in identifiers if one.kind == LOGICAL)
-        book.write(reading, own, {"identifiers": logical, "merged_into": patient}, at=at)
+        book.write(reading, own, {"identifiers": logical, "merged_into": patient} | voice, at=at)
     _links(reading, book, patient, at)
 
 

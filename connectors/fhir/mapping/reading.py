@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from connectors.contexts import Contexts, surviving
+from connectors.contexts import Contexts, holder, in_future, registered, surviving
 from connectors.fhir.acknowledgement import Issue
 from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
-from connectors.identity import Identities
+from connectors.identity import ENDED, SECONDARY, TEMPORARY, VALID, Identities, lasting
 from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
@@ -30,11 +30,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
 }
 LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
-_VALID, _SECONDARY, _TEMPORARY, _ENDED = range(4)  # how much an identifier of a Patient counts, the most first
-_USES: Final[Mapping[str, int]] = {
-    "secondary": _SECONDARY,
-    "temp": _TEMPORARY,
-}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
+_USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
 
 
@@ -56,13 +52,25 @@ class Stay:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a Media resource was last said to show: pictures by instance UID, and of whom. `updated`: its `meta.lastUpdated`."""
+
+    pictures: frozenset[tuple[str, str]]
+    updated: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
-    """What every mapping needs and no resource changes. `encounters`: what Encounters are, by `stay_key`, as far as known."""
+    """What every mapping needs and no resource changes.
+
+    `encounters`: what Encounters are, by `stay_key`, as far as known; `shown`: what Media show, by `remembered_by`, likewise.
+    """
 
     settings: FhirSettings
     identities: Identities
     contexts: Contexts
     encounters: Mapping[str, Stay] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ class Index:
     """What the references inside one request point at: entries by fullUrl and by Type/id."""
 
     def __init__(self, resources: Iterable[tuple[str, Json]] = ()) -> None:
+        self.anew: set[str] = set()  # patients whose number is their own by this request, though another record lists it
         self._by_url: dict[str, Json] = {}
         for url, resource in resources:
             if url:
@@ -184,13 +193,22 @@ class Reading:
         """Whether it may change what is known or done of a patient, as every real resource may.
 
         Test data may not, and it is noted: `what` says in words what it leaves. It ends no watch, merges nobody, sets no fact,
-        answers no alert; nor does it take a real value back, since its versions are remembered apart (`versions.name_of`).
+        answers no alert; nor does it take a real value back, since its versions are remembered apart (`remembered_by`).
         `as_context`: a site may let test systems write contexts (`test_contexts`).
         """
         if self.processing == "production" or (as_context and self.sender.peer.test_contexts):
             return True
         self.note("", f"test data {what}")
         return False
+
+    @property
+    def remembered_by(self) -> str:
+        """Return what it is remembered by over its versions: its sender and id, or condition; empty for one without.
+
+        Test data is remembered apart: it follows nothing real, and nothing real follows it.
+        """
+        test = "" if self.processing == "production" else f"\x1f{self.processing}"
+        return f"{self.sender.name}\x1f{self.name}{test}" if self.name else ""
 
     def event_id(self, kind: type[Event]) -> str:
         """Return the id of the next event of a kind."""
@@ -235,7 +253,8 @@ class Reading:
 
         Its literal URL means the Patient that it points at inside the request, by that one's numbers; else the record that an
         earlier Patient resource was filed under (an alias among the contexts); else the URL itself is the identifier, scoped by
-        server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used.
+        server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used. A number
+        that a record lists beside its own is that record's (`contexts.holder`); one that several list is nobody's for certain.
         """
         identities = self.site.identities
         literal = text(reference.get("reference"))
@@ -243,16 +262,23 @@ class Reading:
         own = self._own(target) if target is not None else self.logical_identifier(literal, "Patient") if literal else None
         chosen = self.chosen(target) if target is not None else None
         numbers = self.person_identifiers(target) if target is not None else ()
-        referred = Subject(identities.patient(chosen), chosen.authority) if chosen and chosen.kind != LOGICAL else None
+        referred = None
+        if target is not None and chosen and chosen.kind != LOGICAL:
+            referred = self.filed(target, chosen, contained=literal.startswith("#"))
+            if referred is None:
+                return None
         alias = self.site.contexts.get(identities.patient(own)) if referred is None and own is not None else None
         if alias is not None and alias.merged_into:
             referred = Subject(alias.merged_into)
             known = self.site.contexts.get(alias.merged_into)
             numbers = known.identifiers if known else ()
-        given = identities.choose(self.identifiers(objects(reference, "identifier")))
+        beside = self.identifiers(objects(reference, "identifier"))
+        given = identities.choose(beside)
         if given is not None:
-            named = Subject(identities.patient(given), given.authority)
-            if referred is None:
+            if referred is not None and any((one.authority, one.value) == (given.authority, given.value) for one in numbers):
+                return referred
+            named = self._record(given, beside)
+            if referred is None or named is None:
                 return named
             if self._contradict(referred, numbers, named, given):
                 return None
@@ -260,12 +286,33 @@ class Reading:
             return Subject(identities.patient(chosen), chosen.authority)
         return referred
 
+    def _record(self, number: Identifier, beside: Iterable[Identifier]) -> Subject | None:
+        """Return the record that a number belongs to, None where several list it."""
+        own = self.site.identities.patient(number)
+        record = own if own in self.index.anew else holder(self.site.contexts, own, number, [*beside])
+        return Subject(record, number.authority) if record else None
+
+    def filed(self, resource: Json, number: Identifier, *, contained: bool = False) -> Subject | None:
+        """Return the record that a Patient is filed under by its number (`contexts.registered`); None where several list it.
+
+        Its own where the resource was filed under the other one by another number before: then its number has changed. One that is
+        `contained` registers nobody.
+        """
+        contexts, identities = self.site.contexts, self.site.identities
+        own, born = identities.patient(number), text(resource.get("birthDate")) or None
+        record = registered(contexts, own, number, born, self.person_identifiers(resource), new=not contained)
+        logical = None if contained else self._own(resource)
+        alias = contexts.get(identities.patient(logical)) if logical else None
+        if record and alias and alias.merged_into == record and alias.merged_by != own:
+            record = own
+        if record == own and not contained:
+            self.index.anew.add(own)
+        return Subject(record, number.authority) if record else None
+
     def _contradict(self, referred: Subject, numbers: Iterable[Identifier], named: Subject, given: Identifier) -> bool:
         """Whether a reference and its identifier are two patients: another number of the same index, or of another known record."""
         contexts = self.site.contexts
         if surviving(contexts, referred.patient_id) == surviving(contexts, named.patient_id):
-            return False
-        if any((one.authority, one.value) == (given.authority, given.value) for one in numbers):
             return False
         alike = any(
             one.authority == given.authority and ("" in (one.kind, given.kind) or one.kind == given.kind) for one in numbers
@@ -288,22 +335,16 @@ class Reading:
 
         Those that count most come first; one whose period is over is left out, unless the patient is filed under it.
         """
-        chosen = self.chosen(resource)
-        lasting = [one for rank, one in self._ranked(resource) if rank != _ENDED or one == chosen]
         own = self._own(resource)
-        return (*lasting, *((own,) if own else ()))
+        return (*lasting(self._ranked(resource), self.chosen(resource)), *((own,) if own else ()))
 
     def chosen(self, resource: Json) -> Identifier | None:
         """Return the identifier by which a Patient resource is filed: the number that counts most, else its own id.
 
         `use` and `period` come before the site's order of authorities; a number that may not be used is passed over.
         """
-        ranked, identities = self._ranked(resource), self.site.identities
-        for least in sorted({rank for rank, _ in ranked}):
-            if found := identities.choose([one for rank, one in ranked if rank <= least]):
-                return found
-        own = self._own(resource)
-        return identities.choose([own]) if own else None
+        own, identities = self._own(resource), self.site.identities
+        return identities.choose_ranked(self._ranked(resource)) or (identities.choose([own]) if own else None)
 
     def _own(self, resource: Json) -> Identifier | None:
         """Return the identifier that a Patient resource's own id on its server is, None for what has none."""
@@ -321,18 +362,18 @@ class Reading:
         for given in objects(resource, "identifier"):
             for one in self.site.identities.real(self.identifiers((given,))):
                 use = text(given.get("use"))
-                rank = _ENDED if self._is_over(given.get("period")) else _USES.get(use, _VALID)
+                rank = _USES.get(use, VALID) if self._lasts(given.get("period")) else ENDED
                 found.append((rank, order.setdefault(one.authority, len(order)), use != "official", one))
         return [(rank, one) for rank, _, _, one in sorted(found, key=lambda each: each[:3])]
 
-    def _is_over(self, period: Any) -> bool:
-        """Whether a Period has ended. A date without a time is in it to its end, and so is a month or year (R4 Period)."""
-        given = text(period.get("end")) if isinstance(period, dict) else ""
-        end = moment(given, self.sender.zone) if given else None
-        if end is None:
+    def _lasts(self, period: Any) -> bool:
+        """Whether a Period has begun and not ended. A date without a time is in it to its end, as a month or year (R4 Period)."""
+        bounds = [text(period.get(name)) for name in ("start", "end")] if isinstance(period, dict) else ["", ""]
+        start, end = (moment(given, self.sender.zone) if given else None for given in bounds)
+        if start is not None and in_future(start[0], self.sender.received_at):
             return False
-        length = timedelta(days=0 if end[1] else {4: 366, 7: 31}.get(len(given), 1))
-        return end[0] + length <= self.sender.received_at
+        length = timedelta(days={4: 366, 7: 31}.get(len(bounds[1]), 1) if end and not end[1] else 0)
+        return end is None or end[0] > self.sender.received_at - length
 
     def identifiers(self, given: Iterable[Json]) -> tuple[Identifier, ...]:
         """Return Identifier elements as identifiers; old ones (`use` old) are left out."""

@@ -107,17 +107,6 @@ class Memory:
             self._known.popitem(last=False)
 
 
-def name_of(reading: Reading) -> str:
-    """Return the name that an Observation is remembered by: its sender and id, or condition; empty for one without.
-
-    Test data is remembered apart: it follows nothing real, and nothing real follows it.
-    """
-    if not reading.name:
-        return ""
-    test = "" if reading.processing == "production" else f"\x1f{reading.processing}"
-    return f"{reading.sender.name}\x1f{reading.name}{test}"
-
-
 def follow(reading: Reading, observed: list[Observed], known: Versions, *, update: bool) -> tuple[list[Observed], Versions]:
     """Return what an Observation says as it is to be passed on, and its versions with this one.
 

@@ -21,10 +21,22 @@ RESPIRATION: Final = "9279-1"
 VITAL_SIGNS: Final = frozenset(loinc.LOINC)  # what goes into `clinical.vitals`: the codes that its lane can score
 CODED: Final = frozenset(code for code, meaning in loinc.LOINC.items() if meaning.parameter == "consciousness")
 OXYGEN: Final = frozenset(code for code, meaning in loinc.LOINC.items() if meaning.parameter == "oxygen")
-BLOOD_PRESSURE: Final = frozenset({"85354-9", "55284-4", "18684-1"})  # panels that some send as one value: `120/80`
+_DIASTOLIC_OF: Final = {SYSTOLIC: DIASTOLIC, "8459-0": "8453-3", "8461-6": "8455-8", "76534-7": "76535-4", "76215-3": "76213-8"}
+# Panels, LOINC's and the compounds of MDC, that some send as one value, `120/80` -> systolic and diastolic. Others have them as
+# parts: then the panel is empty.
+BLOOD_PRESSURE: Final[Mapping[str, tuple[str, str]]] = {
+    panel: (systolic, _DIASTOLIC_OF[systolic])
+    for systolic, panels in {
+        SYSTOLIC: ("85354-9", "55284-4", "18684-1", "MDC_PRESS_BLD"),
+        "76534-7": ("MDC_PRESS_BLD_NONINV", "MDC_PRESS_CUFF"),
+        "76215-3": ("MDC_PRESS_BLD_ART", "MDC_PRESS_BLD_ART_ABP"),
+    }.items()
+    for panel in panels
+}
+PRESSURES: Final = {**BLOOD_PRESSURE, **{systolic: (systolic, other) for systolic, other in _DIASTOLIC_OF.items()}}
 
-# MDC reference id -> (code, LOINC). The site of measurement is kept where LOINC has it. Skin, room and blood temperature are not
-# body temperature and are not here.
+# MDC reference id -> (code, LOINC; of a compound what `BLOOD_PRESSURE` knows it by). The site of measurement is kept where LOINC
+# has it. Skin, room and blood temperature are not body temperature and are not here.
 _MDC: Final = {
     "MDC_ECG_HEART_RATE": (147842, HEART_RATE),
     "MDC_PULS_RATE": (149514, HEART_RATE),
@@ -37,6 +49,11 @@ _MDC: Final = {
     "MDC_VENT_RESP_RATE": (151586, RESPIRATION),
     "MDC_CO2_RESP_RATE": (151594, RESPIRATION),
     "MDC_PULS_OXIM_SAT_O2": (150456, "59408-5"),
+    "MDC_PRESS_BLD": (150016, "MDC_PRESS_BLD"),
+    "MDC_PRESS_BLD_NONINV": (150020, "MDC_PRESS_BLD_NONINV"),
+    "MDC_PRESS_CUFF": (150300, "MDC_PRESS_CUFF"),
+    "MDC_PRESS_BLD_ART": (150032, "MDC_PRESS_BLD_ART"),
+    "MDC_PRESS_BLD_ART_ABP": (150036, "MDC_PRESS_BLD_ART_ABP"),
     "MDC_PRESS_BLD_SYS": (150017, SYSTOLIC),
     "MDC_PRESS_BLD_DIA": (150018, DIASTOLIC),
     "MDC_PRESS_BLD_MEAN": (150019, "8478-0"),
@@ -114,7 +131,9 @@ class Conflict(ValueError):
 
 
 def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode]) -> tuple[str, LocalCode | None]:
-    """Return the LOINC code of an observation and the local entry that named it; "" when no coding is a vital sign.
+    """Return the LOINC code of an observation (of a compound of MDC its reference id) and the local entry that named it.
+
+    "" when no coding is a vital sign.
 
     The sender's own table wins, then LOINC, then MDC. Raises `Conflict` when an MDC code and its reference id disagree.
     """

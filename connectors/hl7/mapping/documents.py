@@ -13,6 +13,9 @@ note of its own that names the other (`replaces`).
 | MDM T11 cancel | cancel |
 | ORU with text | original; edit where it is a correction |
 
+What an MDM changes it names, by TXA-12; an edit or replacement by TXA-13 too. Where it does not, the old version stays, and that is
+a trouble; a text that was to take its place is a note by itself.
+
 The status, and what is a correction: the table in `standing`.
 """
 
@@ -168,14 +171,23 @@ def map_document(
     status, corrects = standing(report.statuses, of_document(txa, cancelled=relation == "cancel"))
     withdrawn = status in _TAKEN_BACK
     text = "" if relation == "cancel" or status == "entered-in-error" else report.text()
-    if not text.strip() and withdrawn and note_id is None:
+    parent = _txa_id(reading, txa, 13)
+    relation = "edit" if corrects and relation == "original" else relation
+    named = note_id or (parent if relation in ("edit", "replacement") else None)
+    if not text.strip() and withdrawn and named is None:
         reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
         return
     if not text.strip() and not withdrawn:
         if not reading.troubles:
             reading.trouble("a document without text", Location("OBX", 1, 5), Condition.REQUIRED_FIELD_MISSING)
         return
-    parent = _txa_id(reading, txa, 13)
+    if named is None and (withdrawn or relation in ("edit", "replacement")):
+        where = Location("TXA", 1, 13 if relation == "replacement" else 12)
+        reading.trouble(
+            "a new version that does not name its document: the old one stays", where, Condition.REQUIRED_FIELD_MISSING
+        )
+    elif note_id is None:
+        reading.flags["a document without its number: later versions of it will not be recognised"] += 1
     if relation in ("addendum", "replacement") and parent is None:
         reading.flags["an addendum or replacement that does not name its document (TXA-13)"] += 1
     _publish(
@@ -184,7 +196,7 @@ def map_document(
         encounter_id,
         note_id=note_id or natural_id(*reading.identity, "note", 0),
         status=status,
-        relation="edit" if corrects and relation == "original" else relation,
+        relation=relation,
         replaces=parent if parent != note_id else None,
         kind=_kind([*(_txa_types(txa)), *report.types]),
         text=text,

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, since, surviving, whole
+from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, same_date, since, surviving, whole
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.reading import Reading, Subject
@@ -91,8 +91,8 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
         for group in groups:
             subject = _subject(reading, group, trigger)
             if subject is None:
-                where = group.pid.at(3)
-                reading.trouble("no identifier that names the patient", where, Condition.UNKNOWN_KEY, stage="identify")
+                words = "no identifier that names the patient" if reading.subject(group.pid) is None else _SEVERAL
+                reading.trouble(words, group.pid.at(3), Condition.UNKNOWN_KEY, stage="identify")
             elif trigger in MERGES:
                 _merge(book, group, subject)
             elif trigger in MOVES:
@@ -108,13 +108,17 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
 
 
 def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
-    """Return whom PID is about; of a merge or move the one who stays, whose PID may list the number that goes away too.
+    """Return whom PID is about, by a number of the enterprise's too (`contexts.registered`).
+
+    Of a merge or move the one who stays, whose PID may list the number that goes away too.
 
     None where it names nobody, or nobody for certain: a number that several records list.
     """
     subject = reading.subject(group.pid)
-    if subject is None or group.mrg is None or trigger not in MERGES | MOVES:
+    if subject is None or trigger == DELETION:  # of an enterprise's number a deletion is of that number alone
         return subject
+    if group.mrg is None or trigger not in MERGES | MOVES:
+        return reading.registered(subject, _born(group.pid), new=trigger in _REGISTERS)
     gone = _mrg(reading, group.mrg, subject)
     staying = reading.subject(group.pid, gone) or subject
     record = reading.held(staying)
@@ -243,7 +247,7 @@ def _anew(book: Book, known: PatientEvent, trigger: str, visit: str | None, born
     if visit and (trigger in _ADMITS or any(visit == one.encounter_id for one in records)):
         return all(visit != one.encounter_id for one in records)
     dates = [one.birth_date for one in records if one.birth_date]
-    return bool(born and dates) and not any(born.startswith(date) or date.startswith(born) for date in dates if born)
+    return bool(born and dates) and not any(same_date(born, date) for date in dates)
 
 
 def _gather(book: Book, subject: Subject) -> None:
@@ -290,6 +294,13 @@ def _date(reading: Reading, pid: Segment) -> str | None:
         return birth_date(pid)
     except ValueError as error:
         reading.trouble(f"date of birth: {error}", pid.at(7))
+        return None
+
+
+def _born(pid: Segment) -> str | None:
+    try:
+        return birth_date(pid)
+    except ValueError:
         return None
 
 

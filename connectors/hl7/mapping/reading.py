@@ -7,17 +7,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from connectors.checking import looks_like_code
-from connectors.contexts import Contexts, among, holder, surviving
+from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
 from connectors.hl7.times import Stamp, parse_stamp, resolve
-from connectors.identity import Identities
+from connectors.identity import ENDED, VALID, Identities, lasting
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
 
 _COARSE: Final = ("year", "month", "day")
 _LAST_SECOND: Final = timedelta(hours=23, minutes=59, seconds=59)
+_LENGTHS: Final = {"year": timedelta(days=366), "month": timedelta(days=31), "day": timedelta(days=1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +118,29 @@ class Reading:
 
         `gone`: numbers that the message takes away. PID may list them still: then another one of that type names the patient.
         """
-        identifiers = self.identifiers(pid, 3) or self.identifiers(pid, 2) if pid else ()
+        ranked = self._ranked(pid, 3) or self._ranked(pid, 2) if pid else []
         identities = self.tables.identities
-        chosen = identities.choose(identifiers)
+        chosen = identities.choose_ranked(ranked)
         if chosen and among(chosen, gone):
-            stay = [one for one in identifiers if one.kind.upper() == chosen.kind.upper() and not among(one, gone)]
-            chosen = identities.choose(stay) or chosen
-        return Subject(identities.patient(chosen), identifiers, chosen.authority, chosen) if chosen else None
+            kind = chosen.kind.upper()
+            stay = [(rank, one) for rank, one in ranked if one.kind.upper() == kind and not among(one, gone)]
+            chosen = identities.choose_ranked(stay) or chosen
+        return Subject(identities.patient(chosen), lasting(ranked, chosen), chosen.authority, chosen) if chosen else None
 
     def held(self, subject: Subject) -> Subject | None:
         """Return the record that a number belongs to (`contexts.holder`); None, noted as a flag, where several list it."""
+        if subject.chosen is None:
+            return subject
+        return self._of(subject, holder(self.tables.contexts, subject.patient_id, subject.chosen, subject.identifiers))
+
+    def registered(self, subject: Subject, born: str | None, *, new: bool) -> Subject | None:
+        """Return the record that registration under a number is of (`contexts.registered`); None, as above."""
+        assert subject.chosen is not None
+        contexts, numbers = self.tables.contexts, subject.identifiers
+        return self._of(subject, registered(contexts, subject.patient_id, subject.chosen, born, numbers, new=new))
+
+    def _of(self, subject: Subject, record: str | None) -> Subject | None:
         contexts, identities = self.tables.contexts, self.tables.identities
-        record = holder(contexts, subject.patient_id, subject.chosen) if subject.chosen else subject.patient_id
         if record is None:
             self.flags["a number that several records list beside their own"] += 1
             return None
@@ -136,7 +148,8 @@ class Reading:
             return subject
         self.flags["a number that a record lists beside its own: read as that record's"] += 1
         own = next((one for one in known.identifiers if identities.patient(one) == record), None)
-        return Subject(record, known.identifiers, own.authority if own else subject.authority, own)
+        numbers = (*known.identifiers, *(one for one in subject.identifiers if not among(one, known.identifiers)))
+        return Subject(record, numbers, own.authority if own else subject.authority, own)
 
     def watched(self, pid: Segment | None) -> Subject | None:
         """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into.
@@ -156,6 +169,14 @@ class Reading:
         One that names no authority is of the peer's or the sending facility's; in a field of a merge, of that which numbers the
         patient `beside` it. What stands in the place of an identifier (`UNKNOWN`, `0`) is left out, as an empty one is.
         """
+        return tuple(one for _, one in self._numbers(segment, field, beside))
+
+    def _ranked(self, segment: Segment, field: int) -> list[tuple[int, Identifier]]:
+        """Return the identifiers of a CX field, and how much each counts: those whose validity is over (CX-8) the least."""
+        return [(VALID if self._lasts(segment, field, n) else ENDED, one) for n, one in self._numbers(segment, field)]
+
+    def _numbers(self, segment: Segment, field: int, beside: Subject | None = None) -> list[tuple[int, Identifier]]:
+        """Return the identifiers of a CX field with the repetition that each stands in."""
         identities, found = self.tables.identities, []
         for n in range(1, segment.count(field) + 1):
             value, kind = segment.get(field, repetition=n), segment.get(field, 5, repetition=n)
@@ -164,9 +185,24 @@ class Reading:
                 authority = beside.authority_for(kind)
             elif not authority:
                 authority = identities.authority(self.peer.settings.authority or self.message.header.get(4))
-            if value:
-                found.append(Identifier(authority=authority, value=value, kind=kind))
-        return identities.real(found)
+            if identities.names_somebody(value):
+                found.append((n, Identifier(authority=authority, value=value, kind=kind)))
+        return found
+
+    def _lasts(self, segment: Segment, field: int, repetition: int) -> bool:
+        """Whether a CX is valid when the message is sent: begun (CX-7) and not over (CX-8; a day, month or year to its end)."""
+        now = min(self.sent_at, self.received_at)
+        begins, ends = (self._bound(segment.get(field, part, repetition=repetition)) for part in (7, 8))
+        if begins and self._resolve(begins) > now + FUTURE:
+            return False
+        return ends is None or self._resolve(ends) > now - _LENGTHS.get(ends.precision, timedelta())
+
+    def _bound(self, text: str) -> Stamp | None:
+        try:
+            return parse_stamp(text)
+        except ValueError:
+            self.flags["something that is no timestamp in the place of one"] += 1
+            return None
 
     def encounter_id(self, segment: Segment | None, subject: Subject, field: int = 19) -> str | None:
         """Return the pseudonym of a visit number: PV1-19, or MRG-5."""

@@ -14,20 +14,20 @@ A lane finds what is taken back or corrected by patient, code and time. So where
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectors.hl7.errors import Condition
 from connectors.hl7.mapping.codes import (
     BLOOD_PRESSURE,
     CODED,
-    DIASTOLIC,
     NO_MEASUREMENT,
     NO_RESULT,
     OBSERVATION_STATUS,
     OXYGEN,
-    SYSTOLIC,
+    PRESSURES,
     UNSURE,
     Conflict,
     codings,
@@ -42,12 +42,15 @@ from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import letter_of
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
-from processors.events import Observation, ObservationStatus, VitalsEvent
+from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
+from processors.vitals import one_band
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 _COMMA: Final = re.compile(r"[+-]?\d+,\d{1,2}|[+-]?\d+,\d{4,}", re.ASCII)  # three digits after a comma could be thousands
 _TRAILING: Final = re.compile(r"([+-]?[\d.,]+)\s*([^\d\s].*)")
 _PRESSURES: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*/\s*(\d{1,3}(?:\.\d+)?)\s*(.*)")
+_BOUND: Final = re.compile(r"([<>]=?)\s*(.+)")
+_COMPARATORS: Final[Mapping[str, Comparator]] = {"<": "<", "<=": "<=", ">=": ">=", ">": ">", "=": "", "": ""}
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
 _CHANGED: Final = frozenset({"corrected", "amended"})
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
@@ -62,6 +65,7 @@ class Observed:
     code: str
     value: float | str | None
     unit: str
+    comparator: Comparator
     status: ObservationStatus
     at: datetime
     device: str
@@ -87,6 +91,9 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     letter = letter_of(obx, obr)
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
+        return []
+    if loinc.startswith("MDC_") and not obx.raw(5).strip():  # not even with X, by which devices write the rows of their tree
+        reading.skipped["a compound whose parts carry the values"] += 1
         return []
     status = OBSERVATION_STATUS.get(letter, "unknown")
     flags = {obx.get(8, repetition=n).upper() for n in range(1, obx.count(8) + 1)}
@@ -121,9 +128,9 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         if letter == "C":
             reading.trouble("a correction without a value", obx.at(5), Condition.REQUIRED_FIELD_MISSING)
             return []
-        codes = (SYSTOLIC, DIASTOLIC) if loinc in BLOOD_PRESSURE else (loinc,)
-        values = [(code, None, "") for code in codes]  # a status alone says much: deleted, wrong, cannot be obtained, now final
-    for code, value, measure in values:
+        # a status alone says much: deleted, wrong, cannot be obtained, now final
+        values = [Value(code, None) for code in BLOOD_PRESSURE.get(loinc, (loinc,))]
+    for code, value, measure, _ in values:
         if isinstance(value, float) and (to := unfit(code, measure)):
             # Passed on all the same: the score then says what it had to do without.
             reading.trouble(f"a unit that cannot be brought to {to} ({code})", obx.at(6), Condition.TABLE_VALUE_NOT_FOUND)
@@ -132,7 +139,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     if charted is None:
         charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
     charted = charted and not flags & UNSURE
-    return [Observed(code, value, measure, status, at, device, charted) for code, value, measure in values]
+    return [Observed(*value, status, at, device, charted) for value in values]
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
@@ -144,6 +151,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 code=one.code,
                 value=one.value,
                 unit=one.unit,
+                comparator=one.comparator,
                 status=one.status,
                 observed_at=None if one.at == at else one.at,
             )
@@ -177,7 +185,13 @@ def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
     return groups
 
 
-Value = tuple[str, float | str | None, str]  # LOINC, value, unit
+class Value(NamedTuple):
+    """What an observation says. `comparator`: `value` is a bound."""
+
+    code: str  # LOINC
+    value: float | str | None
+    unit: str = ""
+    comparator: Comparator = ""
 
 
 def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
@@ -191,30 +205,50 @@ def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None)
     if local and local.values:
         for word in (obx.get(5), obx.get(5, 2)):
             if word in local.values:
-                return [(loinc, local.values[word], measure)]
-    if loinc in BLOOD_PRESSURE:
-        return _pressures(obx, kind, measure)
+                return [Value(loinc, local.values[word], measure)]
+    if pair := _pressures(obx, kind, loinc, measure):
+        return pair
     if loinc in CODED:
         letter = responsiveness(codings(obx, 5))
         if not letter:
             raise ValueError("not a level of responsiveness that is known (ACVPU)")
-        return [(loinc, letter, "")]
+        return [Value(loinc, letter)]
     if loinc in OXYGEN and room_air(codings(obx, 5)):
-        return [(loinc, "air", "")]
+        return [Value(loinc, "air")]
     if kind == "SN":
-        return [(loinc, _structured(obx), measure)]
+        return [_structured(obx, loinc, measure)]
     if kind in _CODED_TYPES:
         raise ValueError("a coded value where a number is needed")
-    text = obx.get(5)
     if obx.get(5, 2):
         raise ValueError("a value of several components where a number is needed")
+    return [measured(loinc, obx.get(5), measure)]
+
+
+def measured(code: str, text: str, measure: str) -> Value:
+    """Read a number that may have its unit behind it, `98 %`, `37.2 C`, `2L`, and a comparator before it (`bounded`).
+
+    `measure`: the unit that is said beside it. Raises `ValueError` (with no value in it) when it cannot be used.
+    """
+    bound = _BOUND.fullmatch(text.strip())
+    comparator, text = (bound[1], bound[2]) if bound else ("", text)
     try:
-        return [(loinc, number(text), measure)]
+        return bounded(code, number(text), measure, comparator)
     except ValueError:
-        trailing = _TRAILING.fullmatch(text)  # `98 %`, `37.2 C`
+        trailing = _TRAILING.fullmatch(text.strip())
         if not trailing or not (stuck := known_unit(trailing[2])) or (measure and measure != stuck):
             raise
-        return [(loinc, number(trailing[1]), stuck)]
+        return bounded(code, number(trailing[1]), stuck, comparator)
+
+
+def bounded(code: str, value: float, measure: str, comparator: str) -> Value:
+    """Return a value, or a bound that scores as all that it may mean (`processors.vitals.one_band`): SpO2 `<80`, `>40` breaths.
+
+    Raises `ValueError` for any other.
+    """
+    known = _COMPARATORS.get(comparator)
+    if known is None or (known and not one_band(code, value, measure, known)):
+        raise ValueError("a comparator leaves the value open")
+    return Value(code, value, measure, known)
 
 
 def number(text: str) -> float:
@@ -233,21 +267,34 @@ def number(text: str) -> float:
     return value
 
 
-def _structured(obx: Segment) -> float:
-    """Read SN: comparator, number, separator, number. Only an exact single number is a measurement."""
+def _structured(obx: Segment, code: str, measure: str) -> Value:
+    """Read SN: comparator, number, separator, number. Only a single number is a measurement, exact or a bound (`bounded`)."""
     comparator, first, separator, second = (obx.get(5, n) for n in range(1, 5))
-    if comparator not in ("", "="):
-        raise ValueError("a comparator leaves the value open")
     if separator or second:
         raise ValueError("a range or ratio is not one value")
-    return number(first)
+    return bounded(code, number(first), measure, comparator)
 
 
-def _pressures(obx: Segment, kind: str, measure: str) -> list[Value]:
-    structured = kind == "SN" and obx.get(5, 3) == "/"
-    text = f"{obx.get(5, 2)}/{obx.get(5, 4)}" if structured else obx.get(5)
-    found = _PRESSURES.fullmatch(text)
-    if not found or (found[3] and not known_unit(found[3])):
-        raise ValueError("not a blood pressure as systolic/diastolic")
-    measure = measure or known_unit(found[3])
-    return [(SYSTOLIC, number(found[1]), measure), (DIASTOLIC, number(found[2]), measure)]
+def _pressures(obx: Segment, kind: str, code: str, measure: str) -> list[Value]:
+    if kind == "SN" and obx.get(5, 3) == "/":
+        if obx.get(5) not in ("", "="):
+            raise ValueError("a comparator leaves the value open")
+        return pressures(code, f"{obx.get(5, 2)}/{obx.get(5, 4)}", measure)
+    return pressures(code, obx.get(5), measure)
+
+
+def pressures(code: str, text: str, measure: str) -> list[Value]:
+    """Read a blood pressure, `120/80` or `120/80 mmHg`, under a panel or a systolic pressure; under the latter empty for none.
+
+    Raises `ValueError` for what is no blood pressure under a panel, and for two units.
+    """
+    found = _PRESSURES.fullmatch(text) if code in PRESSURES else None
+    stuck = known_unit(found[3]) if found else ""
+    if not found or (found[3] and not stuck):
+        if code in BLOOD_PRESSURE:
+            raise ValueError("not a blood pressure as systolic/diastolic")
+        return []
+    if stuck and measure and stuck != measure:
+        raise ValueError("a blood pressure with two units")
+    values = zip(PRESSURES[code], (found[1], found[2]), strict=True)
+    return [Value(each, number(value), measure or stuck) for each, value in values]

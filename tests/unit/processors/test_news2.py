@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from processors import news2
 from processors.events import News2
+from processors.news2 import Scale, one_band
+from processors.vitals import LIMITS
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -169,3 +171,18 @@ def test_the_oracle_reads_its_chart() -> None:
     assert re.match(r"points", CHART.strip())
     assert oracle("temperature", Decimal("38.05")) == 1
     assert Decimal("2.5").quantize(Decimal(1), ROUND_HALF_UP) == 3
+
+
+@pytest.mark.parametrize("name", ["respiratory_rate", "spo2", "systolic", "heart_rate", "temperature"])
+def test_a_bound_in_one_band_scores_as_all_that_lies_beyond(name: str) -> None:
+    limits = LIMITS[name]
+    grid = [n / 10 for n in range(int(10 * limits.low), int(10 * limits.high) + 1)]
+    asked: list[tuple[Scale, bool | None]] = [(1, None), (2, True), (2, False), (2, None)] if name == "spo2" else [(1, None)]
+    scored = [[news2.points(name, value, *one)[1] for one in asked] for value in grid]
+    for above in (False, True):
+        found = [bound for bound in grid if one_band(name, bound, above=above)]
+        for bound in found:
+            at = grid.index(bound)
+            beyond = scored[at:] if above else scored[: at + 1]
+            assert all(one == scored[at] for one in beyond), (bound, above)
+        assert found

@@ -50,6 +50,31 @@ def test_a_picture_under_a_merged_number_is_filed_under_the_survivor():
     assert event.patient_id == "survivor"
 
 
+def test_a_picture_under_a_second_number_is_filed_under_the_record_that_lists_it():
+    dataset = make(IssuerOfPatientID="empi")
+    (before,) = events(handle(encode(dataset), context()))
+    contexts, number = MemoryContexts(), _identifier("empi", "P0001")
+    made = {"id": "a01", "origin": before.origin, "effective_at": NOW, "received_at": NOW}
+    one = PatientEvent(patient_id="one", identifiers=(_identifier("hosp a", "1"), number), **made)
+    contexts.remember(one)
+    asked = replace(context(), contexts=contexts)
+    (event,) = events(handle(encode(dataset), asked))
+    assert event.patient_id == "one"
+    (note, *_) = events(handle(encode(rejection(dataset)), asked))
+    assert note.patient_id == "one"
+    contexts.remember(one.model_copy(update={"patient_id": "two"}))
+    outcome = handle(encode(dataset), asked)
+    (letter,) = events(outcome)
+    assert (outcome.verdict, outcome.status, letter.stage) == ("dead-letter", 0x0000, "identify")
+    assert "several records list" in letter.message
+    other = Dataset()
+    other.PatientID, other.IssuerOfPatientID = "77", "hosp b"
+    contexts.remember(one.model_copy(update={"identifiers": (number, _identifier("hosp b", "77"))}))
+    dataset.OtherPatientIDsSequence = Sequence([other])
+    (event,) = events(handle(encode(dataset), asked))
+    assert event.patient_id == "one"  # the one of the two that lists the other number too
+
+
 def test_a_picture_becomes_one_event_with_a_reference():
     dataset = make(BodyPartExamined="CHEST", ViewPosition="PA", AdmissionID="V77", IssuerOfPatientID="hosp a")
     outcome = handle(encode(dataset), context())

@@ -279,6 +279,8 @@ ACCOUNT = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203"
         ([number("P1", period={"end": "2026-11-23"}), number("P2")], P1),
         ([number("P2", period={"end": "2026-11-23T11:59:59Z"}), number("P1")], P1),
         ([number("P1", period={"start": "2020-01-01"}), number("P2")], P1),
+        ([number("P2", period={"start": "2026-11-24"}), number("P1")], P1),
+        ([number("P1", period={"end": "9999-12-31"}), number("P2")], P1),
         ([number("P2", period={"end": "2020-01-01"})], P2),  # better than nobody
         ([{"system": MRN, "value": "A1", "type": ACCOUNT}, number("P2", period={"end": "2020-01-01"})], P2),
     ],
@@ -433,3 +435,85 @@ def test_a_conditional_update_of_a_patient_replaces_too():
     feed.take(put(), at=NOW + timedelta(minutes=1))
     assert (feed.known(P1).deceased, feed.known(P1).merged_into) == (False, None)
     assert len([one for one in feed.take(put()).events if isinstance(one, PatientEvent)]) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- a second number
+
+
+EMPI = "https://region.example/empi"
+E1 = {"system": EMPI, "value": "E1"}
+BY_E1 = IDS.patient(Identifier(authority=EMPI, value="E1"))
+
+
+def listed(feed, *values, born="1950-02-03"):
+    """What ADT or a Patient says: a record number, and the enterprise's beside it."""
+    for n, value in enumerate(values):
+        feed.put(patient(id=f"local-{n}", identifier=[number(value), E1], birthDate=born))
+
+
+def test_what_is_sent_under_the_second_number_alone_is_filed_under_the_record_that_lists_it():
+    feed = Registry()
+    listed(feed, "P1")
+    assert feed.whose(subject={"identifier": E1}) == P1
+    assert feed.whose(subject={"reference": "#p"}, contained=[patient(id="p", identifier=[E1], birthDate=None)]) == P1
+    assert feed.whose(subject={"reference": "Patient/local-0", "identifier": E1}) == P1
+    feed.put(encounter(id="e1", subject={"identifier": E1}))
+    assert feed.known(P1).encounter_status == "in-progress"
+    assert feed.known(BY_E1) is None
+
+
+def test_a_contained_patient_of_another_age_is_not_the_record():
+    feed = Registry()
+    listed(feed, "P1")
+    child = patient(id="p", identifier=[E1], birthDate="2020-01-01")
+    assert feed.whose(subject={"reference": "#p"}, contained=[child]) == BY_E1
+
+
+def test_a_number_that_several_records_list_is_held_apart():
+    feed = Registry()
+    listed(feed, "P1", "P2")
+    assert TWO in feed.whose(subject={"identifier": E1})
+    for n, expected in enumerate((P1, P2)):  # by their references they are told apart
+        assert feed.whose(subject={"reference": f"Patient/local-{n}", "identifier": E1}) == expected
+    outcome = feed.put(patient(id="e", identifier=[E1]))
+    assert (outcome.verdict, letters(outcome)[0].stage) == ("dead-letter", "identify")
+    assert "a number that several records list: nobody can tell which" in outcome.reason
+    both = [E1, number("P2")]
+    assert feed.whose(subject={"reference": "#p"}, contained=[patient(id="p", identifier=both)]) == P2
+
+
+@pytest.mark.parametrize(("born", "theirs"), [("1950-02-03", True), ("1950", True), ("1977-07-07", False), (None, False)])
+def test_a_patient_of_the_second_number_alone_is_the_record_where_the_date_of_birth_says_so(born, theirs):
+    feed = Registry()
+    listed(feed, "P1")
+    feed.put(stay("e1", "local-0"))
+    mine = patient(id="9", identifier=[E1], birthDate=born)
+    together = feed.take(bundle(mine, observation(id="o1", subject={"identifier": E1}), method="PUT"))
+    (event,) = [event for event in together.events if isinstance(event, VitalsEvent)]
+    expected = P1 if theirs else BY_E1
+    assert (feed.whose("9"), event.patient_id) == (expected, expected)
+    assert feed.known(P1).encounter_status == "in-progress"
+    numbers = [one.value for one in feed.known(P1).identifiers]
+    assert numbers == ["P1", "E1", "local-0", *(["9"] if theirs else [])]
+    feed = feed.restarted()
+    feed.put(mine)
+    assert (feed.whose("9"), feed.known(expected).merged_into) == (expected, None)
+    assert [one.value for one in feed.known(P1).identifiers] == numbers
+    feed.put(mine | {"identifier": [number("P2"), E1]})  # what it was by the enterprise's number alone stays
+    assert (feed.whose("9"), feed.known(P1).merged_into) == (P2, None)
+
+
+def test_a_patient_that_loses_its_own_number_changes_to_the_second_one():
+    feed = Registry()
+    listed(feed, "P1")
+    outcome = feed.put(patient(id="local-0", identifier=[E1]))
+    assert "the record of the old one is merged into that of the new one" in outcome.reason
+    assert (feed.whose("local-0"), feed.known(P1).merged_into) == (BY_E1, BY_E1)
+
+
+def test_a_fact_about_somebody_whom_registration_has_not_named_makes_the_number_nobodys_own():
+    feed = Registry()
+    feed.put(observation("82810-3", id="o", subject={"identifier": E1}, valueQuantity=None, valueBoolean=True))
+    assert feed.known(BY_E1).pregnant is True
+    listed(feed, "P1")
+    assert feed.whose(subject={"identifier": E1}) == P1

@@ -121,6 +121,38 @@ def test_values_that_can_and_cannot_be_used(element, value):
         assert only(outcome, VitalsEvent).observations[0].value == value
 
 
+@pytest.mark.parametrize(
+    ("code", "words", "expected"),
+    [
+        ("3151-8", "2L", [("3151-8", 2.0, "L/min")]),
+        ("8310-5", "37,2 °C", [("8310-5", 37.2, "Cel")]),
+        ("85354-9", "85/40 mmHg", [("8480-6", 85.0, "mm[Hg]"), ("8462-4", 40.0, "mm[Hg]")]),
+        ("8480-6", "85/40", [("8480-6", 85.0, ""), ("8462-4", 40.0, "")]),
+    ],
+)
+def test_a_value_in_words(code, words, expected):
+    found = only(handle(observation(code, valueQuantity=None, valueString=words)), VitalsEvent).observations
+    assert [(one.code, one.value, one.unit) for one in found] == expected
+
+
+@pytest.mark.parametrize(("code", "words"), [("85354-9", "85"), ("8462-4", "85/40"), ("3151-8", "2L by mask")])
+def test_words_that_are_no_value(code, words):
+    outcome = handle(observation(code, valueQuantity=None, valueString=words))
+    assert (outcome.verdict, outcome.code) == ("dead-letter", 201)
+
+
+def test_a_bound_that_scores_as_all_that_it_may_mean():
+    for element in ({"valueQuantity": quantity(80, "%", comparator="<")}, {"valueQuantity": None, "valueString": "<80 %"}):
+        (found,) = only(handle(observation("59408-5", **element)), VitalsEvent).observations
+        assert (found.comparator, found.value, found.unit) == ("<", 80, "%")
+
+
+def test_a_compound_of_a_device_has_its_values_in_components():
+    resource = pressure(code=concept("150020", "urn:iso:std:iso:11073:10101"))
+    found = only(handle(resource), VitalsEvent).observations
+    assert [one.code for one in found] == ["8480-6", "8462-4"]
+
+
 def test_a_unit_that_cannot_be_brought_to_the_one_that_is_meant_is_told_and_the_value_passed_on():
     outcome = handle(observation("8310-5", 37.2, "furlong"))
     (observed,), (letter,) = only(outcome, VitalsEvent).observations, letters(outcome)

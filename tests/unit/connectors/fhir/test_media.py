@@ -15,11 +15,13 @@ from connectors.fhir.publishing import Publishing, Unconfirmed
 from connectors.fhir.settings import FhirSettings
 from connectors.objects import ObjectSettings, ObjectStore
 from models.errors import Transient
-from processors.events import DeadLetterEvent, ImageEvent
+from processors.events import DeadLetterEvent, Identifier, ImageEvent
+from processors.instances import Version, withdrawn_by
 from tests.edge import MemoryStore, RecordingPublisher, identities
-from tests.fhir_resources import bundle, media
+from tests.fhir_resources import MRN, bundle, media
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+P2 = Identifier(authority=MRN, value="P2")
 SECRET = "Doe^Jane 19700101"
 
 
@@ -119,7 +121,8 @@ def test_a_dicom_uid_and_a_binary_in_the_bundle():
         ({"content": {"contentType": "image/png", "url": "https://elsewhere.example/1"}}, "dead-letter", "not fetched"),
         ({"content": {"contentType": "application/dicom", "data": "AAAA"}}, "dead-letter", "C-STORE or STOW-RS"),
         ({"content": {"contentType": "image/png", "data": "AAAA"}}, "dead-letter", "not a picture of a known format"),
-        ({"status": "entered-in-error"}, "dead-letter", "cannot be taken back yet"),
+        ({"status": "entered-in-error"}, "dead-letter", "which picture is meant nobody can tell"),
+        ({"status": "entered-in-error", "id": "m1", "subject": None}, "dead-letter", "held apart, not guessed"),
         ({"subject": None}, "dead-letter", "held apart, not guessed"),
         ({"status": "preparation"}, "ignored", "not used"),
         ({"type": {"coding": [{"code": "video"}]}}, "ignored", "not used"),
@@ -132,6 +135,101 @@ def test_what_cannot_be_used_is_told(changes, verdict, reason):
     assert reason in outcome.reason
     assert not outcome.pictures
     assert all(isinstance(event, DeadLetterEvent) for event in outcome.events)
+
+
+class Server:
+    """A server that sends Media, each version confirmed before the next."""
+
+    def __init__(self, **peer):
+        self.mapper = FhirMapper(FhirSettings.model_validate({"peers": {"fhir": peer}}), identities())
+
+    def send(self, resource, door="update"):
+        """Return the pictures that come of it, and what takes pictures back: instance UID and patient of each."""
+        kind, name = resource["resourceType"], resource["id"]
+        outcome = self.mapper.handle(orjson.dumps(resource), self.mapper.sender("fhir", NOW), Request(door, kind, name))
+        self.mapper.learn(outcome)
+        self.outcome = outcome
+        made = [one for one in outcome.events if isinstance(one, ImageEvent)]
+        assert {one.id for one in made if one.status == "final"} == outcome.pictures.keys()
+        shown = [[(one.instance_uid, one.patient_id) for one in made if one.status == status] for status in STATUSES]
+        return shown[0], shown[1]
+
+
+STATUSES = ("final", "entered-in-error")
+
+
+def of(value, **more):
+    return media(picture(), id="m1", subject={"identifier": {"system": MRN, "value": value}}, **more)
+
+
+def bare(**more):
+    return {"resourceType": "Media", "id": "m1", "status": "entered-in-error", "content": {"title": "none"}} | more
+
+
+@pytest.mark.parametrize("door", ["create", "update", "hook"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_media_entered_in_error_takes_its_picture_back(door, restart):
+    server = Server()
+    (shown, _) = server.send(of("P1"), door)
+    picture = Version.of(server.outcome.events[0], 0, 0)
+    server = Server() if restart else server
+    gone, words = server.send(of("P1", status="entered-in-error"))
+    assert gone == []
+    assert set(shown) <= set(words)
+    assert len(words) == 1 + restart  # by which door it came first is forgotten
+    first = next(one for one in server.outcome.events if isinstance(one, ImageEvent))
+    assert (first.reason, first.pixels, first.rows) == ("FHIR Media entered in error", None, None)
+    assert (server.outcome.verdict, server.outcome.code) == ("accepted", 200)
+    told = [Version.of(one, 0, 1).aimed([picture]) for one in server.outcome.events]
+    assert withdrawn_by(picture, told) is not None
+    ids = [one.id for one in server.outcome.events]
+    server.send(of("P1", status="entered-in-error"))
+    assert [one.id for one in server.outcome.events] == ids
+
+
+@pytest.mark.parametrize("uid", [None, [{"system": "urn:dicom:uid", "value": "urn:oid:1.2.840.99.7"}]])
+def test_a_retraction_stripped_to_its_id_takes_back_what_the_id_showed(uid):
+    server = Server()
+    shown, _ = server.send(of("P1", identifier=uid))
+    assert server.send(bare()) == ([], shown)
+    assert Server().send(bare()) == ([], [])
+
+
+@pytest.mark.parametrize("content", [{}, {"content": {"contentType": "image/png", "url": "https://elsewhere.example/1"}}])
+@pytest.mark.parametrize("door", ["create", "update"])
+def test_an_update_of_another_subject_takes_the_picture_from_the_first(door, content):
+    server = Server()
+    ((uid, first),), _ = server.send(of("P1"), door)
+    shown, words = server.send(of("P2", **content))
+    assert {person for _, person in shown} <= {identities().patient(P2)}
+    if shown and door == "update":  # the same UID of another patient: the lane takes the first back (`processors.instances`)
+        assert ([one for one, _ in shown], words) == ([uid], [])
+    else:
+        assert words == [(uid, first)]
+        assert uid not in [one for one, _ in shown]
+    assert server.send(of("P2", **content))[1] == []
+
+
+def test_what_test_data_or_an_older_version_says_takes_nothing_back():
+    server = Server()
+    stamp = {"meta": {"lastUpdated": "2026-11-23T11:00:00Z"}}
+    server.send(of("P1", **stamp))
+    assert server.send(of("P2", meta={"lastUpdated": "2026-11-23T10:00:00Z"})) == ([], [])
+    assert "older than the version that stands: not used" in server.outcome.reason
+    server.send(of("P1", meta={"lastUpdated": "2027-11-23T10:00:00Z"}))  # a wrong clock
+    assert server.send(of("P1"))[0]
+    assert server.send(bare(meta={"tag": [{"code": "HTEST"}]})) == ([], [])
+    assert server.send(bare())[1]
+
+
+def test_one_id_on_every_create_is_no_correction():
+    server = Server()
+    (one,), (two,) = (server.send(of(value), "create")[0] for value in ("P1", "P2"))
+    assert one[0] != two[0]
+    for shown, value in ((one, "P1"), (two, "P2")):
+        assert server.send(of(value, status="entered-in-error"), "create") == ([], [shown])
+    assert server.send(bare(), "create") == ([], [])
+    assert server.outcome.verdict == "dead-letter"
 
 
 def test_an_imaging_study_is_checked_and_answered():

@@ -1,5 +1,5 @@
 import io
-from base64 import b64encode
+from base64 import b64decode, b64encode
 
 import pytest
 from pypdf import PdfWriter
@@ -14,6 +14,10 @@ LOINC = "http://loinc.org"
 
 def notes(outcome: Outcome) -> list[NoteEvent]:
     return [event for event in outcome.events if isinstance(event, NoteEvent)]
+
+
+def letters(outcome: Outcome) -> list[DeadLetterEvent]:
+    return [event for event in outcome.events if isinstance(event, DeadLetterEvent)]
 
 
 def txa(
@@ -100,6 +104,30 @@ def test_a_document_that_is_deleted_by_its_availability_is_withdrawn(lines: tupl
     original = note(mdm("T02", txa(), line("text")))
     gone = note(mdm("T04", txa(completion="AU||CA"), *lines))
     assert (gone.note_id, gone.status) == (original.note_id, "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("trigger", "status", "place"),
+    [("T10", "F", "TXA-13"), ("T10", "C", "TXA-13"), ("T08", "F", "TXA-12"), ("T02", "C", "TXA-12"), ("T04", "X", "TXA-12")],
+)
+def test_a_new_version_that_does_not_name_its_document_is_kept_and_told(trigger: str, status: str, place: str) -> None:
+    raw = mdm(trigger, txa(number=""), line("Better.", status=status))
+    outcome = reader()(raw)
+    (event,), (letter,) = notes(outcome), letters(outcome)
+    assert (event.text, event.replaces, outcome.verdict, outcome.code) == ("Better.", None, "accepted", "AA")
+    assert letter.message == f"{place}: a new version that does not name its document: the old one stays"
+    assert (letter.stage, b64decode(letter.original_value)) == ("map", raw)
+    ((_, answer),) = outcome.answers
+    assert f"ERR||TXA^1^{place[4:]}^1|101" in answer.decode()
+
+
+@pytest.mark.parametrize(("trigger", "status"), [("T10", "F"), ("T10", "W"), ("T08", "F"), ("T02", "C"), ("T06", "F")])
+def test_a_document_without_its_own_number(trigger: str, status: str) -> None:
+    original = note(mdm("T02", txa("D1"), line("text")))
+    outcome = reader()(mdm(trigger, txa(number="", parent="D1"), line("more", status=status)))
+    (event,) = notes(outcome)
+    assert (event.replaces, letters(outcome)) == (original.note_id, [])
+    assert "later versions of it will not be recognised" in outcome.reason
 
 
 def test_a_document_that_cannot_be_obtained_is_cancelled() -> None:

@@ -621,8 +621,8 @@ def test_a_merge_by_the_second_number_is_of_the_record_that_lists_it(trigger: st
             (with_enterprise("3", "E3"), "MRG|E1^^^EMPI^PI"),
             "MRG-1: a number that several records list: nobody can tell which",
         ),
-        ("A40", ("PID|1||E1^^^EMPI^PI", mrg("3")), "PID-3: no identifier that names the patient"),
-        ("A45", ("PID|1||E1^^^EMPI^PI", mrg("3", "V77")), "PID-3: no identifier that names the patient"),
+        ("A40", ("PID|1||E1^^^EMPI^PI", mrg("3")), "PID-3: a number that several records list: nobody can tell which"),
+        ("A45", ("PID|1||E1^^^EMPI^PI", mrg("3", "V77")), "PID-3: a number that several records list: nobody can tell which"),
         ("A24", (pid("3"), "PID|2||E1^^^EMPI^PI"), "PID[2]-3: a number that several records list: nobody can tell which"),
         ("A24", ("PID|1||E1^^^EMPI^PI", pid("3")), "PID-3: a number that several records list: nobody can tell which"),
     ],
@@ -763,6 +763,52 @@ def test_a_move_of_a_visit_that_is_not_the_records_stay_says_so() -> None:
     assert ward.outcome.reason == "1 x a move of a visit that is not the stay of the record it moves from"
 
 
+# ---------------------------------------------------------------------------------------------- how long a number is valid
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "listed"),
+    [
+        ("1^^^HOSP^MR^^^20260301~2^^^HOSP^MR", "2", ["2"]),
+        ("1^^^HOSP^MR^^20200101^20260301~2^^^EMPI^PI", "2", ["2"]),  # before the order of types
+        ("1^^^HOSP^MR^^^20260302095959+0000~2^^^HOSP^MR", "2", ["2"]),
+        ("1^^^HOSP^MR^^^20260302100001+0000~2^^^HOSP^MR", "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^^20260302~2^^^HOSP^MR", "1", ["1", "2"]),  # a day, month or year lasts to its end
+        ("1^^^HOSP^MR^^^202603~2^^^HOSP^MR", "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^^2025~2^^^HOSP^MR", "2", ["2"]),
+        ("1^^^HOSP^MR^^^99991231~2^^^HOSP^MR", "1", ["1", "2"]),
+        ('1^^^HOSP^MR^^^""~2^^^HOSP^MR', "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^20260401~2^^^HOSP^MR", "2", ["2"]),  # has not begun
+        ("1^^^HOSP^MR^^20260301~2^^^HOSP^MR", "1", ["1", "2"]),
+        ("1^^^HOSP^MR^^^20260301", "1", ["1"]),  # better than nobody
+        ("1^^^HOSP^MR^^^20260301~A1^^^HOSP^AN", "1", ["1", "A1"]),
+    ],
+)
+def test_a_number_whose_validity_is_over_names_the_patient_only_where_no_other_does(
+    given: str, chosen: str, listed: list[str]
+) -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", f"PID|1||{given}||DOE", pv1()))
+    own = next(one for one in event.identifiers if one.value == chosen)
+    assert (event.patient_id, [one.value for one in event.identifiers]) == (identities().patient(own), listed)
+    assert filed(ward, f"PID|1||{given}||DOE") == {event.patient_id}
+
+
+def test_a_validity_that_is_no_time_counts_as_none() -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", "PID|1||1^^^HOSP^MR^^^soon~2^^^HOSP^MR||DOE", pv1()))
+    assert [one.value for one in event.identifiers] == ["1", "2"]
+    assert ward.outcome is not None
+    assert "something that is no timestamp in the place of one" in ward.outcome.reason
+
+
+def test_the_number_that_a_merge_takes_away_may_have_ended() -> None:
+    ward = Ward()
+    (old,) = ward.take(adt("A01", pid("1"), pv1()))
+    survivor, prior = ward.take(adt("A40", pid("2"), "MRG|1^^^HOSP^MR^^^20260301", at="202603021000"))
+    assert (prior.patient_id, prior.merged_into) == (old.patient_id, survivor.patient_id)
+
+
 # ------------------------------------------------------------------------------------------------------- a second number
 
 
@@ -811,6 +857,70 @@ def test_a_number_that_two_records_list_or_that_is_registered_itself_is_filed_un
     assert filed(ward, "PID|1||E1^^^EMPI^PI") == {two.patient_id}
     (own,) = ward.take(adt("A01", "PID|1||E1^^^EMPI^PI", pv1(visit="V9"), at="202603021100"))
     assert filed(ward, "PID|1||E1^^^EMPI^PI") == {own.patient_id}
+
+
+E1 = "PID|1||E1^^^EMPI^PI||DOE^JANE||"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "born", "theirs"),
+    [
+        ("A08", "19500321", True),
+        ("A08", "1950", True),
+        ("A08", "", True),  # an update registers nobody
+        ("A03", "", True),
+        ("A08", "19770707", False),  # somebody else
+        ("A01", "19500321", True),
+        ("A28", "195003", True),
+        ("A01", "", False),  # it may be anybody
+        ("A04", "19770707", False),
+    ],
+)
+def test_registration_under_the_second_number_alone_is_of_the_record_unless_it_may_be_given_out_anew(
+    trigger: str, born: str, theirs: bool
+) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1(visit="V1^^^HOSP")))
+    (said,) = ward.take(adt(trigger, f"{E1}{born}~9^^^NHS^NI", pv1("W9", visit="V1^^^HOSP"), at="202603021000"))
+    assert (said.patient_id == here.patient_id) is theirs
+    assert [one.value for one in said.identifiers] == (["1", "E1"] if theirs else ["E1"])
+    assert said.location.ward == "W9"
+    assert filed(ward, f"{E1}{born}") == {said.patient_id}
+
+
+def test_registration_under_a_second_number_adds_the_others_that_it_names() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    (said,) = ward.take(adt("A31", "PID|1||E1^^^EMPI^PI~7^^^NHS^NI||DOE||19500321", at="202603021000"))
+    assert said.patient_id == here.patient_id
+    assert [one.value for one in said.identifiers] == ["1", "E1", "7"]
+
+
+def test_registration_under_another_number_of_the_records_own_row_is_somebody_elses() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", "PID|1||1^^^HOSP^MR~2^^^HOSP^MR||DOE||19500321", pv1()))
+    (said,) = ward.take(adt("A08", "PID|1||2^^^HOSP^MR||DOE||19500321", pv1("W9"), at="202603021000"))
+    assert said.patient_id != here.patient_id
+
+
+def test_registration_under_a_number_that_several_records_list_is_held_apart() -> None:
+    ward = Ward()
+    (one,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    ward.take(adt("A28", with_enterprise("2", "E1").replace("~", "~7^^^NHS^NI~")))
+    assert ward.take(adt("A03", f"{E1}19500321", pv1(), at="202603021000")) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.code, ward.outcome.verdict) == ("AA", "dead-letter")
+    assert "PID-3: a number that several records list: nobody can tell which" in ward.outcome.reason
+    (other,) = ward.take(adt("A08", "PID|1||E1^^^EMPI^PI~7^^^NHS^NI||DOE||19500321", pv1(), at="202603021000"))
+    assert other.patient_id not in (one.patient_id, "")  # of the two the one that lists the other number too
+    assert [one.value for one in other.identifiers] == ["2", "7", "E1"]
+
+
+def test_a_deletion_of_the_second_number_deletes_nobody_else() -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", with_enterprise("1", "E1"), pv1()))
+    (gone,) = ward.take(adt("A29", f"{E1}19500321", at="202603021000"))
+    assert (gone.deleted, gone.patient_id == here.patient_id) == (True, False)
 
 
 def test_what_came_under_a_second_number_before_registration_listed_it_goes_over_to_the_record() -> None:

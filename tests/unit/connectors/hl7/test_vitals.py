@@ -6,9 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.hl7.handling import Outcome
-from connectors.hl7.mapping.codes import MDC_BY_CODE, MDC_BY_NAME, OBSERVATION_STATUS, VITAL_SIGNS, known_unit
+from connectors.hl7.mapping.codes import (
+    BLOOD_PRESSURE,
+    MDC_BY_CODE,
+    MDC_BY_NAME,
+    OBSERVATION_STATUS,
+    PRESSURES,
+    VITAL_SIGNS,
+    known_unit,
+)
 from connectors.hl7.mapping.vitals import number
-from processors.events import DeadLetterEvent, Observation, VitalsEvent
+from processors.events import DeadLetterEvent, Observation, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from processors.vitals import Reading, read
 from tests import bedside
@@ -137,7 +145,8 @@ def test_a_site_says_what_a_senders_unit_means() -> None:
 
 
 def test_device_codes_lead_to_what_the_lane_can_score() -> None:
-    assert {*MDC_BY_NAME.values(), *MDC_BY_CODE.values()} <= VITAL_SIGNS
+    assert {*MDC_BY_NAME.values(), *MDC_BY_CODE.values()} <= VITAL_SIGNS | BLOOD_PRESSURE.keys()
+    assert {code for pair in PRESSURES.values() for code in pair} <= VITAL_SIGNS
 
 
 def test_code_and_reference_id_that_disagree() -> None:
@@ -191,7 +200,7 @@ def test_values(kind: str, value: str, unit: str, expected: tuple[float, str]) -
         ("NM", "３７", "not a number"),
         ("NM", "37~38", "a vital sign with several values"),
         ("NM", "37^38", "a value of several components where a number is needed"),
-        ("SN", ">^40", "a comparator leaves the value open"),
+        ("SN", "<^40", "a comparator leaves the value open"),
         ("SN", "^36^-^38", "a range or ratio is not one value"),
         ("CWE", "H^High", "a coded value where a number is needed"),
         ("ST", "37 parsecs", "not a number"),
@@ -318,6 +327,13 @@ def test_order_detail_is_no_result() -> None:
         (obx("85354-9^BP^LN", "120 / 80 mmHg", kind="ST"), [("8480-6", 120.0), ("8462-4", 80.0)]),
         (obx("55284-4^BP^LN", "^120^/^80", "mm[Hg]", kind="SN"), [("8480-6", 120.0), ("8462-4", 80.0)]),
         (obx("85354-9^BP^LN", "", kind="ST", status="W"), [("8480-6", None), ("8462-4", None)]),
+        (obx("8480-6^BP^LN", "85/40", "mm[Hg]", kind="ST"), [("8480-6", 85.0), ("8462-4", 40.0)]),
+        (obx("8480-6^BP^LN", "85/40 mmHg", "mm[Hg]"), [("8480-6", 85.0), ("8462-4", 40.0)]),
+        (obx("8461-6^BP lying^LN", "^85^/^40", "mm[Hg]", kind="SN"), [("8461-6", 85.0), ("8455-8", 40.0)]),
+        (obx("150020^MDC_PRESS_BLD_NONINV^MDC", "85/40", "mmHg", kind="ST"), [("76534-7", 85.0), ("76535-4", 40.0)]),
+        (obx("150300^^MDC", "85/40", "266016^MDC_DIM_MMHG^MDC", kind="ST"), [("76534-7", 85.0), ("76535-4", 40.0)]),
+        (obx("150032^MDC_PRESS_BLD_ART^MDC", "85/40", "mmHg", kind="ST"), [("76215-3", 85.0), ("76213-8", 40.0)]),
+        (obx("MDC_PRESS_BLD", "85/40", "mmHg", kind="ST", status="D"), [("8480-6", 85.0), ("8462-4", 40.0)]),
     ],
 )
 def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float | None]]) -> None:
@@ -325,6 +341,96 @@ def test_blood_pressure_in_one_value(line: str, expected: list[tuple[str, float 
     assert [(o.code, o.value) for o in event.observations] == expected
     if expected[0][1]:
         assert {o.unit for o in event.observations} == {"mm[Hg]"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (obx("85354-9^BP^LN", "85", "mm[Hg]"), "not a blood pressure as systolic/diastolic"),
+        (obx("150020^MDC_PRESS_BLD_NONINV^MDC", "85", "mmHg"), "not a blood pressure as systolic/diastolic"),
+        (obx("85354-9^BP^LN", "85/40/55", "mm[Hg]", kind="ST"), "not a blood pressure as systolic/diastolic"),
+        (obx("85354-9^BP^LN", "85/40 mmHg", "kPa", kind="ST"), "a blood pressure with two units"),
+        (obx("85354-9^BP^LN", "<^85^/^40", "mm[Hg]", kind="SN"), "a comparator leaves the value open"),
+        (obx("8480-6^BP^LN", "85/", "mm[Hg]", kind="ST"), "not a number"),
+        (obx("8462-4^BP^LN", "85/40", "mm[Hg]", kind="ST"), "not a number"),
+        (obx("9279-1^RR^LN", "18/1", "/min", kind="ST"), "not a number"),
+    ],
+)
+def test_what_is_no_blood_pressure(line: str, reason: str) -> None:
+    assert trouble(line) == f"OBX-5: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("line", "comparator", "value"),
+    [
+        (obx("59408-5^SpO2^LN", "<80", "%", kind="ST"), "<", 80.0),
+        (obx("59408-5^SpO2^LN", "< 70 %"), "<", 70.0),
+        (obx("59408-5^SpO2^LN", ">=^97", "%", kind="SN"), ">=", 97.0),  # on either scale, on air or oxygen
+        (obx("9279-1^RR^LN", ">^40", "/min", kind="SN"), ">", 40.0),
+        (obx("9279-1^RR^LN", "<=^8", "/min", kind="SN"), "<=", 8.0),
+        (obx("8867-4^HR^LN", ">130.5", "/min", kind="ST"), ">", 130.5),
+        (obx("8480-6^SBP^LN", "<50", "mm[Hg]", kind="ST"), "<", 50.0),
+        (obx("8480-6^SBP^LN", "<10", "kPa", kind="ST"), "<", 10.0),  # 75 mmHg
+        (obx("8310-5^Temp^LN", "<^95", "[degF]", kind="SN"), "<", 95.0),  # 35.0 C
+        (obx("3151-8^O2^LN", ">15", "L/min", kind="ST"), ">", 15.0),
+        (obx("9279-1^RR^LN", "=^40", "/min", kind="SN"), "", 40.0),
+    ],
+)
+def test_a_bound_that_scores_as_all_that_it_may_mean(line: str, comparator: str, value: float) -> None:
+    observation = one(line)
+    assert (observation.comparator, observation.value) == (comparator, value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        obx("59408-5^SpO2^LN", "<90", "%", kind="ST"),  # 3 points on scale 1, on scale 2 perhaps none
+        obx("59408-5^SpO2^LN", "<84", "%", kind="ST"),
+        obx("59408-5^SpO2^LN", ">95", "%", kind="ST"),
+        obx("59408-5^SpO2^LN", ">100", "%", kind="ST"),
+        obx("9279-1^RR^LN", "<20", "/min", kind="ST"),
+        obx("9279-1^RR^LN", ">24", "/min", kind="ST"),  # 24.4 is charted as 24
+        obx("9279-1^RR^LN", "<>^40", "/min", kind="SN"),
+        obx("9279-1^RR^LN", ">40", "", kind="ST"),  # of what?
+        obx("9279-1^RR^LN", ">40", "furlong", kind="ST"),
+        obx("8310-5^Temp^LN", ">39", "Cel", kind="ST"),
+        obx("8462-4^DBP^LN", "<30", "mm[Hg]", kind="ST"),  # not in NEWS2
+        obx("3151-8^O2^LN", "<2", "L/min", kind="ST"),
+        obx("3150-6^FiO2^LN", ">=21", "%", kind="ST"),
+    ],
+)
+def test_a_bound_that_leaves_the_score_open(line: str) -> None:
+    assert trouble(line) == "OBX-5: a comparator leaves the value open"
+
+
+def test_a_bound_that_is_alarming_alerts_and_the_score_says_what_was_sent() -> None:
+    watch = bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    outcome = reader()(vitals(obx("59408-5^SpO2^LN", "<80", "%", kind="ST")))
+    said = [made for event in outcome.events for made in watch.say(event)]
+    assert [state for _, state, _ in bedside.steps(said)] == ["raised"]
+    assert [made.flags for made in said if isinstance(made, ScoreEvent)] == [("bound: 59408-5 <80 %",)]
+
+
+def test_a_pressure_in_one_value_alerts() -> None:
+    watch = bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    outcome = reader()(vitals(obx("8480-6^BP^LN", "85/40", "mm[Hg]", kind="ST")))
+    assert [state for event in outcome.events for _, state, _ in bedside.steps(watch.say(event))] == ["raised"]
+
+
+@pytest.mark.parametrize("status", ["X", "F", "D"])
+def test_a_compound_of_a_device_without_a_value_says_nothing(status: str) -> None:
+    """IHE PCD-01: a row of the device's tree, whose parts follow."""
+    rows = (
+        obx("150020^MDC_PRESS_BLD_NONINV^MDC", "", kind="", status=status),
+        obx("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "85", "mmHg", number=2),
+        obx("150022^MDC_PRESS_BLD_NONINV_DIA^MDC", "40", "mmHg", number=3),
+    )
+    outcome = reader()(vitals(*rows))
+    (event,) = sets(outcome)
+    assert [(o.code, o.value, o.status) for o in event.observations] == [("76534-7", 85.0, "final"), ("76535-4", 40.0, "final")]
+    assert letters(outcome) == []
 
 
 @pytest.mark.parametrize(
