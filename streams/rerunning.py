@@ -7,6 +7,7 @@ of a second), records are taken in the order in which they were written, and log
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any, Final, Protocol
 
 import orjson
@@ -52,6 +53,10 @@ class History(Memory):
         """Tell whether some entries are no longer there."""
         numbers = [entry.number for entry in self.entries]
         return numbers != list(range(1, len(numbers) + 1))
+
+    def begins_late(self, begin: int) -> bool:
+        """Tell whether vitals, from `begin` on, come before the first entry of all: a journal before this one is lost."""
+        return bool(self.entries) and self.entries[0].number == 1 and self.entries[0].at > begin
 
 
 class Rerun:
@@ -137,7 +142,7 @@ class Rerun:
         for kind in SECONDARY:
             topic = str(kind.topic)
             while (record := self._next[kind]) is not None and written(record) <= now:
-                if ends is not None and record.offset >= ends.get(topic, 0):
+                if ends is not None and record.offset >= ends.get(topic, inf):
                     break
                 due.append((kind, record))
                 await self._take(kind)

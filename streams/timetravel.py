@@ -270,9 +270,19 @@ class TimeTravel:
         self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell
     ) -> tuple[Rerun, Hours]:
         history = await self._history(reader, number)
+        begin, _ = await reader.bounds(self._prefix + VitalsEvent.topic, number)
+        late = history.begins_late(begin)
         if not any(await reader.bounds(self._prefix + JOURNAL, number)):
             travel.notes.append(
-                "there is no journal yet (has the vitals lane run?): records are taken in the order of their writing"
+                "there is no journal yet (has the vitals lane run?), or it was lost: records are taken in the order of their "
+                "writing"
+            )
+        elif late:
+            first = history.entries[0]
+            since = f", {first.now:%Y-%m-%d %H:%M} UTC" if first.now else ""
+            travel.notes.append(
+                f"the journal begins at offset {first.at:,} of the vitals{since}: the one before was lost. What came before is "
+                "taken in the order of its writing"
             )
         elif history.gaps or not history.entries:
             since = next((f" before {entry.now:%Y-%m-%d %H:%M} UTC" for entry in history.entries if entry.now), "")
@@ -295,7 +305,7 @@ class TimeTravel:
             lapses = Lapses(history.lapses if self._other.registry is None else ())
             rerun = Rerun(self._settings, number, asked, monitor, scoring, last, tell, lapses)
             await rerun.open(stack)
-            number_before = 0
+            number_before = -1 if late else 0
             for entry in history.entries:
                 if entry.at >= last and (entry.now is None or entry.now >= asked.until):
                     break

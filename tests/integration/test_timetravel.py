@@ -245,6 +245,21 @@ async def test_without_the_journal_the_order_of_writing_is_taken_and_told(
 
 
 @pytest.mark.real_kafka
+async def test_a_journal_that_was_lost_is_told_and_not_taken_for_a_change_of_rules(kafka: Kafka, tmp_path: Path) -> None:
+    site, start = site_of(kafka, tmp_path), datetime.now(UTC) - timedelta(minutes=30)
+    await day(site, start)
+    await asyncio.to_thread(kafka.make_anew, site.prefix + JOURNAL, PARTITIONS)
+    async with site.running("vitals"):
+        await site.write(charted(PATIENT, start + timedelta(minutes=29), {"hr": 91}, 99))
+        await site.until_done("vitals", VitalsEvent.topic)
+    found = await travelled(site, start)
+    assert len(found.rows) == 7
+    assert [note for note in found.notes if note.startswith("the journal begins at offset ")]
+    assert all(row.score.news2 is not None for row in found.rows), "the contexts of before are known, and so the age"
+    assert not [why for row in found.rows for why in row.why if "rules or code" in why]
+
+
+@pytest.mark.real_kafka
 async def test_what_retention_has_taken_is_told(kafka: Kafka, tmp_path: Path) -> None:
     site = site_of(kafka, tmp_path)
     start = datetime.now(UTC) - timedelta(minutes=30)
