@@ -41,6 +41,7 @@ from processors.identity import natural_id
 from processors.outages import Outages
 from processors.partition import Partition
 from processors.patients import Context, Patient, ms, when
+from processors.resuming import by_patient, resume_partition, resume_patient, stands
 from processors.rules import MonitorRules
 from processors.setback import set_back_partition, set_back_patient
 from processors.timers import Timers, band_of
@@ -449,6 +450,24 @@ class Monitor:
             self._now = None if self._partition.now is None else self._partition.now // 1000
         else:
             self._patients[patient_id] = Patient.load(patient_id, state)
+
+    def resume(self, told: Iterable[AlertEvent], now: datetime | None) -> int:
+        """Go on from what was published of alerts, and from the last logged time that was, where what led to them is lost.
+
+        Returns how many alerts stand.
+        """
+        self._between()
+        lives, state = by_patient(told), self._partition
+        resume_partition(state, lives.pop(self.id, ()), self.rules)
+        for patient_id in {*self._patients, *(one for one, some in lives.items() if any(map(stands, some)))}:
+            patient = self._patients.get(patient_id) or self._admit(patient_id)
+            resume_patient(patient, lives.get(patient_id, ()), self.rules)
+            self._dirty.add(patient_id)
+        if now is not None:
+            state.now = (now - _EPOCH) // _US
+            state.heartbeat_at = self._now = state.now // 1000
+        self._dirty.add(self.id)
+        return len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values())
 
     # ---------------------------------------------------------------------------------------------------------- within
 

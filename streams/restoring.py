@@ -2,6 +2,9 @@
 
     states as of the marker -> inputs up to the commit, in the journalled order, writing nothing -> entries left to obey
 
+Where the journal is lost: contexts and vitals up to the commit, then the alerts as they were told on clinical.alerts, and all of it
+is journalled as a first snapshot: who is killed a moment later loses it no more.
+
 The worker goes on from there: it obeys the entries, takes the vitals below `word` as they may have been published, and only then
 journals an entry of its own.
 """
@@ -16,16 +19,19 @@ from itertools import takewhile
 from typing import Any
 
 from models.errors import Poison
-from processors.events import PatientEvent, VitalsEvent
+from processors.events import AlertEvent, HeartbeatEvent, PatientEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams import journal
-from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, stretch
+from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, Moment, stretch
 from streams.machine import SECONDARY, Machine
 from streams.reader import Reader
 from streams.scoring import Retold, Scored, Scoring
 from streams.settings import Settings
+from streams.wire import decode, header
 
 log = logging.getLogger("vigil.vitals")
+
+_STATES = 64  # written at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +49,20 @@ class Restored:
 
 
 class Restoring:
-    """One restore of partition `number`. `moved` is called as it goes on: a long one is not to be taken for a stall."""
+    """One restore of partition `number`. `moved` is called as it goes on: a long one is not to be taken for a stall.
+
+    `count` is told of what is lost, by its kind of event.
+    """
 
     def __init__(
-        self, name: str, monitor: Monitor, number: int, settings: Settings, scoring: Scoring, moved: Callable[[], object]
+        self,
+        name: str,
+        monitor: Monitor,
+        number: int,
+        settings: Settings,
+        scoring: Scoring,
+        moved: Callable[[], object],
+        count: Callable[[str], object],
     ) -> None:
         self._name = name
         self._machine = Machine(monitor, number)
@@ -54,6 +70,7 @@ class Restoring:
         self._prefix = settings.kafka.topic_prefix
         self._scoring = scoring
         self._moved = moved
+        self._count = count
         self._sets = 0
         self._retold = Retold(scoring, name)
         self._lapses: list[Lapse] = []
@@ -77,11 +94,17 @@ class Restoring:
                 )  # fmt: skip
             patients = self._load(memory)
             await self._forget_ends(contexts, memory, committed)
-            if commit > begin and memory.marker.at < 0 and not memory.entries:
-                await self._without_journal(contexts)
+            # Nothing is committed before there is an entry that it was decided by, and the first one stays until there is a marker.
+            lost = memory.marker.at < 0 and any(committed.values()) and (not memory.entries or memory.entries[0].number > 1)
+            if lost:
+                memory.entries.clear()  # one that was under way when the topic was made anew
+                await self._without_journal(contexts, committed)
             machine.at = max(begin, start)
             forced = await self._replay(reader, contexts, memory, commit)
             machine.at = max(commit, begin, machine.at)
+            if lost:
+                await self._as_told(contexts)
+                await self._save(own)
             word = await self._vouched(reader, min(memory.reach, end), memory.stamp)
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
@@ -179,17 +202,70 @@ class Restoring:
             word = record.offset + 1
         return word
 
-    async def _without_journal(self, contexts: Reader) -> None:
+    async def _without_journal(self, contexts: Reader, committed: Mapping[str, int | None]) -> None:
         """Offsets were committed, and the journal holds nothing: it was deleted, or never restored from a backup.
 
-        Who the patients are stands in the compacted topic; it is read whole, and all vitals that the log holds are replayed.
+        Who the patients are stands in the compacted topic, and all vitals that the log holds are replayed. What came in beside them
+        and is committed counts as taken; the rest comes in anew.
         """
-        log.error("%s: the journal is empty though offsets are committed: state is rebuilt from the topics alone", self._name)
+        log.error(
+            "%s: the journal is empty though offsets are committed: it was lost. State is rebuilt from the topics alone, alerts "
+            "from what was told of them; what was known beyond that (how an outage went, wards' budgets) is gone",
+            self._name,
+        )
+        self._count("journal-lost")
+        for kind in SECONDARY:
+            _, end = await contexts.bounds(self._prefix + kind.topic, self._machine.number)
+            given = committed.get(kind.topic) or 0
+            self._machine.ends[kind.topic] = given if given <= end else 0
         topic, number = self._prefix + PatientEvent.topic, self._machine.number
-        _, end = await contexts.bounds(topic, number)
-        async for record in stretch(contexts, topic, number, 0, end):
+        async for record in stretch(contexts, topic, number, 0, self._machine.ends[PatientEvent.topic]):
             with contextlib.suppress(Poison):
                 self._machine.hear(PatientEvent, record)
+
+    async def _as_told(self, reader: Reader) -> None:
+        """Take the alerts, and logged time, from what was published of them.
+
+        It lies in all partitions: heartbeats have no key, and the partition's own alerts one of their own.
+        """
+        topic, mine = self._prefix + AlertEvent.topic, self._machine.number
+        told: list[AlertEvent] = []
+        last, now = -1, None
+        for number in await reader.partitions(topic):
+            begin, end = await reader.bounds(topic, number)
+            async for record in stretch(reader, topic, number, begin, end):
+                with contextlib.suppress(Poison):
+                    event: HeartbeatEvent | AlertEvent
+                    if header(record, "ce_type") == HeartbeatEvent.type.encode():
+                        event = decode(HeartbeatEvent, record)
+                        of = event.partition
+                    else:
+                        event = decode(AlertEvent, record)
+                        of = event.source.partition
+                    if of != mine:
+                        continue
+                    if isinstance(event, AlertEvent):
+                        told.append(event)
+                    if record.timestamp >= last:
+                        last, now = record.timestamp, event.decided_at
+        stand = self._machine.monitor.resume(told, now)
+        log.warning("%s: %d alerts stand by what was told on %s", self._name, stand, AlertEvent.topic)
+
+    async def _save(self, own: Journal) -> None:
+        """Journal all states at once: until they are marked, the next restore would have to find them like this one."""
+        machine = self._machine
+        monitor, moment = machine.monitor, Moment(machine.at, machine.entry)
+        ids = sorted(monitor.dirty(), key=lambda one: (one == monitor.id, one))  # the partition's own last
+        try:
+            for i in range(0, len(ids), _STATES):
+                await own.save(moment, [(one, monitor.dump(one)) for one in ids[i : i + _STATES]])
+                self._moved()
+        except Poison as error:
+            log.error("%s: a state is too large for the journal, no snapshot until it shrinks: %s", self._name, error)
+            self._count("state-too-large")
+            return
+        await own.mark(moment, machine.ends, ())
+        monitor.clean()
 
 
 def _of_an_older_log(points: Sequence[int], end: int, *, gone: bool) -> int | None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AlertEvent, Event, PatientEvent, ScoreEvent, VitalsEvent
+from processors.events import AlertEvent, Event, PatientEvent, ScoreEvent, Source, VitalsEvent
 from processors.monitor import Assessment, Monitor, MonitorRules
 from processors.rules import Persistence
 from tests.bedside import ILL, SOURCE, WELL, answer, at, context, observation, vitals
@@ -165,15 +165,16 @@ class Driver:
 
     def between(self, one: Any) -> list[Event]:
         if isinstance(one, Tick):
-            return self.monitor.tick(at(one.minutes), SOURCE)
+            return self.monitor.tick(at(one.minutes), SOURCE.model_copy(update={"topic": "vigil.vitals.journal"}))
         if isinstance(one, PatientEvent):
-            return self.monitor.patient(one, SOURCE)
+            return self.monitor.patient(one, source_of(one))
         raised = [event for event in self.out if isinstance(event, AlertEvent) and event.sequence == 0]
         if not raised:
             return []
         alert = raised[-1 - one.which % len(raised)]
         event = answer(alert.alert_id, one.minutes, one.kind, patient=alert.patient_id)
-        return self.monitor.feedback(event.model_copy(update={"id": f"f{len(self.out)}"}), SOURCE)
+        event = event.model_copy(update={"id": f"f{len(self.out)}"})
+        return self.monitor.feedback(event, source_of(event))
 
     def flush(self) -> None:
         made = [self.monitor.observe(event, SOURCE) for event in self.batch]
@@ -202,6 +203,10 @@ class Driver:
             self.monitor.load(patient, self.stored[patient])
 
 
+def source_of(event: Event) -> Source:
+    return SOURCE.model_copy(update={"topic": event.topic, "event_id": event.id})
+
+
 def plain(events: list[Event]) -> list[str]:
     return [f"{type(event).__name__} {event.model_dump_json()}" for event in events]
 
@@ -226,6 +231,52 @@ def test_a_monitor_loaded_from_snapshots_goes_on_bit_for_bit(seed: int, length: 
     uninterrupted = Driver().run(inputs)
     interrupted = Driver(crash=lambda place: place in crashes).run(inputs)
     assert plain(interrupted) == plain(uninterrupted)
+
+
+@QUICK
+@given(SEEDS, LENGTHS)
+def test_alerts_taken_up_from_what_was_told_are_those_that_stood(seed: int, length: int) -> None:
+    """Answered or waiting, since when, how far up the chain, told to whom: as the lost state had it."""
+    driver = Driver()
+    told = [event for event in driver.run(stream(seed, length)) if isinstance(event, AlertEvent)]
+    before = driver.monitor
+    after = driver.new()
+    for patient in before.dirty():
+        after.load(patient, before.dump(patient))
+    for owner in (after._partition, *after._patients.values()):
+        owner.alerts.clear()
+    after._partition.woke_at = None
+    assert after.resume(told, before.now) == sum(len(alerts) for _, alerts in standing(before))
+    assert dict(standing(after)) == dict(standing(before))
+    assert after._partition.woke_at == before._partition.woke_at
+    kept = [(one.id, kind, until) for one in before._patients.values() for kind, (_, until) in one.closed.items()]
+    again = [(one.id, kind, until) for one in after._patients.values() for kind, (_, until) in one.closed.items()]
+    now = (before.now or at(0)).timestamp() * 1000
+    assert {one for one in kept if one[2] > now} <= set(again)
+
+
+def standing(monitor: Monitor) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each patient's alerts, and the partition's, without what no event tells."""
+    some = (
+        "id",
+        "kind",
+        "severity",
+        "state",
+        "sequence",
+        "route",
+        "routes",
+        "quiet",
+        "since",
+        "about",
+        "text",
+        "waiting_since",
+    )
+    for owner in (monitor._partition, *monitor._patients.values()):
+        found: dict[str, Any] = {}
+        for key, one in owner.alerts.items():
+            found[key] = {name: getattr(one, name) for name in some} | {"step": one.step if one.waiting_since else 0}
+        if found:
+            yield owner.id, found
 
 
 @pytest.mark.parametrize("seed", range(30))
