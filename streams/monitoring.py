@@ -477,7 +477,8 @@ class MonitorWorker:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
         # A machine of its own each time: a try that broke off half-way has moved the old one.
         monitor = self._new_monitor(self.number)
-        restoring = Restoring(self.steps.name, monitor, self.number, self._settings, self._scoring, self.steps.moved)
+        moved, count = self.steps.moved, self._metrics.event
+        restoring = Restoring(self.steps.name, monitor, self.number, self._settings, self._scoring, moved, count)
         restored = await restoring.run(self._journal, committed)
         self._machine, self._forced = restored.machine, restored.forced
         self._reach, self._word, self._snapshots.marked = restored.reach, restored.word, restored.marked
