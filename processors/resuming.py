@@ -214,7 +214,7 @@ def _rests(life: Life) -> list[AlertEvent]:
         if told and event.news2 is not None:
             found.append(event)
         before = event.severity
-    return found
+    return found or [event for event in life if event.news2 is not None][-1:]
 
 
 def _go_by_what_was_told(patient: Patient, lives: Collection[Life]) -> None:

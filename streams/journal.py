@@ -34,7 +34,8 @@ Rules
  6. A lapse is confirmed before what went out without the model is. So a rerun knows for which of the vitals that may have been
     published the model had been late or had failed, says so again without asking it, and waits for its answer for the others.
  7. A journal that holds nothing though offsets are committed was lost: whoever finds it so takes the alerts from what was told of
-    them, and writes a snapshot of all of it before any entry (`streams.restoring`).
+    them, and writes a snapshot of all of it before any entry. The first entry lets no time pass: it reaches over the vitals that
+    may have been published before the loss, so that whoever reruns them decides them as of the same time (`streams.restoring`).
 """
 
 import logging

@@ -861,6 +861,35 @@ async def test_a_journal_that_is_lost_takes_no_answer_back_and_says_nothing_twic
         assert ward.metrics.registry.get_sample_value("vigil_events_total", {"lane": "vitals", "kind": "journal-lost"}) == 1
 
 
+async def test_what_was_not_committed_when_the_journal_was_lost_is_said_once_and_taken_once(kafka: Kafka) -> None:
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        await ward.write([patient(number, START) for number in range(3)])
+        ward.live()
+        ward.feed(PatientEvent, 3)
+        await ward.write([ill(0, ward.time, 0)])
+        ward.feed(VitalsEvent, 1)
+        await ward.fed_is_done()
+        (raised,) = await steps_of(ward)
+        await ward.write([answer(raised, "alert-acknowledged", ward.time)])
+        await ward.write([answer(raised, "alert-answer-retracted", ward.time)])
+        await ward.write([ill(1, ward.time, 0), ill(2, ward.time, 0)])
+        ward.feed(FeedbackEvent, 2)
+        ward.feed(VitalsEvent, 2)
+        before = await until_said(ward, lambda steps: len(steps) == 5)
+        await ward.die()
+        await lose_the_journal(ward)
+        ward.live()
+        for kind in INPUTS:
+            ward.feed(kind, 100)
+        await until(lambda: logs_its_clock(ward), what="time goes on")
+        await ward.die()  # killed while it takes them once more
+        ward.live()
+        await ward.finish()
+        assert await steps_of(ward) == before
+        for copies in (await ward.published()).values():
+            assert all(copy == copies[0] for copy in copies), "one id says two things"
+
+
 async def until_said(ward: Ward, enough: Any) -> list[dict[str, Any]]:
     async with asyncio.timeout(30):
         while not enough(steps := await steps_of(ward)):  # noqa: ASYNC110  what is waited for is on a topic
@@ -879,7 +908,9 @@ async def test_a_journal_made_anew_under_a_worker_ends_it_before_it_writes_half_
         await ward.fed_is_done()
         await a_snapshot(ward)
         before = await steps_of(ward)
-        await lose_the_journal(ward)
+        anew = asyncio.create_task(asyncio.to_thread(ward.kafka.make_anew, ward.prefix + JOURNAL, 1, absent=3.0))
+        await until(lambda: ward.outbox.missing() == {ward.prefix + JOURNAL}, what="it is named while it is not there")
+        await anew
         task = ward.task
         assert task is not None
         await until(task.done, what="the worker has ended")
