@@ -288,7 +288,7 @@ class Journal:
 
     async def _append(self, key: bytes, body: dict[str, Any]) -> int:
         offset = await self._outbox.append(self._message(key, orjson.dumps(body)))
-        if offset < self._next:
+        if 0 <= offset < self._next:  # below: one that was taken before, and its place is not known
             raise Superseded(
                 f"vitals[{self.partition}]: the journal was made anew while this worker wrote it",
                 hint="it is to be started anew: what was in it is lost, and alerts go on from what was told of them",

@@ -310,6 +310,8 @@ class MonitorWorker:
     def _settle_applied(self) -> None:
         # What an obeyed entry read from the log may still come in through the intake: it is applied already.
         for topic, queue in self._others.items():
+            if topic in self._anew:  # these came in while the entry was written: its end is of the log before
+                continue
             _, complete = queue.take(1_000_000_000, below=self._machine.ends.get(topic, 0))
             for piece in complete:
                 piece.settle()

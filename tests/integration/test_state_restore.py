@@ -558,6 +558,35 @@ async def test_contexts_made_anew_are_taken(kafka: Kafka, alive: bool, caplog: p
         await ward.finish()
 
 
+async def test_contexts_made_anew_that_come_in_while_an_entry_is_written_are_taken(kafka: Kafka) -> None:
+    """The entry's end is of the log before: what lies below it in the new one is not applied yet."""
+    async with Ward(kafka, 4, tick_seconds=0.1) as ward:
+        await ward.write([patient(number, START) for number in range(8)])
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        await ward.fed_is_done()
+        assert ward.worker is not None
+        own, written, go_on = ward.worker._journal, asyncio.Event(), asyncio.Event()
+        enter = own.enter
+
+        async def slowly(entry: journal.Entry) -> journal.Entry:
+            made = await enter(entry)
+            written.set()
+            await go_on.wait()
+            return made
+
+        await ward.make_anew(PatientEvent)
+        moved = contexts(8, ward.random, 7)
+        await ward.write(moved)
+        own.enter = slowly  # type: ignore[method-assign]
+        await written.wait()
+        ward.feed(PatientEvent, 10)
+        go_on.set()
+        await ward.fed_is_done()
+        await until(lambda: beds(ward, moved), what="the patients lie where they were moved")
+        await ward.finish()
+
+
 def breathless(number: int, step: int, at: datetime, *, not_so: bool = False) -> VitalsEvent:
     """One parameter of 3 points: an alert that a ward's budget may send to the worklist. `not_so` takes the 3 back."""
     well = next(iter(vitals(1, 1, at)))
