@@ -35,6 +35,7 @@ from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
 
+_PACE = 0.1  # seconds between two questions what the cluster looks like
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _NEVER = (
     TopicAuthorizationFailedError,
@@ -83,6 +84,7 @@ class Outbox:
             request_timeout_ms=int(self._settings.engine.request_timeout * 1000),
             metadata_max_age_ms=30_000,
         )
+        unhurried(producer.client)
         await start_client(producer, self._settings.kafka)
         return producer
 
@@ -247,6 +249,23 @@ class Outbox:
         return count
 
 
+def unhurried(client: Any) -> None:
+    """Let a client ask what the cluster looks like ten times a second at most.
+
+    aiokafka asks with every answer again for as long as a partition that something is to be written to has no leader
+    (0.14, `Sender._sender_routine`): hundreds of times a second while a topic is gone.
+    """
+    ask, last = client._metadata_update, -_PACE
+
+    async def paced(*of: Any) -> Any:
+        nonlocal last
+        await asyncio.sleep(max(0.0, last + _PACE - time.monotonic()))
+        last = time.monotonic()
+        return await ask(*of)
+
+    client._metadata_update = paced
+
+
 def _is_missing(producer: AIOKafkaProducer, topic: str) -> bool:
     return producer.client.cluster.partitions_for_topic(topic) is None
 
@@ -254,8 +273,7 @@ def _is_missing(producer: AIOKafkaProducer, topic: str) -> bool:
 async def _require(producer: AIOKafkaProducer, topic: str) -> None:
     """Raise `Transient` where a topic is not there (any more).
 
-    A record for it would keep aiokafka asking the cluster for its leader, hundreds of times a second, for as long as a request
-    may take.
+    A record for it would lie with aiokafka for as long as a request may take, and say nothing.
     """
     client = producer.client
     if not _is_missing(producer, topic):
