@@ -47,6 +47,11 @@ class Model(Protocol):
 class TokenClassifier(Model, Protocol):
     """Named entities. Texts of any length: a model windows long ones itself (overlapping) and merges the spans."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that `find` can return."""
+        ...
+
     def find(self, texts: Sequence[str]) -> list[list[Span]]:
         """Return the spans of each text, sorted by start, in characters of that text."""
         ...

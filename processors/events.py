@@ -390,6 +390,11 @@ class PatientEvent(Event):
     """The sender's message that it came from."""
 
 
+FeedbackKind = Literal[
+    "alert-acknowledged", "alert-declined", "alert-answer-retracted", "finding-confirmed", "finding-corrected"
+]
+
+
 class FeedbackEvent(Event):
     """What came back from people or their systems."""
 
@@ -398,7 +403,7 @@ class FeedbackEvent(Event):
 
     patient_id: Id
     """Vigil's pseudonym of the patient: a keyed hash of assigning authority and identifier. The record's key."""
-    kind: Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted", "finding-confirmed", "finding-corrected"]
+    kind: FeedbackKind
     """What was said: of an alert, or of a finding of an image. A retracted answer was given in error: the alert waits anew."""
     target_id: Id
     """`alert_id` of the alert, or the id of the event that holds the finding."""
@@ -447,11 +452,13 @@ class Entity(Part):
     end: int = Field(ge=0)
     """Where it ends, exclusive, likewise."""
     score: Probability
-    """The model's probability of the span, 0 to 1."""
+    """The model's probability of the span, 0 to 1; 1 for a term of the vocabulary."""
     assertion: Assertion = "present"
     """Whether the note says that it is so: of this patient, now."""
     section: str = ""
     """The section of the note that it stands in, by its heading; empty before the first."""
+    found_by: Literal["model", "vocabulary"] = "model"
+    """Who found it: the model, or a table of terms (`EntitiesEvent.vocabulary`), laid over what the model found."""
 
 
 class EntitiesEvent(Output):
@@ -484,6 +491,8 @@ class EntitiesEvent(Output):
     """The note's: HL7 table 0103; what is not `production` is test traffic."""
     entities: tuple[Entity, ...]
     """In the order of the text."""
+    vocabulary: str | None = None
+    """SHA-256 (hex) over the tables of terms that were laid over what the model found; null where none was."""
     model: ModelRef
     """Who answered: name, version and digest."""
 

@@ -152,8 +152,9 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         received_at=_RECEIVED,
         entities=(
             Entity(label="symptom", text="chest pain", start=16, end=26, score=0.97),
-            Entity(label="symptom", text="fever", start=50, end=55, score=0.95, assertion="negated"),
+            Entity(label="symptom", text="fever", start=50, end=55, score=1.0, assertion="negated", found_by="vocabulary"),
         ),
+        vocabulary="cd" * 32,
         model=_model("clinical-ner"),
     ),
     FindingsEvent(

@@ -27,8 +27,10 @@ from models.evaluation.measures import Bootstrap, Metric, wilson
 from models.evaluation.question_sets import Questions, gather, notes_in
 from models.evaluation.report import Curves, Evaluation, Progress, Section, silent
 from models.tasks import Floats, TextEmbedder
+from processors.synonyms import Asked
+from processors.synonyms import asked as put
 from processors.vectors import chunks
-from processors.words import K1, B, fused, of_passage, of_question, scale, words
+from processors.words import K1, B, fused, of_passage, scale, words
 
 _DEEPEST: Final = 100  # of the plotted recall
 
@@ -119,12 +121,16 @@ def embedded_scores(model: TextEmbedder, asked: Questions, progress: Progress = 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Index:
-    """All passages of a file's notes: `owners` [passages] say of which note; `vectors` and `questions` are [n, dimensions]."""
+    """All passages of a file's notes: `owners` [passages] say of which note; the others are [n, dimensions].
+
+    `questions` are as they stand, `put` as `vigil search` puts them.
+    """
 
     passages: list[str]
     owners: NDArray[np.int64]
     vectors: Floats
     questions: Floats
+    put: Floats
 
 
 def _index(model: TextEmbedder, asked: Questions, progress: Progress, what: str) -> _Index:
@@ -137,9 +143,14 @@ def _index(model: TextEmbedder, asked: Questions, progress: Progress, what: str)
             pieces += own
             owners += [at] * len(own)
             rows.append(model.embed(own))
-    questions = model.embed([(_cut(model, text)[:1] or [""])[0] for text in asked.questions])
+    questions = model.embed([_opening(model, text) for text in asked.questions])
+    spoken = model.embed([_opening(model, put(text).text) for text in asked.questions])
     progress(what, len(asked.notes) + 1, len(asked.notes) + 1)
-    return _Index(pieces, np.array(owners, np.int64), np.concatenate(rows), questions)
+    return _Index(pieces, np.array(owners, np.int64), np.concatenate(rows), questions, spoken)
+
+
+def _opening(model: TextEmbedder, question: str) -> str:
+    return (_cut(model, question)[:1] or [""])[0]
 
 
 def _by_meaning(index: _Index, asked: Questions) -> Floats:
@@ -151,9 +162,10 @@ def _by_both(index: _Index, asked: Questions) -> Floats:
     bm25 = _Words(index.passages)
 
     def scores() -> Iterator[Floats]:
-        for text, vector in zip(asked.questions, index.questions, strict=True):
-            found = bm25.scores(text)
-            by = scale(float(found.max(initial=0.0)), text, index.passages[int(found.argmax())]) if len(found) else 0.0
+        for text, vector in zip(asked.questions, index.put, strict=True):
+            question = put(text)
+            found = bm25.scores(question)
+            by = scale(float(found.max()), question.share(index.passages[int(found.argmax())])) if len(found) else 0.0
             cosines = (index.vectors @ vector).tolist()
             yield np.array([fused(one, word * by) for one, word in zip(cosines, found.tolist(), strict=True)], np.float32)
 
@@ -181,10 +193,10 @@ class _Words:
                 self._where.setdefault(place, []).append(at)
                 self._weights.setdefault(place, []).append(weight)
 
-    def scores(self, question: str) -> Floats:
+    def scores(self, question: Asked) -> Floats:
         """Return BM25 of each passage: [passages]."""
         found = np.zeros(self._number, np.float32)
-        vector = of_question(question)
+        vector = question.words
         for place, times in zip(vector.indices, vector.values, strict=True):
             if where := self._where.get(place):
                 found[where] += _rarity(self._number, len(where)) * times * np.array(self._weights[place], np.float32)

@@ -262,6 +262,19 @@ class LaneSettings(Section):
     )
 
 
+class EntitiesSettings(LaneSettings):
+    """The lane that finds entities."""
+
+    vocabulary: bool = Field(
+        True,
+        description="lay the terms of the ward (models/vocabulary.txt) over what the model finds: it learned from case "
+        "reports, and misses much that clinicians abbreviate. Such entities say `found_by` vocabulary; false: the model alone",
+    )
+    own_terms: tuple[Path, ...] = Field(
+        (), description="the site's own tables, written as that one: a term given again goes by the last, [-] silences it"
+    )
+
+
 class MergesSettings(LaneSettings):
     """The lane that re-keys vectors."""
 
@@ -276,7 +289,7 @@ class MergesSettings(LaneSettings):
 class LanesSettings(Section):
     """The lanes' own settings."""
 
-    notes_entities: LaneSettings = Field(default_factory=LaneSettings, description="notes -> entities")
+    notes_entities: EntitiesSettings = Field(default_factory=EntitiesSettings, description="notes -> entities")
     notes_vectors: LaneSettings = Field(default_factory=LaneSettings, description="notes -> vectors")
     images: LaneSettings = Field(LaneSettings(batch_records=16), description="images -> findings and vectors")
     merges: MergesSettings = Field(default_factory=MergesSettings, description="patients -> vectors: what merges re-key")

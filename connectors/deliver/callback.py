@@ -3,6 +3,14 @@
     {"type": "vigil.feedback", "data": {"alert_id": ..., "patient_id": ..., "answer": "acknowledged" | "declined" | "retracted",
                                         "by": who, "reason": why, "given_at": time, "sequence": step}}
 
+or what a person says of an image's finding, from which `vigil retrain images` learns:
+
+    {"type": "vigil.feedback", "data": {"finding_id": ..., "patient_id": ..., "answer": "confirmed" | "corrected",
+                                        "label": what it is, "by": who, "reason": why, "given_at": time}}
+
+finding_id is the id of the event on clinical.findings. `label` is one of the model's; a confirmation without one is of the label
+that scored highest, a correction needs one. Of several answers about a finding the newest by `given_at` stands.
+
 retracted takes an acknowledgement back that was given in error: the alert waits for an answer anew; what was declined is over.
 alert_id, patient_id and sequence are those of the alert's `data`. Give the sequence of the step that was on the screen, or at least
 `given_at`: an answer to what was told before the alert got graver is noted and stops nothing. `by` is the person's id in the site's
@@ -25,10 +33,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import monotonic
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -39,7 +47,7 @@ from connectors.deliver.signing import ID, verified
 from connectors.publisher import Publisher
 from connectors.serving import HttpServer, paced, server_context
 from models.errors import Poison, Transient
-from processors.events import FeedbackEvent, Origin
+from processors.events import FeedbackEvent, FeedbackKind, Origin
 from processors.identity import content_hash, natural_id
 
 log = logging.getLogger(__name__)
@@ -48,30 +56,51 @@ _REMEMBERED: Final = 50_000  # calls within the replay window
 _RETRY_AFTER: Final = "2"
 _SLOWEST: Final = 10.0  # seconds
 _BYTES_PER_SECOND: Final = 1024
-_KINDS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
+_KINDS: Final[Mapping[str, FeedbackKind]] = {
     "acknowledged": "alert-acknowledged",
     "declined": "alert-declined",
     "retracted": "alert-answer-retracted",
+    "confirmed": "finding-confirmed",
+    "corrected": "finding-corrected",
 }
 
 
-class _Answer(BaseModel):
+class _Said(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    alert_id: UUID  # as every alert of ours has
     patient_id: str = Field(min_length=1, max_length=200)
-    answer: Literal["acknowledged", "declined", "retracted"]
     by: str = Field(min_length=1, max_length=200)
     reason: str = Field("", max_length=2000)
     given_at: AwareDatetime | None = None
+
+
+class _OfAlert(_Said):
+    alert_id: UUID  # as every event of ours has
+    answer: Literal["acknowledged", "declined", "retracted"]
     sequence: int | None = Field(None, ge=0, lt=2**31)
+
+
+class _OfFinding(_Said):
+    finding_id: UUID
+    answer: Literal["confirmed", "corrected"]
+    label: str = Field("", max_length=200)
+
+    @model_validator(mode="after")
+    def _corrects(self) -> Self:
+        if self.answer == "corrected" and not self.label.strip():
+            raise ValueError("a correction names the label that is right")
+        return self
+
+
+def _about(data: object) -> str:
+    return "finding" if isinstance(data, dict) and "finding_id" in data else "alert"
 
 
 class _Call(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     type: Literal["vigil.feedback"]
-    data: _Answer
+    data: Annotated[Annotated[_OfAlert, Tag("alert")] | Annotated[_OfFinding, Tag("finding")], Discriminator(_about)]
 
 
 def feedback(body: bytes, receiver: str, call_id: str, received_at: datetime) -> FeedbackEvent:
@@ -81,10 +110,11 @@ def feedback(body: bytes, receiver: str, call_id: str, received_at: datetime) ->
         id=natural_id("webhook", receiver, call_id, digest, FeedbackEvent.type),
         patient_id=said.patient_id,
         kind=_KINDS[said.answer],
-        target_id=str(said.alert_id),
-        sequence=said.sequence,
+        target_id=str(said.alert_id if isinstance(said, _OfAlert) else said.finding_id),
+        sequence=said.sequence if isinstance(said, _OfAlert) else None,
         by=said.by,
         reason=said.reason,
+        label="" if isinstance(said, _OfAlert) else said.label,
         given_at=said.given_at or received_at,
         received_at=received_at,
         origin=Origin(protocol="vigil", peer=receiver, message_id=call_id, message_type="vigil.feedback", digest=digest),

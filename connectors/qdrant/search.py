@@ -18,7 +18,8 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import Hit, VectorStore, Where
 from models.errors import Permanent, Poison
 from models.tasks import Floats, ImageTextModel, ModelIdentity, TextEmbedder
-from processors.words import fused, of_question, scale
+from processors.synonyms import asked as put
+from processors.words import fused, scale
 
 _POINTS_PER_RESULT: Final = 4  # asked for at first: notes have several chunks and patients several notes
 _POINTS_AT_MOST: Final = 4096  # one note or patient may have this many of the nearest points before others go unseen
@@ -88,12 +89,13 @@ async def search_notes(
 
     Raises `Permanent` for a text that is empty or longer than the model takes.
     """
-    vector, words, chosen = await _embed(embedder.embed, text), of_question(text), _of_model(where, embedder)
+    question, chosen = put(text), _of_model(where, embedder)
+    vector = await _embed(embedder.embed, question.text)
 
     async def find(asked: int) -> tuple[list[_Found], bool]:
-        hits, named = await store.search_both(collection, vector, words, where=chosen, limit=asked)
+        hits, named = await store.search_both(collection, vector, question.words, where=chosen, limit=asked)
         best = min((hit for hit in hits if hit.id in named), key=lambda hit: (-named[hit.id], hit.id), default=None)
-        by = scale(named[best.id], text, _text(best.payload, "passage")) if best is not None else 0.0
+        by = scale(named[best.id], question.share(_text(best.payload, "passage"))) if best is not None else 0.0
         scaled = {hit.id: named.get(hit.id, 0.0) * by for hit in hits}
         found = [_Found(hit, fused(hit.score, scaled[hit.id]), scaled[hit.id]) for hit in hits]
         return sorted(found, key=lambda one: (-one.score, one.hit.id)), len(hits) < asked

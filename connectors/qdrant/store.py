@@ -381,7 +381,7 @@ class VectorStore:
     ) -> tuple[list[Hit], dict[str, float]]:
         """Return the `limit` points nearest to the vector and the `limit` that fit the words best; and BM25 by id.
 
-        The points come best cosine first; one that has none of the words (`processors.words.of_question`) has no BM25. How rare a
+        The points come best cosine first; one that has none of the words (`processors.synonyms.asked`) has no BM25. How rare a
         word is, is taken over the whole collection, whatever `where` names. It is one call: what either of two prefetches finds is
         scored by both.
         """

@@ -6,6 +6,7 @@ Layouts, as their publishers give them:
   empty line; columns between the first and the last (as CoNLL has them) and its `-DOCSTART-` lines are passed over. The original
   spacing is not in the file, so tokens are joined by one space and spans are characters of that joined text.
 - maccrobat: `*.jsonl`, one document a line: `id`, `text`, `entities` with `label` and `spans` (several for one in pieces).
+- marked: `*.txt`, what is written in an editor: `known [T2DM|condition]`, a line of `---` between documents.
 """
 
 import json
@@ -34,6 +35,8 @@ MACCROBAT_TYPES: Final[Mapping[str, str]] = {
 MACCROBAT_UNJUDGED: Final = frozenset({"History", "Family_history", "Coreference", "Other_entity", "Other_event"})
 # Sentences of an IOB file read together: about an abstract, of which these files lost the borders.
 SENTENCES_TOGETHER: Final = 8
+MARK: Final = re.compile(r"\[([^\[\]|\s](?:[^\[\]|\n]*[^\[\]|\s])?)\|(\w+)\]")
+_BREAK: Final = "---"
 _TAG: Final = re.compile(r"O|([BIESLU])[-_](.+)")
 _BEGINS: Final = "BSU"  # S (single) and U (unit) are a beginning that is also the end; E and L (last) go on, as I does
 
@@ -151,6 +154,38 @@ def _case_report(raw: Mapping[str, Any]) -> Document:
         if all(gold.end <= other.start or other.end <= gold.start for other in chosen):
             chosen.append(gold)
     return Document(str(raw["id"]), text, tuple(sorted(chosen, key=lambda g: g.start)), tuple(sorted(unjudged)))
+
+
+def read_marked(path: Path) -> list[Document]:
+    """Read documents with their entities marked in the text, `[words|label]`, parted by lines of three hyphens.
+
+    A first line that begins with "# " says what a document is and does not belong to it. Raises `Permanent` for a bracket that is
+    no mark, naming file and line.
+    """
+    documents: list[Document] = []
+    with reading(path), opened(path) as lines:
+        block: list[str] = []
+        for number, line in enumerate([*lines, _BREAK], 1):
+            if line.strip() != _BREAK:
+                if stray := set("[]|") & set(MARK.sub("", line)):
+                    hint = "an entity is marked so: known [T2DM|condition]"
+                    raise Permanent(f"{path}:{number}: {stray.pop()} that belongs to no mark", hint=hint)
+                block.append(line)
+                continue
+            text = "".join(block[1:] if block and block[0].startswith("# ") else block).strip()
+            if text:
+                documents.append(_marked(f"{path.stem}-{len(documents) + 1}", text))
+            block = []
+    return documents
+
+
+def _marked(name: str, marked: str) -> Document:
+    text, at, gold = "", 0, list[Gold]()
+    for mark in MARK.finditer(marked):
+        text += marked[at : mark.start()]
+        gold.append(Gold(mark[2], len(text), len(text) + len(mark[1])))
+        text, at = text + mark[1], mark.end()
+    return Document(name, text + marked[at:], tuple(gold))
 
 
 def split_by_document(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:

@@ -1,7 +1,8 @@
-"""`vigil models evaluate ner`: strict span figures on any folder of annotated text, twice for each file.
+"""`vigil models evaluate ner`: strict span figures on any folder of annotated text, up to three times for each file.
 
 own guide   by the head that knows the file's own types, spans more likely right than not: what the literature reports
-served      as the notes lane publishes, with the entry's heads, types and thresholds
+served      the model as the notes lane asks it, with the entry's heads, types and thresholds
+vocabulary  the same with the terms of the ward laid over (`models.vocabulary`), as the notes lane publishes it
 
 A published label counts as the set's type of its name (in either case), else as the type that the entry's `types` made it of, else
 as `condition` and `symptom` are Diseases and `medication` is a Chemical: the figure then also measures the distance between guides.
@@ -24,11 +25,13 @@ from models.errors import Permanent
 from models.evaluation.measures import Metric, interval, wilson
 from models.evaluation.ner import AS_CHEMICAL_DISEASE, LIKELY, PRECISE, NerFigures, Score, by_own_guide, strict
 from models.evaluation.ner_corpora import (
+    MARK,
     SENTENCES_TOGETHER,
     Document,
     labels_of,
     read_iob,
     read_maccrobat,
+    read_marked,
     split_by_document,
     token_and_tag,
 )
@@ -38,10 +41,13 @@ from models.evaluation.report import Chart, Confusion, Curves, Evaluation, Progr
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import WindowedTagger
 from models.tasks import Span, TokenClassifier
+from models.vocabulary import Vocabulary
 
 LOOKED_FOR: Final = (
-    "*.tsv (IOB or BIOES: token, tab or spaces, tag) or *.jsonl (case reports: id, text, entities with label and spans)"
+    "*.tsv (IOB or BIOES: token, tab or spaces, tag), *.jsonl (case reports: id, text, entities with label and spans) or *.txt "
+    "(notes with marks: [T2DM|condition])"
 )
+_KINDS: Final = ("*.tsv", "*.jsonl", "*.txt")
 _GUIDES: Final = {"bc5cdr": "chemical-disease", "ncbi": "disease"}  # a file's path may name the guide it follows
 _SNIFFED: Final = 50  # lines looked at to tell a layout
 _AT_ONCE: Final = 8  # documents between two reports of progress
@@ -66,7 +72,7 @@ def gather(data: Path) -> tuple[list[Corpus], list[str]]:
     corpora: list[Corpus] = []
     notes: list[str] = []
     base = data.parent if data.is_file() else data
-    for path in [data] if data.is_file() else sorted([*data.rglob("*.tsv"), *data.rglob("*.jsonl")]):
+    for path in [data] if data.is_file() else sorted(path for kind in _KINDS for path in data.rglob(kind)):
         if not path.is_file():
             continue
         name = path.relative_to(base).as_posix()
@@ -89,8 +95,10 @@ def gather(data: Path) -> tuple[list[Corpus], list[str]]:
                 training, documents = split_by_document(documents)
                 notes.append(f"{name}: {every - len(documents)} of {every} documents left out, the model learned from them")
                 name = f"{name}, every fifth document"
+        elif layout == "marked":
+            documents = read_marked(path)
         else:
-            notes.append(f"{name}: passed over, neither IOB columns nor case reports")
+            notes.append(f"{name}: passed over, neither IOB columns, case reports nor notes with marks")
             continue
         if documents and labels_of(documents):
             corpora.append(Corpus(name, tuple(documents), tuple(training)))
@@ -113,24 +121,32 @@ def evaluate(
     data: Path,
     *,
     thresholds: str = "the model's own heads and thresholds",
+    vocabulary: Vocabulary | None = None,
     resamples: int = 500,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a token classifier on every annotated file; `thresholds` says in words whose hold where it is served.
 
+    With a `vocabulary`, once more as the lane publishes: its terms laid over what the model finds.
     Raises `Permanent` where nothing fits the layouts, or no set has a type that the model knows.
     """
     corpora, notes = gather(data)
     sections: list[Section] = []
     for corpus in corpora:
-        sections += _sections(model, corpus, notes, thresholds, resamples, progress)
+        sections += _sections(model, corpus, notes, thresholds, vocabulary, resamples, progress)
     if not sections:
         raise Permanent(f"nothing to measure {model.identity.name} by: {'; '.join(notes)}", hint=_NAMED)
     return Evaluation("ner", model.identity, tuple(sections), tuple(notes))
 
 
 def _sections(
-    model: TokenClassifier, corpus: Corpus, notes: list[str], thresholds: str, resamples: int, progress: Progress
+    model: TokenClassifier,
+    corpus: Corpus,
+    notes: list[str],
+    thresholds: str,
+    vocabulary: Vocabulary | None,
+    resamples: int,
+    progress: Progress,
 ) -> Iterator[Section]:
     labels = labels_of(corpus.documents)
     about = f"{len(corpus.documents):,} documents, {sum(len(d.gold) for d in corpus.documents):,} gold spans"
@@ -148,9 +164,7 @@ def _sections(
             f"{corpus.name}: no head of {model.identity.name} knows the types {', '.join(sorted(labels))}: served only"
         )
     said = _find(model, corpus, f"{corpus.name}, served", progress)
-    published = {span.label for spans in said for span in spans}
-    if isinstance(model, WindowedTagger):
-        published.update(model.labels)
+    published = {*model.labels, *(span.label for spans in said for span in spans)}
     if not (names := _names(model, published, labels)):
         notes.append(
             f"{corpus.name}: no figures as served, {model.identity.name} publishes {', '.join(sorted(published)) or 'nothing'}, "
@@ -158,6 +172,10 @@ def _sections(
         )
         return
     yield _section(f"{corpus.name}, served", f"{about}; {thresholds}", corpus, said, names, beside, resamples)
+    if vocabulary is not None:
+        joined = [vocabulary.join(one.text, spans, model.labels)[0] for one, spans in zip(corpus.documents, said, strict=True)]
+        title, how = f"{corpus.name}, served with the vocabulary", f"{about}; {thresholds}; {len(vocabulary):,} terms laid over"
+        yield _section(title, how, corpus, joined, names, beside, resamples)
 
 
 def _alike(kinds: Iterable[str], labels: frozenset[str]) -> dict[str, str]:
@@ -308,10 +326,12 @@ def _confusion(documents: Sequence[Document], said: Sequence[Sequence[Span]], la
     return Confusion("types of overlapping spans (borders may differ)", rows, columns, table)
 
 
-def _layout(path: Path) -> Literal["iob", "reports"] | None:
-    """Tell a file's layout by its first lines: most of them have a tag, or the first is a case report. None: neither."""
+def _layout(path: Path) -> Literal["iob", "reports", "marked"] | None:
+    """Tell a file's layout by its first lines: most have a tag, the first is a case report, one has a mark. None: no such file."""
     with path.open(encoding="utf-8-sig", errors="replace") as lines:
         rows = [line for _, line in zip(range(_SNIFFED), lines, strict=False) if line.strip()]
+    if path.suffix == ".txt":
+        return "marked" if any(MARK.search(row) for row in rows) else None
     if path.suffix == ".tsv":
         return "iob" if rows and 2 * sum(token_and_tag(row) is not None for row in rows) > len(rows) else None
     try:

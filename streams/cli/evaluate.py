@@ -60,9 +60,9 @@ def evaluate(
 ) -> None:
     """Measure a model on a folder of data that it did not learn from, with 95% intervals and baselines.
 
-    Files are told by what is in them: IOB *.tsv and case reports *.jsonl (ner, assertion), cinc2019 and physionet2012 tables or
-    home monitoring diaries (deterioration), images with a labels.csv or in a folder per class (images), notes with descriptions
-    *.jsonl.gz (retrieval).
+    Files are told by what is in them: IOB *.tsv and case reports *.jsonl (ner, assertion), notes with marks *.txt (ner), cinc2019
+    and physionet2012 tables or home monitoring diaries (deterioration), images with a labels.csv or in a folder per class (images),
+    notes with descriptions *.jsonl.gz (retrieval).
     What the model learned from is left out, and what was passed over is said.
     """
     from models.evaluation import plots as drawing
@@ -96,9 +96,12 @@ def evaluate(
 
 def _ner(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
     from models.evaluation import ner_report
+    from models.vocabulary import vocabulary
 
-    whose = _thresholds(registry.entry("ner", name))
-    return ner_report.evaluate(registry.open("ner", name=name), data, thresholds=whose, resamples=rounds, progress=report)
+    whose, lane = _thresholds(registry.entry("ner", name)), load().lanes.notes_entities
+    terms = vocabulary(*lane.own_terms) if lane.vocabulary else None
+    model = registry.open("ner", name=name)
+    return ner_report.evaluate(model, data, thresholds=whose, vocabulary=terms, resamples=rounds, progress=report)
 
 
 def _thresholds(entry: "ModelEntry") -> str:

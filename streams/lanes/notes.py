@@ -1,5 +1,6 @@
 """notes -> entities, notes -> vectors: what happens to a note."""
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -10,9 +11,10 @@ from connectors.qdrant.settings import NOTES, VERSIONS, CollectionSpec
 from connectors.qdrant.store import VectorStore, Where
 from models.drift import Figures, Reference, labels_in, of_notes, of_texts
 from models.tasks import Floats, ModelIdentity, Span, TextEmbedder, TokenClassifier
+from models.vocabulary import Vocabulary, vocabulary
 from processors.comparing import spans_apart, vectors_apart
 from processors.entities import WITHDRAWN, entities_event
-from processors.events import NoteEvent
+from processors.events import EntitiesEvent, NoteEvent
 from processors.vectors import Chunk, Point, chunks, note_points, owners
 from processors.versions import Coming, Versions, point_id
 from streams.custody import Custody
@@ -20,7 +22,7 @@ from streams.inference import is_error, raise_transient
 from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
 from streams.serving import Serving, infer
-from streams.settings import LaneSettings, Settings
+from streams.settings import EntitiesSettings, LaneSettings, Settings
 from streams.team import Loaded
 from streams.trial import Verdict
 
@@ -41,12 +43,13 @@ class NotesToEntities(Lane[NoteEvent]):
             "ner",
             lambda model: model.find,
             cost=lambda model: model.cost,
-            judge=_entities_apart,
+            judge=self._apart,
             figures=_note_figures,
         )
+        self._vocabulary: Vocabulary | None = None
 
     @property
-    def config(self) -> LaneSettings:
+    def config(self) -> EntitiesSettings:
         """This lane's own settings."""
         return self.settings.lanes.notes_entities
 
@@ -61,7 +64,9 @@ class NotesToEntities(Lane[NoteEvent]):
         return self._ner
 
     async def open(self) -> None:
-        """Load the model."""
+        """Read the vocabulary, load the model."""
+        if self.config.vocabulary:
+            self._vocabulary = await asyncio.to_thread(vocabulary, *self.config.own_terms)
         await self._ner.open()
 
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
@@ -77,10 +82,24 @@ class NotesToEntities(Lane[NoteEvent]):
         for one, model, spans in zip(inputs, chosen, found, strict=True):
             by = model.identity
             if isinstance(spans, list):
-                outcomes.append(Outcome([entities_event(one.event, one.source, spans, by)], model=by))
+                outcomes.append(Outcome([self._event(one, spans, model)], model=by))
             else:
                 outcomes.append(Outcome(error=spans, model=by))
         return outcomes
+
+    def _event(self, one: Input[NoteEvent], spans: Sequence[Span], by: Loaded[TokenClassifier]) -> EntitiesEvent:
+        labels = by.model.labels if self._vocabulary else ()
+        return entities_event(one.event, one.source, spans, by.identity, vocabulary=self._vocabulary, labels=labels)
+
+    def _apart(
+        self,
+        one: Input[NoteEvent],
+        champion: Loaded[TokenClassifier],
+        said: list[Span],
+        challenger: Loaded[TokenClassifier],
+        answer: list[Span],
+    ) -> Verdict:
+        return Verdict(spans_apart(said, answer), {"entities": self._event(one, answer, challenger).entities})
 
     async def close(self) -> None:
         """End the model's thread."""
@@ -232,17 +251,6 @@ def _outcome(one: Input[NoteEvent], cut: list[Chunk], vectors: Sequence[Any], by
     rows = np.stack(vectors) if vectors else np.empty((0, by.model.dimensions), np.float32)
     points = note_points(one.event, one.source, cut, rows, by.identity)
     return Outcome(effect=points, word="ok" if points else "no-text", model=by.identity)
-
-
-def _entities_apart(
-    one: Input[NoteEvent],
-    champion: Loaded[TokenClassifier],
-    said: list[Span],
-    challenger: Loaded[TokenClassifier],
-    answer: list[Span],
-) -> Verdict:
-    event = entities_event(one.event, one.source, answer, challenger.identity)
-    return Verdict(spans_apart(said, answer), {"entities": event.entities})
 
 
 def _vectors_apart(

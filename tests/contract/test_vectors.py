@@ -26,7 +26,8 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, QdrantSettings, im
 from connectors.qdrant.store import Point, VectorStore, Where
 from models.errors import Fatal, Permanent, Poison, Transient
 from models.tasks import Floats, ModelIdentity
-from processors.words import of_passage, of_question, words
+from processors.synonyms import asked
+from processors.words import of_passage, words
 from tests.qdrant import QdrantServer
 
 pytestmark = pytest.mark.qdrant
@@ -466,11 +467,11 @@ async def test_words_are_weighed_by_how_rare_they_are(store: VectorStore) -> Non
         for word in ("pain", "warfarin"):
             having = sum(word in words(one) for one in texts)
             rare = math.log(1 + (count - having + 0.5) / (having + 0.5))
-            found += rare * weights.get(of_question(word).indices[0], 0.0)
+            found += rare * weights.get(asked(word).words.indices[0], 0.0)
         return found
 
     async def found(question: str, where: Where | None = None) -> dict[int, float]:
-        _, scores = await store.search_both(collection, np.ones(8, np.float32), of_question(question), where=where, limit=10)
+        _, scores = await store.search_both(collection, np.ones(8, np.float32), asked(question).words, where=where, limit=10)
         return {uuid.UUID(one).int: score for one, score in scores.items()}
 
     expected = {n: bm25(text) for n, text in enumerate(texts) if bm25(text)}
@@ -494,7 +495,7 @@ async def test_what_meaning_or_words_found_is_scored_by_both(store: VectorStore)
     texts = [" ".join(rng.choice(["pain", "fever", "cough", "fall", "rash"], size=3, replace=False)) for _ in rows]
     points = [a_point(n, row, passage=text, type=f"t{n % 2}") for n, (row, text) in enumerate(zip(rows, texts, strict=True))]
     await store.upsert(notes, points)
-    question, chosen = of_question("pain rash"), Where(types=["t0"])
+    question, chosen = asked("pain rash").words, Where(types=["t0"])
     evens = [one for n, one in enumerate(points) if n % 2 == 0]
     everything, by_words = await store.search_both(notes, rows[5], question, where=chosen, limit=60)
     cosines = {one.id: float(one.vector @ rows[5]) for one in evens}

@@ -13,6 +13,7 @@ from connectors.deliver.pcd import message_of
 from connectors.deliver.settings import PcdSettings
 from connectors.deliver.signing import key_of, sign
 from connectors.hl7.sender import MllpSender
+from processors.identity import natural_id
 from streams.clock import real_clock
 from streams.edge import running
 from streams.settings import Settings
@@ -23,6 +24,7 @@ from tests.receiver import SECRET
 
 pytestmark = pytest.mark.kafka
 ALERT = alert("0" * 32)
+FINDING = natural_id("finding")
 
 
 def answering(kafka: Kafka) -> Settings:
@@ -75,6 +77,28 @@ async def test_a_signed_call_back_is_stored_before_it_is_answered(kafka: Kafka, 
         declined = await client.post("/deliver/pager/feedback", **call(said("declined"), call_id="call-2"))
         assert declined.status_code == 204
     assert [one["kind"] for one in await feedback(kafka, settings)] == ["alert-acknowledged", "alert-declined"]
+
+
+def of_finding(answer: str, **more: Any) -> dict[str, Any]:
+    data = {"finding_id": FINDING, "patient_id": ALERT.patient_id, "answer": answer, "by": "radiologist-3"}
+    return {"type": "vigil.feedback", "data": data | more}
+
+
+async def test_what_a_person_says_of_a_finding_is_a_label(kafka: Kafka, edge: Any) -> None:
+    settings, addresses = edge
+    async with httpx.AsyncClient(base_url="http://{}:{}".format(*addresses["callback"])) as client:
+        for number, body in enumerate((of_finding("corrected", label="pneumonia"), of_finding("confirmed"))):
+            answer = await client.post("/deliver/pager/feedback", **call(body, call_id=f"call-{number}"))
+            assert answer.status_code == 204
+        nothing = await client.post("/deliver/pager/feedback", **call(of_finding("corrected", label=" "), call_id="call-9"))
+        assert nothing.status_code == 422  # a correction without the label that is right
+        alert_s = await client.post("/deliver/pager/feedback", **call(of_finding("acknowledged"), call_id="call-10"))
+        assert alert_s.status_code == 422
+    told = await feedback(kafka, settings)
+    assert [(one["kind"], one["target_id"], one["label"]) for one in told] == [
+        ("finding-corrected", FINDING, "pneumonia"),
+        ("finding-confirmed", FINDING, ""),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,13 @@ def test_annotated_text_of_any_name_is_measured_and_the_rest_is_named(tmp_path: 
     write(tmp_path / "a" / "held-2.tsv", IOB)
     write(tmp_path / "a" / "train.tsv", IOB)
     write(tmp_path / "b" / "reports.jsonl", json.dumps(REPORT) + "\n")
+    write(tmp_path / "c" / "ward.txt", "# ward round\nno [fever|symptom]\n---\n[aspirin|medication] given\n")
+    write(tmp_path / "readme.txt", "Nothing [is marked] here.\n")
     write(tmp_path / "other.tsv", "id\tname\n1\tx\n")
     write(tmp_path / "questions.jsonl", '{"question": "?"}\n')
     corpora, notes = ner_report.gather(tmp_path)
-    assert [corpus.name for corpus in corpora] == ["a/held-2.tsv", "b/reports.jsonl"]
-    for left_out in ("a/train.tsv", "other.tsv", "questions.jsonl"):
+    assert [corpus.name for corpus in corpora] == ["a/held-2.tsv", "b/reports.jsonl", "c/ward.txt"]
+    for left_out in ("a/train.tsv", "other.tsv", "questions.jsonl", "readme.txt"):
         assert sum(note.startswith(left_out) for note in notes) == 1
     assert ner_report.gather(tmp_path / "a" / "held-2.tsv")[0][0].name == "held-2.tsv"
 
@@ -277,3 +279,9 @@ def test_promotion_is_a_line_in_the_sites_file_and_can_be_taken_back(tmp_path: P
     with pytest.raises(Permanent, match="unknown model"):
         promote("ner", "nobody", site)
     assert isinstance(entry, ModelEntry)
+
+
+def test_a_bracket_that_is_no_mark_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "ward.txt", "no [fever|symptom]\n---\n[ECG|test\n")
+    with pytest.raises(Permanent, match=r"ward\.txt:3: .* belongs to no mark"):
+        ner_report.gather(path)

@@ -39,6 +39,15 @@ def test_annotated_text_is_read(data: Path) -> None:
     ]
     (report,) = ner_corpora.read_maccrobat(data / "reports" / "reports.jsonl")
     assert [report.text[gold.start : gold.end] for gold in report.gold] == ["fever"]
+    first, second = ner_corpora.read_marked(data / "ward" / "ward.txt")
+    assert first.text == "SOB since am, hx T2DM. On metformin 1 g bd."
+    assert [(gold.label, first.text[gold.start : gold.end]) for gold in first.gold] == [
+        ("symptom", "SOB"),
+        ("condition", "T2DM"),
+        ("medication", "metformin"),
+        ("dose", "1 g bd"),
+    ]
+    assert second.text == "no chest pain, ECG done"
 
 
 def test_vital_signs_are_read(data: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from models.errors import Poison
 from models.tasks import ModelIdentity, Span
+from models.vocabulary import vocabulary
 from processors.entities import entities_event
 from processors.events import Coding, EntitiesEvent, NoteEvent, Origin, Source
 
@@ -92,3 +93,23 @@ def test_the_text_is_always_the_notes_own(text: str, data: st.DataObject) -> Non
 def test_a_reader_learns_what_a_note_takes_the_place_of_and_that_it_is_test_traffic() -> None:
     event = entities_event(note("x", relation="replacement", replaces="n0", processing="training"), SOURCE, [], MODEL)
     assert (event.relation, event.replaces, event.processing) == ("replacement", "n0", "training")
+
+
+def test_the_vocabulary_s_terms_are_entities_of_their_own_with_section_and_assertion() -> None:
+    text = "PMH: T2DM. HPI: SOB, no PE seen."
+    spans = [Span("medication", 5, 9, 0.95), Span("symptom", 16, 19, 0.9)]
+    terms = vocabulary()
+    event = entities_event(note(text), SOURCE, spans, MODEL, vocabulary=terms, labels=("condition", "symptom", "medication"))
+    assert [(e.text, e.label, e.assertion, e.found_by, e.score) for e in event.entities] == [
+        ("T2DM", "condition", "historical", "vocabulary", 1.0),
+        ("SOB", "symptom", "present", "model", 0.9),
+        ("PE", "condition", "negated", "vocabulary", 1.0),
+    ]
+    alone = entities_event(note(text), SOURCE, spans, MODEL)
+    assert (event.vocabulary, alone.vocabulary) == (terms.digest, None)
+    assert event.id != alone.id  # another table says other things: not the same event
+
+
+def test_a_withdrawn_note_has_no_terms_either() -> None:
+    event = entities_event(note("T2DM", status="cancelled"), SOURCE, [], MODEL, vocabulary=vocabulary(), labels=("condition",))
+    assert event.entities == ()
