@@ -27,7 +27,7 @@ _STANDING: dict[str, str] = {
     "low-medium": "One parameter scores 3.",
     "": "The score is below every threshold that alerts.",
 }
-_OVER: dict[str, str] = {
+OVER: dict[str, str] = {
     "resolved": "This alert is over.",
     "declined": "This alert is over: somebody declined it.",
     "withdrawn": "This alert is taken back.",
@@ -185,7 +185,7 @@ def news2_detail(
 
     `severity` is the alert's, `now` the score's, `told` the total that was last told, for where no score is at hand.
     """
-    over = state in _OVER
+    over = state in OVER
     sentences = [outcome(state) + ("" if over else _RESPONSE[severity])]
     if score is None:
         return " ".join([sentences[0].strip(), f"Last told: NEWS2 {told}.", _ASSISTIVE])
@@ -249,7 +249,7 @@ def resting_detail(state: AlertState) -> str:
 
 def outcome(state: AlertState) -> str:
     """Say that an alert is over or answered: a sentence and a space, or nothing while it waits."""
-    return f"{_OVER[state]} " if state in _OVER else f"{_ANSWERED} " if state == "acknowledged" else ""
+    return f"{OVER[state]} " if state in OVER else f"{_ANSWERED} " if state == "acknowledged" else ""
 
 
 def hours_and_minutes(milliseconds: int) -> str:

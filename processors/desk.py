@@ -20,7 +20,17 @@ from typing import get_args
 
 from processors import alerts
 from processors.alerts import RANK, Alert
-from processors.events import AlertEvent, AlertKind, AlertState, Deterioration, FeedbackEvent, News2, Severity, Source
+from processors.events import (
+    AlertEvent,
+    AlertKind,
+    AlertState,
+    Answering,
+    Deterioration,
+    FeedbackEvent,
+    News2,
+    Severity,
+    Source,
+)
 from processors.identity import natural_id
 from processors.partition import Partition
 from processors.patients import Closed, Patient, ms, when
@@ -28,6 +38,7 @@ from processors.rules import EscalationStep, MonitorRules
 
 _MS = timedelta(milliseconds=1)
 AFTER_END: AlertKind = "observed-after-end"
+PAGING: tuple[AlertKind, ...] = ("news2", "deterioration")  # by what was measured: these use up a ward's budget
 _DAY = timedelta(days=1) // _MS
 _SHARE, _LEAST_SHARE = 4, 3  # of a ward's budget one patient uses at most a quarter, or three alerts
 Corrections = Collection[tuple[str, int]]  # (parameter, when observed) of values that were replaced or taken back
@@ -409,19 +420,26 @@ class Desk:
 
     def open(self, patient: Patient, kind: AlertKind, severity: Severity, cause: Cause, score: News2 | None = None) -> Alert:
         """Begin an alert; the caller words and steps it. `score` is what it rests on, where it is NEWS2."""
-        alert = Alert(natural_id("alert", patient.id, kind, cause.key), kind, severity)
+        alert_id = natural_id("alert", patient.id, kind, cause.key)
+        while alert_id in self.partition.raised:
+            alert_id = natural_id(alert_id, "again")
+        alert = Alert(alert_id, kind, severity)
         patient.closed.pop(kind, None)
         patient.alerts[kind] = alert
-        ward = patient.context.location.ward
-        if kind in ("news2", "deterioration"):
-            lately = [at for at in patient.raised if cause.now - at < _DAY]
-            beyond = len(lately) >= self._share
-            spent = beyond or self.partition.alerts_of(ward) >= self._rules.ward_budget
+        if kind in PAGING:
+            spent = self.count(patient, patient.context.location.ward, cause.now)
             alert.quiet = spent and not (score is not None and self._unheard_of(patient, score, cause.now))
-            self.partition.count_alert(ward, cause.now, beyond=beyond)
-            patient.raised = [*lately, cause.now][-self._share :]
         self._place(patient, alert, cause.now)
         return alert
+
+    def count(self, patient: Patient, ward: str, now: int) -> bool:
+        """Count an alert as raised; tell whether the ward's budget, or the patient's share of it, was used up by those before."""
+        lately = [at for at in patient.raised if now - at < _DAY]
+        beyond = len(lately) >= self._share
+        spent = beyond or self.partition.alerts_of(ward) >= self._rules.ward_budget
+        self.partition.count_alert(ward, now, beyond=beyond)
+        patient.raised = [*lately, now][-self._share :]
+        return spent
 
     def _place(self, patient: Patient, alert: Alert, waiting: int | None) -> None:
         """Route an alert by the patient's ceiling of care, the budget, the ward; and wait for an answer since `waiting`."""
@@ -474,7 +492,7 @@ class Desk:
         alert.sequence += 1
         if alert.route not in alert.routes:
             alert.routes += (alert.route,)
-        if cause.score_id:
+        if cause.score_id and alert.kind != "no-observations":  # that one rests on nothing that was measured
             alert.score_id, alert.observed, alert.received = cause.score_id, cause.observed, cause.received
         context = patient.context
         if alert.kind == "news2":
@@ -513,6 +531,22 @@ class Desk:
             received_at=when(alert.received or alert.since),
             decided_at=when(cause.now),
             by=by,
+            answering=self._answering(patient, alert),
+        )
+
+    @staticmethod
+    def _answering(patient: Patient, alert: Alert) -> Answering:
+        over = alert.state in alerts.OVER
+        held = patient.closed.get(alert.kind) if over else None
+        return Answering(
+            waiting_since=None if over or alert.waiting_since is None else when(alert.waiting_since),
+            links=alert.step,
+            escalated_at=when(alert.escalated_at) if alert.escalated_at else None,
+            asked=alert.asked,
+            asked_at=when(alert.asked_at) if alert.asked_at else None,
+            acknowledged_at=None if alert.acknowledged_at is None else when(alert.acknowledged_at),
+            quiet=alert.quiet,
+            held_until=None if held is None else when(held.until),
         )
 
 

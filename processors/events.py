@@ -671,6 +671,30 @@ AlertKind = Literal[
 Severity = Literal["information", "low-medium", "medium", "high"]
 
 
+class Answering(Part):
+    """How an alert stands with those who were told of it, after this step. Times are the lane's logged time.
+
+    The lane itself goes on from this, should its own memory be lost.
+    """
+
+    waiting_since: AwareDatetime | None = None
+    """Since when an answer is waited for; null: none is (it was answered, it is over, the quiet route, a ceiling of care)."""
+    links: int = 0
+    """Links of the chain that were told since then."""
+    escalated_at: AwareDatetime | None = None
+    """When the last of them was told, or told again; null: none was."""
+    asked: int = 0
+    """`sequence` of the last step that had to be answered anew: an answer that names an older one is noted and stops nothing."""
+    asked_at: AwareDatetime | None = None
+    """When that was; null where only the first step had to be answered."""
+    acknowledged_at: AwareDatetime | None = None
+    """When the acknowledgement was taken that holds; null: none does."""
+    quiet: bool = False
+    """Beyond the ward's budget, or the patient's share of it: on the quiet route, and nobody is waited for."""
+    held_until: AwareDatetime | None = None
+    """Of an alert that is over: until when a like one that is no graver is held back; null: it is not."""
+
+
 class AlertEvent(Output):
     """One step in an alert's life. `alert_id` stays over its life, `sequence` counts its steps from 0, `id` names this step.
 
@@ -718,6 +742,10 @@ class AlertEvent(Output):
     """The lane's logged time."""
     by: str = ""
     """Whose answer led to this step, or who took theirs back: their id in the site's directory."""
+    peer: str = ""
+    """The feed that it is about; empty where it is about none."""
+    answering: Answering | None = None
+    """Who is waited for, and since when; null where an alert climbs no chain: of a feed, or of the monitoring itself."""
 
 
 class HeartbeatEvent(Event):

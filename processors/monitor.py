@@ -45,6 +45,7 @@ from processors.identity import natural_id
 from processors.outages import Outages
 from processors.partition import Partition
 from processors.patients import Context, Patient, ms, when
+from processors.resuming import Taken, resume
 from processors.rules import MonitorRules
 from processors.setback import set_back_partition, set_back_patient
 from processors.timers import Timers, band_of
@@ -354,6 +355,9 @@ class Monitor:
     def _feedback(self, event: FeedbackEvent, source: Source) -> list[Event]:
         if not event.kind.startswith("alert-"):
             return []  # about a finding: for the training set, not for the monitor
+        if source.offset <= self._partition.answered.get(event.target_id, -1):
+            self.counts["repeats"] += 1
+            return []
         now = ms(event.received_at) if self._now is None else self._now
         if event.patient_id == self.id:
             own = self._outages.answer(event, now, source)
@@ -434,9 +438,7 @@ class Monitor:
         state = self._partition
         watched = sum(not patient.ended for patient in self._patients.values())
         self.observed, self.cannot_alert = self._blindspots.count(self._patients.values(), now)
-        if state.heartbeat_at is not None and now - state.heartbeat_at <= self.rules.blind_after // _MS:
-            state.count_patients(watched, now - state.heartbeat_at, now)
-        state.heartbeat_at = now
+        state.beat(watched, now, self.rules.blind_after)
         return HeartbeatEvent(
             id=natural_id("heartbeat", "vitals", state.number, state.stamp(state.now or 0)),
             lane="vitals",
@@ -507,6 +509,18 @@ class Monitor:
             self._now = None if self._partition.now is None else self._partition.now // 1000
         else:
             self._patients[patient_id] = Patient.load(patient_id, state)
+
+    def resume(self, told: Iterable[AlertEvent | HeartbeatEvent], taken: Taken) -> int:
+        """Go on from what was published on `clinical.alerts`, in the order of its writing, where what led to it is lost.
+
+        `taken` says by topic below which offset the inputs were taken in: what comes once more leads to no id that was used up.
+        Returns how many alerts stand.
+        """
+        self._between()
+        resume(told, taken, self._patients, self._partition, self._desk, self.rules)
+        self._now = None if self._partition.now is None else self._partition.now // 1000
+        self._dirty |= {self.id, *self._patients}
+        return len(self._partition.alerts) + sum(len(patient.alerts) for patient in self._patients.values())
 
     # ---------------------------------------------------------------------------------------------------------- within
 

@@ -154,4 +154,5 @@ class Outages:
             received_at=when(alert.since),
             decided_at=when(now),
             by=by,
+            peer=alert.about,
         )

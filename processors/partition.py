@@ -105,6 +105,10 @@ class Partition:
     hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
     # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
     alerts: dict[str, Alert] = field(default_factory=dict)
+    # where inputs come once more after a journal was lost: the alerts that they raised (their ids are used up), and by alert the
+    # offset of the last answer that was taken
+    raised: frozenset[str] = frozenset()
+    answered: dict[str, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -128,6 +132,12 @@ class Partition:
         hour = self.hours.setdefault(now // _HOUR, Hour())
         for counted in (hour.alerts, hour.beyond) if beyond else (hour.alerts,):
             counted[ward] = counted.get(ward, 0) + 1
+
+    def beat(self, patients: int, now: int, most: timedelta) -> None:
+        """Count the time that patients were watched since the last heartbeat; longer than `most` nobody was."""
+        if self.heartbeat_at is not None and now - self.heartbeat_at <= most // _MS:
+            self.count_patients(patients, now - self.heartbeat_at, now)
+        self.heartbeat_at = now
 
     def count_patients(self, patients: int, span: int, now: int) -> None:
         """Count the time that patients were watched, and let go of what lies more than a day back."""
@@ -154,6 +164,8 @@ class Partition:
                 "v": 1,
                 **{name: getattr(self, name) for name in plain},
                 **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
+                **({"raised": sorted(self.raised)} if self.raised else {}),
+                **({"answered": self.answered} if self.answered else {}),
                 "feeds": {peer: feed.dump() for peer, feed in self.feeds.items()},
                 "hours": [
                     [hour, one.alerts, one.watched, *([one.beyond] if one.beyond else ())] for hour, one in self.hours.items()
@@ -169,6 +181,7 @@ class Partition:
             setattr(self, name, raw[name])
         self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
         self.backlog_at = raw.get("backlog_at")
+        self.raised, self.answered = frozenset(raw.get("raised", ())), raw.get("answered", {})
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
         self.hours = {hour: Hour(*counts) for hour, *counts in raw["hours"]}
         self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

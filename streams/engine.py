@@ -331,6 +331,8 @@ class Engine(Service):  # type: ignore[misc]
 
     def _cut_off(self) -> str:
         after, intake = self.settings.engine.silence_after, self.intake
+        if gone := self.outbox.missing():
+            return f"{', '.join(sorted(gone)[:_NAMED])} not there any more: nothing is written until `vigil topics create` makes it"
         if (seconds := intake.silence()) > after:
             some = f" on {len(deaf)} of {len(intake.ledgers)} partitions" if (deaf := intake.deaf(after)) else ""
             return f"Kafka has not answered for {seconds:.0f} s{some}: nothing that comes is seen"

@@ -33,6 +33,9 @@ Rules
     then comes after a tick, which is due by then, since ticks are closer together than the session is long.
  6. A lapse is confirmed before what went out without the model is. So a rerun knows for which of the vitals that may have been
     published the model had been late or had failed, says so again without asking it, and waits for its answer for the others.
+ 7. A journal that holds nothing though offsets are committed was lost: whoever finds it so takes the alerts from what was told of
+    them, and writes a snapshot of all of it before any entry. The first entry lets no time pass: it reaches over the vitals that
+    may have been published before the loss, so that whoever reruns them decides them as of the same time (`streams.restoring`).
 """
 
 import logging
@@ -285,6 +288,11 @@ class Journal:
 
     async def _append(self, key: bytes, body: dict[str, Any]) -> int:
         offset = await self._outbox.append(self._message(key, orjson.dumps(body)))
+        if 0 <= offset < self._next:  # below: one that was taken before, and its place is not known
+            raise Superseded(
+                f"vitals[{self.partition}]: the journal was made anew while this worker wrote it",
+                hint="it is to be started anew: what was in it is lost, and alerts go on from what was told of them",
+            )
         if offset != self._next:
             await self._look(self._next, offset)
         self._next = offset + 1

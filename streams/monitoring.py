@@ -315,6 +315,8 @@ class MonitorWorker:
     def _settle_applied(self) -> None:
         # What an obeyed entry read from the log may still come in through the intake: it is applied already.
         for topic, queue in self._others.items():
+            if topic in self._anew:  # these came in while the entry was written: its end is of the log before
+                continue
             _, complete = queue.take(1_000_000_000, below=self._machine.ends.get(topic, 0))
             for piece in complete:
                 piece.settle()
@@ -491,7 +493,8 @@ class MonitorWorker:
             raise Transient(f"the group's commit cannot be read ({type(error).__name__})") from error
         # A machine of its own each time: a try that broke off half-way has moved the old one.
         monitor = self._new_monitor(self.number)
-        restoring = Restoring(self.steps.name, monitor, self.number, self._settings, self._scoring, self.steps.moved)
+        moved, count = self.steps.moved, self._metrics.event
+        restoring = Restoring(self.steps.name, monitor, self.number, self._settings, self._scoring, moved, count)
         restored = await restoring.run(self._journal, committed)
         self._machine, self._forced = restored.machine, restored.forced
         self._reach, self._word, self._snapshots.marked = restored.reach, restored.word, restored.marked

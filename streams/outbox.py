@@ -35,6 +35,7 @@ from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
 
+_PACE = 0.1  # seconds between two questions what the cluster looks like
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _NEVER = (
     TopicAuthorizationFailedError,
@@ -83,6 +84,7 @@ class Outbox:
             request_timeout_ms=int(self._settings.engine.request_timeout * 1000),
             metadata_max_age_ms=30_000,
         )
+        unhurried(producer.client)
         await start_client(producer, self._settings.kafka)
         return producer
 
@@ -147,6 +149,8 @@ class Outbox:
                 raise MessageSizeTooLargeError(f"{len(message.value or b'')} bytes for {message.topic}")
             topic = self._prefix + message.topic
             by_partition[topic, await self._partition(message, topic)].append(message)
+        for topic in {topic for topic, _ in by_partition}:
+            await _require(producer, topic)
         places |= {TopicPartition(*place) for place in by_partition}
         confirmations: list[asyncio.Future[Any]] = []
         results: list[Any] = []
@@ -174,8 +178,9 @@ class Outbox:
         try:
             partition = await self._partition(message, topic)
             with self._waiting() as places:
-                places.add(TopicPartition(topic, partition))
                 producer = await self._current()
+                await _require(producer, topic)
+                places.add(TopicPartition(topic, partition))
                 try:
                     written = await producer.send_and_wait(
                         topic, key=message.key, value=message.value, headers=message.headers, partition=partition
@@ -212,6 +217,12 @@ class Outbox:
         late = (places for since, places in writes if now - since > limit)
         return now - min((since for since, _ in writes), default=now), set().union(*late)
 
+    def missing(self) -> set[str]:
+        """Return the topics of writes under way that the cluster says are not there: no write to them can be confirmed."""
+        topics = {tp.topic for _, places in list(self._under_way.values()) for tp in places}
+        asked_for = self._producer.client._topics if self._producer is not None else ()  # of none: the cluster tells of all
+        return {one for one in topics if (one in asked_for or not asked_for) and _is_missing(self._producer, one)}
+
     async def answers(self) -> bool:
         """Tell whether a broker answers now; for whoever has nothing to write and wants to know."""
         try:
@@ -236,6 +247,43 @@ class Outbox:
             except UnknownTopicOrPartitionError as error:
                 raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
         return count
+
+
+def unhurried(client: Any) -> None:
+    """Let a client ask what the cluster looks like ten times a second at most.
+
+    aiokafka asks with every answer again for as long as a partition that something is to be written to has no leader
+    (0.14, `Sender._sender_routine`): hundreds of times a second while a topic is gone.
+    """
+    ask, last = client._metadata_update, -_PACE
+
+    async def paced(*of: Any) -> Any:
+        nonlocal last
+        await asyncio.sleep(max(0.0, last + _PACE - time.monotonic()))
+        last = time.monotonic()
+        return await ask(*of)
+
+    client._metadata_update = paced
+
+
+def _is_missing(producer: AIOKafkaProducer, topic: str) -> bool:
+    return producer.client.cluster.partitions_for_topic(topic) is None
+
+
+async def _require(producer: AIOKafkaProducer, topic: str) -> None:
+    """Raise `Transient` where a topic is not there (any more).
+
+    A record for it would lie with aiokafka for as long as a request may take, and say nothing.
+    """
+    client = producer.client
+    if not _is_missing(producer, topic):
+        return
+    if client._topics:  # the cluster is asked for these alone; of none it tells of all
+        await client.add_topic(topic)
+    if _is_missing(producer, topic) and await client.force_metadata_update() and _is_missing(producer, topic):
+        if topic in client.cluster.unauthorized_topics:
+            raise TopicAuthorizationFailedError(topic)
+        raise Transient(f"{topic} is not there", hint="run `vigil topics create`")
 
 
 def _unconfirmed(error: Exception) -> Transient:

@@ -2,30 +2,38 @@
 
     states as of the marker -> inputs up to the commit, in the journalled order, writing nothing -> entries left to obey
 
+Where the journal is lost: contexts and vitals up to the commit, then the alerts as they were told on clinical.alerts, and all of it
+is journalled as a first snapshot: who is killed a moment later loses it no more.
+
 The worker goes on from there: it obeys the entries, takes the vitals below `word` as they may have been published, and only then
 journals an entry of its own.
 """
 
 import contextlib
+import heapq
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
 from models.errors import Poison
-from processors.events import PatientEvent, VitalsEvent
+from processors.events import AlertEvent, HeartbeatEvent, PatientEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams import journal
-from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, stretch
+from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, Moment, stretch
 from streams.machine import SECONDARY, Machine
 from streams.reader import Reader
 from streams.scoring import Retold, Scored, Scoring
 from streams.settings import Settings
+from streams.wire import decode, header
 
 log = logging.getLogger("vigil.vitals")
+
+_STATES = 64  # written at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +51,20 @@ class Restored:
 
 
 class Restoring:
-    """One restore of partition `number`. `moved` is called as it goes on: a long one is not to be taken for a stall."""
+    """One restore of partition `number`. `moved` is called as it goes on: a long one is not to be taken for a stall.
+
+    `count` is told of what is lost, by its kind of event.
+    """
 
     def __init__(
-        self, name: str, monitor: Monitor, number: int, settings: Settings, scoring: Scoring, moved: Callable[[], object]
+        self,
+        name: str,
+        monitor: Monitor,
+        number: int,
+        settings: Settings,
+        scoring: Scoring,
+        moved: Callable[[], object],
+        count: Callable[[str], object],
     ) -> None:
         self._name = name
         self._machine = Machine(monitor, number)
@@ -54,9 +72,13 @@ class Restoring:
         self._prefix = settings.kafka.topic_prefix
         self._scoring = scoring
         self._moved = moved
+        self._count = count
         self._sets = 0
         self._retold = Retold(scoring, name)
         self._lapses: list[Lapse] = []
+        # Where the journal is lost: those that are yet to be taken, and the next of them.
+        self._contexts: AsyncIterator[Any] | None = None
+        self._context: Any = None
 
     async def run(self, own: Journal, committed: Mapping[str, int | None]) -> Restored:
         """Restore; `committed` gives the group's offset by topic, None where it has none. Raises `Transient`: begin anew then."""
@@ -77,12 +99,22 @@ class Restoring:
                 )  # fmt: skip
             patients = self._load(memory)
             await self._forget_ends(contexts, memory, committed)
-            if commit > begin and memory.marker.at < 0 and not memory.entries:
-                await self._without_journal(contexts)
+            # Nothing is committed before there is an entry that it was decided by, and the first one stays until there is a marker.
+            lost = memory.marker.at < 0 and any(committed.values()) and (not memory.entries or memory.entries[0].number > 1)
+            if lost:
+                memory.entries.clear()  # one that was under way when the topic was made anew
+                await self._without_journal(contexts, committed)
             machine.at = max(begin, start)
             forced = await self._replay(reader, contexts, memory, commit)
             machine.at = max(commit, begin, machine.at)
-            word = await self._vouched(reader, min(memory.reach, end), memory.stamp)
+            if lost:
+                await self._until(math.inf)
+                word = await self._vouched(reader, end, await self._as_told(contexts))
+                await self._save(own)
+                forced = [await self._begin(own, word)]
+                memory.reach = word
+            else:
+                word = await self._vouched(reader, min(memory.reach, end), memory.stamp)
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
             self._name, patients, commit, time.monotonic() - began, self._sets, len(forced),
@@ -149,15 +181,23 @@ class Restoring:
         if machine.at >= end:  # most entries are ticks with nothing between: spare the broker the question
             return
         async for records in reader.read(self._prefix + VitalsEvent.topic, machine.number, machine.at, end):
-            assessed = []
-            for record in records:
-                with contextlib.suppress(Poison):
-                    assessed.append((record, machine.observe(record)))
-            for (_, assessment), (deterioration, reason) in zip(assessed, await self._scores(assessed), strict=True):
-                with contextlib.suppress(Poison):
-                    machine.monitor.decide(assessment, deterioration, reason)
+            left = records
+            while left:
+                await self._until(left[0].timestamp)
+                some = left if self._context is None else list(takewhile(self._before_context, left))
+                await self._decide(some)
+                left = left[len(some) :]
             self._sets += len(records)
         machine.at = max(machine.at, end)
+
+    async def _decide(self, records: Sequence[Any]) -> None:
+        machine, assessed = self._machine, []
+        for record in records:
+            with contextlib.suppress(Poison):
+                assessed.append((record, machine.observe(record)))
+        for (_, assessment), (deterioration, reason) in zip(assessed, await self._scores(assessed), strict=True):
+            with contextlib.suppress(Poison):
+                machine.monitor.decide(assessment, deterioration, reason)
 
     async def _scores(self, assessed: Sequence[tuple[Any, Assessment]]) -> list[Scored]:
         if not self._settings.monitor.model_pages:  # then the state knows nothing of scores, and nobody waits for them here
@@ -179,17 +219,89 @@ class Restoring:
             word = record.offset + 1
         return word
 
-    async def _without_journal(self, contexts: Reader) -> None:
+    async def _without_journal(self, contexts: Reader, committed: Mapping[str, int | None]) -> None:
         """Offsets were committed, and the journal holds nothing: it was deleted, or never restored from a backup.
 
-        Who the patients are stands in the compacted topic; it is read whole, and all vitals that the log holds are replayed.
+        Who the patients are stands in the compacted topic, and all vitals that the log holds are replayed. What came in beside them
+        and is committed counts as taken; the rest comes in anew. A patient's first context that is left holds from the beginning,
+        since compaction took those before it, and each further one from when it was written.
         """
-        log.error("%s: the journal is empty though offsets are committed: state is rebuilt from the topics alone", self._name)
-        topic, number = self._prefix + PatientEvent.topic, self._machine.number
-        _, end = await contexts.bounds(topic, number)
+        log.error(
+            "%s: the journal is empty though offsets are committed: it was lost. State is rebuilt from the topics alone, alerts "
+            "from what was told of them",
+            self._name,
+        )
+        self._count("journal-lost")
+        for kind in SECONDARY:
+            _, end = await contexts.bounds(self._prefix + kind.topic, self._machine.number)
+            given = committed.get(kind.topic) or 0
+            self._machine.ends[kind.topic] = given if given <= end else 0
+        topic, number, end = self._prefix + PatientEvent.topic, self._machine.number, self._machine.ends[PatientEvent.topic]
+        known: set[bytes] = set()
         async for record in stretch(contexts, topic, number, 0, end):
-            with contextlib.suppress(Poison):
-                self._machine.hear(PatientEvent, record)
+            if record.key not in known:
+                known.add(record.key)
+                self._hear(record)
+        self._contexts = stretch(contexts, topic, number, 0, end)
+        self._context = await anext(self._contexts, None)
+
+    async def _until(self, written: float) -> None:
+        """Take the contexts that were written by then (ms since 1970), where no journal says when they came in."""
+        while self._contexts is not None and self._context is not None and self._context.timestamp <= written:
+            self._hear(self._context)
+            self._context = await anext(self._contexts, None)
+
+    def _before_context(self, record: Any) -> bool:
+        return bool(record.timestamp < self._context.timestamp)
+
+    def _hear(self, record: Any) -> None:
+        with contextlib.suppress(Poison):
+            self._machine.hear(PatientEvent, record)
+
+    async def _as_told(self, reader: Reader) -> float:
+        """Take the alerts, and logged time, from what was published of them; return when the last was (seconds since 1970)."""
+        topic, machine = self._prefix + AlertEvent.topic, self._machine
+        told: list[list[tuple[int, AlertEvent | HeartbeatEvent]]] = []
+        numbers = await reader.partitions(topic)
+        for number in numbers:
+            begin, end = await reader.bounds(topic, number)
+            told.append([])
+            async for record in stretch(reader, topic, number, begin, end):
+                beat = header(record, "ce_type") == HeartbeatEvent.type.encode()
+                if beat and number != machine.number % len(numbers):
+                    continue
+                with contextlib.suppress(Poison):
+                    event = decode(HeartbeatEvent, record) if beat else decode(AlertEvent, record)
+                    of = event.partition if isinstance(event, HeartbeatEvent) else event.source.partition
+                    if of == machine.number:
+                        told[-1].append((record.timestamp, event))
+        written = list(heapq.merge(*told, key=lambda one: one[0]))  # of one partition in its order, whatever the clocks were
+        taken = {VitalsEvent.topic: machine.at, **machine.ends}
+        stand = machine.monitor.resume((event for _, event in written), taken)
+        log.warning("%s: %d alerts stand by what was told on %s", self._name, stand, AlertEvent.topic)
+        return written[-1][0] / 1000 if written else -math.inf
+
+    async def _save(self, own: Journal) -> None:
+        """Journal all states at once: until they are marked, the next restore would have to find them like this one."""
+        machine = self._machine
+        monitor, moment = machine.monitor, Moment(machine.at, machine.entry)
+        ids = sorted(monitor.dirty(), key=lambda one: (one == monitor.id, one))  # the partition's own last
+        try:
+            for i in range(0, len(ids), _STATES):
+                await own.save(moment, [(one, monitor.dump(one)) for one in ids[i : i + _STATES]])
+                self._moved()
+        except Poison as error:
+            log.error("%s: a state is too large for the journal, no snapshot until it shrinks: %s", self._name, error)
+            self._count("state-too-large")
+            machine.entry = 1  # the next restore finds neither a marker nor a first entry: it is lost still
+            return
+        await own.mark(moment, machine.ends, ())
+        monitor.clean()
+
+    async def _begin(self, own: Journal, word: int) -> Entry:
+        """Journal that vitals below `word` may have been published as of the time that was told last: a rerun decides them so."""
+        machine = self._machine
+        return await own.enter(Entry(machine.entry + 1, machine.at, dict(machine.ends), None, word))
 
 
 def _of_an_older_log(points: Sequence[int], end: int, *, gone: bool) -> int | None:

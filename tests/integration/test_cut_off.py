@@ -62,3 +62,25 @@ async def test_a_lane_that_hears_nothing_where_others_are_answered_ends_itself(
         await until(lambda: engine.failure, what="the lane ends itself")
         assert isinstance(engine.failure, Fatal)
         assert "Kafka has not answered for" in str(engine.failure)
+
+
+@pytest.mark.real_kafka
+async def test_a_topic_that_is_gone_is_named_at_once_and_made_anew_it_is_written_again(kafka: Kafka) -> None:
+    settings = site(kafka, request_timeout=7.0, session_timeout=6.0)
+    notes, written = (settings.kafka.topic_prefix + topic for topic in ("clinical.notes", "clinical.entities"))
+    async with running(settings) as (_, engine, _lane):
+        await produce(kafka.bootstrap, notes, [wire(note(0))], PARTITIONS)
+
+        async def done(number: int) -> bool:
+            return await committed(kafka, settings) == number
+
+        await until(lambda: done(1), what="the lane has written")
+        anew = asyncio.create_task(asyncio.to_thread(kafka.make_anew, written, PARTITIONS, absent=12.0))
+        await asyncio.sleep(1.0)
+        await produce(kafka.bootstrap, notes, [wire(note(1))], PARTITIONS)
+        gone = f"{written} not there any more: nothing is written until `vigil topics create` makes it"
+        await until(lambda: engine.unready() == gone, what="it is named before a write can time out", within=5)
+        await until(lambda: f"{written} is not there" in engine.unready(), what="later writes are not begun")
+        await anew
+        await until(lambda: done(2), what="everything committed", within=60)
+        await until(lambda: engine.unready() == "", what="the lane is ready again")

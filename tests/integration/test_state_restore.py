@@ -27,6 +27,7 @@ from processors.identity import natural_id
 from processors.monitor import Monitor, MonitorRules
 from streams import journal
 from streams.journal import TOPIC as JOURNAL
+from streams.journal import Superseded
 from streams.ledger import Ledger
 from streams.metrics import LaneMetrics
 from streams.monitoring import MonitorWorker
@@ -557,6 +558,35 @@ async def test_contexts_made_anew_are_taken(kafka: Kafka, alive: bool, caplog: p
         await ward.finish()
 
 
+async def test_contexts_made_anew_that_come_in_while_an_entry_is_written_are_taken(kafka: Kafka) -> None:
+    """The entry's end is of the log before: what lies below it in the new one is not applied yet."""
+    async with Ward(kafka, 4, tick_seconds=0.1) as ward:
+        await ward.write([patient(number, START) for number in range(8)])
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        await ward.fed_is_done()
+        assert ward.worker is not None
+        own, written, go_on = ward.worker._journal, asyncio.Event(), asyncio.Event()
+        enter = own.enter
+
+        async def slowly(entry: journal.Entry) -> journal.Entry:
+            made = await enter(entry)
+            written.set()
+            await go_on.wait()
+            return made
+
+        await ward.make_anew(PatientEvent)
+        moved = contexts(8, ward.random, 7)
+        await ward.write(moved)
+        own.enter = slowly  # type: ignore[method-assign]
+        await written.wait()
+        ward.feed(PatientEvent, 10)
+        go_on.set()
+        await ward.fed_is_done()
+        await until(lambda: beds(ward, moved), what="the patients lie where they were moved")
+        await ward.finish()
+
+
 def breathless(number: int, step: int, at: datetime, *, not_so: bool = False) -> VitalsEvent:
     """One parameter of 3 points: an alert that a ward's budget may send to the worklist. `not_so` takes the 3 back."""
     well = next(iter(vitals(1, 1, at)))
@@ -780,3 +810,145 @@ async def test_how_late_a_feed_is_stands_in_the_metrics_of_who_has_the_partition
         assert "vigil_feed_behind_seconds{" not in generate_latest(ward.metrics.registry).decode()
         await ward.die()
         await ward.judge()
+
+
+async def lose_the_journal(ward: Ward) -> None:
+    await asyncio.to_thread(ward.kafka.make_anew, ward.prefix + JOURNAL, 1)
+
+
+async def steps_of(ward: Ward, kind: str = "news2") -> list[dict[str, Any]]:
+    """The steps of alerts, in the order of their writing."""
+    records = await asyncio.to_thread(ward.kafka.read, ward.prefix + "clinical.alerts")
+    return [body for body in (orjson.loads(record.value) for record in records) if body.get("kind") == kind]
+
+
+def answer(step: dict[str, Any], kind: Any, at: datetime, number: int = 0) -> FeedbackEvent:
+    return FeedbackEvent(
+        id=natural_id("test-answer", step["alert_id"], kind, number),
+        patient_id=step["patient_id"],
+        kind=kind,
+        target_id=step["alert_id"],
+        by="nurse-7",
+        given_at=at,
+        received_at=at,
+        origin=Origin(protocol="vigil", peer="test-pager"),
+    )
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "and killed at once"])
+async def test_a_journal_that_is_lost_takes_no_answer_back_and_says_nothing_twice(kafka: Kafka, again: bool) -> None:
+    """One alert was acknowledged, one was escalated, one was declined, one waits: those that nobody answered climb on."""
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        await ward.write([patient(number, START) for number in range(4)])
+        ward.live()
+        ward.feed(PatientEvent, 4)
+        await ward.fed_is_done()
+        await ward.write([ill(number, ward.time, 0) for number in range(3)])
+        ward.feed(VitalsEvent, 10)
+        await ward.fed_is_done()
+        raised = {step["patient_id"]: step for step in await steps_of(ward)}
+        acknowledged, escalated, declined, waits = (patient(number, START).patient_id for number in range(4))
+        await ward.write([answer(raised[acknowledged], "alert-acknowledged", ward.time)])
+        # Of an emergency the first two are passed on, to each link of the chain.
+        await ward.write([answer(raised[declined], "alert-declined", ward.time, number) for number in range(3)])
+        ward.feed(FeedbackEvent, 10)
+        await ward.fed_is_done()
+        ward.time += timedelta(minutes=4, seconds=30)  # less than an outage
+        await until_said(ward, lambda steps: any(s["patient_id"] == escalated and s["state"] == "escalated" for s in steps))
+        await ward.write([ill(3, ward.time, 0)])
+        ward.feed(VitalsEvent, 10)
+        await ward.fed_is_done()
+        await ward.die()
+        before = await steps_of(ward)
+        assert {step["patient_id"]: step["state"] for step in before} == {
+            acknowledged: "acknowledged",
+            escalated: "escalated",
+            declined: "declined",
+            waits: "raised",
+        }
+        await lose_the_journal(ward)
+        ward.live()
+        if again:
+            assert ward.worker is not None
+            await until(lambda: logs_its_clock(ward), what="the first tick")
+            await ward.die()
+            ward.live()
+        await until(lambda: logs_its_clock(ward), what="time goes on")
+        ward.time += timedelta(minutes=5)
+        await until_said(ward, lambda steps: any(s["patient_id"] == waits and s["state"] == "escalated" for s in steps))
+        await ward.finish()
+        after = await steps_of(ward)
+        assert after[: len(before)] == before
+        new = after[len(before) :]
+        assert {step["state"] for step in new} == {"escalated"}
+        assert waits in {step["patient_id"] for step in new} <= {escalated, waits}
+        assert len({step["id"] for step in after}) == len(after)
+        for name in (escalated, waits):
+            mine = [step for step in after if step["patient_id"] == name]
+            assert [step["sequence"] for step in mine] == list(range(len(mine)))
+            assert len({step["alert_id"] for step in mine}) == 1
+        assert ward.metrics.registry.get_sample_value("vigil_events_total", {"lane": "vitals", "kind": "journal-lost"}) == 1
+
+
+async def test_what_was_not_committed_when_the_journal_was_lost_is_said_once_and_taken_once(kafka: Kafka) -> None:
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        await ward.write([patient(number, START) for number in range(3)])
+        ward.live()
+        ward.feed(PatientEvent, 3)
+        await ward.write([ill(0, ward.time, 0)])
+        ward.feed(VitalsEvent, 1)
+        await ward.fed_is_done()
+        (raised,) = await steps_of(ward)
+        await ward.write([answer(raised, "alert-acknowledged", ward.time)])
+        await ward.write([answer(raised, "alert-answer-retracted", ward.time)])
+        await ward.write([ill(1, ward.time, 0), ill(2, ward.time, 0)])
+        ward.feed(FeedbackEvent, 2)
+        ward.feed(VitalsEvent, 2)
+        before = await until_said(ward, lambda steps: len(steps) == 5)
+        await ward.die()
+        await lose_the_journal(ward)
+        ward.live()
+        for kind in INPUTS:
+            ward.feed(kind, 100)
+        await until(lambda: logs_its_clock(ward), what="time goes on")
+        await ward.die()  # killed while it takes them once more
+        ward.live()
+        await ward.finish()
+        assert await steps_of(ward) == before
+        for copies in (await ward.published()).values():
+            assert all(copy == copies[0] for copy in copies), "one id says two things"
+
+
+async def until_said(ward: Ward, enough: Any) -> list[dict[str, Any]]:
+    async with asyncio.timeout(30):
+        while not enough(steps := await steps_of(ward)):  # noqa: ASYNC110  what is waited for is on a topic
+            await asyncio.sleep(0.2)
+    return steps
+
+
+async def test_a_journal_made_anew_under_a_worker_ends_it_before_it_writes_half_a_state(kafka: Kafka) -> None:
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        await ward.write([patient(number, START) for number in range(3)])
+        ward.live()
+        ward.feed(PatientEvent, 4)
+        await ward.fed_is_done()
+        await ward.write([ill(number, ward.time, 0) for number in range(2)])
+        ward.feed(VitalsEvent, 10)
+        await ward.fed_is_done()
+        await a_snapshot(ward)
+        before = await steps_of(ward)
+        anew = asyncio.create_task(asyncio.to_thread(ward.kafka.make_anew, ward.prefix + JOURNAL, 1, absent=3.0))
+        await until(lambda: ward.outbox.missing() == {ward.prefix + JOURNAL}, what="it is named while it is not there")
+        await anew
+        task = ward.task
+        assert task is not None
+        await until(task.done, what="the worker has ended")
+        assert isinstance(task.exception(), Superseded)
+        ward.task = None
+        await ward.scoring.stop()
+        await ward.write([ill(2, ward.time, 0)])
+        ward.live()
+        await ward.finish()
+        after = await steps_of(ward)
+        assert after[:2] == before and [step["state"] for step in after] == ["raised"] * 3
+        assert ward.metrics.registry.get_sample_value("vigil_events_total", {"lane": "vitals", "kind": "journal-lost"}) == 1

@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AlertEvent, Event, PatientEvent, ScoreEvent, VitalsEvent
+from processors.events import AlertEvent, Event, FeedbackEvent, HeartbeatEvent, PatientEvent, ScoreEvent, Source, VitalsEvent
 from processors.monitor import Assessment, Monitor, MonitorRules
+from processors.partition import Partition
 from processors.rules import AcknowledgedFor, Persistence, RepeatLast
 from tests.bedside import ILL, SOURCE, WELL, answer, at, context, observation, vitals
 
@@ -91,7 +92,7 @@ def stream(seed: int, length: int) -> list[Any]:
         elif what == "context":
             inputs.append(a_context(rng, now, f"c{len(inputs)}"))
         elif what == "answer":
-            kind = rng.choice(["alert-acknowledged", "alert-acknowledged", "alert-declined"])
+            kind = rng.choice(["alert-acknowledged"] * 4 + ["alert-declined"] * 2 + ["alert-answer-retracted"])
             given, sequence = now - rng.choice([0, 0, 0, 5]), rng.choice([None, None, 0, 1])
             inputs.append(Answer(rng.randrange(4), kind, now, given, sequence))
         elif what == "again":
@@ -146,7 +147,8 @@ class Driver:
     def __init__(self, *, cut: Callable[[int], bool] = lambda _: True, crash: Callable[[int], bool] = lambda _: False) -> None:
         self.monitor = self.new()
         self.out: list[Event] = []
-        self.batch: list[VitalsEvent] = []
+        self.batch: list[tuple[int, VitalsEvent]] = []
+        self.answers: dict[int, FeedbackEvent] = {}  # by the place of what asked for them
         self.stored: dict[str, bytes] = {}
         self.cut, self.crash = cut, crash
 
@@ -156,33 +158,38 @@ class Driver:
 
     def run(self, inputs: list[Any]) -> list[Event]:
         for place, one in enumerate(inputs):
-            if isinstance(one, VitalsEvent):
-                self.batch.append(one)
-                if self.cut(place):
-                    self.flush()
-            else:
-                self.flush()
-                self.out += self.between(one)
-            if not self.batch and self.crash(place):
-                self.reload()
+            self.feed(place, one)
         self.flush()
         return self.out
 
-    def between(self, one: Any) -> list[Event]:
+    def feed(self, place: int, one: Any) -> None:
+        if isinstance(one, VitalsEvent):
+            self.batch.append((place, one))
+            if self.cut(place):
+                self.flush()
+        else:
+            self.flush()
+            self.out += self.between(place, one)
+        if not self.batch and self.crash(place):
+            self.reload()
+
+    def between(self, place: int, one: Any) -> list[Event]:
         if isinstance(one, Tick):
-            return self.monitor.tick(at(one.minutes), SOURCE)
+            return self.monitor.tick(at(one.minutes), SOURCE.model_copy(update={"topic": "vigil.vitals.journal"}))
         if isinstance(one, PatientEvent):
-            return self.monitor.patient(one, SOURCE)
-        raised = [event for event in self.out if isinstance(event, AlertEvent) and event.sequence == 0]
-        if not raised:
-            return []
-        alert = raised[-1 - one.which % len(raised)]
-        about = {"patient": alert.patient_id, "given": one.given, "sequence": one.sequence}
-        event = answer(alert.alert_id, one.minutes, one.kind, **about)
-        return self.monitor.feedback(event.model_copy(update={"id": f"f{len(self.out)}"}), SOURCE)
+            return self.monitor.patient(one, source_of(one, place))
+        if isinstance(one, Answer):
+            raised = [event for event in self.out if isinstance(event, AlertEvent) and event.sequence == 0]
+            if not raised:
+                return []
+            alert = raised[-1 - one.which % len(raised)]
+            about = {"patient": alert.patient_id, "given": one.given, "sequence": one.sequence}
+            one = answer(alert.alert_id, one.minutes, one.kind, **about).model_copy(update={"id": f"f{place}"})
+            self.answers[place] = one
+        return self.monitor.feedback(one, source_of(one, place))
 
     def flush(self) -> None:
-        made = [self.monitor.observe(event, SOURCE) for event in self.batch]
+        made = [self.monitor.observe(event, source_of(event, place)) for place, event in self.batch]
         for assessment in made:
             self.out += self.monitor.decide(assessment, self.model(assessment), "none")
         self.batch = []
@@ -206,6 +213,10 @@ class Driver:
         self.monitor = self.new()
         for patient in sorted(self.stored, reverse=True):  # another order than they were made in
             self.monitor.load(patient, self.stored[patient])
+
+
+def source_of(event: Event, place: int) -> Source:
+    return SOURCE.model_copy(update={"topic": event.topic, "event_id": event.id, "offset": place})
 
 
 def plain(events: list[Event]) -> list[str]:
@@ -232,6 +243,111 @@ def test_a_monitor_loaded_from_snapshots_goes_on_bit_for_bit(seed: int, length: 
     uninterrupted = Driver().run(inputs)
     interrupted = Driver(crash=lambda place: place in crashes).run(inputs)
     assert plain(interrupted) == plain(uninterrupted)
+
+
+# What no step says (`processors.resuming`): how calm it has been, and the words for a limit or for a feed's lateness.
+AMENDING = {"corrected", "amended", "entered-in-error", "cancelled"}
+UNTOLD = ("calm_sets", "calm_since", "until")
+
+
+@QUICK
+@given(SEEDS, st.integers(4, 120))
+def test_alerts_taken_up_from_what_was_told_are_those_that_stood(seed: int, length: int) -> None:
+    """Answered or waiting, since when, how far up the chain, told to whom, resting on what; budgets and what is held back, too."""
+    driver = Driver()
+    inputs = stream(seed, length)
+    told = [event for event in driver.run(inputs) if isinstance(event, AlertEvent | HeartbeatEvent)]
+    before, after = driver.monitor, driver.new()
+    for patient in before.dirty():
+        after.load(patient, before.dump(patient))
+    forget(after)
+    assert after.resume(json_and_back(told), {}) == sum(len(owner.alerts) for owner in owners(before))
+    # A correction that changes no more than what an alert rests on is not told.
+    corrected = {
+        one.patient_id for one in inputs if isinstance(one, VitalsEvent) and {o.status for o in one.observations} & AMENDING
+    }
+    assert dict(standing(after, corrected)) == dict(standing(before, corrected))
+    here, there = before._partition, after._partition
+    now = before._now or 0
+    assert (there.woke_at, there.heartbeat_at) == (here.woke_at, here.heartbeat_at)
+    assert counted(there) == counted(here)
+    for patient in before._patients:
+        was, one = before._patients[patient], after._patients[patient]
+        # Who was forgotten meanwhile, or came back, may be known better by what was told.
+        assert one.raised[len(one.raised) - len(was.raised) :] == was.raised
+        assert {name: one.threes.get(name, 0) <= when for name, when in was.threes.items()} == dict.fromkeys(was.threes, True)
+        assert "observed-after-end" not in was.alerts or one.after_end == was.after_end
+        held = {kind: over for kind, over in was.closed.items() if over.until > now and not was.ended}
+        assert held.items() <= one.closed.items()
+
+
+@QUICK
+@given(SEEDS, st.integers(10, 90), st.integers(0, 25), st.integers(0, 25))
+def test_after_a_loss_no_id_says_two_things_and_no_answer_is_taken_twice(seed: int, cut: int, open: int, later: int) -> None:
+    """The last `open` inputs were not committed: they come once more, of the vitals all but the last `later` as of before."""
+    inputs, commit = stream(seed, cut + 30), max(0, cut - open)
+    first, second = Driver(), Driver()
+    told = list(first.run(inputs[:cut]))
+    for place, one in enumerate(inputs[:commit]):
+        if isinstance(one, VitalsEvent | PatientEvent):
+            second.feed(place, one)
+    second.out = list(told)
+    topics = (VitalsEvent.topic, PatientEvent.topic, FeedbackEvent.topic)
+    said = [event for event in told if isinstance(event, AlertEvent | HeartbeatEvent)]
+    second.monitor.resume(json_and_back(said), dict.fromkeys(topics, commit))
+    again = list(enumerate(inputs[commit:cut], commit))
+    sets = [(place, one) for place, one in again if isinstance(one, VitalsEvent)]
+    tick = Tick(0.1 + max(one.minutes for one in inputs[:cut] if isinstance(one, Tick)))
+    for place, one in (
+        *(pair for pair in sets if pair[0] < cut - later),
+        *(pair for pair in again if isinstance(pair[1], PatientEvent)),
+        *((place, first.answers[place]) for place, _ in again if place in first.answers),
+        (cut, tick),
+        *(pair for pair in sets if pair[0] >= cut - later),
+        *enumerate(inputs[cut:], cut),
+    ):
+        second.feed(place, one)
+    steps = [event for event in second.out if isinstance(event, AlertEvent)]
+    assert len({event.id for event in steps}) == len(steps)
+    lives = defaultdict(list)
+    for event in steps:
+        lives[event.alert_id].append(event)
+    for life in lives.values():
+        check_life(life)
+    answers = [event.source.event_id for event in steps if event.source.topic == FeedbackEvent.topic]
+    assert len(set(answers)) == len(answers)
+
+
+def json_and_back(events: list[Any]) -> list[Any]:
+    return [type(event).model_validate_json(event.model_dump_json()) for event in events]
+
+
+def forget(monitor: Monitor) -> None:
+    """Forget all that stands in no topic but that of the alerts."""
+    state = monitor._partition
+    state.alerts, state.hours, state.now, state.heartbeat_at, state.woke_at = {}, {}, None, None, None
+    for patient in monitor._patients.values():
+        patient.alerts, patient.closed, patient.raised, patient.threes, patient.after_end = {}, {}, [], {}, None
+
+
+def owners(monitor: Monitor) -> list[Any]:
+    return [monitor._partition, *monitor._patients.values()]
+
+
+def standing(monitor: Monitor, corrected: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each patient's alerts, and the partition's, without what no event tells."""
+    for owner in owners(monitor):
+        untold = (*UNTOLD, "evidence", "threes") if owner.id in corrected else UNTOLD
+        if owner.alerts:
+            yield owner.id, {key: without(asdict(one), untold) for key, one in owner.alerts.items()}
+
+
+def without(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def counted(state: Partition) -> dict[int, Any]:
+    return {hour: (one.alerts, one.watched) for hour, one in state.hours.items()}
 
 
 @pytest.mark.parametrize("seed", range(30))
