@@ -197,7 +197,8 @@ def map_document(
         note_id=note_id or natural_id(*reading.identity, "note", 0),
         status=status,
         relation=relation,
-        replaces=parent if parent != note_id else None,
+        # What is edited or cancelled by its own number may be an addendum: the document that it adds to stays.
+        replaces=parent if note_id is None or (relation in ("addendum", "replacement") and parent != note_id) else None,
         kind=_kind([*(_txa_types(txa)), *report.types]),
         text=text,
         authored_at=reading.moment_or_none(txa, 6, 4, 7) or reading.moment_or_none(report.first, 14),

@@ -75,6 +75,13 @@ def test_cancel() -> None:
     assert (gone.note_id, gone.status, gone.relation, gone.text) == (original.note_id, "cancelled", "cancel", "")
 
 
+@pytest.mark.parametrize(("trigger", "relation"), [("T08", "edit"), ("T11", "cancel")])
+def test_an_addendum_that_is_edited_or_cancelled_leaves_the_document_that_it_adds_to(trigger: str, relation: str) -> None:
+    added = note(mdm("T06", txa("D2", "D1"), line("more")))
+    later = note(mdm(trigger, txa("D2", "D1"), line("better")))
+    assert (later.note_id, later.relation, later.replaces) == (added.note_id, relation, None)
+
+
 @pytest.mark.parametrize("trigger", ["T02", "T04", "T08"])
 @pytest.mark.parametrize("letter", ["D", "W"])
 def test_a_document_whose_parts_are_deleted_or_wrong_is_withdrawn(trigger: str, letter: str) -> None:
