@@ -36,7 +36,10 @@ _Words = tuple[str, ...]
 
 
 class Vocabulary:
-    """Finds terms in texts. Made once, used from any thread. `digest` is the SHA-256 (hex) over all its files."""
+    """Finds terms in texts. Made once, used from any thread.
+
+    `digest` is the SHA-256 (hex) over all its files, `labels` are those that terms have.
+    """
 
     def __init__(self, *files: Path) -> None:
         """Read tables, later ones over earlier ones. Raises `Fatal` (file and line named) where one is missing or no table."""
@@ -54,6 +57,7 @@ class Vocabulary:
                 table = self._any_case if all(word == word.casefold() for word in words) else self._as_written
                 table[words] = label
         self.digest = digest.hexdigest()
+        self.labels = frozenset((*self._as_written.values(), *self._any_case.values())) - {SILENT}
         self._longest: dict[str, int] = {}  # by a term's first word, any case: most words of such a term
         for words in (*self._as_written, *self._any_case):
             first = words[0].casefold()

@@ -11,7 +11,8 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import VectorStore, Where
 from models.batching import describe
 from models.errors import Fatal, Permanent, Transient, VigilError
-from models.tasks import ImageTextModel, TextEmbedder
+from models.tasks import ImageTextModel, TextEmbedder, TokenClassifier
+from models.vocabulary import vocabulary
 from processors.rules import MonitorRules
 from streams import brokertime, topics
 from streams.caching import redis_version
@@ -257,7 +258,29 @@ async def _models(settings: Settings) -> list[Check]:
             checks.append(Check("ok", f"model for {task}", found))
             if task in COLLECTIONS:
                 checks += await _fit(settings, task, model)
+            if task == "ner":
+                checks += await _terms(settings, model)
     return checks
+
+
+async def _terms(settings: Settings, model: TokenClassifier) -> list[Check]:
+    """Say what the notes lane lays over the entity model, and what of it never speaks: terms of labels that the model has not."""
+    lane = settings.lanes.notes_entities
+    if not lane.vocabulary:
+        return [Check("ok", "vocabulary", "off (lanes.notes_entities.vocabulary): entities are the model's alone")]
+    try:
+        terms = await asyncio.to_thread(vocabulary, *lane.own_terms)
+    except VigilError as error:
+        return [Check("wrong", "vocabulary", str(error), error.hint or "")]
+    if dumb := sorted(terms.labels - set(model.labels)):
+        mend = f"its labels are {', '.join(sorted(model.labels))}: a registry entry's `types` rename them, or give own terms theirs"
+        found = (
+            f"of {len(terms):,} terms those under {', '.join(dumb)} are never found: {model.identity.name} has no such label"
+        )
+        return [Check("warning", "vocabulary", found, mend)]
+    files = len(lane.own_terms)
+    own = f", with {files} file{'s' * (files > 1)} of the site's own" if files else ""
+    return [Check("ok", "vocabulary", f"{len(terms):,} terms{own}, digest {terms.digest[:12]}")]
 
 
 async def _fit(settings: Settings, task: str, model: TextEmbedder | ImageTextModel) -> list[Check]:
