@@ -11,7 +11,7 @@ from typing import Any
 from models.registering import record
 from models.registry import ModelEntry
 from streams.engine import Engine
-from streams.settings import ModelSettings
+from streams.settings import EntitiesSettings, LanesSettings, ModelSettings
 from tests import tiny_models as tiny
 from tests.clinic import Clinic, note
 from tests.kafka import Kafka
@@ -69,11 +69,13 @@ def entry(folder: Path, name: str, *, keep: float) -> ModelEntry:
 
 
 @contextlib.asynccontextmanager
-async def ward(kafka: Kafka, folder: Path, *names: str, **models: Any) -> AsyncIterator[Ward]:
+async def ward(kafka: Kafka, folder: Path, *names: str, vocabulary: bool = False, **models: Any) -> AsyncIterator[Ward]:
+    """Run the notes lane with tiny models of these names; without the `vocabulary`, what they say is theirs alone."""
     registry = folder / "registry.toml"
     for number, name in enumerate(names):
         record(entry(folder, name, keep=number / 1024), registry)  # the first one serves
-    site = Clinic(kafka, folder, models=ModelSettings(registry=registry, watch_seconds=0.05, **models))
+    lanes = LanesSettings(notes_entities=EntitiesSettings(vocabulary=vocabulary))
+    site = Clinic(kafka, folder, models=ModelSettings(registry=registry, watch_seconds=0.05, **models), lanes=lanes)
     async with site.running("notes-entities") as engine:
         await until(lambda: engine.unready() == "", what="the lane is ready")
         yield Ward(site, registry, engine)

@@ -6,6 +6,7 @@ import pytest
 
 from models.hub_folders import add
 from models.registering import promote, record
+from models.vocabulary import vocabulary
 from processors.identity import natural_id
 from tests import tiny_hub as hub
 from tests import tiny_models as tiny
@@ -47,6 +48,22 @@ async def test_a_model_is_switched_live_and_back_with_no_note_lost_or_done_twice
     changes = [(one["model"]["name"], one["subject"], one["agent"]) for one in audit if one["action"] == "model-change"]
     assert changes == [(name, "model/ner", "notes-entities@test-0") for name in ("new", "old")]
     assert not await here.site.read("clinical.dead-letters")
+
+
+async def test_the_vocabulary_is_laid_over_what_the_model_finds(kafka: Kafka, tmp_path: Path) -> None:
+    async with ward(kafka, tmp_path, "old", vocabulary=True) as here:
+        with here.registry.open("a") as file:
+            file.write("\n[thresholds.old]\nsymptom = 1\n")  # the model says nothing of symptoms
+        await until(lambda: here.sample("events_total", kind="champion-switched") > 0, what="the thresholds are taken")
+        async with fed(here):
+            await here.more(20)
+    events = await here.site.read("clinical.entities")
+    said = {tuple((one["text"], one["found_by"]) for one in event["entities"]) for event in events}
+    assert said == {(("Fever", "vocabulary"), ("cough", "vocabulary"), ("Aspirin", "model"))}
+    terms = vocabulary().digest
+    for event in events:
+        assert event["vocabulary"] == terms
+        assert event["id"] == natural_id(event["source"]["event_id"], "entities", event["model"]["digest"], terms)
 
 
 async def test_a_sites_own_thresholds_are_taken_live(kafka: Kafka, tmp_path: Path) -> None:
