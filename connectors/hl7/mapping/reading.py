@@ -1,12 +1,12 @@
 """One message while it is being mapped: what the mappers of its parts share, and what they find."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from connectors.checking import looks_like_code
 from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
@@ -100,7 +100,8 @@ class Reading:
     def held_apart(self, pid: Segment | None, pv1: Segment | None, body: Iterable[Segment] = ()) -> None:
         """Note that nobody is named to file something under, and where it comes from: somebody has to find that monitor.
 
-        The device (OBX-18, PRT-10) and the bed (PV1-3) as sent, as far as they look like codes.
+        The device (OBX-18, PRT-10) and the bed (PV1-3) as sent, as far as they look like those of devices and beds: a sender may
+        put a patient's name or number anywhere.
         """
         places = [*((one, 18) for one in body if one.name == "OBX"), *((one, 10) for one in self.message.all("PRT"))]
         device = next((found for segment, field in places if (found := _codes(segment, field, 4))), "")
@@ -287,7 +288,11 @@ class Reading:
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
 
 
+# W1, MON-07, ICU, 0001, an EUI-64: too short for a name or a patient's number.
+_PLACE: Final = re.compile(r"[A-Za-z]{0,4}[-_]?\d{1,5}[A-Za-z]?|[A-Za-z]{1,3}|[0-9A-Fa-f]{16}|EUI-64")
+
+
 def _codes(segment: Segment, field: int, most: int) -> str:
-    """Return the first components of a field as sent; empty where one of them may be more than a code."""
+    """Return the first components of a field as sent; empty where one of them may be more than the code of a device or place."""
     parts = [segment.get(field, n) for n in range(1, most + 1)]
-    return "^".join(parts).rstrip("^") if all(looks_like_code(part) for part in parts if part) else ""
+    return "^".join(parts).rstrip("^") if all(_PLACE.fullmatch(part) for part in parts if part) else ""

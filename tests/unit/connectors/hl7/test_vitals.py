@@ -664,6 +664,8 @@ PRESSURE = "OBX|2|NM|150021^MDC_PRESS_BLD_NONINV_SYS^MDC|1.1.1.1|95|266016^MDC_D
         ),
         (("PID|1", "OBR|1", PULSE, "PRT|1|UC||EQUIP||||||MON7"), "PID-3: nobody to file this under: device MON7"),
         (("PID|1", "PV1|1|I|Doe, Jane^^", "OBR|1", PULSE), "PID-3: nobody to file this under"),  # no place has such a name
+        (("PID|1", "PV1|1|I|Jane^^", "OBR|1", PULSE), "PID-3: nobody to file this under"),
+        (("PID|1", "OBR|1", PULSE, "PRT|1|UC||EQUIP||||||4471882"), "PID-3: nobody to file this under"),  # a patient's number?
         (
             ("PID|1", "PV1|1|I|ICU^R1^B1", "OBR|1", PULSE, "OBR|2", PULSE, "PID|2", "PV1|1|I|ICU^R1^B2", "OBR|3", PULSE),
             "PID-3: nobody to file this under: bed ICU^R1^B1; PID[2]-3: nobody to file this under: bed ICU^R1^B2",
