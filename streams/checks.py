@@ -17,6 +17,7 @@ from processors.rules import MonitorRules
 from streams import brokertime, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
+from streams.health import asked_at
 from streams.inference import open_model
 from streams.lagging import hung, patients, unready
 from streams.lanes.merges import WRITERS
@@ -177,7 +178,7 @@ async def _qdrant(settings: Settings) -> list[Check]:
 
 def _pages(settings: Settings) -> list[str]:
     """Return where health pages of processes on this machine may be: at the ports that `vigil up` gives them, or the setting's."""
-    host = settings.worker.health_host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  # nothing is bound
+    host = asked_at(settings.worker.health_host)
     ports = [*range(_FIRST_PORT, _FIRST_PORT + _PORTS), *([settings.worker.health_port] if settings.worker.health_port else [])]
     return [f"{host}:{port}" for port in dict.fromkeys(ports)]
 

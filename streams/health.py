@@ -44,6 +44,11 @@ def add_pages(app: Any, engine: "Engine") -> None:
         return view.text(generate_latest(engine.metrics.registry).decode(), content_type=_TEXT)
 
 
+def asked_at(host: str) -> str:
+    """Return where a health page is asked for on this machine, of one that listens on `host`: on all addresses is on its own."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
+
+
 class EdgePages:
     """The pages of the connectors' process, up before the connectors are. Use as an async context manager.
 

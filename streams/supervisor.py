@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.child import command, environment, free_port
+from streams.health import asked_at
 
 log = logging.getLogger("vigil.supervisor")
 
@@ -50,7 +51,7 @@ class Supervisor:
     def __init__(self, children: Sequence[Child], *, grace: float = 20.0, health_host: str = "127.0.0.1") -> None:
         """`health_host`: where the children's health ports listen."""
         self.children = list(children)
-        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(health_host, health_host)  # noqa: S104  # nothing is bound
+        self._host = asked_at(health_host)
         self._grace = grace
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

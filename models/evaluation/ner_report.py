@@ -47,7 +47,7 @@ LOOKED_FOR: Final = (
     "*.tsv (IOB or BIOES: token, tab or spaces, tag), *.jsonl (case reports: id, text, entities with label and spans) or *.txt "
     "(notes with marks: [T2DM|condition])"
 )
-_KINDS: Final = ("*.tsv", "*.jsonl", "*.txt")
+_PATTERNS: Final = ("*.tsv", "*.jsonl", "*.txt")
 _GUIDES: Final = {"bc5cdr": "chemical-disease", "ncbi": "disease"}  # a file's path may name the guide it follows
 _SNIFFED: Final = 50  # lines looked at to tell a layout
 _AT_ONCE: Final = 8  # documents between two reports of progress
@@ -72,7 +72,7 @@ def gather(data: Path) -> tuple[list[Corpus], list[str]]:
     corpora: list[Corpus] = []
     notes: list[str] = []
     base = data.parent if data.is_file() else data
-    for path in [data] if data.is_file() else sorted(path for kind in _KINDS for path in data.rglob(kind)):
+    for path in [data] if data.is_file() else sorted(path for kind in _PATTERNS for path in data.rglob(kind)):
         if not path.is_file():
             continue
         name = path.relative_to(base).as_posix()

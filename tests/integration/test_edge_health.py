@@ -131,7 +131,7 @@ async def test_what_a_look_at_the_lanes_comes_to_ends_nothing(
             raise asyncio.CancelledError
         if isinstance(answers[0], Exception):
             raise answers.pop(0)
-        return answers.pop(0)  # type: ignore[no-any-return]
+        return answers.pop(0)  # type: ignore[no-any-return]  # errors and lags are in one list, in the order in which they come
 
     monkeypatch.setattr(edge, "lags", lags)
     monkeypatch.setattr(edge, "_LANES", 0.01)

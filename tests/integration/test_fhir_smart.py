@@ -16,6 +16,7 @@ import httpx
 import orjson
 import pytest
 import uvicorn
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -109,7 +110,7 @@ class Ehr:
                 assert len(mark) == 96
                 pair = encode_dss_signature(int.from_bytes(mark[:48]), int.from_bytes(mark[48:]))
                 self.public.verify(pair, signed, ec.ECDSA(hashes.SHA384()))
-        except Exception:
+        except InvalidSignature:
             return "that is not this key's signature"
         return ""
 

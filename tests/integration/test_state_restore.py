@@ -578,7 +578,7 @@ async def test_contexts_made_anew_that_come_in_while_an_entry_is_written_are_tak
         await ward.make_anew(PatientEvent)
         moved = contexts(8, ward.random, 7)
         await ward.write(moved)
-        own.enter = slowly  # type: ignore[method-assign]
+        own.enter = slowly  # type: ignore[method-assign]  # the real one, held up while something else comes in
         await written.wait()
         ward.feed(PatientEvent, 10)
         go_on.set()

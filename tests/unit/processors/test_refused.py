@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from processors.events import ScoreEvent
 from processors.monitor import Monitor
 from tests.bedside import PATIENT, WELL, Ward, observation, steps, vitals
 
@@ -180,4 +181,5 @@ def test_a_snapshot_of_before_knows_no_refused_readings() -> None:
 def test_test_traffic_says_it_too() -> None:
     ward = Ward()
     (score,) = ward.say(vitals(5, {**WELL, "spo2": 0}, processing="training"))
-    assert score.news2.missing == ("spo2",) and score.news2.refused  # type: ignore[attr-defined]
+    assert isinstance(score, ScoreEvent) and score.news2 is not None
+    assert score.news2.missing == ("spo2",) and score.news2.refused
