@@ -1,6 +1,8 @@
 """The topics on a cluster: what `vigil topics create` makes and `vigil doctor` compares."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ from streams.topic_options import UNLIMITED, Difference, cleanup_of, differences
 
 _HOUR_MS = 3_600_000
 _PATIENCE = 10.0  # seconds for a question on which only a restart depends
+_LOOK_AGAIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,28 @@ def _create(settings: Settings, alter: bool) -> list[TopicChange]:
                     raise _refused(f"topic {name} cannot be created", error) from error
     created = {plan.name for plan in missing}
     differ = _differ(admin, [plan for plan in wanted if plan.name not in created], there)
-    return [
+    changes = [
         TopicChange(p.name, "created") if p.name in created else _mend(admin, p, there[p.name][0], differ[p.name], alter)
         for p in wanted
     ]
+    touched = {change.name for change in changes if change.done not in ("unchanged", "left as it is")}
+    _settle(admin, settings, [plan for plan in wanted if plan.name in touched], alter)
+    return changes
+
+
+def _settle(admin: AdminClient, settings: Settings, touched: Sequence[TopicPlan], alter: bool) -> None:
+    """Wait until a broker shows what was made and changed: it learns of it a moment after the controller took it.
+
+    What comes next, `vigil doctor` or a worker, would find a topic missing or as it was.
+    """
+    until = time.monotonic() + _PATIENCE
+    while touched and time.monotonic() < until:
+        with contextlib.suppress(VigilError):  # one of several brokers may not know the topic yet that another has shown
+            there = _there(admin, settings)
+            if all(plan.name in there for plan in touched):
+                differ = _differ(admin, touched, there)
+                touched = [plan for plan in touched if any(one.loses or alter for one in differ[plan.name])]
+        time.sleep(_LOOK_AGAIN if touched else 0)
 
 
 def _there(admin: AdminClient, settings: Settings) -> dict[str, tuple[int, int]]:

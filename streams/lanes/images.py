@@ -156,7 +156,7 @@ class ImagesToFindings(Lane[ImageEvent]):
             remembered, held = await self._recall(uids)
             for version in (*remembered.values(), *held.values(), *came):
                 _take(known, version)
-            known |= {one.id: one.aimed(known.values()) for one in came if one.id not in remembered}
+            known |= {one.id: known[one.id].aimed(known.values()) for one in came if one.id not in remembered}
             await self._store.upsert(INSTANCES, [one.point() for one in known.values() if remembered.get(one.id) != one])
             if known == decided:
                 break

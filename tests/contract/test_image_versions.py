@@ -225,13 +225,21 @@ async def test_a_rejection_leaves_the_corrected_copy_alone_and_finds_an_image_un
 
 
 async def test_every_order_and_every_batch_ends_alike(lane: ImagesToFindings) -> None:
-    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2)):  # an image and its rejection lie in one partition, in order
-        for batch in (1, 2, 3):
+    # An image, its rejection and its repeat lie in one partition, in order; the other patient's is read whenever it is.
+    for order in ((0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3), (0, 2, 3, 1)):
+        for batch in (1, 2, 3, 4):
             desk = await at(lane)
-            versions = desk.image("a", 1), desk.image("b", 2), desk.word("a", 3)
+            versions = desk.image("a", 1), desk.image("b", 2), desk.word("a", 3), again(desk.image("a", 1))
             await desk.come(*(versions[one] for one in order), batch=batch)
             assert (await desk.owners(), desk.found()) == (["b"], {versions[1].id: "b"}), (order, batch)
             assert desk.withdrawn() == {versions[0].id: "a", versions[2].id: "a"}
+
+
+async def test_an_image_and_its_repeat_in_one_batch_are_one_coming(desk: Desk) -> None:
+    wrong, right = desk.image("a", 1), desk.image("b", 2)
+    await desk.come(right)  # another partition, read first
+    assert await desk.come(wrong, again(wrong), batch=2) == ["outdated", "outdated"]
+    assert (await desk.owners(), desk.found(), desk.withdrawn()) == (["b"], {right.id: "b"}, {wrong.id: "a"})
 
 
 async def test_test_traffic_takes_back_nothing_real(desk: Desk) -> None:
