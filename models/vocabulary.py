@@ -8,7 +8,7 @@ How the two are put together (`Vocabulary.join`): a term stands where the model 
 span under another label; it yields to a longer span of the model ("severe sepsis") and to one that crosses its border, unless that
 is a value or a part of the body, of which the model takes in too much in telegram style ("HR 118 BP 82/40", "right clavicle
 fracture"): of a value what has figures is left. Where both have the same span and differ in condition or symptom alone, the
-model's word stands: guides differ there, and it learned one.
+model's word stands: guides differ there, and it learned one. Then doses and values are read beside the names (`models.figures`).
 """
 
 import re
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import Fatal
+from models.figures import DIGEST, VALUE, Line, beside, no_value
 from models.tasks import Span
 
 PACKAGED: Final = Path(__file__).with_name("vocabulary.txt")
@@ -28,9 +29,9 @@ _TOKEN: Final = re.compile(r"[^\W_]+|[^\w\s]|_")
 _PLURALS: Final = ("s", "es")
 _STEM: Final = 4  # letters that a word has before the ending of a plural: "MIs" is none
 _APART: Final = frozenset({"non", "anti", "pre"})  # "non-asthma": another word
-_VALUE: Final = "lab_value"
-_GREEDY: Final = frozenset({_VALUE, "anatomy"})  # labels whose spans take in what stands beside
+_GREEDY: Final = frozenset({VALUE, "anatomy"})  # labels whose spans take in what stands beside
 _FIGURES: Final = re.compile(r"[^\s.,;:()]*\d(?:.*[^\s.,;:()])?")
+_BEHIND: Final = re.compile(r"\s?[:=]?\s?[<>~]?\d\S*\s*|\s(?:positive|negative|pos|neg|normal)", re.IGNORECASE)
 _LIKE: Final = frozenset({"condition", "symptom"})
 _Words = tuple[str, ...]
 
@@ -45,7 +46,7 @@ class Vocabulary:
         """Read tables, later ones over earlier ones. Raises `Fatal` (file and line named) where one is missing or no table."""
         self._as_written: dict[_Words, str] = {}
         self._any_case: dict[_Words, str] = {}
-        digest = sha256()
+        digest = sha256(DIGEST)
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8")
@@ -107,23 +108,36 @@ class Vocabulary:
 
         Terms under a label that is not in `labels`, the model's own, are left out: a site's model with other names keeps to them.
         """
-        kept = sorted(spans, key=lambda span: span.start)
-        added: list[Span] = []
+        line = Line(span for span in spans if span.label != VALUE or not no_value(text[span.start : span.end]))
+        ours: set[Span] = set()
         for term in self.find(text):
-            if term.label not in labels:
-                continue
-            touched = [span for span in kept if span.start < term.end and term.start < span.end]
-            if all(_gives_way(span, term) for span in touched):
-                rest = [part for span in touched if span.label == _VALUE for part in _around(text, span, term)]
-                kept = [*(span for span in kept if span not in touched), *rest]
-                added.append(term)
-        return sorted([*kept, *added], key=lambda span: span.start), frozenset((term.start, term.end) for term in added)
+            touched = line.touched(term)
+            if term.label in labels and all(_gives_way(text, span, term) for span in touched):
+                rest = [part for span in touched if span.label == VALUE for part in _around(text, span, term)]
+                line.put(term, *rest)
+                ours.add(term)
+        for figure in [*beside(text, line.spans)]:
+            if figure.label in labels and all(span in ours or _yields(span, figure) for span in line.touched(figure)):
+                line.put(figure)
+                ours.add(figure)
+        return line.spans, frozenset((span.start, span.end) for span in line.spans if span in ours)
 
 
-def _gives_way(span: Span, term: Span) -> bool:
-    """Whether a model's span gives way to a term that it touches: a part of it, or the same under a label that is another thing."""
+def _yields(span: Span, figure: Span) -> bool:
+    """Whether a model's span gives way to a dose or value that it touches."""
+    same = (span.start, span.end, span.label) == (figure.start, figure.end, figure.label)
+    return not same and (span.label in (figure.label, *_GREEDY) or (figure.start <= span.start and span.end <= figure.end))
+
+
+def _gives_way(text: str, span: Span, term: Span) -> bool:
+    """Whether a model's span gives way to a term that it touches.
+
+    It does where it is a part of it, the same under a label that is another thing, or the term and a figure ("Hb 71").
+    """
     if (span.start, span.end) == (term.start, term.end):
         return span.label != term.label and not {span.label, term.label} <= _LIKE
+    if span.start == term.start and term.end < span.end and _BEHIND.fullmatch(text, term.end, span.end):
+        return True
     return (term.start <= span.start and span.end <= term.end) or span.label in _GREEDY
 
 

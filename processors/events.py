@@ -455,13 +455,14 @@ class Entity(Part):
     end: int = Field(ge=0)
     """Where it ends, exclusive, likewise."""
     score: Probability
-    """The model's probability of the span, 0 to 1; 1 for a term of the vocabulary."""
+    """The model's probability of the span, 0 to 1; 1 for what the vocabulary found."""
     assertion: Assertion = "present"
     """Whether the note says that it is so: of this patient, now."""
     section: str = ""
     """The section of the note that it stands in, by its heading; empty before the first."""
     found_by: Literal["model", "vocabulary"] = "model"
-    """Who found it: the model, or a table of terms (`EntitiesEvent.vocabulary`), laid over what the model found."""
+    """Who found it: the model; or a table of terms (`EntitiesEvent.vocabulary`) and the rules for doses and values beside names,
+    which are laid over what the model found."""
 
 
 class EntitiesEvent(Output):

@@ -268,7 +268,8 @@ class EntitiesSettings(LaneSettings):
     vocabulary: bool = Field(
         True,
         description="lay the terms of the ward (models/vocabulary.txt) over what the model finds: it learned from case "
-        "reports, and misses much that clinicians abbreviate. Such entities say `found_by` vocabulary; false: the model alone",
+        "reports, and misses much that clinicians abbreviate; and read doses and values beside names by rule. Such entities say "
+        "`found_by` vocabulary; false: the model alone",
     )
     own_terms: tuple[Path, ...] = Field(
         (), description="the site's own tables, written as that one: a term given again goes by the last, [-] silences it"

@@ -127,7 +127,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a token classifier on every annotated file; `thresholds` says in words whose hold where it is served.
 
-    With a `vocabulary`, once more as the lane publishes: its terms laid over what the model finds.
+    With a `vocabulary`, once more as the lane publishes: its terms, and the doses and values beside them, laid over.
     Raises `Permanent` where nothing fits the layouts, or no set has a type that the model knows.
     """
     corpora, notes = gather(data)

@@ -78,6 +78,11 @@ class NotesToEntities(Lane[NoteEvent]):
             raise_transient(found)
             if self._ner.shadow is not None:
                 self._ner.shadow.offer(team, zip(inputs, texts, found, strict=True))
+        return await asyncio.to_thread(self._outcomes, inputs, chosen, found)  # of a megabyte of text it takes seconds
+
+    def _outcomes(
+        self, inputs: Sequence[Input[NoteEvent]], chosen: Sequence[Loaded[TokenClassifier]], found: Sequence[Any]
+    ) -> list[Outcome]:
         outcomes = []
         for one, model, spans in zip(inputs, chosen, found, strict=True):
             by = model.identity

@@ -33,5 +33,5 @@ def test_the_vocabulary_finds_what_the_model_leaves_out_and_keeps_its_precision(
     assert both[f"{THREE} recall"].value > alone[f"{THREE} recall"].value + 0.4
     assert both[f"{THREE} precision"].value > max(0.85, alone[f"{THREE} precision"].value)
     assert both["condition recall"].value > 6 * alone["condition recall"].value
-    for label in ("test", "procedure", "lab_value", "anatomy"):
-        assert both[f"{label} F1"].value > alone[f"{label} F1"].value, label
+    for label, more in {"test": 0.3, "procedure": 0.3, "dose": 0.2, "lab_value": 0.3, "anatomy": 0.0}.items():
+        assert both[f"{label} F1"].value > alone[f"{label} F1"].value + more, label
