@@ -24,6 +24,7 @@ from models.tasks import Span
 
 PACKAGED: Final = Path(__file__).with_name("vocabulary.txt")
 SILENT: Final = "-"  # the group of terms that say nothing
+NOTHING: Final = "--"  # of those that are nothing, whatever the model says
 _GROUP: Final = re.compile(r"\[(\S+)\]")
 _TOKEN: Final = re.compile(r"[^\W_]+|[^\w\s]|_")
 _PLURALS: Final = ("s", "es")
@@ -54,11 +55,11 @@ class Vocabulary:
                 what = f"the vocabulary {file} cannot be read: {type(error).__name__}"
                 raise Fatal(what, hint="a text file in UTF-8 is expected") from error
             digest.update(sha256(text.encode()).digest())
-            for words, label in _terms(file, text):
+            for words, label in _entries(file, text):
                 table = self._any_case if all(word == word.casefold() for word in words) else self._as_written
                 table[words] = label
         self.digest = digest.hexdigest()
-        self.labels = frozenset((*self._as_written.values(), *self._any_case.values())) - {SILENT}
+        self.labels = frozenset((*self._as_written.values(), *self._any_case.values())) - {SILENT, NOTHING}
         self._longest: dict[str, int] = {}  # by a term's first word, any case: most words of such a term
         for words in (*self._as_written, *self._any_case):
             first = words[0].casefold()
@@ -72,17 +73,18 @@ class Vocabulary:
 
     def find(self, text: str) -> list[Span]:
         """Return the terms of a text from left to right, the longest first, none overlapping; score 1."""
+        return [term for term in self._terms(text) if term.label not in (SILENT, NOTHING)]
+
+    def _terms(self, text: str) -> Iterator[Span]:
         tokens = [(match[0], match.start(), match.end()) for match in _TOKEN.finditer(text)]
         words = tuple(word.replace("’", "'") for word, _, _ in tokens)
         folded = tuple(word.casefold() for word in words)
-        found: list[Span] = []
         at = 0
         while at < len(tokens):
             size, label = self._at(words, folded, at)
-            if label not in (None, SILENT) and not _joined(tokens, at):
-                found.append(Span(str(label), tokens[at][1], tokens[at + size - 1][2], 1.0))
+            if label is not None and not _joined(tokens, at):
+                yield Span(label, tokens[at][1], tokens[at + size - 1][2], 1.0)
             at += size
-        return found
 
     def _at(self, words: _Words, folded: _Words, at: int) -> tuple[int, str | None]:
         """Return how many words the longest term at a place has, and its label; (1, None) for none."""
@@ -108,9 +110,12 @@ class Vocabulary:
 
         Terms under a label that is not in `labels`, the model's own, are left out: a site's model with other names keeps to them.
         """
-        line = Line(span for span in spans if span.label != VALUE or not no_value(text[span.start : span.end]))
+        terms = [*self._terms(text)]
+        nothing = {(term.start, term.end) for term in terms if term.label == NOTHING}
+        nothing |= {(span.start, span.end) for span in spans if span.label == VALUE and no_value(text[span.start : span.end])}
+        line = Line(span for span in spans if (span.start, span.end) not in nothing)
         ours: set[Span] = set()
-        for term in self.find(text):
+        for term in terms:
             touched = line.touched(term)
             if term.label in labels and all(_gives_way(text, span, term) for span in touched):
                 rest = [part for span in touched if span.label == VALUE for part in _around(text, span, term)]
@@ -156,7 +161,7 @@ def _joined(tokens: Sequence[tuple[str, int, int]], at: int) -> bool:
     return hyphen in "-‐‑" and end == start and stop == tokens[at][1] and before.casefold() in _APART
 
 
-def _terms(file: Path, text: str) -> Iterator[tuple[_Words, str]]:
+def _entries(file: Path, text: str) -> Iterator[tuple[_Words, str]]:
     label = ""
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()

@@ -8,7 +8,7 @@ from models.errors import Fatal
 from models.registry import PACKAGED as REGISTRY
 from models.registry import Registry
 from models.tasks import Span
-from models.vocabulary import PACKAGED, SILENT, Vocabulary, vocabulary
+from models.vocabulary import NOTHING, PACKAGED, SILENT, Vocabulary, vocabulary
 
 LABELS = ("condition", "symptom", "medication", "test", "procedure", "anatomy")
 
@@ -73,6 +73,14 @@ def test_a_term_gives_way_to_a_longer_span_and_takes_the_place_of_parts_and_of_a
     assert joined("fever, then sepsis", ("fever", "symptom")) == [("fever", "symptom", False), ("sepsis", "condition", True)]
 
 
+def test_headings_and_shorthand_are_nothing_whatever_the_model_says() -> None:
+    text = "PMH asthma. L leg"
+    spans = [Span("condition", 0, 3, 0.9), Span("anatomy", 12, 13, 0.9), Span("anatomy", 14, 17, 0.9)]
+    found, _ = vocabulary().join(text, spans, LABELS)
+    assert [text[one.start : one.end] for one in found] == ["asthma", "leg"]
+    assert vocabulary().join("L leg", [Span("anatomy", 0, 5, 0.9)], LABELS)[0], "a longer span is another thing"
+
+
 def test_a_model_with_other_labels_keeps_to_them() -> None:
     spans = [Span("PROBLEM", 0, 6, 0.8)]
     assert vocabulary().join("sepsis, on aspirin", spans, ("PROBLEM", "TREATMENT")) == (spans, frozenset())
@@ -104,10 +112,10 @@ def test_every_packaged_term_finds_itself_under_a_label_of_the_shipped_model_and
             continue
         if line.startswith("["):
             group = line[1:-1]
-            assert group == SILENT or group in labels
+            assert group in labels | {SILENT, NOTHING}
             continue
         for term in filter(None, (term.strip() for term in line.split(","))):
             assert term not in seen, f"{term}: twice, as {seen[term]} and {group}"
             seen[term] = group
-            assert found(vocabulary(), term) == ([] if group == SILENT else [(term, group)]), term
+            assert found(vocabulary(), term) == ([] if group in (SILENT, NOTHING) else [(term, group)]), term
     assert len(seen) > 2000
