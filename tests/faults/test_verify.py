@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -22,6 +22,8 @@ from tests.faults.arena import Row
 from tests.faults.inputs import PHI, Accepted, dates
 from tests.faults.verify import Judge, Verdict
 from tests.kafka import Kafka
+from tests.storm.verify import Ledger, Reckoning
+from tests.storm.verify import _audit as storm_audit
 
 pytestmark = pytest.mark.kafka
 
@@ -569,6 +571,33 @@ def test_what_the_audit_says_is_held_against_input_and_output(kafka: Kafka) -> N
     for outcome in ("dead-letter", "repeat"):
         found = _run(kafka, entry=_with(outcome=outcome)).judge("").wrong
         assert found == ["audit entries whose outcome or output is not what came of their input: 1, e.g. ['s1']"]
+
+
+def test_the_storm_holds_the_audit_likewise() -> None:
+    came = {"id": "s1", "patient_id": "p"}
+    score = {"id": "score-s1", "patient_id": "p", "source": {"event_id": "s1"}}
+
+    def told(**changes: Any) -> list[str]:
+        entry = _entry("s1", "score-s1", patient_id="p", input_digest=_digest(came)) | changes
+        bodies = {"clinical.vitals": [came], "clinical.scores": [score], "clinical.audit": [_audit("vitals", entry)]}
+
+        class Written(Ledger):
+            def values(self, topic: str) -> Iterator[tuple[int, int, bytes]]:
+                return ((0, offset, json.dumps(one).encode()) for offset, one in enumerate(bodies.get(topic, [])))
+
+        found = Reckoning()
+        storm_audit(Written("nowhere", ""), found, {"clinical.vitals": {"s1"}}, {})
+        return found.wrong
+
+    assert told() == []
+    assert told(patient_id="another") == ["vitals: audit entries that name another patient: 1, e.g. ['s1']"]
+    assert told(input_id="s2") == [
+        "vitals: predictions without an audit entry: 1, e.g. ['s1']",
+        "vitals: audit entries of what was never accepted: 1, e.g. ['s2']",
+    ]
+    for changes in ({"event_id": "nonsense"}, {"outcome": "dead-letter"}):
+        words = "audit entries whose outcome or output is not what came of their input"
+        assert told(**changes) == [f"vitals: {words}: 1, e.g. ['s1']"]
 
 
 def test_that_a_note_has_no_text_is_for_the_note_to_say(kafka: Kafka, tmp_path: Path) -> None:
