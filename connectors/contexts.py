@@ -36,7 +36,7 @@ from processors.patients import NOT_HERE
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin", "stay_moved_to"})  # of one event alone
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
 # They go together.
-STAY: Final = ("encounter_id", "visit", "encounter_status", "encounter_class", "encounter_since", "location")
+STAY: Final = ("encounter_id", "visit", "account", "encounter_status", "encounter_class", "encounter_since", "location")
 
 FUTURE: Final = timedelta(minutes=5)  # as `monitor.future_tolerance` for vitals: clocks that differ so little keep their order
 

@@ -366,6 +366,8 @@ class PatientEvent(Event):
     """Vigil's pseudonym of the stay; null where none is known."""
     visit: Identifier | None = None
     """The number that `encounter_id` is the pseudonym of, where the stay has one."""
+    account: Identifier | None = None
+    """The number of the stay's account (HL7 PID-18), where it is said."""
     encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
     """How the stay stands (after FHIR encounter-status)."""
     encounter_class: Literal["inpatient", "emergency", "outpatient"] | None = None

@@ -399,6 +399,122 @@ def test_without_a_visit_number_on_either_side_there_is_one_stay(first: str, sec
     assert gone.encounter_status == "finished"
 
 
+def of_account(number: str) -> str:
+    return pid()[: pid().index("|F|") + 2] + "|" * 10 + number + "|" * 12
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ((of_account("1001"), visit("", "W1", "I")), (of_account("0990"), visit("", "DIAL", "I"))),
+        ((of_account("1001"), visit("V1", "W1", "I")), (of_account("0990"), visit("", "DIAL", "I"))),
+        ((pid(), visit("V1", "W1", "I")), (pid(), visit("", "DIAL", "O"))),
+        ((pid(), visit("", "W1", "I")), (pid(), visit("V0", "DIAL", "R"))),
+        ((pid(), visit("", "W1", "B")), (pid(), visit("", "DIAL", "O"))),  # a class that is not known protects the stay
+        ((of_account("1001"), visit("", "W1", "I")), (pid(), visit("", "DIAL", "P"))),
+    ],
+)
+@pytest.mark.parametrize("trigger", ["A03", "A04", "A05", "A08", "A11", "A38"])
+def test_a_message_without_a_visit_number_is_told_by_the_account_or_the_class(
+    first: tuple[str, str], other: tuple[str, str], trigger: str
+) -> None:
+    if trigger == "A04" and other[1].split("|")[2] == "I":
+        return  # an admission
+    ward = Ward()
+    (here,) = ward.take(adt("A01", *first))
+    assert ward.take(adt(trigger, *other, at="202603021100")) == []
+    assert ward.outcome is not None
+    assert ward.outcome.reason == PASSED_OVER
+    (gone,) = ward.take(adt("A03", *first, at="202603021200"))
+    assert (gone.encounter_status, gone.encounter_id) == ("finished", here.encounter_id)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((of_account("1001"), visit("V1", "W1", "I")), (of_account("1001"), visit("", "W1", "O"))),
+        ((of_account("1001"), visit("", "W1", "I")), (of_account("1001"), visit("V1", "W1", "O"))),
+        ((of_account("1001"), visit("", "W1", "I")), (pid(), visit("1001", "W1", "O"))),  # one number in both places
+        ((of_account("1001"), visit("", "W1", "I")), (pid(), visit("V1", "W1", "I"))),  # nothing to compare
+        ((pid(), visit("V1^^^FIN", "W1", "I")), (pid(), visit("V1", "W1", "I"))),  # which does not say whose it is
+    ],
+)
+def test_what_names_the_same_account_is_of_the_same_stay(first: tuple[str, str], second: tuple[str, str]) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", *first))
+    (gone,) = ward.take(adt("A03", *second, at="202603021200"))
+    assert (gone.encounter_status, gone.encounter_id, gone.visit) == ("finished", here.encounter_id, here.visit)
+    ward.take(vitals(PULSE, pid=second[0], pv1=second[1]))
+    assert ward.outcome is not None
+    assert {getattr(event, "encounter_id", None) for event in ward.outcome.events} == {here.encounter_id}
+
+
+def test_what_stands_in_for_an_account_is_none() -> None:
+    (here,) = Ward().take(adt("A01", of_account("0"), visit("", "W1", "I")))
+    assert (here.account, here.encounter_id) == (None, None)
+
+
+def test_an_admission_by_another_account_begins_a_stay() -> None:
+    ward = Ward()
+    ward.take(adt("A01", of_account("1001"), visit("", "W1", "I")))
+    (new,) = ward.take(adt("A01", of_account("1002"), visit("", "W2", "I"), at="202603021100"))
+    assert (stay(new), new.visit) == (("in-progress", "W2"), Identifier(authority="HOSP", value="1002", kind="AN"))
+    ward.take(adt("A03", of_account("1002"), visit("", "W2", "I"), at="202603021200"))
+    (next_stay,) = ward.take(adt("A01", pid(), visit("V3", "W3", "I"), at="202703021200"))  # nothing to compare, but it is over
+    assert (stay(next_stay), next_stay.visit, next_stay.account) == (
+        ("in-progress", "W3"),
+        Identifier(authority="HOSP", value="V3", kind="VN"),
+        None,
+    )
+
+
+@pytest.mark.parametrize("trigger", ["A05", "A14", "A38"])
+@pytest.mark.parametrize("begun", ["A04", "A08"])
+def test_a_plan_of_the_visit_that_is_in_progress_moves_nobody_to_where_it_is_planned(begun: str, trigger: str) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt(begun, pid(), visit("V1", "ED", "E")))
+    assert ward.take(adt(trigger, pid(), visit("V1", "W5", "I"), at="202603021000")) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.verdict, ward.outcome.reason) == (
+        "ignored",
+        "1 x a plan of the visit that is in progress: not used",
+    )
+    (moved,) = ward.take(adt("A01", pid(), visit("V1", "W5", "I"), at="202603021100"))
+    assert (stay(moved), moved.encounter_id) == (("in-progress", "W5"), here.encounter_id)
+
+
+def test_a_plan_does_not_move_who_is_known_by_vital_signs_alone() -> None:
+    ward = Ward()
+    ward.take(vitals(PULSE, pid=pid()))
+    (planned,) = ward.take(adt("A05", pid(), visit("V9", "SURG", "P")))
+    assert stay(planned) == ("planned", "W1")
+
+
+def test_a_visit_number_without_an_authority_goes_through_a_merge_into_a_number_of_another() -> None:
+    ward = Ward()
+    temporary = "PID|1||T99^^^EDTEMP^MR||DOE||19500321"
+    (here,) = ward.take(adt("A01", temporary, visit("V1", "ED", "E")))
+    survivor, _ = ward.take(adt("A40", pid(), "MRG|T99^^^EDTEMP^MR", visit("V1", "ED", "E"), at="202603021000"))
+    assert (stay(survivor), survivor.encounter_id) == (("in-progress", "ED"), here.encounter_id)
+    (moved,) = ward.take(adt("A02", pid(), visit("V1", "ICU", "I"), at="202603021100"))
+    assert (stay(moved), moved.encounter_id) == (("in-progress", "ICU"), here.encounter_id)
+    ward.take(vitals(PULSE, pid=pid(), pv1=visit("V1", "ICU", "I")))
+    assert ward.outcome is not None
+    assert {getattr(event, "encounter_id", None) for event in ward.outcome.events} == {here.encounter_id}
+    left, right = ward.take(adt("A45", "PID|1||8^^^OTHER^MR||DOE", mrg("4711", "V1"), at="202603021130"))
+    assert (left.encounter_id, right.encounter_id, right.visit) == (None, here.encounter_id, here.visit)
+    (gone,) = ward.take(adt("A03", "PID|1||8^^^OTHER^MR||DOE", visit("V1", "ICU", "I"), at="202603021200"))
+    assert gone.encounter_status == "finished"
+
+
+def test_an_account_moves_to_another_patient() -> None:
+    ward = Ward()
+    (wrong,) = ward.take(adt("A01", of_account("1001"), visit("", "W7", "I")))
+    left, right = ward.take(adt("A44", pid("2"), "MRG|4711^^^HOSP^MR||1001", at="202603021000"))
+    assert (left.encounter_id, left.account) == (None, None)
+    assert (stay(right), right.encounter_id, right.account) == (("in-progress", "W7"), wrong.encounter_id, wrong.account)
+
+
 def test_a_stay_of_unknown_status_is_not_ended_by_another_visit_either() -> None:
     ward = Ward()
     ward.take(adt("A08", pid(), IN_BED))  # the feed began while the patient lay there
