@@ -36,13 +36,26 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, same_date, since, surviving, whole
+from connectors.contexts import (
+    FACTS,
+    STAY,
+    Contexts,
+    among,
+    beside_own,
+    in_future,
+    inherited,
+    is_late,
+    one_person,
+    same_date,
+    since,
+    surviving,
+    whole,
+)
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
-from connectors.hl7.mapping.reading import Reading, Subject
+from connectors.hl7.mapping.reading import Reading, Subject, birth_date, born
 from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, Visit, about_the_stay, is_another, numbers_of, read_visit
 from connectors.hl7.message import Segment
-from connectors.hl7.times import parse_stamp
 from connectors.stays import NUMBERS, Named, gives_way, in_bed, is_it
 from processors.events import UNDATED, Identifier, PatientEvent
 from processors.events import Location as Place
@@ -101,6 +114,7 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
             elif trigger == DELETION:
                 _delete(book, subject)
             else:
+                _unite(book, group, subject)
                 _snapshot(book, group, subject, trigger)
                 _gather(book, subject)
                 if group is groups[-1]:
@@ -119,7 +133,7 @@ def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
     if subject is None or trigger == DELETION:  # of an enterprise's number a deletion is of that number alone
         return subject
     if group.mrg is None or trigger not in MERGES | MOVES:
-        return reading.registered(subject, _born(group.pid), new=trigger in _REGISTERS)
+        return reading.registered(subject, born(group.pid), new=trigger in _REGISTERS)
     gone = _mrg(reading, group.mrg, subject)
     staying = reading.subject(group.pid, gone) or subject
     record = reading.held(staying)
@@ -250,6 +264,29 @@ def _anew(book: Book, known: PatientEvent, trigger: str, named: Named, born: str
     return bool(born and dates) and not any(same_date(born, date) for date in dates)
 
 
+def _unite(book: Book, group: Group, subject: Subject) -> None:
+    """Merge into the patient's record those that go by other numbers of the message, where they are certainly one person's.
+
+    Told as an A40 is: the record that is merged away says into which, and the patient's takes over what it does not know itself,
+    before the message is applied to it. What is not certain is noted, and the records stay apart (rule 8 of `connectors.contexts`).
+    """
+    reading, sent = book.reading, book.reading.subject(group.pid)
+    if sent is None or sent.chosen is None or sent.over:
+        return
+    identities, numbers = reading.tables.identities, sent.identifiers
+    for other in beside_own(book, identities, subject.patient_id, sent.chosen, numbers):
+        known = book.get(subject.patient_id)
+        if surviving(book, other.patient_id) == subject.patient_id:
+            continue
+        late = book.is_late(subject.patient_id) or book.is_late(other.patient_id)
+        if known is None or late or not one_person(known, other, born(group.pid), numbers):
+            reading.flags["numbers of records that may be two patients': not merged"] += 1
+            continue
+        reading.flags["numbers of two records that are one patient's: merged"] += 1
+        book.write(subject.patient_id, inherited(known, other), fact=True)
+        book.write(other.patient_id, {"merged_into": subject.patient_id})
+
+
 def _gather(book: Book, subject: Subject) -> None:
     """Merge what is known under the patient's other numbers by results alone: registration says whose they are."""
     for one in subject.identifiers:
@@ -295,21 +332,6 @@ def _date(reading: Reading, pid: Segment) -> str | None:
     except ValueError as error:
         reading.trouble(f"date of birth: {error}", pid.at(7))
         return None
-
-
-def _born(pid: Segment) -> str | None:
-    try:
-        return birth_date(pid)
-    except ValueError:
-        return None
-
-
-def birth_date(pid: Segment) -> str | None:
-    """Return the date of birth (PID-7), None where none is said. Raises `ValueError` for what is none."""
-    stamp = None if pid.is_null(7) else parse_stamp(pid.get(7))
-    if stamp is None:
-        return None
-    return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
 
 
 # --------------------------------------------------------------------------------------------- merges, moves and links

@@ -31,6 +31,7 @@ class Subject:
     authority: str = ""  # of the identifier that was chosen
     chosen: Identifier | None = None
     account: tuple[str, str] | None = None  # authority (empty where none is said) and number, of PID-18
+    over: bool = False  # the validity of the identifier that was chosen: no other one may be used
 
     def authority_for(self, kind: str) -> str:
         """Return who numbers the patient by that type: the chosen one's authority, unless only others give such numbers."""
@@ -130,19 +131,26 @@ class Reading:
             chosen = identities.choose_ranked(stay) or chosen
         if pid is None or chosen is None:
             return None
-        return Subject(identities.patient(chosen), lasting(ranked, chosen), chosen.authority, chosen, self.account(pid, 18))
+        over = (ENDED, chosen) in ranked and (VALID, chosen) not in ranked
+        numbers, account = lasting(ranked, chosen), self.account(pid, 18)
+        return Subject(identities.patient(chosen), numbers, chosen.authority, chosen, account, over)
 
-    def held(self, subject: Subject) -> Subject | None:
+    def held(self, subject: Subject, born: str | None = None) -> Subject | None:
         """Return the record that a number belongs to (`contexts.holder`); None, noted as a flag, where several list it."""
         if subject.chosen is None:
             return subject
-        return self._of(subject, holder(self.tables.contexts, subject.patient_id, subject.chosen, subject.identifiers))
+        contexts, identities = self.tables.contexts, None if subject.over else self.tables.identities
+        numbers = subject.identifiers
+        record = holder(contexts, subject.patient_id, subject.chosen, numbers, identities=identities, born=born)
+        return self._of(subject, record)
 
     def registered(self, subject: Subject, born: str | None, *, new: bool) -> Subject | None:
         """Return the record that registration under a number is of (`contexts.registered`); None, as above."""
         assert subject.chosen is not None
         contexts, numbers = self.tables.contexts, subject.identifiers
-        return self._of(subject, registered(contexts, subject.patient_id, subject.chosen, born, numbers, new=new))
+        identities = None if subject.over else self.tables.identities
+        record = registered(contexts, subject.patient_id, subject.chosen, born, numbers, new=new, identities=identities)
+        return self._of(subject, record)
 
     def _of(self, subject: Subject, record: str | None) -> Subject | None:
         contexts, identities = self.tables.contexts, self.tables.identities
@@ -151,7 +159,9 @@ class Reading:
             return None
         if record == subject.patient_id or (known := contexts.get(record)) is None:
             return subject
-        self.flags["a number that a record lists beside its own: read as that record's"] += 1
+        listed = subject.chosen is None or among(subject.chosen, known.identifiers)
+        how = "a record lists beside its own" if listed else "nobody had, beside a record's own"
+        self.flags[f"a number that {how}: read as that record's"] += 1
         own = next((one for one in known.identifiers if identities.patient(one) == record), None)
         numbers = (*known.identifiers, *(one for one in subject.identifiers if not among(one, known.identifiers)))
         return Subject(record, numbers, own.authority if own else subject.authority, own, subject.account)
@@ -162,7 +172,7 @@ class Reading:
         A number that several records list is nobody's for certain: what comes under it is filed under itself.
         """
         subject = self.subject(pid)
-        subject = (self.held(subject) or subject) if subject else None
+        subject = (self.held(subject, born(pid)) or subject) if subject and pid else None
         if subject is None or (survivor := surviving(self.tables.contexts, subject.patient_id)) == subject.patient_id:
             return subject
         self.flags["a number that was merged away: filed under the surviving record"] += 1
@@ -301,6 +311,22 @@ class Reading:
         if stamp is None or stamp.precision not in ("minute", "second"):
             return self.received_at
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
+
+
+def birth_date(pid: Segment) -> str | None:
+    """Return the date of birth (PID-7), None where none is said. Raises `ValueError` for what is none."""
+    stamp = None if pid.is_null(7) else parse_stamp(pid.get(7))
+    if stamp is None:
+        return None
+    return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
+
+
+def born(pid: Segment) -> str | None:
+    """Return the date of birth, None also for what is none."""
+    try:
+        return birth_date(pid)
+    except ValueError:
+        return None
 
 
 # W1, MON-07, ICU, 0001, an EUI-64: too short for a name or a patient's number.
