@@ -334,6 +334,13 @@ class Location(Part):
     """The room (PV1-3.2)."""
     bed: Name = ""
     """The bed (PV1-3.3)."""
+    facility: Name = ""
+    """The hospital that these are in (PV1-3.4), where it is said: wards of two hospitals may have one name."""
+
+    @property
+    def ward_names(self) -> tuple[str, ...]:
+        """What settings may call the ward, the narrower first: `FACILITY|WARD` where the facility is said, `WARD`."""
+        return (*([f"{self.facility}|{self.ward}"] if self.facility and self.ward else ()), self.ward)
 
 
 UNDATED: Final = datetime(1970, 1, 1, tzinfo=UTC)  # `PatientEvent.effective_at` where registration has not spoken yet

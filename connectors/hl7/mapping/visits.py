@@ -109,8 +109,10 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
 
 
 def place_of(pv1: Segment) -> Place:
-    """Return the assigned place (PV1-3), empty where none is said."""
-    return Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
+    """Return the assigned place (PV1-3), empty where none is said: a facility alone is no place."""
+    ward, room, bed = (pv1.get(3, part) for part in (1, 2, 3))
+    facility = pv1.get(3, 4) or pv1.get(3, 4, 2)
+    return Place(ward=ward, room=room, bed=bed, facility=facility) if ward or room or bed else Place()
 
 
 def _class(written: Class | None, trigger: str) -> Class | None:

@@ -492,6 +492,18 @@ def test_a_plan_does_not_move_who_is_known_by_vital_signs_alone() -> None:
     assert stay(planned) == ("planned", "W1")
 
 
+@pytest.mark.parametrize(
+    ("place", "facility"),
+    [("W1^R2^B3^NORTH", "NORTH"), ("W1^R2^B3^NORTH&1.2.3&ISO", "NORTH"), ("W1^R2^B3^&1.2.3&ISO", "1.2.3"), ("W1^R2^B3", "")],
+)
+def test_the_hospital_that_a_place_is_in(place: str, facility: str) -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", pid(), f"PV1|1|I|{place}"))
+    assert (event.location.ward, event.location.bed, event.location.facility) == ("W1", "B3", facility)
+    (kept,) = ward.take(adt("A08", pid(), "PV1|1|I|^^^NORTH", at="202603021000"))  # no place by itself
+    assert kept.location == event.location
+
+
 def test_a_visit_number_without_an_authority_goes_through_a_merge_into_a_number_of_another() -> None:
     ward = Ward()
     temporary = "PID|1||T99^^^EDTEMP^MR||DOE||19500321"
