@@ -220,6 +220,19 @@ def surviving(contexts: Merges, patient_id: str) -> str:
     return current
 
 
+def kept(
+    contexts: Contexts, identities: Identities, known: PatientEvent | None, sent: Collection[Identifier]
+) -> list[Identifier]:
+    """Return the numbers of a record that stay its own though a message does not list them: of records merged into it.
+
+    Another feed may know the patient by that number alone: its transfers and discharges must not be of a record that nobody
+    watches. `sent`: the message's numbers, those that are over too: what it says of a row (authority and type) is all that is true.
+    """
+    merged = contexts.merged(known.patient_id) if known else frozenset()
+    own = [one for one in known.identifiers if one.kind != LOGICAL] if known and merged else []
+    return [one for one in own if identities.patient(one) in merged and not any(_alike(one, other) for other in sent)]
+
+
 def registering(contexts: Records, identities: Identities, patient_id: str) -> str:
     """Return the record that a stay under a patient's is of: the surviving one where that still has the number (rule 8)."""
     survivor = surviving(contexts, patient_id)

@@ -38,6 +38,7 @@ from connectors.contexts import (
     in_future,
     inherited,
     is_late,
+    kept,
     one_person,
     registering,
     since,
@@ -139,7 +140,9 @@ def map_patient(reading: Reading, book: Book) -> None:
     own = next((reading.site.identities.patient(one) for one in identifiers if one.kind == LOGICAL), None)
     before = book.get(own) if own else None
     filed = before.merged_into if before and not before.merged_by else None  # under what this resource was filed last
-    said: dict[str, Any] = {"identifiers": identifiers} | _person(reading)
+    sent = reading.identifiers(objects(resource, "identifier"))
+    others = kept(reading.site.contexts, reading.site.identities, book.get(patient), sent)
+    said: dict[str, Any] = {"identifiers": (*identifiers, *others)} | _person(reading)
     voice = {}
     if chosen.kind != LOGICAL and not reading.over(resource, chosen):
         _unite(reading, book, patient, chosen, at)

@@ -45,6 +45,7 @@ from connectors.contexts import (
     in_future,
     inherited,
     is_late,
+    kept,
     one_person,
     same_date,
     since,
@@ -233,7 +234,9 @@ def _facts(book: Book, subject: Subject) -> None:
 
 def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
-    person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
+    contexts, identities, sent = reading.tables.contexts, reading.tables.identities, reading.identifiers(group.pid, 3)
+    others = [one for one in kept(contexts, identities, known, sent) if not among(one, subject.identifiers)]
+    person = {"identifiers": (*subject.identifiers, *others)} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject, trigger)
     if known is not None and _anew(book, known, trigger, visit.named, person.get("birth_date")):
         reading.flags["a number that was merged away is registered anew: somebody else's from now on"] += 1

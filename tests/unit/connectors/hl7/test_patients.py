@@ -1166,7 +1166,9 @@ def test_two_records_of_one_patient_are_merged_by_the_message_that_lists_both_nu
     assert steps == ([(first, "withdrawn")] if dates[0] else [])  # without an age there was none
     for segment in (of_hospital(), of_enterprise(), both()):
         assert filed(ward, segment) == {second}
-    (gone,) = ward.take(adt("A03", of_hospital(), pv1("ICU", visit="V1^^^FIN"), at="202603021200"))  # a feed that lists one
+    (known,) = ward.take(adt("A31", of_enterprise(born=dates[1]), at="202603021130"))  # a feed that lists one
+    assert [one.value for one in known.identifiers] == ["E77", "4711"]
+    (gone,) = ward.take(adt("A03", of_hospital(), pv1("ICU", visit="V1^^^FIN"), at="202603021200"))  # and one the other
     assert (gone.patient_id, stay(gone)) == (second, ("finished", "ICU"))
     assert len(ward.take(adt("A08", both(), at="202603021300"))) == 1
 
@@ -1201,6 +1203,15 @@ def test_a_record_with_another_number_of_the_same_row_is_not_merged() -> None:
     assert len({first.patient_id, second.patient_id, mrn.patient_id}) == 3
     (said,) = ward.take(adt("A08", both("4711", "E77"), at="202603021000"))
     assert (said.patient_id, ward.reason()) == (second.patient_id, NOT_MERGED)
+
+
+@pytest.mark.parametrize("says", ["4712^^^HOSP^MR", "4711^^^HOSP^MR^^^20260101"])
+def test_a_merged_number_is_the_survivors_no_longer_where_registration_says_otherwise(says: str) -> None:
+    ward = Preferring()
+    two_records(ward)
+    ward.take(adt("A08", both(), at="202603021000"))
+    (known,) = ward.take(adt("A31", f"PID|1||E77^^^EMPI^PI~{says}||DOE||19500321", at="202603021100"))
+    assert "4711" not in [one.value for one in known.identifiers]
 
 
 def test_an_admission_by_a_merged_number_of_another_age_is_somebody_elses() -> None:
@@ -1255,6 +1266,12 @@ def test_two_persons_never_share_a_record_and_one_ends_with_one(
         }
         assert len(found) == 1
         assert all(owners.setdefault(one, who) == who for one in found)
+        if not ward.contexts.merged(next(iter(found))):
+            continue
+        say(who, "hospital", "A02", 50, dated=False)  # a feed that knows the one number, and one that knows the other
+        assert stay(ward.contexts.get(next(iter(found)))) == ("in-progress", who)
+        say(who, "enterprise", "A03", 51, dated=False)
+        assert stay(ward.contexts.get(next(iter(found)))) == ("finished", who)
 
 
 def filed_as(ward: Ward, patients: set[str]) -> set[str]:
