@@ -29,6 +29,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "http://unitsofmeasure.org": "UCUM",
 }
 LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
+STRANGE: Final = "a Patient on a server that is no peer's `base`: filed under that URL, of which nothing is known"
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
 _USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
@@ -246,7 +247,16 @@ class Reading:
         elif followed and (survivor := surviving(self.site.contexts, found.patient_id)) != found.patient_id:
             self.note(name, "a record that was merged away: filed under the surviving one")
             return replace(found, patient_id=survivor)
+        elif isinstance(reference, dict) and self._is_strange(text(reference.get("reference")), found):
+            self.note(name, STRANGE)
         return found
+
+    def _is_strange(self, literal: str, subject: Subject) -> bool:
+        """Whether a reference alone says whom it means, by a server that no `base` names, and nothing is known of that one."""
+        own = self.logical_identifier(literal, "Patient")
+        if own is None or subject.patient_id != self.site.identities.patient(own) or self.site.contexts.get(subject.patient_id):
+            return False
+        return own.authority not in {self.sender.base, *(peer.base.rstrip("/") for peer in self.site.settings.peers.values())}
 
     def patient(self, reference: Json) -> Subject | None:
         """Return whom a Reference means, None where it names nobody, or two.
@@ -255,6 +265,7 @@ class Reading:
         earlier Patient resource was filed under (an alias among the contexts); else the URL itself is the identifier, scoped by
         server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used. A number
         that a record lists beside its own is that record's (`contexts.holder`); one that several list is nobody's for certain.
+        A `urn:` that points at nothing inside the request, and a search (`Patient?identifier=...`), name nobody.
         """
         identities = self.site.identities
         literal = text(reference.get("reference"))
@@ -392,9 +403,12 @@ class Reading:
         return self.site.identities.authority(text(identifier.get("system")), named, default)
 
     def logical_identifier(self, literal: str, kind: str) -> Identifier | None:
-        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's."""
+        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's.
+
+        None for what is no place on a server: `#id`; a `urn:`, which holds within one request (R4 bundle.html#references).
+        """
         if literal.startswith(("#", "urn:")):
-            return Identifier(authority=self.sender.base, value=literal, kind=LOGICAL) if literal.startswith("urn:") else None
+            return None
         parts = literal.split("/_history/")[0].rstrip("/").split("/")
         if len(parts) < 2 or parts[-2] != kind or not parts[-1]:
             return None

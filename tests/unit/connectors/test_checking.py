@@ -252,6 +252,23 @@ async def test_fhir_line_for_a_local_code_works() -> None:
     assert [one.type for one in again.events] == ["org.vigil.vitals.v1"]
 
 
+async def test_fhir_says_whose_server_a_reference_may_be_on() -> None:
+    lines = patient(id="7"), observation(subject={"reference": "https://ehr.example/fhir/R4/Patient/7"})
+    body = b"\n".join(json.dumps(one).encode() for one in lines)
+    totals = Totals()
+    for row in await tried(fhir(), body, "x.ndjson"):
+        totals.add(row)
+    given = tomllib.loads(totals.settings())["connectors"]["fhir"]
+    assert given == {"peers": {"fhir": {"base": "https://ehr.example/fhir/R4"}}}
+    rows = await tried(fhir(FhirSettings.model_validate(given)), body, "x.ndjson")
+    assert [row.findings for row in rows] == [(), ()]
+    assert rows[1].events[0].key in {one.key for one in rows[0].events}
+    other = fhir(FhirSettings.model_validate({"peers": {"fhir": {"base": "https://other.example"}}}))
+    finding = (await tried(other, body, "x.ndjson"))[1].findings[0]
+    assert "https://ehr.example/fhir/R4" in finding.what
+    assert not finding.line  # its base is said already
+
+
 async def test_fhir_shows_nobodys_data() -> None:
     body = patient(name=[{"family": SECRET}], birthDate=SECRET), observation(subject={"display": SECRET}), observation(
         code=concept(f"{SECRET} x", f"{SECRET} y", SECRET), subject={"identifier": {"system": MRN, "value": SECRET}}
