@@ -218,6 +218,13 @@ async def test_garbage_has_rows(parts: list[bytes]) -> None:
 # --------------------------------------------------------------------------------------------------------------------- FHIR
 
 
+async def test_hl7_says_which_messages_are_another_peers() -> None:
+    own = MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["127.0.0.1"], "applications": ["MON"]}}})
+    for application, found in (("MON", []), ("LAB", ["peer"])):
+        (row,) = await tried(hl7(own), vitals(PULSE).replace(b"|MON|", f"|{application}|".encode()))
+        assert [one.about for one in row.findings] == found
+
+
 async def test_fhir_statuses_events_and_places() -> None:
     lines = [observation(), observation(status=None), {"resourceType": "Claim", "status": "active"}, {"a": 1}]
     rows = await tried(fhir(), b"\n".join(json.dumps(one).encode() for one in lines), "x.ndjson")

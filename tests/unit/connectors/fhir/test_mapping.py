@@ -483,7 +483,10 @@ def test_a_bare_reference_is_understood_once_its_patient_is_known():
 def test_what_points_at_nothing_in_the_request_and_a_search_are_held_apart(nobody):
     using = mapper()
     using.learn(handle(patient(id="7"), using))
-    for sent in (observation(subject={"reference": nobody}), bundle(patient(id="7"), observation(subject={"reference": nobody}))):
+    for sent in (
+        observation(subject={"reference": nobody}),
+        bundle(patient(id="7"), observation(subject={"reference": nobody})),
+    ):
         outcome = handle(sent, using)
         assert not [event for event in outcome.events if isinstance(event, VitalsEvent)]
         assert letters(outcome)[0].stage == "identify"
