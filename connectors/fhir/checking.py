@@ -130,6 +130,13 @@ class FhirChecker:
             )
         if any(issue.diagnostics == STRANGE for issue in outcome.issues):
             yield from self._servers(resources)
+        if any("Binary/" in url for url in outcome.wanted):
+            yield self._peer_finding(
+                "content",
+                "content in a Binary of its server (url)",
+                "fetch",
+                "fetched with `base` and `fetch`, and when pulled",
+            )
         if any("a date without a time of day" in issue.diagnostics for issue in outcome.issues):
             yield self._peer_finding(
                 "time", "a vital sign with a date and no time of day", "zone", "read as observed when issued or received"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -101,10 +102,20 @@ class Sender:
         return ZoneInfo(self.peer.zone)
 
 
-class Index:
-    """What the references inside one request point at: entries by fullUrl and by Type/id."""
+Fetched = tuple[bytes, str] | str  # what a server gave for a URL, and its content type; or in words why not
 
-    def __init__(self, resources: Iterable[tuple[str, Json]] = ()) -> None:
+
+class Index:
+    """What the references inside one request point at: entries by fullUrl and by Type/id.
+
+    `fetched`: what was to be had of URLs outside it; `wanted`: those that are read and are not among these.
+    """
+
+    def __init__(
+        self, resources: Iterable[tuple[str, Json]] = (), fetched: Mapping[str, Fetched] = MappingProxyType({})
+    ) -> None:
+        self.fetched = fetched
+        self.wanted: set[str] = set()
         self.anew: set[str] = set()  # patients whose number is their own by this request, though another record lists it
         self._by_url: dict[str, Json] = {}
         for url, resource in resources:

@@ -24,7 +24,7 @@ from connectors.hl7.settings import MllpSettings, Peer
 from models.errors import Permanent
 from tests.dicom_objects import encode, make, rejection
 from tests.edge import identities
-from tests.fhir_resources import MRN, bundle, concept, observation, patient, quantity
+from tests.fhir_resources import MRN, bundle, concept, document, observation, patient, quantity
 from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -274,6 +274,13 @@ async def test_fhir_says_whose_server_a_reference_may_be_on() -> None:
     finding = (await tried(other, body, "x.ndjson"))[1].findings[0]
     assert "https://ehr.example/fhir/R4" in finding.what
     assert not finding.line  # its base is said already
+
+
+async def test_fhir_says_what_would_be_fetched() -> None:
+    for url, found in (("Binary/7", ["content"]), ("https://elsewhere.example/7.pdf", [])):
+        content = [{"attachment": {"contentType": "application/pdf", "url": url}}]
+        (row,) = await tried(fhir(), json.dumps(document(content=content)).encode())
+        assert (row.outcome, [one.about for one in row.findings]) == ("dead-letter", found)
 
 
 async def test_fhir_shows_nobodys_data() -> None:
