@@ -304,7 +304,7 @@ class Monitor:
         if before.ceiling != after.ceiling:
             moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
         if moved:
-            steps += self._desk.reroute(patient, "; ".join(moved), cause, score)
+            steps += self._desk.reroute(patient, before, "; ".join(moved), cause, score)
         rescaled = before.scale != after.scale
         if not (rescaled or reopened or before.not_applicable(patient.newest or 0)):
             return steps

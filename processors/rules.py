@@ -42,7 +42,10 @@ class _Rules(BaseModel):
 
 
 class EscalationStep(_Rules):
-    """One link of the chain: whom to tell when nobody has answered for so long since the alert was last told."""
+    """One link of the chain: whom to tell when nobody has answered for so long since the first was asked.
+
+    An answer, or another ward, begins that anew. That an unanswered alert gets graver does not, or the worst would wait longest.
+    """
 
     after: timedelta = Field(gt=timedelta())
     route: str

@@ -837,7 +837,7 @@ def test_an_unanswered_alert_that_sinks_waits_by_the_milder_chain() -> None:
     ward.chart(1, five)
     assert steps(ward.chart(2, five)[1]) == [("news2", "updated", "medium")]
     climbed = of(ward.wait(32))
-    assert [(one.route, one.decided_at) for one in climbed] == [("nurse-in-charge", at(17)), ("ward-doctor", at(32))]
+    assert [(one.route, one.decided_at) for one in climbed] == [("nurse-in-charge", at(15)), ("ward-doctor", at(30))]
 
 
 def test_an_answered_alert_that_sinks_stays_answered() -> None:
