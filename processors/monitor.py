@@ -8,7 +8,8 @@ for all windows, then `decide` all of them in the same order. Phase 1 never read
 assessment captured; so it does not matter how the stream is cut into batches. `patient`, `feedback`, `tick` and `dump` stand
 between batches: they refuse while a set is observed and not decided.
 
-What comes out of a sender's queue (`charting`) waits likewise, each patient's for itself, for `rules.queue_wait`.
+What comes out of a sender's queue (`charting`) waits likewise, each patient's for itself, for `rules.queue_wait` after each
+set and for `rules.queue_most` in all.
 
 What an outage means: the first `tick` after it (log and apply it before any other input) shows a gap in logged time. From then
 until the backlog is through, sets that were received before that tick change the record and are scored, but only the patient's
@@ -79,7 +80,7 @@ class Monitor:
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
         self._remembered = rules.remembered_ids
-        self._queue_wait = rules.queue_wait // _MS
+        self._queue_wait, self._queue_most = rules.queue_wait // _MS, rules.queue_most // _MS
         self._now: int | None = None  # logged time, ms
 
     @property
@@ -191,13 +192,14 @@ class Monitor:
         if made.late or made.held or made.queued or made.outdated:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
-                patient.unsettled = patient.unsettled or made.held or made.queued
                 if made.queued:
-                    patient.settle_at = cause.now + self._queue_wait
+                    patient.settle_by = patient.settle_by or cause.now + self._queue_most
+                    patient.settle_at = min(cause.now + self._queue_wait, patient.settle_by)
+                patient.unsettled = patient.unsettled or made.held or made.queued
             if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
-        back = made.heard and self._timers.within(band_of(made.current), made.heard_at, cause.now)
+        back = made.heard and self._timers.within(patient, band_of(made.current), made.heard_at, cause.now)
         steps = self._desk.heard(patient, cause) if back and patient.alerts else []
         if made.changed or made.corrected:
             steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
@@ -275,7 +277,7 @@ class Monitor:
         if ended:
             if not was_ended or patient.ended_at is None:
                 patient.ended_at = now
-            patient.unsettled = False
+            patient.settled()
             patient.closed.clear()
             survivor = patient.context.merged_into
             if survivor is None:

@@ -218,6 +218,7 @@ class Patient:
         "scored",
         "seen",
         "settle_at",
+        "settle_by",
         "stamps",
         "threes",
         "total",
@@ -255,7 +256,8 @@ class Patient:
         self.received: int = 0
         self.after_end: Severity | None = None  # how grave it was told that one goes on being observed whose watch is over
         self.unsettled = False  # its current state waits for the end of the catch-up,
-        self.settle_at = 0  # and till then (logged) for newer sets out of a queue
+        self.settle_at = 0  # and till then (logged) for newer sets out of a queue,
+        self.settle_by = 0  # which may put that off till then
 
     @property
     def ended(self) -> str:
@@ -294,6 +296,10 @@ class Patient:
                 self.context = after
                 return
         self.context, self.encounter_id = after, given
+
+    def settled(self) -> None:
+        """Wait for nothing any more before the current state may alert."""
+        self.unsettled, self.settle_at, self.settle_by = False, 0, 0
 
     def stamped(self, at: int, used: int) -> None:
         """Remember as of when a value counts that was stamped ahead of its receipt, as long as it may be corrected or repeated."""
@@ -343,7 +349,7 @@ class Patient:
                 "score_id": self.score_id,
                 "received": self.received,
                 "unsettled": self.unsettled,
-                **({"settle_at": self.settle_at} if self.unsettled and self.settle_at else {}),
+                **({"settle_at": self.settle_at, "settle_by": self.settle_by} if self.settle_at else {}),
                 **({"after_end": self.after_end} if self.after_end else {}),
                 **({"raised": self.raised} if self.raised else {}),
                 **({"threes": self.threes} if self.threes else {}),
@@ -369,7 +375,8 @@ class Patient:
         made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
-        made.arrival, made.settle_at = (tuple(raw["arrival"]) if "arrival" in raw else None), raw.get("settle_at", 0)
+        made.arrival = tuple(raw["arrival"]) if "arrival" in raw else None
+        made.settle_at, made.settle_by = raw.get("settle_at", 0), raw.get("settle_by", 0)  # snapshots of before lack the latter
         made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),
