@@ -16,7 +16,7 @@ While something that scored when the alert was told is missing, it neither resol
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import get_args
 
 from processors import alerts
@@ -172,7 +172,7 @@ class Desk:
 
     def _rest_on(self, patient: Patient, alert: Alert, score: News2, now: int) -> None:
         alert.total = score.total
-        alert.evidence = {one.name: ms(one.observed_at) for one in score.parameters if one.points}
+        alert.evidence = _evidence(score)
         alert.threes = alerts.threes(score, alert.threes or (), self._rules)
         alert.calm_sets = 0
         for one in score.parameters:
@@ -526,9 +526,7 @@ class Desk:
             alert.score_id, alert.observed, alert.received = cause.score_id, cause.observed, cause.received
         context = patient.context
         if alert.kind == "news2":
-            title = alerts.news2_title(score, was) if score else f"NEWS2 {alert.total}"
-            now = alerts.severity_of(score, self._rules)
-            detail = alerts.news2_detail(score, state, alert.severity, now, told=alert.total, ceiling=context.ceiling)
+            title, detail = self._news2_words(alert, score, was, when(cause.now), context.ceiling)
         elif alert.kind == "deterioration":
             title, detail = alert.text, detail or alerts.resting_detail(state)
         elif alert.kind == AFTER_END:
@@ -564,6 +562,16 @@ class Desk:
             answering=self._answering(patient, alert),
         )
 
+    def _news2_words(self, alert: Alert, score: News2 | None, was: int | None, now: datetime, ceiling: str) -> tuple[str, str]:
+        """Word title and detail of a step; `score` is the current one, which may be milder than what the alert stands for."""
+        stands = alerts.severity_of(score, self._rules)
+        told = alerts.told(alert, when(max(alert.evidence.values(), default=alert.observed)), now)
+        milder = alert.state not in alerts.OVER and RANK[stands or ""] < RANK[alert.severity]
+        graver = milder and score is not None and _evidence(score) != alert.evidence
+        title = told if score is None else alerts.news2_title(score, was, now, told if graver else "")
+        detail = alerts.news2_detail(score, alert.state, alert.severity, stands, now, told=told, graver=graver, ceiling=ceiling)
+        return title, detail
+
     @staticmethod
     def _answering(patient: Patient, alert: Alert) -> Answering:
         over = alert.state in alerts.OVER
@@ -587,6 +595,10 @@ def _is_outdated(event: FeedbackEvent, alert: Alert) -> bool:
     if event.sequence is not None:
         return event.sequence < alert.asked
     return min(event.given_at, event.received_at) < when(alert.asked_at)
+
+
+def _evidence(score: News2) -> dict[str, int]:
+    return {one.name: ms(one.observed_at) for one in score.parameters if one.points}
 
 
 def _reason(score: News2, severity: Severity) -> str:

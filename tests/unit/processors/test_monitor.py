@@ -9,7 +9,7 @@ import pytest
 from models.errors import Fatal, Poison
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AlertEvent, HeartbeatEvent, News2, Observation, ScoreEvent, Source
+from processors.events import AlertEvent, HeartbeatEvent, Location, News2, Observation, ScoreEvent, Source
 from processors.monitor import Monitor, MonitorRules
 from processors.patients import Context
 from processors.rules import CeilingPolicy, FeedSilence
@@ -69,7 +69,7 @@ def test_an_alerts_whole_life() -> None:
         "acknowledged",
         "nurse-7",
         "on my way",
-        raised.title.replace(" (was 4)", ""),
+        raised.title.replace(" (was 4)", " as of 09:00 UTC"),
     )
     assert ward.wait(89) == []
 
@@ -116,16 +116,16 @@ def test_what_is_over_orders_nobody_to_come() -> None:
         return lambda ward, raised: only(alerts(ward.say(answer(raised.alert_id, 11, kind))))
 
     resolved = told(well(10), well(30), state="resolved")
-    assert resolved.detail.startswith("This alert is over. The score is below every threshold that alerts. Also: ")
+    assert resolved.detail.startswith("This alert is over. The score is below every threshold that alerts. As of ")
     withdrawn = told(lambda ward, _: only(ward.chart(0, WELL, status="corrected", received=5)[1]), state="withdrawn")
-    assert withdrawn.detail.startswith("This alert is taken back. The score is below every threshold that alerts. Also: ")
+    assert withdrawn.detail.startswith("This alert is taken back. The score is below every threshold that alerts. As of ")
     declined = told(lambda ward, _: ward.wait(10), answered("alert-declined"), state="declined")
     assert declined.detail.startswith("This alert is over: somebody declined it. The score stands at the emergency threshold. ")
     discharged = told(
         lambda ward, _: only(alerts(ward.say(context(5, encounter_status="finished")))),
         state="resolved",
     )
-    assert discharged.detail.startswith("This alert is over. Last told: NEWS2 8. ")
+    assert discharged.detail.startswith("This alert is over. Last told: NEWS2 8 at 08:00 UTC. ")
     assert not any(asks in one.detail for one in (resolved, withdrawn, declined, discharged))
 
     acknowledged = told(answered("alert-acknowledged"), state="acknowledged")
@@ -134,7 +134,43 @@ def test_what_is_over_orders_nobody_to_come() -> None:
     )
     escalated = told(well(4), lambda ward, _: only(ward.wait(5)), state="escalated")
     assert asks in escalated.detail
-    assert "The score is lower now; the alert stands until that has lasted." in escalated.detail
+    assert "That is below the alert's threshold; the alert stands until it has lasted." in escalated.detail
+
+
+def test_a_page_about_what_was_worse_says_what_it_was_and_when() -> None:
+    """One well set, and the emergency team was called to "NEWS2 0"."""
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.chart(4, {**WELL, "hr": 95})
+    paged = ward.wait(10)[-1]
+    assert (paged.route, paged.title) == ("rapid-response", "NEWS2 8 at 08:00 UTC, then 1 at 08:04 UTC: pulse 95/min (1)")
+    assert " Last told: NEWS2 8 at 08:00 UTC. As of 08:04 UTC. That is below the alert's threshold; " in paged.detail
+    ward = restored(ward)
+    again = only(alerts(ward.say(context(11).model_copy(update={"location": Location(ward="A", bed="2")}))))
+    assert again.title == paged.title
+    assert only(of(ward.chart(20, {**WELL, "hr": 95})[1])).title == "NEWS2 1: pulse 95/min (1)"
+
+
+def test_a_page_about_a_single_3_that_is_left_names_it() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 26})
+    ward.chart(50, {**WELL, "hr": 112, "temp": 38.5, "sbp": 108})  # 4, and no 3
+    (paged,) = of(ward.wait(60))
+    assert paged.title.startswith("NEWS2 3 (respirations at 3) at 08:00 UTC, then 4 at 08:50 UTC: pulse 112/min (2), ")
+
+
+def test_what_is_not_of_now_says_of_when_it_is() -> None:
+    """Three hours later the title read as if the patient breathed 26 times a minute now."""
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    assert raised.title.startswith("NEWS2 8: respirations")
+    assert " As of 08:00 UTC. Also: " in raised.detail
+    later = [one for one in ward.wait(26 * 60) if one.kind == "news2"]
+    assert [one.title[:24] for one in later[:2]] == ["NEWS2 8 as of 08:00 UTC:"] * 2
+    assert later[-1].title.startswith("NEWS2 8 as of 2026-11-23 08:00 UTC: respirations")
+    assert " As of 2026-11-23 08:00 UTC. " in later[-1].detail
+    late = Ward()
+    assert only(late.chart(0, ILL, received=59.5)[1]).title.startswith("NEWS2 8 as of 08:00 UTC: respirations")
 
 
 def test_ids_are_the_same_on_every_run() -> None:
