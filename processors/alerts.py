@@ -172,7 +172,7 @@ def phrase(one: Parameter) -> str:
 
 
 def clock(at: datetime, now: datetime) -> str:
-    """Word a time of day: `08:00 UTC`, with its date where that day is over by `now`."""
+    """Word a time of day: `08:00 UTC`, with its date where that is a day ago."""
     return f"{at:%H:%M} UTC" if now - at < _DAY else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
@@ -185,8 +185,8 @@ def told(alert: Alert, at: datetime, now: datetime) -> str:
 def news2_title(score: News2, was: int | None, now: datetime, graver: str = "") -> str:
     """One line: `NEWS2 7 (was 4): respirations 26/min (3), SpO2 91% (3), on oxygen (2)`.
 
-    With `as of 08:00 UTC` where that is not now. Where the alert stands for a `graver` score (`told`) than this one, for a slip it
-    may be, both: `NEWS2 8 at 08:00 UTC, then 1 at 08:04 UTC: pulse 95/min (1)`.
+    With `as of 08:00 UTC` where that is not now. Where the alert stands for a `graver` score (as `told`) than this one, which may
+    be a slip, with both: `NEWS2 8 at 08:00 UTC, then 1 at 08:04 UTC: pulse 95/min (1)`.
     """
     scored = sorted((one for one in score.parameters if one.points), key=lambda one: -one.points)
     least = "at least " if score.at_least else ""

@@ -362,6 +362,10 @@ class Monitor:
             return []
         now = ms(event.received_at) if self._now is None else self._now
         if event.patient_id == self.id:
+            if event.id in self._partition.seen:
+                self.counts["repeats"] += 1
+                return []
+            self._keep(self._partition.seen, event.id)
             own = self._outages.answer(event, now, source)
             self._dirty.add(self.id)
             self.counts["unmatched_feedback"] += own is None
@@ -543,13 +547,15 @@ class Monitor:
     def _remember(self, patient: Patient, event_id: str) -> None:
         if self._unsaved:
             self._save(patient.id)
-        seen = patient.seen
-        seen[event_id] = None
-        if len(seen) > self._remembered:
-            del seen[next(iter(seen))]
+        self._keep(patient.seen, event_id)
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
+
+    def _keep(self, seen: dict[str, None], event_id: str) -> None:
+        seen[event_id] = None
+        if len(seen) > self._remembered:
+            del seen[next(iter(seen))]
 
 
 def _is_given_out_anew(before: Context, after: Context) -> bool:

@@ -316,7 +316,10 @@ class MonitorRules(_Rules):
         description="unit where a sender gives none: rates have only one; a temperature or a pressure without one is refused",
     )
     remembered_ids: int = Field(
-        16, ge=1, le=256, description="events per patient whose repeats are known by id; others by value"
+        16,
+        ge=1,
+        le=256,
+        description="events per patient whose repeats are known by id (others by value), and answers to a partition's own alerts",
     )
     forget_after: timedelta = Field(
         _hours(24),

@@ -1357,6 +1357,20 @@ def test_an_answer_to_the_partitions_own_alert() -> None:
     assert [one for one in ward.wait(60) if one.kind == "feed-stopped"] == []
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_answer_to_the_partitions_own_alert_that_comes_again_is_none(restarted: bool) -> None:
+    """Acknowledged, declined, and both again: it went back and forth with every repeat."""
+    ward = Ward()
+    ward.chart(0, WELL)
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+    said = [answer(stopped.alert_id, 32, kind, patient=ward.monitor.id) for kind in ("alert-acknowledged", "alert-declined")]
+    assert [one.state for event in said for one in alerts(ward.say(event))] == ["acknowledged", "declined"]
+    if restarted:
+        ward = restored(ward)
+    assert [ward.say(event) for event in said] == [[], []]
+    assert ward.monitor.counts["repeats"] == 2
+
+
 # -------------------------------------------------------------------------------------------------------------- catch-up
 
 
