@@ -45,7 +45,7 @@ from processors.events import (
 from processors.identity import natural_id
 from processors.outages import Outages
 from processors.partition import Partition
-from processors.patients import Context, Patient, ms, when
+from processors.patients import Context, Patient, digest, ms, when
 from processors.resuming import Taken, resume
 from processors.rules import MonitorRules
 from processors.setback import set_back_partition, set_back_patient
@@ -79,7 +79,7 @@ class Monitor:
         self._unsaved: set[str] = set()  # of the snapshot that is being taken: whose state is still as it was when it began
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
-        self._remembered = rules.remembered_ids
+        self._remembered, self._staleness = rules.remembered_ids, rules.staleness // _MS
         self._queue_wait, self._queue_most = rules.queue_wait // _MS, rules.queue_most // _MS
         self._now: int | None = None  # logged time, ms
 
@@ -123,7 +123,8 @@ class Monitor:
             return made
         if patient is None:
             patient = made.patient = self._admit(event.patient_id)
-        if event.id in patient.seen:
+        known, since = digest(event.id), (made.received if self._now is None else self._now) - self._staleness
+        if event.id in patient.seen or patient.came(known, since):
             made.repeat = True
             return made
         self._remember(patient, event.id)
@@ -136,6 +137,7 @@ class Monitor:
             if made.held:
                 state.backlog_at = self._now
         self._charting.chart(made, self._now)
+        patient.remember(known, made.observed, since)
         if not (event.moved_from or made.amends):
             state.feeds[event.origin.peer].brought(made.received - ms(event.observed_at))
         if made.late and state.woke_at is not None:
@@ -541,7 +543,7 @@ class Monitor:
     def _begin_anew(self, patient: Patient) -> Patient:
         """Forget what is known of a patient, but for which events came: none of them is charted when it comes again."""
         fresh = self._admit(patient.id)
-        fresh.seen = patient.seen
+        fresh.seen, fresh.lately = patient.seen, patient.lately
         return fresh
 
     def _remember(self, patient: Patient, event_id: str) -> None:

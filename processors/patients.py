@@ -5,8 +5,10 @@ keeps (phase 2). So it does not matter how a stream is cut into batches.
 """
 
 from calendar import isleap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -23,6 +25,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
 NOT_HERE: Final = frozenset({"finished", "cancelled", "planned"})  # statuses of a stay by which nobody lies there
 _RECEIPTS = 4  # of one stamp: a clock that stands still
+_LATELY = 128  # sets that may alert yet: two a minute for an hour
 _STAMPS = 64  # newest times of a clock that runs ahead, whatever has become of their values
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
@@ -210,6 +213,7 @@ class Patient:
         "history",
         "hours",
         "id",
+        "lately",
         "newest",
         "raised",
         "received",
@@ -236,6 +240,7 @@ class Patient:
         # phase 1
         self.history = History()
         self.seen: dict[str, None] = {}  # the newest event ids, oldest first
+        self.lately: dict[int, int] = {}  # digest of a set's id -> when it was observed, in the order of their coming
         self.newest: int | None = None  # of the values that count
         self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
@@ -278,6 +283,21 @@ class Patient:
     def silent_since(self) -> int | None:
         """From when on an observation is waited for: the newest one, else when a stay was learned of; None where nobody waits."""
         return self.awaited if self.heard is None else self.heard
+
+    def came(self, known: int, since: int) -> bool:
+        """Tell whether a set of that id (its digest) came before and was observed at `since` or later."""
+        return self.lately.get(known, since - 1) >= since
+
+    def remember(self, known: int, observed: int, since: int) -> None:
+        """Remember a set by its id (the digest), as long as it was observed at `since` or later: so long it may alert.
+
+        Not longer: what is redriven or scored anew on request is older than that, and no repeat.
+        """
+        lately = self.lately
+        if observed >= since:
+            lately[known] = observed
+        while lately and (len(lately) > _LATELY or next(iter(lately.values())) < since):
+            del lately[next(iter(lately))]
 
     def follow(self, after: Context) -> None:
         """Take a new context. That another stay than the watched one is over, or only planned, does not touch the watch.
@@ -337,6 +357,7 @@ class Patient:
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
                 **({"refused": {name: list(one) for name, one in self.refused.items()}} if self.refused else {}),
                 "seen": list(self.seen),
+                **({"lately": [list(self.lately), _steps(self.lately.values())]} if self.lately else {}),
                 **({"arrival": self.arrival} if self.arrival else {}),
                 **({"stamps": [[at, *(at - one for one in used)] for at, used in self.stamps.items()]} if self.stamps else {}),
                 "newest": self.newest,
@@ -374,6 +395,8 @@ class Patient:
         made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
         made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
+        digests, steps = raw.get("lately", ((), ()))  # snapshots of before lack it
+        made.lately = dict(zip(digests, accumulate(steps), strict=True))
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
         made.arrival = tuple(raw["arrival"]) if "arrival" in raw else None
         made.settle_at, made.settle_by = raw.get("settle_at", 0), raw.get("settle_by", 0)  # snapshots of before lack the latter
@@ -384,6 +407,15 @@ class Patient:
         ):
             setattr(made, name, raw[name])
         return made
+
+
+def _steps(times: Iterable[int]) -> list[int]:
+    return [at - before for before, at in pairwise([0, *times])]
+
+
+def digest(event_id: str) -> int:
+    """Return six bytes of an id: few enough to keep, and enough that one set in 10^12 is taken for another's repeat."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=6).digest())
 
 
 def snapshot(state: bytes) -> dict[str, Any]:

@@ -319,7 +319,8 @@ class MonitorRules(_Rules):
         16,
         ge=1,
         le=256,
-        description="events per patient whose repeats are known by id (others by value), and answers to a partition's own alerts",
+        description="events per patient whose repeats are known by id, and sets that may still alert (`staleness`; 128 at most); "
+        "others by value. Of answers to a partition's own alerts as many",
     )
     forget_after: timedelta = Field(
         _hours(24),

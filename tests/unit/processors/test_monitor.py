@@ -193,6 +193,49 @@ def test_a_repeated_event_leaves_no_output() -> None:
     assert ward.monitor.counts["repeats"] == 1
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_set_that_comes_again_within_the_hour_is_a_repeat_whatever_came_between(restarted: bool) -> None:
+    """NEWS2 8; its SpO2 was corrected, 18 sets followed, and it came again: 5 and late, under the same id."""
+    ward, first = Ward(), vitals(0, ILL)
+    ward.say(first)
+    ward.chart(0, {"spo2": 97}, status="corrected", received=1)
+    between = [vitals(minute, {**WELL, "hr": 70 + minute % 3}) for minute in range(2, 61)]
+    for event in between:
+        ward.wait((event.received_at - START).total_seconds() / 60)
+        ward.say(event)
+        if restarted:
+            ward = restored(ward)
+    assert [ward.say(event) for event in (first, *between)] == [[]] * 60
+    assert ward.say(vitals(61, WELL)) != []
+    ward.wait(150)
+    for minute in range(150, 170):
+        ward.chart(minute, WELL)
+    (again,) = ward.say(first)
+    assert isinstance(again, ScoreEvent)
+    assert again.late
+
+
+def test_what_is_remembered_of_a_monitors_sets_stays_small() -> None:
+    ward = Ward()
+    for second in range(0, 4 * 3600, 10):
+        ward.monitor.tick(START + timedelta(seconds=second), SOURCE)
+        ward.say(vitals(second / 60, {"hr": 70}, id=f"{second:036d}"))
+    patient = ward.monitor._patients[PATIENT]
+    assert len(patient.lately) == 128
+    assert len(patient.dump()) < 8000
+    ward.chart(6 * 60, WELL)
+    assert len(patient.lately) == 1
+
+
+def test_a_set_too_old_to_alert_is_not_remembered_by_time_so_that_it_may_be_redriven() -> None:
+    ward, event = Ward(), vitals(0, ILL, received=61)
+    ward.wait(61)
+    assert len(ward.say(event)) == 1
+    for minute in range(62, 82):
+        ward.chart(minute, WELL)
+    assert len(ward.say(event)) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------- thresholds
 
 
@@ -635,13 +678,13 @@ def test_the_original_that_comes_again_does_not_undo_its_correction() -> None:
     event = vitals(0, {**WELL, "rr": 61}, id="first")
     ward.say(event)
     ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=5)
-    for minute in range(6, 36):  # more sets than ids are remembered
+    for minute in range(6, 62):  # more sets than ids are remembered, and too old to alert
         ward.chart(minute, {"temp": 36.6})
-    score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
+    score, *found = ward.say(event.model_copy(update={"received_at": at(62)}))
     assert isinstance(score, ScoreEvent)
     assert alerts(found) == []
     assert score.news2 is None or total(score) == 0
-    assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
+    assert total(ward.chart(63, {"temp": 36.6})[0]) == 0
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -655,7 +698,7 @@ def test_what_was_taken_back_stays_away_when_it_comes_again(restarted: bool) -> 
         ward.chart(minute, {"temp": 36.6})
     if restarted:
         ward = restored(ward)
-    score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
+    score, *found = ward.say(event.model_copy(update={"received_at": at(36), "id": "by another feed"}))
     assert isinstance(score, ScoreEvent)
     assert alerts(found) == []
     assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
