@@ -103,7 +103,7 @@ def map_report(reading: Reading) -> None:
     resource = reading.resource
     status = _REPORT.get(text(resource.get("status")), "preliminary")
     attachments = [(f"presentedForm[{n}]", one) for n, one in enumerate(objects(resource, "presentedForm"))]
-    words = _whole(reading, attachments) or text(resource.get("conclusion"))
+    words = _whole(reading, attachments) or _plain(reading, "conclusion", text(resource.get("conclusion")))
     if not words and status not in _VOID:
         if not reading.troubles:
             reading.note("", "a report without text (presentedForm, conclusion): not used")
@@ -134,7 +134,10 @@ def map_communication(reading: Reading) -> None:
     if any(text(one.get("system")) == ALERT_SYSTEM for one in objects(resource, "identifier")):
         reading.note("identifier", "an alert that Vigil itself wrote to that server: not used")
         return
-    words = "\n".join(filter(None, (text(one.get("contentString")) for one in objects(resource, "payload"))))
+    strings = [
+        (f"payload[{n}].contentString", text(one.get("contentString"))) for n, one in enumerate(objects(resource, "payload"))
+    ]
+    words = "\n".join(filter(None, (_plain(reading, *one) for one in strings)))
     attachments = [
         (f"payload[{n}].contentAttachment", one.get("contentAttachment"))
         for n, one in enumerate(objects(resource, "payload"))
@@ -334,6 +337,15 @@ def _whole(reading: Reading, attachments: list[tuple[str, Any]]) -> str:
         for place, reason in failed:
             reading.note(place, f"{reason}; another form of the document was used")
     return found[0] if found else ""
+
+
+def _plain(reading: Reading, place: str, words: str) -> str:
+    """Return the text of a string element, which may hold a document (RTF, HTML); empty, noted as trouble, where it has none."""
+    try:
+        return texts.text_of_words(words)
+    except ValueError as error:
+        reading.trouble(place, str(error))
+        return ""
 
 
 def _attached(reading: Reading, attachment: Json) -> str:

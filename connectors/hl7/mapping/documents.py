@@ -35,10 +35,11 @@ from typing import Final
 from connectors.documents import Filed, after, note_of, number_of, own
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
-from connectors.hl7.mapping.embedded import Piece, pieces_of, same_run, texts_of
+from connectors.hl7.mapping.embedded import Lines, Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import Status, letter_of, of_document, of_order, standing
 from connectors.hl7.message import Segment
+from connectors.texts import begins_document, text_of_words
 from processors.events import Coding, NoteEvent, Relation
 from processors.identity import natural_id
 
@@ -66,20 +67,24 @@ class Report:
     types: list[Coding] = field(default_factory=list)
     first: Segment | None = None
     _embedded: list[Piece] = field(default_factory=list)  # that may be pieces of one document
+    _lines: Lines | None = None
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
         kind, letter = obx.get(2).upper(), letter_of(obx)
-        stands = letter not in NO_RESULT | RETRACTED
-        pieces = pieces_of(obx, self._embedded) if stands and kind in TEXT_TYPES and kind != "RP" else []
-        if not pieces:
-            self.finish(reading)
+        has_text = kind in TEXT_TYPES and kind != "RP" and letter not in NO_RESULT | RETRACTED
+        goes_on = has_text and self._lines is not None and self._lines.take(obx)
+        pieces = pieces_of(obx, self._embedded) if has_text and not goes_on else []
+        if pieces:
+            self._end_lines(reading)
+        else:
+            self._end_pieces(reading)
         if letter in NO_RESULT:
             reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
             return
         self.first = self.first or obx
         self.statuses.append(letter)
-        if letter in RETRACTED:
+        if letter in RETRACTED or goes_on:
             return
         if kind not in TEXT_TYPES:
             reading.skipped["observations of a document that are not text"] += 1
@@ -89,19 +94,39 @@ class Report:
             return
         for piece in pieces:
             if self._embedded and not same_run(self._embedded[0], piece):
-                self.finish(reading)
+                self._end_pieces(reading)
             self._embedded.append(piece)
-        if not pieces:
-            self._take(obx, obx.whole(5))
+        if pieces:
+            return
+        self._end_lines(reading)
+        if begins_document(obx.whole(5)):
+            self._lines = Lines(obx)
+        else:
+            self._read(reading, obx, obx.whole(5))
 
     def finish(self, reading: Reading) -> None:
-        """Read the embedded documents whose pieces have come."""
+        """Read the embedded documents whose pieces or lines have come."""
+        self._end_lines(reading)
+        self._end_pieces(reading)
+
+    def _end_pieces(self, reading: Reading) -> None:
         run, self._embedded = self._embedded, []
         for obx, text in texts_of(run, reading.message.codec) if run else ():
             if isinstance(text, ValueError):
                 reading.trouble(str(text), obx.at(5))
             else:
                 self._take(obx, text)
+
+    def _end_lines(self, reading: Reading) -> None:
+        lines, self._lines = self._lines, None
+        if lines:
+            self._read(reading, lines.obx, lines.whole())
+
+    def _read(self, reading: Reading, obx: Segment, words: str) -> None:
+        try:
+            self._take(obx, text_of_words(words))
+        except ValueError as error:
+            reading.trouble(str(error), obx.at(5))
 
     def _take(self, obx: Segment, text: str) -> None:
         coded = codings(obx, 3)
@@ -112,7 +137,12 @@ class Report:
     def add_note(self, reading: Reading, nte: Segment) -> None:
         """Add the comment of an NTE."""
         self.finish(reading)
-        if text := nte.whole(3).strip():
+        try:
+            text = text_of_words(nte.whole(3)).strip()
+        except ValueError as error:
+            reading.trouble(str(error), nte.at(3))
+            return
+        if text:
             self.parts.append(("", text))
             self.first = self.first or nte
 

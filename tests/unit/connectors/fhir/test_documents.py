@@ -1,5 +1,6 @@
 """Which note a FHIR document is: one for its versions, never one for two documents (`connectors.documents`)."""
 
+from base64 import b64encode
 from datetime import UTC, datetime
 
 import orjson
@@ -188,3 +189,18 @@ def test_test_data_takes_no_document_along():
     feed.put(document(id="d1", masterIdentifier=MASTER))
     test = {"meta": {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}}
     assert feed.put(document(id="d1", masterIdentifier=MASTER, subject=of("P2"), **test)).replaces is None
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [("<p>Large <b>bleed</b></p>", "Large bleed"), (r"{\rtf1\ansi Large bleed}", "Large bleed"), ("Na <normal", "Na <normal")],
+)
+def test_a_document_in_the_place_of_a_string(words, text):
+    assert Feed().note(report(words)).text == text
+    said = {"resourceType": "Communication", "status": "completed", "subject": of("P1"), "payload": [{"contentString": words}]}
+    assert Feed().note(said).text == text
+
+
+def test_base64_in_the_place_of_a_string_is_kept_with_the_reason():
+    outcome = Feed()(report(b64encode(bytes(range(256))).decode()))
+    assert (outcome.verdict, outcome.issues[0].expression) == ("dead-letter", "DiagnosticReport.conclusion")

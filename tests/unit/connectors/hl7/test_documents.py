@@ -757,3 +757,52 @@ def test_pieces_that_were_wrong_are_withdrawn_and_those_in_a_report_are_joined()
     assert note(pieces(*cut(REPORT, 10), status="W")).status == "entered-in-error"
     lines = [f"OBX|{n}|ED|11^x^L|1|^TEXT^PLAIN^Base64^{part}||||||F" for n, part in enumerate(cut(REPORT, 9), 1)]
     assert note(report(*lines)).text == REPORT.decode()
+
+
+# --------------------------------------------------------------------------------------------------- markup in text fields
+
+LINES = r"{\rtf1\ansi{\fonttbl{\f0 Arial;}}|\f0 Has \b pneu|monia\b0 .\par |No fever.}"
+
+
+@pytest.mark.parametrize("kind", ["TX", "FT"])
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ([LINES.replace("|", "")], "Has pneumonia.\nNo fever."),
+        ([LINES.replace("|", "").replace("\\", "\\E\\")], "Has pneumonia.\nNo fever."),
+        (LINES.split("|"), "Has pneumonia.\nNo fever."),
+        ([*LINES.split("|"), "Signed {by} nobody"], "Has pneumonia.\nNo fever.\nSigned {by} nobody"),
+        ([LINES.replace("|", "")] * 2, "Has pneumonia.\nNo fever.\nHas pneumonia.\nNo fever."),
+        (["<html><body><p>Has", "pneumonia</p>", "</body></html>", "Hb <normal"], "Has\npneumonia\nHb <normal"),
+        (["Seen:", "<p>Has pneumonia</p>", "Hb <normal"], "Seen:\nHas pneumonia\nHb <normal"),
+        ([b64encode(CDA).decode()], "Chest pain"),
+        (["Seen:", b64encode(CDA).decode()[:76], b64encode(CDA).decode()[76:]], "Seen:\nChest pain"),
+        ([b64encode(REPORT).decode()], REPORT.decode()),
+    ],
+)
+def test_a_document_in_text_fields_is_read_as_one(lines: list[str], text: str, kind: str) -> None:
+    made = [line(one, n, kind) for n, one in enumerate(lines, 1)]
+    assert note(mdm("T02", txa(), *made)).text == text
+
+
+def test_a_document_in_text_fields_ends_where_another_place_begins() -> None:
+    begun = line("<html><p>Has pneumonia</p>", code="F^FINDINGS^L")
+    event = note(report(begun, line("None.", 2, code="I^IMPRESSION^L"), "NTE|1||<p>Read <b>twice</b></p>"))
+    assert event.text == "FINDINGS:\nHas pneumonia\n\nIMPRESSION:\nNone.\nRead twice"
+
+
+@pytest.mark.parametrize("value", [b64encode(bytes(range(256))).decode(), r"{\rtf1\ansi }"])
+def test_what_is_no_text_in_a_text_field_is_kept_with_the_reason(value: str) -> None:
+    outcome = reader()(mdm("T02", txa(), line(value)))
+    assert (outcome.verdict, outcome.code) == ("dead-letter", "AA")
+    assert outcome.reason.startswith("OBX-5: embedded data")
+
+
+def test_a_cda_in_a_mime_package() -> None:
+    head = 'MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary="edge"; type="text/xml"\r\n\r\n'
+    part = f"--edge\r\nContent-Type: text/xml\r\nContent-Transfer-Encoding: BASE64\r\n\r\n{b64encode(CDA).decode()}\r\n--edge--\r\n"
+    for kind in ("related", "x-hl7-cda-level-one"):
+        assert note(embedded((head + part).encode(), "multipart", kind)).text == "Chest pain"
+        plain = (head + part).replace("\r\n", r"\X0D0A" + "\\")
+        assert note(embedded(b"", "multipart", kind, "A", plain)).text == "Chest pain"
+    assert note(pieces(*cut((head + part).encode(), 76), kind="multipart^related^Base64", sub="")).text == "Chest pain"
