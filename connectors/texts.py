@@ -28,7 +28,7 @@ _FRAGMENT: Final = re.compile(
     r"\s*<(p|div|span|body|table|h[1-6]|ul|ol|pre|center|section|b|i|u|strong|em|font)\b[^<>]*>", re.I
 )
 _HEAD: Final = 200
-_ENCODED: Final = re.compile(r"\s*[A-Za-z0-9+/]{60}[A-Za-z0-9+/\r\n]*={0,2}\s*")  # a line without a blank that long is no word
+_ENCODED: Final = re.compile(r"[A-Za-z0-9+/]{60}[A-Za-z0-9+/\r\n]*={0,2}")  # a line without a blank that long is no word
 _PACKAGES: Final = 16  # packages inside a package: each is read once more for all that it stands in
 _UNREADABLE: Final = "embedded data that cannot be read"
 _TAG: Final = re.compile(r"([/!?]?)([a-z][a-z0-9:._-]{0,40})")
@@ -80,7 +80,7 @@ def begins_document(words: str) -> bool:
 
 def is_base64(text: str) -> bool:
     """Whether a text is nothing but base64, and enough of it: letters of both cases, digits, and no blank."""
-    return bool(_ENCODED.fullmatch(text)) and all(re.search(some, text) for some in ("[a-z]", "[A-Z]", "[0-9]"))
+    return bool(_ENCODED.fullmatch(text.strip())) and all(re.search(some, text) for some in ("[a-z]", "[A-Z]", "[0-9]"))
 
 
 def _plain(data: bytes, codec: str) -> str:

@@ -46,7 +46,7 @@ _BEGINNINGS: Final = (b"%pdf", b"{\\rtf", b"<?xml", b"<!doctype", b"<html", b"<c
 _ENDS: Final = (b"%%eof", b"</html>", b"</clinicaldocument>")
 
 _ENCODINGS: Final = frozenset({"base64", "hex", "a"})  # table 0299
-_BASE64: Final = re.compile(r"\s*[A-Za-z0-9+/][A-Za-z0-9+/\r\n]*={0,2}\s*")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/][A-Za-z0-9+/\r\n]*={0,2}")
 _MAGIC: Final = (  # base64 of `%PDF-`, `{\rt`, `<?xm`, `<ClinicalDocum`, `<htm`, `<HTM`, `<Htm`, `<!DOCT`, `<!doct`, `MIME-Vers`
     "JVBERi0", "e1xydG", "PD94bW", "PENsaW5pY2FsRG9jdW", "PGh0bW", "PEhUTU", "PEh0bW", "PCFET0NU", "PCFkb2N0", "TUlNRS1WZXJz"
 )  # fmt: skip
@@ -125,7 +125,7 @@ def pieces_of(obx: Segment, before: Sequence[Piece]) -> list[Piece]:
     """Return what of an OBX may be pieces of a document; nothing for plain text. `before`: the pieces of the one that is open."""
     if obx.get(2).upper() == "ED":
         return [_piece(obx, n) for n in range(1, max(1, obx.count(5)) + 1)]
-    value = obx.whole(5)
+    value = obx.whole(5).strip()
     if not _BASE64.fullmatch(value):
         return []
     content = "".join(value.split())

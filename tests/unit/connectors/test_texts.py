@@ -169,3 +169,15 @@ def test_a_document_in_the_place_of_text(words: str, text: str) -> None:
 def test_base64_that_is_no_text_stays_none(words: str) -> None:
     with pytest.raises(ValueError, match=r"not text|cannot be decoded"):
         text_of_words(words)
+
+
+@pytest.mark.parametrize(
+    "words", ["A" * 60 + "\n" * 200_000 + "!", "<p>" * 100_000, "{\\rtf" + "{" * 200_000, "<p" + " " * 200_000]
+)
+def test_text_that_looks_like_a_document_takes_no_longer(words: str) -> None:
+    began = time.process_time()
+    try:
+        text_of_words(words)
+    except ValueError:
+        pass
+    assert time.process_time() - began < 5
