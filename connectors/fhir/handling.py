@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
+from connectors.documents import Documents, Filed
 from connectors.fhir.acknowledgement import (
     BAD_REQUEST,
     CREATED,
@@ -95,11 +96,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What is to be remembered once the events are confirmed: what Encounters are and whose, Media show, Observations said."""
+    """What is to be remembered once the events are confirmed: what Encounters, Media, Observations and documents are."""
 
     encounters: dict[str, Stay] = field(default_factory=dict)
     shown: dict[str, Shown] = field(default_factory=dict)
     versions: dict[str, Versions] = field(default_factory=dict)
+    documents: dict[str, tuple[Filed, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,19 +148,21 @@ class FhirMapper:
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._encounters, self._shown = _Bounded[Stay](), _Bounded[Shown]()
         self._versions = Memory(settings.remembered_observations)
-        self._site = Site(settings, identities, self.contexts, self._encounters, self._shown)
+        self._documents = Documents()
+        self._site = Site(settings, identities, self.contexts, self._encounters, self._shown, self._documents)
 
     def sender(self, name: str, received_at: Any) -> Sender:
         """Return the sender of a peer's name."""
         return Sender(name, self.settings.peers[name], received_at)
 
     def learn(self, outcome: Outcome) -> None:
-        """Remember what a confirmed outcome says about patients, stays and pictures, and what its Observations said."""
+        """Remember what a confirmed outcome says about patients, stays, pictures and documents, and what its Observations said."""
         for context in outcome.contexts:
             self.contexts.remember(context)
         self._encounters.update(outcome.learnt.encounters)
         self._shown.update(outcome.learnt.shown)
         self._versions.remember(outcome.learnt.versions)
+        self._documents.remember(outcome.learnt.documents)
 
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
         """Parse, validate, map and decide. Never raises for what a body contains."""
@@ -295,7 +299,9 @@ class FhirMapper:
         entries = [*entries]
         for entry in sorted(entries, key=lambda one: _turn_of(one.resource)):
             update, condition = entry.method == "PUT" or request.door == "hook", condition_of(entry) or ""
-            entry.reading = reading = Reading(entry.resource, sender, self._site, index, update=update, condition=condition)
+            entry.reading = reading = Reading(
+                entry.resource, sender, self._site, index, update=update, condition=condition, documents=learnt.documents
+            )
             match reading.kind:
                 case "Patient":
                     if reading.acts("changes no patient's context", as_context=True):

@@ -9,6 +9,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from connectors.contexts import Contexts, holder, in_future, registered, surviving
+from connectors.documents import Documents, Filed
 from connectors.fhir.acknowledgement import Issue
 from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
@@ -64,7 +65,8 @@ class Shown:
 class Site:
     """What every mapping needs and no resource changes.
 
-    `encounters`: what Encounters are, by `stay_key`, as far as known; `shown`: what Media show, by `remembered_by`, likewise.
+    `encounters`: what Encounters are, by `stay_key`, as far as known; `shown`: what Media show, by `remembered_by`, likewise;
+    `documents`: the notes of documents.
     """
 
     settings: FhirSettings
@@ -72,6 +74,7 @@ class Site:
     contexts: Contexts
     encounters: Mapping[str, Stay] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    documents: Documents = field(default_factory=Documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +140,20 @@ class Reading:
     """A resource, its sender, and what has been found in it so far.
 
     `update`: its sender vouches for its id, and it replaces what was there: what is absent is absent (R4 http.html#update).
-    `condition`: what names it in place of an id, in a conditional update. `troubles` are values that cannot be used (they become
-    a dead letter), `notes` say what is not for Vigil.
+    `condition`: what names it in place of an id, in a conditional update. `documents`: those of the request, by number.
+    `troubles` are values that cannot be used (they become a dead letter), `notes` say what is not for Vigil.
     """
 
     def __init__(
-        self, resource: Json, sender: Sender, site: Site, index: Index, *, update: bool = False, condition: str = ""
+        self,
+        resource: Json,
+        sender: Sender,
+        site: Site,
+        index: Index,
+        *,
+        update: bool = False,
+        condition: str = "",
+        documents: dict[str, tuple[Filed, ...]] | None = None,
     ) -> None:
         self.resource = resource
         self.update = update
@@ -154,6 +165,7 @@ class Reading:
         self.digest = content_hash(canonical(resource))
         self.first: list[Event] = []  # what must come before the values of the same request
         self.events: list[Event] = []
+        self.documents = {} if documents is None else documents
         self.shared = False  # it is in an event that is made of several resources: a set of vitals, a patient's context
         self.pictures: dict[str, NewObject] = {}  # id of an image event -> what is to be stored for it
         self.troubles: list[tuple[str, Issue]] = []  # stage, issue
