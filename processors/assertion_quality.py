@@ -39,7 +39,7 @@ NOTED_PROBLEMS: Final = frozenset({"condition", "symptom"})
 NOTED_MEDICATIONS: Final = frozenset({"medication"})
 UNSEEN: Final = (4, 3)  # every fourth report, from the fourth
 LOOKED_FOR: Final = (
-    "*.jsonl of case reports: text, entities with label, spans and attrs.POLARITY; *.txt of notes: no [chest pain|symptom|negated]"
+    "*.jsonl of case reports: text, entities with label, spans and attrs.POLARITY; or marks: no [cough|symptom|negated]"
 )
 _YES: Final = (True, False)
 _NAIVE: Final = re.compile(r"\b(?:no|not|without|denies|denied|negative)\b", re.IGNORECASE)
@@ -120,7 +120,9 @@ def annotated(folder: Path) -> tuple[list[Path], list[str]]:
             notes.append(f"{path.relative_to(base).as_posix()}: passed over, {what}")
     if not files:
         told = f"; {'; '.join(notes)}" if notes else ""
-        raise Permanent(f"no case reports (*.jsonl) or notes with marks (*.txt) in {folder}{told}", hint=f"looked for {LOOKED_FOR}")
+        raise Permanent(
+            f"no case reports (*.jsonl) or notes with marks (*.txt) in {folder}{told}", hint=f"looked for {LOOKED_FOR}"
+        )
     return files, notes
 
 

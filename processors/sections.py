@@ -4,7 +4,8 @@ A header is a known phrase at the start of a line, followed by a colon or a dash
 colon inside a line ("... effusion. IMPRESSION: ...", "PMH: HTN. Meds: ..."), as systems flatten their notes; a remark in
 parentheses may stand behind the phrase ("Family History (per chart):"). A line of capitals with a colon that the table does not
 know ends the section before it and opens one named `OTHER`, so that nothing leaks out of, say, a family history. Such a section,
-a past history and allergies also end at a line that begins with a heading that is hardly anything else, without a colon ("O/E pale").
+a past history and allergies also end at a line that begins with a heading without a colon ("O/E pale") that is hardly anything
+else.
 
 The table holds the headings of H&P, SOAP, progress, nursing, discharge and imaging notes (after the section names of
 C-CDA 2.1 and of LOINC's document ontology); a site passes its own.
@@ -43,7 +44,8 @@ obstetric-history: past obstetric history | obstetric history | obstetric hx | p
 social-history: social history | social hx | soc hx | sh | shx | social circumstances | habits
 allergies: allergies | allergy | allergies and intolerances | drug allergies | known allergies | adverse reactions
 medications: medications | medication | current medications | home medications | medications on admission | admission
-    medications | medication list | drug history | dh | dhx | drug hx | meds | home meds | current meds | regular meds | regular medications | inpatient medications
+    medications | medication list | drug history | dh | dhx | drug hx | meds | home meds | current meds | regular meds |
+    regular medications | inpatient medications
 discharge-medications: discharge medications | medications on discharge | medications at discharge | to take out | tto
 review-of-systems: review of systems | ros | systems review | systems enquiry | system review
 vital-signs: vital signs | vitals | vs | observations | obs | news2 | news
@@ -106,8 +108,8 @@ class Section:
     end: int
 
 
-# Headings that begin something new without a colon or a dash too, where they begin a line: "PMH AF, CCF", "Imp NSTEMI". The first are
-# nothing else however they are written, the others with a capital alone ("plan", "vs" are words of a sentence), or capitals.
+# Headings that begin something new without a colon or a dash too, where they begin a line: "PMH AF, CCF", "Imp NSTEMI". The first
+# are nothing else however they are written, the others only so ("plan", "vs" are words of a sentence).
 # Left out are "PE" and "History", which begin a line of a list as often ("History of MI").
 BARE: Final = re.compile(
     r"(?:(?i:pmhx?|pshx?|dhx|fhx|famhx|shx|hpc|hpi|o/e|imp|a/p)|PPH|POH|DH|FH|SH|ROS|VS|ECG|EKG|Plan|PLAN|Impression|IMPRESSION|"

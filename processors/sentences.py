@@ -53,7 +53,9 @@ _OPEN_END: Final = re.compile(
 )
 # ... before a capital too: what can end nothing ("Smoker: no", "SOB denied" can), and more where the line is long
 _OPEN_ANYWHERE: Final = re.compile(r"\b(?:an|the|of|with|without|and|or|nor|any|their|from|than)$", re.IGNORECASE)
-_OPEN_LONG: Final = re.compile(r"\b(?:an|the|of|with|without|and|or|nor|any|their|from|than|no|not|denies|his|her|has|had|is|was)$")
+_OPEN_LONG: Final = re.compile(
+    r"\b(?:an|the|of|with|without|and|or|nor|any|their|from|than|no|not|denies|his|her|has|had|is|was)$"
+)
 _OPEN_START: Final = re.compile(r"(?:and|or|nor|but|of|in|on|at|to|for|with|without|by|from|than|as|which|who|that|per|via)\b")
 _NARROW: Final = 30  # characters: a line shorter than this was ended by whoever wrote it
 # After a single capital letter ("vitamin C. He ...") these say that a sentence begins; a name ("J. Smith") does not.
@@ -109,8 +111,8 @@ def _width(text: str) -> float:
 def _wrapped_at(text: str) -> float:
     """Return the width at which a system has wrapped a text; infinite for one whose lines were ended by whoever wrote it.
 
-    A wrapped line is followed by a word for which there was no room. The longest line always is; so it takes another, and one of them
-    before a small letter.
+    A wrapped line is followed by a word for which there was no room. The longest line always is; so it takes another, and one of
+    them before a small letter.
     """
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     longest = max(map(len, lines))

@@ -159,7 +159,7 @@ def _case_report(raw: Mapping[str, Any]) -> Document:
 
 
 def read_marked(path: Path) -> list[Document]:
-    """Read documents with their entities marked in the text, `[words|label]` or `[words|label|assertion]`, parted by lines of "---".
+    """Read documents with entities marked in the text, `[words|label]` or `[words|label|assertion]`, parted by lines of `---`.
 
     A first line that begins with "# " says what a document is and does not belong to it. Raises `Permanent` for a bracket that is
     no mark, naming file and line.
