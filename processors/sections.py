@@ -116,8 +116,10 @@ BARE: Final = re.compile(
     r"On [Ee]xam(?:ination)?|Exam(?:ination)?|Assessment|Diagnosis|Meds|Home [Mm]eds|Drug [Hh]istory|Medications|Obs|Vitals|Bloods|"
     r"Labs|Allergies|ALLERGIES|Family [Hh]istory|Social [Hh]istory|Past [Mm]edical [Hh]istory)(?![\w/'’&-])"
 )
-# What a section says of all that stands in it, and must not say of what no longer does.
-_TELLING: Final = frozenset({"family-history", "past-medical-history", "past-surgical-history", "allergies"})
+# What says something of all that stands in it, and must not say it of what no longer does. The first three tell whose or of when it
+# is: without a colon they are known for one line alone ("PMH AF" by its words), so they open no section.
+_ASSERTING: Final = frozenset({"family-history", "past-medical-history", "past-surgical-history"})
+_TELLING: Final = _ASSERTING | {"allergies"}
 
 # A line that may be a header: marks of a list or of Markdown, a heading without stops, then a colon or the end of the line.
 _LINE: Final = re.compile(
@@ -160,10 +162,10 @@ class Sectioner:
             if begin in headers:
                 ended.append(headers[begin])
             elif ended and ended[-1][2] in _TELLING:
-                key, end = _key(bare[begin].group()), bare[begin].end()
+                name, end = self._names.get(_key(bare[begin].group()), OTHER), bare[begin].end()
                 while text[end : end + 1] in (" ", "\t"):
                     end += 1
-                ended.append((begin, end, self._names.get(key, OTHER)))
+                ended.append((begin, end, OTHER if name in _ASSERTING else name))
         return ended
 
     @staticmethod

@@ -116,6 +116,8 @@ def test_a_folder_without_case_reports_is_refused(tmp_path: Path) -> None:
 
 
 def test_ward_notes_with_what_each_mention_asserts() -> None:
+    """`ward_assertions` are made up. `read.txt` showed what was wrong, 151 of 218 mentions being right at first; `unread.txt` was
+    written before any rule was mended for either, and measured once: 211 of 280 with the rules of before, 269 with these."""
     sections = {section.name: section for section in evaluate(WARD, rounds=10).sections}
     read, unread = ({metric.name: metric.value for metric in sections[name].metrics} for name in ("read.txt", "unread.txt"))
     assert read["accuracy"] >= 0.95

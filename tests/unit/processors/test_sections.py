@@ -94,7 +94,7 @@ def test_home_medicines_do_not_stand_under_allergies() -> None:
         ("Imp pale", "impression"),
         ("VS 98.4, pale", "vital-signs"),
         ("EKG pale", "results"),
-        ("pmh pale", "past-medical-history"),
+        ("pmh pale", OTHER),
         ("PPH pale", "obstetric-history"),
         ("History of a pale stool", "family-history"),
         ("PE 2015, pale", "family-history"),
