@@ -1,7 +1,8 @@
 """ORU^R01 observations to sets of vitals: LOINC, MDC and local codes; NM, SN, ST and coded values; statuses; times.
 
-One order (OBR) is a set. Where its observations lie further apart than the window, or a code comes twice, it is cut into several,
-each of what was observed together. A set's time is that of its latest observation; others keep their own.
+One order (OBR) is a set. Where its observations lie further apart than the window, a code comes twice, or some have to persist
+before they count (a doubtful value among validated ones), it is cut into several, each of what was observed together. A set's time
+is that of its latest observation; others keep their own.
 
 A lane finds what is taken back or corrected by patient, code and time. So where neither OBX-14 nor OBR has one:
 
@@ -166,7 +167,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 received_at=reading.received_at,
                 observations=observations,
                 device=next((one.device for one in group if one.device), ""),
-                charted=all(one.charted for one in group),
+                charted=group[0].charted,
                 processing=reading.processing,
                 origin=reading.origin,
             )
@@ -174,14 +175,15 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
 
 
 def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
+    """Cut observations into sets, oldest first: those of a stream, which have to persist, apart from those that count at once."""
     groups: list[list[Observed]] = []
-    codes: set[str] = set()
+    last: dict[bool, list[Observed]] = {}
     for one in sorted(observed, key=lambda each: each.at):  # stable: message order within one time
-        if not groups or one.at - groups[-1][0].at > reading.tables.set_window or one.code in codes:
-            groups.append([])
-            codes = set()
-        groups[-1].append(one)
-        codes.add(one.code)
+        group = last.get(one.charted)
+        if not group or one.at - group[0].at > reading.tables.set_window or any(one.code == other.code for other in group):
+            last[one.charted] = group = []
+            groups.append(group)
+        group.append(one)
     return groups
 
 

@@ -507,11 +507,10 @@ def test_what_is_mapped_can_be_read_by_the_lane() -> None:
             obx("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "16", "265987^MDC_DIM_KILO_PASCAL^MDC"),
         )
     )
-    (event,) = sets(outcome)
-    readings = [read(o.code, o.value, o.unit, unitless={}) for o in event.observations]
+    readings = [read(o.code, o.value, o.unit, unitless={}) for event in sets(outcome) for o in event.observations]
     assert all(isinstance(reading, Reading) for reading in readings), readings
     assert [reading.parameter for reading in readings if isinstance(reading, Reading)] == [
-        "spo2", "temperature", "consciousness", "oxygen", "systolic",
+        "spo2", "systolic", "temperature", "consciousness", "oxygen",
     ]  # fmt: skip
 
 
@@ -617,6 +616,46 @@ def test_processing_id(letter: str, processing: str) -> None:
     assert event.processing == processing
     (strict,) = sets(reader(empty_processing="training")(vitals(PULSE, processing="")))
     assert strict.processing == "training"
+
+
+DOUBTED = obx("8310-5^T^LN", "38.6", "Cel", number=5)
+NURSES = (
+    obx("9279-1^RR^LN", "28", "/min", number=1),
+    obx("59408-5^SpO2^LN", "88", "%", number=2),
+    obx("8480-6^SBP^LN", "85", "mm[Hg]", number=3),
+    obx("8867-4^HR^LN", "135", "/min", number=4),
+)
+
+
+@pytest.mark.parametrize(
+    "doubted",
+    [
+        flagged(DOUBTED, "QUES"),
+        DOUBTED.replace("|F|", "|R|"),
+        obx("150364^MDC_TEMP_BODY^MDC", "38.6", "268192^MDC_DIM_DEGC^MDC", number=5),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 4])
+def test_one_doubtful_value_does_not_make_a_nurses_set_doubtful(doubted: str, place: int) -> None:
+    lines = [*NURSES]
+    lines.insert(place, doubted)
+    outcome = reader()(vitals(*lines))
+    assert {event.charted: [o.code for o in event.observations] for event in sets(outcome)} == {
+        True: ["9279-1", "59408-5", "8480-6", "8867-4"],
+        False: ["8310-5"],
+    }
+    watch = bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    said = [made for event in outcome.events for made in watch.say(event)]
+    assert [(state, severity) for _, state, severity in bedside.steps(said)] == [("raised", "high")]
+
+
+def test_sets_of_a_stream_and_of_staff_in_one_order_are_cut_each_by_itself() -> None:
+    times = ("0955", "0956", "1002", "1003")
+    lines = [obx("8867-4^HR^LN", f"8{n}", "/min", at=f"20260302{at}+0000", number=n) for n, at in enumerate(times)]
+    lines += [obx("147842^MDC_ECG_HEART_RATE^MDC", "90", at="202603020956+0000", number=9)]
+    found = [(event.charted, [o.value for o in event.observations]) for event in sets(reader()(vitals(*lines)))]
+    assert found == [(True, [80.0]), (True, [81.0]), (False, [90.0]), (True, [82.0]), (True, [83.0])]
 
 
 def test_what_is_not_charted() -> None:
