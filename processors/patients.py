@@ -90,6 +90,7 @@ class Refusal(NamedTuple):
     at: int  # observed, as used
     reason: str
     since: int  # of an unvalidated stream: the first of such in a row; 0: validated, it counts by itself
+    corrects: bool = False  # it stands in the place of the value of its very time; snapshots of before lack it
 
 
 class Context:

@@ -127,7 +127,11 @@ def _codings(parts: tuple[str, ...]) -> tuple[Coded, ...]:
 
 
 class Conflict(ValueError):
-    """The codings of one observation mean different things."""
+    """The codings of one observation mean different things. `codes`: the LOINC codes that it may be of."""
+
+    def __init__(self, reason: str, *codes: str) -> None:
+        super().__init__(reason)
+        self.codes = tuple(dict.fromkeys(each for code in codes for each in BLOOD_PRESSURE.get(code, (code,))))
 
 
 def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode]) -> tuple[str, LocalCode | None]:
@@ -153,7 +157,7 @@ def _standard_code(coded: tuple[Coded, ...]) -> str:
         elif system == "MDC" or text.startswith("MDC_"):
             by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")
             if by_code and by_name and by_code != by_name:
-                raise Conflict("MDC code and reference id name different observations")
+                raise Conflict("MDC code and reference id name different observations", by_code, by_name)
             if by_code or by_name:
                 return by_code or by_name
     return ""

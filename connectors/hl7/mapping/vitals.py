@@ -11,11 +11,14 @@ A lane finds what is taken back or corrected by patient, code and time. So where
 | a value (final, preliminary), or X without a value | observed when sent, flagged |
 | C, A or B with a value | the same, and a trouble: what it corrects stays |
 | taken back: D, W, X with a value, null in a correction, OBR-25 X | a trouble: nothing is taken back |
+
+A value that cannot be read, and X, which says that none can be had, are passed on as `Observation.refused`: then no older value
+shows the patient well. What was sent stands in the dead letter alone.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -55,6 +58,7 @@ _COMPARATORS: Final[Mapping[str, Comparator]] = {"<": "<", "<=": "<=", ">=": ">=
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
 _CHANGED: Final = frozenset({"corrected", "amended"})
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
+_UNOBTAINABLE: Final = "cannot be obtained"
 _WITHOUT_TIME: Final = "without a time: which value is meant nobody can tell, and it stays"
 _MEASURED: Final = frozenset({"final", "preliminary", "unknown"}) | _CHANGED
 
@@ -67,6 +71,7 @@ class Observed:
     value: float | str | None
     unit: str
     comparator: Comparator
+    refused: str
     status: ObservationStatus
     at: datetime
     device: str
@@ -82,13 +87,15 @@ def is_vital(reading: Reading, obx: Segment) -> bool:
 
 
 def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observed]:
-    """Read an OBX that is a vital sign. What cannot be used is noted as trouble, what says nothing is counted."""
+    """Read an OBX that is a vital sign. What cannot be used is noted as trouble and refused, what says nothing is counted."""
     coded = codings(obx, 3)
+    conflict: Conflict | None = None
+    loinc, local = "", None
     try:
         loinc, local = observation_code(coded, reading.peer.settings.codes, reading.tables.codes)
     except Conflict as error:
         reading.trouble(str(error), obx.at(3), Condition.TABLE_VALUE_NOT_FOUND)
-        return []
+        conflict = error
     letter = letter_of(obx, obr)
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
@@ -117,21 +124,25 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         reading.flags["a vital sign without a time, read as observed when sent"] += 1
         if status in _CHANGED:  # passed on all the same: as of now it is what is known
             reading.trouble(f"corrected {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
+    codes = conflict.codes if conflict else BLOOD_PRESSURE.get(loinc, (loinc,))
+    unobtainable = _UNOBTAINABLE if obx.get(11).upper() == "X" else ""  # not where only its order is cancelled
     try:
-        values = _values(reading, obx, loinc, local)
+        if conflict is None:
+            values = _values(reading, obx, loinc, local)
+        else:
+            values = refused(codes, str(conflict)) if _says_something(obx) else []
     except ValueError as error:
         reading.trouble(str(error), obx.at(5))
-        return []
+        values = refused(codes, unobtainable or str(error))
     if not values:
         if letter in ("F", ""):
             reading.skipped["empty value (OBX-5)"] += 1
             return []
         if letter == "C":
             reading.trouble("a correction without a value", obx.at(5), Condition.REQUIRED_FIELD_MISSING)
-            return []
         # a status alone says much: deleted, wrong, cannot be obtained, now final
-        values = [Value(code, None) for code in BLOOD_PRESSURE.get(loinc, (loinc,))]
-    for code, value, measure, _ in values:
+        values = refused(codes, "a correction without a value" if letter == "C" else unobtainable)
+    for code, value, measure, *_ in values:
         if isinstance(value, float) and (to := unfit(code, measure)):
             # Passed on all the same: the score then says what it had to do without.
             reading.trouble(f"a unit that cannot be brought to {to} ({code})", obx.at(6), Condition.TABLE_VALUE_NOT_FOUND)
@@ -153,6 +164,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 value=one.value,
                 unit=one.unit,
                 comparator=one.comparator,
+                refused=one.refused,
                 status=one.status,
                 observed_at=None if one.at == at else one.at,
             )
@@ -188,22 +200,32 @@ def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
 
 
 class Value(NamedTuple):
-    """What an observation says. `comparator`: `value` is a bound."""
+    """What an observation says. `comparator`: `value` is a bound. `refused`: why there is no value although something was said."""
 
     code: str  # LOINC
     value: float | str | None
     unit: str = ""
     comparator: Comparator = ""
+    refused: str = ""
+
+
+def refused(codes: Iterable[str], reason: str) -> list[Value]:
+    """Return what says of some codes that there is no value, and why (in our words; empty: a status alone)."""
+    return [Value(code, None, refused=reason) for code in codes]
+
+
+def _says_something(obx: Segment) -> bool:
+    return bool(obx.raw(5).strip()) and not obx.is_null(5)
 
 
 def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
     """Return what OBX-5 says, empty for nothing. Raises `ValueError` (with no value in it) when it cannot be used."""
     kind = obx.get(2).upper()
-    measure = unit(codings(obx, 6), reading.peer.settings.units, reading.tables.units) or (local.unit if local else "")
     if obx.count(5) > 1:
         raise ValueError("a vital sign with several values")
-    if not obx.raw(5).strip() or obx.is_null(5):
+    if not _says_something(obx):
         return []
+    measure = unit(codings(obx, 6), reading.peer.settings.units, reading.tables.units) or (local.unit if local else "")
     if local and local.values:
         for word in (obx.get(5), obx.get(5, 2)):
             if word in local.values:

@@ -16,7 +16,7 @@ from connectors.hl7.mapping.codes import (
     known_unit,
 )
 from connectors.hl7.mapping.vitals import number
-from processors.events import DeadLetterEvent, Observation, ScoreEvent, VitalsEvent
+from processors.events import DeadLetterEvent, News2, Observation, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from processors.vitals import Reading, read
 from tests import bedside
@@ -42,9 +42,12 @@ def one(*lines: str, **peer: object) -> Observation:
 
 
 def trouble(*lines: str, **peer: object) -> str:
+    """Return what the dead letter says of a value that cannot be read; the set says the same, and nothing of the value."""
     outcome = reader(**peer)(vitals(*lines))
-    assert sets(outcome) == []
     (letter,) = letters(outcome)
+    said = [each for event in sets(outcome) for each in event.observations]
+    assert said and {(each.value, each.unit, each.comparator) for each in said} == {(None, "", "")}
+    assert {each.refused for each in said} == {letter.message.partition(": ")[2]}
     return letter.message
 
 
@@ -213,7 +216,9 @@ def test_values_that_cannot_be_used(kind: str, value: str, reason: str) -> None:
 def test_the_rest_of_the_message_is_used_and_the_dead_letter_holds_the_original() -> None:
     raw = vitals(PULSE, obx("8310-5^T^LN", "hot", "Cel", number=2), obx("9279-1^RR^LN", "quick", number=3))
     outcome = reader()(raw)
-    assert [o.code for event in sets(outcome) for o in event.observations] == ["8867-4"]
+    assert [(o.code, o.value, o.refused) for event in sets(outcome) for o in event.observations] == [
+        ("8867-4", 80.0, ""), ("8310-5", None, "not a number"), ("9279-1", None, "not a number"),
+    ]  # fmt: skip
     (letter,) = letters(outcome)
     assert letter.stage == "map"
     assert letter.message == "OBX[2]-5: not a number; OBX[3]-5: not a number"
@@ -239,6 +244,7 @@ def test_the_statuses_that_matter_most() -> None:
 def test_a_status_without_a_value_is_passed_on(letter: str, status: str) -> None:
     observation = one(obx("8867-4^HR^LN", "", "/min", status=letter))
     assert (observation.value, observation.status) == (None, status)
+    assert observation.refused == ("cannot be obtained" if letter == "X" else "")
 
 
 @pytest.mark.parametrize("value", ["", '""', "  "])
@@ -255,7 +261,9 @@ def test_a_correction_to_null_deletes_what_it_corrects(letter: str) -> None:
 
 
 def test_a_correction_without_a_value_is_not_passed_over_in_silence() -> None:
-    assert trouble(obx("8867-4^HR^LN", "", "/min", status="C")) == "OBX-5: a correction without a value"
+    line = obx("8867-4^HR^LN", "", "/min", status="C")
+    assert trouble(line) == "OBX-5: a correction without a value"
+    assert [o.status for event in sets(reader()(vitals(line))) for o in event.observations] == ["corrected"]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +278,7 @@ def test_a_cancelled_order_takes_its_vital_signs_back(letter: str, value: str, s
     (event,) = outcome.events  # and nothing of where the patient lies: all of it is taken back
     assert isinstance(event, VitalsEvent)
     assert [(each.value, each.status) for each in event.observations] == [(float(value) if value == "80" else None, status)]
+    assert event.observations[0].refused == ""  # an order is cancelled for any reason
 
 
 CANCELLED = "OBR|1||F9|VS^Vitals|||20260302095500+0000" + "|" * 18 + "X"
@@ -314,6 +323,68 @@ def test_what_takes_a_vital_sign_back_withdraws_its_alert(letter: str, value: st
     taken = vitals(line.replace("135", value).replace("|F|", f"|{letter}|"), **({"obr": obr} if obr else {}))
     ended = [step for event in read_one(taken).events for step in bedside.steps(watch.say(event))]
     assert [state for _, state, _ in ended] == ["withdrawn"]
+
+
+WELL = {
+    "9279-1": ("NM", "16", "/min"), "59408-5": ("NM", "97", "%"), "3151-8": ("NM", "0", "L/min"), "8480-6": ("NM", "120", "mm[Hg]"),
+    "8867-4": ("NM", "70", "/min"), "67775-7": ("ST", "Alert", ""), "8310-5": ("NM", "36.8", "Cel"),
+}  # fmt: skip
+
+
+def score_after(code: str, kind: str, value: str, unit: str, status: str = "F", *, later: bool = True) -> News2:
+    """Score a well set, and (unless it is of the same set and time) 5 minutes later another, whose reading of `code` is this."""
+    read_one, watch = reader(), bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    watch.say(bedside.context(birth_date="1950-03-21", patient=sets(read_one(vitals(PULSE)))[0].patient_id))
+    scores: list[ScoreEvent] = []
+    changed = {code: (kind, value, unit)}
+    for minute, signs in ((50, WELL), (55, {**WELL, **changed} if later else {"8867-4": ("NM", "70", "/min"), **changed})):
+        lines = [
+            obx(f"{each}^x^LN", said, of, kind=how, number=n, status=status if minute == 55 and each == code else "F")
+            for n, (each, (how, said, of)) in enumerate(signs.items(), 1)
+        ]
+        outcome = read_one(
+            vitals(*lines, obr=f"OBR|1||F{minute}|VS^Vitals|||2026030209{minute}00+0000", control_id=f"M{minute}")
+        )
+        scores += [
+            made
+            for event in outcome.events
+            if isinstance(event, VitalsEvent)
+            for made in watch.say(event)
+            if isinstance(made, ScoreEvent)
+        ]
+    news2 = scores[-1].news2
+    assert news2 is not None
+    return news2
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "value", "unit", "status", "missing", "reason"),
+    [
+        ("67775-7", "ST", "Drowsy", "", "F", "consciousness", "not a level of responsiveness that is known (ACVPU)"),
+        ("67775-7", "ST", "unable to assess", "", "F", "consciousness", "not a level of responsiveness that is known (ACVPU)"),
+        ("59408-5", "ST", "<85", "%", "F", "spo2", "a comparator leaves the value open"),
+        ("9279-1", "ST", "?26", "/min", "F", "respiratory_rate", "not a number"),
+        ("3151-8", "ST", "4 L NC weaning", "L/min", "F", "oxygen", "not a number"),
+        ("59408-5", "ST", "", "%", "X", "spo2", "cannot be obtained"),
+        ("67775-7", "ST", "", "", "X", "consciousness", "cannot be obtained"),
+        ("8480-6", "NM", "", "mm[Hg]", "C", "systolic", "a correction without a value"),
+    ],
+)
+@pytest.mark.parametrize("later", [True, False])
+def test_a_newest_reading_that_cannot_be_read_leaves_no_older_one_as_normal(
+    code: str, kind: str, value: str, unit: str, status: str, missing: str, reason: str, later: bool
+) -> None:
+    news2 = score_after(code, kind, value, unit, status, later=later)
+    assert (news2.total, news2.at_least, news2.missing) == (0, True, (missing,))
+    assert [(one.name, one.reason) for one in news2.refused] == [(missing, reason)]
+
+
+@pytest.mark.parametrize(("value", "status"), [("", "F"), ("70", "O"), ("", "N")])
+def test_what_says_nothing_leaves_what_was_known(value: str, status: str) -> None:
+    """Many senders write a row for all that a chart has room for."""
+    news2 = score_after("8867-4", "NM", value, "/min", status)
+    assert (news2.total, news2.at_least) == (0, False)
 
 
 def test_order_detail_is_no_result() -> None:
@@ -462,8 +533,14 @@ def test_a_flow_of_oxygen_as_charts_say_it(value: str) -> None:
     assert (observation.value, observation.unit) == (2.0, "L/min")
 
 
-def test_unknown_responsiveness_is_not_assumed() -> None:
-    assert trouble(obx("67775-7^ACVPU^LN", "sleepy", kind="ST")).startswith("OBX-5: not a level of responsiveness")
+@pytest.mark.parametrize("word", ["Drowsy", "sleepy but rousable", "unable to assess", "GCS 15"])
+def test_unknown_responsiveness_is_not_assumed(word: str) -> None:
+    line = obx("67775-7^ACVPU^LN", word, kind="ST")
+    assert trouble(line) == "OBX-5: not a level of responsiveness that is known (ACVPU)"
+    (event,) = sets(reader()(vitals(line)))
+    assert word.casefold() not in event.model_dump_json().casefold()
+    drowsy = {"67775-7": {"loinc": "67775-7", "values": {word: "V"}}}  # the site may say what it means
+    assert one(line, codes=drowsy).value == "V"
 
 
 def test_room_air_as_a_coded_value() -> None:
@@ -553,7 +630,9 @@ def test_ambiguous_local_time_is_flagged() -> None:
 
 
 def test_a_time_that_is_none_is_not_replaced_by_a_guess() -> None:
-    assert trouble(obx("8867-4^HR^LN", "80", "/min", at="yesterday")) == "OBX-14: time of a vital sign: not an HL7 timestamp"
+    outcome = reader()(vitals(obx("8867-4^HR^LN", "80", "/min", at="yesterday")))
+    assert [each.message for each in letters(outcome)] == ["OBX-14: time of a vital sign: not an HL7 timestamp"]
+    assert sets(outcome) == []
 
 
 def test_a_day_alone_gives_way_to_the_orders_time() -> None:
