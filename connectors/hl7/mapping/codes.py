@@ -127,7 +127,7 @@ def _codings(parts: tuple[str, ...]) -> tuple[Coded, ...]:
 
 
 class Conflict(ValueError):
-    """The codings of one observation mean different things. `codes`: the LOINC codes that it may be of."""
+    """The codings of one observation, or of its unit, mean different things. `codes`: the LOINC codes that it may be of."""
 
     def __init__(self, reason: str, *codes: str) -> None:
         super().__init__(reason)
@@ -139,7 +139,8 @@ def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode])
 
     "" when no coding is a vital sign.
 
-    The sender's own table wins, then LOINC, then MDC. Raises `Conflict` when an MDC code and its reference id disagree.
+    The sender's own table wins; else the first of LOINC and MDC. Raises `Conflict` when they name different vital signs (not when
+    one says more: pulse by oximeter beside heart rate), or an MDC code and its reference id disagree.
     """
     for table in tables:
         for code, _, system in coded if table else ():
@@ -150,17 +151,21 @@ def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode])
 
 @lru_cache(maxsize=8192)
 def _standard_code(coded: tuple[Coded, ...]) -> str:
+    found: dict[str, str] = {}  # what is measured -> the first code that says so
     for code, text, system in coded:
+        meant = ""
         if code in VITAL_SIGNS or code in BLOOD_PRESSURE:
-            if system in ("SCT" if code == loinc.ACVPU_SNOMED else "LN", ""):
-                return code
+            meant = code if system in ("SCT" if code == loinc.ACVPU_SNOMED else "LN", "") else ""
         elif system == "MDC" or text.startswith("MDC_"):
             by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")
             if by_code and by_name and by_code != by_name:
                 raise Conflict("MDC code and reference id name different observations", by_code, by_name)
-            if by_code or by_name:
-                return by_code or by_name
-    return ""
+            meant = by_code or by_name
+        if meant:
+            found.setdefault(loinc.LOINC[BLOOD_PRESSURE.get(meant, (meant,))[0]].quantity, meant)
+    if len(found) > 1:
+        raise Conflict("its codes name different vital signs", *found.values())
+    return next(iter(found.values()), "")
 
 
 # ----------------------------------------------------------------------------------------------------------------- units
@@ -184,7 +189,7 @@ _UCUM: Final = _spellings()
 def unit(coded: tuple[Coded, ...], *tables: Mapping[str, str]) -> str:
     """Return the UCUM code of OBX-6, or the sender's text as it is when no table knows it: the lane says what it makes of it.
 
-    `tables` are the site's own, by the unit as sent.
+    `tables` are the site's own, by the unit as sent. Raises `Conflict` when code, text or alternates are different units.
     """
     for table in tables:
         for code, text, _ in coded if table else ():
@@ -195,6 +200,9 @@ def unit(coded: tuple[Coded, ...], *tables: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=8192)
 def _standard_unit(coded: tuple[Coded, ...]) -> str:
+    known = {found for code, text, _ in coded for name in (code, text) if (found := known_unit(name))}
+    if len(known) > 1:
+        raise Conflict("its unit's code and words are different units")
     for code, text, system in coded:
         for name in (code, text):
             if found := known_unit(name):

@@ -132,7 +132,8 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         else:
             values = refused(codes, str(conflict)) if _says_something(obx) else []
     except ValueError as error:
-        reading.trouble(str(error), obx.at(5))
+        place = (6, Condition.TABLE_VALUE_NOT_FOUND) if isinstance(error, Conflict) else (5, Condition.DATA_TYPE)
+        reading.trouble(str(error), obx.at(place[0]), place[1])
         values = refused(codes, unobtainable or str(error))
     if not values:
         if letter in ("F", ""):

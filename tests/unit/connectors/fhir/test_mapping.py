@@ -155,6 +155,22 @@ def test_a_newest_observation_that_cannot_be_read_leaves_no_older_one_as_normal(
 
 
 @pytest.mark.parametrize(
+    ("change", "place", "refused"),
+    [
+        ({"code": {"coding": [*concept("8867-4")["coding"], *concept("9279-1")["coding"]]}}, "code", ["8867-4", "9279-1"]),
+        ({"code": concept("8480-6"), "valueQuantity": quantity(16, "mm[Hg]", unit="kPa")}, "valueQuantity", ["8480-6"]),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change, place, refused):
+    outcome = handle(observation(**change))
+    (letter,) = letters(outcome)
+    assert letter.message.startswith(f"Observation.{place}: its ")
+    assert [(code, value) for code, value, _ in said(outcome)] == [(code, None) for code in refused]
+    both = concept("59408-5")["coding"] + concept("2708-6")["coding"]
+    assert said(handle(observation(code={"coding": both}, valueQuantity=quantity(97, "%")))) == [("59408-5", 97, "")]
+
+
+@pytest.mark.parametrize(
     ("element", "value"),
     [
         ({"valueQuantity": quantity(60, comparator="<")}, None),

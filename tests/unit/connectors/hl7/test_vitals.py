@@ -158,6 +158,47 @@ def test_code_and_reference_id_that_disagree() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("9279-1^Resp^LN^147842^MDC_ECG_HEART_RATE^MDC", ["9279-1", "8867-4"]),
+        ("8867-4^HR^LN^9279-1^RR^LN", ["8867-4", "9279-1"]),
+        ("3151-8^Flow^LN^3150-6^FiO2^LN", ["3151-8", "3150-6"]),  # 2 L/min or 2 %
+        ("85354-9^BP^LN^8867-4^HR^LN", ["8480-6", "8462-4", "8867-4"]),
+        ("150456^MDC_ECG_HEART_RATE^MDC", ["59408-5", "8867-4"]),
+    ],
+)
+def test_codes_of_different_vital_signs_are_refused_whichever_is_meant(code: str, named: list[str]) -> None:
+    line = obx(code, "80", "/min")
+    assert trouble(line).startswith("OBX-3: ")
+    assert [o.code for event in sets(reader()(vitals(line))) for o in event.observations] == named
+    assert reader()(vitals(obx(code, "", "/min"))).verdict == "dead-letter"  # nothing was said of either
+
+
+@pytest.mark.parametrize(
+    ("code", "read_as"),
+    [
+        ("59408-5^SpO2^LN^2708-6^SaO2^LN", "59408-5"),  # as the vital signs profile of FHIR asks for
+        ("8867-4^HR^LN^149530^MDC_PULS_OXIM_PULS_RATE^MDC", "8867-4"),
+        ("8480-6^SBP^LN^150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "8480-6"),
+        ("8867-4^HR^LN^150388^MDC_TEMP_SKIN^MDC", "8867-4"),  # of which we know nothing
+    ],
+)
+def test_codes_that_say_the_same_more_exactly_are_no_contradiction(code: str, read_as: str) -> None:
+    assert one(obx(code, "97", "")).code == read_as
+
+
+@pytest.mark.parametrize("unit", ["mm[Hg]^kPa^UCUM", "mmHg^^^kPa^^UCUM", "kPa^mmHg"])
+def test_a_unit_that_contradicts_itself_is_refused(unit: str) -> None:
+    assert trouble(obx("8480-6^SBP^LN", "16", unit)) == "OBX-6: its unit's code and words are different units"
+
+
+def test_a_unit_that_is_said_twice_is_one() -> None:
+    assert one(obx("8480-6^SBP^LN", "120", "mm[Hg]^mmHg^UCUM^266016^MDC_DIM_MMHG^MDC")).unit == "mm[Hg]"
+    contradicts = obx("8480-6^SBP^LN", "16", "mm[Hg]^kPa^UCUM")
+    assert one(contradicts, units={"mm[Hg]": "kPa"}).unit == "kPa"  # the site knows
+
+
 def test_local_codes() -> None:
     codes = {"HR": {"loinc": "8867-4", "unit": "/min"}, "O2^99ICU": {"loinc": "3151-8", "unit": "L/min", "values": {"RA": 0}}}
     assert one(obx("HR^Pulse^L", "80"), codes=codes) == Observation(code="8867-4", value=80.0, unit="/min")
@@ -368,6 +409,7 @@ def score_after(code: str, kind: str, value: str, unit: str, status: str = "F", 
         ("3151-8", "ST", "4 L NC weaning", "L/min", "F", "oxygen", "not a number"),
         ("59408-5", "ST", "", "%", "X", "spo2", "cannot be obtained"),
         ("67775-7", "ST", "", "", "X", "consciousness", "cannot be obtained"),
+        ("8480-6", "NM", "16", "mm[Hg]^kPa^UCUM", "F", "systolic", "its unit's code and words are different units"),
         ("8480-6", "NM", "", "mm[Hg]", "C", "systolic", "a correction without a value"),
     ],
 )
