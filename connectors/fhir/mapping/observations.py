@@ -36,7 +36,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.facts import STANDARD
-from connectors.hl7.mapping.vitals import Value, bounded, measured, number, pressures, refused
+from connectors.hl7.mapping.vitals import Value, bounded, measured, number, oxygen, pressures, refused
 from connectors.hl7.settings import ContextCode, LocalCode
 from processors import loinc
 from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
@@ -310,6 +310,8 @@ def _values(code: str, local: LocalCode | None, name: str, value: Any) -> list[V
         return [Value(code, letter)]
     if code in OXYGEN and room_air(coded):
         return [Value(code, "air")]
+    if code in OXYGEN and (amount := oxygen(code, coded, measure)):
+        return [amount]
     if name == "valueQuantity" and isinstance(value, dict):
         return [bounded(code, _number(value.get("value")), _unit(value) or measure, text(value.get("comparator")))]
     if name == "valueString":

@@ -4,6 +4,7 @@ LOINC codes and answer codes: https://loinc.org. MDC codes and reference ids: IS
 as IHE PCD-01 sends them in OBX-3 (`150456^MDC_PULS_OXIM_SAT_O2^MDC`) and OBX-6. HL7 tables by number.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -235,6 +236,28 @@ def responsiveness(coded: Iterable[Coded]) -> str:
 def room_air(coded: Iterable[Coded]) -> bool:
     """Whether a coded value says that the patient breathes air."""
     return any(word.strip().casefold() in loinc.ROOM_AIR for code, text, _ in coded for word in (code, text))
+
+
+# How oxygen is given, and the words around it, as charts write a flow: `4 L NC`, `2L/min O2 via face mask`, `15 L NRB`. They say
+# nothing of how much, so what is left without them must be an amount, or no more than that it is oxygen. Not here: what may be
+# followed by a pressure (CPAP, BiPAP), and what is not certainly a way to give oxygen.
+_WAYS: Final = re.compile(
+    r"\b(?:(?P<gas>oxygen|o2)|via|by|per|through|with|of|on|at|fio2"
+    r"|high[- ]flow|nasal (?:cannulae?|cannulas|canula|prongs?|specs?|spectacles)|nc|np|hfnc|hfno|optiflow"
+    r"|(?:simple )?(?:face ?|venturi ?|venti ?)?mask|fm|venturi"
+    r"|non[- ]?rebreath(?:er|ing)(?: mask)?|nrb|nrbm|reservoir mask|(?:trach|tracheostomy) (?:mask|collar)|humidified)\b"
+)
+
+
+def oxygen_without_ways(text: str) -> tuple[str, bool] | None:
+    """Return a charted flow or share of oxygen without how it is given, and whether it says that it is oxygen; None: no such words.
+
+    `4 L NC` -> `4 l`, `oxygen via mask` -> ``.
+    """
+    words = re.sub(r"[(),;:](?!\d)", " ", text.casefold())
+    rest = _WAYS.sub(" ", words)
+    gas = any(found["gas"] for found in _WAYS.finditer(words))
+    return None if rest == words else (" ".join(rest.split()), gas)
 
 
 # ------------------------------------------------------------------------------------------------------------- statuses

@@ -33,10 +33,12 @@ from connectors.hl7.mapping.codes import (
     OXYGEN,
     PRESSURES,
     UNSURE,
+    Coded,
     Conflict,
     codings,
     known_unit,
     observation_code,
+    oxygen_without_ways,
     responsiveness,
     room_air,
     unfit,
@@ -47,6 +49,7 @@ from connectors.hl7.mapping.standing import letter_of
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
+from processors.loinc import ON_OXYGEN, ROOM_AIR
 from processors.vitals import one_band
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
@@ -240,6 +243,8 @@ def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None)
         return [Value(loinc, letter)]
     if loinc in OXYGEN and room_air(codings(obx, 5)):
         return [Value(loinc, "air")]
+    if loinc in OXYGEN and kind != "SN" and (amount := oxygen(loinc, codings(obx, 5), measure)):
+        return [amount]
     if kind == "SN":
         return [_structured(obx, loinc, measure)]
     if kind in _CODED_TYPES:
@@ -263,6 +268,24 @@ def measured(code: str, text: str, measure: str) -> Value:
         if not trailing or not (stuck := known_unit(trailing[2])) or (measure and measure != stuck):
             raise
         return bounded(code, number(trailing[1]), stuck, comparator)
+
+
+def oxygen(code: str, coded: Iterable[Coded], measure: str) -> Value | None:
+    """Read oxygen as charts write it, with how it is given: `4 L NC`, `2L by mask`, `O2: RA`, `oxygen`. None where none is said.
+
+    Raises `ValueError` (with no value in it) for words beside it that are no amount: whatever they say, it is not read past them.
+    """
+    for word in (word for one in coded for word in one[:2]):
+        if (found := oxygen_without_ways(word)) is None:
+            continue
+        amount, gas = found
+        if amount in ROOM_AIR:
+            return Value(code, "air")
+        if amount:
+            return measured(code, amount, measure)
+        if gas:
+            return Value(code, ON_OXYGEN)
+    return None
 
 
 def bounded(code: str, value: float, measure: str, comparator: str) -> Value:

@@ -203,6 +203,8 @@ def test_values_that_can_and_cannot_be_used(element, value):
     ("code", "words", "expected"),
     [
         ("3151-8", "2L", [("3151-8", 2.0, "L/min")]),
+        ("3151-8", "2L by mask", [("3151-8", 2.0, "L/min")]),
+        ("3151-8", "4 L NC", [("3151-8", 4.0, "L/min")]),
         ("8310-5", "37,2 °C", [("8310-5", 37.2, "Cel")]),
         ("85354-9", "85/40 mmHg", [("8480-6", 85.0, "mm[Hg]"), ("8462-4", 40.0, "mm[Hg]")]),
         ("8480-6", "85/40", [("8480-6", 85.0, ""), ("8462-4", 40.0, "")]),
@@ -213,7 +215,7 @@ def test_a_value_in_words(code, words, expected):
     assert [(one.code, one.value, one.unit) for one in found] == expected
 
 
-@pytest.mark.parametrize(("code", "words"), [("85354-9", "85"), ("8462-4", "85/40"), ("3151-8", "2L by mask")])
+@pytest.mark.parametrize(("code", "words"), [("85354-9", "85"), ("8462-4", "85/40"), ("3151-8", "2L till noon")])
 def test_words_that_are_no_value(code, words):
     outcome = handle(observation(code, valueQuantity=None, valueString=words))
     assert (len(letters(outcome)), outcome.code, {value for _, value, _ in said(outcome)}) == (1, 201, {None})
@@ -269,6 +271,8 @@ def test_a_bad_component_does_not_take_the_good_one_with_it():
         ("67775-7", concept("300202002", "http://snomed.info/sct"), "V"),
         ("67775-7", {"text": "Unresponsive"}, "U"),
         ("3151-8", {"text": "room air"}, "air"),
+        ("3151-8", {"text": "4 L NC"}, 4),
+        ("3151-8", {"text": "Oxygen via nasal cannula"}, "oxygen"),
     ],
 )
 def test_coded_values(code, value, expected):

@@ -422,6 +422,11 @@ def test_a_newest_reading_that_cannot_be_read_leaves_no_older_one_as_normal(
     assert [(one.name, one.reason) for one in news2.refused] == [(missing, reason)]
 
 
+def test_oxygen_by_nasal_cannula_is_oxygen() -> None:
+    news2 = score_after("3151-8", "ST", "4 L NC", "L/min")
+    assert (news2.total, news2.at_least) == (2, False)
+
+
 @pytest.mark.parametrize(("value", "status"), [("", "F"), ("70", "O"), ("", "N")])
 def test_what_says_nothing_leaves_what_was_known(value: str, status: str) -> None:
     """Many senders write a row for all that a chart has room for."""
@@ -573,6 +578,52 @@ def test_a_code_of_another_system_is_no_vital_sign() -> None:
 def test_a_flow_of_oxygen_as_charts_say_it(value: str) -> None:
     observation = one(obx("3151-8^O2 flow^LN", value, kind="ST"))
     assert (observation.value, observation.unit) == (2.0, "L/min")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "said"),
+    [
+        *((text, "L/min", (4.0, "L/min")) for text in ("4 L NC", "NC 4L", "4L/min via nasal cannula", "O2 4 lpm", "NC 4")),
+        ("4 L NC", "", (4.0, "L/min")),
+        ("2L by mask", "", (2.0, "L/min")),
+        ("2 litres of oxygen via face mask", "", (2.0, "L/min")),
+        ("15 L NRB", "", (15.0, "L/min")),
+        ("15L (non-rebreather mask)", "", (15.0, "L/min")),
+        ("0.5 L/min, nasal prongs", "", (0.5, "L/min")),
+        ("high flow nasal cannula 40 L/min", "", (40.0, "L/min")),
+        ("0 L NC", "", (0.0, "L/min")),
+        ("35% venturi", "", (35.0, "%")),
+        ("on oxygen", "", ("oxygen", "")),
+        ("O2 via NC", "L/min", ("oxygen", "")),
+        ("O2: RA", "", ("air", "")),
+        ("on room air", "", ("air", "")),
+    ],
+)
+def test_oxygen_as_charts_say_how_it_is_given(text: str, unit: str, said: tuple[float | str, str]) -> None:
+    code = "3150-6^FiO2^LN" if "%" in text else "3151-8^O2 flow^LN"
+    for observation in (one(obx(code, text, unit, kind="ST")), one(obx(code, f"X^{text}^L", unit, kind="CWE"))):
+        assert (observation.value, observation.unit) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "nasal cannula",
+            "4L NC weaned off",
+            "was on 4L",
+            "no oxygen",
+            "oxygen off",
+            "O2 PRN",
+            "2-4 L NC",
+            "CPAP 10",
+            "RA 2L NC",
+        ),
+        *("<1 L NC", "O2 92% on 4L", "60L/40% HFNC"),
+    ],
+)
+def test_of_oxygen_nothing_is_guessed(text: str) -> None:
+    assert trouble(obx("3151-8^O2 flow^LN", text, "L/min", kind="ST")).startswith("OBX-5: ")
 
 
 @pytest.mark.parametrize("word", ["Drowsy", "sleepy but rousable", "unable to assess", "GCS 15"])
