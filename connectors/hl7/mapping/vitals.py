@@ -128,7 +128,8 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         if status in _CHANGED:  # passed on all the same: as of now it is what is known
             reading.trouble(f"corrected {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
     codes = conflict.codes if conflict else BLOOD_PRESSURE.get(loinc, (loinc,))
-    unobtainable = _UNOBTAINABLE if obx.get(11).upper() == "X" else ""  # not where only its order is cancelled
+    # not where only its order is cancelled, nor where a device says that it measures nothing
+    unobtainable = _UNOBTAINABLE if obx.get(11).upper() == "X" and not invalid else ""
     try:
         if conflict is None:
             values = _values(reading, obx, loinc, local)

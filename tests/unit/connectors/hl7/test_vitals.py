@@ -116,6 +116,8 @@ def test_a_correction_that_says_so_takes_back_what_it_corrects() -> None:
     corrected = PULSE.replace("|F|", "|C|")
     assert one(flagged(corrected, "INV")).status == "entered-in-error"
     assert one(flagged(PULSE.replace("|F|", "|X|"), "INV")).status == "cancelled"
+    none = one(flagged(obx("8867-4^HR^LN", "", "/min", status="X"), "NAV"))
+    assert (none.status, none.value, none.refused) == ("cancelled", None, "")
 
 
 @pytest.mark.parametrize(
