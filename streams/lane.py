@@ -58,7 +58,8 @@ class Outcome:
     events: Sequence[Event] = ()
     effect: Any = None
     error: VigilError | None = None
-    word: str = "ok"  # for the audit: ok, duplicate, cancelled, ...
+    word: str = "ok"  # for the audit: ok, duplicate, cancelled, ...; of the first event, or of the input where there is none
+    others: str = "ok"  # likewise, of the events after the first
     model: ModelIdentity | None = None  # who answered; the lane's own model where it is not said
 
 

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from connectors.deliver.settings import ReceiverSettings
@@ -17,6 +17,8 @@ log = logging.getLogger("vigil.deliver")
 
 _REMEMBERED: Final = 10_000  # alerts that were sent, so that their further steps are, whatever the filter
 _ENDS: Final = frozenset({"resolved", "declined", "withdrawn"})
+_OF_PARTITIONS: Final = frozenset({"feed-stopped", "feed-late", "monitoring-blind"})
+_ONE_CAUSE: Final = timedelta(minutes=15)  # within which partitions tell of the same outage or feed
 
 
 @dataclass(slots=True)
@@ -53,26 +55,60 @@ class Step:
         return self.event.decided_at if isinstance(self.event, AlertEvent) else self.event.received_at
 
 
+@dataclass(slots=True)
+class _Cause:
+    """What several partitions tell of: the alert that speaks for all of them, when it was raised, and which have told."""
+
+    alert_id: str
+    at: datetime
+    partitions: set[int]
+
+
 class Filter:
-    """Which alerts a receiver gets. A site's filter must not leave a receiver with an alert that it believes to be going on."""
+    """Which alerts a receiver gets. A site's filter must not leave a receiver with an alert that it believes to be going on.
+
+    One outage, and one feed that is silent or late, is one notice: of the partitions that tell of it at the same time the first
+    speaks for all. That is remembered by this process alone, so each of several workers may tell once.
+    """
 
     def __init__(self, settings: ReceiverSettings) -> None:
         self._settings = settings
         self._sent: OrderedDict[str, None] = OrderedDict()
+        self._causes: dict[tuple[str, str], _Cause] = {}
+        self._spoken_for: OrderedDict[str, None] = OrderedDict()
 
     def takes(self, alert: AlertEvent) -> bool:
         """Tell whether the receiver gets this step; remembers that it did."""
+        if alert.kind in _OF_PARTITIONS and self._is_spoken_for(alert):
+            return False
         own = self._settings
         told = {alert.route, *alert.routes}  # an alert that climbed and then gets graver or ends, does so for them too
         here = (not own.wards or alert.location.ward in own.wards) and (not own.routes or not told.isdisjoint(own.routes))
         grave = not own.severities or alert.severity in own.severities or alert.state in _ENDS
         if not (here and grave) and alert.alert_id not in self._sent:
             return False
-        self._sent[alert.alert_id] = None
-        self._sent.move_to_end(alert.alert_id)
-        if len(self._sent) > _REMEMBERED:
-            self._sent.popitem(last=False)
+        _remember(self._sent, alert.alert_id)
         return True
+
+    def _is_spoken_for(self, alert: AlertEvent) -> bool:
+        if alert.state != "raised" or alert.alert_id in self._spoken_for:
+            return alert.alert_id in self._spoken_for
+        cause, partition = self._causes.get((alert.kind, alert.peer)), alert.source.partition
+        if cause is not None and cause.alert_id == alert.alert_id:
+            return False
+        if cause is None or partition in cause.partitions or abs(alert.decided_at - cause.at) > _ONE_CAUSE:
+            self._causes[alert.kind, alert.peer] = _Cause(alert.alert_id, alert.decided_at, {partition})
+            return False
+        cause.partitions.add(partition)
+        _remember(self._spoken_for, alert.alert_id)
+        return True
+
+
+def _remember(known: OrderedDict[str, None], one: str) -> None:
+    known[one] = None
+    known.move_to_end(one)
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)
 
 
 class Holding:

@@ -296,13 +296,14 @@ class PartitionWorker(Generic[E]):
         for one, outcome in zip(inputs, outcomes, strict=True):
             entries = answered.setdefault(outcome.model or self.lane.model, [])
             if outcome.error is not None:
-                entries.append((one.record.offset, self._entry(one, "", "dead-letter")))
+                entries.append((one.record.offset, self._entry(one, None, "dead-letter")))
                 continue
             traceparent = self._traces[id(one.record)].header
             for event in outcome.events:
                 messages.append(self._outbox.encode(event, time=time_header, traceparent=traceparent))
-            output = outcome.events[0].id if outcome.events else one.event.id
-            entries.append((one.record.offset, self._entry(one, output, outcome.word)))
+            first, *others = outcome.events or (None,)
+            entries.append((one.record.offset, self._entry(one, first, outcome.word)))
+            entries += [(one.record.offset, self._entry(one, event, outcome.others)) for event in others]
         for model, entries in answered.items():
             audit = prediction_audit(
                 [entry for _, entry in entries],
@@ -316,13 +317,14 @@ class PartitionWorker(Generic[E]):
             messages.append(self._outbox.encode(audit, time=time_header))
         return messages
 
-    def _entry(self, one: Input[E], output_id: str, word: str) -> AuditEntry:
+    def _entry(self, one: Input[E], output: Event | None, word: str) -> AuditEntry:
+        about = output or one.event
         return AuditEntry(
-            event_id=output_id or one.event.id,
+            event_id=about.id,
             input_id=one.event.id,
             input_digest=one.digest,
             outcome=word,
-            patient_id=getattr(one.event, "patient_id", ""),
+            patient_id=getattr(about, "patient_id", ""),
         )
 
     def _dead(self, dead: Dead, now: datetime) -> Message:

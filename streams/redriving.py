@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.errors import Permanent
 from processors.events import (
+    AlertEvent,
     AuditEntry,
     AuditEvent,
     DeadLetterEvent,
@@ -52,6 +53,17 @@ NO_INPUT = "its topic is no input of this site's lanes"
 YOUNG = "vitals that could still alert live; they can be redriven when they are history"
 REPLACED = "a newer version is on its topic and would be overwritten"
 UNKNOWN = "its topic no longer shows whether a newer version came (--unverified)"
+
+
+@dataclass(frozen=True, slots=True)
+class Concerned:
+    """A patient whom letters are about: how many, the newest's time and reason, and of a delivery's the alert that is untold."""
+
+    patient_id: str
+    letters: int
+    failed_at: datetime
+    message: str
+    alert: AlertEvent | None
 
 
 @dataclass(slots=True)
@@ -136,6 +148,22 @@ class DeadLetters:
         """Return the original value, once it is on record who asked for it and why."""
         await self._audit("access", [letter], "shown", reason)
         return original(letter.event)
+
+    async def concerned(self, which: Which, reason: str, *, states: Sequence[State] = ("open",)) -> list["Concerned"]:
+        """Return whom letters are about, the newest failure first, once it is on record who asked and why.
+
+        Of a delivery's letter the alert that was not told is named.
+        """
+        found = (await self.look(which, states=states, whole=True)).letters
+        letters = [letter for letter in found if _patient(letter.event)]
+        await self._audit("access", letters, "shown", reason)
+        by_patient: dict[str, list[Letter]] = defaultdict(list)
+        for letter in sorted(letters, key=lambda one: one.event.failed_at, reverse=True):
+            by_patient[_patient(letter.event)].append(letter)
+        return [
+            Concerned(patient, len(some), some[0].event.failed_at, some[0].event.message, _alert(some[0].event))
+            for patient, some in by_patient.items()
+        ]
 
     # ------------------------------------------------------------------------------------------------------------- redriving
 
@@ -381,6 +409,13 @@ def _replaces(topic: str, key: bytes | None, value: bytes | None) -> set[object]
     if body.get("relation") in ("replacement", "edit", "cancel"):
         things.add(body.get("replaces"))
     return {thing for thing in things if isinstance(thing, str)}
+
+
+def _alert(letter: DeadLetterEvent) -> AlertEvent | None:
+    try:
+        return AlertEvent.model_validate_json(original(letter) or b"") if letter.lane.startswith("deliver-") else None
+    except ValidationError:
+        return None
 
 
 def _patient(letter: DeadLetterEvent) -> str:

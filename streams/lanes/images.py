@@ -33,6 +33,7 @@ from streams.trial import Verdict
 Pixels = NDArray[np.uint8]
 
 TAKEN_BACK: Final = "withdrawn"  # what the audit says of a word that takes an image back
+TAKES_BACK: Final = "withdraws"  # of what an input says of other images
 # What an image's point tells of its version.
 _TOLD: Final = (
     *("version", "instance_uid", "study_uid", "patient_id", "encounter_id", "time", "processing"),
@@ -154,9 +155,13 @@ class ImagesToFindings(Lane[ImageEvent]):
         decided: dict[str, Version] | None = None
         while uids:
             remembered, held = await self._recall(uids)
-            for version in (*remembered.values(), *held.values(), *came):
+            for version in (*remembered.values(), *held.values()):
                 _take(known, version)
-            known |= {one.id: known[one.id].aimed(known.values()) for one in came if one.id not in remembered}
+            for version in came:  # one by one: as if each had come by itself
+                new = version.id not in known
+                _take(known, version)
+                if new:
+                    known[version.id] = version.aimed(known.values())
             await self._store.upsert(INSTANCES, [one.point() for one in known.values() if remembered.get(one.id) != one])
             if known == decided:
                 break
@@ -212,7 +217,7 @@ def _say(one: Input[ImageEvent], outcome: Outcome, known: dict[str, Version]) ->
         outcome.word, events = TAKEN_BACK, [withdrawal(version, version, model)]
     elif by is not None:
         outcome.word, events = OUTDATED, [withdrawal(version, by, model)]
-    pictures = (other for other in versions if not other.word)
+    pictures, outcome.others = (other for other in versions if not other.word), TAKES_BACK
     outcome.events = [
         *events,
         *(withdrawal(other, version, model) for other in pictures if withdrawn_by(other, versions) == version),

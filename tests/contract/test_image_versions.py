@@ -242,6 +242,15 @@ async def test_an_image_and_its_repeat_in_one_batch_are_one_coming(desk: Desk) -
     assert (await desk.owners(), desk.found(), desk.withdrawn()) == (["b"], {right.id: "b"}, {wrong.id: "a"})
 
 
+async def test_a_word_aims_at_what_was_known_when_it_came_in_one_batch_or_two(lane: ImagesToFindings) -> None:
+    for batch in (1, 2):
+        desk = await at(lane)
+        other, redriven, word = desk.image("b", 1), desk.image("a", 2), desk.word("a", 3)
+        await desk.come(other)
+        await desk.come(word, redriven, batch=batch)
+        assert (await desk.owners(), desk.withdrawn().get(other.id)) == ([], "b"), batch
+
+
 async def test_test_traffic_takes_back_nothing_real(desk: Desk) -> None:
     real, drill = desk.image("a", 1), desk.image("b", 2, processing="training")
     assert await desk.come(real, drill, desk.word("a", 3, processing="debugging")) == ["ok", "ok", "withdrawn"]

@@ -24,7 +24,7 @@ from streams import edge
 from streams.cli.connect import _dicom
 from streams.lanes.images import ImagesToFindings
 from streams.settings import Settings
-from tests import lanes
+from tests import clinic, lanes
 from tests.clinic import Clinic
 from tests.dicom_objects import encode, make, rejection
 from tests.integration.test_dicom_web import TYPE, body
@@ -154,5 +154,7 @@ async def check(site: Clinic, taken: set[tuple[str, str]]) -> set[str]:
     withdrawn = [one for one in findings if one["image_status"] != "final"]
     assert {(one["patient_id"], one["instance_uid"]) for one in withdrawn} == taken
     assert all(one["image_status"] == "entered-in-error" and one["reason"] and not one["findings"] for one in withdrawn)
+    audited = {event_id: entry for event_id, entry, _ in clinic.audited(await site.read("clinical.audit"))}
+    assert all(audited[one["id"]]["patient_id"] == one["patient_id"] for one in findings), "each can be found by its id"
     assert {record.key for record in records if record.value} == {one["patient_id"].encode() for one in findings}
     return {one["id"] for one in findings}
