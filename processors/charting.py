@@ -236,9 +236,7 @@ class Charting:
                     rejected.append(Rejected(code=one.code, reason=_TAKEN_BACK[status]))
                     continue
                 refuse(one.code, sign.parameter, at, status, one.refused, corrects=status in _CORRECTING)
-                if (
-                    status == "cancelled"
-                ):  # cannot be obtained: nor does what was said of that time stand, but what this set says
+                if status == "cancelled":  # nor does what others said of that time stand; what this set says does
                     meant = self._meant(patient, sign.parameter, "", status, stamp, at) if stamp in patient.stamps else at
                     older.append((meant, "", base + sign.preference, status, one.code, sign.parameter))
                 continue

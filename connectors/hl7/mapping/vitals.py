@@ -274,19 +274,18 @@ def measured(code: str, text: str, measure: str) -> Value:
 def oxygen(code: str, coded: Iterable[Coded], measure: str) -> Value | None:
     """Read oxygen as charts write it, with how it is given: `4 L NC`, `2L by mask`, `O2: RA`, `oxygen`. None where none is said.
 
-    Raises `ValueError` (with no value in it) for words beside it that are no amount: whatever they say, it is not read past them.
+    Raises `ValueError` (with no value in it) for words beside it that are no amount, or that differ: it is not read past them.
     """
-    for word in (word for one in coded for word in one[:2]):
-        if (found := oxygen_without_ways(word)) is None:
-            continue
-        amount, gas = found
-        if amount in ROOM_AIR:
-            return Value(code, "air")
-        if amount:
-            return measured(code, amount, measure)
-        if gas:
-            return Value(code, ON_OXYGEN)
-    return None
+    found: list[Value] = []
+    words = [word for one in coded for word in one[:2] if word]
+    told = [ways for word in words if (ways := oxygen_without_ways(word))]
+    for amount in dict.fromkeys(amount for amount, _ in told if amount):
+        found.append(Value(code, "air") if amount in ROOM_AIR else measured(code, amount, measure))
+    if len(set(found)) > 1:
+        raise ValueError("words of oxygen that differ")
+    if not found and len(told) == len(words) and any(gas for _, gas in told):  # nothing beside it that could say: none
+        return Value(code, ON_OXYGEN)
+    return found[0] if found else None
 
 
 def bounded(code: str, value: float, measure: str, comparator: str) -> Value:

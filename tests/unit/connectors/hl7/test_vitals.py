@@ -603,7 +603,7 @@ def test_a_flow_of_oxygen_as_charts_say_it(value: str) -> None:
 )
 def test_oxygen_as_charts_say_how_it_is_given(text: str, unit: str, said: tuple[float | str, str]) -> None:
     code = "3150-6^FiO2^LN" if "%" in text else "3151-8^O2 flow^LN"
-    for observation in (one(obx(code, text, unit, kind="ST")), one(obx(code, f"X^{text}^L", unit, kind="CWE"))):
+    for observation in (one(obx(code, text, unit, kind="ST")), one(obx(code, f"^{text}^L", unit, kind="CWE"))):
         assert (observation.value, observation.unit) == said
 
 
@@ -626,6 +626,12 @@ def test_oxygen_as_charts_say_how_it_is_given(text: str, unit: str, said: tuple[
 )
 def test_of_oxygen_nothing_is_guessed(text: str) -> None:
     assert trouble(obx("3151-8^O2 flow^LN", text, "L/min", kind="ST")).startswith("OBX-5: ")
+
+
+@pytest.mark.parametrize("coded", ["OXYGEN^Off^L", "O2^No supplemental oxygen^L", "2L NC^4L NC^L", "NC^Nasal cannula^L"])
+def test_of_a_code_and_its_text_both_are_heard(coded: str) -> None:
+    assert trouble(obx("3151-8^O2 flow^LN", coded, "L/min", kind="CWE")).startswith("OBX-5: ")
+    assert one(obx("3151-8^O2 flow^LN", "O2^4 L NC^L", "L/min", kind="CWE")).value == 4.0
 
 
 @pytest.mark.parametrize("word", ["Drowsy", "sleepy but rousable", "unable to assess", "GCS 15"])
