@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.errors import Permanent
+from models.errors import Permanent, Poison
 from processors.events import (
     AlertEvent,
     AuditEntry,
@@ -235,7 +235,10 @@ class DeadLetters:
                     for record in records:
                         source = redriven(record)
                         offset = record.offset if source is None else source.offset
-                        for thing in wanted.intersection(_replaces(topic.removeprefix(self._prefix), record.key, record.value)):
+                        things = wanted.intersection(_replaces(topic.removeprefix(self._prefix), record.key, record.value))
+                        if things and not _stands(topic.removeprefix(self._prefix), record):
+                            continue
+                        for thing in things:
                             if offset > newest.get(thing, (-1, None))[0]:
                                 newest[thing] = (offset, body_of(record.value).get("id"))
                 for letter in letters:
@@ -409,6 +412,17 @@ def _replaces(topic: str, key: bytes | None, value: bytes | None) -> set[object]
     if body.get("relation") in ("replacement", "edit", "cancel"):
         things.add(body.get("replaces"))
     return {thing for thing in things if isinstance(thing, str)}
+
+
+def _stands(topic: str, record: Any) -> bool:
+    """Tell whether a record takes another's place at all: one that no lane can read is a dead letter itself."""
+    if record.value is None:
+        return topic == PatientEvent.topic  # forgotten
+    try:
+        decode(PatientEvent if topic == PatientEvent.topic else NoteEvent, record)
+    except Poison:
+        return False
+    return True
 
 
 def _alert(letter: DeadLetterEvent) -> AlertEvent | None:
