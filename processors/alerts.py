@@ -243,7 +243,7 @@ def news2_detail(
         sentences.append(f"Missing, true total may be higher: {', '.join(NAMES[name] for name in score.missing)}.")
     for refused in score.refused:
         why = refused.reason.removeprefix("impossible: ")
-        sentences.append(f"{NAMES[refused.name]} of {refused.observed_at:%H:%M} UTC was not believed: {why}.")
+        sentences.append(f"{NAMES[refused.name]} of {refused.observed_at:%H:%M} UTC could not be used: {why}.")
     if score.scale == 2:
         sentences.append("SpO2 scale 2 by recorded decision.")
     if ceiling:

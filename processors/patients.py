@@ -93,6 +93,11 @@ class Refusal(NamedTuple):
     at: int  # observed, as used
     reason: str
     since: int  # of an unvalidated stream: the first of such in a row; 0: validated, it counts by itself
+    corrects: bool = False  # it stands in the place of the value of its very time; snapshots of before lack it
+
+    def dump(self) -> list[Any]:
+        """Return what stands in a snapshot."""
+        return list(self if self.corrects else self[:3])
 
 
 class Context:
@@ -358,7 +363,7 @@ class Patient:
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "gone": self.history.gone,
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
-                **({"refused": {name: list(one) for name, one in self.refused.items()}} if self.refused else {}),
+                **({"refused": {name: one.dump() for name, one in self.refused.items()}} if self.refused else {}),
                 "seen": list(self.seen),
                 **({"lately": [list(self.lately), _steps(self.lately.values())]} if self.lately else {}),
                 **({"arrival": self.arrival} if self.arrival else {}),
