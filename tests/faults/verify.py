@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -545,7 +545,7 @@ class Judge:
                 under = source if source in self.verdict.said else ""
                 found[under][body["id"]] = words
                 bodies[under, words][body["id"]] = {
-                    **self._compared(body, STEP_APART),
+                    **self._compared({**body, "title": _AGED.sub("", body.get("title", ""))}, STEP_APART),
                     # By its set: where a set's id is each run's own, the score's is.
                     "score_id": self.scored.get(body.get("score_id") or "", {}).get("source"),
                     "quiet": (body.get("answering") or {}).get("quiet"),
@@ -594,7 +594,7 @@ class Judge:
             same = [_plain(score["news2"])] if score and led else shown[patient]
             if news2 and not erased and _plain(news2) not in same:
                 unshown.add(one)
-            if body["kind"] == "news2" and news2 and not _shows(body, news2):
+            if body["kind"] == "news2" and news2 and not _shows(body, news2, times[patient]["observed_at"]):
                 misworded.add(one)
         self.found.blame("steps of alerts that rest on no score of their patient's", sorted(dangling))
         self.found.blame("steps of alerts that name another stay or place than the patient's contexts", sorted(elsewhere))
@@ -718,11 +718,15 @@ So its number and with it its id, the lane's logged time, who is waited for, and
 OWN = {
     *("id", "note_id", "image_id", "replaces", "study_uid", "series_uid", "instance_uid", "version", "uri", "alert_id"),
     *("source", "message_id", "digest", "sha256", "bytes"),  # a DICOM object has its times in it
-    *("received_at", "received"),
+    *("received_at", "received", "effective_at"),  # FHIR resources of persons and stays hold as of their receipt
 }
 """Fields that name a message or its bytes, or say when it came: each run's own, where senders write messages as it begins."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 _CLOCK = re.compile(r"\b\d\d:\d\d UTC\b")
+_AGED = re.compile(r" as of \d\d:\d\d UTC(?=:|$)")  # in a title: where a fault delayed it
+_TOTAL = re.compile(
+    r"NEWS2 (?:\d+(?: \([^)]*\))? at [-\d :]+ UTC, then )?(?:at least )?(\d+)\b"
+)  # perhaps behind a graver one's
 _POINTS = re.compile(r"\((\d)\)")
 
 
@@ -772,13 +776,17 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ", ".join(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))
 
 
-def _shows(step: Mapping[str, Any], news2: Mapping[str, Any]) -> bool:
-    """Say whether a step's title and detail tell of its NEWS2: the total, each parameter by its points, no time but theirs."""
+def _shows(step: Mapping[str, Any], news2: Mapping[str, Any], sets: Iterable[int | None]) -> bool:
+    """Say whether a step's title and detail tell of its NEWS2: the total, each parameter by its points.
+
+    No time but theirs, or that of another of the patient's `sets` (ms), for which the alert was told before.
+    """
     points = [one["points"] for one in news2["parameters"]]
     clock = {
         at.partition("T")[2][:5] for one in (*news2["parameters"], *news2.get("refused", ())) if (at := one["observed_at"])
     }
-    total = re.match(r"NEWS2 (?:at least )?(\d+)\b", step["title"])
+    clock |= {f"{datetime.fromtimestamp(at / 1000, UTC):%H:%M}" for at in sets if at is not None}
+    total = _TOTAL.match(step["title"])
     return (
         total is not None
         and int(total[1]) == news2["total"]
