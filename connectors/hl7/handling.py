@@ -122,6 +122,12 @@ class Hl7Mapper:
             case.header = Header.salvaged(head)
         return case.finish(Grade.REFUSED, "refused", (trouble,))
 
+    def stranger(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:
+        """Refuse a message that no peer at its address sends as; `peer` is one of them, by whose settings it is read."""
+        reason = "no peer at this address sends as that application and facility"
+        trouble = Trouble(reason, Location("MSH", 1, 3), Condition.TABLE_VALUE_NOT_FOUND)
+        return _Case(self, raw, peer, received_at).outcome(stranger=trouble)
+
     def poisoned(self, raw: bytes, peer: Peer, received_at: datetime, reason: str) -> Outcome:
         """Decide again about a message that the broker will never take: whole into a dead letter, if that fits."""
         return _Case(self, raw, peer, received_at).outcome(unusable=Trouble(reason, None, Condition.APPLICATION_ERROR, "store"))
@@ -157,7 +163,7 @@ class _Case:
         self.message: Message | None = None
         self.reading: Reading | None = None
 
-    def outcome(self, unusable: Trouble | None = None) -> Outcome:
+    def outcome(self, unusable: Trouble | None = None, *, stranger: Trouble | None = None) -> Outcome:
         try:
             self.message = parse(self.raw, fallback=self.peer.settings.charset)
         except Unreadable as error:
@@ -168,6 +174,8 @@ class _Case:
         kind, trigger = message_type(self.message)
         if kind in ANSWERS:
             return self.finish(Grade.ACCEPTED, "ignored", (), "an acknowledgement is not acknowledged", silent=True)
+        if stranger:
+            return self.finish(Grade.REFUSED, "refused", (stranger,))
         if refusal := self._unsupported(kind):
             return self.finish(refusal[0], "refused", (refusal[1],))
         processing = PROCESSING.get(self.message.header.get(11).upper(), self.peer.settings.empty_processing)
@@ -189,6 +197,7 @@ class _Case:
                 unusable = Trouble(f"the mapping failed with {type(error).__name__}", None, Condition.APPLICATION_ERROR)
         if unusable:
             self.reading.events.clear()
+            self.reading.documents.clear()
             self.reading.troubles[:] = [unusable]
         return self._mapped(self.reading)
 

@@ -103,7 +103,9 @@ def map_report(reading: Reading) -> None:
     resource = reading.resource
     status = _REPORT.get(text(resource.get("status")), "preliminary")
     attachments = [(f"presentedForm[{n}]", one) for n, one in enumerate(objects(resource, "presentedForm"))]
-    words = _whole(reading, attachments) or _plain(reading, "conclusion", text(resource.get("conclusion")))
+    words = ""
+    if status not in _VOID:
+        words = _whole(reading, attachments) or _plain(reading, "conclusion", text(resource.get("conclusion")))
     if not words and status not in _VOID:
         if not reading.troubles:
             reading.note("", "a report without text (presentedForm, conclusion): not used")
@@ -116,7 +118,7 @@ def map_report(reading: Reading) -> None:
         relation="edit" if status in ("amended", "corrected") else "original",
         target=None,
         kind=resource.get("code"),
-        text="" if status in _VOID else words,
+        text=words,
         times={name: resource.get(name) for name in ("issued", "effectiveDateTime")} | spans,
         encounter=resource.get("encounter"),
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
-from connectors.identity import ENDED, SECONDARY, TEMPORARY, VALID, Identities, lasting
+from connectors.identity import ENDED, LOGICAL, SECONDARY, TEMPORARY, VALID, Identities, kind_in_words, lasting
 from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
@@ -29,7 +30,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "urn:oid:2.16.840.1.113883.6.96": "SCT",
     "http://unitsofmeasure.org": "UCUM",
 }
-LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
+STRANGE: Final = "a Patient on a server that is no peer's `base`: filed under that URL, of which nothing is known"
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
 _USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
@@ -103,10 +104,20 @@ class Sender:
         return ZoneInfo(self.peer.zone)
 
 
-class Index:
-    """What the references inside one request point at: entries by fullUrl and by Type/id."""
+Fetched = tuple[bytes, str] | str  # what a server gave for a URL, and its content type; or in words why not
 
-    def __init__(self, resources: Iterable[tuple[str, Json]] = ()) -> None:
+
+class Index:
+    """What the references inside one request point at: entries by fullUrl and by Type/id.
+
+    `fetched`: what was to be had of URLs outside it; `wanted`: those that are read and are not among these.
+    """
+
+    def __init__(
+        self, resources: Iterable[tuple[str, Json]] = (), fetched: Mapping[str, Fetched] = MappingProxyType({})
+    ) -> None:
+        self.fetched = fetched
+        self.wanted: set[str] = set()
         self.anew: set[str] = set()  # patients whose number is their own by this request, though another record lists it
         self._by_url: dict[str, Json] = {}
         for url, resource in resources:
@@ -258,7 +269,16 @@ class Reading:
         elif followed and (survivor := surviving(self.site.contexts, found.patient_id)) != found.patient_id:
             self.note(name, "a record that was merged away: filed under the surviving one")
             return replace(found, patient_id=survivor)
+        elif isinstance(reference, dict) and self._is_strange(text(reference.get("reference")), found):
+            self.note(name, STRANGE)
         return found
+
+    def _is_strange(self, literal: str, subject: Subject) -> bool:
+        """Whether a reference alone says whom it means, by a server that no `base` names, and nothing is known of that one."""
+        own = self.logical_identifier(literal, "Patient")
+        if own is None or subject.patient_id != self.site.identities.patient(own) or self.site.contexts.get(subject.patient_id):
+            return False
+        return own.authority not in {self.sender.base, *(peer.base.rstrip("/") for peer in self.site.settings.peers.values())}
 
     def patient(self, reference: Json) -> Subject | None:
         """Return whom a Reference means, None where it names nobody, or two.
@@ -267,6 +287,7 @@ class Reading:
         earlier Patient resource was filed under (an alias among the contexts); else the URL itself is the identifier, scoped by
         server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used. A number
         that a record lists beside its own is that record's (`contexts.holder`); one that several list is nobody's for certain.
+        A `urn:` that points at nothing inside the request, and a search (`Patient?identifier=...`), name nobody.
         """
         identities = self.site.identities
         literal = text(reference.get("reference"))
@@ -312,7 +333,8 @@ class Reading:
         """
         contexts, identities = self.site.contexts, self.site.identities
         own, born = identities.patient(number), text(resource.get("birthDate")) or None
-        record = registered(contexts, own, number, born, self.person_identifiers(resource), new=not contained)
+        beside = self.person_identifiers(resource)
+        record = registered(contexts, own, number, born, beside, new=not contained, identities=identities)
         logical = None if contained else self._own(resource)
         alias = contexts.get(identities.patient(logical)) if logical else None
         if record and alias and alias.merged_into == record and alias.merged_by != own:
@@ -320,6 +342,11 @@ class Reading:
         if record == own and not contained:
             self.index.anew.add(own)
         return Subject(record, number.authority) if record else None
+
+    def over(self, resource: Json, number: Identifier) -> bool:
+        """Whether the period of a Patient's number is over or has not begun."""
+        ranks = [rank for rank, one in self._ranked(resource) if one == number]
+        return bool(ranks) and min(ranks) == ENDED
 
     def _contradict(self, referred: Subject, numbers: Iterable[Identifier], named: Subject, given: Identifier) -> bool:
         """Whether a reference and its identifier are two patients: another number of the same index, or of another known record."""
@@ -393,7 +420,8 @@ class Reading:
         for one in given:
             value = text(one.get("value"))
             if value and one.get("use") != "old":
-                kind = next((code for code, _, _ in codings(one.get("type")) if code), "")
+                kinds = codings(one.get("type"))
+                kind = next((code for code, _, _ in kinds if code), "") or (kind_in_words(kinds[-1][1]) if kinds else "")
                 found.append(Identifier(authority=self._authority(one), value=value, kind=kind))
         return tuple(found)
 
@@ -404,9 +432,12 @@ class Reading:
         return self.site.identities.authority(text(identifier.get("system")), named, default)
 
     def logical_identifier(self, literal: str, kind: str) -> Identifier | None:
-        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's."""
+        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's.
+
+        None for what is no place on a server: `#id`; a `urn:`, which holds within one request (R4 bundle.html#references).
+        """
         if literal.startswith(("#", "urn:")):
-            return Identifier(authority=self.sender.base, value=literal, kind=LOGICAL) if literal.startswith("urn:") else None
+            return None
         parts = literal.split("/_history/")[0].rstrip("/").split("/")
         if len(parts) < 2 or parts[-2] != kind or not parts[-1]:
             return None

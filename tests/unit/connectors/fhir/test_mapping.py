@@ -477,6 +477,39 @@ def test_a_bare_reference_is_understood_once_its_patient_is_known():
     assert only(handle(absolute, using), VitalsEvent).patient_id not in (P1, before)
 
 
+@pytest.mark.parametrize(
+    "nobody", ["urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0", "urn:oid:1.2.3", f"Patient?identifier={MRN}|P1"]
+)
+def test_what_points_at_nothing_in_the_request_and_a_search_are_held_apart(nobody):
+    using = mapper()
+    using.learn(handle(patient(id="7"), using))
+    for sent in (
+        observation(subject={"reference": nobody}),
+        bundle(patient(id="7"), observation(subject={"reference": nobody})),
+    ):
+        outcome = handle(sent, using)
+        assert not [event for event in outcome.events if isinstance(event, VitalsEvent)]
+        assert letters(outcome)[0].stage == "identify"
+        assert any(issue.severity == "warning" for issue in outcome.issues)
+    named = observation(subject={"reference": nobody, "identifier": {"system": MRN, "value": "P1"}})
+    assert only(handle(named, using), VitalsEvent).patient_id == P1
+
+
+def test_a_patient_on_a_server_that_nobody_knows_is_noted():
+    strange = observation(subject={"reference": "https://ehr.example/fhir/Patient/7"})
+    using = mapper()
+    using.learn(handle(patient(id="7"), using))
+    outcome = handle(strange, using)
+    assert outcome.verdict == "accepted"
+    assert [(one.severity, one.expression) for one in outcome.issues] == [("information", "Observation.subject")]
+    assert "no peer's `base`" in outcome.reason
+    using = mapper(peer=FhirPeer(base="https://ehr.example/fhir/"))
+    using.learn(handle(patient(id="7"), using))
+    known = handle(strange, using)
+    assert (only(known, VitalsEvent).patient_id, known.issues) == (P1, ())
+    assert not handle(observation(subject={"reference": "Patient/8"}), using).issues  # its own, and not known yet
+
+
 def test_with_listed_authorities_a_bare_reference_is_not_trusted():
     using = mapper(ids=identities(MRN))
     assert handle(observation(subject={"reference": "Patient/7"}), using).verdict == "dead-letter"
