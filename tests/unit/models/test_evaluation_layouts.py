@@ -177,8 +177,8 @@ def test_images_are_found_in_class_folders_below_and_others_are_named(tmp_path: 
     sets, notes = image_sets.gather(tmp_path)
     assert {(image.label, image.patient) for image in sets["held"]} == {
         ("pneumonia", "00000013"),
-        ("no finding", "x_1.png"),  # no number of a patient in the name: each file is its own
-        ("no finding", "x_2.png"),
+        ("no finding", "No-Findings/x_1.png"),  # no number of a patient in the name: each file is its own
+        ("no finding", "No-Findings/x_2.png"),
     }
     assert sorted(notes) == [
         "captions/labels.csv: passed over, it has no columns file and label",
