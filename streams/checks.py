@@ -1,9 +1,12 @@
 """The checks behind `vigil doctor`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from aiokafka.errors import KafkaError
 
 from connectors.objects import ObjectStore
 from connectors.qdrant.search import unsearched
@@ -14,12 +17,12 @@ from models.errors import Fatal, Permanent, Transient, VigilError
 from models.tasks import ImageTextModel, TextEmbedder, TokenClassifier
 from models.vocabulary import vocabulary
 from processors.rules import MonitorRules
-from streams import brokertime, topics
+from streams import brokertime, groups, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
 from streams.health import asked_at
 from streams.inference import open_model
-from streams.lagging import hung, patients, unready
+from streams.lagging import READS, group_of, hung, lags, patients, unready
 from streams.lanes.merges import WRITERS
 from streams.listeners import listeners
 from streams.progress import Progress
@@ -45,31 +48,33 @@ class Check:
     mend: str = ""
 
 
-async def run_checks(settings: Settings) -> list[Check]:
-    """Run all checks; none of them changes anything."""
+async def run_checks(settings: Settings, first_port: int = _FIRST_PORT) -> list[Check]:
+    """Run all checks; none of them changes anything. `first_port`: that of `vigil up`, where the processes are asked."""
     checks: list[Check] = []
-    probes: tuple[Callable[[Settings], Awaitable[list[Check]]], ...] = (
-        _kafka,
-        _clock,
-        _qdrant,
-        _models,
-        _cache,
-        _disk,
-        _site,
-        _monitor,
-        _answers,
-        _ports,
-        _patients,
-        _workers,
+    pages = _pages(settings, first_port)
+    probes: tuple[tuple[str, Callable[[], Awaitable[list[Check]]]], ...] = (
+        ("kafka", lambda: _kafka(settings)),
+        ("clock", lambda: _clock(settings)),
+        ("qdrant", lambda: _qdrant(settings)),
+        ("models", lambda: _models(settings)),
+        ("cache", lambda: _cache(settings)),
+        ("disk", lambda: _disk(settings)),
+        ("site", lambda: _site(settings)),
+        ("monitor", lambda: _monitor(settings)),
+        ("answers", lambda: _answers(settings)),
+        ("ports", lambda: _ports(settings, pages)),
+        ("lanes", lambda: _lanes(settings)),
+        ("patients", lambda: _patients(pages)),
+        ("workers", lambda: _workers(pages)),
     )
-    for probe in probes:
+    for what, probe in probes:
         try:
-            checks += await probe(settings)
+            checks += await probe()
         except VigilError as error:
-            checks.append(Check("wrong", probe.__name__.strip("_"), str(error), error.hint or ""))
+            checks.append(Check("wrong", what, str(error), error.hint or ""))
         except Exception as error:  # the other checks are still wanted
             found = f"the check itself failed: {describe(error)}"
-            checks.append(Check("wrong", probe.__name__.strip("_"), found, "this is a fault of Vigil's: please report it"))
+            checks.append(Check("wrong", what, found, "this is a fault of Vigil's: please report it"))
     return checks
 
 
@@ -176,16 +181,16 @@ async def _qdrant(settings: Settings) -> list[Check]:
             return [Check("wrong", "qdrant", str(error), mend)]
 
 
-def _pages(settings: Settings) -> list[str]:
+def _pages(settings: Settings, first_port: int) -> list[str]:
     """Return where health pages of processes on this machine may be: at the ports that `vigil up` gives them, or the setting's."""
     host = asked_at(settings.worker.health_host)
-    ports = [*range(_FIRST_PORT, _FIRST_PORT + _PORTS), *([settings.worker.health_port] if settings.worker.health_port else [])]
+    ports = [*range(first_port, first_port + _PORTS), *([settings.worker.health_port] if settings.worker.health_port else [])]
     return [f"{host}:{port}" for port in dict.fromkeys(ports)]
 
 
-async def _ports(settings: Settings) -> list[Check]:
+async def _ports(settings: Settings, pages: Sequence[str]) -> list[Check]:
     """Say which of the connectors' ports `vigil serve` cannot have: another program's, or none of this machine's."""
-    found, checks = await listeners(settings, _pages(settings)), []
+    found, checks = await listeners(settings, pages), []
     words_of = {"free": "free", "own": "served"}
     good = [f"{one.name} {one.place} {words_of[one.state]}" for one in found if one.state in words_of]
     if good:
@@ -207,10 +212,34 @@ async def _ports(settings: Settings) -> list[Check]:
     return checks
 
 
-async def _workers(settings: Settings) -> list[Check]:
+async def _lanes(settings: Settings) -> list[Check]:
+    """Ask Kafka for lanes whose records wait while nobody runs them, on whatever machine; one that never ran is no finding."""
+    if settings.kafka.embedded:
+        return []  # it describes no groups, and `vigil up` runs all lanes beside it
+    waiting, began = Counter[str](), set[str]()
+    try:
+        for one in await lags(settings, times=False):
+            waiting[one.lane] += one.records
+            began |= {one.lane} if one.committed else set()
+        behind = [lane for lane in READS if lane in began and waiting[lane]]
+        members = await asyncio.gather(*(groups.taken(settings.kafka, group_of(settings, lane)) for lane in behind))
+    except (Transient, KafkaError):
+        return []  # said of Kafka, or of its topics
+    return [
+        Check(
+            "wrong",
+            f"lane {lane}",
+            f"nobody runs it; records waiting: {waiting[lane]:,}",
+            f"`vigil up`, or `vigil lane run {lane}`",
+        )
+        for lane, partitions in zip(behind, members, strict=True)
+        if partitions is not None and not partitions
+    ]
+
+
+async def _workers(pages: Sequence[str]) -> list[Check]:
     """Ask the processes on this machine, at the ports that `vigil up` gives them; that none is there is no finding."""
-    addresses = _pages(settings)
-    waiting, hanging = await asyncio.gather(unready(addresses), hung(addresses))
+    waiting, hanging = await asyncio.gather(unready(pages), hung(pages))
     mend = "infra/runbook has a page for what it says, VigilLaneNotReady.md first"
     again = "`vigil up` kills and restarts it within a minute; where something else runs it: SIGKILL, and start it again"
     return [Check("wrong", f"process at {one}", why, mend) for one, why in waiting.items()] + [
@@ -219,9 +248,9 @@ async def _workers(settings: Settings) -> list[Check]:
     ]
 
 
-async def _patients(settings: Settings) -> list[Check]:
+async def _patients(pages: Sequence[str]) -> list[Check]:
     """Say in sum whom the vitals lane on this machine observes and cannot alert on; more than a third is a fault."""
-    observed, blind = await patients(_pages(settings))
+    observed, blind = await patients(pages)
     if not observed:
         return []
     reasons = ", ".join(f"{reason} {number}" for reason, number in blind.items())

@@ -12,6 +12,7 @@ from streams.kafka import aiokafka_config
 from streams.settings import KafkaSettings
 
 _STABLE = "Stable"
+_NOBODY = frozenset({"Empty", "Dead"})
 
 
 class RangeOnRequest(RangePartitionAssignor):  # type: ignore[misc]  # its base is Any here: aiokafka's types are not read
@@ -30,7 +31,7 @@ class RangeOnRequest(RangePartitionAssignor):  # type: ignore[misc]  # its base 
 
 
 async def taken(settings: KafkaSettings, group: str) -> set[TopicPartition] | None:
-    """Return the partitions that the group's members have between them; None while they are being assigned.
+    """Return the partitions that the group's members have between them, none where there are no members; None while that changes.
 
     Raises `KafkaError` where the coordinator does not say. Not for the embedded broker, which describes no groups.
     """
@@ -44,7 +45,7 @@ async def taken(settings: KafkaSettings, group: str) -> set[TopicPartition] | No
     if found["error_code"]:
         raise for_code(found["error_code"])
     if found["state"] != _STABLE:
-        return None
+        return set() if found["state"] in _NOBODY else None
     return {
         TopicPartition(topic, number)
         for member in found["members"]

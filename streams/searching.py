@@ -137,10 +137,10 @@ def _why_unknown(settings: Settings) -> str:
 
 def _plain(hit: Any) -> dict[str, Any]:
     fields = asdict(hit)
-    shown = {name: value for name, value in fields.items() if name not in ("start", "end", "status", "encounter_id", "type")}
+    usual = {"processing": "production", "status": "final"}  # what is so is not said
+    left_out = ("start", "end", "encounter_id", "type")
+    shown = {name: value for name, value in fields.items() if name not in left_out and usual.get(name) != value}
     shown["time"] = _minute(fields["time"])
-    if shown["processing"] == "production":
-        del shown["processing"]
     return {"score": shown.pop("score"), **shown}
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from infra.kafka.host import free_ports
 from models.errors import Permanent, Transient
+from streams.checks import run_checks
 from streams.cli import status
 from streams.lagging import READS, lags, workers
 from streams.lanes import LANES
@@ -198,3 +199,21 @@ async def test_trouble_that_stays_is_said_in_the_end(monkeypatch: pytest.MonkeyP
     with pytest.raises(Permanent):
         await status._patiently(lambda: look(Permanent("there is no lane")))
     assert len(looks) == 1
+
+
+async def test_doctor_names_a_lane_that_ran_and_that_nobody_runs_while_records_wait(kafka: Kafka, tmp_path: Path) -> None:
+    if kafka.kind == "embedded":
+        pytest.skip("the embedded broker describes no groups")
+    site = Clinic(kafka, tmp_path)
+
+    async def said() -> list[tuple[str, str]]:
+        return [(check.what, check.found) for check in await run_checks(site.settings) if check.what.startswith("lane ")]
+
+    await site.write(note("p", "n0", "Cough."))
+    assert await said() == [], "a lane that a site has never run"
+    async with site.running("notes-entities"):
+        await site.until_done("notes-entities", "clinical.notes")
+        assert await said() == []
+    await site.write(note("p", "n1", "Fever."))
+    await until(said, within=60, what="doctor names it")
+    assert await said() == [("lane notes-entities", "nobody runs it; records waiting: 1")]
