@@ -12,7 +12,9 @@ from models.errors import Permanent
 from models.evaluation import deterioration as evaluation
 from models.evaluation.baselines import Logistic, fit_logistic, last_values, news2, qsofa, summary
 from models.evaluation.deterioration import evaluate, sparse
+from models.evaluation.deterioration_card import against
 from models.evaluation.measures import average_precision
+from models.evaluation.report import signed
 from models.evaluation.vital_sets import gather, part, read, unseen
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
@@ -344,6 +346,29 @@ def test_an_evaluation_has_every_figure_with_its_interval(tmp_path: Path) -> Non
     lead = found["lead time (h), at the sensitivity of NEWS2 >= 5"]
     assert 6 <= lead.value <= 24  # worse from hour 20, onset 6 hours after the first label at 24
     json.dumps(figures.as_json(), allow_nan=True)
+
+
+def test_the_card_says_where_the_model_is_not_better(tmp_path: Path) -> None:
+    write_cinc(tmp_path)
+    (stays,) = read(tmp_path)
+    good = evaluate(Oracle(), stays, rounds=50)
+
+    class Guess(Oracle):
+        def score(self, windows: Floats) -> Floats:
+            return np.full(len(windows), 0.3, np.float32)
+
+    bad = evaluate(Guess(), stays, rounds=50)
+    found = {metric.name: metric for metric in bad.metrics}
+    gain = found["AUROC"].baselines["NEWS2"].baselines["difference"]
+    words = against([bad])
+    assert gain.high < 0
+    assert f"AUROC against NEWS2 on cinc2019, {signed(gain)}" in words
+    assert "Intervals apart from every baseline's: nowhere." in words
+    assert "not shown to be better than the base rate on cinc2019" in words
+    for metric in good.metrics[:2]:
+        for kind, other in metric.baselines.items():
+            clear = other.baselines["difference"].low > 0
+            assert (f"{metric.name} against {kind} on cinc2019" in against([good])) == (not clear)
 
 
 def test_deletion_tells_a_true_explanation_from_a_false_one(tmp_path: Path) -> None:
