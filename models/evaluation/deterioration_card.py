@@ -74,7 +74,8 @@ def against(figures: Sequence[SetFigures]) -> str:
         behind = [
             f"{name}, {signed(gain)}"
             for name, metric in found.items()
-            if (other := metric.baselines.get("NEWS2")) and (gain := other.baselines["difference"])
+            if "NEWS2" in metric.baselines
+            for gain in (metric.baselines["NEWS2"].baselines["difference"],)
             if (gain.value > 0 if name.startswith("alerts") else gain.value < 0)
         ]
         lines.append(f"- Behind NEWS2 on {each.name}: {'; '.join(behind) or 'nowhere'}.")
