@@ -907,7 +907,7 @@ class DeadLetterEvent(Event):
     model_digest: str = ""
     """Digest of the model that served, as in `ModelRef`; empty where none did."""
     peer: Name = ""
-    """Of a connector's letter: the sender's configured name, or the file's."""
+    """The sender's configured name, or the file's; of a lane's letter as the event's `origin` says."""
     message_type: Code = ""
     """Likewise, where it is known: HL7 type and trigger, FHIR resource type, DICOM SOP class."""
     original_topic: str

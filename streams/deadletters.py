@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
+import orjson
+
 from models.batching import describe
 from models.errors import Permanent, Poison, VigilError
 from processors.events import Cut, DeadLetterEvent, Header
@@ -30,6 +32,8 @@ _OURS: Final = frozenset({LETTER, ATTEMPTS, SOURCE, WRITTEN})
 _PLACE: Final = re.compile(rb"(\d{1,9})/(\d{1,18})")
 _COUNT: Final = re.compile(rb"\d{1,9}")
 _TIME: Final = re.compile(rb"\d{1,14}")
+_PEER: Final = re.compile(r"[\w.:-]{1,64}")
+_KIND: Final = re.compile(r"[A-Z]{3}(?:\^[A-Z]\d{2}(?:\^[A-Z]{3}_[A-Z]\d{2})?)?|[A-Za-z0-9.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ def dead_letter(
     message = (str(error) if isinstance(error, VigilError) else describe(error))[:_MOST_WORDS]
     if cut is not None:
         message += f" (cut, the original fits no letter: {cut.value_bytes} bytes, {cut.headers} headers)"
+    peer, kind = _sender(record.value)
     return DeadLetterEvent(
         id=letter_id,
         lane=lane,
@@ -127,6 +132,8 @@ def dead_letter(
         message=message,
         attempts=attempts,
         model_digest=model_digest,
+        peer=peer,
+        message_type=kind,
         original_topic=record.topic,
         original_partition=partition,
         original_offset=offset,
@@ -138,6 +145,17 @@ def dead_letter(
         tried_offset=record.offset,
         failed_at=failed_at,
     )
+
+
+def _sender(value: bytes | None) -> tuple[str, str]:
+    """Return the peer and the message type that an event says it is from, as far as it can be read and they look like such."""
+    try:
+        origin = orjson.loads(value or b"").get("origin")
+        peer, kind = origin.get("peer"), origin.get("message_type")
+    except (orjson.JSONDecodeError, AttributeError):
+        return "", ""
+    fits = isinstance(peer, str) and _PEER.fullmatch(peer)
+    return str(peer) if fits else "", str(kind) if isinstance(kind, str) and _KIND.fullmatch(kind) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.errors import Permanent
+from models.errors import Permanent, Poison
 from processors.events import (
+    AlertEvent,
     AuditEntry,
     AuditEvent,
     DeadLetterEvent,
@@ -52,6 +53,17 @@ NO_INPUT = "its topic is no input of this site's lanes"
 YOUNG = "vitals that could still alert live; they can be redriven when they are history"
 REPLACED = "a newer version is on its topic and would be overwritten"
 UNKNOWN = "its topic no longer shows whether a newer version came (--unverified)"
+
+
+@dataclass(frozen=True, slots=True)
+class Concerned:
+    """A patient whom letters are about: how many, the newest's time and reason, and of a delivery's the alert that is untold."""
+
+    patient_id: str
+    letters: int
+    failed_at: datetime
+    message: str
+    alert: AlertEvent | None
 
 
 @dataclass(slots=True)
@@ -137,6 +149,22 @@ class DeadLetters:
         await self._audit("access", [letter], "shown", reason)
         return original(letter.event)
 
+    async def concerned(self, which: Which, reason: str, *, states: Sequence[State] = ("open",)) -> list["Concerned"]:
+        """Return whom letters are about, the newest failure first, once it is on record who asked and why.
+
+        Of a delivery's letter the alert that was not told is named.
+        """
+        found = (await self.look(which, states=states, whole=True)).letters
+        letters = [letter for letter in found if _patient(letter.event)]
+        await self._audit("access", letters, "shown", reason)
+        by_patient: dict[str, list[Letter]] = defaultdict(list)
+        for letter in sorted(letters, key=lambda one: one.event.failed_at, reverse=True):
+            by_patient[_patient(letter.event)].append(letter)
+        return [
+            Concerned(patient, len(some), some[0].event.failed_at, some[0].event.message, _alert(some[0].event))
+            for patient, some in by_patient.items()
+        ]
+
     # ------------------------------------------------------------------------------------------------------------- redriving
 
     async def prepare(self, which: Which, *, limit: int | None = None, unverified: bool = False) -> tuple[Found, Plan]:
@@ -207,7 +235,10 @@ class DeadLetters:
                     for record in records:
                         source = redriven(record)
                         offset = record.offset if source is None else source.offset
-                        for thing in wanted.intersection(_replaces(topic.removeprefix(self._prefix), record.key, record.value)):
+                        things = wanted.intersection(_replaces(topic.removeprefix(self._prefix), record.key, record.value))
+                        if things and not _stands(topic.removeprefix(self._prefix), record):
+                            continue
+                        for thing in things:
                             if offset > newest.get(thing, (-1, None))[0]:
                                 newest[thing] = (offset, body_of(record.value).get("id"))
                 for letter in letters:
@@ -381,6 +412,24 @@ def _replaces(topic: str, key: bytes | None, value: bytes | None) -> set[object]
     if body.get("relation") in ("replacement", "edit", "cancel"):
         things.add(body.get("replaces"))
     return {thing for thing in things if isinstance(thing, str)}
+
+
+def _stands(topic: str, record: Any) -> bool:
+    """Tell whether a record takes another's place at all: one that no lane can read is a dead letter itself."""
+    if record.value is None:
+        return topic == PatientEvent.topic  # forgotten
+    try:
+        decode(PatientEvent if topic == PatientEvent.topic else NoteEvent, record)
+    except Poison:
+        return False
+    return True
+
+
+def _alert(letter: DeadLetterEvent) -> AlertEvent | None:
+    try:
+        return AlertEvent.model_validate_json(original(letter) or b"") if letter.lane.startswith("deliver-") else None
+    except ValidationError:
+        return None
 
 
 def _patient(letter: DeadLetterEvent) -> str:

@@ -27,6 +27,7 @@ def show_version() -> None:
 
 def _register() -> None:
     from streams.cli import (
+        alerts,
         audit,
         check_feed,
         connect,
@@ -55,6 +56,7 @@ def _register() -> None:
     app.add_typer(topics.app, name="topics")
     app.add_typer(connect.app, name="connect")
     app.add_typer(deliver.app, name="deliver")
+    app.add_typer(alerts.app, name="alerts")
     app.add_typer(audit.app, name="audit")
     app.add_typer(dead_letters.app, name="dead-letters")
     replay.app.command("rebuild")(rebuild.rebuild)

@@ -12,12 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.cli.alerts import place_of
 from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
     from streams.letters import Found, Letter, Which
-    from streams.redriving import DeadLetters, Plan
+    from streams.redriving import Concerned, DeadLetters, Plan
+    from streams.whereabouts import Whereabouts
 
 app = typer.Typer(help="What could not be processed: look into it, redrive it, discard it.", no_args_is_help=True)
 
@@ -116,6 +118,46 @@ def show(
     for header in event.original_headers:
         print(f"{header.name:<{width}}  {_printable(b64decode(header.value or ''))}")
     print("\n" + ("(no value)" if value is None else _printable(value)))
+
+
+@app.command("patients")
+def patients(
+    ids: Ids = None,
+    lane: Lanes = None,
+    stage: Stages = None,
+    class_: Classes = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = "",
+    json_: Annotated[bool, typer.Option("--json", help="one JSON object per patient")] = False,
+) -> None:
+    """Name the patients whom open letters are about, the bed and the hospital's own number; of deliveries the alert that is untold.
+
+    Looking is audited, with the reason.
+    """
+    if not reason.strip():
+        raise Permanent("a reason is needed", hint='--reason "why": who looks at patients is audited')
+    which = _which(ids, lane, stage, class_, None, since, until)
+    found, known = asyncio.run(_concerned(load(), which, reason))
+    rows = []
+    for one in found:
+        place = one.alert.location if one.alert and one.alert.location.ward else known.place(one.patient_id)
+        what = f"{one.alert.severity}: {one.alert.title}" if one.alert else one.message
+        row = {"place": place_of(place), "number": ", ".join(known.numbers(one.patient_id)), "letters": one.letters}
+        rows.append({**row, "newest": _second(one.failed_at), "what": what, "patient_id": one.patient_id})
+    if json_:
+        import orjson
+
+        for row in rows:
+            print(orjson.dumps(row).decode())
+        return
+    if not rows:
+        print("no open letter is about a patient")
+        return
+    table = Table(*rows[0], title=f"{len(rows)} patients")
+    for row in rows:
+        table.add_row(*(escape(_brief(str(value)) if name == "what" else str(value)) for name, value in row.items()))
+    _show(table)
 
 
 @app.command("redrive")
@@ -259,6 +301,13 @@ async def _redrive(settings: Settings, letters: list["Letter"], reason: str, max
                 progress=lambda done: bar.update(doing="redrive", done=done),
                 waits=lambda words: bar.update(doing=f"waiting: {words}"),
             )
+
+
+async def _concerned(settings: Settings, which: "Which", reason: str) -> "tuple[list[Concerned], Whereabouts]":
+    from streams.whereabouts import Whereabouts
+
+    async with _desk(settings, writing=True) as desk:
+        return await desk.concerned(which, reason), await Whereabouts.read(settings)
 
 
 async def _discard(settings: Settings, letters: list["Letter"], reason: str) -> int:

@@ -323,6 +323,18 @@ async def test_an_old_version_of_a_note_never_takes_the_place_of_a_newer_one(kaf
         assert words.count("outdated") == 1
 
 
+async def test_what_no_lane_can_read_takes_no_notes_place(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+    good = note("p", "a", "Productive cough and fever.")
+    await site.write(good)
+    await _file(site, "notes-vectors", good, offset=(await site.records("clinical.notes"))[-1].offset)
+    broken = json.dumps({"note_id": good.note_id, "id": natural_id("broken"), "text": 7}).encode()
+    await produce(kafka.bootstrap, site.prefix + "clinical.notes", [(b"p", broken)], PARTITIONS)
+    async with desk_of(site.settings) as desk:
+        plan = await desk.plan(await desk.find(Which(), whole=True))
+    assert (len(plan.ready), dict(plan.held)) == (1, {})
+
+
 async def test_a_context_that_was_replaced_is_held_back(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     day = datetime(2026, 5, 4, tzinfo=UTC)

@@ -110,7 +110,7 @@ class TestPromtool:
 
     @staticmethod
     def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(promtool()), *words], capture_output=True, text=True, timeout=60)
+        return subprocess.run([str(promtool()), *words], capture_output=True, text=True, timeout=240)
 
     def test_the_configuration_and_its_rules_are_right(self) -> None:
         said = self.run("check", "config", INFRA / "prometheus" / "prometheus.yml")
