@@ -18,6 +18,10 @@ not repeat the place. The rule, for every connector:
 7. A number of which registration has never spoken by itself, and which it lists beside another, belongs to that record (`holder`):
    a feed may know the enterprise's number alone. Where several records list it, nobody can tell. Registration under it is of that
    record too, unless it may have been given out anew (`registered`): then it makes a record of its own.
+8. A number that nobody has, sent beside the number of a registered record, belongs to that record likewise: a better number may
+   come later. Where both numbers have a record the two are one person only by more than that (`one_person`), and the one is merged
+   into the other. Whatever differs speaks against it (`contradicts`): two records of one person are watched twice, one record of
+   two persons shows neither as they are. Registration under a merged number that the survivor still has too is of the survivor.
 
 "As last published" comes from a copy of the topic that the process holds (`MemoryContexts`): filled from the topic at start, kept
 up by what this and other processes publish. Two processes that write about the same patient within the delay of that copy may each
@@ -29,14 +33,18 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from connectors.identity import NOT_A_PATIENT_INDEX
+from connectors.identity import LOGICAL, NOT_A_PATIENT_INDEX, Identities
+from connectors.stays import Named, in_bed, is_it
 from processors.events import UNDATED, Identifier, Origin, PatientEvent
 from processors.patients import NOT_HERE
 
 _OWN: Final = frozenset({"id", "patient_id", "effective_at", "received_at", "origin", "stay_moved_to"})  # of one event alone
 FACTS: Final = tuple(name for name in PatientEvent.model_fields if name not in _OWN)
 # They go together.
-STAY: Final = ("encounter_id", "visit", "encounter_status", "encounter_class", "encounter_since", "location")
+STAY: Final = ("encounter_id", "visit", "account", "encounter_status", "encounter_class", "encounter_since", "location")
+
+_PASSING: Final = frozenset({"AN", "ANC", "ANON", "VN", LOGICAL})  # numbers of which one patient has several in time
+_WHOLE_DATE: Final = len("2026-01-31")
 
 FUTURE: Final = timedelta(minutes=5)  # as `monitor.future_tolerance` for vitals: clocks that differ so little keep their order
 
@@ -71,6 +79,14 @@ class Merged(Protocol):
     @property
     def merged_into(self) -> str | None:
         """The surviving record."""
+        ...
+
+
+class Records(Protocol):
+    """Patients' contexts by their ids: `Contexts`, or those that a message has written so far over them."""
+
+    def get(self, patient_id: str) -> PatientEvent | None:
+        """Return the context of a patient, None when nothing is known."""
         ...
 
 
@@ -204,23 +220,54 @@ def surviving(contexts: Merges, patient_id: str) -> str:
     return current
 
 
+def kept(
+    contexts: Contexts, identities: Identities, known: PatientEvent | None, sent: Collection[Identifier]
+) -> list[Identifier]:
+    """Return the numbers of a record that stay its own though a message does not list them: of records merged into it.
+
+    Another feed may know the patient by that number alone: its transfers and discharges must not be of a record that nobody
+    watches. `sent`: the message's numbers, those that are over too: what it says of a row (authority and type) is all that is true.
+    """
+    merged = contexts.merged(known.patient_id) if known else frozenset()
+    own = [one for one in known.identifiers if one.kind != LOGICAL] if known and merged else []
+    return [one for one in own if identities.patient(one) in merged and not any(_alike(one, other) for other in sent)]
+
+
+def registering(contexts: Records, identities: Identities, patient_id: str) -> str:
+    """Return the record that a stay under a patient's is of: the surviving one where that still has the number (rule 8)."""
+    survivor = surviving(contexts, patient_id)
+    known = contexts.get(survivor) if survivor != patient_id else None
+    numbers = known.identifiers if known else ()
+    own = next((one for one in numbers if identities.patient(one) == patient_id), None)
+    return survivor if own and not any(_row(one) == _row(own) and one.value != own.value for one in numbers) else patient_id
+
+
 def among(identifier: Identifier, others: Collection[Identifier]) -> bool:
     """Whether a number is one of others."""
     return any(same_number(identifier, other) for other in others)
 
 
-def holder(contexts: Contexts, patient_id: str, identifier: Identifier, beside: Collection[Identifier] = ()) -> str | None:
+def holder(
+    contexts: Contexts,
+    patient_id: str,
+    identifier: Identifier,
+    beside: Collection[Identifier] = (),
+    *,
+    identities: Identities | None = None,
+    born: str | None = None,
+) -> str | None:
     """Return the record that a number belongs to (rule 7); None where several list it, none of which it is the number of.
 
     `patient_id` is made of `identifier`. It is its own record where registration has spoken of it, or nobody's that is known. Of
-    several the one that lists another of the numbers sent `beside` it.
+    several the one that lists another of the numbers sent `beside` it. With `identities` a number that nobody has is that record's
+    whose own number is sent beside it (rule 8); `born`: the date of birth that is sent with them.
     """
     known = contexts.get(patient_id)
     if known is not None and (known.effective_at != UNDATED or known.merged_into):
         return patient_id
     listed_by = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
     if not listed_by:
-        return patient_id
+        return _beside(contexts, identities, patient_id, identifier, beside, born) if identities else patient_id
     others = [one for one in beside if not same_number(one, identifier)]
     for those in (listed_by, [one for one in listed_by if any(among(other, one.identifiers) for other in others)]):
         records = {surviving(contexts, one.patient_id) for one in those}
@@ -237,25 +284,108 @@ def registered(
     beside: Collection[Identifier] = (),
     *,
     new: bool,
+    identities: Identities | None = None,
 ) -> str | None:
     """Return the record that registration under a number alone is of (rule 7); None where several list it.
 
     Its own, as somebody else's from now on, where the date of birth is another than the record's, and where that one has another
     number of the same row (authority and type): such are given out anew. `new`: it may be a first registration; then only the same
-    date of birth shows that it is the same person.
+    date of birth shows that it is the same person, or the record's own number beside one that it lists. A merged number is the
+    survivor's where that lists it, or is named by its own number beside it (rule 8).
     """
-    record = holder(contexts, patient_id, identifier, beside)
+    record = holder(contexts, patient_id, identifier, beside, identities=identities, born=born)
+    if record == patient_id:
+        record = surviving(contexts, patient_id)
     known = contexts.get(record) if record else None
     if record == patient_id or known is None:
         return record
+    own = identities is not None and any(identities.patient(one) == record for one in beside)
+    lists = among(identifier, known.identifiers)
+    if contexts.get(patient_id) is not None and (known.deleted or not (lists or own)):
+        return patient_id
     row = [one for one in known.identifiers if (_row(one) == _row(identifier)) and one.value != identifier.value]
     same = None if None in (born, known.birth_date) else same_date(born, known.birth_date)
-    return patient_id if row or same is False or (new and not same) else record
+    return patient_id if row or same is False or (new and not same and not (lists and own)) else record
+
+
+def _beside(
+    contexts: Contexts,
+    identities: Identities,
+    patient_id: str,
+    identifier: Identifier,
+    numbers: Collection[Identifier],
+    born: str | None,
+) -> str:
+    """Return the record that a number which nobody has is of by one that is sent beside it; its own where that is not certain."""
+    near = beside_own(contexts, identities, patient_id, identifier, numbers)
+    records = {surviving(contexts, one.patient_id) for one in near}
+    certain = [one for one in near if {one.patient_id} == records and not contradicts(one, born, numbers)]
+    return certain[0].patient_id if certain else patient_id
+
+
+def beside_own(
+    contexts: Records, identities: Identities, patient_id: str, identifier: Identifier, numbers: Collection[Identifier]
+) -> list[PatientEvent]:
+    """Return the registered records of the other numbers that are sent beside a patient's.
+
+    Not those of numbers that are no index of patients, nor where the message has several of one row, of which it cannot be told
+    whose they are.
+    """
+    found: list[PatientEvent] = []
+    if any(one.value != identifier.value for one in numbers if _alike(one, identifier)):
+        return found
+    for one in numbers:
+        known = contexts.get(identities.patient(one))
+        counts = one.kind.upper() not in NOT_A_PATIENT_INDEX and one.kind != LOGICAL
+        alone = all(other.value == one.value for other in numbers if _alike(one, other))
+        if not counts or not alone or _alike(one, identifier) or known is None or known.patient_id == patient_id:
+            continue
+        if known.effective_at != UNDATED and not known.deleted and among(one, known.identifiers):
+            found.append(known)
+    return found
+
+
+def contradicts(known: PatientEvent, born: str | None, numbers: Collection[Identifier]) -> bool:
+    """Whether a record is certainly not, or may well not be, of the person with that date of birth and those numbers.
+
+    Dates are compared as far as both are known. Of a row (authority and type, or none that is said) in which both have numbers they
+    must have one in common.
+    """
+    if None not in (born, known.birth_date) and not same_date(born, known.birth_date):
+        return True
+    own = [one for one in known.identifiers if one.kind.upper() not in _PASSING]
+    rows = [[other for other in numbers if _alike(one, other)] for one in own]
+    return any(row and not any(among(other, own) for other in row) for row in rows)
+
+
+def one_person(known: PatientEvent, other: PatientEvent, born: str | None, numbers: Collection[Identifier]) -> bool:
+    """Whether two records are one person's, as a message that has both their numbers says (rule 8).
+
+    Only where registration has spoken of both, their dates of birth are known in full and the same, or their stay is one, and
+    nothing of the two and of the message contradicts. Nobody lies in two beds by two visits, nor is both dead and alive.
+    """
+    shown = known.birth_date == other.birth_date and len(known.birth_date or "") == _WHOLE_DATE
+    if not shown and not is_it(known, Named.of(other)):
+        return False
+    if any(one.effective_at == UNDATED or one.deleted or one.merged_into for one in (known, other)):
+        return False
+    visits = {one.visit.value for one in (known, other) if one.visit}
+    lie_there = all(one.encounter_status == "in-progress" and in_bed(one.encounter_class) for one in (known, other))
+    if known.deceased != other.deceased or (lie_there and len(visits) > 1):
+        return False
+    said = [(known, born, numbers), (other, born, numbers), (known, other.birth_date, other.identifiers)]
+    return not any(contradicts(*each) for each in said)
 
 
 def same_date(one: str | None, other: str | None) -> bool:
     """Whether two dates are the same as far as both are known (a year, a month)."""
     return one is not None and other is not None and (one.startswith(other) or other.startswith(one))
+
+
+def _alike(one: Identifier, other: Identifier) -> bool:
+    """Whether two numbers may be of one row: of one authority, and of one type or of none that is said."""
+    kinds = {one.kind.upper(), other.kind.upper()}
+    return one.authority.casefold() == other.authority.casefold() and (len(kinds) == 1 or "" in kinds)
 
 
 def _row(identifier: Identifier) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import hmac
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -23,10 +24,13 @@ _OID = re.compile(r"[0-2](\.\d+)+")
 VALID, SECONDARY, TEMPORARY, ENDED = range(4)  # ENDED: its validity is over, or has not begun
 Ranked = Sequence[tuple[int, Identifier]]
 
+LOGICAL: Final = "FHIR"  # `Identifier.kind` of a FHIR resource's own id on its server
+
 # HL7 table 0203: these name an account, a visit, a document or a person elsewhere, never the patient in this hospital's index.
 NOT_A_PATIENT_INDEX = frozenset(
     {"AN", "VN", "SS", "DL", "PPN", "PN", "BR", "DR", "EI", "EN", "FI", "GN", "NPI", "TAX", "XX", "U"}
 )
+KINDS_IN_WORDS: Final = {"MRN": "MR"}  # what senders write where table 0203 has a code, beside the codes themselves
 PREFERRED_KINDS = (
     "MR",
     "PI",
@@ -183,6 +187,13 @@ class Identities:
         if key is None:
             key = self._keys[kind] = hmac.new(self._secret, kind.encode(), sha256).digest()
         return patient_id(key, authority, value)
+
+
+def kind_in_words(words: str) -> str:
+    """Return the type (table 0203) that the words for one are, as far as they are known; empty for others."""
+    word = words.strip().upper()
+    kind = KINDS_IN_WORDS.get(word, word)
+    return kind if kind in PREFERRED_KINDS or kind in NOT_A_PATIENT_INDEX else ""
 
 
 def lasting(ranked: Ranked, chosen: Identifier | None) -> tuple[Identifier, ...]:

@@ -4,8 +4,10 @@ A context holds one stay. By it a patient is watched and alerts are routed, so w
 planned admission, an old stay that is tidied up) must not end, cancel or move it. But where the end of the old stay was lost, a new
 admission must take over, or the patient is watched under a ward that was left long ago. What stands against what:
 
-1. Only what is named differs: where the message or the context has no visit number, there is one stay and the message is about it.
-2. The end, cancellation or plan of another visit is never used while a stay is in progress, or may be (`unknown`).
+1. Only what is named differs (`is_it`): by the visit number, where one side has none by the account's. Where nothing can be
+   compared there is one stay and the message is about it, unless the stay is a bed's and the message an outpatient's.
+2. The end, cancellation or plan of another visit is never used while a stay is in progress, or may be (`unknown`). A plan of the
+   same visit is not either: the number of who waits in the emergency room for a bed upstairs is that of the stay upstairs.
 3. A visit that begins takes over from a stay in progress when it puts the patient into a bed or an emergency room, or when the stay
    is known to be an outpatient one (those are often never ended). A class that is not known protects the stay that has it.
 4. Not where it begins before the stay in progress, as far as both say when: it is entered late. What only may be earlier is not.
@@ -15,9 +17,9 @@ watches; one that is kept wrongly is watched and alerts, in its old place, until
 """
 
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from processors.events import Location, PatientEvent
+from processors.events import Identifier, Location, PatientEvent
 from processors.patients import NOT_HERE
 
 Class = Literal["inpatient", "emergency", "outpatient"]
@@ -41,7 +43,10 @@ CLASSES: Final[dict[str, Class]] = {
     "PRENC": "outpatient",
     "VR": "outpatient",
 }
+ACCOUNT: Final = "AN"  # table 0203, of the number of a stay that has none but its account's
+NUMBERS: Final = ("encounter_id", "visit", "account")
 NEW_STAY: Final[dict[str, Any]] = {  # what a stay does not take over from the one before
+    "account": None,
     "location": Location(),
     "encounter_class": None,
     "encounter_since": None,
@@ -50,9 +55,63 @@ NEW_STAY: Final[dict[str, Any]] = {  # what a stay does not take over from the o
 }
 
 
-def is_another(known: PatientEvent | None, encounter_id: str | None) -> bool:
-    """Whether a visit is another than the context's: only where both are named."""
-    return known is not None and None not in (known.encounter_id, encounter_id) and known.encounter_id != encounter_id
+class Number(NamedTuple):
+    """A number of a visit or an account. `stated`: its sender says whose it is; else its authority is only taken to be."""
+
+    identifier: Identifier
+    stated: bool = True
+
+    def same(self, other: "Number") -> bool:
+        """Whether two numbers are one; of one that does not say whose it is the value alone tells.
+
+        What its authority is taken to be is that of the patient's number, and a merge changes that.
+        """
+        one, two = self.identifier, other.identifier
+        alike = one.authority.casefold() == two.authority.casefold() or not (self.stated and other.stated)
+        return alike and one.value == two.value
+
+
+class Named(NamedTuple):
+    """What a message names a stay by, if anything. `encounter_id`: the pseudonym of the visit's number, else the account's."""
+
+    visit: Number | None = None
+    account: Number | None = None
+    encounter_id: str | None = None
+
+    @classmethod
+    def of(cls, known: PatientEvent | None) -> "Named":
+        """Return what a context names its stay by."""
+        if known is None:
+            return cls()
+        visit, account = known.visit, known.account
+        if visit and visit.kind == ACCOUNT:
+            visit, account = None, visit
+        return cls(Number(visit) if visit else None, Number(account) if account else None, known.encounter_id)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """By field of `PatientEvent`; empty without a number."""
+        number = self.visit or self.account
+        if self.encounter_id is None:
+            return {}
+        account = {"account": self.account.identifier} if self.account else {}
+        return {"encounter_id": self.encounter_id, "visit": number and number.identifier} | account
+
+
+def is_it(known: PatientEvent | None, named: Named) -> bool | None:
+    """Whether a message names the context's stay; None where nothing can be compared."""
+    own = Named.of(known)
+    if None in (own.encounter_id, named.encounter_id):
+        return None
+    if named.encounter_id == own.encounter_id:
+        return True
+    if named.visit and own.visit:
+        return named.visit.same(own.visit)
+    pairs = [(given, kept) for given in (named.visit, named.account) for kept in (own.visit, own.account) if given and kept]
+    if any(given.same(kept) for given, kept in pairs):  # some put one number in both places
+        return True
+    nothing = own.visit is None and own.account is None  # a resource's id, or a record of before numbers were kept
+    return False if (named.account and own.account) or (named.visit and nothing) else None
 
 
 def in_bed(kind: Class | None) -> bool:

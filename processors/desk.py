@@ -427,7 +427,7 @@ class Desk:
         patient.closed.pop(kind, None)
         patient.alerts[kind] = alert
         if kind in PAGING:
-            spent = self.count(patient, patient.context.location.ward, cause.now)
+            spent = self.count(patient, patient.context.location.ward_names[0], cause.now)
             alert.quiet = spent and not (score is not None and self._unheard_of(patient, score, cause.now))
         self._place(patient, alert, cause.now)
         return alert
@@ -457,7 +457,8 @@ class Desk:
         elif alert.quiet:
             alert.route, alert.waiting_since = rules.quiet_route, None
         else:
-            alert.route = rules.ward_routes.get(context.location.ward, rules.default_route)
+            routes = rules.ward_routes
+            alert.route = next((routes[name] for name in context.location.ward_names if name in routes), rules.default_route)
 
     def _end(
         self,

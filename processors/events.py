@@ -334,6 +334,13 @@ class Location(Part):
     """The room (PV1-3.2)."""
     bed: Name = ""
     """The bed (PV1-3.3)."""
+    facility: Name = ""
+    """The hospital that these are in (PV1-3.4), where it is said: wards of two hospitals may have one name."""
+
+    @property
+    def ward_names(self) -> tuple[str, ...]:
+        """What settings may call the ward, the narrower first: `FACILITY|WARD` where the facility is said, `WARD`."""
+        return (*([f"{self.facility}|{self.ward}"] if self.facility and self.ward else ()), self.ward)
 
 
 UNDATED: Final = datetime(1970, 1, 1, tzinfo=UTC)  # `PatientEvent.effective_at` where registration has not spoken yet
@@ -366,6 +373,8 @@ class PatientEvent(Event):
     """Vigil's pseudonym of the stay; null where none is known."""
     visit: Identifier | None = None
     """The number that `encounter_id` is the pseudonym of, where the stay has one."""
+    account: Identifier | None = None
+    """The number of the stay's account (HL7 PID-18), where it is said."""
     encounter_status: Literal["planned", "in-progress", "finished", "cancelled", "unknown"] = "unknown"
     """How the stay stands (after FHIR encounter-status)."""
     encounter_class: Literal["inpatient", "emergency", "outpatient"] | None = None

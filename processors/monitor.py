@@ -34,6 +34,7 @@ from processors.events import (
     Event,
     FeedbackEvent,
     HeartbeatEvent,
+    Location,
     News2,
     PatientEvent,
     ScoreEvent,
@@ -299,8 +300,8 @@ class Monitor:
             kinds = ("news2", "deterioration")
             steps += self._desk.close(patient, "withdrawn", f"NEWS2 does not apply: {not_applicable}", cause, kinds=kinds)
         moved = []
-        if before.known and before.location != after.location:
-            moved.append("transferred" if before.location.ward != after.location.ward else "moved")
+        if before.known and (how := _moved(before.location, after.location)):
+            moved.append(how)
         if before.ceiling != after.ceiling:
             moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
         if moved:
@@ -548,6 +549,14 @@ class Monitor:
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
+
+
+def _moved(before: Location, after: Location) -> str:
+    """Say how a patient changed places; empty where not: that a sender says the hospital, or leaves it out, moves nobody."""
+    hospitals = {place.facility for place in (before, after) if place.facility}
+    if before.ward != after.ward or len(hospitals) > 1:
+        return "transferred"
+    return "moved" if (before.room, before.bed) != (after.room, after.bed) else ""
 
 
 def _is_given_out_anew(before: Context, after: Context) -> bool:

@@ -175,7 +175,9 @@ class Context:
         place = self.location
         return [
             *(self.known, self.adult_from, self.pregnant, self.scale, self.undecided_scale, self.ceiling, self.encounter_id),
-            *(self.encounter_status, [place.ward, place.room, place.bed], self.deceased, self.merged_into),
+            self.encounter_status,
+            [place.ward, place.room, place.bed, *([place.facility] if place.facility else ())],
+            *(self.deceased, self.merged_into),
             *((self.deleted, True) if self.outpatient else (True,) if self.deleted else ()),
         ]
 
@@ -186,9 +188,10 @@ class Context:
         (made.known, made.adult_from, made.pregnant, made.scale, made.undecided_scale, made.ceiling, made.encounter_id) = raw[
             :7
         ]
-        (made.encounter_status, (ward, room, bed), made.deceased, made.merged_into) = raw[7:11]
+        (made.encounter_status, (ward, room, bed, *rest), made.deceased, made.merged_into) = raw[7:11]
         made.deleted, made.outpatient = any(raw[11:12]), any(raw[12:])  # snapshots of before lack them
-        made.location = Location.model_construct(ward=ward, room=room, bed=bed)  # as it was saved, however long
+        facility = rest[0] if rest else ""  # snapshots of before lack it
+        made.location = Location.model_construct(ward=ward, room=room, bed=bed, facility=facility)  # as saved, however long
         return made
 
 

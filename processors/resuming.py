@@ -102,7 +102,7 @@ def _count(
         if isinstance(event, AlertEvent):
             if event.sequence == 0 and event.kind in PAGING:
                 known = patients.get(event.patient_id) or strangers.setdefault(event.patient_id, Patient(event.patient_id))
-                desk.count(known, event.location.ward, now)
+                desk.count(known, event.location.ward_names[0], now)
             continue
         if event.set_back_seconds:
             set_back_partition(state, now)

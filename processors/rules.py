@@ -252,7 +252,7 @@ class MonitorRules(_Rules):
 
     # whom to tell --------------------------------------------------------------------------------------------------------
     default_route: str = Field("default", min_length=1, description="where alerts go of wards without a route of their own")
-    ward_routes: dict[str, str] = Field(default_factory=dict, description="ward -> route")
+    ward_routes: dict[str, str] = Field(default_factory=dict, description="ward, or FACILITY|WARD (PV1-3.4), -> route")
     ceilings: dict[str, CeilingPolicy] = Field(
         default_factory=dict,
         description="recorded ceiling of care -> policy; one that is not listed is shown and changes no route",

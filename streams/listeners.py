@@ -47,7 +47,7 @@ async def listeners(settings: Settings, pages: Sequence[str]) -> list[Listener]:
     places = [
         (name, getattr(connectors, name).host, getattr(connectors, name).port) for name in dict.fromkeys(connectors.enabled)
     ]
-    tried = [(*place, _trouble(*place[1:])) for place in places if place[2]]
+    tried = [(*place, trouble(*place[1:])) for place in places if place[2]]
     known: set[int] = set()
     if any(error is not None and error.errno == errno.EADDRINUSE for *_, error in tried):
         for ports in await asyncio.gather(*(asyncio.to_thread(_told, page) for page in pages)):
@@ -55,7 +55,7 @@ async def listeners(settings: Settings, pages: Sequence[str]) -> list[Listener]:
     return [await asyncio.to_thread(_seen, name, host, port, error, known) for name, host, port, error in tried]
 
 
-def _trouble(host: str, port: int) -> OSError | None:
+def trouble(host: str, port: int) -> OSError | None:
     """Bind a port as a server would, and let it go; return what stands in the way."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -83,7 +83,9 @@ class Filter:
             return False
         own = self._settings
         told = {alert.route, *alert.routes}  # an alert that climbed and then gets graver or ends, does so for them too
-        here = (not own.wards or alert.location.ward in own.wards) and (not own.routes or not told.isdisjoint(own.routes))
+        here = (not own.wards or any(name in own.wards for name in alert.location.ward_names)) and (
+            not own.routes or not told.isdisjoint(own.routes)
+        )
         grave = not own.severities or alert.severity in own.severities or alert.state in _ENDS
         if not (here and grave) and alert.alert_id not in self._sent:
             return False

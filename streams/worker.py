@@ -14,6 +14,7 @@ from models.errors import VigilError
 from streams.engine import Engine, MakeJob, new_app
 from streams.health import add_pages
 from streams.leaving import leave_within
+from streams.listeners import trouble
 from streams.log import setup_logging
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
@@ -69,7 +70,14 @@ def run(settings: Settings, name: str, make: MakeJob, lane: LaneSettings) -> int
         give_way(lane.nice)
     if settings.worker.health_port == 0:
         settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"health_port": free_port()})})
-    log.info("%s: health and metrics on http://%s:%d", name, settings.worker.health_host, settings.worker.health_port)
+    host, port = settings.worker.health_host, settings.worker.health_port
+    if (error := trouble(host, port)) is not None:
+        hint = "another process has it? VIGIL_WORKER__HEALTH_PORT chooses another, 0 a free one"
+        log.critical(
+            "%s stops: its health page cannot listen on %s:%d (%s): %s", name, host, port, error.strerror or error, hint
+        )
+        return 1
+    log.info("%s: health and metrics on http://%s:%d", name, host, port)
     # The model runs in a thread of its own: by default it waits 5 ms for the loop to let go of the interpreter, and back again.
     sys.setswitchinterval(0.0005)
     loop = asyncio.new_event_loop()

@@ -55,7 +55,8 @@ def communication_of(notice: Notice) -> dict[str, Any]:
         resource["identifier"].append({"system": ALERT, "value": alert.alert_id})
         resource |= about(alert.patient_id, notice.person)
         resource["payload"].append({"contentString": f"{alert.state}: {alert.detail}"})
-        place = " ".join(filter(None, (alert.location.ward, alert.location.room, alert.location.bed)))
+        at = alert.location
+        place = " ".join(filter(None, (at.ward, at.room, at.bed, at.facility)))
         if place:
             resource["payload"].append({"contentString": f"Location: {place}"})
     return resource

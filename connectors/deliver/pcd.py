@@ -58,7 +58,8 @@ def message_of(notice: Notice, settings: PcdSettings) -> bytes:
     segments = [_header(notice, settings)]
     if alert is not None:
         numbers = notice.person.numbers if notice.person else ()
-        place = "^".join(map(_text, (alert.location.ward, alert.location.room, alert.location.bed)))
+        at = alert.location
+        place = "^".join(map(_text, (at.ward, at.room, at.bed, *((at.facility,) if at.facility else ()))))
         segments += [
             ["PID", "", "", "~".join([*map(_number, numbers), f"{_text(alert.patient_id)}^^^VIGIL^PI"])],
             ["PV1", "", "I", place, *[""] * 15, _visit(notice, alert)],

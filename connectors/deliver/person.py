@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from connectors.contexts import surviving
-from connectors.fhir.mapping.reading import LOGICAL
-from connectors.identity import Identities
+from connectors.identity import LOGICAL, Identities
 from processors.events import Identifier, PatientEvent
 
 _LIMIT: Final = 200_000  # patients; about half a kilobyte each

@@ -24,7 +24,9 @@ class ReceiverSettings(Section):
     severities: tuple[Severity, ...] = Field(
         (), description="only these; empty: all. The end of an alert, and what follows a step that was sent, is always sent"
     )
-    wards: tuple[str, ...] = Field((), description="only patients of these wards; empty: all")
+    wards: tuple[str, ...] = Field(
+        (), description="only patients of these wards (FACILITY|WARD by PV1-3.4: that hospital's); empty: all"
+    )
     routes: tuple[str, ...] = Field(
         (),
         description="only alerts that the site's policy sends here (`monitor` has routes and escalation), and what becomes of them "

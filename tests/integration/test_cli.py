@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -342,6 +343,14 @@ def _set(kafka: Kafka, topic: str, **config: str) -> None:
     entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
     admin.incremental_alter_configs([resource])[resource].result()
+
+
+def test_a_lane_whose_health_port_is_taken_says_so(vigil: Vigil) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = vigil("lane", "run", "vitals", VIGIL_WORKER__HEALTH_PORT=str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "CRITICAL" in done.stderr and "vitals stops: its health page cannot listen on 127.0.0.1:" in done.stderr
+    assert "VIGIL_WORKER__HEALTH_PORT" in done.stderr and "Traceback" not in done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------------- up

@@ -5,7 +5,8 @@
 2. A Patient that has an id on its server *and* another identifier that names it makes two contexts: its own, and an alias under the
    id, `merged_into` the first. By the alias, kept in the compacted topic like any context, a bare `Patient/7` is understood later.
    A Patient that has no number any more is filed under the one that it had; one whose number another record lists beside its own
-   under that record, where the date of birth says so (`contexts.registered`; the alias is then `merged_by` the number).
+   under that record, where the date of birth says so (`contexts.registered`; the alias is then `merged_by` the number), and so is
+   one with another number beside that of a record. Where both numbers have records, these are merged or noted (`one_person`).
 3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
    An update without a link that its resource said before (`merged_by`) takes that merge back, as A37 does in HL7 v2.
 4. A stay that is over, planned or cancelled does not displace another one that is in progress, or may be; nor does one in progress
@@ -24,12 +25,29 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from connectors.contexts import STAY, Contexts, among, facts_of, in_future, inherited, is_late, since, surviving, whole
-from connectors.fhir.mapping.reading import LOGICAL, Reading, Stay, Subject, codings, objects, text
+from connectors.contexts import (
+    STAY,
+    Contexts,
+    among,
+    beside_own,
+    facts_of,
+    in_future,
+    inherited,
+    is_late,
+    kept,
+    one_person,
+    registering,
+    since,
+    surviving,
+    whole,
+)
+from connectors.fhir.mapping.reading import Reading, Stay, Subject, codings, objects, text
 from connectors.fhir.structure import Json
+from connectors.identity import LOGICAL
 from connectors.stays import CLASSES, NEW_STAY, Class, gives_way
 from processors.events import UNDATED, Identifier, Location, PatientEvent
 from processors.identity import natural_id
@@ -122,10 +140,14 @@ def map_patient(reading: Reading, book: Book) -> None:
     own = next((reading.site.identities.patient(one) for one in identifiers if one.kind == LOGICAL), None)
     before = book.get(own) if own else None
     filed = before.merged_into if before and not before.merged_by else None  # under what this resource was filed last
-    said: dict[str, Any] = {"identifiers": identifiers} | _person(reading)
+    sent = reading.identifiers(objects(resource, "identifier"))
+    others = kept(reading.site.contexts, reading.site.identities, book.get(patient), sent)
+    said: dict[str, Any] = {"identifiers": (*identifiers, *others)} | _person(reading)
     voice = {}
+    if chosen.kind != LOGICAL and not reading.over(resource, chosen):
+        _unite(reading, book, patient, chosen, at)
     if patient != number:
-        reading.note("identifier", "a number that a record lists beside its own: filed under that record")
+        reading.note("identifier", "another number of a record's: filed under that record")
         listed = record.identifiers if (record := book.get(patient)) else ()
         said["identifiers"] = (*listed, *(one for one in identifiers if not among(one, listed)))
         voice = {"merged_by": number}
@@ -142,6 +164,22 @@ def map_patient(reading: Reading, book: Book) -> None:
         logical = tuple(one for one in identifiers if one.kind == LOGICAL)
         book.write(reading, own, {"identifiers": logical, "merged_into": patient} | voice, at=at)
     _links(reading, book, patient, at)
+
+
+def _unite(reading: Reading, book: Book, patient: str, chosen: Identifier, at: datetime) -> None:
+    """Merge into the patient's record those of its other numbers, where they are certainly one person's (as HL7 v2's ADT does)."""
+    numbers, born = reading.person_identifiers(reading.resource), text(reading.resource.get("birthDate")) or None
+    for other in beside_own(book, reading.site.identities, patient, chosen, numbers):
+        known = book.get(patient)
+        if surviving(book, other.patient_id) == patient:
+            continue
+        late = book.is_late(patient, at) or book.is_late(other.patient_id, at)
+        if known is None or late or not one_person(known, other, born, numbers):
+            reading.note("identifier", "numbers of records that may be two patients': not merged")
+            continue
+        reading.note("identifier", "numbers of two records that are one patient's: merged")
+        book.write(reading, patient, inherited(known, other), at=at)
+        book.write(reading, other.patient_id, {"merged_into": patient}, at=at)
 
 
 def _renumber(reading: Reading, book: Book, old: str, new: str, own: str, at: datetime) -> None:
@@ -221,6 +259,8 @@ def map_encounter(reading: Reading, book: Book, learnt: dict[str, Stay]) -> None
     subject = reading.subject(followed=False)  # a stay is the record's own
     if subject is None:
         return
+    contexts, identities = reading.site.contexts, reading.site.identities
+    subject = replace(subject, patient_id=registering(contexts, identities, subject.patient_id))
     stay = reading.encounter_of(resource, subject)
     at, received_at = reading.last_updated or reading.sender.received_at, reading.sender.received_at
     written = received_at if in_future(at, received_at) else at

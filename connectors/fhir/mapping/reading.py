@@ -13,7 +13,7 @@ from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
-from connectors.identity import ENDED, SECONDARY, TEMPORARY, VALID, Identities, lasting
+from connectors.identity import ENDED, LOGICAL, SECONDARY, TEMPORARY, VALID, Identities, kind_in_words, lasting
 from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
@@ -28,7 +28,6 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "urn:oid:2.16.840.1.113883.6.96": "SCT",
     "http://unitsofmeasure.org": "UCUM",
 }
-LOGICAL: Final = "FHIR"  # `Identifier.kind` of a resource's own id on its server
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
 _USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
@@ -300,7 +299,8 @@ class Reading:
         """
         contexts, identities = self.site.contexts, self.site.identities
         own, born = identities.patient(number), text(resource.get("birthDate")) or None
-        record = registered(contexts, own, number, born, self.person_identifiers(resource), new=not contained)
+        beside = self.person_identifiers(resource)
+        record = registered(contexts, own, number, born, beside, new=not contained, identities=identities)
         logical = None if contained else self._own(resource)
         alias = contexts.get(identities.patient(logical)) if logical else None
         if record and alias and alias.merged_into == record and alias.merged_by != own:
@@ -308,6 +308,11 @@ class Reading:
         if record == own and not contained:
             self.index.anew.add(own)
         return Subject(record, number.authority) if record else None
+
+    def over(self, resource: Json, number: Identifier) -> bool:
+        """Whether the period of a Patient's number is over or has not begun."""
+        ranks = [rank for rank, one in self._ranked(resource) if one == number]
+        return bool(ranks) and min(ranks) == ENDED
 
     def _contradict(self, referred: Subject, numbers: Iterable[Identifier], named: Subject, given: Identifier) -> bool:
         """Whether a reference and its identifier are two patients: another number of the same index, or of another known record."""
@@ -381,7 +386,8 @@ class Reading:
         for one in given:
             value = text(one.get("value"))
             if value and one.get("use") != "old":
-                kind = next((code for code, _, _ in codings(one.get("type")) if code), "")
+                kinds = codings(one.get("type"))
+                kind = next((code for code, _, _ in kinds if code), "") or (kind_in_words(kinds[-1][1]) if kinds else "")
                 found.append(Identifier(authority=self._authority(one), value=value, kind=kind))
         return tuple(found)
 

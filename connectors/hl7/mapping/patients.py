@@ -5,7 +5,7 @@
 2. An admission with another visit number begins a new stay: place, pregnancy and ceiling of care of the old one are not carried
    over (the SpO2 scale is: it was decided for the patient).
 3. What is about another visit than the stay in progress does not end, cancel or move it, unless it is a new admission: which
-   trigger with which visit does what stands in `mapping.visits`. Without a visit number on either side there is one stay.
+   trigger with which visit does what stands in `mapping.visits`.
 4. Cancels undo by their own snapshot: PV1 of an A12 holds the place before the transfer, A13 means in the house again.
 
 Merges (A40, older A18, A30, A34, A36, A39; A43 and A47 which move or change an identifier, which is what a `patient_id` is made
@@ -19,7 +19,7 @@ An A45 moves as many as it has MRG segments. What the old patient's watch has ra
 A number that was merged away may be given out anew: a temporary one of the emergency room is. An admission recorded after the merge
 lifts it and begins an empty record, by these signs (birth dates compared as far as both are known):
 
-| it is | and its visit (PV1-19) | and its birth date | |
+| it is | and its visit (PV1-19, PID-18) | and its birth date | |
 |---|---|---|---|
 | A01, A04 | is neither the old record's nor the survivor's | any | anew |
 | A01, A04 | is not said | is neither's, and one is known | anew |
@@ -32,18 +32,32 @@ that goes over to its record, as in a merge.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from connectors.contexts import FACTS, STAY, Contexts, among, in_future, inherited, is_late, same_date, since, surviving, whole
+from connectors.contexts import (
+    FACTS,
+    STAY,
+    Contexts,
+    among,
+    beside_own,
+    in_future,
+    inherited,
+    is_late,
+    kept,
+    one_person,
+    same_date,
+    since,
+    surviving,
+    whole,
+)
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.facts import fact_of, read_fact
-from connectors.hl7.mapping.reading import Reading, Subject
-from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, about_the_stay, read_visit
+from connectors.hl7.mapping.reading import Reading, Subject, birth_date, born
+from connectors.hl7.mapping.visits import PASSED_OVER, SNAPSHOTS, Visit, about_the_stay, is_another, numbers_of, read_visit
 from connectors.hl7.message import Segment
-from connectors.hl7.times import parse_stamp
-from connectors.stays import gives_way, in_bed, is_another
+from connectors.stays import NUMBERS, Named, gives_way, in_bed, is_it
 from processors.events import UNDATED, Identifier, PatientEvent
 from processors.events import Location as Place
 
@@ -54,6 +68,7 @@ DELETION: Final = "A29"
 _GONE: Final[dict[str, Any]] = {
     "encounter_id": None,
     "visit": None,
+    "account": None,
     "encounter_status": "unknown",
     "encounter_class": None,
     "encounter_since": None,
@@ -100,6 +115,7 @@ def map_patients(reading: Reading, contexts: Contexts, trigger: str) -> None:
             elif trigger == DELETION:
                 _delete(book, subject)
             else:
+                _unite(book, group, subject)
                 _snapshot(book, group, subject, trigger)
                 _gather(book, subject)
                 if group is groups[-1]:
@@ -118,7 +134,7 @@ def _subject(reading: Reading, group: Group, trigger: str) -> Subject | None:
     if subject is None or trigger == DELETION:  # of an enterprise's number a deletion is of that number alone
         return subject
     if group.mrg is None or trigger not in MERGES | MOVES:
-        return reading.registered(subject, _born(group.pid), new=trigger in _REGISTERS)
+        return reading.registered(subject, born(group.pid), new=trigger in _REGISTERS)
     gone = _mrg(reading, group.mrg, subject)
     staying = reading.subject(group.pid, gone) or subject
     record = reading.held(staying)
@@ -218,36 +234,60 @@ def _facts(book: Book, subject: Subject) -> None:
 
 def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
-    person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
-    said = read_visit(reading, group.pv1, subject, trigger)
-    if known is not None and _anew(book, known, trigger, said.encounter_id, person.get("birth_date")):
+    contexts, identities, sent = reading.tables.contexts, reading.tables.identities, reading.identifiers(group.pid, 3)
+    others = [one for one in kept(contexts, identities, known, sent) if not among(one, subject.identifiers)]
+    person = {"identifiers": (*subject.identifiers, *others)} | _person(reading, group.pid)
+    visit = read_visit(reading, group.pv1, subject, trigger)
+    if known is not None and _anew(book, known, trigger, visit.named, person.get("birth_date")):
         reading.flags["a number that was merged away is registered anew: somebody else's from now on"] += 1
-        book.write(subject.patient_id, _NOTHING | person | said.said)
+        book.write(subject.patient_id, _NOTHING | person | visit.said | visit.named.said)
         return
-    visit = about_the_stay(
-        said,
-        trigger,
-        known,
-        late=book.is_late(subject.patient_id),
-        renumbered=reading.encounter_id(group.mrg, subject, 5) if trigger == "A50" else None,
-    )
-    if visit is not None:
-        book.write(subject.patient_id, person | visit)
+    renumbered = reading.named(group.mrg, replace(subject, account=None), 5) if trigger == "A50" else None
+    said = about_the_stay(visit, trigger, known, late=book.is_late(subject.patient_id), renumbered=renumbered)
+    if not isinstance(said, str):
+        book.write(subject.patient_id, person | said)
         return
-    reading.skipped[PASSED_OVER] += 1
+    reading.skipped[said] += 1
     book.write_person(subject.patient_id, person)
 
 
-def _anew(book: Book, known: PatientEvent, trigger: str, visit: str | None, born: str | None) -> bool:
+def _anew(book: Book, known: PatientEvent, trigger: str, named: Named, born: str | None) -> bool:
     """Whether an admission registers a number anew that was merged away: the table above."""
     if known.merged_into is None or trigger not in _REGISTERS or book.is_late(known.patient_id):
         return False
     survivor = book.get(surviving(book.reading.tables.contexts, known.patient_id))
     records = [known, survivor] if survivor else [known]
-    if visit and (trigger in _ADMITS or any(visit == one.encounter_id for one in records)):
-        return all(visit != one.encounter_id for one in records)
+    told = [is_it(one, named) for one in records]
+    if True in told:
+        return False
+    neither = all(this is False or one.encounter_id is None for this, one in zip(told, records, strict=True))
+    if trigger in _ADMITS and neither and (named.visit or False in told):
+        return True
     dates = [one.birth_date for one in records if one.birth_date]
     return bool(born and dates) and not any(same_date(born, date) for date in dates)
+
+
+def _unite(book: Book, group: Group, subject: Subject) -> None:
+    """Merge into the patient's record those that go by other numbers of the message, where they are certainly one person's.
+
+    Told as an A40 is: the record that is merged away says into which, and the patient's takes over what it does not know itself,
+    before the message is applied to it. What is not certain is noted, and the records stay apart (rule 8 of `connectors.contexts`).
+    """
+    reading, sent = book.reading, book.reading.subject(group.pid)
+    if sent is None or sent.chosen is None or sent.over:
+        return
+    identities, numbers = reading.tables.identities, sent.identifiers
+    for other in beside_own(book, identities, subject.patient_id, sent.chosen, numbers):
+        known = book.get(subject.patient_id)
+        if surviving(book, other.patient_id) == subject.patient_id:
+            continue
+        late = book.is_late(subject.patient_id) or book.is_late(other.patient_id)
+        if known is None or late or not one_person(known, other, born(group.pid), numbers):
+            reading.flags["numbers of records that may be two patients': not merged"] += 1
+            continue
+        reading.flags["numbers of two records that are one patient's: merged"] += 1
+        book.write(subject.patient_id, inherited(known, other), fact=True)
+        book.write(other.patient_id, {"merged_into": subject.patient_id})
 
 
 def _gather(book: Book, subject: Subject) -> None:
@@ -297,21 +337,6 @@ def _date(reading: Reading, pid: Segment) -> str | None:
         return None
 
 
-def _born(pid: Segment) -> str | None:
-    try:
-        return birth_date(pid)
-    except ValueError:
-        return None
-
-
-def birth_date(pid: Segment) -> str | None:
-    """Return the date of birth (PID-7), None where none is said. Raises `ValueError` for what is none."""
-    stamp = None if pid.is_null(7) else parse_stamp(pid.get(7))
-    if stamp is None:
-        return None
-    return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
-
-
 # --------------------------------------------------------------------------------------------- merges, moves and links
 
 
@@ -331,8 +356,9 @@ def _priors(reading: Reading, group: Group, subject: Subject) -> tuple[Subject, 
         return ()
     alike = [one for one in identifiers if _index(one) == _index(chosen)]
     records = {identities.patient(one): one for one in alike}
+    account = reading.account(group.mrg, 3)
     named = [
-        Subject(patient_id, identifiers if len(records) == 1 else (one,), one.authority, one)
+        Subject(patient_id, identifiers if len(records) == 1 else (one,), one.authority, one, account)
         for patient_id, one in records.items()
     ]
     return tuple(found for prior in named if (found := _other(reading, prior, subject, group.mrg.at(1))))
@@ -371,16 +397,17 @@ def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> No
         reading.flags["a merge of a record that was never heard of"] += 1
     taken = inherited(known, other)
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
-    visit = read_visit(reading, group.pv1, subject).said
+    visit = read_visit(reading, group.pv1, subject)
     holder = known or other
     stay = holder.model_copy(update=taken) if holder else None
-    if stay and is_another(stay, visit.get("encounter_id")):
+    said = visit.said | (numbers_of(visit.named, stay) if stay else visit.named.said)
+    if stay and is_another(visit, stay):
         if stay.encounter_status == "in-progress":
             reading.skipped[PASSED_OVER] += 1
-            visit = {}
+            said = {}
         else:  # PV1's stay is another than the one whose end is known
-            visit = _GONE | visit
-    book.write(subject.patient_id, {"merged_into": None} | taken | person | visit)
+            said = _GONE | visit.said | visit.named.said
+    book.write(subject.patient_id, {"merged_into": None} | taken | person | said)
     listed = other.identifiers if other else ()
     numbers = (*listed, *(one for one in prior.identifiers if not among(one, listed)))
     book.write(prior.patient_id, {"identifiers": numbers, "merged_into": subject.patient_id})
@@ -390,26 +417,29 @@ def _move(book: Book, group: Group, subject: Subject) -> None:
     """Move the visit or account that MRG names from its patient to PID's."""
     reading = book.reading
     person = {"identifiers": subject.identifiers} | _person(reading, group.pid)
-    visit = read_visit(reading, group.pv1, subject).said
+    visit = read_visit(reading, group.pv1, subject)
+    said, named = visit.said, visit.named
     for prior in _priors(reading, group, subject):
-        stay = reading.stay(group.mrg, prior, 5)
-        moved = stay.get("encounter_id") or visit.get("encounter_id")
+        moved = reading.named(group.mrg, prior, 5)
         old = book.get(prior.patient_id)
-        visit = stay | visit
-        if old is not None and old.encounter_id and old.encounter_id == moved:
-            visit = {name: getattr(old, name) for name in STAY} | visit
+        if old is not None and is_it(old, named if is_it(old, moved) is None else moved):
+            said = {name: getattr(old, name) for name in STAY if name not in NUMBERS} | said
+            named = named if is_it(old, named) is False else Named.of(old)
             book.write(prior.patient_id, _GONE | {"stay_moved_to": subject.patient_id})
         else:
+            named = moved if named.encounter_id is None else named
             reading.flags["a move of a visit that is not the stay of the record it moves from"] += 1
     known = book.get(subject.patient_id)
-    if known and is_another(known, visit.get("encounter_id")):
-        status, kind, began = (visit.get(name) for name in ("encounter_status", "encounter_class", "encounter_since"))
+    if known and is_another(Visit(said, named=named), known):
+        status, kind, began = (said.get(name) for name in ("encounter_status", "encounter_class", "encounter_since"))
         if not gives_way(known, status or "unknown", takes_over=status == "in-progress" and in_bed(kind), latest=began):
             reading.skipped[PASSED_OVER] += 1
-            visit = {}
+            said = {}
         else:
-            visit = _GONE | visit
-    book.write(subject.patient_id, person | visit)
+            said = _GONE | said | named.said
+    else:
+        said = said | (numbers_of(named, known) if known else named.said)
+    book.write(subject.patient_id, person | said)
 
 
 def _link(book: Book, groups: list[Group], *, together: bool) -> None:

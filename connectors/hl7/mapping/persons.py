@@ -11,8 +11,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from connectors.contexts import FUTURE
-from connectors.hl7.mapping.patients import Book, birth_date
-from connectors.hl7.mapping.reading import Subject
+from connectors.hl7.mapping.patients import Book
+from connectors.hl7.mapping.reading import Subject, birth_date
 from connectors.hl7.mapping.visits import place_of
 from connectors.hl7.message import Segment
 from processors.events import UNDATED, Event, Location, NoteEvent, PatientEvent, VitalsEvent

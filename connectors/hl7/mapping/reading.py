@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
 from connectors.hl7.errors import Condition, Location, Trouble
@@ -13,6 +13,7 @@ from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
 from connectors.hl7.times import Stamp, parse_stamp, resolve
 from connectors.identity import ENDED, VALID, Identities, lasting
+from connectors.stays import ACCOUNT, Named, Number, is_it
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
 
@@ -29,6 +30,8 @@ class Subject:
     identifiers: tuple[Identifier, ...]
     authority: str = ""  # of the identifier that was chosen
     chosen: Identifier | None = None
+    account: tuple[str, str] | None = None  # authority (empty where none is said) and number, of PID-18
+    over: bool = False  # the validity of the identifier that was chosen: no other one may be used
 
     def authority_for(self, kind: str) -> str:
         """Return who numbers the patient by that type: the chosen one's authority, unless only others give such numbers."""
@@ -126,19 +129,28 @@ class Reading:
             kind = chosen.kind.upper()
             stay = [(rank, one) for rank, one in ranked if one.kind.upper() == kind and not among(one, gone)]
             chosen = identities.choose_ranked(stay) or chosen
-        return Subject(identities.patient(chosen), lasting(ranked, chosen), chosen.authority, chosen) if chosen else None
+        if pid is None or chosen is None:
+            return None
+        over = (ENDED, chosen) in ranked and (VALID, chosen) not in ranked
+        numbers, account = lasting(ranked, chosen), self.account(pid, 18)
+        return Subject(identities.patient(chosen), numbers, chosen.authority, chosen, account, over)
 
-    def held(self, subject: Subject) -> Subject | None:
+    def held(self, subject: Subject, born: str | None = None) -> Subject | None:
         """Return the record that a number belongs to (`contexts.holder`); None, noted as a flag, where several list it."""
         if subject.chosen is None:
             return subject
-        return self._of(subject, holder(self.tables.contexts, subject.patient_id, subject.chosen, subject.identifiers))
+        contexts, identities = self.tables.contexts, None if subject.over else self.tables.identities
+        numbers = subject.identifiers
+        record = holder(contexts, subject.patient_id, subject.chosen, numbers, identities=identities, born=born)
+        return self._of(subject, record)
 
     def registered(self, subject: Subject, born: str | None, *, new: bool) -> Subject | None:
         """Return the record that registration under a number is of (`contexts.registered`); None, as above."""
         assert subject.chosen is not None
         contexts, numbers = self.tables.contexts, subject.identifiers
-        return self._of(subject, registered(contexts, subject.patient_id, subject.chosen, born, numbers, new=new))
+        identities = None if subject.over else self.tables.identities
+        record = registered(contexts, subject.patient_id, subject.chosen, born, numbers, new=new, identities=identities)
+        return self._of(subject, record)
 
     def _of(self, subject: Subject, record: str | None) -> Subject | None:
         contexts, identities = self.tables.contexts, self.tables.identities
@@ -147,10 +159,12 @@ class Reading:
             return None
         if record == subject.patient_id or (known := contexts.get(record)) is None:
             return subject
-        self.flags["a number that a record lists beside its own: read as that record's"] += 1
+        listed = subject.chosen is None or among(subject.chosen, known.identifiers)
+        how = "a record lists beside its own" if listed else "nobody had, beside a record's own"
+        self.flags[f"a number that {how}: read as that record's"] += 1
         own = next((one for one in known.identifiers if identities.patient(one) == record), None)
         numbers = (*known.identifiers, *(one for one in subject.identifiers if not among(one, known.identifiers)))
-        return Subject(record, numbers, own.authority if own else subject.authority, own)
+        return Subject(record, numbers, own.authority if own else subject.authority, own, subject.account)
 
     def watched(self, pid: Segment | None) -> Subject | None:
         """Return under whom observations and documents are filed: PID's patient, or the record that theirs was merged into.
@@ -158,7 +172,7 @@ class Reading:
         A number that several records list is nobody's for certain: what comes under it is filed under itself.
         """
         subject = self.subject(pid)
-        subject = (self.held(subject) or subject) if subject else None
+        subject = (self.held(subject, born(pid)) or subject) if subject and pid else None
         if subject is None or (survivor := surviving(self.tables.contexts, subject.patient_id)) == subject.patient_id:
             return subject
         self.flags["a number that was merged away: filed under the surviving record"] += 1
@@ -205,30 +219,41 @@ class Reading:
             self.flags["something that is no timestamp in the place of one"] += 1
             return None
 
-    def encounter_id(self, segment: Segment | None, subject: Subject, field: int = 19) -> str | None:
-        """Return the pseudonym of a visit number: PV1-19, or MRG-5."""
-        visit = self._visit(segment, subject, field)
-        return self.tables.identities.encounter(*visit) if visit else None
+    def encounter_id(self, pv1: Segment | None, subject: Subject) -> str | None:
+        """Return the pseudonym of the stay that a result or document names: the context's, unless it is known to be another."""
+        named = self.named(pv1, subject)
+        known = self.tables.contexts.get(subject.patient_id)
+        if named.encounter_id is None or known is None or known.encounter_id is None or is_it(known, named) is False:
+            return named.encounter_id
+        return known.encounter_id
 
-    def stay(self, segment: Segment | None, subject: Subject, field: int = 19) -> dict[str, Any]:
-        """Return what a visit number says of a stay, by field of `PatientEvent`: its pseudonym and itself; empty without one."""
-        visit = self._visit(segment, subject, field)
-        if visit is None:
-            return {}
-        number = Identifier(authority=visit[0], value=visit[1], kind="VN")
-        return {"encounter_id": self.tables.identities.encounter(*visit), "visit": number}
-
-    def _visit(self, segment: Segment | None, subject: Subject, field: int) -> tuple[str, str] | None:
-        """Return a visit's authority and number.
+    def named(self, segment: Segment | None, subject: Subject, field: int = 19) -> Named:
+        """Return what names a stay: the visit's number (PV1-19, or MRG-5) and the account's of the subject.
 
         A number that names no authority is the hospital's that numbers the patient too, so that feeds agree about the visit when
         they agree about the patient.
         """
+
+        def number_of(given: tuple[str, str] | None, kind: str) -> Number | None:
+            if given is None:
+                return None
+            return Number(Identifier(authority=given[0] or subject.authority, value=given[1], kind=kind), bool(given[0]))
+
+        visit, account = number_of(self._visit(segment, field), "VN"), number_of(subject.account, ACCOUNT)
+        if (number := visit or account) is None:
+            return Named()
+        return Named(visit, account, self.tables.identities.encounter(number.identifier.authority, number.identifier.value))
+
+    def account(self, segment: Segment, field: int) -> tuple[str, str] | None:
+        """Return the authority (empty where none is said) and number of an account: PID-18, or MRG-3."""
+        found = self._visit(segment, field)
+        return found if found and self.tables.identities.names_somebody(found[1]) else None
+
+    def _visit(self, segment: Segment | None, field: int) -> tuple[str, str] | None:
         number = segment.get(field) if segment else ""
         if not segment or not number:
             return None
-        names = (segment.get(field, 4, 1), segment.get(field, 4, 2))
-        return self.tables.identities.authority(*names) or subject.authority, number
+        return self.tables.identities.authority(segment.get(field, 4, 1), segment.get(field, 4, 2)), number
 
     # ------------------------------------------------------------------------------------------------------- when it was
 
@@ -286,6 +311,22 @@ class Reading:
         if stamp is None or stamp.precision not in ("minute", "second"):
             return self.received_at
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
+
+
+def birth_date(pid: Segment) -> str | None:
+    """Return the date of birth (PID-7), None where none is said. Raises `ValueError` for what is none."""
+    stamp = None if pid.is_null(7) else parse_stamp(pid.get(7))
+    if stamp is None:
+        return None
+    return stamp.local.date().isoformat()[: {"year": 4, "month": 7}.get(stamp.precision, 10)]  # as much as is known
+
+
+def born(pid: Segment) -> str | None:
+    """Return the date of birth, None also for what is none."""
+    try:
+        return birth_date(pid)
+    except ValueError:
+        return None
 
 
 # W1, MON-07, ICU, 0001, an EUI-64: too short for a name or a patient's number.

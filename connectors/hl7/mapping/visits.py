@@ -11,10 +11,13 @@ The rule stands in `connectors.stays`. What each trigger about *another* visit t
 | A03, A05, A11, A14, A23, A38 | not used, nor while the stay's status is unknown | used |
 | A08, A09, A10, A17, A28, A31-A33, A50 | not used | where PV1-2 is I or E and PV1-45 empty: the stay, status unknown; else no |
 
+A05, A14 and A38 of the *same* visit change nothing while it is in progress: a bed that is planned is not where the patient lies.
+
 To A01, A02, A04, A06, A07, A12 and A13 a stay in progress that is an outpatient's gives way. None is used that is recorded before
 what is known, none takes over that has been discharged (PV1-45) or began before the stay in progress (PV1-44, in A01 and A04 else
-EVN-6). An A50 whose MRG-5 is the stay's number gives it the new one. Not used is the visit alone (number, class, place, status,
-PV1-15); what the message says of the person is used all the same.
+EVN-6). An A50 whose MRG-5 is the stay's number gives it the new one. Which visit it is PV1-19 tells, else the account (PID-18),
+else, where the stay is a bed's, the class: an outpatient's message that names nothing comparable is of another visit. Not used is
+the visit alone (numbers, class, place, status, PV1-15); what the message says of the person is used all the same.
 """
 
 from dataclasses import dataclass, field
@@ -25,9 +28,10 @@ from connectors.contexts import in_future
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
-from connectors.stays import CLASSES, NEW_STAY, Class, begins_earlier, gives_way, in_bed, is_another
+from connectors.stays import CLASSES, NEW_STAY, Class, Named, begins_earlier, gives_way, in_bed, is_it
 from processors.events import Location as Place
 from processors.events import PatientEvent
+from processors.patients import NOT_HERE
 
 # trigger -> encounter status; None: as known (an update of person or bed does not change it), or in progress if nothing is known
 SNAPSHOTS: Final[dict[str, str | None]] = {
@@ -55,7 +59,9 @@ SNAPSHOTS: Final[dict[str, str | None]] = {
     "A50": None,
 }
 PASSED_OVER: Final = "about another visit than the patient's stay: that visit is not used"
+PLANNED: Final = "a plan of the visit that is in progress: not used"
 _ADMISSIONS: Final = frozenset({"A01", "A04", "A05"})
+_PLANS: Final = frozenset({"A05", "A14", "A38"})  # and what takes one back: a stay in progress is no plan any more
 _EMPTIES: Final = frozenset({"A11", "A38", "A23"})  # nobody is in that place any more
 _PREGNANT: Final = "B6"  # table 0009, ambulatory status (PV1-15)
 _DAY: Final = timedelta(days=1)
@@ -63,17 +69,15 @@ _DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What a message says of a visit: fields of `PatientEvent`. `latest`: when it began at the latest; None where nobody says."""
+    """What a message says of a visit: fields of `PatientEvent`, but for its numbers, which are `named`.
+
+    `latest`: when it began at the latest; None where nobody says.
+    """
 
     said: dict[str, Any] = field(default_factory=dict)
     latest: datetime | None = None
     discharged: bool = False
-
-    @property
-    def encounter_id(self) -> str | None:
-        """The visit's number."""
-        number: str | None = self.said.get("encounter_id")
-        return number
+    named: Named = field(default_factory=Named)
 
     @property
     def in_bed(self) -> bool:
@@ -86,9 +90,9 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
     said: dict[str, Any] = {}
     if status := SNAPSHOTS.get(trigger):
         said["encounter_status"] = status
+    named = reading.named(pv1, subject)
     if pv1 is None:
-        return Visit(said | ({"location": Place()} if trigger in _EMPTIES else {}))
-    said |= reading.stay(pv1, subject)
+        return Visit(said | ({"location": Place()} if trigger in _EMPTIES else {}), named=named)
     place = place_of(pv1)
     if place != Place():
         said["location"] = place
@@ -101,12 +105,14 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
         said["encounter_since"] = earliest
     if pv1.raw(15):
         said["pregnant"] = any(pv1.get(15, repetition=n) == _PREGNANT for n in range(1, pv1.count(15) + 1)) or None
-    return Visit(said, latest, bool(pv1.get(45)))
+    return Visit(said, latest, bool(pv1.get(45)), named)
 
 
 def place_of(pv1: Segment) -> Place:
-    """Return the assigned place (PV1-3), empty where none is said."""
-    return Place(ward=pv1.get(3), room=pv1.get(3, 2), bed=pv1.get(3, 3))
+    """Return the assigned place (PV1-3), empty where none is said: a facility alone is no place."""
+    ward, room, bed = (pv1.get(3, part) for part in (1, 2, 3))
+    facility = pv1.get(3, 4) or pv1.get(3, 4, 2)
+    return Place(ward=ward, room=room, bed=bed, facility=facility) if ward or room or bed else Place()
 
 
 def _class(written: Class | None, trigger: str) -> Class | None:
@@ -138,23 +144,65 @@ def _precision(segment: Segment | None, position: int) -> str:
 
 
 def about_the_stay(
-    visit: Visit, trigger: str, known: PatientEvent | None, *, late: bool, renumbered: str | None = None
-) -> dict[str, Any] | None:
-    """Return what a snapshot says of the visit as it bears on what is known; None where it is about another one and not used.
+    visit: Visit, trigger: str, known: PatientEvent | None, *, late: bool, renumbered: Named | None = None
+) -> dict[str, Any] | str:
+    """Return what a snapshot says of the visit as it bears on what is known; why it is not used, where it is not.
 
     `late`: recorded before what is known. `renumbered`: the number that an A50 takes away.
     """
-    said = dict(visit.said)
+    said = visit.said | visit.named.said
     if known is None:
         return said
-    if not is_another(known, visit.encounter_id) or (renumbered is not None and renumbered == known.encounter_id):
-        if in_bed(known.encounter_class) and not visit.in_bed and trigger not in ("A04", "A05", "A07"):
-            said.pop("encounter_class", None)  # a bed is left by A07, not by a class that nobody has brought up to date
-        begins = trigger in _ADMISSIONS and visit.encounter_id not in (None, known.encounter_id)
-        return NEW_STAY | said if begins else said
+    another = is_another(visit, known, trigger)
+    if renumbered and is_it(known, renumbered):
+        another = False
+    elif not another:
+        said = visit.said | numbers_of(visit.named, known)
+    if trigger in _PLANS and _may_lie_there(known):
+        return PASSED_OVER if another else PLANNED
+    if not another:
+        return _of_the_stay(visit, said, trigger, known)
     status = SNAPSHOTS.get(trigger)
     used = _lies_there(visit, known) if status is None else _gives_way(visit, trigger, status, known)
-    return NEW_STAY | {"encounter_status": "unknown"} | said if used and not late else None
+    return NEW_STAY | {"encounter_status": "unknown"} | said if used and not late else PASSED_OVER
+
+
+def is_another(visit: Visit, known: PatientEvent, trigger: str = "") -> bool:
+    """Whether a visit is another than the context's stay: by its numbers, else by its class (rule 1 of `connectors.stays`).
+
+    An A07 is of the stay: it makes an outpatient of an inpatient.
+    """
+    told = is_it(known, visit.named)
+    if told is not None:
+        return not told
+    outpatient = visit.said.get("encounter_class") == "outpatient" and trigger != "A07"
+    return outpatient and known.encounter_class != "outpatient" and _may_lie_there(known)
+
+
+def numbers_of(named: Named, known: PatientEvent) -> dict[str, Any]:
+    """Return what the numbers of a message about the context's stay add to it: a stay keeps the number that it has."""
+    said = named.said
+    if known.encounter_id is None:
+        return said
+    return {name: value for name, value in said.items() if name == "account" and is_it(known, named)}
+
+
+def _may_lie_there(known: PatientEvent) -> bool:
+    """Whether the context's stay is in progress, or may be, in a bed."""
+    unclear = known.encounter_status == "unknown" and in_bed(known.encounter_class)
+    return known.encounter_status == "in-progress" or unclear
+
+
+def _of_the_stay(visit: Visit, said: dict[str, Any], trigger: str, known: PatientEvent) -> dict[str, Any]:
+    if in_bed(known.encounter_class) and not visit.in_bed and trigger not in ("A04", "A05", "A07"):
+        said.pop("encounter_class", None)  # a bed is left by A07, not by a class that nobody has brought up to date
+    numbered = visit.named.encounter_id is not None
+    over = known.encounter_status in NOT_HERE and is_it(known, visit.named) is None
+    if trigger in _ADMISSIONS and numbered and (known.encounter_id is None or over):
+        said = NEW_STAY | said | visit.named.said
+    if trigger in _PLANS and known.encounter_status == "unknown" and known.location != Place():
+        said["location"] = known.location  # where vital signs come from, not where the patient is going to lie
+    return said
 
 
 def _lies_there(visit: Visit, known: PatientEvent) -> bool:

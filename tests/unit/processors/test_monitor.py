@@ -9,7 +9,7 @@ import pytest
 from models.errors import Fatal, Poison
 from models.tasks import ModelIdentity
 from processors.deterioration import deterioration_of
-from processors.events import AlertEvent, HeartbeatEvent, News2, Observation, ScoreEvent, Source
+from processors.events import AlertEvent, HeartbeatEvent, Location, News2, Observation, PatientEvent, ScoreEvent, Source
 from processors.monitor import Monitor, MonitorRules
 from processors.patients import Context
 from processors.rules import CeilingPolicy, FeedSilence
@@ -1124,6 +1124,33 @@ def test_transfer_re_routes() -> None:
         "B",
     )
     assert only(ward.wait(6)).route == "nurse-in-charge"
+
+
+def test_wards_of_two_hospitals_with_one_name_are_two() -> None:
+    """Each with its budget and route; that a sender begins to say the hospital, or leaves it out, moves nobody."""
+    rules = MonitorRules(ward_routes={"A": "phones-a", "NORTH|A": "phones-north"}, ward_budget=1)
+
+    def placed(minutes: float, patient: str, facility: str, bed: str = "") -> PatientEvent:
+        place = Location(ward="A", bed=bed, facility=facility)
+        return context(minutes, patient=patient).model_copy(update={"location": place})
+
+    ward = Ward(rules, admit=False)
+    for patient, facility in (("p1", "NORTH"), ("p2", "SOUTH"), ("p3", "")):
+        ward.say(placed(0, patient, facility))
+    raised = [only(ward.chart(1, ILL, patient=patient)[1]) for patient in ("p1", "p2", "p3")]
+    assert [(one.route, one.location.facility) for one in raised] == [
+        ("phones-north", "NORTH"),
+        ("phones-a", "SOUTH"),
+        ("phones-a", ""),
+    ]
+    assert [ward.monitor._partition.alerts_of(name) for name in ("NORTH|A", "SOUTH|A", "A")] == [1, 1, 1]
+    assert ward.say(placed(2, "p1", "")) == []
+    assert ward.say(placed(2, "p3", "SOUTH")) == []
+    assert only(alerts(ward.say(placed(3, "p3", "SOUTH", bed="2")))).reason == "moved"
+    assert only(alerts(ward.say(placed(3, "p2", "NORTH")))).reason == "transferred"
+    for facility in ("NORTH", ""):  # a snapshot of before, and one of without, has none
+        kept = Context.load(Context.of(placed(0, "p", facility, bed="1")).dump())
+        assert kept.location == Location(ward="A", bed="1", facility=facility)
 
 
 def test_a_deleted_record_is_not_watched_and_a_snapshot_says_so() -> None:

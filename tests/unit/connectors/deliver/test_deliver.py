@@ -16,7 +16,7 @@ from connectors.deliver.settings import PcdSettings, ReceiverSettings, WebhookSe
 from connectors.deliver.signing import key_of, sign, verified
 from connectors.fhir.structure import validate
 from connectors.hl7.message import parse
-from processors.events import RefusedReading, ScoreEvent
+from processors.events import Location, RefusedReading, ScoreEvent
 from processors.examples import EXAMPLES
 from streams.courier import Courier, Way
 from streams.delivering import tell_test
@@ -103,6 +103,12 @@ def test_a_title_with_delimiters_stays_one_field_and_a_test_is_test_traffic() ->
     assert message.header.get(11) == "T"
     text = [segment.get(5) for segment in message.all("OBX")][7]
     assert text == "TEST, no patient: NEWS2 | 7 ^ & ~ \\   OBX|9"
+
+
+def test_the_hospital_goes_with_the_ward() -> None:
+    one = alert("p", at=NOW, location=Location(ward="ICU", bed="1", facility="NORTH"))
+    message = parse(message_of(Notice("step", one.id, NOW, one), PcdSettings(kind="pcd04", host="h", port=1)))
+    assert [segment.raw(3) for segment in message.all("PV1")] == ["ICU^^1^NORTH"]
 
 
 def test_a_score_is_a_risk_assessment_for_each_method_that_gave_one() -> None:

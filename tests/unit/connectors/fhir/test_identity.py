@@ -517,3 +517,58 @@ def test_a_fact_about_somebody_whom_registration_has_not_named_makes_the_number_
     assert feed.known(BY_E1).pregnant is True
     listed(feed, "P1")
     assert feed.whose(subject={"identifier": E1}) == P1
+
+
+# --------------------------------------------------------------------------------------- a better number that comes later
+
+
+EPIC = [
+    {"use": "usual", "type": {"text": "EPI"}, "system": EMPI, "value": "E1"},
+    {"use": "usual", "type": {"text": "MRN"}, "system": MRN, "value": "P1"},
+]
+
+
+def test_the_type_of_a_number_may_be_said_in_words():
+    feed = Registry()
+    feed.put(patient(id="7", identifier=EPIC))  # a record number counts more than what nobody says the type of
+    assert feed.whose("7") == P1
+    assert [one.kind for one in feed.known(P1).identifiers] == ["", "MR", "FHIR"]
+
+
+UNTYPED = [one | {"type": None} for one in EPIC]
+
+
+@pytest.mark.parametrize(("born", "theirs"), [("1950-02-03", True), ("1960-01-01", False), (None, False)])
+def test_a_patient_with_another_number_of_a_known_record_is_filed_there(born, theirs):
+    """As ADT registered it, by the hospital's number alone."""
+    feed = Registry()
+    feed.put(person("adt", "P1"))
+    feed.put(stay("e1", "adt"))
+    outcome = feed.put(patient(id="7", identifier=UNTYPED, birthDate=born))
+    assert (feed.whose("7"), feed.whose(subject={"identifier": UNTYPED[0]})) == ((P1, P1) if theirs else (BY_E1, BY_E1))
+    assert feed.known(P1).encounter_status == "in-progress"
+    assert ("not merged" in outcome.reason) is not theirs
+    assert ("another number of a record's" in outcome.reason) is theirs
+
+
+@pytest.mark.parametrize(
+    ("born", "period", "merged"),
+    [
+        ("1950-02-03", None, True),
+        ("1960-01-01", None, False),
+        (None, None, False),
+        ("1950-02-03", {"end": "2020-01-01"}, False),
+    ],
+)
+def test_two_records_of_one_patient_are_merged_by_a_patient_with_both_numbers(born, period, merged):
+    feed = Registry()
+    feed.put(person("adt", "P1"))
+    feed.put(stay("e1", "adt"))
+    feed.put(patient(id="7", identifier=UNTYPED[:1], birthDate=born))
+    outcome = feed.put(patient(id="7", identifier=[UNTYPED[0], UNTYPED[1] | {"period": period}], birthDate=born))
+    assert ("that are one patient's: merged" in outcome.reason) is merged
+    assert (feed.whose("7"), feed.whose("adt")) == (BY_E1, BY_E1 if merged else P1)
+    assert feed.known(BY_E1).encounter_status == ("in-progress" if merged else "unknown")
+    feed.put(stay("e1", "adt", status="finished"))
+    assert feed.known(BY_E1 if merged else P1).encounter_status == "finished"
+    assert feed.known(P1).merged_into == (BY_E1 if merged else None)

@@ -3,10 +3,12 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from connectors.contexts import MemoryContexts, surviving
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Hl7Peer, MllpSettings, Peer
+from connectors.identity import Identities, IdentitySettings
 from processors.events import DeadLetterEvent, Identifier, PatientEvent
 from tests import bedside
 from tests.bedside import alerts
@@ -397,6 +399,134 @@ def test_without_a_visit_number_on_either_side_there_is_one_stay(first: str, sec
     ward.take(adt("A01", pid(), visit(first, "W1", "I")))
     (gone,) = ward.take(adt("A03", pid(), visit(second, "W1", "I"), at="202603021100"))
     assert gone.encounter_status == "finished"
+
+
+def of_account(number: str) -> str:
+    return pid()[: pid().index("|F|") + 2] + "|" * 10 + number + "|" * 12
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ((of_account("1001"), visit("", "W1", "I")), (of_account("0990"), visit("", "DIAL", "I"))),
+        ((of_account("1001"), visit("V1", "W1", "I")), (of_account("0990"), visit("", "DIAL", "I"))),
+        ((pid(), visit("V1", "W1", "I")), (pid(), visit("", "DIAL", "O"))),
+        ((pid(), visit("", "W1", "I")), (pid(), visit("V0", "DIAL", "R"))),
+        ((pid(), visit("", "W1", "B")), (pid(), visit("", "DIAL", "O"))),  # a class that is not known protects the stay
+        ((of_account("1001"), visit("", "W1", "I")), (pid(), visit("", "DIAL", "P"))),
+    ],
+)
+@pytest.mark.parametrize("trigger", ["A03", "A04", "A05", "A08", "A11", "A38"])
+def test_a_message_without_a_visit_number_is_told_by_the_account_or_the_class(
+    first: tuple[str, str], other: tuple[str, str], trigger: str
+) -> None:
+    if trigger == "A04" and other[1].split("|")[2] == "I":
+        return  # an admission
+    ward = Ward()
+    (here,) = ward.take(adt("A01", *first))
+    assert ward.take(adt(trigger, *other, at="202603021100")) == []
+    assert ward.outcome is not None
+    assert ward.outcome.reason == PASSED_OVER
+    (gone,) = ward.take(adt("A03", *first, at="202603021200"))
+    assert (gone.encounter_status, gone.encounter_id) == ("finished", here.encounter_id)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((of_account("1001"), visit("V1", "W1", "I")), (of_account("1001"), visit("", "W1", "O"))),
+        ((of_account("1001"), visit("", "W1", "I")), (of_account("1001"), visit("V1", "W1", "O"))),
+        ((of_account("1001"), visit("", "W1", "I")), (pid(), visit("1001", "W1", "O"))),  # one number in both places
+        ((of_account("1001"), visit("", "W1", "I")), (pid(), visit("V1", "W1", "I"))),  # nothing to compare
+        ((pid(), visit("V1^^^FIN", "W1", "I")), (pid(), visit("V1", "W1", "I"))),  # which does not say whose it is
+    ],
+)
+def test_what_names_the_same_account_is_of_the_same_stay(first: tuple[str, str], second: tuple[str, str]) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", *first))
+    (gone,) = ward.take(adt("A03", *second, at="202603021200"))
+    assert (gone.encounter_status, gone.encounter_id, gone.visit) == ("finished", here.encounter_id, here.visit)
+    ward.take(vitals(PULSE, pid=second[0], pv1=second[1]))
+    assert ward.outcome is not None
+    assert {getattr(event, "encounter_id", None) for event in ward.outcome.events} == {here.encounter_id}
+
+
+def test_what_stands_in_for_an_account_is_none() -> None:
+    (here,) = Ward().take(adt("A01", of_account("0"), visit("", "W1", "I")))
+    assert (here.account, here.encounter_id) == (None, None)
+
+
+def test_an_admission_by_another_account_begins_a_stay() -> None:
+    ward = Ward()
+    ward.take(adt("A01", of_account("1001"), visit("", "W1", "I")))
+    (new,) = ward.take(adt("A01", of_account("1002"), visit("", "W2", "I"), at="202603021100"))
+    assert (stay(new), new.visit) == (("in-progress", "W2"), Identifier(authority="HOSP", value="1002", kind="AN"))
+    ward.take(adt("A03", of_account("1002"), visit("", "W2", "I"), at="202603021200"))
+    (next_stay,) = ward.take(adt("A01", pid(), visit("V3", "W3", "I"), at="202703021200"))  # nothing to compare, but it is over
+    assert (stay(next_stay), next_stay.visit, next_stay.account) == (
+        ("in-progress", "W3"),
+        Identifier(authority="HOSP", value="V3", kind="VN"),
+        None,
+    )
+
+
+@pytest.mark.parametrize("trigger", ["A05", "A14", "A38"])
+@pytest.mark.parametrize("begun", ["A04", "A08"])
+def test_a_plan_of_the_visit_that_is_in_progress_moves_nobody_to_where_it_is_planned(begun: str, trigger: str) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt(begun, pid(), visit("V1", "ED", "E")))
+    assert ward.take(adt(trigger, pid(), visit("V1", "W5", "I"), at="202603021000")) == []
+    assert ward.outcome is not None
+    assert (ward.outcome.verdict, ward.outcome.reason) == (
+        "ignored",
+        "1 x a plan of the visit that is in progress: not used",
+    )
+    (moved,) = ward.take(adt("A01", pid(), visit("V1", "W5", "I"), at="202603021100"))
+    assert (stay(moved), moved.encounter_id) == (("in-progress", "W5"), here.encounter_id)
+
+
+def test_a_plan_does_not_move_who_is_known_by_vital_signs_alone() -> None:
+    ward = Ward()
+    ward.take(vitals(PULSE, pid=pid()))
+    (planned,) = ward.take(adt("A05", pid(), visit("V9", "SURG", "P")))
+    assert stay(planned) == ("planned", "W1")
+
+
+@pytest.mark.parametrize(
+    ("place", "facility"),
+    [("W1^R2^B3^NORTH", "NORTH"), ("W1^R2^B3^NORTH&1.2.3&ISO", "NORTH"), ("W1^R2^B3^&1.2.3&ISO", "1.2.3"), ("W1^R2^B3", "")],
+)
+def test_the_hospital_that_a_place_is_in(place: str, facility: str) -> None:
+    ward = Ward()
+    (event,) = ward.take(adt("A01", pid(), f"PV1|1|I|{place}"))
+    assert (event.location.ward, event.location.bed, event.location.facility) == ("W1", "B3", facility)
+    (kept,) = ward.take(adt("A08", pid(), "PV1|1|I|^^^NORTH", at="202603021000"))  # no place by itself
+    assert kept.location == event.location
+
+
+def test_a_visit_number_without_an_authority_goes_through_a_merge_into_a_number_of_another() -> None:
+    ward = Ward()
+    temporary = "PID|1||T99^^^EDTEMP^MR||DOE||19500321"
+    (here,) = ward.take(adt("A01", temporary, visit("V1", "ED", "E")))
+    survivor, _ = ward.take(adt("A40", pid(), "MRG|T99^^^EDTEMP^MR", visit("V1", "ED", "E"), at="202603021000"))
+    assert (stay(survivor), survivor.encounter_id) == (("in-progress", "ED"), here.encounter_id)
+    (moved,) = ward.take(adt("A02", pid(), visit("V1", "ICU", "I"), at="202603021100"))
+    assert (stay(moved), moved.encounter_id) == (("in-progress", "ICU"), here.encounter_id)
+    ward.take(vitals(PULSE, pid=pid(), pv1=visit("V1", "ICU", "I")))
+    assert ward.outcome is not None
+    assert {getattr(event, "encounter_id", None) for event in ward.outcome.events} == {here.encounter_id}
+    left, right = ward.take(adt("A45", "PID|1||8^^^OTHER^MR||DOE", mrg("4711", "V1"), at="202603021130"))
+    assert (left.encounter_id, right.encounter_id, right.visit) == (None, here.encounter_id, here.visit)
+    (gone,) = ward.take(adt("A03", "PID|1||8^^^OTHER^MR||DOE", visit("V1", "ICU", "I"), at="202603021200"))
+    assert gone.encounter_status == "finished"
+
+
+def test_an_account_moves_to_another_patient() -> None:
+    ward = Ward()
+    (wrong,) = ward.take(adt("A01", of_account("1001"), visit("", "W7", "I")))
+    left, right = ward.take(adt("A44", pid("2"), "MRG|4711^^^HOSP^MR||1001", at="202603021000"))
+    assert (left.encounter_id, left.account) == (None, None)
+    assert (stay(right), right.encounter_id, right.account) == (("in-progress", "W7"), wrong.encounter_id, wrong.account)
 
 
 def test_a_stay_of_unknown_status_is_not_ended_by_another_visit_either() -> None:
@@ -914,6 +1044,238 @@ def test_registration_under_a_number_that_several_records_list_is_held_apart() -
     (other,) = ward.take(adt("A08", "PID|1||E1^^^EMPI^PI~7^^^NHS^NI||DOE||19500321", pv1(), at="202603021000"))
     assert other.patient_id not in (one.patient_id, "")  # of the two the one that lists the other number too
     assert [one.value for one in other.identifiers] == ["2", "7", "E1"]
+
+
+# ------------------------------------------------------------------------------------- a better number that comes later
+
+
+def both(number: str = "4711", enterprise: str = "E77", born: str = "19500321", more: str = "") -> str:
+    return f"PID|1||{number}^^^HOSP^MR~{enterprise}^^^EMPI^PI{more}||DOE^JANE||{born}|F"
+
+
+def of_hospital(number: str = "4711", born: str = "19500321") -> str:
+    return f"PID|1||{number}^^^HOSP^MR||DOE^JANE||{born}|F"
+
+
+def of_enterprise(number: str = "E77", born: str = "19500321") -> str:
+    return f"PID|1||{number}^^^EMPI^PI||DOE^JANE||{born}|F"
+
+
+class Preferring(Ward):
+    """A site to which the enterprise's number counts most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        settings = IdentitySettings(site_secret=SecretStr("tests: not a secret"), authorities=("EMPI", "HOSP", "T"))
+        self.mapper = Hl7Mapper(SETTINGS, Identities(settings), self.contexts)
+
+    def reason(self) -> str:
+        assert self.outcome is not None
+        return self.outcome.reason
+
+
+NOT_MERGED = "1 x numbers of records that may be two patients': not merged"
+MERGED = "1 x numbers of two records that are one patient's: merged"
+
+
+def test_a_better_number_that_comes_later_is_the_records() -> None:
+    """The monitor goes on by the hospital's number, and nobody is watched twice."""
+    ward, watch = Preferring(), bedside.Ward(admit=False)
+
+    def told(raw: bytes) -> list[tuple[str, str, str]]:
+        return [(one.patient_id, one.state, one.location.ward) for event in ward.take(raw) for one in alerts(watch.say(event))]
+
+    (here,) = ward.take(adt("A01", of_hospital(), pv1(visit="V1^^^FIN")))
+    watch.say(here)
+    (known,) = ward.take(adt("A08", both(), pv1(visit="V1^^^FIN"), at="202603021000"))
+    assert (known.patient_id, [one.value for one in known.identifiers]) == (here.patient_id, ["4711", "E77"])
+    assert ward.reason() == "1 x a number that nobody had, beside a record's own: read as that record's"
+    told(adt("A02", both(), pv1("ICU", visit="V1^^^FIN"), at="202603021100"))
+    watch.chart(0, bedside.ILL, patient=here.patient_id)
+    for segment in (of_hospital(), of_enterprise(), both()):
+        assert filed(ward, segment) == {here.patient_id}
+    assert told(adt("A03", of_enterprise(), pv1("ICU", visit="V1^^^FIN"), at="202603021200")) == [
+        (here.patient_id, "resolved", "ICU")
+    ]
+    (again,) = ward.take(adt("A01", both(born=""), pv1(visit="V2^^^FIN"), at="202703021000"))  # is its own number
+    assert again.patient_id == here.patient_id
+
+
+def test_what_comes_with_both_numbers_before_registration_lists_them_is_the_records() -> None:
+    ward = Preferring()
+    (here,) = ward.take(adt("A01", of_hospital(), pv1()))
+    assert filed(ward, both()) == {here.patient_id}
+    assert here.patient_id not in filed(ward, both(born="19600101"))
+    survivor, prior = ward.take(adt("A40", of_hospital("9"), "MRG|4711^^^HOSP^MR~E77^^^EMPI^PI", at="202603021000"))
+    assert (prior.patient_id, prior.merged_into) == (here.patient_id, survivor.patient_id)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "segment"),
+    [
+        ("A08", both(born="19600101")),
+        ("A08", both("4712")),  # another number of the hospital's
+        ("A01", both(born="")),  # may be given out anew
+        ("A28", both(born="")),
+        ("A08", both(more="~4712^^^HOSP^MR")),  # whose is which?
+        ("A08", both(more="~E78^^^EMPI^PI")),
+        ("A08", both(more="~77^^^T^MR")),  # another record's too
+        ("A08", both().replace("4711^^^HOSP^MR", "4711^^^HOSP^MR^^^20260101")),  # it is over
+        ("A08", both().replace("4711^^^HOSP^MR", "4711^^^HOSP^AN")),  # an account's
+        ("A08", both(more="~8^^^SSA^SS")),  # of the record it is another
+    ],
+)
+def test_a_better_number_of_what_may_be_somebody_else_makes_a_record_of_its_own(trigger: str, segment: str) -> None:
+    ward = Preferring()
+    (here,) = ward.take(adt("A01", "PID|1||4711^^^HOSP^MR~9^^^SSA^SS||DOE||19500321", pv1()))
+    (other,) = ward.take(adt("A28", "PID|1||77^^^T^MR||DOE||19500321"))
+    (said,) = ward.take(adt(trigger, segment, pv1(visit="V9"), at="202603021000"))
+    assert said.patient_id not in (here.patient_id, other.patient_id)
+    assert ward.contexts.get(here.patient_id) == here
+
+
+def test_whose_numbers_are_not_certain_to_be_one_patients_is_told() -> None:
+    ward = Preferring()
+    ward.take(adt("A01", of_hospital(), pv1()))
+    ward.take(adt("A08", both(born="19600101"), at="202603021000"))
+    assert ward.reason() == NOT_MERGED
+
+
+def two_records(ward: Ward, born: str = "19500321", enterprises: str = "19500321", *, visit_: str = "V1^^^FIN") -> list[str]:
+    (first,) = ward.take(adt("A01", of_hospital(born=born), pv1("5W", visit="V1^^^FIN")))
+    (second,) = ward.take(adt("A01", of_enterprise(born=enterprises), pv1("ICU", visit=visit_), at="202603020930"))
+    return [first.patient_id, second.patient_id]
+
+
+@pytest.mark.parametrize("dates", [("19500321", "19500321"), ("", "19500321"), ("", "")])
+@pytest.mark.parametrize("trigger", ["A08", "A02", "A01", "A31"])
+def test_two_records_of_one_patient_are_merged_by_the_message_that_lists_both_numbers(
+    trigger: str, dates: tuple[str, str]
+) -> None:
+    ward, watch = Preferring(), bedside.Ward(admit=False)
+    first, second = two_records(ward, *dates)
+    for patient in (first, second):
+        known = ward.contexts.get(patient)
+        assert known is not None
+        watch.say(known)
+    watch.chart(0, bedside.ILL, patient=first)
+    found = ward.take(adt(trigger, both(born=dates[1]), pv1("ICU", visit="V1^^^FIN"), at="202603021000"))
+    assert [(one.patient_id, one.merged_into) for one in found] == [(second, None), (first, second)]
+    assert (stay(found[0]), ward.reason()) == (("in-progress", "ICU"), MERGED)
+    steps = [(one.patient_id, one.state) for context in found for one in alerts(watch.say(context))]
+    assert steps == ([(first, "withdrawn")] if dates[0] else [])  # without an age there was none
+    for segment in (of_hospital(), of_enterprise(), both()):
+        assert filed(ward, segment) == {second}
+    (known,) = ward.take(adt("A31", of_enterprise(born=dates[1]), at="202603021130"))  # a feed that lists one
+    assert [one.value for one in known.identifiers] == ["E77", "4711"]
+    (gone,) = ward.take(adt("A03", of_hospital(), pv1("ICU", visit="V1^^^FIN"), at="202603021200"))  # and one the other
+    assert (gone.patient_id, stay(gone)) == (second, ("finished", "ICU"))
+    assert len(ward.take(adt("A08", both(), at="202603021300"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("born", "enterprises", "visit_", "segment", "at"),
+    [
+        ("19500321", "19600101", "V1^^^FIN", both(born=""), "202603021000"),
+        ("19500321", "19500321", "V1^^^FIN", both(born="19600101"), "202603021000"),
+        ("19500321", "1950", "V2^^^FIN", both(), "202603021000"),
+        ("", "", "V2^^^FIN", both(born=""), "202603021000"),
+        ("19500321", "19500321", "V2^^^FIN", both(), "202603021000"),  # in two beds at once
+        ("19500321", "19500321", "V1^^^FIN", both(more="~4712^^^HOSP^MR"), "202603021000"),
+        ("19500321", "19500321", "V1^^^FIN", both(), "202603020915"),  # older than what is known
+        ("19500321", "19500321", "V1^^^FIN", both().replace("HOSP^MR", "HOSP^MR^^^20260101"), "202603021000"),
+    ],
+)
+def test_two_records_that_may_be_two_patients_stay_two(born: str, enterprises: str, visit_: str, segment: str, at: str) -> None:
+    ward = Preferring()
+    first, second = two_records(ward, born, enterprises, visit_=visit_)
+    ward.take(adt("A08", segment, pv1("ICU", visit=visit_), at=at))
+    records = [ward.contexts.get(one) for one in (first, second)]
+    assert [one and one.merged_into for one in records] == [None, None]
+    assert MERGED not in ward.reason()
+
+
+def test_a_record_with_another_number_of_the_same_row_is_not_merged() -> None:
+    ward = Preferring()
+    (first,) = ward.take(adt("A01", both("4711", "E70"), pv1("5W", visit="V1^^^FIN")))
+    (second,) = ward.take(adt("A28", of_enterprise("E77"), at="202603020930"))
+    (mrn,) = ward.take(adt("A28", "PID|1||4711^^^HOSP^MR||DOE||19600101", at="202603020945"))
+    assert len({first.patient_id, second.patient_id, mrn.patient_id}) == 3
+    (said,) = ward.take(adt("A08", both("4711", "E77"), at="202603021000"))
+    assert (said.patient_id, ward.reason()) == (second.patient_id, NOT_MERGED)
+
+
+@pytest.mark.parametrize("says", ["4712^^^HOSP^MR", "4711^^^HOSP^MR^^^20260101"])
+def test_a_merged_number_is_the_survivors_no_longer_where_registration_says_otherwise(says: str) -> None:
+    ward = Preferring()
+    two_records(ward)
+    ward.take(adt("A08", both(), at="202603021000"))
+    (known,) = ward.take(adt("A31", f"PID|1||E77^^^EMPI^PI~{says}||DOE||19500321", at="202603021100"))
+    assert "4711" not in [one.value for one in known.identifiers]
+
+
+def test_an_admission_by_a_merged_number_of_another_age_is_somebody_elses() -> None:
+    ward = Preferring()
+    first, second = two_records(ward)
+    ward.take(adt("A08", both(), at="202603021000"))
+    (said,) = ward.take(adt("A01", of_hospital(born="19900101"), pv1("W9", visit="V9^^^FIN"), at="202603021100"))
+    assert (said.patient_id, said.merged_into) == (first, None)
+    assert filed(ward, of_enterprise()) == {second}
+
+
+PERSONS = {"one": ("4711", "E77", "19500321"), "two": ("4712", "E78", "19600101")}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["one", "two"]),
+            st.sampled_from(["hospital", "enterprise", "both"]),
+            st.sampled_from(["A01", "A08", "A02", "A31", "ORU"]),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_two_persons_never_share_a_record_and_one_ends_with_one(
+    said: list[tuple[str, str, str, bool]], preferring: bool
+) -> None:
+    ward = Preferring() if preferring else Ward()
+    owners: dict[str, str] = {}
+
+    def say(who: str, how: str, trigger: str, minute: int, *, dated: bool) -> set[str]:
+        number, enterprise, born = PERSONS[who]
+        born = born if dated else ""
+        segment = {"hospital": of_hospital(number, born), "enterprise": of_enterprise(enterprise, born)}.get(how) or both(
+            number, enterprise, born
+        )
+        place = pv1(who, visit=f"V-{who}^^^FIN")
+        if trigger == "ORU":
+            return filed(ward, segment)
+        return {one.patient_id for one in ward.take(adt(trigger, segment, place, at=f"2026030209{minute:02}"))}
+
+    for minute, (who, how, trigger, dated) in enumerate(said):
+        for patient in say(who, how, trigger, minute, dated=dated):
+            assert owners.setdefault(patient, who) == who
+    for who in PERSONS:
+        say(who, "both", "A08", 30, dated=True)
+        say(who, "both", "A08", 31, dated=True)
+        found = {
+            one for how in ("hospital", "enterprise", "both") for one in filed_as(ward, say(who, how, "ORU", 40, dated=True))
+        }
+        assert len(found) == 1
+        assert all(owners.setdefault(one, who) == who for one in found)
+        if not ward.contexts.merged(next(iter(found))):
+            continue
+        say(who, "hospital", "A02", 50, dated=False)  # a feed that knows the one number, and one that knows the other
+        assert stay(ward.contexts.get(next(iter(found)))) == ("in-progress", who)
+        say(who, "enterprise", "A03", 51, dated=False)
+        assert stay(ward.contexts.get(next(iter(found)))) == ("finished", who)
+
+
+def filed_as(ward: Ward, patients: set[str]) -> set[str]:
+    return {surviving(ward.contexts, one) for one in patients}
 
 
 def test_a_deletion_of_the_second_number_deletes_nobody_else() -> None:
