@@ -21,7 +21,9 @@ from processors import loinc, vitals
 from processors.events import DeadLetterEvent, Event, ObjectReference, VitalsEvent, to_json
 
 Verdict = Literal["accepted", "refused", "ignored", "dead-letter"]
-About = Literal["unknown code", "unit", "value", "identifier", "time", "repeat", "rejection", "batch", "negotiation"]
+About = Literal[
+    "unknown code", "unit", "value", "identifier", "time", "repeat", "rejection", "batch", "negotiation", "peer", "content"
+]
 
 SKEW: Final = timedelta(minutes=5)  # a clock may be this far ahead
 LARGEST_FILE: Final = 2**30  # bytes, unpacked: a sample is read into memory

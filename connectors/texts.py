@@ -1,7 +1,14 @@
-"""The text of an embedded document, whatever feed brought it: plain text, HTML, CDA, RTF, PDF (a scanned page has none)."""
+"""The text of an embedded document, whatever feed brought it: plain text, HTML, CDA, RTF, PDF (a scanned page has none).
 
+Of a MIME package (how HL7's CDA standard puts a CDA into an ED value) it is that of the first part that has one, or of all of a
+`multipart/mixed`. Base64 is never a text: what stays base64 has none.
+"""
+
+import binascii
 import re
+from base64 import b64decode
 from collections.abc import Callable
+from email import message_from_bytes
 from html import escape, unescape
 from typing import Final
 
@@ -13,17 +20,26 @@ _BLOCKS: Final = frozenset(
     {"p", "br", "div", "tr", "li", "table", "section", "title", "paragraph", "item", "h1", "h2", "h3", "h4"}
 )
 _SILENT: Final = frozenset({"script", "style", "head"})
+# What a document shows by its beginning, whatever is said of it: no sentence of a report begins so
+_RTF: Final = re.compile(r"[\s\ufeff]*\{\\rtf")
+_MIME: Final = re.compile(r"\s*(?:mime-version:|content-type:\s*multipart/)", re.I)
+_XML: Final = re.compile(r"[\s\ufeff]*<(?:\?xml\b|!doctype\b|html\b|(?:\w+:)?clinicaldocument\b)", re.I)
+_FRAGMENT: Final = re.compile(
+    r"\s*<(p|div|span|body|table|h[1-6]|ul|ol|pre|center|section|b|i|u|strong|em|font)\b[^<>]*>", re.I
+)
+_HEAD: Final = 200
+_ENCODED: Final = re.compile(r"[A-Za-z0-9+/]{60}[A-Za-z0-9+/\r\n]*={0,2}")  # a line without a blank that long is no word
+_PACKAGES: Final = 16  # packages inside a package: each is read once more for all that it stands in
 _UNREADABLE: Final = "embedded data that cannot be read"
 _TAG: Final = re.compile(r"([/!?]?)([a-z][a-z0-9:._-]{0,40})")
 
 
 def text_of(data: bytes, kind: str, codec: str = "utf-8") -> str:
-    """Return the text of a document. `kind`: its media type or other words that name the format; unknown ones are sniffed.
+    """Return the text of a document. `kind`: its media type or other words that name the format, where it does not show it itself.
 
     `codec` is tried where the bytes are no UTF-8. Raises `ValueError` with the reason, not the content, when there is no text.
     """
-    names = kind.lower()
-    reader = next((read for word, read in _READERS if word in names), None) or _sniff(data)
+    reader = _reader(data, kind.lower())
     try:
         text = reader(data, codec)
     except ValueError as error:
@@ -33,7 +49,38 @@ def text_of(data: bytes, kind: str, codec: str = "utf-8") -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\x00\ufeff \n")
     if not text.strip():
         raise ValueError("embedded data without text")
+    if is_base64(text):
+        raise ValueError("embedded data that is base64 once more")
     return text
+
+
+def text_of_words(words: str) -> str:
+    """Return the text of what a feed has as text: of a document that stands there whole (RTF, HTML, CDA, base64), else itself.
+
+    Raises `ValueError` as `text_of` does.
+    """
+    if begins_document(words):
+        return text_of(words.encode(), "")
+    if (tag := _FRAGMENT.match(words)) and f"</{tag[1].lower()}" in words.lower():
+        return text_of(words.encode(), "html")
+    if is_base64(words):
+        try:
+            data = b64decode("".join(words.split()), validate=True)
+        except binascii.Error:
+            raise ValueError("text that is base64 and cannot be decoded") from None
+        return text_of(data, "")
+    return words
+
+
+def begins_document(words: str) -> bool:
+    """Whether text begins as RTF, HTML, CDA or a MIME package do."""
+    head = words[:_HEAD]
+    return any(beginning.match(head) for beginning in (_RTF, _MIME, _XML))
+
+
+def is_base64(text: str) -> bool:
+    """Whether a text is nothing but base64, and enough of it: letters of both cases, digits, and no blank."""
+    return bool(_ENCODED.fullmatch(text.strip())) and all(re.search(some, text) for some in ("[a-z]", "[A-Z]", "[0-9]"))
 
 
 def _plain(data: bytes, codec: str) -> str:
@@ -91,6 +138,35 @@ def _past(text: str, mark: str, start: int) -> int:
     return len(text) if found < 0 else found + len(mark)
 
 
+def _package(data: bytes, codec: str) -> str:
+    """Take a MIME package apart. One whose own header went with the value that it came in begins with its boundary."""
+    lower = data.lower()
+    if len(data) > TEXT_BYTES or lower.count(b"multipart/") + lower.count(b"mime-version:") > _PACKAGES:
+        raise ValueError("embedded package is too large")
+    if (start := data.lstrip()).startswith(b"--"):
+        boundary = start.split(b"\n", 1)[0].strip().removeprefix(b"--")
+        data = b'Content-Type: multipart/related; boundary="%s"\n\n%s' % (boundary, start)
+    elif not _MIME.match(_head(data)):
+        return text_of(data, "", codec)  # it says so, and is none
+    package = message_from_bytes(data.lstrip())
+    found: list[str] = []
+    reason = "embedded package without text"
+    for part in package.walk():
+        payload = part.get_payload(decode=True)
+        if part.get_content_maintype() == "multipart" or not isinstance(payload, bytes):
+            continue  # a package within, or one whose boundary is not there
+        try:
+            found.append(text_of(payload, part.get_content_type(), part.get_content_charset() or codec))
+        except ValueError as error:
+            reason = str(error)
+            continue
+        if package.get_content_subtype() != "mixed":
+            break
+    if not found:
+        raise ValueError(reason)
+    return "\n".join(found)
+
+
 def _rtf(data: bytes, codec: str) -> str:
     from striprtf.striprtf import rtf_to_text
 
@@ -103,6 +179,7 @@ def _pdf(data: bytes, codec: str) -> str:
 
 Reader = Callable[[bytes, str], str]
 _READERS: Final[tuple[tuple[str, Reader], ...]] = (
+    ("multipart", _package),
     ("pdf", _pdf),
     ("rtf", _rtf),
     ("html", _markup),
@@ -111,10 +188,17 @@ _READERS: Final[tuple[tuple[str, Reader], ...]] = (
 )
 
 
-def _sniff(data: bytes) -> Reader:
-    head = data[:64].lstrip()
-    if head.startswith(b"%PDF"):
+def _reader(data: bytes, names: str) -> Reader:
+    head = _head(data)
+    if head.lstrip().startswith("%PDF"):
         return _pdf
-    if head.startswith(b"{\\rtf"):
+    if _RTF.match(head):
         return _rtf
-    return _markup if head[:6].lower() in (b"<?xml ", b"<html>") or head[:9].lower() == b"<!doctype" else _plain
+    if _MIME.match(head):
+        return _package
+    named = next((read for word, read in _READERS if word in names), None)
+    return named or (_markup if _XML.match(head) else _plain)
+
+
+def _head(data: bytes) -> str:
+    return data[:_HEAD].removeprefix(b"\xef\xbb\xbf").decode("latin-1")

@@ -6,7 +6,7 @@ never names a disease and never a person.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from processors.events import AlertKind, AlertState, Deterioration, News2, Parameter, Severity
@@ -33,6 +33,8 @@ OVER: dict[str, str] = {
     "withdrawn": "This alert is taken back.",
 }
 _ANSWERED = "Somebody has answered; nobody else is called unless it gets graver or goes on for long."
+_AGED = timedelta(minutes=5)  # what is as old as that its title does not show as if it were now
+_DAY = timedelta(days=1)
 _ASSISTIVE = "Supports clinical judgement; does not replace it or the bedside monitor."
 _RESPONSIVENESS = {
     "A": "alert",
@@ -169,35 +171,71 @@ def phrase(one: Parameter) -> str:
     return f"{words} ({one.points})"
 
 
-def news2_title(score: News2, was: int | None) -> str:
-    """One line: `NEWS2 7 (was 4): respirations 26/min (3), SpO2 91% (3), on oxygen (2)`."""
+def clock(at: datetime, now: datetime) -> str:
+    """Word a time of day: `08:00 UTC`, with its date where that is a day ago."""
+    return f"{at:%H:%M} UTC" if now - at < _DAY else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def told(alert: Alert, at: datetime, now: datetime) -> str:
+    """Word what an alert was last told for, which was measured `at`: `NEWS2 3 (respirations at 3) at 08:00 UTC`."""
+    by = ", ".join(NAMES[name] for name in alert.threes or ()) if alert.severity == "low-medium" else ""
+    return f"NEWS2 {alert.total}{f' ({by} at 3)' if by else ''} at {clock(at, now)}"
+
+
+def news2_title(score: News2, was: int | None, now: datetime, graver: str = "") -> str:
+    """One line: `NEWS2 7 (was 4): respirations 26/min (3), SpO2 91% (3), on oxygen (2)`.
+
+    With `as of 08:00 UTC` where that is not now. Where the alert stands for a `graver` score (as `told`) than this one, which may
+    be a slip, with both: `NEWS2 8 at 08:00 UTC, then 1 at 08:04 UTC: pulse 95/min (1)`.
+    """
     scored = sorted((one for one in score.parameters if one.points), key=lambda one: -one.points)
     least = "at least " if score.at_least else ""
-    before = f" (was {was})" if was is not None and was != score.total else ""
     listed = ", ".join(map(phrase, scored))
-    return f"NEWS2 {least}{score.total}{before}" + (f": {listed}" if listed else "")
+    newest = _newest(score)
+    if graver:
+        words = f"{graver}, then {least}{score.total} at {clock(newest, now)}"
+    else:
+        before = f" (was {was})" if was is not None and was != score.total else ""
+        aged = f" as of {clock(newest, now)}" if now - newest >= _AGED else ""
+        words = f"NEWS2 {least}{score.total}{before}{aged}"
+    return words + (f": {listed}" if listed else "")
+
+
+def _newest(score: News2) -> datetime:
+    return max(one.observed_at for one in score.parameters)
 
 
 def news2_detail(
-    score: News2 | None, state: AlertState, severity: Severity, now: Severity | None, *, told: int, ceiling: str = ""
+    score: News2 | None,
+    state: AlertState,
+    severity: Severity,
+    stands: Severity | None,
+    now: datetime,
+    *,
+    told: str,
+    graver: bool = False,
+    ceiling: str = "",
 ) -> str:
     """Say in whole sentences what was seen, what is missing or carried forward, and what RCP asks for while the alert stands.
 
-    `severity` is the alert's, `now` the score's, `told` the total that was last told, for where no score is at hand.
+    `severity` is the alert's, `stands` the score's, `told` what was last told, for where no score is at hand or it is `graver`.
     """
     over = state in OVER
     sentences = [outcome(state) + ("" if over else _RESPONSE[severity])]
     if score is None:
-        return " ".join([sentences[0].strip(), f"Last told: NEWS2 {told}.", _ASSISTIVE])
+        return " ".join([sentences[0].strip(), f"Last told: {told}.", _ASSISTIVE])
     if over:
-        sentences[0] += _STANDING[now or ""]
-    elif RANK[now or ""] < RANK[severity]:
-        sentences.append("The score is lower now; the alert stands until that has lasted.")
-    newest = max((one.observed_at for one in score.parameters), default=None)
+        sentences[0] += _STANDING[stands or ""]
+    if graver:
+        sentences.append(f"Last told: {told}.")
+    newest = _newest(score)
+    sentences.append(f"As of {clock(newest, now)}.")
+    if not over and RANK[stands or ""] < RANK[severity]:
+        sentences.append("That is below the alert's threshold; the alert stands until it has lasted.")
     others = [phrase(one) for one in score.parameters if not one.points]
     if others:
         sentences.append(f"Also: {', '.join(others)}.")
-    carried = [one for one in score.parameters if newest and one.observed_at < newest]
+    carried = [one for one in score.parameters if one.observed_at < newest]
     if carried:
         listed = ", ".join(f"{NAMES[one.name]} from {one.observed_at:%H:%M} UTC" for one in carried)
         sentences.append(f"Carried forward: {listed}.")
@@ -205,7 +243,7 @@ def news2_detail(
         sentences.append(f"Missing, true total may be higher: {', '.join(NAMES[name] for name in score.missing)}.")
     for refused in score.refused:
         why = refused.reason.removeprefix("impossible: ")
-        sentences.append(f"{NAMES[refused.name]} of {refused.observed_at:%H:%M} UTC was not believed: {why}.")
+        sentences.append(f"{NAMES[refused.name]} of {refused.observed_at:%H:%M} UTC could not be used: {why}.")
     if score.scale == 2:
         sentences.append("SpO2 scale 2 by recorded decision.")
     if ceiling:

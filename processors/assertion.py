@@ -21,7 +21,7 @@ from typing import Final
 from processors.events import Assertion
 from processors.sections import Section, section_at
 from processors.sentences import sentence_starts
-from processors.triggers import CLAUSE_VERBS, PREPOSITIONS, TRIGGERS, Effect, Group
+from processors.triggers import CLAUSE_VERBS, KIN, PREPOSITIONS, TOLD, TRIGGERS, Effect, Group
 
 # Where several hold, the first wins. Conditional and hypothetical stand before negated ("return if no better" denies nothing),
 # negated before uncertain ("no signs suggesting X") and family ("no family history of X" is a risk nobody has), family before
@@ -53,6 +53,12 @@ def _words(text: str) -> list[str]:
 
 
 _TOKEN: Final = re.compile(r"[^\W_]+(?:['’][a-z]*)?|[;:?,∅☐□☑☒]|\[[ xX✓✔]?\]|[-+]ve\b|\([-+]\)|(?<!\w)[-–—](?!\w)")
+# A plus or minus before or behind an item; its second group is what follows it at once.
+_SIGN: Final = re.compile(r"(?<![^\s,;:(])(\+{1,3}|[-–—−])(?![-\d])([A-Za-z\s]?)")
+_ITEM_END: Final = re.compile(r"\s*(?:[,;.]|$)")
+# "(sister)", "(mother, 52)"; a remark of what she says is none
+_KIN_NOTED: Final = re.compile(rf"\((?=(?:{KIN})\b(?: and (?:{KIN})\b)?\s*[,)\d@])", re.IGNORECASE)
+_TIMES: Final = re.compile(r"x\d+|\(\+\)")  # "vomiting x2", "pain ++": it is there
 _SHORT: Final = re.compile(r"\b(?:[whsrcWHSRC]/[oOpP]|[pP]/[wW])\b")  # w/o, h/o, s/p, r/o, c/o, p/w
 
 # Labels, as models spell them in lower case, of what is done or where, not of what is wrong: a test with a negative result is
@@ -63,6 +69,23 @@ TESTS: Final = frozenset(
     clinical_event event anatomy body_part biological_structure
     """)
 )
+# ... and of what is wrong: no trigger that says what is not given negates it.
+PROBLEMS: Final = frozenset(_words("condition symptom problem disease sign_symptom disease_disorder"))
+_NEVER_GIVEN: Final = (PROBLEMS | TESTS) - frozenset(_words("procedure therapeutic_procedure treatment"))
+
+# What may stand between a mention and a trigger that speaks of it: "ramipril 5 mg od was then stopped".
+_BETWEEN: Final = frozenset(
+    _words("""
+    is was are were has have had been be to then now also all both subsequently today should - mg mcg g units od bd tds qds po iv
+    """)
+)
+_NEAR: Final = 8  # tokens from a mention to such a trigger at most
+_LONGEST: Final = 40  # tokens of a list that a trigger behind it speaks of
+_NO: Final = frozenset(_words("no nil"))
+_JOINS: Final = frozenset(_words("and or nor"))
+_ENDS_ITEM: Final = frozenset({",", ";", *_JOINS})
+_LISTING: Final = frozenset(_words("such including"))
+_PLURALS: Final = frozenset(_words("were are have all both which that"))
 
 
 class _Node:
@@ -120,6 +143,22 @@ class _Scope:
     end: int
     trigger: tuple[int, int]  # in characters
     reaches_tests: int  # where a forward scope ends for a test or a procedure
+    behind: bool = False  # the trigger stands behind what it speaks of
+
+
+class _Mentions:
+    """The mentions of a text, to be asked which stand right before a trigger."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]], labels: Sequence[str] | None) -> None:
+        named = [""] * len(spans) if labels is None else [label.lower() for label in labels]
+        self._by_end = sorted((end, start, label) for (start, end), label in zip(spans, named, strict=True))
+
+    def at(self, start: int, end: int, before: int) -> list[str]:
+        """Return the labels of the mentions that overlap `text[start:end]` and end before `before`; "" where they are not known."""
+        near = self._by_end[
+            bisect_right(self._by_end, start, key=lambda m: m[0]) : bisect_right(self._by_end, before, key=lambda m: m[0])
+        ]
+        return [label for _, begin, label in near if begin < end]
 
 
 class Asserter:
@@ -147,32 +186,41 @@ class Asserter:
         """
         starts = sorted({0, *sentence_starts(text), *(section.header for section in sections)})
         scopes: dict[int, list[_Scope]] = {}
+        mentions = _Mentions(spans, labels)
         decided: list[Assertion] = []
         for position, (start, end) in enumerate(spans):
             index = bisect_right(starts, start) - 1
             if index not in scopes:
                 finish = starts[index + 1] if index + 1 < len(starts) else len(text)
-                scopes[index] = self._scopes(text, starts[index], finish)
-            test = labels is not None and labels[position].lower() in TESTS
-            hit = {s.group.effect for s in scopes[index] if _holds(s, start, end, test) and not _part_of_a_name(s, spans)}
+                scopes[index] = self._scopes(text, starts[index], finish, mentions)
+            label = "" if labels is None else labels[position].lower()
+            hit = {s.group.effect for s in scopes[index] if _holds(s, start, end, label) and not _part_of_a_name(s, spans)}
             decided.append(next((ORDER[effect] for effect in ORDER if effect in hit), self._default(sections, start)))
         return decided
 
     def _default(self, sections: Sequence[Section], start: int) -> Assertion:
         return self._sections.get(section_at(sections, start), "present") if sections else "present"
 
-    def _scopes(self, text: str, start: int, end: int) -> list[_Scope]:
+    def _scopes(self, text: str, start: int, end: int, mentions: "_Mentions") -> list[_Scope]:
         tokens = [*_tokens(text, start, end), (".", end, end)]
         words = [word for word, _, _ in tokens]
         found = self._find(words)
         stops = [trigger for trigger in found if trigger[0].effect == "stop"]
         opening = [trigger for trigger in found if trigger[0].effect not in ("stop", "pseudo")]
+        if "(-)" in words:
+            way = "backward" if _signs_behind(words) else "forward"
+            opening = [trigger for trigger in opening if words[trigger[1]] != "(-)" or trigger[0].direction == way]
         clauses = _clauses(words) if opening else []
         scopes = []
         for group, first, last in opening:
             own = (tokens[first][1], tokens[last - 1][2])
             mine = [stop for stop in stops if group.effect not in stop[0].spares]
-            if group.direction == "forward":
+            behind = group.direction == "backward"
+            if group.object_before:
+                behind = _object_before(tokens, first, mentions, group)
+                if not behind and not _ENDS_ITEM.isdisjoint(words[last : last + 1]):
+                    continue
+            if not behind:
                 ends = [begin for stop, begin, _ in mine if begin >= last and stop.direction != "backward"]
                 conditional = group.effect == "conditional"
                 ends += [c for c, verb in clauses if c >= last and (not conditional or _came_to_pass(words, c, verb))]
@@ -185,9 +233,12 @@ class Asserter:
             else:
                 # a stop right before belongs to the trigger: "has | been excluded"
                 limit = max((after for stop, _, after in mine if after < first and stop.direction != "forward"), default=0)
-                if group.reach is not None:
-                    limit = max(limit, first - group.reach - 1)
-                scopes.append(_Scope(group, tokens[limit][1] if limit else start, own[0], own, own[0]))
+                if group.object_before or group.last_item:
+                    limit = _item(words, limit, first)
+                elif group.reach is not None:
+                    near = max(0, first - group.reach - 1)
+                    limit = max(limit, near, *(i + 1 for i in range(near, first) if words[i] == ","))
+                scopes.append(_Scope(group, tokens[limit][1] if limit else start, own[0], own, own[0], behind))
         return scopes
 
     def _find(self, words: Sequence[str]) -> list[tuple[Group, int, int]]:
@@ -214,19 +265,53 @@ def _tokens(text: str, start: int, end: int) -> list[tuple[str, int, int]]:
         shorts = [(match.group().lower(), match.start(), match.end()) for match in _SHORT.finditer(text, start, end)]
         taken = {match[1] for match in shorts} | {match[1] + 2 for match in shorts}
         tokens = sorted([token for token in tokens if token[1] not in taken] + shorts, key=lambda token: token[1])
-    return tokens
+    if text.find("(", start, end) >= 0:
+        kin = [("(", match.start(), match.end()) for match in _KIN_NOTED.finditer(text, start, end)]
+        tokens = sorted(tokens + kin, key=lambda token: token[1])
+    return _signed(text, start, end, tokens)
+
+
+def _signed(text: str, start: int, end: int, tokens: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Read "-chest pain, -SOB, +fever", "fever -, cough +" and "cough ++" as "(-)" and "(+)".
+
+    All signs stand at the borders of items then. A hyphen before an item may be the mark of a list: it takes a plus beside it, and
+    where a blank follows it another hyphen too.
+    """
+    if text.find("+", start, end) < 0 and text.count("-", start, end) < 2:
+        return tokens
+    signs = list(_SIGN.finditer(text, start, end))
+    plain = [sign for sign in signs if len(sign[1]) == 1]
+    leads = all(sign[2] and not text[max(start, sign.start() - 2) : sign.start()].strip()[-1:].isalnum() for sign in plain)
+    ends = all(not sign[2] or (sign[2].isspace() and _ITEM_END.match(text, sign.end(1))) for sign in plain)
+    minus = sum(sign[1] != "+" for sign in plain)
+    bullet = minus == 1 and plain[0][1] != "+" and plain[0][2].isspace()
+    meant = len(plain) > 1 and (ends or (leads and 0 < minus < len(plain) and not bullet))
+    read = [sign for sign in signs if meant or len(sign[1]) > 1]
+    if not read:
+        return tokens
+    found = [("(+)" if sign[1][0] == "+" else "(-)", *sign.span(1)) for sign in read]
+    taken = {at for _, at, _ in found}
+    return sorted([token for token in tokens if token[1] not in taken] + found, key=lambda token: token[1])
 
 
 def _clauses(words: Sequence[str]) -> list[tuple[int, int]]:
     """Find the commas that begin a clause, "no neck rigidity, diuresis was preserved": a verb comes before the list goes on.
 
+    So does a word that tells of the item ("infection likely", "vomiting x2"), and an item without a "no" where each before has one:
+    in "no SOB, no CP, cough" the third is told apart; "no SOB, no CP, cough or fever" goes on.
+
     Gives (comma, verb) as indices of `words`.
     """
     commas = []
+    ahead = "(-)" in words and not _signs_behind(words)  # in "(-) fever, chills (+) cough" the plus says nothing of chills
+    last_join = max((index for index, word in enumerate(words) if word in _JOINS), default=-1)
+    before, denied = 0, False  # where the item before begins, and whether there is a "no" before it
     aside = False  # "his brother, who lives abroad, was treated": the second comma goes on with the first clause
     for comma, word in enumerate(words):
         if word != ",":
             continue
+        each = denied and words[before] in _NO and last_join < comma
+        denied, before = denied or not _NO.isdisjoint(words[before:comma]), comma + 1
         closes, aside = aside, words[comma + 1 : comma + 2] in (["who"], ["whose"])
         if closes:
             continue
@@ -235,19 +320,49 @@ def _clauses(words: Sequence[str]) -> list[tuple[int, int]]:
         ]  # ", and the rest was normal" begins one only where one was told before
         if joined and CLAUSE_VERBS.isdisjoint(words[max(0, comma - 8) : comma]):
             continue
-        for verb, following in enumerate(words[comma + 1 + joined : comma + 8], comma + 1 + joined):
-            if following in (",", "or", "and", "nor"):
+        verb = comma if each else None
+        for index, following in enumerate(words[comma + 1 + joined : comma + 8], comma + 1 + joined):
+            if following in (",", ";", ".", "or", "and", "nor"):
                 break
-            if following in CLAUSE_VERBS or (following == "present" and _each_denied(words, comma)):
-                commas.append((comma, verb))
+            if following in CLAUSE_VERBS or following in TOLD or (_TIMES.fullmatch(following) and not ahead):
+                verb = index
                 break
+        if verb is not None:
+            commas.append((comma, verb))
     return commas
 
 
-def _each_denied(words: Sequence[str], comma: int) -> bool:
-    """Say whether two items before a comma have a "no" each: in "no SOB, no CP, cough present" the third is told apart."""
-    before = [i for i in range(comma) if words[i] == ","]
-    return bool(before) and words[before[-1] + 1] in ("no", "nil") and not {"no", "nil"}.isdisjoint(words[: before[-1]])
+def _signs_behind(words: Sequence[str]) -> bool:
+    """Say whether (-) and (+) stand behind their items, "fever (-), cough (+)", rather than before them, "(-) fever (+) cough"."""
+    signs = [index for index, word in enumerate(words) if word in ("(-)", "(+)")]
+    if signs[0] == 0 or words[signs[0] - 1] in (",", ";", ":"):
+        return False
+    return words[signs[0] + 1] in (",", ";", ".") or words[signs[-1] + 1] == "."
+
+
+def _object_before(tokens: Sequence[tuple[str, int, int]], first: int, mentions: _Mentions, group: Group) -> bool:
+    """Say whether what a trigger speaks of stands right before it: "ramipril 5 mg | held", not "CT | excluded"."""
+    for word, start, end in reversed(tokens[max(0, first - _NEAR) : first]):
+        if labels := mentions.at(start, end, tokens[first][1]):
+            spared = _NEVER_GIVEN if group.of_drugs else TESTS
+            return any(label not in spared for label in labels)
+        if word not in _BETWEEN and not any(letter.isdigit() for letter in word):
+            return False
+    return False
+
+
+def _item(words: Sequence[str], floor: int, first: int) -> int:
+    """Return where what a trigger behind it speaks of begins: a list's last item, or all of it before "and" or a plural."""
+    begin = max(floor, first - _LONGEST)
+    if words[first] in _PLURALS or words[first - 1] == "," or not _LISTING.isdisjoint(words[begin:first]):
+        return floor
+    last = first - 1 if words[first - 1] not in ("-", ":") else first - 2
+    for index in range(last, begin - 1, -1):
+        if words[index] in _JOINS:
+            return floor
+        if words[index] in (",", "-", ":"):
+            return index + 1
+    return floor
 
 
 def _came_to_pass(words: Sequence[str], comma: int, verb: int) -> bool:
@@ -265,14 +380,15 @@ def _part_of_a_name(scope: _Scope, spans: Sequence[tuple[int, int]]) -> bool:
     return scope.group.nominal and any(start <= opened and closed < end for start, end in spans)
 
 
-def _holds(scope: _Scope, start: int, end: int, test: bool) -> bool:
-    if test and scope.group.about_results:
+def _holds(scope: _Scope, start: int, end: int, label: str) -> bool:
+    test = label in TESTS
+    if (test and scope.group.about_results) or (scope.group.of_drugs and label in PROBLEMS):
         return False
     opened, closed = scope.trigger
     if opened < start < closed:
         # the mention is part of the trigger: "not palpable", "not involved by tumour"; "should pain recur"
         return scope.group.effect in ("negated", "conditional")
-    if scope.group.direction == "backward":
+    if scope.behind:
         return scope.start < end <= scope.end
     # a mention that brings its own trigger is meant too: "no fever" marked whole
     return scope.start <= start < (scope.reaches_tests if test else scope.end) or (opened == start and closed < end)

@@ -1,4 +1,4 @@
-"""How good the assertion rules are: on annotated case reports, and on the sentences written for this project.
+"""How good the assertion rules are: on annotated case reports, on notes with marks, and on the sentences written for this project.
 
 Case reports (maccrobat layout: `*.jsonl`, one document a line with `text` and `entities` of `label`, `spans` and `attrs.POLARITY`):
 a mention counts as negated where its POLARITY is NEG; `MAYBE_NEG` counts neither way. The headline is conditions and symptoms, what
@@ -6,6 +6,10 @@ negation is about (as in NegEx's own evaluation); a second figure takes in medic
 
 The rules were tuned (twice) on the reports at even lines and at every fourth from the second; those at every fourth from the fourth
 (`UNSEEN`) were never looked at, and have a figure of their own.
+
+Notes with marks (`models.evaluation.ner_corpora`, "no [chest pain|symptom|negated]") are of the five assertions what is published;
+a mark without one is not measured. Negation has two figures there: of conditions and symptoms, and of medications, where negated
+says stopped, withheld, refused or not to be given.
 """
 
 import json
@@ -13,13 +17,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.measures import Bootstrap, Metric
+from models.evaluation.ner_corpora import MARK, Document, read_marked
 from models.evaluation.reading import DAMAGE, damage, opened, reading
 from models.evaluation.report import Confusion, Evaluation, Progress, Section, silent
 from processors.assertion import Asserter
@@ -30,8 +35,12 @@ from processors.sentences import sentence_starts
 SENTENCES: Final = Path(__file__).with_name("assertion_sentences.tsv")
 PROBLEMS: Final = frozenset({"Sign_symptom", "Disease_disorder"})
 EVENTS: Final = PROBLEMS | {"Medication", "Therapeutic_procedure", "Diagnostic_procedure", "Clinical_event"}
+NOTED_PROBLEMS: Final = frozenset({"condition", "symptom"})
+NOTED_MEDICATIONS: Final = frozenset({"medication"})
 UNSEEN: Final = (4, 3)  # every fourth report, from the fourth
-LOOKED_FOR: Final = "*.jsonl of case reports: text, entities with label, spans and attrs.POLARITY"
+LOOKED_FOR: Final = (
+    "*.jsonl of case reports: text, entities with label, spans and attrs.POLARITY; or marks: no [cough|symptom|negated]"
+)
 _YES: Final = (True, False)
 _NAIVE: Final = re.compile(r"\b(?:no|not|without|denies|denied|negative)\b", re.IGNORECASE)
 
@@ -53,7 +62,7 @@ def measure(folder: Path, *, rounds: int = 1000) -> list[Metric]:
     The baseline says negated wherever a negating word stands before the mention in its sentence. Raises `Permanent` where the
     folder holds no such reports.
     """
-    mentions = [mention for path in case_reports(folder)[0] for mention in _read(path)]
+    mentions = [mention for path in annotated(folder)[0] if path.suffix != ".txt" for mention in _read(path)]
     return _reports("negation", mentions, rounds, tuned=True)
 
 
@@ -61,13 +70,16 @@ def evaluate(folder: Path, *, rounds: int = 1000, progress: Progress = silent) -
     """Measure negation on each file of case reports in a folder and all below it, and on the project's own sentences.
 
     Of a file named train the part that the rules were never tuned on has a figure of its own; any other file is new to them.
-    Raises `Permanent` where nothing fits.
+    Notes with marks have a section of their own for each file. Raises `Permanent` where nothing fits.
     """
-    files, notes = case_reports(folder)
+    files, notes = annotated(folder)
     base = folder.parent if folder.is_file() else folder
     sections = []
     for path in files:
         name = path.relative_to(base).as_posix()
+        if path.suffix == ".txt":
+            sections.append(_notes(name, path, rounds))
+            continue
         mentions = _read(path, progress, name)
         if not any(mention.label in PROBLEMS for mention in mentions):
             notes.append(f"{name}: passed over, no condition or symptom is marked in it")
@@ -82,34 +94,45 @@ def evaluate(folder: Path, *, rounds: int = 1000, progress: Progress = silent) -
         about = f"{len({m.document for m in mentions}):,} documents, {len(problems):,} conditions and symptoms"
         sections.append(Section(name, about, tuple(_reports("negation", mentions, rounds, tuned=tuned)), (chart,)))
     if not sections:
-        raise Permanent(f"no case reports to measure on in {folder}: {'; '.join(notes)}", hint=f"looked for {LOOKED_FOR}")
+        raise Permanent(f"no marked mentions to measure on in {folder}: {'; '.join(notes)}", hint=f"looked for {LOOKED_FOR}")
     return Evaluation("assertion", None, (*sections, _own_sentences()), tuple(notes))
 
 
-def case_reports(folder: Path) -> tuple[list[Path], list[str]]:
-    """Find the files of case reports in a folder and all below it (or one file), and say what was passed over.
+def annotated(folder: Path) -> tuple[list[Path], list[str]]:
+    """Find the files of case reports and of marked notes in a folder and all below it (or one file), and say what was passed over.
 
     Raises `Permanent` where there is none.
     """
     base = folder.parent if folder.is_file() else folder
     files, notes = [], []
-    for path in [folder] if folder.is_file() else sorted(folder.rglob("*.jsonl")):
+    for path in [folder] if folder.is_file() else sorted(p for kind in ("*.jsonl", "*.txt") for p in folder.rglob(kind)):
         if not path.is_file():
             continue
         try:
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                first = next((line for line in lines if line.strip()), "")
+            fits = _fits(path)
         except DAMAGE as error:
             notes.append(f"{path.relative_to(base).as_posix()}: passed over, {damage(error)}")
             continue
-        if '"text"' in first and '"entities"' in first:
+        if fits:
             files.append(path)
         else:
-            notes.append(f"{path.relative_to(base).as_posix()}: passed over, not case reports")
+            what = "no marks that say what they assert" if path.suffix == ".txt" else "not case reports"
+            notes.append(f"{path.relative_to(base).as_posix()}: passed over, {what}")
     if not files:
         told = f"; {'; '.join(notes)}" if notes else ""
-        raise Permanent(f"no case reports (*.jsonl) in {folder}{told}", hint=f"looked for {LOOKED_FOR}")
+        raise Permanent(
+            f"no case reports (*.jsonl) or notes with marks (*.txt) in {folder}{told}", hint=f"looked for {LOOKED_FOR}"
+        )
     return files, notes
+
+
+def _fits(path: Path) -> bool:
+    """Say whether a file is a kind that can be measured on, by its first line, or by any mark that says an assertion."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        if path.suffix == ".txt":
+            return any(mark[3] for line in lines for mark in MARK.finditer(line))
+        first = next((line for line in lines if line.strip()), "")
+    return '"text"' in first and '"entities"' in first
 
 
 def _read(path: Path, progress: Progress = silent, name: str = "") -> list[Mention]:
@@ -132,6 +155,42 @@ def _reports(name: str, mentions: Sequence[Mention], rounds: int, *, tuned: bool
     if tuned and (unseen := [mention for mention in problems if mention.document % UNSEEN[0] == UNSEEN[1]]):
         figures += _figures(f"{name}_unseen", unseen, rounds)[:1]
     return figures + _figures(f"{name}_all_types", [mention for mention in mentions if mention.label in EVENTS], rounds)[:1]
+
+
+def _notes(name: str, path: Path, rounds: int) -> Section:
+    """Measure on notes with marks: all five assertions together and each, and what is negated among problems and medications."""
+    documents = read_marked(path)
+    sectioner, asserter = Sectioner(), Asserter()
+    judged = [one for number, document in enumerate(documents) for one in _judge(path, number, document, sectioner, asserter)]
+    bootstrap = Bootstrap(np.unique([mention.document for mention, *_ in judged], return_inverse=True)[1], rounds=rounds)
+    wanted, found = np.array([said for _, said, _ in judged]), np.array([said for *_, said in judged])
+    figures = [bootstrap.metric("accuracy", lambda weights: _share(wanted == found, np.full(len(wanted), True), weights))]
+    for label, of in (("negation", NOTED_PROBLEMS), ("negation_of_medications", NOTED_MEDICATIONS)):
+        if chosen := [mention for mention, *_ in judged if mention.label.lower() in of]:
+            figures += _figures(label, chosen, rounds)
+    kinds = tuple(kind for kind in get_args(Assertion) if kind in wanted or kind in found)
+    for kind in kinds:
+        figures.append(bootstrap.metric(f"{kind}_f1", lambda weights, k=kind: _f1(wanted == k, found == k, weights)))  # type: ignore[misc]
+    counts = np.array([[np.sum((wanted == row) & (found == column)) for column in kinds] for row in kinds], np.int64)
+    about = f"{len(documents):,} notes, {len(judged):,} mentions with what they assert"
+    return Section(name, about, tuple(figures), (Confusion(f"assertion, {name}", kinds, kinds, counts),))
+
+
+def _judge(
+    path: Path, number: int, document: Document, sectioner: Sectioner, asserter: Asserter
+) -> Iterator[tuple[Mention, str, Assertion]]:
+    """Yield each mention of a note that has its assertion marked: the mention, what the mark says, what the rules say."""
+    spans, labels = [(gold.start, gold.end) for gold in document.gold], [gold.label for gold in document.gold]
+    starts = sentence_starts(document.text)
+    decided = asserter.decide(document.text, spans, sectioner.split(document.text), labels)
+    for gold, assertion in zip(document.gold, decided, strict=True):
+        if gold.assertion is None:
+            continue
+        if gold.assertion not in get_args(Assertion):
+            known = ", ".join(get_args(Assertion))
+            raise Permanent(f"{path}, note {number + 1}: {gold.assertion} is no assertion", hint=f"known are {known}")
+        naive = _NAIVE.search(document.text, max(at for at in starts if at <= gold.start), gold.start) is not None
+        yield Mention(number, gold.label, gold.assertion == "negated", assertion == "negated", naive), gold.assertion, assertion
 
 
 def _own_sentences() -> Section:

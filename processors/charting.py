@@ -132,10 +132,10 @@ class Charting:
             patient.recall(ahead, min(reference, observed - 1))
         refused: dict[str, Refusal] = {}
         readings = self._readings(patient, event, stamp, received, rejected, refused)
-        for name, one in refused.items():
-            self._refuse(patient, name, one)
         before = patient.newest
         taken = self._take(patient, event, readings, rejected)
+        for name, one in refused.items():  # after what takes back: of a value that cannot be obtained any more both are told
+            self._refuse(patient, name, one)
         made.late = stale or (not taken.current and before is not None and observed < before)
         if taken.fresh:
             made.queued = not stale and self._queued(patient, observed, reference)
@@ -212,12 +212,13 @@ class Charting:
         older: list[_Entry] = []
         zeros: list[tuple[_Entry, str]] = []  # refused, unless the set shows an arrest
 
-        def refuse(code: str, parameter: str, at: int, status: str, reason: str) -> None:
-            rejected.append(Rejected(code=code, reason=reason))
+        def refuse(code: str, parameter: str, at: int, status: str, reason: str, *, corrects: bool = False) -> None:
+            if status != "cancelled":  # told where it is taken back
+                rejected.append(Rejected(code=code, reason=reason))
             before = refused.get(parameter)
             if parameter in news2.UNITS and (before is None or before.at <= at):
                 validated = event.charted and status not in _UNVERIFIED
-                refused[parameter] = Refusal(at, reason[:_LONGEST], 0 if validated else at)
+                refused[parameter] = Refusal(at, reason[:_LONGEST], 0 if validated else at, corrects)
 
         for one in event.observations:
             status = one.status
@@ -228,6 +229,17 @@ class Charting:
             if one.observed_at is not None:
                 stamp = ms(one.observed_at)
             at = min(stamp, received)
+            if one.refused and (sign := loinc.LOINC.get(one.code)) is not None:
+                if status == "entered-in-error":  # that reading, which nobody could use: what else was said of that time stands
+                    for time in (at, *patient.stamps.get(stamp, ())):
+                        self._forgive(patient, sign.parameter, time)
+                    rejected.append(Rejected(code=one.code, reason=_TAKEN_BACK[status]))
+                    continue
+                refuse(one.code, sign.parameter, at, status, one.refused, corrects=status in _CORRECTING)
+                if status == "cancelled":  # nor does what others said of that time stand; what this set says does
+                    meant = self._meant(patient, sign.parameter, "", status, stamp, at) if stamp in patient.stamps else at
+                    older.append((meant, "", base + sign.preference, status, one.code, sign.parameter))
+                continue
             reading = self._read(one.code, one.value, one.unit)
             if isinstance(reading, str):
                 kept = self._without_value(patient, one, (at, *patient.stamps.get(stamp, ())))
@@ -301,6 +313,12 @@ class Charting:
         return None
 
     @staticmethod
+    def _forgive(patient: Patient, parameter: str, at: int) -> None:
+        """Forget a refused reading of exactly that time: it was taken back, or corrected."""
+        if (refusal := patient.refused.get(parameter)) is not None and refusal.at == at:
+            del patient.refused[parameter]
+
+    @staticmethod
     def _refuse(patient: Patient, name: str, one: Refusal) -> None:
         """Remember a refused reading, if it is the newest such; those of a stream in a row are told from one by itself.
 
@@ -343,7 +361,10 @@ class Charting:
                 value = persistent
             if taken.newest is None or at > taken.newest:
                 taken.newest = at
-            put = history.put(parameter, at, value, rank, correcting=not final and status in _CORRECTING)
+            correcting = not final and status in _CORRECTING
+            if correcting and patient.refused:
+                self._forgive(patient, parameter, at)
+            put = history.put(parameter, at, value, rank, correcting=correcting)
             if history.samples and validated and parameter in history.samples and put in _STANDS:
                 history.vouch(parameter, at, value, rank)
             if put is Put.NEW:
@@ -418,11 +439,11 @@ class Charting:
             taken.fresh = taken.fresh or new[0] > stands[0]  # as grave is the same minute told twice, not a set of its own
         return True
 
-    @staticmethod
-    def _take_back(patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken) -> bool:
+    def _take_back(
+        self, patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken
+    ) -> bool:
         history = patient.history
-        if (refusal := patient.refused.get(parameter)) is not None and refusal.at == at:
-            del patient.refused[parameter]
+        self._forgive(patient, parameter, at)
         if history.drop_rival(parameter, at, value):
             return False
         entries = history.entries.get(parameter)
@@ -551,7 +572,7 @@ class Charting:
     def _counts(self, refusal: Refusal, entry: Entry | None) -> bool:
         """Tell whether nothing usable came after a refused reading; of a stream one alone is an artefact, as of its samples."""
         lasts = not refusal.since or refusal.at - refusal.since >= self._lasting
-        return lasts and (entry is None or entry[0] < refusal.at)
+        return lasts and (entry is None or entry[0] < refusal.at or (refusal.corrects and entry[0] == refusal.at))
 
 
 _Entry = tuple[int, float | str, int, str, str, str]  # observed, value, rank, status, code, parameter

@@ -1,6 +1,7 @@
 """The life of a patient's alerts: raised, updated, acknowledged, declined, escalated, resolved, withdrawn.
 
     nothing -- severity reached --> raised -- graver, +update_rise points, or another single 3 --> updated (to be answered anew)
+    raised/updated, unanswered -- graver --> updated; it goes on to climb where it was: getting worse puts no link of the chain off
     raised/updated -- feedback --> acknowledged (no more escalation) or declined (ends; suppressed for a while)
     acknowledged -- feedback that this was in error --> updated (somebody must answer anew); what was declined is over
     high, unanswered -- declined with links of the chain left --> escalated at once: one who declines ends no emergency
@@ -8,14 +9,14 @@
     acknowledged -- acknowledged_for is over and it still holds --> updated (to be answered anew)
     any -- resolve_sets sets over resolve_after below the hysteresis --> resolved, or updated to a lower severity
     any -- what it rested on was wrong, or the patient was merged away --> withdrawn
-    any -- discharge, death --> resolved;  transfer, ceiling of care --> updated with the new route
+    any -- discharge, death --> resolved;  transfer, ceiling of care --> updated with the new route; another ward is asked anew
 
 While something that scored when the alert was told is missing, it neither resolves nor sinks: missing data is no recovery.
 """
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import get_args
 
 from processors import alerts
@@ -27,13 +28,14 @@ from processors.events import (
     Answering,
     Deterioration,
     FeedbackEvent,
+    Location,
     News2,
     Severity,
     Source,
 )
 from processors.identity import natural_id
 from processors.partition import Partition
-from processors.patients import Closed, Patient, ms, when
+from processors.patients import Closed, Context, Patient, ms, when
 from processors.rules import EscalationStep, MonitorRules
 
 _MS = timedelta(milliseconds=1)
@@ -162,18 +164,16 @@ class Desk:
     ) -> AlertEvent:
         graver = RANK[severity] > RANK[alert.severity] or (severity == alert.severity and score.total > alert.total)
         graver = graver or bool(self._new_threes(alert, score))
-        alert.severity = severity
+        self._grade(alert, severity, cause.now)
         alert.quiet = alert.quiet and not (graver and self._unheard_of(patient, score, cause.now))
         self._rest_on(patient, alert, score, cause.now)
         if graver:
             self._ask_anew(patient, alert, cause.now)
-        elif alert.waiting_since is not None:
-            self._place(patient, alert, cause.now)
         return self.step(patient, alert, "updated", reason, cause, score=score, was=was)
 
     def _rest_on(self, patient: Patient, alert: Alert, score: News2, now: int) -> None:
         alert.total = score.total
-        alert.evidence = {one.name: ms(one.observed_at) for one in score.parameters if one.points}
+        alert.evidence = _evidence(score)
         alert.threes = alerts.threes(score, alert.threes or (), self._rules)
         alert.calm_sets = 0
         for one in score.parameters:
@@ -189,9 +189,28 @@ class Desk:
         return bool(alerts.new_threes(score, told, self._rules))
 
     def _ask_anew(self, patient: Patient, alert: Alert, now: int) -> None:
-        """Wait for an answer to the step that follows; none of before counts."""
+        """Wait for an answer to the step that follows; none of before counts.
+
+        Where nobody had answered, the clock runs on and the step that was reached stands: whoever was told hears of this too.
+        """
         alert.asked, alert.asked_at = alert.sequence + 1, now
-        self._place(patient, alert, now)
+        if alert.waiting_since is None:
+            self._begin(patient, alert, now)
+
+    def _grade(self, alert: Alert, severity: Severity, now: int) -> None:
+        """Give an alert another severity: of its chain those links count as told that were, by the one before.
+
+        Who was not waited for at all, since the severity before has no chain, is from now on.
+        """
+        before = self._chain(alert)
+        alert.severity = severity
+        chain = self._chain(alert)
+        if chain == before:
+            return
+        told = {link.route for link in before[: alert.step]}
+        alert.step = next((place for place, link in enumerate(chain) if link.route not in told), len(chain))
+        if not before and alert.waiting_since is not None:
+            alert.waiting_since = now
 
     def _still_holds(self, alert: Alert, score: News2) -> bool:
         held = alerts.held_severity(score, alert.severity, self._rules, alert.threes or ())
@@ -239,7 +258,7 @@ class Desk:
         elif RANK[severity] <= RANK[alert.severity]:
             return []
         else:
-            alert.severity = severity
+            self._grade(alert, severity, cause.now)
             self._ask_anew(patient, alert, cause.now)
         alert.since, alert.until = patient.silent_since or 0, limit
         reason = f"nothing within {alerts.hours_and_minutes(limit)}{'' if patient.heard else ' of the admission'}"
@@ -275,7 +294,7 @@ class Desk:
         if alert is None:
             alert = self.open(patient, AFTER_END, severity, cause)
         else:
-            alert.severity = severity
+            self._grade(alert, severity, cause.now)
             self._ask_anew(patient, alert, cause.now)
         alert.since, alert.about = since, ended
         alert.text = alerts.after_end_title(ended, observed - since, score)
@@ -314,11 +333,23 @@ class Desk:
         self._hold_back(patient, alert, cause.now + self._declined, declined=True)
         return [self._end(patient, alert, "declined", event.reason, cause, score, None, by=event.by)]
 
-    def reroute(self, patient: Patient, reason: str, cause: Cause, score: News2 | None) -> list[AlertEvent]:
-        """Tell the alerts' new place or policy; those that wait for an answer wait anew, there."""
-        steps = []
+    def reroute(self, patient: Patient, before: Context, reason: str, cause: Cause, score: News2 | None) -> list[AlertEvent]:
+        """Tell the alerts' new place or policy, other than `before`.
+
+        What is unanswered another ward is asked from its first step, and so is the ward where a ceiling of care kept it from being
+        asked. Within a ward, or where it is not known, the clock runs on: a bed that flips must not put the emergency team off.
+        """
+        steps, after = [], patient.context
+        elsewhere = _elsewhere(before.location, after.location)
         for alert in self.standing(patient):
-            self._place(patient, alert, cause.now if alert.waiting_since is not None else None)
+            if alert.acknowledged_at is None and (elsewhere or alert.waiting_since is None):
+                self._begin(patient, alert, cause.now)
+            else:
+                was, (route, climbs) = self._first(alert, before), self._first(alert, after)
+                if (route, climbs) != was:
+                    alert.route = route
+                if not climbs:
+                    alert.waiting_since = None
             steps.append(self.step(patient, alert, "updated", reason, cause, score=score))
         return steps
 
@@ -429,7 +460,7 @@ class Desk:
         if kind in PAGING:
             spent = self.count(patient, patient.context.location.ward_names[0], cause.now)
             alert.quiet = spent and not (score is not None and self._unheard_of(patient, score, cause.now))
-        self._place(patient, alert, cause.now)
+        self._begin(patient, alert, cause.now)
         return alert
 
     def count(self, patient: Patient, ward: str, now: int) -> bool:
@@ -441,24 +472,24 @@ class Desk:
         patient.raised = [*lately, now][-self._share :]
         return spent
 
-    def _place(self, patient: Patient, alert: Alert, waiting: int | None) -> None:
-        """Route an alert by the patient's ceiling of care, the budget, the ward; and wait for an answer since `waiting`."""
-        rules, context = self._rules, patient.context
+    def _begin(self, patient: Patient, alert: Alert, now: int) -> None:
+        """Ask from the first step, since `now`, where anybody is waited for."""
         alert.step = alert.escalated_at = 0
-        alert.waiting_since = waiting
-        if waiting is not None:
-            alert.acknowledged_at = None
+        alert.acknowledged_at = None
+        alert.route, climbs = self._first(alert, patient.context)
+        alert.waiting_since = now if climbs else None
+
+    def _first(self, alert: Alert, context: Context) -> tuple[str, bool]:
+        """Return whom the first step is for, and whether it climbs: by the ceiling of care, the budget, the ward."""
+        rules = self._rules
         policy = rules.ceilings.get(context.ceiling) if context.ceiling else None
         alert.quiet = alert.quiet and policy is None and RANK[alert.severity] <= RANK["low-medium"]
         if policy is not None:
-            alert.route = policy.route
-            if not policy.escalates:
-                alert.waiting_since = None
-        elif alert.quiet:
-            alert.route, alert.waiting_since = rules.quiet_route, None
-        else:
-            routes = rules.ward_routes
-            alert.route = next((routes[name] for name in context.location.ward_names if name in routes), rules.default_route)
+            return policy.route, policy.escalates
+        if alert.quiet:
+            return rules.quiet_route, False
+        routes = rules.ward_routes
+        return next((routes[name] for name in context.location.ward_names if name in routes), rules.default_route), True
 
     def _end(
         self,
@@ -497,9 +528,7 @@ class Desk:
             alert.score_id, alert.observed, alert.received = cause.score_id, cause.observed, cause.received
         context = patient.context
         if alert.kind == "news2":
-            title = alerts.news2_title(score, was) if score else f"NEWS2 {alert.total}"
-            now = alerts.severity_of(score, self._rules)
-            detail = alerts.news2_detail(score, state, alert.severity, now, told=alert.total, ceiling=context.ceiling)
+            title, detail = self._news2_words(alert, score, was, when(cause.now), context.ceiling)
         elif alert.kind == "deterioration":
             title, detail = alert.text, detail or alerts.resting_detail(state)
         elif alert.kind == AFTER_END:
@@ -535,6 +564,16 @@ class Desk:
             answering=self._answering(patient, alert),
         )
 
+    def _news2_words(self, alert: Alert, score: News2 | None, was: int | None, now: datetime, ceiling: str) -> tuple[str, str]:
+        """Word title and detail of a step; `score` is the current one, which may be milder than what the alert stands for."""
+        stands = alerts.severity_of(score, self._rules)
+        told = alerts.told(alert, when(max(alert.evidence.values(), default=alert.observed)), now)
+        milder = alert.state not in alerts.OVER and RANK[stands or ""] < RANK[alert.severity]
+        graver = milder and score is not None and _evidence(score) != alert.evidence
+        title = told if score is None else alerts.news2_title(score, was, now, told if graver else "")
+        detail = alerts.news2_detail(score, alert.state, alert.severity, stands, now, told=told, graver=graver, ceiling=ceiling)
+        return title, detail
+
     @staticmethod
     def _answering(patient: Patient, alert: Alert) -> Answering:
         over = alert.state in alerts.OVER
@@ -558,6 +597,16 @@ def _is_outdated(event: FeedbackEvent, alert: Alert) -> bool:
     if event.sequence is not None:
         return event.sequence < alert.asked
     return min(event.given_at, event.received_at) < when(alert.asked_at)
+
+
+def _elsewhere(before: Location, after: Location) -> bool:
+    """Whether another ward is to be asked: both are known, and differ, or are of two hospitals."""
+    hospitals = {place.facility for place in (before, after) if place.facility}
+    return bool(before.ward and after.ward) and (before.ward != after.ward or len(hospitals) > 1)
+
+
+def _evidence(score: News2) -> dict[str, int]:
+    return {one.name: ms(one.observed_at) for one in score.parameters if one.points}
 
 
 def _reason(score: News2, severity: Severity) -> str:

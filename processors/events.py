@@ -282,6 +282,8 @@ class Observation(Part):
     """`value` is a bound (FHIR Quantity.comparator): passed on only where whatever it may mean has the same NEWS2 points."""
     status: ObservationStatus = "final"
     """FHIR observation-status; of HL7 the code of table 0085 in FHIR's words."""
+    refused: Line = ""
+    """Why what was sent cannot be used, in Vigil's words; `value` is null then, and none of before stands for it. Else empty."""
     observed_at: AwareDatetime | None = None
     """When it was measured, where that differs from the set's time."""
 

@@ -8,7 +8,8 @@ for all windows, then `decide` all of them in the same order. Phase 1 never read
 assessment captured; so it does not matter how the stream is cut into batches. `patient`, `feedback`, `tick` and `dump` stand
 between batches: they refuse while a set is observed and not decided.
 
-What comes out of a sender's queue (`charting`) waits likewise, each patient's for itself, for `rules.queue_wait`.
+What comes out of a sender's queue (`charting`) waits likewise, each patient's for itself, for `rules.queue_wait` after each
+set and for `rules.queue_most` in all.
 
 What an outage means: the first `tick` after it (log and apply it before any other input) shows a gap in logged time. From then
 until the backlog is through, sets that were received before that tick change the record and are scored, but only the patient's
@@ -45,7 +46,7 @@ from processors.events import (
 from processors.identity import natural_id
 from processors.outages import Outages
 from processors.partition import Partition
-from processors.patients import Context, Patient, ms, when
+from processors.patients import Context, Patient, digest, ms, when
 from processors.resuming import Taken, resume
 from processors.rules import MonitorRules
 from processors.setback import set_back_partition, set_back_patient
@@ -79,8 +80,8 @@ class Monitor:
         self._unsaved: set[str] = set()  # of the snapshot that is being taken: whose state is still as it was when it began
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
-        self._remembered = rules.remembered_ids
-        self._queue_wait = rules.queue_wait // _MS
+        self._remembered, self._staleness = rules.remembered_ids, rules.staleness // _MS
+        self._queue_wait, self._queue_most = rules.queue_wait // _MS, rules.queue_most // _MS
         self._now: int | None = None  # logged time, ms
 
     @property
@@ -123,7 +124,8 @@ class Monitor:
             return made
         if patient is None:
             patient = made.patient = self._admit(event.patient_id)
-        if event.id in patient.seen:
+        known, since = digest(event.id), (made.received if self._now is None else self._now) - self._staleness
+        if event.id in patient.seen or patient.came(known, since):
             made.repeat = True
             return made
         self._remember(patient, event.id)
@@ -136,6 +138,7 @@ class Monitor:
             if made.held:
                 state.backlog_at = self._now
         self._charting.chart(made, self._now)
+        patient.remember(known, made.observed, since)
         if not (event.moved_from or made.amends):
             state.feeds[event.origin.peer].brought(made.received - ms(event.observed_at))
         if made.late and state.woke_at is not None:
@@ -192,13 +195,14 @@ class Monitor:
         if made.late or made.held or made.queued or made.outdated:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
-                patient.unsettled = patient.unsettled or made.held or made.queued
                 if made.queued:
-                    patient.settle_at = cause.now + self._queue_wait
+                    patient.settle_by = patient.settle_by or cause.now + self._queue_most
+                    patient.settle_at = min(cause.now + self._queue_wait, patient.settle_by)
+                patient.unsettled = patient.unsettled or made.held or made.queued
             if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
-        back = made.heard and self._timers.within(band_of(made.current), made.heard_at, cause.now)
+        back = made.heard and self._timers.within(patient, band_of(made.current), made.heard_at, cause.now)
         steps = self._desk.heard(patient, cause) if back and patient.alerts else []
         if made.changed or made.corrected:
             steps += self._desk.consider(patient, made.current, cause, corrected=made.corrected)
@@ -276,7 +280,7 @@ class Monitor:
         if ended:
             if not was_ended or patient.ended_at is None:
                 patient.ended_at = now
-            patient.unsettled = False
+            patient.settled()
             patient.closed.clear()
             survivor = patient.context.merged_into
             if survivor is None:
@@ -305,7 +309,7 @@ class Monitor:
         if before.ceiling != after.ceiling:
             moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
         if moved:
-            steps += self._desk.reroute(patient, "; ".join(moved), cause, score)
+            steps += self._desk.reroute(patient, before, "; ".join(moved), cause, score)
         rescaled = before.scale != after.scale
         if not (rescaled or reopened or before.not_applicable(patient.newest or 0)):
             return steps
@@ -361,6 +365,10 @@ class Monitor:
             return []
         now = ms(event.received_at) if self._now is None else self._now
         if event.patient_id == self.id:
+            if event.id in self._partition.seen:
+                self.counts["repeats"] += 1
+                return []
+            self._keep(self._partition.seen, event.id)
             own = self._outages.answer(event, now, source)
             self._dirty.add(self.id)
             self.counts["unmatched_feedback"] += own is None
@@ -536,19 +544,21 @@ class Monitor:
     def _begin_anew(self, patient: Patient) -> Patient:
         """Forget what is known of a patient, but for which events came: none of them is charted when it comes again."""
         fresh = self._admit(patient.id)
-        fresh.seen = patient.seen
+        fresh.seen, fresh.lately = patient.seen, patient.lately
         return fresh
 
     def _remember(self, patient: Patient, event_id: str) -> None:
         if self._unsaved:
             self._save(patient.id)
-        seen = patient.seen
-        seen[event_id] = None
-        if len(seen) > self._remembered:
-            del seen[next(iter(seen))]
+        self._keep(patient.seen, event_id)
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
+
+    def _keep(self, seen: dict[str, None], event_id: str) -> None:
+        seen[event_id] = None
+        if len(seen) > self._remembered:
+            del seen[next(iter(seen))]
 
 
 def _moved(before: Location, after: Location) -> str:

@@ -105,6 +105,7 @@ class Partition:
     hours: dict[int, Hour] = field(default_factory=dict)  # hours since 1970
     # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
     alerts: dict[str, Alert] = field(default_factory=dict)
+    seen: dict[str, None] = field(default_factory=dict)  # the newest answers to these, by event id, oldest first
     # where inputs come once more after a journal was lost: the alerts that they raised (their ids are used up), and by alert the
     # offset of the last answer that was taken
     raised: frozenset[str] = frozenset()
@@ -166,6 +167,7 @@ class Partition:
                 **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
                 **({"raised": sorted(self.raised)} if self.raised else {}),
                 **({"answered": self.answered} if self.answered else {}),
+                **({"seen": list(self.seen)} if self.seen else {}),
                 "feeds": {peer: feed.dump() for peer, feed in self.feeds.items()},
                 "hours": [
                     [hour, one.alerts, one.watched, *([one.beyond] if one.beyond else ())] for hour, one in self.hours.items()
@@ -182,6 +184,7 @@ class Partition:
         self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
         self.backlog_at = raw.get("backlog_at")
         self.raised, self.answered = frozenset(raw.get("raised", ())), raw.get("answered", {})
+        self.seen = dict.fromkeys(raw.get("seen", ()))  # snapshots of before lack it
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
         self.hours = {hour: Hour(*counts) for hour, *counts in raw["hours"]}
         self.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}

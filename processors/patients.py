@@ -5,8 +5,10 @@ keeps (phase 2). So it does not matter how a stream is cut into batches.
 """
 
 from calendar import isleap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -23,6 +25,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _FIRST, _LAST = ((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND for year in (1800, 3000))
 NOT_HERE: Final = frozenset({"finished", "cancelled", "planned"})  # statuses of a stay by which nobody lies there
 _RECEIPTS = 4  # of one stamp: a clock that stands still
+_LATELY = 128  # sets that may alert yet: two a minute for an hour
 _STAMPS = 64  # newest times of a clock that runs ahead, whatever has become of their values
 _VERSION = 1  # of the snapshots; another one is refused, not guessed at
 
@@ -90,6 +93,11 @@ class Refusal(NamedTuple):
     at: int  # observed, as used
     reason: str
     since: int  # of an unvalidated stream: the first of such in a row; 0: validated, it counts by itself
+    corrects: bool = False  # it stands in the place of the value of its very time; snapshots of before lack it
+
+    def dump(self) -> list[Any]:
+        """Return what stands in a snapshot."""
+        return list(self if self.corrects else self[:3])
 
 
 class Context:
@@ -213,6 +221,7 @@ class Patient:
         "history",
         "hours",
         "id",
+        "lately",
         "newest",
         "raised",
         "received",
@@ -221,6 +230,7 @@ class Patient:
         "scored",
         "seen",
         "settle_at",
+        "settle_by",
         "stamps",
         "threes",
         "total",
@@ -238,6 +248,7 @@ class Patient:
         # phase 1
         self.history = History()
         self.seen: dict[str, None] = {}  # the newest event ids, oldest first
+        self.lately: dict[int, int] = {}  # digest of a set's id -> when it was observed, in the order of their coming
         self.newest: int | None = None  # of the values that count
         self.heard: int | None = None  # of the values that count; before there is one, of the first sample
         self.encounter_id: str | None = None  # of the newest set that named one
@@ -258,7 +269,8 @@ class Patient:
         self.received: int = 0
         self.after_end: Severity | None = None  # how grave it was told that one goes on being observed whose watch is over
         self.unsettled = False  # its current state waits for the end of the catch-up,
-        self.settle_at = 0  # and till then (logged) for newer sets out of a queue
+        self.settle_at = 0  # and till then (logged) for newer sets out of a queue,
+        self.settle_by = 0  # which may put that off till then
 
     @property
     def ended(self) -> str:
@@ -280,6 +292,21 @@ class Patient:
         """From when on an observation is waited for: the newest one, else when a stay was learned of; None where nobody waits."""
         return self.awaited if self.heard is None else self.heard
 
+    def came(self, known: int, since: int) -> bool:
+        """Tell whether a set of that id (its digest) came before and was observed at `since` or later."""
+        return self.lately.get(known, since - 1) >= since
+
+    def remember(self, known: int, observed: int, since: int) -> None:
+        """Remember a set by its id (the digest), as long as it was observed at `since` or later: so long it may alert.
+
+        Not longer: what is redriven or scored anew on request is older than that, and no repeat.
+        """
+        lately = self.lately
+        if observed >= since:
+            lately[known] = observed
+        while lately and (len(lately) > _LATELY or next(iter(lately.values())) < since):
+            del lately[next(iter(lately))]
+
     def follow(self, after: Context) -> None:
         """Take a new context. That another stay than the watched one is over, or only planned, does not touch the watch.
 
@@ -297,6 +324,10 @@ class Patient:
                 self.context = after
                 return
         self.context, self.encounter_id = after, given
+
+    def settled(self) -> None:
+        """Wait for nothing any more before the current state may alert."""
+        self.unsettled, self.settle_at, self.settle_by = False, 0, 0
 
     def stamped(self, at: int, used: int) -> None:
         """Remember as of when a value counts that was stamped ahead of its receipt, as long as it may be corrected or repeated."""
@@ -332,8 +363,9 @@ class Patient:
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
                 "gone": self.history.gone,
                 **({"rivals": self.history.rivals} if self.history.rivals else {}),
-                **({"refused": {name: list(one) for name, one in self.refused.items()}} if self.refused else {}),
+                **({"refused": {name: one.dump() for name, one in self.refused.items()}} if self.refused else {}),
                 "seen": list(self.seen),
+                **({"lately": [list(self.lately), _steps(self.lately.values())]} if self.lately else {}),
                 **({"arrival": self.arrival} if self.arrival else {}),
                 **({"stamps": [[at, *(at - one for one in used)] for at, used in self.stamps.items()]} if self.stamps else {}),
                 "newest": self.newest,
@@ -346,7 +378,7 @@ class Patient:
                 "score_id": self.score_id,
                 "received": self.received,
                 "unsettled": self.unsettled,
-                **({"settle_at": self.settle_at} if self.unsettled and self.settle_at else {}),
+                **({"settle_at": self.settle_at, "settle_by": self.settle_by} if self.settle_at else {}),
                 **({"after_end": self.after_end} if self.after_end else {}),
                 **({"raised": self.raised} if self.raised else {}),
                 **({"threes": self.threes} if self.threes else {}),
@@ -371,8 +403,11 @@ class Patient:
         made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
         made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
+        digests, steps = raw.get("lately", ((), ()))  # snapshots of before lack it
+        made.lately = dict(zip(digests, accumulate(steps), strict=True))
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
-        made.arrival, made.settle_at = (tuple(raw["arrival"]) if "arrival" in raw else None), raw.get("settle_at", 0)
+        made.arrival = tuple(raw["arrival"]) if "arrival" in raw else None
+        made.settle_at, made.settle_by = raw.get("settle_at", 0), raw.get("settle_by", 0)  # snapshots of before lack the latter
         made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),
@@ -380,6 +415,15 @@ class Patient:
         ):
             setattr(made, name, raw[name])
         return made
+
+
+def _steps(times: Iterable[int]) -> list[int]:
+    return [at - before for before, at in pairwise([0, *times])]
+
+
+def digest(event_id: str) -> int:
+    """Return six bytes of an id: few enough to keep, and enough that one set in 10^12 is taken for another's repeat."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=6).digest())
 
 
 def snapshot(state: bytes) -> dict[str, Any]:

@@ -42,7 +42,10 @@ class _Rules(BaseModel):
 
 
 class EscalationStep(_Rules):
-    """One link of the chain: whom to tell when nobody has answered for so long since the alert was last told."""
+    """One link of the chain: whom to tell when nobody has answered for so long since the first was asked.
+
+    An answer, or another ward, begins that anew. That an unanswered alert gets graver does not, or the worst would wait longest.
+    """
 
     after: timedelta = Field(gt=timedelta())
     route: str
@@ -102,7 +105,9 @@ class AcknowledgedFor(_Rules):
 
 
 class Silence(_Rules):
-    """How long a patient may be without any observation that counts before that is an event of its own, by the last NEWS2.
+    """How long a patient may be without any observation that counts before that is an event of its own.
+
+    By the last NEWS2, or by the alert that stands where that is graver: one milder set may be a slip.
 
     RCP's intervals (total 0: 12 hours; 1-4: 4-6 hours; a single 3 or 5-6: 1 hour; 7 and more: continuous), each with half an hour
     of grace for charting; "continuous" is taken as half an hour in all.
@@ -192,6 +197,11 @@ class MonitorRules(_Rules):
     queue_wait: timedelta = Field(
         _minutes(1),
         description="a queue that drains brings a patient's next set within seconds; late charting can spare a minute",
+    )
+    queue_most: timedelta = Field(
+        _minutes(5),
+        description="and after so long in all, whatever still comes: as long as an emergency waits for its first link. "
+        "A queue that drains at twice the pace of the day would hold a patient's alerts back until it is empty",
     )
     future_tolerance: timedelta = Field(
         _minutes(5),
@@ -306,7 +316,11 @@ class MonitorRules(_Rules):
         description="unit where a sender gives none: rates have only one; a temperature or a pressure without one is refused",
     )
     remembered_ids: int = Field(
-        16, ge=1, le=256, description="events per patient whose repeats are known by id; others by value"
+        16,
+        ge=1,
+        le=256,
+        description="events per patient whose repeats are known by id, and sets that may still alert (`staleness`; 128 at most); "
+        "others by value. Of answers to a partition's own alerts as many",
     )
     forget_after: timedelta = Field(
         _hours(24),
@@ -347,6 +361,11 @@ class MonitorRules(_Rules):
         if self.catch_up > self.catch_up_most:
             raise ValueError(
                 f"monitor.catch_up ({self.catch_up}) must not be above monitor.catch_up_most ({self.catch_up_most}): else it would "
+                "never be waited so long"
+            )
+        if self.queue_wait > self.queue_most:
+            raise ValueError(
+                f"monitor.queue_wait ({self.queue_wait}) must not be above monitor.queue_most ({self.queue_most}): else it would "
                 "never be waited so long"
             )
         kept = self.persistence

@@ -3,7 +3,9 @@
 A header is a known phrase at the start of a line, followed by a colon or a dash or alone on its line, or a known phrase with a
 colon inside a line ("... effusion. IMPRESSION: ...", "PMH: HTN. Meds: ..."), as systems flatten their notes; a remark in
 parentheses may stand behind the phrase ("Family History (per chart):"). A line of capitals with a colon that the table does not
-know ends the section before it and opens one named `OTHER`, so that nothing leaks out of, say, a family history.
+know ends the section before it and opens one named `OTHER`, so that nothing leaks out of, say, a family history. Such a section,
+a past history and allergies also end at a line that begins with a heading without a colon ("O/E pale") that is hardly anything
+else.
 
 The table holds the headings of H&P, SOAP, progress, nursing, discharge and imaging notes (after the section names of
 C-CDA 2.1 and of LOINC's document ontology); a site passes its own.
@@ -38,14 +40,16 @@ family-history: family history | family hx | fam history | fam hx | family medic
     family psychiatric history | significant family history | pertinent family history | fh | fhx | famhx |
     family/social history | family/social hx | family and social history | family & social history |
     social/family history | social and family history | fh/sh | fhx/shx
+obstetric-history: past obstetric history | obstetric history | obstetric hx | pph | poh | pobhx
 social-history: social history | social hx | soc hx | sh | shx | social circumstances | habits
 allergies: allergies | allergy | allergies and intolerances | drug allergies | known allergies | adverse reactions
 medications: medications | medication | current medications | home medications | medications on admission | admission
-    medications | medication list | drug history | dh | meds | regular medications | inpatient medications
+    medications | medication list | drug history | dh | dhx | drug hx | meds | home meds | current meds | regular meds |
+    regular medications | inpatient medications
 discharge-medications: discharge medications | medications on discharge | medications at discharge | to take out | tto
 review-of-systems: review of systems | ros | systems review | systems enquiry | system review
-vital-signs: vital signs | vitals | observations | obs | news2 | news
-physical-examination: physical examination | physical exam | examination | exam | on examination | o/e | pe | general
+vital-signs: vital signs | vitals | vs | observations | obs | news2 | news
+physical-examination: physical examination | physical exam | examination | exam | on examination | on exam | o/e | pe | general
     examination | neurological examination | physical findings
 objective: objective | o
 results: results | investigations | laboratory data | laboratory results | laboratory | labs | lab results | pertinent
@@ -104,6 +108,19 @@ class Section:
     end: int
 
 
+# Headings that begin something new without a colon or a dash too, where they begin a line: "PMH AF, CCF", "Imp NSTEMI". The first
+# are nothing else however they are written, the others only so ("plan", "vs" are words of a sentence).
+# Left out are "PE" and "History", which begin a line of a list as often ("History of MI").
+BARE: Final = re.compile(
+    r"(?:(?i:pmhx?|pshx?|dhx|fhx|famhx|shx|hpc|hpi|o/e|imp|a/p)|PPH|POH|DH|FH|SH|ROS|VS|ECG|EKG|Plan|PLAN|Impression|IMPRESSION|"
+    r"On [Ee]xam(?:ination)?|Exam(?:ination)?|Assessment|Diagnosis|Meds|Home [Mm]eds|Drug [Hh]istory|Medications|Obs|Vitals|Bloods|"
+    r"Labs|Allergies|ALLERGIES|Family [Hh]istory|Social [Hh]istory|Past [Mm]edical [Hh]istory)(?![\w/'’&-])"
+)
+# What says something of all that stands in it, and must not say it of what no longer does. The first three tell whose or of when it
+# is: without a colon they are known for one line alone ("PMH AF" by its words), so they open no section.
+_ASSERTING: Final = frozenset({"family-history", "past-medical-history", "past-surgical-history"})
+_TELLING: Final = _ASSERTING | {"allergies"}
+
 # A line that may be a header: marks of a list or of Markdown, a heading without stops, then a colon or the end of the line.
 _LINE: Final = re.compile(
     r"[ \t#*_>]*(?:\d{1,2}[.)][ \t]*)?(?P<heading>[A-Za-z][^\r\n:.;]{0,60}?)[ \t*_]*(?::[ \t*_]*|(?![^\r\n]))"
@@ -126,13 +143,30 @@ class Sectioner:
 
     def split(self, text: str) -> list[Section]:
         """Return the sections of a text in order; together with their headers they cover all of it."""
-        found = [header for start in self._lines(text) if (header := self._header(text, start))]
+        lines = self._lines(text)
+        found = [header for start in lines if (header := self._header(text, start))]
         found = sorted([*found, *self._inline(text, {start for _, start, _ in found})])
+        found = self._ended(text, lines, found)
         sections = [Section("", 0, 0, found[0][0] if found else len(text))]
         for index, (begin, start, name) in enumerate(found):
             end = found[index + 1][0] if index + 1 < len(found) else len(text)
             sections.append(Section(name, begin, start, max(start, end)))
         return sections
+
+    def _ended(self, text: str, lines: Sequence[int], found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+        """Add the headings without a colon that end a section of `_TELLING`."""
+        headers = {header[0]: header for header in found}
+        bare = {start: match for start in lines if start not in headers and (match := BARE.match(text, start))}
+        ended: list[tuple[int, int, str]] = []
+        for begin in sorted({*headers, *bare}):
+            if begin in headers:
+                ended.append(headers[begin])
+            elif ended and ended[-1][2] in _TELLING:
+                name, end = self._names.get(_key(bare[begin].group()), OTHER), bare[begin].end()
+                while text[end : end + 1] in (" ", "\t"):
+                    end += 1
+                ended.append((begin, end, OTHER if name in _ASSERTING else name))
+        return ended
 
     @staticmethod
     def _lines(text: str) -> list[int]:

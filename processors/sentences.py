@@ -2,14 +2,19 @@
 
 Clinical notes break sentences by full stops, by lines, by bullets, by numbers ("1) no effusion 2) pneumonia") and by blank
 lines, and wrap them in the middle as well (HL7 sends a report as one OBX per line). So a line end is a border only where the text
-around it says so. Many are typed without capitals ("no bleeding. now unresponsive"): a small letter behind a stop or a line end
+around it says so: before a capital where the text is wrapped at a width and the next word would not have fitted, never before a
+heading ("PMH AF"). Many are typed without capitals ("no bleeding. now unresponsive"): a small letter behind a stop or a line end
 begins a sentence too, where what stands before is no abbreviation, and the line was not full. Offsets are characters of the text as
 given; no character is changed, so that CRLF, tabs and any Unicode keep their place.
 """
 
+import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
+
+from processors.sections import BARE
 
 # A stop with what may stand behind it (quotes, a citation's number) and blanks, or a run of line ends.
 # A column behind a tab is one too where it has a name: "No fever<tab>cough: productive".
@@ -46,13 +51,19 @@ _OPEN_END: Final = re.compile(
     r"her|their|any|as|than|which|that|who|per|via)|[-,/(&+])$",
     re.IGNORECASE,
 )
+# ... before a capital too: what can end nothing ("Smoker: no", "SOB denied" can), and more where the line is long
+_OPEN_ANYWHERE: Final = re.compile(r"\b(?:an|the|of|with|without|and|or|nor|any|their|from|than)$", re.IGNORECASE)
+_OPEN_LONG: Final = re.compile(
+    r"\b(?:an|the|of|with|without|and|or|nor|any|their|from|than|no|not|denies|his|her|has|had|is|was)$"
+)
 _OPEN_START: Final = re.compile(r"(?:and|or|nor|but|of|in|on|at|to|for|with|without|by|from|than|as|which|who|that|per|via)\b")
 _NARROW: Final = 30  # characters: a line shorter than this was ended by whoever wrote it
 # After a single capital letter ("vitamin C. He ...") these say that a sentence begins; a name ("J. Smith") does not.
 _OPENERS: Final = re.compile(r"(?:The|There|This|These|He|She|It|They|We|His|Her|No|Not|On|In|At|After|Patient|A|An)\b")
 _BULLET: Final = re.compile(r"(?:[-*•·–—>#]|\(?\d{1,2}[.)](?!\d)|\(?[a-zA-Z][.)]\s)")
 _NUMBERED: Final = re.compile(r"(?<![^\s:;,.])\(?(\d{1,2})\)(?=\s)")
-_WRAPPED: Final = 55  # a line at least this long that ends without a stop has been wrapped, even when a capital follows
+_WRAPPED: Final = 55  # a line at least this long may have been wrapped, even when a capital follows
+_FIRST_WORD: Final = re.compile(r"\S+")
 
 
 def sentence_starts(text: str) -> list[int]:
@@ -61,7 +72,7 @@ def sentence_starts(text: str) -> list[int]:
         return []
     starts = [0]
     line = 0
-    width, plain = _width(text), _CAPITALS.search(text) is None
+    width, plain, wrapped = _width(text), _CAPITALS.search(text) is None, _wrapped_at(text)
     for candidate in _CANDIDATE.finditer(text):
         begin, end = candidate.span()
         if end >= len(text):
@@ -71,7 +82,7 @@ def sentence_starts(text: str) -> list[int]:
         if gap[0] in ".!?":
             border = _ends_sentence(text, starts[-1], begin, end, plain) or (breaks and not text[end].islower())
         elif breaks:
-            border = _line_is_border(text, line, begin, end, gap, width)
+            border = _line_is_border(text, line, begin, end, gap, width, wrapped)
         else:
             border = True
         if border:
@@ -95,6 +106,24 @@ def _width(text: str) -> float:
     """Return how long a line is that may have been wrapped before a small letter: near the longest there is."""
     longest = max(map(len, re.split(r"[\r\n]", text)))
     return max(_NARROW, min(_WRAPPED, 0.75 * longest))
+
+
+def _wrapped_at(text: str) -> float:
+    """Return the width at which a system has wrapped a text; infinite for one whose lines were ended by whoever wrote it.
+
+    A wrapped line is followed by a word for which there was no room. The longest line always is; so it takes another, and one of
+    them before a small letter.
+    """
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    longest = max(map(len, lines))
+    if longest < _WRAPPED or len(lines) < 3:
+        return math.inf
+    full = [
+        after[:1].islower()
+        for line, after in pairwise(lines)
+        if len(line) >= _WRAPPED and len(line) + 1 + len(after.split(" ", 1)[0]) > longest
+    ]
+    return longest if len(full) > 1 and any(full) else math.inf
 
 
 def _ends_sentence(text: str, floor: int, stop: int, after: int, plain: bool) -> bool:
@@ -131,7 +160,7 @@ def _ends_before_small(text: str, word_start: int, word: str, after: int, plain:
     return plain or len(word) >= _LONGER or not word.isalpha() or not goes_on
 
 
-def _line_is_border(text: str, line: int, begin: int, after: int, gap: str, width: float) -> bool:
+def _line_is_border(text: str, line: int, begin: int, after: int, gap: str, width: float, wrapped: float) -> bool:
     if begin <= line:
         return True  # nothing on the line before
     if gap.count("\n") > 1 or (gap.count("\r") > 1 and "\n" not in gap):
@@ -142,6 +171,13 @@ def _line_is_border(text: str, line: int, begin: int, after: int, gap: str, widt
         return True
     if text[after] in ",;)":
         return False
+    long = begin - line >= _WRAPPED
+    tail = text[max(line, begin - 10) : begin]
+    if BARE.match(text, after):
+        return _OPEN_ANYWHERE.search(tail) is None
     if text[after].islower():
         return not (begin - line >= width or _OPEN_END.search(text[line:begin]) or _OPEN_START.match(text, after))
-    return not (text[begin - 1] in ",-" or begin - line >= _WRAPPED)
+    if text[begin - 1] in ",-" or (_OPEN_LONG if long else _OPEN_ANYWHERE).search(tail):
+        return False
+    word = _FIRST_WORD.match(text, after)
+    return not (long and begin - line + 1 + len(word.group() if word else "") > wrapped)

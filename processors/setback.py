@@ -32,7 +32,7 @@ def set_back_patient(patient: Patient, now: int, by: int, suppressed: int) -> No
     if patient.awaited is not None:
         patient.awaited = min(patient.awaited, now)
     # A set of the meantime may have been taken for history, and nothing else would bring up what it said.
-    patient.unsettled, patient.settle_at = patient.unsettled or not patient.ended, 0
+    patient.unsettled, patient.settle_at, patient.settle_by = patient.unsettled or not patient.ended, 0, 0
     patient.due = 0
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+from processors.alerts import RANK
 from processors.charting import Charting
-from processors.desk import AFTER_END, Cause, Desk
+from processors.desk import AFTER_END, PAGING, Cause, Desk
 from processors.events import AlertEvent, News2, Severity, Source
 from processors.partition import Partition
 from processors.patients import Patient
@@ -17,8 +18,9 @@ from processors.rules import MonitorRules
 _MS = timedelta(milliseconds=1)
 _NEVER = 1 << 62
 
-# How grave a silence is, by what was last known of the patient: one step below, since nothing was measured. It climbs the chain of
-# that severity as any other (no black holes): a patient who is to be watched continuously and is not heard of is somebody's task.
+# How grave a silence is, by what was last known of the patient, or by the alert that stands: one step below, since nothing was
+# measured. It climbs the chain of that severity as any other (no black holes): a patient who is to be watched continuously and is
+# not heard of is somebody's task.
 _GRAVITY: dict[str, Severity] = {"high": "medium", "medium": "low-medium", "low-medium": "low-medium"}
 
 
@@ -88,7 +90,8 @@ class Timers:
                 run.steps += self._desk.heard(patient, cause)
             self._reconsider(patient, cause, run)
         if not waiting and self._overdue(patient, now):
-            limit, severity = self._silence[patient.band], _GRAVITY.get(patient.band, "information")
+            band = self._band(patient, patient.band)
+            limit, severity = self._silence[band], _GRAVITY.get(band, "information")
             run.steps += self._desk.silent(patient, severity, limit, Cause(cause.key, source, now))
         if any(at <= now for alert in patient.alerts.values() if (at := self._desk.next_renewal(patient, alert)) is not None):
             score = self._charting.current(patient)[0] if self._charting.recent(patient, now) else None
@@ -146,19 +149,24 @@ class Timers:
         if not over and not patient.unsettled:
             return
         run.changed = True
-        patient.unsettled, patient.settle_at = False, 0
+        patient.settled()
         if self._charting.recent(patient, cause.now):
             score, _ = self._charting.current(patient)
             run.steps += self._desk.consider(patient, score, cause)
             patient.band = band_of(score)
 
-    def within(self, band: str, heard: int, now: int) -> bool:
-        """Tell whether a value observed at `heard` keeps the silence limit of a band."""
-        return now - heard <= self._silence[band]
+    def within(self, patient: Patient, band: str, heard: int, now: int) -> bool:
+        """Tell whether a value observed at `heard` keeps the silence limit of a patient whose score is of that band."""
+        return now - heard <= self._silence[self._band(patient, band)]
+
+    def _band(self, patient: Patient, band: str) -> str:
+        """Return by which limit a patient is silent: the score's, or that of a graver alert, which one milder set does not end."""
+        standing = (patient.alerts[kind].severity for kind in PAGING if kind in patient.alerts)
+        return max((band, *(one for one in standing if one in self._silence)), key=lambda one: RANK.get(one, 0))
 
     def _overdue(self, patient: Patient, now: int) -> bool:
         since = patient.silent_since
-        return since is not None and not self.within(patient.band, since, now)
+        return since is not None and not self.within(patient, patient.band, since, now)
 
     def _silent_until(self, patient: Patient) -> int | None:
         if patient.heard is None or patient.context.encounter_status == "in-progress":
@@ -172,6 +180,6 @@ class Timers:
         if patient.unsettled:
             times.append(patient.settle_at)
         if (since := patient.silent_since) is not None and "no-observations" not in patient.alerts:
-            times.append(since + self._silence[patient.band] + 1)
+            times.append(since + self._silence[self._band(patient, patient.band)] + 1)
         forget = self._silent_until(patient)
         return min(times if forget is None else [*times, forget], default=_NEVER)

@@ -26,7 +26,11 @@ class Group:
     `about_results`: says how a test came out, so it negates a condition and never the test itself. `spares`, of a stop: the effects
     whose scopes it leaves open ("her brother was diagnosed with ..." goes on about him, "if he develops ..." on what may come).
     `nominal`: may be part of a finding's own name, "absence of appetite", "absent reflexes": marked whole, it is present, and the
-    trigger says nothing of what stands around it.
+    trigger says nothing of what stands around it. `of_drugs`: says what is not given, so it never negates a condition or symptom.
+    `object_before`, of a forward trigger: may stand behind what it speaks of, "ramipril 5mg held as AKI"; where such a mention
+    stands right before, it is taken so and says nothing of what follows, nor does it over a comma or "and" right behind.
+    `last_item`, of a backward trigger: in a list it speaks of the last item ("aspirin, metformin stopped"), of all only where "and"
+    joins them or it is a plural ("A, B and C stopped", "A, B were stopped").
     """
 
     effect: Effect
@@ -36,6 +40,9 @@ class Group:
     about_results: bool = False
     spares: tuple[Effect, ...] = ()
     nominal: bool = False
+    of_drugs: bool = False
+    object_before: bool = False
+    last_item: bool = False
 
 
 def _group(
@@ -47,18 +54,21 @@ def _group(
     about_results: bool = False,
     spares: tuple[Effect, ...] = (),
     nominal: bool = False,
+    of_drugs: bool = False,
+    object_before: bool = False,
+    last_item: bool = False,
 ) -> Group:
     listed = tuple(phrase for line in phrases.splitlines() if (phrase := line.strip()))
-    return Group(effect, direction, listed, reach, about_results, spares, nominal)
+    return Group(effect, direction, listed, reach, about_results, spares, nominal, of_drugs, object_before, last_item)
 
 
 _SAME_CLAUSE: Final[tuple[Effect, ...]] = ("family", "conditional")  # what a new clause about the same person goes on with
-_KIN: Final = (
+KIN: Final = (
     "mother|mum|mom|father|dad|brother|brothers|sister|sisters|sibling|siblings|parents|parent|grandmother|grandma|gran|"
     "grandfather|grandad|grandpa|grandparents|aunt|aunts|uncle|uncles|cousin|cousins|son|sons|daughter|daughters|niece|nephew|"
     "relative|relatives"
 )
-_KIN_S: Final = "|".join(f"{relative}'s|{relative}’s" for relative in _KIN.split("|"))
+_KIN_S: Final = "|".join(f"{relative}'s|{relative}’s" for relative in KIN.split("|"))
 _HOUSEHOLD: Final = "wife|husband|partner|spouse|girlfriend|boyfriend"  # not kin: family only where something is said of them
 _SAYS: Final = (
     "reports|reported|states|stated|says|said|noticed|noted|notices|notes|denies|denied|informed|updated|called|visiting|visited|"
@@ -98,6 +108,10 @@ _FOUND: Final = (
 _PREPOSITIONS: Final = "on|at|in|during|by|via|using|per|from|under|over|through|within|after|before|for|of|to"
 PREPOSITIONS: Final = frozenset(_PREPOSITIONS.split("|"))
 CLAUSE_VERBS: Final = frozenset(_VERBS.split("|"))
+# Words that tell of an item of a list that it is there or was done: "no fever, infection likely", "no rash, penicillin given". Not
+# "present", "seen" or "noted": in "no icterus, cyanosis seen" neither is.
+_TOLD: Final = "confirmed|started|commenced|restarted|given|worse|worsening|improving|ongoing|persistent|persisting|likely"
+TOLD: Final = frozenset(_TOLD.split("|"))
 
 TRIGGERS: Final[tuple[Group, ...]] = (
     # ------------------------------------------------------------------------------------------------ negated
@@ -133,17 +147,17 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         failed|fails|failing to reveal|show|demonstrate|identify|detect|find|disclose
         rather than
         instead of
-        ruled|rules|ruling out
-        excluded|excludes|excluding
+        rules|ruling out
+        excludes|excluding
         results|findings|tests|studies|scans|images|cultures|troponins|appearances|these|they exclude
         unremarkable for
-        declined|declines|refused|refuses|refusing
+        declines|refuses|refusing
         unlikely to|for|
         no longer
         no longer |has|had|have|need|needs|needed|require|requires|required|using|used|taking|takes|receiving|received |any
         no longer reports|reported|complains|complained|suffers|suffered|suffering |of|from
         no|without |the|a|any|further need|indication|requirement|necessity|role|use for|of|to
-        no|without |any|known|previous|prior|past history of
+        no|without|denies|denied |any|known|previous|prior|past history of
         |has|have|had not|never been prescribed|given|offered|started|treated |on|with |any
         |is|was|were|been weaned |off|from
         not known to have|be
@@ -154,6 +168,13 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         ceased to
         inconsistent|incompatible with
         """),
+    _group("negated", "forward", """
+        ruled out
+        excluded
+        """, object_before=True),
+    _group("negated", "forward", """
+        declined|refused
+        """, of_drugs=True, object_before=True),
     # what is no more: "complete removal of the tumour"
     _group("negated", "forward", """
         complete|total|radical|successful|adequate removal|resection|excision|exclusion|eradication of
@@ -189,13 +210,22 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         absent
         """, reach=2, nominal=True),
     _group("negated", "forward", """
-        discontinued|discontinuing|stopped|stopping|stop|ceased|ceasing|suspended|suspending|withheld|withholding|hold|holding
+        stopped|ceased
+        """, reach=2, object_before=True),
+    _group("negated", "forward", """
+        discontinuing|stopping|stop|ceasing|suspending|withholding|hold|holding
         discontinuation|withdrawal|cessation of
         """, reach=2),
+    _group("negated", "forward", """
+        discontinued|suspended|withheld|omitted|held|avoided
+        """, reach=2, of_drugs=True, object_before=True),
+    _group("negated", "forward", """
+        omit|omitting|avoid|avoids|avoiding
+        """, reach=2, of_drugs=True),
     # "negative blood cultures": the word right behind
     _group("negated", "forward", """
         negative|neg|-ve
-        """, reach=3, about_results=True),
+        """, reach=3, about_results=True, object_before=True),
     _group("negated", "backward", f"""
         {_BE}| not|never |yet|been|be|clearly|otherwise {_FOUND}
         could|can not|never be {_FOUND}
@@ -204,13 +234,13 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         did not occur|appear|recur|develop|return|exist
         no longer |{_FOUND}
         {_BE} no longer
-        {_BE}| ruled out
-        |which|that|all|both {_BE} |also|all|both|completely|subsequently excluded
+        |which|that|all|both {_BE} |also|all|both|completely|subsequently excluded|ruled |out
         excluded on|by|with|clinically|radiologically
-        |which|that|all|both {_BE} |also|all|both|completely|subsequently ruled out
+        ruled out on|by|with|clinically|radiologically|.|,|;
         {_BE}| absent
         {_BE}| unlikely|improbable |,|;
         {_BE} denied
+        denied .|,|;|by
         {_BE} |then|subsequently discontinued|withheld|withdrawn
         {_HAD} |been|completely|fully|gradually|promptly|spontaneously|all {_GONE}
         has|have|now |now settled
@@ -223,14 +253,18 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         {_BE} |recommended|proposed|suggested|offered|advised but refused|declined|denied|cancelled|canceled
         {_BE} not |technically|physically possible|feasible|available
         {_BE} weaned |off
-        """),
+        """, last_item=True),
+    _group("negated", "backward", """
+        contraindicated|contra-indicated
+        not|never given|started|prescribed|administered
+        """, of_drugs=True, last_item=True),
     _group("negated", "backward", """
         (-)
-        """, about_results=True),
+        """, about_results=True, last_item=True),
     _group("negated", "backward", f"""
         {_BE} |all|both|also|again negative|neg|-ve
         : |all|both negative|neg|-ve
-        """, about_results=True),
+        """, about_results=True, last_item=True),
     _group("negated", "backward", """
         : no|none|nil|absent|denies|denied|never|n
         - no|none|nil|absent|negative|denies|denied
@@ -247,7 +281,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
     # a test that excluded something was done
     _group("negated", "backward", """
         excluded .|,|;
-        """, about_results=True),
+        """, about_results=True, last_item=True),
     # "seizure free", "disease-free"
     _group("negated", "backward", """
         free
@@ -372,6 +406,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         to be considered
         cannot|couldn't |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
         can|could not |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
+        can't |entirely|completely|fully be |entirely|completely|fully excluded|ruled |out
+        unable|difficult|hard|impossible to be excluded|ruled |out
         remains possible|likely|probable
         to be excluded
         to be ruled out
@@ -386,7 +422,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         more|less likely .|,|;
         r/o .|,|;
         is|was|are|were difficult|hard|impossible to exclude .|,|;
-        """.replace("{_BE}", _BE)),
+        """.replace("{_BE}", _BE), last_item=True),
     _group("hypothetical", "backward", """
         precautions
         prophylaxis
@@ -399,6 +435,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         vs
         versus
         |{_BE} suspected .|,|;
+        likely|possible|probable .|,|;
         until proven otherwise
         """.replace("{_BE}", _BE), reach=0),
     # ------------------------------------------------------------------------------------------------ family
@@ -408,17 +445,22 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         family|fam h/o
         fh |is|was |{_OF_NOTE}|strong of|for
         fhx|famhx
-        {_KIN}
+        {KIN}
         {_KIN_S}
         {_HOUSEHOLD} |also|recently has|had|died|diagnosed|tested|suffers|suffered
         family members|member
         """),
     _group("family", "backward", f"""
         in the family
-        in |both|his|her|the|a|an|one|two|elder|younger|maternal|paternal |elder|younger|maternal|paternal family|{_KIN}
+        in |both|his|her|the|a|an|one|two|elder|younger|maternal|paternal |elder|younger|maternal|paternal family|{KIN}
         in |a|two first|second degree relative|relatives
         runs|run in the family
         """),
+    # "MI - father at 45", "breast cancer (sister)"
+    _group("family", "backward", f"""
+        - {KIN} .|,|;|at|aged|in|died|#
+        ( {KIN}
+        """, last_item=True),
     # ------------------------------------------------------------------------------------------------ none at all
     # Look like triggers and are none: they only hide the triggers in them.
     _group("pseudo", "both", f"""
@@ -437,6 +479,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         no |further|additional workup|investigation|investigations|treatment|management of|for
         no |further|additional work|follow up of|for
         nil else|of
+        held a|an|at|by
         as if
         |{_PRONOUN} had to go|attend|return |to |the hospital|ed|er|a |e for|with
         not seek |medical attention|help|advice|care for|with
@@ -472,12 +515,12 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         history , physical
         per|by |his|her|the mother|mum|mom|father|dad|family|daughter|son|wife|husband|partner
         family at|meeting|discussion|updated|informed|aware|present
-        {_KIN}|{_HOUSEHOLD}|family |~ {_SAYS}
+        {KIN}|{_HOUSEHOLD}|family |~ {_SAYS}
         {_HOUSEHOLD} has|had been|to
-        {_KIN} |is|was at bedside
+        {KIN} |is|was at bedside
         according to |the|his|her mother|father|daughter|son|family|parents
-        |his|her|the {_KIN} brought|called|found
-        lives|living|stays|living with|at |his|her|the|their {_KIN}
+        |his|her|the {KIN} brought|called|found
+        lives|living|stays|living with|at |his|her|the|their {KIN}
         {_PERIOD} |of history|hx of|for
         {_PERIOD} h/o
         # 7|52|12|24 history|hx of
@@ -498,6 +541,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         """),
     # End every scope that is open and open none.
     _group("stop", "both", """
+        +ve
         but
         however
         although

@@ -389,7 +389,7 @@ async def _answers(settings: Settings) -> list[Check]:
         found += [
             (
                 f"HL7 peer {name}",
-                "its address alone, which others may take",
+                f"its address{' and its MSH' if any(peer.kinds_of_mark) else ' alone'}, which others may take",
                 "give it `certificates`, with connectors.mllp.tls.ca_file",
             )
             for name, peer in connectors.mllp.peers.items()

@@ -78,7 +78,7 @@ def _news2(news2: News2) -> dict[str, Any]:
     code, words = _BANDS[news2.band]
     parts = ", ".join(f"{one.name} {one.value} {one.unit}".rstrip() + f" ({one.points})" for one in news2.parameters)
     missing = f"; missing: {', '.join(news2.missing)}" if news2.missing else ""
-    refused = "".join(f"; {one.name} was not believed: {one.reason}" for one in news2.refused)
+    refused = "".join(f"; {one.name} could not be used: {one.reason}" for one in news2.refused)
     return {
         "status": "preliminary" if news2.at_least else "final",
         "method": {"text": f"NEWS2 (Royal College of Physicians 2017), SpO2 scale {news2.scale}"},

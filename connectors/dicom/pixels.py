@@ -9,6 +9,7 @@ picture of a name is still a picture of a name (CONFORMANCE.md says so, and `Bur
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
-from pydicom.uid import UID
+from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.uid import UID, ExplicitVRBigEndian
 
 from connectors.dicom.settings import FramePolicy
 from models.errors import Poison
@@ -118,7 +119,7 @@ def render(dataset: Dataset, array: NDArray[Any], frame: int = 0) -> Pixels:
             return _eight_bits(apply_color_lut(array, dataset), bits=None)
         if array.ndim == 3:
             return _eight_bits(array[..., :3], bits=int(dataset.get("BitsStored") or array.dtype.itemsize * 8))
-        return _grey(view, array, invert=_inverted(dataset, photometric))
+        return _grey(view, array, _words(dataset), invert=_inverted(dataset, photometric))
     except Poison:
         raise
     except Exception as error:
@@ -133,11 +134,14 @@ def to_png(picture: Pixels) -> bytes:
     return out.getvalue()
 
 
-def _grey(view: Dataset, array: NDArray[Any], *, invert: bool) -> Pixels:
+def _grey(view: Dataset, array: NDArray[Any], words: str, *, invert: bool) -> Pixels:
     padding = _padding(view, array)
-    values = np.asarray(apply_modality_lut(array, view), dtype=np.float64)
+    if table := view.get("ModalityLUTSequence"):
+        values = _looked_up(array, table[0], words)[0]
+    else:
+        values = np.asarray(apply_modality_lut(array, view), dtype=np.float64)
     values = np.nan_to_num(values, nan=float(np.nanmin(values)) if np.isfinite(values).any() else 0.0)
-    levels = _voi(view, array, values, padding)
+    levels = _voi(view, array, values, padding, words)
     if invert:
         levels = 1.0 - levels
     if padding is not None:
@@ -146,24 +150,57 @@ def _grey(view: Dataset, array: NDArray[Any], *, invert: bool) -> Pixels:
 
 
 def _voi(
-    view: Dataset, array: NDArray[Any], values: NDArray[np.float64], padding: NDArray[np.bool_] | None
+    view: Dataset, array: NDArray[Any], values: NDArray[np.float64], padding: NDArray[np.bool_] | None, words: str
 ) -> NDArray[np.float64]:
-    """Apply the first VOI LUT, else the first window, else spread the values; result in [0, 1]."""
-    if view.get("VOILUTSequence"):
-        depth = _lut_bits(view.VOILUTSequence[0].LUTDescriptor[2])
-        looked_up = apply_voi(values.astype(np.int64), view, index=0)
-        return np.asarray(np.clip(looked_up.astype(np.float64) / (2**depth - 1), 0, 1))
+    """Apply the first VOI LUT that can be applied, else the first window, else spread the values; result in [0, 1].
+
+    A table and a window in one object are alternative views, either of which may be shown (PS3.3 C.11.2.1.2).
+    """
+    for table in view.get("VOILUTSequence") or ():
+        with suppress(Exception):  # reading converts lazily, and a broken table may raise anything
+            entries, depth = _looked_up(values, table, words)
+            levels: NDArray[np.float64] = np.clip(entries / (2**depth - 1), 0, 1)
+            if _shows(levels, values):
+                return levels
     centre, width = _first(view.get("WindowCenter")), _first(view.get("WindowWidth"))
     if centre is not None and width is not None:
         function = WINDOW_FUNCTIONS.get(str(view.get("VOILUTFunction") or "LINEAR").strip().upper(), linear)
         levels = function(values, centre, width)
-        if levels.min() < levels.max() or values.min() == values.max():
+        if _shows(levels, values):
             return levels
-        # A window beside all values would make a black picture of a real one: the sender's window is wrong, spread instead.
     if array.dtype == np.uint8 and values.min() >= 0 and 1 < values.max() <= 255:
         # eight bits are a picture already (ultrasound, captures): as it is; a mask of 0 and 1 is spread
         return np.asarray(np.clip(values / float(2 ** int(view.get("BitsStored") or 8) - 1), 0, 1))
     return _spread(values, padding)
+
+
+def _shows(levels: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
+    """Whether a picture is left of the values: a window or table beside all of them is wrong, and would make a black one."""
+    return bool(levels.min() < levels.max() or values.min() == values.max())
+
+
+def _looked_up(values: NDArray[Any], table: Dataset, words: str) -> tuple[NDArray[np.float64], int]:
+    """Return the entries of a LUT Sequence's item for values, and how many bits an entry has (PS3.3 C.11.1.1, C.11.2.1.1).
+
+    Values below the first mapped one get the first entry, those beyond the last the last. LUT Data comes as numbers (US) or as
+    16-bit `words` (OW); entries of 8 bits stand in bytes or, as some write them, in words, which their number tells apart. Own
+    code: pydicom asks the data set around the table for its encoding, takes only depths of 8 and 16 in a modality LUT, and looks up
+    modulo 256 in a VOI LUT of 8 bits. Raises `ValueError` where entries are missing, and whatever reading a broken table does.
+    """
+    count, first, depth = (int(one) for one in table.LUTDescriptor)
+    count, depth = count or 2**16, _lut_bits(depth)
+    if first >= 2**15 and values.min() < 0:
+        first -= 2**16  # read as unsigned, where the values that it maps are signed
+    data = table.LUTData
+    if isinstance(data, bytes):
+        entries = np.frombuffer(data[: len(data) // 2 * 2], words).astype("<u2")
+    else:
+        entries = np.atleast_1d(np.asarray(data)).astype("<u2")
+    if len(entries) < count and depth == 8:
+        entries = entries.view(np.uint8)
+    if len(entries) < count:
+        raise ValueError("a LUT with fewer entries than its descriptor says")
+    return entries[np.clip(values.astype(np.int64) - first, 0, count - 1)].astype(np.float64), depth
 
 
 def linear(values: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
@@ -229,6 +266,12 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
                     if keyword in item:
                         view[keyword] = item[keyword]
     return view
+
+
+def _words(dataset: Dataset) -> str:
+    """Return the numpy type of the 16-bit words in which the object is encoded."""
+    meta = getattr(dataset, "file_meta", None) or Dataset()
+    return ">u2" if meta.get("TransferSyntaxUID") == ExplicitVRBigEndian else "<u2"
 
 
 def _inverted(dataset: Dataset, photometric: str) -> bool:

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 SUPPORTED: Final[dict[str, str]] = {  # resource type -> what becomes of it
     "Observation": "vital signs become sets of vitals; pregnancy and configured codes go into the context",
-    "DocumentReference": "documents with inline content (text, HTML, CDA, RTF, PDF) or content in a Binary of the same Bundle",
+    "DocumentReference": "documents (text, HTML, CDA, RTF, PDF), inline or in a Binary: of the Bundle or, by setting, the server",
     "DiagnosticReport": "reports with a presented form or a conclusion",
     "Patient": "identifiers, birth date, deceased, links (replaced-by, replaces)",
     "Encounter": "the stay: visit number, status, ward, room, bed",
-    "Media": "a picture with inline content (PNG, JPEG, TIFF, WebP, BMP, GIF) or content in a Binary of the same Bundle",
+    "Media": "a picture (PNG, JPEG, TIFF, WebP, BMP, GIF), inline or in a Binary: of the Bundle or, by setting, the server",
     "ImagingStudy": "checked and answered; its instances are taken by DICOM C-STORE or STOW-RS",
     "Communication": "text payloads become notes; in response to an alert of ours (identifier system urn:vigil:alert) feedback",
 }

@@ -1,15 +1,27 @@
 """Trying FHIR files before a feed goes live: the endpoint's mapping and publishing, without HTTP and without a broker."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import datetime
 from time import perf_counter
 from typing import Any, Final
 
-from connectors.checking import Finding, Nowhere, Row, Unstored, held_apart, identifier_advice, made, of_events, unknown_code
+from connectors.checking import (
+    Finding,
+    Nowhere,
+    Row,
+    Unstored,
+    held_apart,
+    identifier_advice,
+    looks_like_code,
+    made,
+    of_events,
+    unknown_code,
+)
 from connectors.fhir.acknowledgement import TOO_LARGE, Issue
 from connectors.fhir.handling import FhirMapper, Outcome, Request
 from connectors.fhir.letters import discreet, in_words
-from connectors.fhir.mapping.reading import codings, objects, text
+from connectors.fhir.mapping.reading import STRANGE, codings, objects, text
 from connectors.fhir.publishing import Publishing
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse
@@ -19,6 +31,7 @@ from connectors.identity import Identities
 
 _LINES: Final = (".ndjson", ".jsonl")
 _REFUSED: Final = 400
+_SERVER: Final = re.compile(r"(https?://[^?#@]+)/Patient/[^/?#]+(?:/_history/[^/?#]+)?/?")  # an absolute reference to a Patient
 
 
 class FhirChecker:
@@ -115,6 +128,15 @@ class FhirChecker:
             yield self._peer_finding(
                 "identifier", "Patient.identifier without a system", "authority", "the server's base stands in"
             )
+        if any(issue.diagnostics == STRANGE for issue in outcome.issues):
+            yield from self._servers(resources)
+        if any("Binary/" in url for url in outcome.wanted):
+            yield self._peer_finding(
+                "content",
+                "content in a Binary of its server (url)",
+                "fetch",
+                "fetched with `base` and `fetch`, and when pulled",
+            )
         if any("a date without a time of day" in issue.diagnostics for issue in outcome.issues):
             yield self._peer_finding(
                 "time", "a vital sign with a date and no time of day", "zone", "read as observed when issued or received"
@@ -122,6 +144,20 @@ class FhirChecker:
         for each in resources:
             if kind_of(each) == "Observation":
                 yield from self._codes(each)
+
+    def _servers(self, resources: list[Json]) -> Iterator[Finding]:
+        """The servers that references to patients name and no peer has as its `base`: the sender's own, perhaps."""
+        known = {peer.base.rstrip("/") for peer in self._settings.peers.values()}
+        subjects = (one for each in resources for one in objects(each, "subject"))
+        named = (_SERVER.fullmatch(text(one.get("reference"))) for one in subjects)
+        for base in dict.fromkeys(one[1] for one in named if one and one[1] not in known):
+            shown = base if looks_like_code(base) else "(not shown)"
+            what = f"a Patient on a server that no peer's `base` names: {shown}"
+            if self._settings.peers[self._peer].base or shown != base:
+                yield self._peer_finding("identifier", what, "base", "not the patient whose id it is on the sender's server")
+            else:
+                mend = "if that is the sender's own server, its patients' ids are these; else they are strangers"
+                yield Finding("identifier", what, mend, self._where, f'base = "{base}"')
 
     def _peer_finding(self, about: Any, what: str, setting: str, mend: str) -> Finding:
         return Finding(about, what, f"{mend}; see {self._where}.{setting}")

@@ -4,14 +4,18 @@ import ssl
 from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
 
+from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.settings import FhirPeer
 from connectors.fhir.smart import BackendServices
 from models.errors import Permanent
 
+BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+LONGEST_WAIT: Final = 60.0  # seconds between two tries
 _TIMEOUTS = httpx.Timeout(60.0, connect=10.0)  # a page of a busy server takes its time; a host that is there answers at once
 
 
@@ -60,6 +64,25 @@ def client(base: str, peer: FhirPeer, now: Callable[[], datetime]) -> httpx.Asyn
     if peer.fetch_smart:
         auth = BackendServices(base, peer.fetch_smart, now)
     return httpx.AsyncClient(auth=auth, verify=_tls(peer), timeout=_TIMEOUTS)
+
+
+def retry_after(answer: httpx.Response, otherwise: float) -> float:
+    """Return the seconds that a busy server asks to wait, at most `LONGEST_WAIT`."""
+    given = answer.headers.get("retry-after", "")
+    return min(float(given), LONGEST_WAIT) if given.isdigit() else otherwise
+
+
+def failure(answer: httpx.Response) -> Permanent:
+    """Return what an answer that refuses is: the status and the place, with a hint."""
+    hints = {401: "the token or certificate is not accepted", 403: "the scope does not allow it", 404: "is the base URL right?"}
+    return Permanent(f"{place(str(answer.url))} answered {answer.status_code}", hint=hints.get(answer.status_code))
+
+
+def place(url: str) -> str:
+    """Return a URL without its query and without the id in it, which may be a record number."""
+    parts = urlsplit(url)
+    kept = [step for step in parts.path.split("/") if step in SUPPORTED or not any(letter.isdigit() for letter in step)]
+    return f"{parts.scheme}://{parts.netloc}{'/'.join(kept)}"
 
 
 def _tls(peer: FhirPeer) -> ssl.SSLContext:

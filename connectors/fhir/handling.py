@@ -16,7 +16,7 @@ the outcome.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal, TypeVar
@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
+from connectors.documents import Documents, Filed
 from connectors.fhir.acknowledgement import (
     BAD_REQUEST,
     CREATED,
@@ -54,7 +55,7 @@ from connectors.fhir.mapping.documents import map_communication, map_document, m
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, map_encounter, map_patient
-from connectors.fhir.mapping.reading import Index, Reading, Sender, Shown, Site, Stay, text
+from connectors.fhir.mapping.reading import Fetched, Index, Reading, Sender, Shown, Site, Stay, text
 from connectors.fhir.mapping.versions import Memory, Versions, follow
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
@@ -82,20 +83,25 @@ def _turn_of(resource: Json) -> tuple[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """By which door a body came in, and what the URL said of it. `any` (files): what it is decides."""
+    """By which door a body came in, and what the URL said of it. `any` (files): what it is decides.
+
+    `fetched`: what was to be had of the URLs that an earlier mapping of the same body wanted.
+    """
 
     door: Door = "any"
     kind: str = ""
     id: str = ""
+    fetched: Mapping[str, Fetched] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What is to be remembered once the events are confirmed: what Encounters are and whose, Media show, Observations said."""
+    """What is to be remembered once the events are confirmed: what Encounters, Media, Observations and documents are."""
 
     encounters: dict[str, Stay] = field(default_factory=dict)
     shown: dict[str, Shown] = field(default_factory=dict)
     versions: dict[str, Versions] = field(default_factory=dict)
+    documents: dict[str, tuple[Filed, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Outcome:
     pictures: dict[str, NewObject] = field(default_factory=dict)
     notification: Status | None = None
     announced: tuple[str, ...] = ()  # what a notification names and does not carry
+    wanted: frozenset[str] = frozenset()  # URLs of content that did not come along
     refusals: tuple[tuple[int, str], ...] = ()  # of a batch: the entries that cannot be used at all, and why
 
     @property
@@ -141,19 +148,21 @@ class FhirMapper:
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._encounters, self._shown = _Bounded[Stay](), _Bounded[Shown]()
         self._versions = Memory(settings.remembered_observations)
-        self._site = Site(settings, identities, self.contexts, self._encounters, self._shown)
+        self._documents = Documents()
+        self._site = Site(settings, identities, self.contexts, self._encounters, self._shown, self._documents)
 
     def sender(self, name: str, received_at: Any) -> Sender:
         """Return the sender of a peer's name."""
         return Sender(name, self.settings.peers[name], received_at)
 
     def learn(self, outcome: Outcome) -> None:
-        """Remember what a confirmed outcome says about patients, stays and pictures, and what its Observations said."""
+        """Remember what a confirmed outcome says about patients, stays, pictures and documents, and what its Observations said."""
         for context in outcome.contexts:
             self.contexts.remember(context)
         self._encounters.update(outcome.learnt.encounters)
         self._shown.update(outcome.learnt.shown)
         self._versions.remember(outcome.learnt.versions)
+        self._documents.remember(outcome.learnt.documents)
 
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
         """Parse, validate, map and decide. Never raises for what a body contains."""
@@ -194,13 +203,14 @@ class FhirMapper:
             issue = Issue("error", "not-supported", "this resource type is not taken; see the CapabilityStatement", kind)
             verdict: Verdict = "ignored" if is_known(kind) else "refused"
             return replace(_refused(NOT_FOUND, (issue,), kind), verdict=verdict)
-        events, learnt = self._map([entry], sender, hook=request.door == "hook")
+        events, learnt = self._map([entry], sender, request)
         self._grade(entry)
         if entry.status == UNPROCESSABLE:
             return replace(_refused(UNPROCESSABLE, tuple(entry.issues), kind), verdict="ignored")
         location = (("Location", f"{self.settings.path}/{location_of(entry)}"),) if entry.status == CREATED else ()
         answer = Answer(entry.status, operation_outcome(entry.issues), location)
-        return Outcome(_verdict(events, [entry]), answer, tuple(entry.issues), tuple(events), kind, learnt, _pictures([entry]))
+        verdict, wanted = _verdict(events, [entry]), _wanted([entry])
+        return Outcome(verdict, answer, tuple(entry.issues), tuple(events), kind, learnt, _pictures([entry]), wanted=wanted)
 
     # ------------------------------------------------------------------------------------------------------------ Bundles
 
@@ -239,7 +249,7 @@ class FhirMapper:
         refusals = tuple((n, _why(entry)) for n, entry in enumerate(entries) if entry.refused)
         usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
         given = [(entry.url, entry.resource) for entry in entries if entry.indexed]
-        events, learnt = self._map(usable, sender, given, hook=request.door == "hook")
+        events, learnt = self._map(usable, sender, request, given)
         for entry in entries:
             self._grade(entry)
         verdict = _verdict(events, entries)
@@ -252,7 +262,8 @@ class FhirMapper:
         answer = answer_of(bundle, kind, entries)
         if not entries and not notification:
             issues = (Issue("information", "informational", "a Bundle without entries", "Bundle.entry"),)
-        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, _pictures(entries), refusals=refusals)
+        pictures, wanted = _pictures(entries), _wanted(entries)
+        outcome = Outcome(verdict, answer, issues, tuple(events), "Bundle", learnt, pictures, wanted=wanted, refusals=refusals)
         return (
             replace(outcome, notification=notification, announced=announced(notification, entries)) if notification else outcome
         )
@@ -279,16 +290,18 @@ class FhirMapper:
     # ------------------------------------------------------------------------------------------------------------ mapping
 
     def _map(
-        self, entries: Iterable[Entry], sender: Sender, given: Sequence[tuple[str, Json]] = (), *, hook: bool = False
+        self, entries: Iterable[Entry], sender: Sender, request: Request, given: Sequence[tuple[str, Json]] = ()
     ) -> tuple[list[Event], Learnt]:
         """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
-        index, book = Index(given), Book(self.contexts)
+        index, book = Index(given, request.fetched), Book(self.contexts)
         learnt = Learnt()
         observed: list[Observed] = []
         entries = [*entries]
         for entry in sorted(entries, key=lambda one: _turn_of(one.resource)):
-            update, condition = entry.method == "PUT" or hook, condition_of(entry) or ""
-            entry.reading = reading = Reading(entry.resource, sender, self._site, index, update=update, condition=condition)
+            update, condition = entry.method == "PUT" or request.door == "hook", condition_of(entry) or ""
+            entry.reading = reading = Reading(
+                entry.resource, sender, self._site, index, update=update, condition=condition, documents=learnt.documents
+            )
             match reading.kind:
                 case "Patient":
                     if reading.acts("changes no patient's context", as_context=True):
@@ -408,6 +421,10 @@ def _say_what_is_empty(entries: Iterable[Entry]) -> None:
 
 def _pictures(entries: Iterable[Entry]) -> dict[str, NewObject]:
     return {name: one for entry in entries if entry.reading is not None for name, one in entry.reading.pictures.items()}
+
+
+def _wanted(entries: Iterable[Entry]) -> frozenset[str]:
+    return frozenset(url for entry in entries if entry.reading is not None for url in entry.reading.index.wanted)
 
 
 def _contradiction(resource: Json, request: Request) -> Issue | None:

@@ -7,21 +7,25 @@
 4. Whole contexts are published one body after the other, each made from what the one before has published.
 5. `publish` failed or took too long: `Unconfirmed`. The events may be stored or not; the resend decides, under the same ids.
 6. `Poison`: no broker or object store will ever take a part of it (too large). Refused; it stays with its sender.
-7. What was fetched has no sender who would send it again: what is refused of it goes into a dead letter (`keep`), confirmed too.
+7. Content that a resource names by URL is fetched before (`contents`, of a peer whose server we fetch from), and the body mapped
+   again with it. Who waits for an answer waits `seconds` for that, then `Unconfirmed`, nothing stored; a pull as long as it takes.
+8. What was fetched has no sender who would send it again: what is refused of it goes into a dead letter (`keep`), confirmed too.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
 from connectors.fhir.acknowledgement import MEDIA_TYPE
+from connectors.fhir.contents import Contents
 from connectors.fhir.handling import FhirMapper, Outcome, Request
 from connectors.fhir.letters import beginning_of_refused, letter_of_refused
 from connectors.publisher import NewObject, Publisher, Store
-from models.errors import Poison, Transient
+from models.errors import Permanent, Poison, Transient
 from processors.events import DeadLetterEvent, Event, ImageEvent
 
 log = logging.getLogger(__name__)
@@ -46,13 +50,37 @@ class Publishing:
         self._store = store
         self._now = now
         self._seconds = seconds
+        self.contents: dict[str, Contents] = {}  # peer -> where the content is fetched that its resources name by URL
         self._contexts = asyncio.Lock()
         self._generation = 0
 
-    async def take(self, body: bytes, peer: str, asked: Request) -> Outcome:
-        """Map and publish, and return the outcome to answer by. Raises `Unconfirmed`."""
-        generation = self._generation
-        outcome = await self._map(body, peer, asked)
+    async def take(self, body: bytes, peer: str, asked: Request, *, unhurried: bool = False) -> Outcome:
+        """Map and publish, and return the outcome to answer by. Raises `Unconfirmed`.
+
+        `unhurried`: no sender waits for the answer. Then it also raises `Permanent`, where the server that content is fetched from
+        does not let us in.
+        """
+        generation, outcome = self._generation, await self._map(body, peer, asked)
+        if not outcome.wanted or peer not in self.contents:
+            return await self._published(outcome, generation, body, peer, asked)
+        try:
+            async with self.contents[peer].of(outcome.wanted, None if unhurried else self._seconds) as fetched:
+                if fetched:
+                    asked = replace(asked, fetched=fetched)
+                    generation, outcome = self._generation, await self._map(body, peer, asked)
+                return await self._published(outcome, generation, body, peer, asked)
+        except Poison:
+            return self.mapper.too_large(outcome)
+        except TimeoutError:
+            raise Unconfirmed("content that it names by URL was not to be had in time") from None
+        except Permanent as error:
+            if unhurried:
+                raise
+            log.error("FHIR: content of %s cannot be fetched: %s", peer, error.advice)
+            raise Unconfirmed("content that it names by URL cannot be fetched") from None
+
+    async def _published(self, outcome: Outcome, generation: int, body: bytes, peer: str, asked: Request) -> Outcome:
+        """Publish what a body was mapped to in that generation of contexts: mapped again where they have moved on since."""
         try:
             if outcome.contexts:
                 async with self._contexts:
@@ -88,7 +116,7 @@ class Publishing:
 
     async def _map(self, body: bytes, peer: str, asked: Request) -> Outcome:
         sender = self.mapper.sender(peer, self._now())
-        if len(body) > _LONG:
+        if len(body) > _LONG or asked.fetched:
             return await asyncio.to_thread(self.mapper.handle, body, sender, asked)
         return self.mapper.handle(body, sender, asked)
 

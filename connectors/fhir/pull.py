@@ -1,9 +1,10 @@
 """Fetches from a FHIR server what it does not push: pages by `_lastUpdated`, Bulk Data exports, missed notifications.
 
 Everything goes through the same mapping as what is pushed, and a `Bookmark` moves on only after Kafka has confirmed: a stop
-repeats at most the last page, under the same ids. What the mapping refuses is a dead letter by then: nobody will send it again. A
-server that is busy or down (408, 429, 5xx, no answer) is asked again, with `Retry-After` or back-off, for as long as it takes; one
-that refuses (401, 403, 404, ...) ends the pull with its reason.
+repeats at most the last page, under the same ids. Content that resources name by URL is fetched with them (`contents`). What the
+mapping refuses is a dead letter by then: nobody will send it again. A server that is busy or down (408, 429, 5xx, no answer) is
+asked again, with `Retry-After` or back-off, for as long as it takes; one that refuses (401, 403, 404, ...) ends the pull with its
+reason.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ import orjson
 from connectors.fhir.bookmarks import Bookmark
 from connectors.fhir.bundles import announced, entries_of
 from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.client import BUSY, LONGEST_WAIT, failure, place, retry_after
+from connectors.fhir.contents import Contents
 from connectors.fhir.handling import Request
 from connectors.fhir.mapping.reading import objects, text
 from connectors.fhir.publishing import Publishing
@@ -33,9 +36,9 @@ log = logging.getLogger(__name__)
 
 Taken = TypeVar("Taken")
 ORDER: Final = ("Patient", "Encounter", "Observation", "DiagnosticReport", "DocumentReference", "Media", "Communication")
-PAGE: Final = 200  # resources of one page, and of one publish
-_BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_LONGEST_WAIT: Final = 60.0  # seconds between two tries
+PAGE: Final = 200  # resources of one page, and of one publish ...
+_FEW: Final = 20  # ... of types whose content may lie behind URLs: it is fetched, and held in memory, for one publish
+_BY_URL: Final = frozenset({"DiagnosticReport", "DocumentReference", "Media", "Communication"})
 _OVERLAP: Final = timedelta(seconds=5)  # a server may show a resource a little after its stamp; repeats have the same ids
 _TYPE: Final = "application/fhir+json"
 
@@ -79,6 +82,9 @@ class Puller:
         self._sleep = sleep
         self._progress = progress
         self._served: tuple[str, ...] = ()
+        publishing.contents[peer] = Contents(
+            self.base, peer, client, largest=publishing.mapper.settings.largest_body, sleep=sleep
+        )
 
     async def check(self, *, searched: bool = True) -> tuple[str, ...]:
         """Return which types of `ORDER` the server has (`searched`: can be searched), by its CapabilityStatement.
@@ -90,7 +96,7 @@ class Puller:
         except httpx.TransportError as error:
             hint = "is the base URL right, and the server up? Then the same command goes on where it ended"
             raise Permanent(f"nothing answers at {self.base}: {type(error).__name__} {error}", hint=hint) from error
-        if answer.status_code in _BUSY:
+        if answer.status_code in BUSY:
             return ORDER  # it is there; the pull waits for it
         statement = _json(answer)
         if kind_of(statement) != "CapabilityStatement":
@@ -122,13 +128,18 @@ class Puller:
         url, newest, sorted_so_far = first, "", True
         while url:
             page = await self._get(url)
-            stamps = [_updated(one) for one in _resources(page)]
-            await self._take([one for one in _resources(page) if kind_of(one) == kind], kind)
-            # a server that does not sort is trusted only at its end: else a stop half-way would skip what is older
-            sorted_so_far = sorted_so_far and [newest, *stamps] == sorted([newest, *stamps])
-            newest = max([newest, *stamps])
+            found = _resources(page)
+            for begin in range(0, len(found), some := _at_once(kind)):
+                part = found[begin : begin + some]
+                stamps = [_updated(one) for one in part]
+                await self._take([one for one in part if kind_of(one) == kind], kind)
+                # a server that does not sort is trusted only at its end: else a stop half-way would skip what is older
+                sorted_so_far = sorted_so_far and [newest, *stamps] == sorted([newest, *stamps])
+                newest = max([newest, *stamps])
+                if newest and sorted_so_far:
+                    self._bookmark.set(kind, newest)
             url = self._next(page)
-            if newest and (sorted_so_far or not url):
+            if newest and not url:
                 self._bookmark.set(kind, newest)
 
     async def follow(self, every: float, since: datetime | None = None, kinds: tuple[str, ...] = ORDER) -> None:
@@ -169,12 +180,12 @@ class Puller:
                     if answer.status_code == httpx.codes.OK:
                         await self._lines(_lines_of(answer.aiter_bytes()), name, int(self._bookmark.get(name) or 0))
                         return self.done
-                    if answer.status_code not in _BUSY:
-                        raise _failure(answer)
+                    if answer.status_code not in BUSY:
+                        raise failure(answer)
             except httpx.TransportError as error:
                 log.warning("FHIR: a file of %s broke off (%s), going on where it was", self.peer, type(error).__name__)
             await self._sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            wait = min(2 * wait, LONGEST_WAIT)
 
     async def ndjson_file(self, path: Path) -> Pulled:
         """Read one NDJSON file from disk, from the line where it was left."""
@@ -203,7 +214,7 @@ class Puller:
             else:
                 await self._keep(line.strip(), f"line {count} of an export is no JSON object")
                 self.done = replace(self.done, refused=self.done.refused + 1, kept=self.done.kept + 1)
-            if len(waiting) >= PAGE:
+            if len(waiting) >= _at_once(kind_of(waiting[0]) if waiting else ""):
                 await self._take(waiting, kind_of(waiting[0]))
                 self._bookmark.set(name, count)
                 waiting = []
@@ -218,19 +229,19 @@ class Puller:
             asked["_since"] = since.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         answer = await self._request(url, params=asked, headers={"Accept": _TYPE, "Prefer": "respond-async"})
         if answer.status_code != httpx.codes.ACCEPTED or not answer.headers.get("content-location"):
-            raise _failure(answer)
+            raise failure(answer)
         return urljoin(url, answer.headers["content-location"])
 
     async def _until_ready(self, status: str) -> Json:
         while True:
             answer = await self._request(status, headers={"Accept": "application/json"})
             if answer.status_code == httpx.codes.ACCEPTED:
-                await self._sleep(_retry_after(answer, 5.0))
+                await self._sleep(retry_after(answer, 5.0))
             elif answer.status_code == httpx.codes.OK:
                 return _json(answer)
             else:
                 self._bookmark.end_export()  # asked anew next time
-                raise _failure(answer)
+                raise failure(answer)
 
     # -------------------------------------------------------------------------------------------- what notifications announce
 
@@ -249,7 +260,7 @@ class Puller:
             log.warning("FHIR: %s has no $events (%d), fetching what has changed", self.peer, answer.status_code)
             await self.latest(peer)
             return
-        outcome = await self._publishing.take(answer.content, self.peer, Request("hook"))
+        outcome = await self._publishing.take(answer.content, self.peer, Request("hook"), unhurried=True)
         named = outcome.announced
         if outcome.code != httpx.codes.OK:  # refused whole for one of them: nobody sends the others again either
             page = _json(answer)
@@ -297,7 +308,7 @@ class Puller:
         # a batch stands entry by entry, so one bad resource of a page leaves the others alone
         entries = [{"resource": one, "request": _as_update(one)} for one in resources]
         body = orjson.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries})
-        outcome = await self._confirmed(lambda: self._publishing.take(body, self.peer, Request("bundle")))
+        outcome = await self._confirmed(lambda: self._publishing.take(body, self.peer, Request("bundle"), unhurried=True))
         if outcome.code != httpx.codes.OK and len(resources) > 1:  # one that no record holds: it alone is refused, not the page
             half = len(resources) // 2
             first, second = await self._published(resources[:half]), await self._published(resources[half:])
@@ -323,7 +334,7 @@ class Puller:
             except Transient as error:
                 log.warning("FHIR: a page of %s is not confirmed (%s), sending it again", self.peer, error)
                 await self._sleep(wait * random.uniform(0.5, 1))
-                wait = min(2 * wait, _LONGEST_WAIT)
+                wait = min(2 * wait, LONGEST_WAIT)
 
     async def _get(self, url: str) -> Json:
         return _json(await self._request(url, headers={"Accept": _TYPE}))
@@ -334,14 +345,14 @@ class Puller:
         while True:
             try:
                 answer = await self._client.get(url, **more)
-                if answer.status_code not in _BUSY:
+                if answer.status_code not in BUSY:
                     return answer
-                pause, words = _retry_after(answer, wait), str(answer.status_code)
+                pause, words = retry_after(answer, wait), str(answer.status_code)
             except httpx.TransportError as error:
                 pause, words = wait, type(error).__name__
             log.warning("FHIR: %s is busy or away (%s), asking again in %.1f s", self.peer, words, pause)
             await self._sleep(pause * random.uniform(0.75, 1.25))
-            wait = min(2 * wait, _LONGEST_WAIT)
+            wait = min(2 * wait, LONGEST_WAIT)
 
     def _next(self, page: Json) -> str:
         link = next((text(one.get("url")) for one in objects(page, "link") if one.get("relation") == "next"), "")
@@ -375,14 +386,19 @@ async def _lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _json(answer: httpx.Response) -> Json:
     """Return the body of an answer. Raises `Permanent` for another status than 200, and for what is no JSON object."""
     if answer.status_code != httpx.codes.OK:
-        raise _failure(answer)
+        raise failure(answer)
     try:
         found = orjson.loads(answer.content)
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise Permanent(f"{_place(str(answer.url))} answered with something that is no JSON object")
+        raise Permanent(f"{place(str(answer.url))} answered with something that is no JSON object")
     return found
+
+
+def _at_once(kind: str) -> int:
+    """Return how many resources of a type are published together."""
+    return _FEW if kind in _BY_URL else PAGE
 
 
 def _as_update(resource: Json) -> Json:
@@ -414,20 +430,3 @@ def _is_searched(resource: Json) -> bool:
 
 def _rank(kind: str) -> int:
     return ORDER.index(kind) if kind in ORDER else len(ORDER)
-
-
-def _retry_after(answer: httpx.Response, otherwise: float) -> float:
-    given = answer.headers.get("retry-after", "")
-    return min(float(given), _LONGEST_WAIT) if given.isdigit() else otherwise
-
-
-def _failure(answer: httpx.Response) -> Permanent:
-    hints = {401: "the token or certificate is not accepted", 403: "the scope does not allow it", 404: "is the base URL right?"}
-    return Permanent(f"{_place(str(answer.url))} answered {answer.status_code}", hint=hints.get(answer.status_code))
-
-
-def _place(url: str) -> str:
-    """Return a URL without its query and without the id in it, which may be a record number."""
-    parts = urlsplit(url)
-    kept = [step for step in parts.path.split("/") if step in SUPPORTED or not any(letter.isdigit() for letter in step)]
-    return f"{parts.scheme}://{parts.netloc}{'/'.join(kept)}"

@@ -41,7 +41,7 @@ class FhirPeer(Section):
     fetch: bool = Field(
         False,
         description="fetch from `base` what its notifications only announce, and what was lost between them; without it they are "
-        "refused (422), since accepting them would lose what they announce",
+        "refused (422), since accepting them would lose what they announce. Also Binaries there whose URLs stand in its resources",
     )
     fetch_ca_file: Path | None = Field(None, description="PEM authorities of the server at `base`, in place of the usual ones")
     fetch_token_file: Path | None = Field(
@@ -131,7 +131,9 @@ class FhirSettings(Section):
     )
 
     largest_body: int = Field(
-        16 * 2**20, ge=1024, description="bytes of a request; documents with embedded PDFs reach a few MiB"
+        16 * 2**20,
+        ge=1024,
+        description="bytes of a request, or of content that is fetched; documents with embedded PDFs reach a few MiB",
     )
     deepest: int = Field(50, ge=10, description="levels of nesting; the deepest real resource has about 20")
     largest_picture: int = Field(

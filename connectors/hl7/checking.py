@@ -167,6 +167,10 @@ class Hl7Checker:
         if outcome.verdict == "refused":
             return
         message = parse(raw, fallback=self._peer.settings.charset)
+        if not self._peer.settings.sends_as(message.header.raw(3).strip(), message.header.raw(4).strip()):
+            what = "MSH-3 and MSH-4 are not this peer's (its `applications`, `facilities`)"
+            mend = "another's settings apply to it, and where no peer at that address sends as these it is refused (AR)"
+            yield Finding("peer", what, f"{mend}: see {self._where}")
         yield from of_events(outcome.events, at, self._unitless, self._section, f"{self._where}.zone", self._units)
         if held_apart(outcome.events):
             named = [pid.get(3, 4, repetition=n) for pid in message.all("PID") for n in range(1, pid.count(3) + 1)]

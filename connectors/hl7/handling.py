@@ -16,8 +16,8 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 
 import logging
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Final, Literal
@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
 from connectors.deadletters import dead_letter
+from connectors.documents import Documents, Filed
 from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
@@ -76,6 +77,7 @@ class Outcome:
     digest: str = ""
     key: tuple[str, ...] = ()
     promise: bool = True  # False: the sender asked for NE/NE and can never know whether its message was stored
+    documents: Mapping[str, tuple[Filed, ...]] = field(default_factory=dict)  # documents, by number: to be remembered
 
     @cached_property
     def contexts(self) -> tuple[PatientEvent, ...]:
@@ -89,17 +91,26 @@ class Outcome:
 
 
 class Hl7Mapper:
-    """Reads messages for one site. Holds no message; `contexts` is asked for what is known of a patient and never written."""
+    """Reads messages for one site. Holds no message; asks what is known of patients and documents, which `learn` is to be told."""
 
     def __init__(self, settings: MllpSettings, identities: Identities, contexts: Contexts | None = None) -> None:
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._facility = settings.facility
         window = timedelta(seconds=settings.set_seconds)
-        self._tables = Tables(identities, settings.codes, settings.units, settings.context_codes, window, self.contexts)
+        self._documents = Documents()
+        self._tables = Tables(
+            identities, settings.codes, settings.units, settings.context_codes, window, self.contexts, self._documents
+        )
 
     def handle(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:
         """Parse, map and decide. Never raises for what a message contains: what nobody foresaw becomes a dead letter."""
         return _Case(self, raw, peer, received_at).outcome()
+
+    def learn(self, outcome: Outcome) -> None:
+        """Remember what an outcome says about patients and documents. The former may be taken back (`Contexts.take_back`)."""
+        for context in outcome.contexts:
+            self.contexts.remember(context)
+        self._documents.remember(outcome.documents)
 
     def oversize(self, head: bytes, peer: Peer, received_at: datetime, limit: int) -> Outcome:
         """Refuse a message above the size limit, of which only the head was kept."""
@@ -110,6 +121,12 @@ class Hl7Mapper:
         except Unreadable:
             case.header = Header.salvaged(head)
         return case.finish(Grade.REFUSED, "refused", (trouble,))
+
+    def stranger(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:
+        """Refuse a message that no peer at its address sends as; `peer` is one of them, by whose settings it is read."""
+        reason = "no peer at this address sends as that application and facility"
+        trouble = Trouble(reason, Location("MSH", 1, 3), Condition.TABLE_VALUE_NOT_FOUND)
+        return _Case(self, raw, peer, received_at).outcome(stranger=trouble)
 
     def poisoned(self, raw: bytes, peer: Peer, received_at: datetime, reason: str) -> Outcome:
         """Decide again about a message that the broker will never take: whole into a dead letter, if that fits."""
@@ -146,7 +163,7 @@ class _Case:
         self.message: Message | None = None
         self.reading: Reading | None = None
 
-    def outcome(self, unusable: Trouble | None = None) -> Outcome:
+    def outcome(self, unusable: Trouble | None = None, *, stranger: Trouble | None = None) -> Outcome:
         try:
             self.message = parse(self.raw, fallback=self.peer.settings.charset)
         except Unreadable as error:
@@ -157,6 +174,8 @@ class _Case:
         kind, trigger = message_type(self.message)
         if kind in ANSWERS:
             return self.finish(Grade.ACCEPTED, "ignored", (), "an acknowledgement is not acknowledged", silent=True)
+        if stranger:
+            return self.finish(Grade.REFUSED, "refused", (stranger,))
         if refusal := self._unsupported(kind):
             return self.finish(refusal[0], "refused", (refusal[1],))
         processing = PROCESSING.get(self.message.header.get(11).upper(), self.peer.settings.empty_processing)
@@ -294,6 +313,7 @@ class _Case:
             control_id=header.control_id,
             digest=self.digest,
             key=identity[:-1],
+            documents=self.reading.documents if self.reading else {},
             promise=not header.enhanced or (header.accept, header.application) not in (("NE", "NE"), ("", "NE"), ("NE", "")),
         )
 

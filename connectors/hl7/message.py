@@ -18,6 +18,8 @@ from connectors.hl7.errors import Location, Unreadable
 HEADERS: Final = frozenset({"MSH", "FHS", "BHS"})  # their first field is the separator itself
 _SEGMENT: Final = re.compile(r"[A-Z][A-Z0-9]{2}$")
 _TERMINATOR: Final = re.compile(r"\r\n|\r|\n")
+_BEFORE: Final = b" \t\r\n\x00"  # may stand before the MSH
+_LINE_END: Final = re.compile(rb"[\r\n]")
 _TEXT_SEGMENTS: Final = frozenset({"OBX", "NTE"})  # a line that is no segment goes on with the text of one of these
 _UNDECODABLE: Final = "\ufffd"  # as a delimiter it could not be written into an answer
 NULL: Final = '""'  # HL7's explicit "delete this value"
@@ -142,7 +144,7 @@ class Message:
 
 def parse(raw: bytes, *, fallback: str = "cp1252") -> Message:
     """Parse the bytes of one message. Raises `Unreadable` when there is no MSH to answer to."""
-    text, codec, warning = charsets.decode(charsets.unwrap(raw).lstrip(b" \t\r\n\x00"), fallback)
+    text, codec, warning = charsets.decode(charsets.unwrap(raw).lstrip(_BEFORE), fallback)
     if not text.startswith("MSH") or len(text) < 4:
         empty = text[:3] in ("FHS", "BHS", "BTS", "FTS")
         raise Unreadable("a batch without a message" if empty else "the message does not begin with MSH")
@@ -152,6 +154,15 @@ def parse(raw: bytes, *, fallback: str = "cp1252") -> Message:
     if dropped:
         warnings += (f"{dropped} line(s) that are no segment were left out",)
     return Message(tuple(segments), delimiters, codec, warnings)
+
+
+def sent_by(raw: bytes) -> tuple[str, str] | None:
+    """Return MSH-3 and MSH-4 of a message as sent, None where the MSH cannot be read. Only the first line is looked at."""
+    try:
+        header = parse(_LINE_END.split(charsets.unwrap(raw).lstrip(_BEFORE), maxsplit=1)[0]).header
+    except Unreadable:
+        return None
+    return header.raw(3).strip(), header.raw(4).strip()
 
 
 def read_delimiters(text: str) -> Delimiters:

@@ -6,6 +6,7 @@
    without publishing again. That memory only saves work: a resend that it forgot is published again under the same ids.
 3. `publish` did not return in time, or failed: `Unconfirmed`. The events may be stored or not; the resend decides it.
    What it said of patients is taken back from the contexts: else the resend would add nothing to them, and never be published.
+   Of documents it stays remembered: the resend says the same of them.
 4. `Poison`: the broker will never take these events (too large). The message goes to the dead letters whole; does not even that
    fit, it is refused, and stays with its sender.
 """
@@ -53,7 +54,8 @@ class Publishing:
     def start(self, raw: bytes, peer: Peer, at: datetime, outcome: Outcome) -> "asyncio.Task[Outcome] | Outcome":
         """Put an outcome's events on their way. The task ends with the outcome to answer by, or raises `Unconfirmed`.
 
-        The patients' contexts are remembered at once, since the next message about them may be mapped before this one is confirmed.
+        What it says of patients and documents is remembered at once: the next message about them may be mapped before this one is
+        confirmed.
         """
         if not outcome.events:
             return outcome
@@ -64,8 +66,7 @@ class Publishing:
                 self._stored[key] = self._mapper.contexts.get(key)
             self._last[key] = task
         task.add_done_callback(lambda done: self._ended(done, outcome))
-        for context in outcome.contexts:
-            self._mapper.contexts.remember(context)
+        self._mapper.learn(outcome)
         return task
 
     async def _publish(

@@ -23,6 +23,7 @@ from typing import Final
 from connectors.hl7.batches import of_frame
 from connectors.hl7.framing import Framer, Oversize, frame
 from connectors.hl7.handling import Hl7Mapper, Outcome
+from connectors.hl7.message import sent_by
 from connectors.hl7.publishing import Publishing, Unconfirmed
 from connectors.hl7.settings import MllpSettings, Peer
 from connectors.hl7.transport import certificate_names, keep_alive, server_context
@@ -49,6 +50,7 @@ class _Due:
 
     result: "asyncio.Task[Outcome] | Outcome | tuple[bytes, ...]"
     outcome: Outcome | None
+    peer: Peer
     size: int
     since: float
 
@@ -116,19 +118,19 @@ class MllpServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = str((writer.get_extra_info("peername") or ("",))[0])
-        peer = self.settings.peer_of(address, certificate_names(writer))
-        if peer is None or self._is_full(peer):
-            name, what = (peer.name, "refused-too-many") if peer else ("?", "refused-stranger")
+        peers = self.settings.peers_of(address, certificate_names(writer))
+        if not peers or self._is_full(peers[0]):
+            name, what = (peers[0].name, "refused-too-many") if peers else ("?", "refused-stranger")
             self.count(name, what)
             log.warning("connection from %s: %s", address, what)
             writer.transport.abort()
             return
         keep_alive(writer)
-        connection = _Connection(self, peer, reader, writer)
+        connection = _Connection(self, peers, reader, writer)
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
-        self.count(peer.name, "connected")
+        self.count(connection.peer.name, "connected")
         try:
             await connection.run()
         except asyncio.CancelledError:
@@ -142,10 +144,13 @@ class MllpServer:
 
 
 class _Connection:
-    """One connection of one peer."""
+    """One connection, of one peer or of several at one address. `peer`: the first of them, by which the connection itself goes."""
 
-    def __init__(self, server: MllpServer, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.peer = peer
+    def __init__(
+        self, server: MllpServer, peers: tuple[Peer, ...], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.peer = peers[0]
+        self._peers = peers
         self._server = server
         self._settings = server.settings
         self._reader = reader
@@ -155,7 +160,7 @@ class _Connection:
         self._in_frame = 0  # bytes of a half frame, as counted in `server.buffered`
         self._in_queue = 0  # bytes of unanswered messages, likewise
         self._begun = 0.0  # when the frame being read began
-        self._warned = False
+        self._warned: set[str] = set()  # peers that want no answers, and "" for a sender that is none of them
         self._loop = asyncio.get_running_loop()
 
     def stop_reading(self) -> None:
@@ -246,37 +251,62 @@ class _Connection:
     async def _take(self, one: bytes | Oversize) -> None:
         server = self._server
         if isinstance(one, Oversize):
-            outcome = server.mapper.oversize(one.head, self.peer, server.clock(), self._settings.message_bytes)
-            server.count(self.peer.name, "oversize")
-            await self._put(outcome, outcome, len(one.head))
+            peer = self._sender(one.head) or self.peer
+            outcome = server.mapper.oversize(one.head, peer, server.clock(), self._settings.message_bytes)
+            server.count(peer.name, "oversize")
+            await self._put(outcome, outcome, peer, len(one.head))
             return
         for raw in of_frame(one):
             await self._handle(raw)
 
+    def _sender(self, raw: bytes) -> Peer | None:
+        """Return whose message it is, None where no peer at this address sends as its MSH-3 and MSH-4 say.
+
+        What has no MSH that can be read is refused whoever sent it, and counted as the first one's.
+        """
+        if not any(self.peer.settings.kinds_of_mark[1:]):
+            return self.peer
+        if (named := sent_by(raw)) is None:
+            return self.peer
+        return next((peer for peer in self._peers if peer.settings.sends_as(*named)), None)
+
     async def _handle(self, raw: bytes) -> None:
-        server = self._server
-        known = server.publishing.answers_to(self.peer.name, content_hash(raw))
-        if known is not None:
-            server.count(self.peer.name, "resent")
-            await self._put(known, None, len(raw))
+        server, at = self._server, self._server.clock()
+        peer = self._sender(raw)
+        if peer is None:
+            await self._refuse(raw, at)
             return
-        at = server.clock()
+        known = server.publishing.answers_to(peer.name, content_hash(raw))
+        if known is not None:
+            server.count(peer.name, "resent")
+            await self._put(known, None, peer, len(raw))
+            return
         if len(raw) > OFF_LOOP or raw[3:4] + b"ED" + raw[3:4] in raw:
-            outcome = await asyncio.to_thread(server.mapper.handle, raw, self.peer, at)
+            outcome = await asyncio.to_thread(server.mapper.handle, raw, peer, at)
         else:
-            outcome = server.mapper.handle(raw, self.peer, at)
-        if not outcome.promise and not self._warned:
-            self._warned = True
-            server.count(self.peer.name, "no-promise")
-            log.warning("peer %s wants no acknowledgements (NE): it cannot be told what was not stored", self.peer.name)
-        await self._put(server.publishing.start(raw, self.peer, at, outcome), outcome, len(raw))
+            outcome = server.mapper.handle(raw, peer, at)
+        if not outcome.promise and peer.name not in self._warned:
+            self._warned.add(peer.name)
+            server.count(peer.name, "no-promise")
+            log.warning("peer %s wants no acknowledgements (NE): it cannot be told what was not stored", peer.name)
+        await self._put(server.publishing.start(raw, peer, at, outcome), outcome, peer, len(raw))
+
+    async def _refuse(self, raw: bytes, at: datetime) -> None:
+        nobody = Peer("?", self.peer.settings)
+        self._server.count(nobody.name, "refused-sender")
+        if "" not in self._warned:
+            self._warned.add("")
+            names = ", ".join(peer.name for peer in self._peers)
+            log.warning("refused: MSH-3 and MSH-4 of a message are of no peer at its address (there: %s)", names)
+        outcome = self._server.mapper.stranger(raw, nobody, at)
+        await self._put(outcome, outcome, nobody, len(raw))
 
     async def _put(
-        self, result: "asyncio.Task[Outcome] | Outcome | tuple[bytes, ...]", outcome: Outcome | None, size: int
+        self, result: "asyncio.Task[Outcome] | Outcome | tuple[bytes, ...]", outcome: Outcome | None, peer: Peer, size: int
     ) -> None:
         self._in_queue += size
         self._server.buffered += size
-        await self._queue.put(_Due(result, outcome, size, self._loop.time()))
+        await self._queue.put(_Due(result, outcome, peer, size, self._loop.time()))
 
     # ---------------------------------------------------------------------------------------------------------------- writer
 
@@ -299,7 +329,7 @@ class _Connection:
 
     async def _settled(self, due: _Due) -> tuple[bytes, ...]:
         """Wait until a message is stored, or known not to be. Returns the bytes to send; hangs up where that is the answer."""
-        server, name = self._server, self.peer.name
+        server, name = self._server, due.peer.name
         server.count(name, "messages")
         try:
             outcome = await asyncio.shield(due.result) if isinstance(due.result, asyncio.Task) else due.result
@@ -312,5 +342,5 @@ class _Connection:
         assert isinstance(outcome, Outcome)
         server.count(name, outcome.verdict)
         if server.observe:
-            server.observe(self.peer, outcome, self._loop.time() - due.since)
+            server.observe(due.peer, outcome, self._loop.time() - due.since)
         return tuple(data for _, data in outcome.answers)

@@ -1,8 +1,9 @@
 """Settings of the HL7 v2 connector, each with its default and the reason for it."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
@@ -52,6 +53,14 @@ class Hl7Peer(Section):
 
     addresses: tuple[IPvAnyNetwork, ...] = Field((), description="where it connects from: addresses or networks")
     certificates: tuple[str, ...] = Field((), description="common or DNS names of its certificate, with mutual TLS")
+    applications: tuple[str, ...] = Field(
+        (),
+        description="MSH-3 (sending application) of its messages, the whole field as sent: tells apart peers of one address, as "
+        "behind an interface engine. What no peer of an address sends as is refused there (AR)",
+    )
+    facilities: tuple[str, ...] = Field(
+        (), description="MSH-4 (sending facility) of its messages, likewise; with both, both count"
+    )
     zone: str = Field("", description="IANA zone of times without an offset; empty: the offset of MSH-7, else UTC")
     charset: str = Field("cp1252", description="read what does not decode as declared in this (Python codec name)")
     authority: str = Field("", description="assigning authority of identifiers that name none; empty: MSH-4, the facility")
@@ -89,6 +98,17 @@ class Hl7Peer(Section):
     )
     connections: int = Field(1024, ge=1, description="open connections of this peer; one more is refused")
 
+    @property
+    def kinds_of_mark(self) -> tuple[bool, ...]:
+        """Whether it is known by a certificate, an application, a facility: who has more of these comes before who has fewer."""
+        return bool(self.certificates), bool(self.applications), bool(self.facilities)
+
+    def sends_as(self, application: str, facility: str) -> bool:
+        """Whether a message with that MSH-3 and MSH-4 may be of this peer."""
+        return (not self.applications or application in self.applications) and (
+            not self.facilities or facility in self.facilities
+        )
+
     @field_validator("zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
@@ -112,6 +132,19 @@ class Hl7Tls(Section):
     ca_file: Path | None = Field(
         None, description="PEM authorities of the senders; given: every sender must show a certificate"
     )
+
+
+_ANYWHERE: Final = frozenset({ip_network("0.0.0.0/0"), ip_network("::/0")})
+
+
+def _networks(peer: Hl7Peer) -> frozenset[IPv4Network | IPv6Network]:
+    return frozenset(peer.addresses) or _ANYWHERE
+
+
+def _alike(one: Hl7Peer, other: Hl7Peer) -> bool:
+    """Whether something may fit both of two peers that have the same kinds of marks."""
+    marks = ((one.certificates, other.certificates), (one.applications, other.applications), (one.facilities, other.facilities))
+    return all(not mine or set(mine) & set(others) for mine, others in marks)
 
 
 LOOPBACK = {"loopback": Hl7Peer.model_validate({"addresses": ("127.0.0.0/8", "::1/128")})}
@@ -171,26 +204,39 @@ class MllpSettings(Section):
             )
         return self
 
-    def peer_of(self, address: str, certificate_names: tuple[str, ...] = ()) -> "Peer | None":
-        """Return who connects from an address with a certificate, None for a stranger. The narrowest network wins."""
+    @model_validator(mode="after")
+    def _are_told_apart(self) -> "MllpSettings":
+        for (name, one), (other, two) in combinations(self.peers.items(), 2):
+            if one.kinds_of_mark == two.kinds_of_mark and (places := _networks(one) & _networks(two)) and _alike(one, two):
+                where = "any address" if _ANYWHERE & places else ", ".join(sorted(map(str, places)))
+                raise ValueError(
+                    f"mllp.peers {name} and {other} cannot be told apart: both send from {where}. Give one of them, or each, "
+                    "`applications` (MSH-3 of its messages) or `facilities` (MSH-4), none in both; or `certificates`, by mutual TLS"
+                )
+        return self
+
+    def peers_of(self, address: str, certificate_names: tuple[str, ...] = ()) -> "tuple[Peer, ...]":
+        """Return who may send from an address with a certificate; none for a stranger.
+
+        A message is the first one's that sends as its MSH-3 and MSH-4 say (`Hl7Peer.sends_as`): the narrowest network comes first,
+        then who is known by a certificate, by an application, by a facility.
+        """
         try:
             source = ip_address(address.split("%")[0])
         except ValueError:
-            return None
-        mapped = getattr(source, "ipv4_mapped", None)
-        source = mapped or source
-        best: tuple[int, str] | None = None
+            return ()
+        source = getattr(source, "ipv4_mapped", None) or source
+        found: list[tuple[int, tuple[bool, ...], str]] = []
         for name, peer in self.peers.items():
             if peer.certificates and not set(peer.certificates) & set(certificate_names):
                 continue
-            widths = [
-                network.prefixlen for network in peer.addresses if network.version == source.version and source in network
-            ]
+            widths = [one.prefixlen for one in peer.addresses if one.version == source.version and source in one]
             if not peer.addresses:
                 widths = [0]
-            if widths and (best is None or max(widths) > best[0]):
-                best = max(widths), name
-        return Peer(best[1], self.peers[best[1]]) if best else None
+            if widths:
+                found.append((max(widths), peer.kinds_of_mark, name))
+        found.sort(key=lambda one: one[:2], reverse=True)
+        return tuple(Peer(name, self.peers[name]) for _, _, name in found)
 
 
 class Peer:

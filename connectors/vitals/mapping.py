@@ -1,7 +1,8 @@
 """From the rows of a file to sets of vitals. Pure: a row in, what it says out.
 
 A row whose patient or time cannot be read, a value that is no number, and a line that is no row (`connectors.vitals.tables`) is not
-dropped but counted and kept as a dead letter: the row as it stood, with the reason and its place in the file.
+dropped but counted and kept as a dead letter: the row as it stood, with the reason and its place in the file. Of a value that is no
+number the set says so too (`Observation.refused`): then no older value shows the patient well.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,7 @@ class Reading:
     encounter: str = ""
     device: str = ""
     values: list[tuple[str, float | str, str]] = field(default_factory=list)  # LOINC, value, unit
+    refused: list[str] = field(default_factory=list)  # LOINC of what is there and no number
     age: float | None = None
     troubles: list[tuple[str, Row]] = field(default_factory=list)  # reason, the row with it
 
@@ -95,6 +97,8 @@ class RowMapper:
                 found.values.append((meaning.code, value, meaning.unit))
         except ValueError:
             found.troubles.append((f"column {column!r}: not a number", row))
+            if name != self.mapping.age:
+                found.refused.append(self.mapping.columns[name].code)
 
     def _text(self, row: Row, column: str) -> str:
         value = row.values.get(column) if column else None
@@ -140,7 +144,9 @@ class RowMapper:
                     origin=origin,
                 )
             )
-        if reading.values:
+        if reading.values or reading.refused:
+            values = (Observation(code=code, value=value, unit=unit) for code, value, unit in reading.values)
+            refused = (Observation(code=code, refused="not a number") for code in reading.refused)
             made.append(
                 VitalsEvent(
                     id=natural_id(*identity, VitalsEvent.type),
@@ -148,7 +154,7 @@ class RowMapper:
                     encounter_id=stay,
                     observed_at=at,
                     received_at=received_at,
-                    observations=tuple(Observation(code=code, value=value, unit=unit) for code, value, unit in reading.values),
+                    observations=(*values, *refused),
                     device=reading.device,
                     charted=self.mapping.charted,
                     processing=self.mapping.processing,
@@ -187,6 +193,7 @@ def joined(readings: Iterable[Reading]) -> Iterator[Reading]:
             and not {code for code, *_ in current.values} & {code for code, *_ in one.values}
         ):
             current.values += one.values
+            current.refused += one.refused
             current.troubles += one.troubles
             current.age = one.age if one.age is not None else current.age
         else:

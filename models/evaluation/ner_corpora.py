@@ -6,7 +6,8 @@ Layouts, as their publishers give them:
   empty line; columns between the first and the last (as CoNLL has them) and its `-DOCSTART-` lines are passed over. The original
   spacing is not in the file, so tokens are joined by one space and spans are characters of that joined text.
 - maccrobat: `*.jsonl`, one document a line: `id`, `text`, `entities` with `label` and `spans` (several for one in pieces).
-- marked: `*.txt`, what is written in an editor: `known [T2DM|condition]`, a line of `---` between documents.
+- marked: `*.txt`, what is written in an editor: `known [T2DM|condition]`, a line of `---` between documents; behind the label may
+  stand what the mention asserts, `no [chest pain|symptom|negated]`.
 """
 
 import json
@@ -35,7 +36,7 @@ MACCROBAT_TYPES: Final[Mapping[str, str]] = {
 MACCROBAT_UNJUDGED: Final = frozenset({"History", "Family_history", "Coreference", "Other_entity", "Other_event"})
 # Sentences of an IOB file read together: about an abstract, of which these files lost the borders.
 SENTENCES_TOGETHER: Final = 8
-MARK: Final = re.compile(r"\[([^\[\]|\s](?:[^\[\]|\n]*[^\[\]|\s])?)\|(\w+)\]")
+MARK: Final = re.compile(r"\[([^\[\]|\s](?:[^\[\]|\n]*[^\[\]|\s])?)\|(\w+)(?:\|(\w+))?\]")
 _BREAK: Final = "---"
 _TAG: Final = re.compile(r"O|([BIESLU])[-_](.+)")
 _BEGINS: Final = "BSU"  # S (single) and U (unit) are a beginning that is also the end; E and L (last) go on, as I does
@@ -43,11 +44,12 @@ _BEGINS: Final = "BSU"  # S (single) and U (unit) are a beginning that is also t
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """An annotated entity: `text[start:end]`."""
+    """An annotated entity: `text[start:end]`; `assertion` where a mark says one, as it stands there."""
 
     label: str
     start: int
     end: int
+    assertion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def _case_report(raw: Mapping[str, Any]) -> Document:
 
 
 def read_marked(path: Path) -> list[Document]:
-    """Read documents with their entities marked in the text, `[words|label]`, parted by lines of three hyphens.
+    """Read documents with entities marked in the text, `[words|label]` or `[words|label|assertion]`, parted by lines of `---`.
 
     A first line that begins with "# " says what a document is and does not belong to it. Raises `Permanent` for a bracket that is
     no mark, naming file and line.
@@ -183,7 +185,7 @@ def _marked(name: str, marked: str) -> Document:
     text, at, gold = "", 0, list[Gold]()
     for mark in MARK.finditer(marked):
         text += marked[at : mark.start()]
-        gold.append(Gold(mark[2], len(text), len(text) + len(mark[1])))
+        gold.append(Gold(mark[2], len(text), len(text) + len(mark[1]), mark[3]))
         text, at = text + mark[1], mark.end()
     return Document(name, text + marked[at:], tuple(gold))
 

@@ -60,7 +60,7 @@ def evaluate(
 ) -> None:
     """Measure a model on a folder of data that it did not learn from, with 95% intervals and baselines.
 
-    Files are told by what is in them: IOB *.tsv and case reports *.jsonl (ner, assertion), notes with marks *.txt (ner), cinc2019
+    Files are told by what is in them: IOB *.tsv (ner), case reports *.jsonl and notes with marks *.txt (ner, assertion), cinc2019
     and physionet2012 tables or home monitoring diaries (deterioration), images with a labels.csv or in a folder per class (images),
     notes with descriptions *.jsonl.gz (retrieval).
     What the model learned from is left out, and what was passed over is said.

@@ -40,12 +40,14 @@ class Ehr:
         ]
         self.asked: list[str] = []
         self.busy = 0
+        self.page = 5
         self.descending = False
         self.break_off_after = 0
         self.polls = 2
         self.kinds = ORDER
         self.statement = self.statement_of(*ORDER)
         self.url = ""
+        self.binaries: dict[str, list[Response]] = {}  # id -> what it is answered with, the last one for good
 
     @staticmethod
     def stamp(n):
@@ -60,19 +62,24 @@ class Ehr:
             return JSONResponse({"resourceType": "OperationOutcome"}, status_code=401)
         if request.path_params["kind"] not in self.kinds:
             return JSONResponse({"resourceType": "OperationOutcome"}, status_code=404)
-        found = self.resources if request.path_params["kind"] == "Observation" else []
+        found = [one for one in self.resources if one["resourceType"] == request.path_params["kind"]]
         since = request.query_params.get("_lastUpdated", "ge").removeprefix("ge")
         if since:
             limit = datetime.fromisoformat(since)
             found = [one for one in found if datetime.fromisoformat(one["meta"]["lastUpdated"]) >= limit]
         found = found[::-1] if self.descending else found
         begin = int(request.query_params.get("page", "0"))
-        page = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": one} for one in found[begin : begin + 5]]}
-        if begin + 5 < len(found):
-            page["link"] = [{"relation": "next", "url": f"{self.url}/Observation?page={begin + 5}&_lastUpdated=ge{since}"}]
+        end = begin + self.page
+        page = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": one} for one in found[begin:end]]}
+        if end < len(found):
+            url = f"{self.url}/{request.path_params['kind']}?page={end}&_lastUpdated=ge{since}"
+            page["link"] = [{"relation": "next", "url": url}]
         return JSONResponse(page)
 
     async def read(self, request):
+        if answers := request.path_params["kind"] == "Binary" and self.binaries.get(request.path_params["id"]):
+            self.asked.append(f"Binary/{request.path_params['id']} {request.headers.get('authorization')}")
+            return answers.pop(0) if len(answers) > 1 else answers[0]
         found = [one for one in self.resources if one["id"] == request.path_params["id"]]
         return JSONResponse(found[0]) if found else Response(status_code=404)
 

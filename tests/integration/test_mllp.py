@@ -510,6 +510,35 @@ async def test_strangers_and_too_many_are_refused() -> None:
         assert await first.answer() == ("AA", "M2")
 
 
+async def test_peers_at_one_address_are_told_apart_by_msh(caplog: pytest.LogCaptureFixture) -> None:
+    here = {"addresses": ["127.0.0.1"]}
+    peers = {
+        "adt": here | {"applications": ["EPIC"], "zone": "America/New_York"},
+        "monitors": here | {"applications": ["MON"], "facilities": ["ICU"], "zone": "America/Chicago", "charted": False},
+    }
+    seen: list[tuple[str, str]] = []
+    publisher = RecordingPublisher()
+    async with serving(publisher, peers=peers) as server:
+        server.observe = lambda peer, outcome, seconds: seen.append((peer.name, outcome.verdict))
+        peer = await Peer.to(server)
+        ours = vitals(PULSE, obr="OBR|1||F9|VS^Vitals|||20260302035500", control_id="1")  # of MON, ICU
+        epic = ours.replace(b"|MON|ICU|", b"|EPIC|ICU|").replace(b"|1|P|", b"|2|P|").replace(b"0355", b"0455")
+        lab = ours.replace(b"|MON|", b"|LAB|")
+        await peer.send(frame(ours), frame(epic), frame(lab))
+        assert [await peer.answer() for _ in range(3)] == [("AA", "1"), ("AA", "2"), ("AR", "1")]
+        await peer.send(frame(lab.replace(b"ORU^R01^ORU_R01", b"ACK")), frame(ours))
+        assert await peer.answer() == ("AA", "1")
+        await until(lambda: len(seen) == 4)  # the acknowledgement is not acknowledged
+        assert seen == [("monitors", "accepted"), ("adt", "accepted"), ("?", "refused"), ("?", "ignored")]
+        assert server.counts["monitors:resent"] == 1
+        assert server.counts["refused-sender"] == 2
+        first, second = (event for event in publisher.events if isinstance(event, VitalsEvent))
+        assert (first.origin.peer, first.charted) == ("monitors", False)
+        assert (second.origin.peer, second.charted) == ("adt", True)
+        assert first.observed_at == second.observed_at  # each in its own zone
+    assert "(there: monitors, adt)" in caplog.text
+
+
 async def test_stop_answers_what_is_in_flight() -> None:
     publisher = Gate()
     publisher.open.clear()

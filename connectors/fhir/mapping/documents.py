@@ -1,6 +1,18 @@
 """DocumentReference, DiagnosticReport and Communication to notes (and a Communication about an alert of ours to feedback).
 
-`note_id` stays over a document's versions: it derives from masterIdentifier, else the first identifier, else the resource's id.
+`note_id` stays over a document's versions and is never one of two patients' documents (`connectors.documents`). It derives from:
+
+| the resource | |
+|---|---|
+| has a masterIdentifier (the document's, whatever resource has it) | that and the patient; HL7 v2's TXA-12 likewise |
+| is an update (PUT, rest-hook, fetched) | its id on its server |
+| is a create with an id, which is no promise (R4 http.html#create; some send one for all) | that and the patient |
+| has no id | its first identifier, of a DiagnosticReport the code too (an accession number is of several), and the patient |
+| has no identifier either | its content |
+
+An identifier without a system is the server's. Where an update's note was another until now (another subject, a masterIdentifier)
+the new one takes its place: what an id was filed under is remembered, in memory. What a document replaces or adds to (relatesTo) is
+found by the target's id, else by an identifier: its masterIdentifier, or any that is remembered of one document alone.
 
 | | status | relation |
 |---|---|---|
@@ -10,14 +22,15 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from connectors import texts
+from connectors.documents import Filed, after, note_of, number_of, own
 from connectors.fhir.mapping.attachments import content
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
 from connectors.fhir.structure import Json, kind_of
 from processors.events import Coding, FeedbackEvent, NoteEvent, Relation
-from processors.identity import natural_id
 
 Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
 
@@ -61,10 +74,10 @@ def map_document(reading: Reading) -> None:
     resource = reading.resource
     status = _DOCUMENT.get(text(resource.get("docStatus")), "preliminary")
     relation: Relation = "edit" if status == "amended" else "original"
-    replaces = None
+    target = None
     for one in objects(resource, "relatesTo"):
         if found := _RELATIONS.get(text(one.get("code"))):
-            relation, replaces = found, _target_id(reading, one.get("target"))
+            relation, target = found, one.get("target")
     if resource.get("status") == "entered-in-error":
         status = "entered-in-error"
     elif resource.get("status") == "superseded":  # by another document, which says so itself
@@ -77,7 +90,7 @@ def map_document(reading: Reading) -> None:
         reading,
         status=status,
         relation=relation,
-        replaces=replaces,
+        target=target,
         kind=resource.get("type") or resource.get("category"),
         text="" if status in _VOID else _whole(reading, attachments),
         times={"date": resource.get("date"), **creations},
@@ -90,7 +103,9 @@ def map_report(reading: Reading) -> None:
     resource = reading.resource
     status = _REPORT.get(text(resource.get("status")), "preliminary")
     attachments = [(f"presentedForm[{n}]", one) for n, one in enumerate(objects(resource, "presentedForm"))]
-    words = _whole(reading, attachments) or text(resource.get("conclusion"))
+    words = ""
+    if status not in _VOID:
+        words = _whole(reading, attachments) or _plain(reading, "conclusion", text(resource.get("conclusion")))
     if not words and status not in _VOID:
         if not reading.troubles:
             reading.note("", "a report without text (presentedForm, conclusion): not used")
@@ -101,9 +116,9 @@ def map_report(reading: Reading) -> None:
         reading,
         status=status,
         relation="edit" if status in ("amended", "corrected") else "original",
-        replaces=None,
+        target=None,
         kind=resource.get("code"),
-        text="" if status in _VOID else words,
+        text=words,
         times={name: resource.get(name) for name in ("issued", "effectiveDateTime")} | spans,
         encounter=resource.get("encounter"),
     )
@@ -121,7 +136,10 @@ def map_communication(reading: Reading) -> None:
     if any(text(one.get("system")) == ALERT_SYSTEM for one in objects(resource, "identifier")):
         reading.note("identifier", "an alert that Vigil itself wrote to that server: not used")
         return
-    words = "\n".join(filter(None, (text(one.get("contentString")) for one in objects(resource, "payload"))))
+    strings = [
+        (f"payload[{n}].contentString", text(one.get("contentString"))) for n, one in enumerate(objects(resource, "payload"))
+    ]
+    words = "\n".join(filter(None, (_plain(reading, *one) for one in strings)))
     attachments = [
         (f"payload[{n}].contentAttachment", one.get("contentAttachment"))
         for n, one in enumerate(objects(resource, "payload"))
@@ -144,7 +162,7 @@ def map_communication(reading: Reading) -> None:
         reading,
         status=status,
         relation="original",
-        replaces=None,
+        target=None,
         kind=next(objects(resource, "category"), None) or {"text": "Communication"},
         text="" if status in _VOID else words,
         times={name: resource.get(name) for name in ("sent", "received")},
@@ -157,7 +175,7 @@ def _publish(
     *,
     status: Status,
     relation: Relation,
-    replaces: str | None,
+    target: Any,
     kind: Any,
     text: str,
     times: Mapping[str, object],
@@ -171,15 +189,18 @@ def _publish(
     authored = reading.stamp(times)
     if subject is None or authored is None:
         return
+    note_id, left = _filed(reading, subject)
+    if left and relation == "original":
+        relation = "cancel" if status in _VOID else "edit"
     reading.events.append(
         NoteEvent(
             id=reading.event_id(NoteEvent),
             patient_id=subject.patient_id,
             encounter_id=reading.encounter(encounter, subject),
-            note_id=_note_id(reading, reading.resource),
+            note_id=note_id,
             status=status,
             relation=relation,
-            replaces=replaces,
+            replaces=left if left and relation != "addendum" else _target_id(reading, subject, target),
             note_type=_kind(kind),
             text=text,
             authored_at=authored,
@@ -201,32 +222,97 @@ def _kind(concept: Any) -> Coding:
 # ------------------------------------------------------------------------------------------------------------------- ids
 
 
-def _note_id(reading: Reading, resource: Json) -> str:
-    """Return the `note_id`: keyed, because a document number is a record number too. The HL7 v2 connector derives it alike."""
-    for one in objects(resource, "masterIdentifier", "identifier"):
-        if value := text(one.get("value")):
-            return _keyed(reading, text(one.get("system")), value)
-    own = text(resource.get("id")) or (reading.logical_id if resource is reading.resource else "")
-    return _keyed(reading, reading.sender.base, f"{kind_of(resource)}/{own}")
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What a resource is known by, as numbers that are compared (`number_of`). `note`: what its note derives from."""
+
+    id: str
+    note: str
+    every: frozenset[str]
+    vouched: bool  # its note derives from an id that its sender gives to nothing else
 
 
-def _keyed(reading: Reading, scope: str, number: str) -> str:
-    identities = reading.site.identities
-    return natural_id("note", identities.pseudonym("document", identities.authority(scope), number))
+def _numbers(reading: Reading, resource: Json, *, vouched: bool) -> _Numbers:
+    masters, named = ([*filter(_value, objects(resource, name))] for name in ("masterIdentifier", "identifier"))
+    given = [_given(reading, one) for one in (*masters, *named)]
+    name = text(resource.get("id"))
+    itself = reading if resource is reading.resource else Reading(resource, reading.sender, reading.site, reading.index)
+    note = _keyed(reading, reading.sender.base, f"{kind_of(resource)}/{itself.logical_id}")
+    if not name and named:
+        code = (_kind(resource.get("code")).code,) if kind_of(resource) == "DiagnosticReport" else ()
+        note = _keyed(reading, text(named[0].get("system")), _value(named[0]), *code)
+    own_id = note
+    if masters:
+        note = given[0]
+    return _Numbers(own_id, note, frozenset((own_id, note, *given)), vouched and bool(name) and not masters)
 
 
-def _target_id(reading: Reading, reference: Any) -> str | None:
+def _value(identifier: Json) -> str:
+    return text(identifier.get("value"))
+
+
+def _given(reading: Reading, identifier: Json) -> str:
+    return _keyed(reading, text(identifier.get("system")), _value(identifier))
+
+
+def _keyed(reading: Reading, scope: str, *number: str) -> str:
+    return number_of(reading.site.identities, scope or reading.sender.base, *number)
+
+
+def _filed(reading: Reading, subject: Subject) -> tuple[str, str | None]:
+    """File the document; return its note and, where an update's note was another until now, that one."""
+    numbers = _numbers(reading, reading.resource, vouched=reading.update)
+    mine = own(_notes(reading, numbers.note), reading.site.contexts, subject.patient_id)
+    note_id = mine[-1].note_id if mine else note_of(numbers.note, *(() if numbers.vouched else (subject.patient_id,)))
+    before = _notes(reading, numbers.id) if reading.update and reading.name else ()
+    last = next((one for one in before if one.note_id == note_id), None)
+    took = last.took if last else before[0].note_id if len({one.note_id for one in before}) == 1 else None
+    if last and any(one.note_id == took for number in numbers.every for one in _notes(reading, number)):
+        took = None  # it was filed anew since
+    for number in numbers.every:
+        notes = (one for one in _notes(reading, number) if one.note_id != took)
+        reading.documents[_remembered(reading, number)] = after(notes, Filed(subject.patient_id, note_id, took=took))
+    return note_id, took
+
+
+def _notes(reading: Reading, number: str) -> tuple[Filed, ...]:
+    key = _remembered(reading, number)
+    return reading.documents.get(key) or reading.site.documents.get(key)
+
+
+def _remembered(reading: Reading, number: str) -> str:
+    """Return by what a number is remembered; test data's is apart."""
+    return f"{reading.processing}\x1f{number}"
+
+
+def _target_id(reading: Reading, subject: Subject, reference: Any) -> str | None:
     """Return the `note_id` of the document that a Reference means."""
     if not isinstance(reference, dict):
         return None
-    for one in objects(reference, "identifier"):
-        if value := text(one.get("value")):
-            return _keyed(reading, text(one.get("system")), value)
     literal = text(reference.get("reference"))
     if target := reading.index.find(literal, reading.resource):
-        return _note_id(reading, target)
-    own = reading.logical_identifier(literal, "DocumentReference")
-    return _keyed(reading, own.authority, f"DocumentReference/{own.value}") if own else None
+        about = target.get("subject")
+        whose = (reading.patient(about) if isinstance(about, dict) else None) or subject
+        numbers = _numbers(reading, target, vouched=reading.update)
+        given = () if numbers.vouched else (whose.patient_id,)
+        return _found(reading, whose, numbers.note) or note_of(numbers.note, *given)
+    if logical := reading.logical_identifier(literal, "DocumentReference"):
+        number = _keyed(reading, logical.authority, f"DocumentReference/{logical.value}")
+        return _found(reading, subject, number) or note_of(number)
+    named = [_given(reading, one) for one in objects(reference, "identifier") if _value(one)]
+    found = (_found(reading, subject, number) for number in named)
+    return next(filter(None, found), None) or (note_of(named[0], subject.patient_id) if named else None)
+
+
+def _found(reading: Reading, subject: Subject, number: str) -> str | None:
+    """Return the one note that is remembered of a number, of the patient before others."""
+    notes = _notes(reading, number)
+    for those in (own(notes, reading.site.contexts, subject.patient_id), notes):
+        if len({one.note_id for one in those}) == 1:
+            return those[0].note_id
+        if those:
+            return None
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------- content
@@ -253,6 +339,15 @@ def _whole(reading: Reading, attachments: list[tuple[str, Any]]) -> str:
         for place, reason in failed:
             reading.note(place, f"{reason}; another form of the document was used")
     return found[0] if found else ""
+
+
+def _plain(reading: Reading, place: str, words: str) -> str:
+    """Return the text of a string element, which may hold a document (RTF, HTML); empty, noted as trouble, where it has none."""
+    try:
+        return texts.text_of_words(words)
+    except ValueError as error:
+        reading.trouble(place, str(error))
+        return ""
 
 
 def _attached(reading: Reading, attachment: Json) -> str:

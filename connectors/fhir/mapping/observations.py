@@ -4,7 +4,9 @@
 |---|---|
 | code, component.code | LOINC by the site's tables, LOINC or MDC codings (the tables of the HL7 v2 connector) |
 | value[x] | quantity, integer, string (`37.2 C`, `120/80`), a bound where it scores as one; coded responsiveness and room air |
-| dataAbsentReason, no value | nothing (a status that retracts goes on without a value) |
+| a value that cannot be read | a dead letter, and `Observation.refused`: then no older value shows the patient well |
+| dataAbsentReason, no value | the same without a dead letter; nothing where nobody looked (`not-asked`, ...) |
+| no value, and no reason | nothing (a status that retracts goes on without a value) |
 | a status that retracts, without a time or code | what its id is remembered to have said (`versions`), else a dead letter |
 | status | the same word |
 | effectiveDateTime, Instant, Period (end), Timing (first) | observed_at; else issued, else lastUpdated, else received |
@@ -34,7 +36,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.facts import STANDARD
-from connectors.hl7.mapping.vitals import Value, bounded, measured, number, pressures
+from connectors.hl7.mapping.vitals import Value, bounded, measured, number, oxygen, pressures, refused
 from connectors.hl7.settings import ContextCode, LocalCode
 from processors import loinc
 from processors.events import Observation, ObservationStatus, Origin, ProcessingId, VitalsEvent
@@ -224,25 +226,27 @@ def _event(members: list[Observed]) -> VitalsEvent:
 def _part(reading: Reading, place: str, part: Json) -> list[Value]:
     """Return the value of the Observation itself or of a component, if its code is a vital sign."""
     below = f"{place}." if place else ""
+    name, value = next(((name, value) for name, value in part.items() if name.startswith("value")), ("", None))
     try:
         code, local = observation_code(codings(part.get("code")), reading.sender.peer.codes, reading.site.settings.codes)
     except Conflict as error:
         reading.trouble(f"{below}code", str(error), code="code-invalid")
-        return []
+        return refused(error.codes, str(error)) if name else []
     if not code:
         return []
-    name, value = next(((name, value) for name, value in part.items() if name.startswith("value")), ("", None))
     if not name:
         return _without_value(reading, place, part, code)
+    retracts = reading.resource.get("status") in RETRACTS
+    ongoing = not retracts and bool(_NO_MEASUREMENT & _interpreted(part))
     try:
         if code in BLOOD_PRESSURE and (name != "valueString" or part.get("component")):
             raise ValueError("a panel carries no value of its own")
         found = _values(code, local, name, value)
     except ValueError as error:
         reading.trouble(f"{below}{name}", str(error))
-        return []
-    retracts = reading.resource.get("status") in RETRACTS
-    if _NO_MEASUREMENT & _interpreted(part) and not retracts:
+        said_below = code in BLOOD_PRESSURE and part.get("component")
+        return [] if ongoing or said_below else refused(BLOOD_PRESSURE.get(code, (code,)), str(error))
+    if ongoing:
         reading.note(place, "no measurement: calibrating or still measuring (interpretation)")
         return []
     for each in found:
@@ -263,13 +267,20 @@ def _interpreted(part: Json) -> set[str]:
 
 
 def _without_value(reading: Reading, place: str, part: Json, code: str) -> list[Value]:
-    if code in BLOOD_PRESSURE or code in loinc.PANELS:
+    if code in loinc.PANELS and code not in BLOOD_PRESSURE:
         return []
-    if reading.resource.get("status") in RETRACTS:
-        return [Value(code, None)]  # what it retracts is found by patient, code and time
-    why = next((word for word, *_ in codings(part.get("dataAbsentReason")) if word), "")
-    reading.note(place, f"no value ({why})" if why in _ABSENT else "no value")
-    return []
+    status, pressures = reading.resource.get("status"), BLOOD_PRESSURE.get(code, ())
+    if status in RETRACTS and not pressures:  # what it retracts is found by patient, code and time
+        return [Value(code, None, refused="cannot be obtained" if status == "cancelled" else "")]
+    absent = codings(part.get("dataAbsentReason"))
+    if pressures and (status in RETRACTS or not absent or any(name in part for name in ("component", "hasMember"))):
+        return []
+    why = next((word for word, *_ in absent if word in _ABSENT), "")
+    reason = f"no value ({why})" if why else "no value"
+    reading.note(place, reason)
+    if not absent or why in _NOT_SOUGHT or status == "registered":
+        return []
+    return refused(pressures or (code,), reason)
 
 
 _ABSENT: Final = frozenset(  # http://hl7.org/fhir/R4/valueset-data-absent-reason.html
@@ -278,6 +289,7 @@ _ABSENT: Final = frozenset(  # http://hl7.org/fhir/R4/valueset-data-absent-reaso
         "as-text", "error", "not-a-number", "negative-infinity", "positive-infinity", "not-performed", "not-permitted",
     }
 )  # fmt: skip
+_NOT_SOUGHT: Final = frozenset({"not-asked", "not-applicable", "unsupported"})  # nobody looked: nothing is said of the patient
 
 
 def _values(code: str, local: LocalCode | None, name: str, value: Any) -> list[Value]:
@@ -298,6 +310,8 @@ def _values(code: str, local: LocalCode | None, name: str, value: Any) -> list[V
         return [Value(code, letter)]
     if code in OXYGEN and room_air(coded):
         return [Value(code, "air")]
+    if code in OXYGEN and (amount := oxygen(code, coded, measure)):
+        return [amount]
     if name == "valueQuantity" and isinstance(value, dict):
         return [bounded(code, _number(value.get("value")), _unit(value) or measure, text(value.get("comparator")))]
     if name == "valueString":

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from connectors.contexts import Contexts, holder, in_future, registered, surviving
+from connectors.documents import Documents, Filed
 from connectors.fhir.acknowledgement import Issue
 from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
@@ -28,6 +30,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "urn:oid:2.16.840.1.113883.6.96": "SCT",
     "http://unitsofmeasure.org": "UCUM",
 }
+STRANGE: Final = "a Patient on a server that is no peer's `base`: filed under that URL, of which nothing is known"
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
 _USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
 _TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
@@ -62,7 +65,8 @@ class Shown:
 class Site:
     """What every mapping needs and no resource changes.
 
-    `encounters`: what Encounters are, by `stay_key`, as far as known; `shown`: what Media show, by `remembered_by`, likewise.
+    `encounters`: what Encounters are, by `stay_key`, as far as known; `shown`: what Media show, by `remembered_by`, likewise;
+    `documents`: the notes of documents.
     """
 
     settings: FhirSettings
@@ -70,6 +74,7 @@ class Site:
     contexts: Contexts
     encounters: Mapping[str, Stay] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    documents: Documents = field(default_factory=Documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +104,20 @@ class Sender:
         return ZoneInfo(self.peer.zone)
 
 
-class Index:
-    """What the references inside one request point at: entries by fullUrl and by Type/id."""
+Fetched = tuple[bytes, str] | str  # what a server gave for a URL, and its content type; or in words why not
 
-    def __init__(self, resources: Iterable[tuple[str, Json]] = ()) -> None:
+
+class Index:
+    """What the references inside one request point at: entries by fullUrl and by Type/id.
+
+    `fetched`: what was to be had of URLs outside it; `wanted`: those that are read and are not among these.
+    """
+
+    def __init__(
+        self, resources: Iterable[tuple[str, Json]] = (), fetched: Mapping[str, Fetched] = MappingProxyType({})
+    ) -> None:
+        self.fetched = fetched
+        self.wanted: set[str] = set()
         self.anew: set[str] = set()  # patients whose number is their own by this request, though another record lists it
         self._by_url: dict[str, Json] = {}
         for url, resource in resources:
@@ -125,12 +140,20 @@ class Reading:
     """A resource, its sender, and what has been found in it so far.
 
     `update`: its sender vouches for its id, and it replaces what was there: what is absent is absent (R4 http.html#update).
-    `condition`: what names it in place of an id, in a conditional update. `troubles` are values that cannot be used (they become
-    a dead letter), `notes` say what is not for Vigil.
+    `condition`: what names it in place of an id, in a conditional update. `documents`: those of the request, by number.
+    `troubles` are values that cannot be used (they become a dead letter), `notes` say what is not for Vigil.
     """
 
     def __init__(
-        self, resource: Json, sender: Sender, site: Site, index: Index, *, update: bool = False, condition: str = ""
+        self,
+        resource: Json,
+        sender: Sender,
+        site: Site,
+        index: Index,
+        *,
+        update: bool = False,
+        condition: str = "",
+        documents: dict[str, tuple[Filed, ...]] | None = None,
     ) -> None:
         self.resource = resource
         self.update = update
@@ -142,6 +165,7 @@ class Reading:
         self.digest = content_hash(canonical(resource))
         self.first: list[Event] = []  # what must come before the values of the same request
         self.events: list[Event] = []
+        self.documents = {} if documents is None else documents
         self.shared = False  # it is in an event that is made of several resources: a set of vitals, a patient's context
         self.pictures: dict[str, NewObject] = {}  # id of an image event -> what is to be stored for it
         self.troubles: list[tuple[str, Issue]] = []  # stage, issue
@@ -245,7 +269,16 @@ class Reading:
         elif followed and (survivor := surviving(self.site.contexts, found.patient_id)) != found.patient_id:
             self.note(name, "a record that was merged away: filed under the surviving one")
             return replace(found, patient_id=survivor)
+        elif isinstance(reference, dict) and self._is_strange(text(reference.get("reference")), found):
+            self.note(name, STRANGE)
         return found
+
+    def _is_strange(self, literal: str, subject: Subject) -> bool:
+        """Whether a reference alone says whom it means, by a server that no `base` names, and nothing is known of that one."""
+        own = self.logical_identifier(literal, "Patient")
+        if own is None or subject.patient_id != self.site.identities.patient(own) or self.site.contexts.get(subject.patient_id):
+            return False
+        return own.authority not in {self.sender.base, *(peer.base.rstrip("/") for peer in self.site.settings.peers.values())}
 
     def patient(self, reference: Json) -> Subject | None:
         """Return whom a Reference means, None where it names nobody, or two.
@@ -254,6 +287,7 @@ class Reading:
         earlier Patient resource was filed under (an alias among the contexts); else the URL itself is the identifier, scoped by
         server. Where that is not known, its `identifier` counts. Both given are one person, or the reference is not used. A number
         that a record lists beside its own is that record's (`contexts.holder`); one that several list is nobody's for certain.
+        A `urn:` that points at nothing inside the request, and a search (`Patient?identifier=...`), name nobody.
         """
         identities = self.site.identities
         literal = text(reference.get("reference"))
@@ -398,9 +432,12 @@ class Reading:
         return self.site.identities.authority(text(identifier.get("system")), named, default)
 
     def logical_identifier(self, literal: str, kind: str) -> Identifier | None:
-        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's."""
+        """Return the identifier that a literal reference is: the id, scoped by the server of the URL, else the sender's.
+
+        None for what is no place on a server: `#id`; a `urn:`, which holds within one request (R4 bundle.html#references).
+        """
         if literal.startswith(("#", "urn:")):
-            return Identifier(authority=self.sender.base, value=literal, kind=LOGICAL) if literal.startswith("urn:") else None
+            return None
         parts = literal.split("/_history/")[0].rstrip("/").split("/")
         if len(parts) < 2 or parts[-2] != kind or not parts[-1]:
             return None

@@ -9,7 +9,7 @@ true. What an id contributed is therefore remembered, in memory, for the ids hea
 |---|---|
 | entered-in-error, cancelled | all that stands, but what it retracts itself |
 | an update (PUT, rest-hook, fetched), or amended, corrected | what stands and it no longer says, of that patient, code and time |
-| the same, some of it not usable | the codes that it gives for another patient or time: what cannot be read takes nothing back |
+| the same, some of it not usable | the codes that it gives, readable or not, for another patient or time; of those it lacks none |
 | an update that is `preliminary`, `unknown` or `registered`, of what is not | the same, and the values that it gives others for |
 | older than the one that stands, by `meta.lastUpdated` of both | nothing |
 | a create, of no correcting status | nothing: an id on a create is no promise (R4 http.html#create), some send one for all |
@@ -57,6 +57,7 @@ class Said:
     code: str
     value: float | str | None
     unit: str
+    refused: str
     device: str
     charted: bool
     processing: ProcessingId
@@ -179,7 +180,7 @@ def _not_outdated(reading: Reading, observed: list[Observed], keys: frozenset[Ke
 def _gone(reading: Reading, stood: tuple[Said, ...], now: tuple[Said, ...], status: str) -> tuple[Said, ...]:
     covered = {_key(reading, one) for one in now}
     if status in RETRACTS:  # one that tells a value takes back that value: what else was said of that time stands in
-        whole = {_key(reading, one) for one in now if one.value is None}
+        whole = {_key(reading, one) for one in now if one.value is None and (status == "cancelled" or not one.refused)}
         told = {(*_key(reading, one), one.value) for one in now}
         return tuple(one for one in stood if _key(reading, one) not in whole and (*_key(reading, one), one.value) not in told)
     gone = [one for one in stood if _key(reading, one) not in covered]
@@ -203,6 +204,7 @@ def _said(observed: list[Observed]) -> tuple[Said, ...]:
             one.observation.code,
             one.observation.value,
             one.observation.unit,
+            one.observation.refused,
             one.device,
             one.charted,
             one.processing,
@@ -235,7 +237,8 @@ def _take_back(reading: Reading, gone: tuple[Said, ...]) -> None:
                 observed_at=at,
                 received_at=reading.sender.received_at,
                 observations=tuple(
-                    Observation(code=one.code, value=one.value, unit=one.unit, status="entered-in-error") for one in members
+                    Observation(code=one.code, value=one.value, unit=one.unit, refused=one.refused, status="entered-in-error")
+                    for one in members
                 ),
                 device=first.device,
                 charted=first.charted,

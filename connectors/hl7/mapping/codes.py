@@ -4,6 +4,7 @@ LOINC codes and answer codes: https://loinc.org. MDC codes and reference ids: IS
 as IHE PCD-01 sends them in OBX-3 (`150456^MDC_PULS_OXIM_SAT_O2^MDC`) and OBX-6. HL7 tables by number.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -127,7 +128,11 @@ def _codings(parts: tuple[str, ...]) -> tuple[Coded, ...]:
 
 
 class Conflict(ValueError):
-    """The codings of one observation mean different things."""
+    """The codings of one observation, or of its unit, mean different things. `codes`: the LOINC codes that it may be of."""
+
+    def __init__(self, reason: str, *codes: str) -> None:
+        super().__init__(reason)
+        self.codes = tuple(dict.fromkeys(each for code in codes for each in BLOOD_PRESSURE.get(code, (code,))))
 
 
 def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode]) -> tuple[str, LocalCode | None]:
@@ -135,7 +140,8 @@ def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode])
 
     "" when no coding is a vital sign.
 
-    The sender's own table wins, then LOINC, then MDC. Raises `Conflict` when an MDC code and its reference id disagree.
+    The sender's own table wins; else the first of LOINC and MDC. Raises `Conflict` when they name different vital signs (not when
+    one says more: pulse by oximeter beside heart rate), or an MDC code and its reference id disagree.
     """
     for table in tables:
         for code, _, system in coded if table else ():
@@ -146,17 +152,21 @@ def observation_code(coded: tuple[Coded, ...], *tables: Mapping[str, LocalCode])
 
 @lru_cache(maxsize=8192)
 def _standard_code(coded: tuple[Coded, ...]) -> str:
+    found: dict[str, str] = {}  # what is measured -> the first code that says so
     for code, text, system in coded:
+        meant = ""
         if code in VITAL_SIGNS or code in BLOOD_PRESSURE:
-            if system in ("SCT" if code == loinc.ACVPU_SNOMED else "LN", ""):
-                return code
+            meant = code if system in ("SCT" if code == loinc.ACVPU_SNOMED else "LN", "") else ""
         elif system == "MDC" or text.startswith("MDC_"):
             by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")
             if by_code and by_name and by_code != by_name:
-                raise Conflict("MDC code and reference id name different observations")
-            if by_code or by_name:
-                return by_code or by_name
-    return ""
+                raise Conflict("MDC code and reference id name different observations", by_code, by_name)
+            meant = by_code or by_name
+        if meant:
+            found.setdefault(loinc.LOINC[BLOOD_PRESSURE.get(meant, (meant,))[0]].quantity, meant)
+    if len(found) > 1:
+        raise Conflict("its codes name different vital signs", *found.values())
+    return next(iter(found.values()), "")
 
 
 # ----------------------------------------------------------------------------------------------------------------- units
@@ -180,7 +190,7 @@ _UCUM: Final = _spellings()
 def unit(coded: tuple[Coded, ...], *tables: Mapping[str, str]) -> str:
     """Return the UCUM code of OBX-6, or the sender's text as it is when no table knows it: the lane says what it makes of it.
 
-    `tables` are the site's own, by the unit as sent.
+    `tables` are the site's own, by the unit as sent. Raises `Conflict` when code, text or alternates are different units.
     """
     for table in tables:
         for code, text, _ in coded if table else ():
@@ -191,6 +201,9 @@ def unit(coded: tuple[Coded, ...], *tables: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=8192)
 def _standard_unit(coded: tuple[Coded, ...]) -> str:
+    known = {found for code, text, _ in coded for name in (code, text) if (found := known_unit(name))}
+    if len(known) > 1:
+        raise Conflict("its unit's code and words are different units")
     for code, text, system in coded:
         for name in (code, text):
             if found := known_unit(name):
@@ -223,6 +236,28 @@ def responsiveness(coded: Iterable[Coded]) -> str:
 def room_air(coded: Iterable[Coded]) -> bool:
     """Whether a coded value says that the patient breathes air."""
     return any(word.strip().casefold() in loinc.ROOM_AIR for code, text, _ in coded for word in (code, text))
+
+
+# How oxygen is given, and the words around it, as charts write a flow: `4 L NC`, `2L/min O2 via face mask`, `15 L NRB`. They say
+# nothing of how much, so what is left without them must be an amount, or no more than that it is oxygen. Not here: what may be
+# followed by a pressure (CPAP, BiPAP), and what is not certainly a way to give oxygen.
+_WAYS: Final = re.compile(
+    r"\b(?:(?P<gas>oxygen|o2)|via|by|per|through|with|of|on|at|fio2"
+    r"|high[- ]flow|nasal (?:cannulae?|cannulas|canula|prongs?|specs?|spectacles)|nc|np|hfnc|hfno|optiflow"
+    r"|(?:simple )?(?:face ?|venturi ?|venti ?)?mask|fm|venturi"
+    r"|non[- ]?rebreath(?:er|ing)(?: mask)?|nrb|nrbm|reservoir mask|(?:trach|tracheostomy) (?:mask|collar)|humidified)\b"
+)
+
+
+def oxygen_without_ways(text: str) -> tuple[str, bool] | None:
+    """Return a charted flow or share of oxygen without how it is given, and whether it says that it is oxygen; None: no such words.
+
+    `4 L NC` -> `4 l`, `oxygen via mask` -> ``.
+    """
+    words = re.sub(r"[(),;:](?!\d)", " ", text.casefold())
+    rest = _WAYS.sub(" ", words)
+    gas = any(found["gas"] for found in _WAYS.finditer(words))
+    return None if rest == words else (" ".join(rest.split()), gas)
 
 
 # ------------------------------------------------------------------------------------------------------------- statuses

@@ -1,8 +1,8 @@
 """MDM documents and ORU text reports to notes.
 
-`note_id` stays over a document's versions, so it derives from the sender's document number (TXA-12), or for an ORU report from
-the filler's order number (OBR-3, else the placer's OBR-2) and the service (OBR-4). What replaces or adds to another document is a
-note of its own that names the other (`replaces`).
+`note_id` stays over a document's versions, so it derives from the patient and the sender's document number (TXA-12), or for an ORU
+report the filler's order number (OBR-3, else the placer's OBR-2) and the service (OBR-4). What replaces or adds to another document
+is a note of its own that names the other (`replaces`).
 
 | message | relation |
 |---|---|
@@ -17,6 +17,14 @@ What an MDM changes it names, by TXA-12; an edit or replacement by TXA-13 too. W
 a trouble; a text that was to take its place is a note by itself.
 
 The status, and what is a correction: the table in `standing`.
+
+A number that comes under another patient than before, from the same sender (peer, MSH-3, MSH-4; `connectors.documents`):
+
+| the message | means |
+|---|---|
+| corrects (T08, OBX-11 C), withdraws (T11, OBX-11 D, W, X) or replaces (T10) | the other patient was wrong: the text leaves them |
+| does so, but several others had the number, or OBR-7 (MDM: TXA-4) is another than the other's | a document of its own |
+| any other | a document of its own: numbers are given out again |
 """
 
 from collections.abc import Sequence
@@ -24,12 +32,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from connectors.documents import Filed, after, note_of, number_of, own
 from connectors.hl7.errors import Condition, Location
 from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, codings
-from connectors.hl7.mapping.embedded import Piece, pieces_of, same_run, texts_of
+from connectors.hl7.mapping.embedded import Lines, Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import Status, letter_of, of_document, of_order, standing
 from connectors.hl7.message import Segment
+from connectors.texts import begins_document, text_of_words
 from processors.events import Coding, NoteEvent, Relation
 from processors.identity import natural_id
 
@@ -57,20 +67,24 @@ class Report:
     types: list[Coding] = field(default_factory=list)
     first: Segment | None = None
     _embedded: list[Piece] = field(default_factory=list)  # that may be pieces of one document
+    _lines: Lines | None = None
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
         kind, letter = obx.get(2).upper(), letter_of(obx)
-        stands = letter not in NO_RESULT | RETRACTED
-        pieces = pieces_of(obx, self._embedded) if stands and kind in TEXT_TYPES and kind != "RP" else []
-        if not pieces:
-            self.finish(reading)
+        has_text = kind in TEXT_TYPES and kind != "RP" and letter not in NO_RESULT | RETRACTED
+        goes_on = has_text and self._lines is not None and self._lines.take(obx)
+        pieces = pieces_of(obx, self._embedded) if has_text and not goes_on else []
+        if pieces:
+            self._end_lines(reading)
+        else:
+            self._end_pieces(reading)
         if letter in NO_RESULT:
             reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
             return
         self.first = self.first or obx
         self.statuses.append(letter)
-        if letter in RETRACTED:
+        if letter in RETRACTED or goes_on:
             return
         if kind not in TEXT_TYPES:
             reading.skipped["observations of a document that are not text"] += 1
@@ -80,19 +94,39 @@ class Report:
             return
         for piece in pieces:
             if self._embedded and not same_run(self._embedded[0], piece):
-                self.finish(reading)
+                self._end_pieces(reading)
             self._embedded.append(piece)
-        if not pieces:
-            self._take(obx, obx.whole(5))
+        if pieces:
+            return
+        self._end_lines(reading)
+        if begins_document(obx.whole(5)):
+            self._lines = Lines(obx)
+        else:
+            self._read(reading, obx, obx.whole(5))
 
     def finish(self, reading: Reading) -> None:
-        """Read the embedded documents whose pieces have come."""
+        """Read the embedded documents whose pieces or lines have come."""
+        self._end_lines(reading)
+        self._end_pieces(reading)
+
+    def _end_pieces(self, reading: Reading) -> None:
         run, self._embedded = self._embedded, []
         for obx, text in texts_of(run, reading.message.codec) if run else ():
             if isinstance(text, ValueError):
                 reading.trouble(str(text), obx.at(5))
             else:
                 self._take(obx, text)
+
+    def _end_lines(self, reading: Reading) -> None:
+        lines, self._lines = self._lines, None
+        if lines:
+            self._read(reading, lines.obx, lines.whole())
+
+    def _read(self, reading: Reading, obx: Segment, words: str) -> None:
+        try:
+            self._take(obx, text_of_words(words))
+        except ValueError as error:
+            reading.trouble(str(error), obx.at(5))
 
     def _take(self, obx: Segment, text: str) -> None:
         coded = codings(obx, 3)
@@ -103,7 +137,12 @@ class Report:
     def add_note(self, reading: Reading, nte: Segment) -> None:
         """Add the comment of an NTE."""
         self.finish(reading)
-        if text := nte.whole(3).strip():
+        try:
+            text = text_of_words(nte.whole(3)).strip()
+        except ValueError as error:
+            reading.trouble(str(error), nte.at(3))
+            return
+        if text:
             self.parts.append(("", text))
             self.first = self.first or nte
 
@@ -132,10 +171,12 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
     if not text.strip() and status not in _TAKEN_BACK:
         return
     service = codings(obr, 4) if obr else ()
-    number = (obr.get(3) or obr.get(2)) if obr else ""
-    if number and obr:
-        scope = obr.get(3, 2) or obr.get(2, 2) or reading.message.header.raw(4)
-        note_id = document_id(reading, scope, number, service[0][0] if service else "")
+    order = (obr.get(3) or obr.get(2)) if obr else ""
+    elsewhere = None
+    if order and obr:
+        number = _number(reading, obr.get(3, 2) or obr.get(2, 2), order, service[0][0] if service else "")
+        takes = corrects or status in _TAKEN_BACK
+        note_id, elsewhere = _filed(reading, subject, number, at=obr.get(7), takes=takes)
     else:
         note_id = natural_id(*reading.identity, "note", report.first.number if report.first else 0)
         reading.flags["a report without order number: later versions of it will not be recognised"] += 1
@@ -146,8 +187,8 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
         encounter_id,
         note_id=note_id,
         status=status,
-        relation="edit" if corrects else "original",
-        replaces=None,
+        relation="edit" if corrects else "cancel" if elsewhere else "original",
+        replaces=elsewhere,
         kind=_kind(kinds),
         text=text,
         authored_at=reading.moment_or_none(obr, 22, 7) or reading.moment_or_none(report.first, 14),
@@ -167,13 +208,13 @@ def map_document(
             report.add_note(reading, segment)
     report.finish(reading)
     relation = RELATIONS[trigger]
-    note_id = _txa_id(reading, txa, 12)
+    number = _txa_number(reading, txa, 12)
     status, corrects = standing(report.statuses, of_document(txa, cancelled=relation == "cancel"))
     withdrawn = status in _TAKEN_BACK
     text = "" if relation == "cancel" or status == "entered-in-error" else report.text()
-    parent = _txa_id(reading, txa, 13)
+    parent = _txa_number(reading, txa, 13)
     relation = "edit" if corrects and relation == "original" else relation
-    named = note_id or (parent if relation in ("edit", "replacement") else None)
+    named = number or (parent if relation in ("edit", "replacement") else None)
     if not text.strip() and withdrawn and named is None:
         reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
         return
@@ -186,37 +227,78 @@ def map_document(
         reading.trouble(
             "a new version that does not name its document: the old one stays", where, Condition.REQUIRED_FIELD_MISSING
         )
-    elif note_id is None:
+    elif number is None:
         reading.flags["a document without its number: later versions of it will not be recognised"] += 1
     if relation in ("addendum", "replacement") and parent is None:
         reading.flags["an addendum or replacement that does not name its document (TXA-13)"] += 1
+    # What is edited or cancelled by its own number may be an addendum: the document that it adds to stays.
+    of_parent = number is None or (relation in ("addendum", "replacement") and parent != number)
+    replaces = _named(reading, subject, parent, takes=relation != "addendum") if parent and of_parent else None
+    note_id, elsewhere = natural_id(*reading.identity, "note", 0), None
+    if number:
+        takes = replaces is None and (withdrawn or relation in ("edit", "replacement", "cancel"))
+        note_id, elsewhere = _filed(reading, subject, number, at=txa.get(4) if txa else "", takes=takes)
     _publish(
         reading,
         subject,
         encounter_id,
-        note_id=note_id or natural_id(*reading.identity, "note", 0),
+        note_id=note_id,
         status=status,
-        relation=relation,
-        # What is edited or cancelled by its own number may be an addendum: the document that it adds to stays.
-        replaces=parent if note_id is None or (relation in ("addendum", "replacement") and parent != note_id) else None,
+        relation="cancel" if elsewhere and relation == "original" else relation,
+        replaces=replaces or elsewhere,
         kind=_kind([*(_txa_types(txa)), *report.types]),
         text=text,
         authored_at=reading.moment_or_none(txa, 6, 4, 7) or reading.moment_or_none(report.first, 14),
     )
 
 
-def document_id(reading: Reading, scope: str, *number: str) -> str:
-    """Return the `note_id` of a document by its number: keyed, because a document number is a record number too."""
-    return natural_id("note", reading.tables.identities.pseudonym("document", scope, "\x1e".join(number)))
+def _number(reading: Reading, scope: str, *number: str) -> str:
+    """Return a document's number as it is compared; one that names no authority is the sending facility's."""
+    return number_of(reading.tables.identities, scope or reading.message.header.raw(4), *number)
 
 
-def _txa_id(reading: Reading, txa: Segment | None, position: int) -> str | None:
+def _txa_number(reading: Reading, txa: Segment | None, position: int) -> str | None:
     if txa is None:
         return None
     number, scope = txa.get(position), txa.get(position, 2) or txa.get(position, 3)
     if not number:  # some senders leave the entity id empty and put the number next to it
         number, scope = txa.get(position, 3), ""
-    return document_id(reading, scope or reading.message.header.raw(4), number) if number else None
+    return _number(reading, scope, number) if number else None
+
+
+def _filed(reading: Reading, subject: Subject, number: str, *, at: str, takes: bool) -> tuple[str, str | None]:
+    """File a document by its number; return its note and, where it takes one away from another patient, that one.
+
+    `takes`: the message says that a document which is there already is corrected or withdrawn; `at`: when it says that it is of.
+    """
+    key, notes = _notes(reading, number)
+    mine = own(notes, reading.tables.contexts, subject.patient_id)
+    others = [one for one in notes if one not in mine]
+    note_id = mine[-1].note_id if mine else note_of(number, subject.patient_id)
+    took = mine[-1].took if mine else None
+    if others and not mine:
+        if takes and len(others) == 1 and (not at or others[0].at in ("", at)):
+            took, notes = others[0].note_id, ()
+            reading.flags["a correction of a document that was another patient's: taken from there"] += 1
+        else:
+            reading.flags["a document's number that another patient's has too: two documents"] += 1
+    reading.documents[key] = after(notes, Filed(subject.patient_id, note_id, at, took))
+    elsewhere = took if takes and all(one.note_id != took for one in notes) else None
+    return note_id, elsewhere
+
+
+def _named(reading: Reading, subject: Subject, number: str, *, takes: bool) -> str:
+    """Return the note of a document that another one names; `takes`: it takes its place, so that it may be of a wrong patient."""
+    _, notes = _notes(reading, number)
+    mine = own(notes, reading.tables.contexts, subject.patient_id)
+    found = mine or (notes if takes and len(notes) == 1 else ())
+    return found[-1].note_id if found else note_of(number, subject.patient_id)
+
+
+def _notes(reading: Reading, number: str) -> tuple[str, tuple[Filed, ...]]:
+    """Return by what a sender's number is remembered, and the notes that were filed under it; test traffic's are apart."""
+    key = "\x1f".join((*reading.identity[:4], reading.processing, number))
+    return key, reading.documents.get(key) or reading.tables.documents.get(key)
 
 
 def _txa_types(txa: Segment | None) -> list[Coding]:

@@ -7,7 +7,8 @@ As senders write OBX-5 (each repetition is a piece):
 | `^application^pdf^Base64^...` | as the standard has it: source application, type, subtype, encoding, data |
 | `application^pdf^Base64^...` | without the empty first component: an encoding stands third, and nothing fifth |
 | `...` alone | goes on with what began before, else it is base64 of a PDF or RTF, or nothing that says what it is |
-| text (TX, FT, ST) that is base64 of a PDF or RTF, whole | that document, not its letters; further such OBX go on with it |
+| text (TX, FT, ST) that is base64 (a document's first letters, or 60 characters) | what it holds; further such OBX go on with it |
+| text that begins as RTF, HTML, CDA or a MIME package | that document (`Lines`); further lines of it go on with it, to its end |
 
 A document may be cut over several OBX or repetitions. Neighbours may be pieces of one where OBX-3, OBX-4, OBX-11, type and encoding
 agree, or a later one leaves type and encoding out. Whether they are, the data show, since a second document often has all that in
@@ -18,7 +19,7 @@ common too:
 | anything | without type and encoding | goes on |
 | ends inside a unit of the encoding (4 characters of base64, 2 of hex) | anything | goes on |
 | ends with padding (`=`), or with the end of a PDF, HTML or CDA document | anything | is another document |
-| else | begins as one (`%PDF`, `{\rtf`, `<?xml`, `<!doctype`, `<html`, `<ClinicalDocument`) | is another document |
+| else | begins as one (`%PDF`, `{\rtf`, `<?xml`, `<!doctype`, `<html`, `<ClinicalDocument`, `MIME-Version`) | is another document |
 | began as one | does not | goes on |
 | text, which has no such beginning | ends inside a unit | goes on |
 | text that ends a line or a sentence | is whole | is another document |
@@ -41,13 +42,18 @@ from connectors.hl7.message import Segment
 
 _UNITS: Final = {"base64": 4, "hex": 2}  # characters that stand for whole bytes
 _SEEN: Final = 1368  # characters of a beginning or an end that are looked at: whole units of both encodings
-_BEGINNINGS: Final = (b"%pdf", b"{\\rtf", b"<?xml", b"<!doctype", b"<html", b"<clinicaldocument")
+_BEGINNINGS: Final = (b"%pdf", b"{\\rtf", b"<?xml", b"<!doctype", b"<html", b"<clinicaldocument", b"mime-version:")
 _ENDS: Final = (b"%%eof", b"</html>", b"</clinicaldocument>")
 
 _ENCODINGS: Final = frozenset({"base64", "hex", "a"})  # table 0299
-_BASE64: Final = re.compile(r"\s*[A-Za-z0-9+/][A-Za-z0-9+/\r\n]*={0,2}\s*")
-_MAGIC: Final = ("JVBERi0", "e1xydG")  # base64 of `%PDF-` and `{\rt`
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/][A-Za-z0-9+/\r\n]*={0,2}")
+_MAGIC: Final = (  # base64 of `%PDF-`, `{\rt`, `<?xm`, `<ClinicalDocum`, `<htm`, `<HTM`, `<Htm`, `<!DOCT`, `<!doct`, `MIME-Vers`
+    "JVBERi0", "e1xydG", "PD94bW", "PENsaW5pY2FsRG9jdW", "PGh0bW", "PEhUTU", "PEh0bW", "PCFET0NU", "PCFkb2N0", "TUlNRS1WZXJz"
+)  # fmt: skip
 _NO_WORD: Final = 60  # characters of base64 without a blank that are no word of a report
+
+_XML_END: Final = re.compile(r"</(?:\w{1,40}:)?(?:html|clinicaldocument)>\s{0,40}\Z", re.I)
+_RTF_ESCAPED: Final = re.compile(r"\\.", re.S)
 
 _STOP: Final = re.compile(rb"(?:[\r\n]|[^0-9][.!?])[ \t]*\Z")  # not the point of a number; a line break there does no harm
 
@@ -82,16 +88,49 @@ class _Document:
         self.tail = (self.tail + piece.content)[-_SEEN:]
 
 
+class Lines:
+    """A document that stands in text fields as it is, from the OBX that it begins in on."""
+
+    def __init__(self, obx: Segment) -> None:
+        self.obx = obx
+        self._lines = [obx.whole(5)]
+        self._open = _groups(self._lines[0])
+
+    def take(self, obx: Segment) -> bool:
+        """Take a line; False where it is none of this document: of another place, beyond its end, or the beginning of another."""
+        line = obx.whole(5)
+        if self._ended() or not _one_place(self.obx, obx) or texts.begins_document(line):
+            return False
+        self._lines.append(line)
+        self._open += _groups(line)
+        return True
+
+    def _ended(self) -> bool:
+        if self._lines[0].lstrip("\ufeff \t\n").startswith("{"):
+            return self._open <= 0
+        return bool(_XML_END.search(self._lines[-1]))
+
+    def whole(self) -> str:
+        """Return the document, its lines under each other."""
+        return "\n".join(self._lines)
+
+
+def _groups(rtf: str) -> int:
+    """Return how many groups of RTF are opened more than closed."""
+    bare = _RTF_ESCAPED.sub("", rtf)
+    return bare.count("{") - bare.count("}")
+
+
 def pieces_of(obx: Segment, before: Sequence[Piece]) -> list[Piece]:
     """Return what of an OBX may be pieces of a document; nothing for plain text. `before`: the pieces of the one that is open."""
     if obx.get(2).upper() == "ED":
         return [_piece(obx, n) for n in range(1, max(1, obx.count(5)) + 1)]
-    value = obx.whole(5)
+    value = obx.whole(5).strip()
     if not _BASE64.fullmatch(value):
         return []
     content = "".join(value.split())
     goes_on = bool(before) and before[0].bare and _one_place(before[0].obx, obx)
-    if _is_document(content) or (goes_on and (len(content) >= _NO_WORD or _unfinished(before))):
+    if is_document(content) or texts.is_base64(value) or (goes_on and (len(content) >= _NO_WORD or _unfinished(before))):
         return [Piece(obx, ("", "", ""), content, bare=True)]
     return []
 
@@ -124,7 +163,7 @@ def texts_of(run: Sequence[Piece], codec: str) -> Iterator[tuple[Segment, str | 
     """
     first = run[0]
     encoding = first.kind[2]
-    if not encoding and _is_document(first.content):
+    if not encoding and (is_document(first.content) or (first.obx.get(2).upper() != "ED" and texts.is_base64(first.content))):
         encoding = "base64"
     elif first.bare:
         for one in run:
@@ -169,7 +208,7 @@ def _documents(run: Sequence[Piece], encoding: str) -> Iterator[_Document]:
 
 def _goes_on(current: _Document, piece: Piece, head: bytes, encoding: str) -> bool:
     unit = _UNITS[encoding]
-    if not (any(piece.kind) or _is_document(piece.content)) or current.length % unit:
+    if not (any(piece.kind) or is_document(piece.content)) or current.length % unit:
         return True
     tail = _peek(current.tail[-(len(current.tail) // unit * unit) :], encoding)
     if current.tail.endswith("=") or tail.lower().rstrip(b"\x00 \t\r\n").endswith(_ENDS) or _begins(head):
@@ -193,8 +232,8 @@ def _inside_a_character(tail: bytes, head: bytes) -> bool:
     return False
 
 
-def _is_document(content: str) -> bool:
-    """Whether base64 that nobody declared is a PDF's or RTF's: by its first letters, which no word of a report begins with."""
+def is_document(content: str) -> bool:
+    """Whether base64 that nobody declared is a document's: by its first letters, which no word of a report begins with."""
     return content.startswith(_MAGIC) and bool(_BASE64.fullmatch(content))
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
+from connectors.documents import Documents, Filed
 from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
@@ -49,6 +50,7 @@ class Tables:
     context_codes: Mapping[str, ContextCode]
     set_window: timedelta
     contexts: Contexts
+    documents: Documents
 
 
 class Reading:
@@ -81,6 +83,7 @@ class Reading:
         self.troubles: list[Trouble] = []
         self.skipped: Counter[str] = Counter()
         self.flags: Counter[str] = Counter(message.warnings)
+        self.documents: dict[str, tuple[Filed, ...]] = {}  # documents of the message, as `Documents.remember` takes them
         self._positions: Counter[str] = Counter()
         self._moments: dict[tuple[str, ...], datetime] = {}
         self._sent_stamp = self._stamp(header, 7)

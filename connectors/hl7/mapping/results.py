@@ -8,7 +8,7 @@ What is neither is counted, but for a report whose text cannot be had: where an 
 | ST that the peer's `text_types` does not take, and that says it is a report | a report in ST, with the setting that takes it |
 | anything else | counted: laboratory values |
 
-ST says so by its code (`codes.REPORT_LOINC`, `REPORT_SUFFIX`), its section (OBR-24, `REPORT_SECTIONS`), or as base64 of PDF or RTF.
+ST says so by its code (`codes.REPORT_LOINC`, `REPORT_SUFFIX`), its section (OBR-24, `REPORT_SECTIONS`), or as base64 of a document.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from connectors.contexts import Contexts
 from connectors.hl7.errors import Condition, Location, Unreadable
 from connectors.hl7.mapping.codes import NO_RESULT, REPORT_LOINC, REPORT_SECTIONS, REPORT_SUFFIX, RETRACTED, codings
 from connectors.hl7.mapping.documents import NOT_FETCHED, Report, publish_report
-from connectors.hl7.mapping.embedded import pieces_of
+from connectors.hl7.mapping.embedded import is_document, pieces_of
 from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.patients import Book
 from connectors.hl7.mapping.persons import fill
@@ -137,5 +137,5 @@ def _says_report(obr: Segment | None, obx: Segment) -> bool:
         any(code in REPORT_LOINC for code, _, _ in coded)
         or obx.get(3, 1, 2).upper() in REPORT_SUFFIX
         or (obr is not None and obr.get(24).upper() in REPORT_SECTIONS)
-        or bool(pieces_of(obx, ()))
+        or any(is_document(one.content) for one in pieces_of(obx, ()))
     )

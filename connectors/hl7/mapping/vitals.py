@@ -1,7 +1,8 @@
 """ORU^R01 observations to sets of vitals: LOINC, MDC and local codes; NM, SN, ST and coded values; statuses; times.
 
-One order (OBR) is a set. Where its observations lie further apart than the window, or a code comes twice, it is cut into several,
-each of what was observed together. A set's time is that of its latest observation; others keep their own.
+One order (OBR) is a set. Where its observations lie further apart than the window, a code comes twice, or some have to persist
+before they count (a doubtful value among validated ones), it is cut into several, each of what was observed together. A set's time
+is that of its latest observation; others keep their own.
 
 A lane finds what is taken back or corrected by patient, code and time. So where neither OBX-14 nor OBR has one:
 
@@ -10,11 +11,14 @@ A lane finds what is taken back or corrected by patient, code and time. So where
 | a value (final, preliminary), or X without a value | observed when sent, flagged |
 | C, A or B with a value | the same, and a trouble: what it corrects stays |
 | taken back: D, W, X with a value, null in a correction, OBR-25 X | a trouble: nothing is taken back |
+
+A value that cannot be read, and X, which says that none can be had, are passed on as `Observation.refused`: then no older value
+shows the patient well. What was sent stands in the dead letter alone.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -29,10 +33,12 @@ from connectors.hl7.mapping.codes import (
     OXYGEN,
     PRESSURES,
     UNSURE,
+    Coded,
     Conflict,
     codings,
     known_unit,
     observation_code,
+    oxygen_without_ways,
     responsiveness,
     room_air,
     unfit,
@@ -43,6 +49,7 @@ from connectors.hl7.mapping.standing import letter_of
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
+from processors.loinc import ON_OXYGEN, ROOM_AIR
 from processors.vitals import one_band
 
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
@@ -54,6 +61,7 @@ _COMPARATORS: Final[Mapping[str, Comparator]] = {"<": "<", "<=": "<=", ">=": ">=
 _CODED_TYPES: Final = frozenset({"CE", "CWE", "CNE", "CF", "IS", "ID"})
 _CHANGED: Final = frozenset({"corrected", "amended"})
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
+_UNOBTAINABLE: Final = "cannot be obtained"
 _WITHOUT_TIME: Final = "without a time: which value is meant nobody can tell, and it stays"
 _MEASURED: Final = frozenset({"final", "preliminary", "unknown"}) | _CHANGED
 
@@ -66,6 +74,7 @@ class Observed:
     value: float | str | None
     unit: str
     comparator: Comparator
+    refused: str
     status: ObservationStatus
     at: datetime
     device: str
@@ -81,13 +90,15 @@ def is_vital(reading: Reading, obx: Segment) -> bool:
 
 
 def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observed]:
-    """Read an OBX that is a vital sign. What cannot be used is noted as trouble, what says nothing is counted."""
+    """Read an OBX that is a vital sign. What cannot be used is noted as trouble and refused, what says nothing is counted."""
     coded = codings(obx, 3)
+    conflict: Conflict | None = None
+    loinc, local = "", None
     try:
         loinc, local = observation_code(coded, reading.peer.settings.codes, reading.tables.codes)
     except Conflict as error:
         reading.trouble(str(error), obx.at(3), Condition.TABLE_VALUE_NOT_FOUND)
-        return []
+        conflict = error
     letter = letter_of(obx, obr)
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
@@ -116,21 +127,27 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         reading.flags["a vital sign without a time, read as observed when sent"] += 1
         if status in _CHANGED:  # passed on all the same: as of now it is what is known
             reading.trouble(f"corrected {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
+    codes = conflict.codes if conflict else BLOOD_PRESSURE.get(loinc, (loinc,))
+    # not where only its order is cancelled, nor where a device says that it measures nothing
+    unobtainable = _UNOBTAINABLE if obx.get(11).upper() == "X" and not invalid else ""
     try:
-        values = _values(reading, obx, loinc, local)
+        if conflict is None:
+            values = _values(reading, obx, loinc, local)
+        else:
+            values = refused(codes, str(conflict)) if _says_something(obx) else []
     except ValueError as error:
-        reading.trouble(str(error), obx.at(5))
-        return []
+        place = (6, Condition.TABLE_VALUE_NOT_FOUND) if isinstance(error, Conflict) else (5, Condition.DATA_TYPE)
+        reading.trouble(str(error), obx.at(place[0]), place[1])
+        values = refused(codes, unobtainable or str(error))
     if not values:
         if letter in ("F", ""):
             reading.skipped["empty value (OBX-5)"] += 1
             return []
         if letter == "C":
             reading.trouble("a correction without a value", obx.at(5), Condition.REQUIRED_FIELD_MISSING)
-            return []
         # a status alone says much: deleted, wrong, cannot be obtained, now final
-        values = [Value(code, None) for code in BLOOD_PRESSURE.get(loinc, (loinc,))]
-    for code, value, measure, _ in values:
+        values = refused(codes, "a correction without a value" if letter == "C" else unobtainable)
+    for code, value, measure, *_ in values:
         if isinstance(value, float) and (to := unfit(code, measure)):
             # Passed on all the same: the score then says what it had to do without.
             reading.trouble(f"a unit that cannot be brought to {to} ({code})", obx.at(6), Condition.TABLE_VALUE_NOT_FOUND)
@@ -152,6 +169,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 value=one.value,
                 unit=one.unit,
                 comparator=one.comparator,
+                refused=one.refused,
                 status=one.status,
                 observed_at=None if one.at == at else one.at,
             )
@@ -166,7 +184,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 received_at=reading.received_at,
                 observations=observations,
                 device=next((one.device for one in group if one.device), ""),
-                charted=all(one.charted for one in group),
+                charted=group[0].charted,
                 processing=reading.processing,
                 origin=reading.origin,
             )
@@ -174,34 +192,45 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
 
 
 def _sets(reading: Reading, observed: list[Observed]) -> list[list[Observed]]:
+    """Cut observations into sets, oldest first: those of a stream, which have to persist, apart from those that count at once."""
     groups: list[list[Observed]] = []
-    codes: set[str] = set()
+    last: dict[bool, list[Observed]] = {}
     for one in sorted(observed, key=lambda each: each.at):  # stable: message order within one time
-        if not groups or one.at - groups[-1][0].at > reading.tables.set_window or one.code in codes:
-            groups.append([])
-            codes = set()
-        groups[-1].append(one)
-        codes.add(one.code)
+        group = last.get(one.charted)
+        if not group or one.at - group[0].at > reading.tables.set_window or any(one.code == other.code for other in group):
+            last[one.charted] = group = []
+            groups.append(group)
+        group.append(one)
     return groups
 
 
 class Value(NamedTuple):
-    """What an observation says. `comparator`: `value` is a bound."""
+    """What an observation says. `comparator`: `value` is a bound. `refused`: why there is no value although something was said."""
 
     code: str  # LOINC
     value: float | str | None
     unit: str = ""
     comparator: Comparator = ""
+    refused: str = ""
+
+
+def refused(codes: Iterable[str], reason: str) -> list[Value]:
+    """Return what says of some codes that there is no value, and why (in our words; empty: a status alone)."""
+    return [Value(code, None, refused=reason) for code in codes]
+
+
+def _says_something(obx: Segment) -> bool:
+    return bool(obx.raw(5).strip()) and not obx.is_null(5)
 
 
 def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None) -> list[Value]:
     """Return what OBX-5 says, empty for nothing. Raises `ValueError` (with no value in it) when it cannot be used."""
     kind = obx.get(2).upper()
-    measure = unit(codings(obx, 6), reading.peer.settings.units, reading.tables.units) or (local.unit if local else "")
     if obx.count(5) > 1:
         raise ValueError("a vital sign with several values")
-    if not obx.raw(5).strip() or obx.is_null(5):
+    if not _says_something(obx):
         return []
+    measure = unit(codings(obx, 6), reading.peer.settings.units, reading.tables.units) or (local.unit if local else "")
     if local and local.values:
         for word in (obx.get(5), obx.get(5, 2)):
             if word in local.values:
@@ -215,6 +244,8 @@ def _values(reading: Reading, obx: Segment, loinc: str, local: LocalCode | None)
         return [Value(loinc, letter)]
     if loinc in OXYGEN and room_air(codings(obx, 5)):
         return [Value(loinc, "air")]
+    if loinc in OXYGEN and kind != "SN" and (amount := oxygen(loinc, codings(obx, 5), measure)):
+        return [amount]
     if kind == "SN":
         return [_structured(obx, loinc, measure)]
     if kind in _CODED_TYPES:
@@ -238,6 +269,23 @@ def measured(code: str, text: str, measure: str) -> Value:
         if not trailing or not (stuck := known_unit(trailing[2])) or (measure and measure != stuck):
             raise
         return bounded(code, number(trailing[1]), stuck, comparator)
+
+
+def oxygen(code: str, coded: Iterable[Coded], measure: str) -> Value | None:
+    """Read oxygen as charts write it, with how it is given: `4 L NC`, `2L by mask`, `O2: RA`, `oxygen`. None where none is said.
+
+    Raises `ValueError` (with no value in it) for words beside it that are no amount, or that differ: it is not read past them.
+    """
+    found: list[Value] = []
+    words = [word for one in coded for word in one[:2] if word]
+    told = [ways for word in words if (ways := oxygen_without_ways(word))]
+    for amount in dict.fromkeys(amount for amount, _ in told if amount):
+        found.append(Value(code, "air") if amount in ROOM_AIR else measured(code, amount, measure))
+    if len(set(found)) > 1:
+        raise ValueError("words of oxygen that differ")
+    if not found and len(told) == len(words) and any(gas for _, gas in told):  # nothing beside it that could say: none
+        return Value(code, ON_OXYGEN)
+    return found[0] if found else None
 
 
 def bounded(code: str, value: float, measure: str, comparator: str) -> Value:

@@ -89,8 +89,7 @@ def test_a_set_is_stamped_with_the_moment_of_its_sending() -> None:
     people = People(1, 3, b"the site secret of a test")
     at = datetime(2026, 11, 23, 8, 30, 15, 250_000, tzinfo=UTC)
     settings = MllpSettings()
-    peer = settings.peer_of("127.0.0.1")
-    assert peer is not None
+    (peer,) = settings.peers_of("127.0.0.1")
     mapper = Hl7Mapper(settings, Identities(IdentitySettings(site_secret=SecretStr("the site secret of a test"))))
     for one in plan(1, patients=3, rate=3, seconds=1):
         (event,) = [e for e in mapper.handle(stamped(people.message(one), at), peer, at).events if isinstance(e, VitalsEvent)]
@@ -121,8 +120,7 @@ def test_a_report_says_what_was_met_and_what_could_not_be_taken(tmp_path: Path) 
 
 def test_what_the_connector_bench_sends_is_taken_whole_and_no_two_are_alike() -> None:
     settings = MllpSettings()
-    peer = settings.peer_of("127.0.0.1", ())
-    assert peer is not None
+    (peer,) = settings.peers_of("127.0.0.1")
     hl7 = Hl7Mapper(settings, identities())
     frames = [*islice(connectors.hl7_messages("t"), 20)]
     outcomes = [hl7.handle(one.strip(b"\x0b\x1c\r"), peer, datetime.now(UTC)) for one in frames]

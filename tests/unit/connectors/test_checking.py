@@ -24,7 +24,7 @@ from connectors.hl7.settings import MllpSettings, Peer
 from models.errors import Permanent
 from tests.dicom_objects import encode, make, rejection
 from tests.edge import identities
-from tests.fhir_resources import MRN, bundle, concept, observation, patient, quantity
+from tests.fhir_resources import MRN, bundle, concept, document, observation, patient, quantity
 from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -218,6 +218,13 @@ async def test_garbage_has_rows(parts: list[bytes]) -> None:
 # --------------------------------------------------------------------------------------------------------------------- FHIR
 
 
+async def test_hl7_says_which_messages_are_another_peers() -> None:
+    own = MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["127.0.0.1"], "applications": ["MON"]}}})
+    for application, found in (("MON", []), ("LAB", ["peer"])):
+        (row,) = await tried(hl7(own), vitals(PULSE).replace(b"|MON|", f"|{application}|".encode()))
+        assert [one.about for one in row.findings] == found
+
+
 async def test_fhir_statuses_events_and_places() -> None:
     lines = [observation(), observation(status=None), {"resourceType": "Claim", "status": "active"}, {"a": 1}]
     rows = await tried(fhir(), b"\n".join(json.dumps(one).encode() for one in lines), "x.ndjson")
@@ -250,6 +257,30 @@ async def test_fhir_line_for_a_local_code_works() -> None:
     given = tomllib.loads(totals.settings())["connectors"]["fhir"]
     (again,) = await tried(fhir(FhirSettings.model_validate(given)), body)
     assert [one.type for one in again.events] == ["org.vigil.vitals.v1"]
+
+
+async def test_fhir_says_whose_server_a_reference_may_be_on() -> None:
+    lines = patient(id="7"), observation(subject={"reference": "https://ehr.example/fhir/R4/Patient/7"})
+    body = b"\n".join(json.dumps(one).encode() for one in lines)
+    totals = Totals()
+    for row in await tried(fhir(), body, "x.ndjson"):
+        totals.add(row)
+    given = tomllib.loads(totals.settings())["connectors"]["fhir"]
+    assert given == {"peers": {"fhir": {"base": "https://ehr.example/fhir/R4"}}}
+    rows = await tried(fhir(FhirSettings.model_validate(given)), body, "x.ndjson")
+    assert [row.findings for row in rows] == [(), ()]
+    assert rows[1].events[0].key in {one.key for one in rows[0].events}
+    other = fhir(FhirSettings.model_validate({"peers": {"fhir": {"base": "https://other.example"}}}))
+    finding = (await tried(other, body, "x.ndjson"))[1].findings[0]
+    assert "https://ehr.example/fhir/R4" in finding.what
+    assert not finding.line  # its base is said already
+
+
+async def test_fhir_says_what_would_be_fetched() -> None:
+    for url, found in (("Binary/7", ["content"]), ("https://elsewhere.example/7.pdf", [])):
+        content = [{"attachment": {"contentType": "application/pdf", "url": url}}]
+        (row,) = await tried(fhir(), json.dumps(document(content=content)).encode())
+        assert (row.outcome, [one.about for one in row.findings]) == ("dead-letter", found)
 
 
 async def test_fhir_shows_nobodys_data() -> None:

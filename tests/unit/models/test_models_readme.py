@@ -48,6 +48,12 @@ def test_annotated_text_is_read(data: Path) -> None:
         ("dose", "1 g bd"),
     ]
     assert second.text == "no chest pain, ECG done"
+    (asserted,) = ner_corpora.read_marked(data / "asserted" / "asserted.txt")
+    assert [(gold.label, gold.assertion) for gold in asserted.gold] == [
+        ("symptom", "negated"),
+        ("medication", "negated"),
+        ("condition", "family"),
+    ]
 
 
 def test_vital_signs_are_read(data: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from processors.events import AlertEvent
+from processors.events import AlertEvent, Location, PatientEvent
 from processors.monitor import MonitorRules
 from processors.rules import AcknowledgedFor, CeilingPolicy, RepeatLast
 from tests.bedside import ILL, PATIENT, WELL, Ward, alerts, answer, at, context, steps
@@ -74,7 +74,7 @@ def test_an_answer_to_the_milder_step_does_not_stop_the_graver_one(kind: str, re
     noted = only(alerts(ward.say(answer(raised.alert_id, 3, kind, given=1, reason="seen"))))
     assert (noted.state, noted.severity, noted.sequence, noted.by) == ("updated", "high", 2, "nurse-7")
     assert noted.reason == f"noted, answers what was told before; {kind.removeprefix('alert-')}: seen"
-    assert told(of(ward.wait(13))) == [("escalated", 7, "nurse-in-charge"), ("escalated", 12, "rapid-response")]
+    assert told(of(ward.wait(13))) == [("escalated", 5, "nurse-in-charge"), ("escalated", 10, "rapid-response")]
     late = only(alerts(ward.say(answer(raised.alert_id, 14, kind, given=1))))
     assert (late.state, late.route) == ("escalated", "rapid-response")
     assert only(alerts(ward.say(answer(raised.alert_id, 15)))).state == "acknowledged"
@@ -295,6 +295,174 @@ def test_an_alert_of_an_older_snapshot_goes_on_to_be_repeated() -> None:
     ward.wait(12)
     older = edited(ward, lambda state: state["alerts"]["news2"].pop("escalated_at"))
     assert told(of(older.wait(30))) == [("escalated", 25, "rapid-response")]
+
+
+WORSE: list[dict[str, Any]] = [  # 7, 9, 11, 13, 15, 19
+    {**WELL, "rr": 26, "spo2": 93, "flow": 2},
+    {**WELL, "rr": 26, "spo2": 91, "flow": 2, "hr": 95},
+    {**WELL, "rr": 26, "spo2": 91, "flow": 2, "hr": 112, "sbp": 105},
+    {**WELL, "rr": 26, "spo2": 91, "flow": 2, "hr": 135, "sbp": 95},
+    {**WELL, "rr": 26, "spo2": 91, "flow": 2, "hr": 135, "sbp": 85, "temp": 38.5},
+    {**WELL, "rr": 26, "spo2": 91, "flow": 2, "hr": 135, "sbp": 85, "temp": 39.5, "acvpu": "V"},
+]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_to_get_worse_puts_no_link_of_the_chain_off(restarted: bool) -> None:
+    """Each rise sent the alert back to the ward: the emergency team was told at minute 55 instead of 10."""
+    ward, found = Ward(), []
+    for place, values in enumerate(WORSE):
+        now = ward.chart(9 * place, values)[1]
+        found += of([*ward.meanwhile, *now])
+        if restarted:
+            ward = restored(ward)
+    assert told(found) == [
+        ("raised", 0, "default"),
+        ("escalated", 5, "nurse-in-charge"),
+        ("updated", 9, "nurse-in-charge"),  # who was told hears of the rise, as does, by `routes`, the ward
+        ("escalated", 10, "rapid-response"),
+        ("updated", 18, "rapid-response"),
+        ("escalated", 25, "rapid-response"),
+        ("updated", 27, "rapid-response"),
+        ("updated", 36, "rapid-response"),
+        ("escalated", 40, "rapid-response"),
+        ("updated", 45, "rapid-response"),
+    ]
+    assert {one.routes for one in found[3:]} == {("default", "nurse-in-charge", "rapid-response")}
+    raised = found[0].alert_id
+    noted = only(alerts(ward.say(answer(raised, 46, given=44))))
+    assert (noted.state, noted.reason) == ("updated", "noted, answers what was told before; acknowledged")
+    assert only(alerts(ward.say(answer(raised, 47)))).state == "acknowledged"
+    assert told(ward.chart(48, {**DYING, "temp": 34.0})[1]) == [("updated", 48, "default")], (
+        "answered: asked anew, from the first step"
+    )
+    assert told(of(ward.wait(53))) == [("escalated", 53, "nurse-in-charge")]
+
+
+def test_another_single_3_every_50_minutes_is_escalated_within_the_hour() -> None:
+    ward, found = Ward(), []
+    for place in range(6):
+        now = ward.chart(50 * place, {**WELL, **({"rr": 8}, {"hr": 135}, {"sbp": 85})[place % 3]})[1]
+        found += of([*ward.meanwhile, *now])
+    assert [step for step in told(found) if step[0] == "escalated"] == [("escalated", 60, "nurse-in-charge")]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "minute", "links"),
+    [
+        (
+            RED,
+            DYING,
+            50,
+            [(51, "nurse-in-charge"), (51, "rapid-response")],
+        ),  # nobody came in 50 minutes, and it is an emergency
+        (RED, DYING, 70, [(60, "nurse-in-charge"), (71, "rapid-response")]),
+        (FIVE, DYING, 20, [(15, "nurse-in-charge"), (21, "rapid-response")]),
+        (FIVE, DYING, 40, [(15, "nurse-in-charge"), (30, "ward-doctor"), (41, "rapid-response")]),
+        (RED, FIVE, 2, [(15, "nurse-in-charge"), (30, "ward-doctor")]),
+    ],
+)
+def test_a_graver_chain_is_joined_where_the_milder_one_was_left(
+    first: dict[str, Any], then: dict[str, Any], minute: int, links: list[tuple[int, str]]
+) -> None:
+    """Of its links those that were told are not told again, and those that are due are told at once."""
+    ward = Ward()
+    ward.chart(0, first)
+    ward.chart(minute, then)
+    found = of([*ward.meanwhile, *ward.wait(35 if minute < 30 else minute + 5)])
+    assert [(when, route) for _, when, route in told(found)][: len(links)] == links
+
+
+def test_a_site_whose_milder_severity_has_no_chain_waits_for_the_graver_one_from_the_rise_on() -> None:
+    chain = {"high": MonitorRules().escalation["high"]}
+    ward = Ward(MonitorRules(escalation=chain))
+    ward.chart(0, FIVE)
+    ward.chart(60, DYING)
+    assert told(of(ward.wait(71))) == [("escalated", 65, "nurse-in-charge"), ("escalated", 70, "rapid-response")]
+
+
+def test_a_correction_of_a_mild_value_restarts_no_clock() -> None:
+    """NEWS2 9, and 8 by the correction of a temperature: the emergency team was told at minute 20."""
+    ward = Ward()
+    ward.chart(0, {**ILL, "temp": 38.5})
+    ward.wait(9)
+    corrected = ward.chart(0, {"temp": 37.5}, status="corrected", received=9.5)[1]
+    assert told(corrected) == [("updated", 10, "nurse-in-charge")]
+    assert told(of(ward.wait(10))) == [("escalated", 10, "rapid-response")]
+
+
+# --------------------------------------------------------------------------------------------- another bed, ward, ceiling of care
+
+
+def move(minute: float, ward: str = "A", bed: str = "") -> PatientEvent:
+    return context(minute).model_copy(update={"location": Location(ward=ward, bed=bed)})
+
+
+@pytest.mark.parametrize("places", [[("A", "1"), ("A", "2")], [("A", ""), ("", "")]])
+def test_two_devices_that_name_two_beds_in_turn_do_not_put_the_emergency_team_off(places: list[tuple[str, str]]) -> None:
+    """An hour of NEWS2 8 with the bed flipping every five minutes, and the emergency team was never told."""
+    ward, found = Ward(), []
+    ward.chart(0, ILL)
+    for minute in range(4, 60, 4):
+        found += of(ward.wait(minute))
+        found += of(alerts(ward.say(move(minute, *places[minute // 4 % 2]))))
+    assert [step for step in told(found) if step[0] == "escalated"][:3] == [
+        ("escalated", 5, "nurse-in-charge"),
+        ("escalated", 10, "rapid-response"),
+        ("escalated", 25, "rapid-response"),
+    ]
+    moved = [one.route for one in found if one.state == "updated"]
+    assert moved == ["default"] + ["nurse-in-charge"] + ["rapid-response"] * (len(moved) - 2)
+
+
+def test_another_ward_is_asked_from_its_own_first_step() -> None:
+    ward = Ward(MonitorRules(ward_routes={"A": "phones-a", "B": "phones-b"}))
+    raised = only(ward.chart(0, ILL)[1])
+    ward.wait(11)
+    assert told(alerts(ward.say(move(11, "B")))) == [("updated", 11, "phones-b")]
+    assert told(of(ward.wait(21))) == [("escalated", 16, "nurse-in-charge"), ("escalated", 21, "rapid-response")]
+    ward.say(answer(raised.alert_id, 21))
+    assert told(alerts(ward.say(move(21, "A")))) == [("updated", 21, "phones-a")]
+    assert of(ward.wait(50)) == [], "it stays answered"
+
+
+LIFTED = MonitorRules(ceilings={"comfort care": CeilingPolicy(route="palliative")})
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("under", [False, True])
+def test_a_ceiling_that_is_lifted_lets_an_unanswered_emergency_climb(under: bool, restarted: bool) -> None:
+    """Recorded in error at minute 1 and lifted at 2, or raised under it: nobody was waited for, and nothing more was said."""
+    ward = Ward(LIFTED, ceiling_of_care="comfort care" if under else "")
+    ward.chart(0, ILL)
+    if not under:
+        assert told(alerts(ward.say(context(1, ceiling_of_care="comfort care")))) == [("updated", 0, "palliative")]
+    if restarted:
+        ward = restored(ward, LIFTED)
+    ward.wait(2)
+    lifted = only(alerts(ward.say(context(2))))
+    assert (lifted.route, lifted.reason) == ("default", "ceiling of care lifted")
+    assert lifted.answering is not None
+    assert lifted.answering.waiting_since == at(2)
+    assert told(charted(ward, 4, 14, ILL)) == [("escalated", 7, "nurse-in-charge"), ("escalated", 12, "rapid-response")]
+
+
+def test_a_ceiling_that_is_lifted_asks_nobody_who_has_answered() -> None:
+    ward = Ward(LIFTED, ceiling_of_care="comfort care")
+    raised = only(ward.chart(0, ILL)[1])
+    ward.say(answer(raised.alert_id, 1))
+    assert told(alerts(ward.say(context(2)))) == [("updated", 0, "default")]
+    assert charted(ward, 4, 54, ILL) == []
+
+
+def test_a_ceiling_that_escalates_tells_its_people_and_puts_no_link_off() -> None:
+    rules = MonitorRules(ceilings={"ward based": CeilingPolicy(route="ward-team", escalates=True)})
+    ward = Ward(rules)
+    ward.chart(0, ILL)
+    ward.wait(6)
+    assert told(alerts(ward.say(context(6, ceiling_of_care="ward based")))) == [("updated", 6, "ward-team")]
+    assert told(alerts(ward.say(context(7, ceiling_of_care="none that is listed")))) == [("updated", 6, "default")]
+    assert told(of(ward.wait(10))) == [("escalated", 10, "rapid-response")]
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -69,7 +69,7 @@ def test_an_alerts_whole_life() -> None:
         "acknowledged",
         "nurse-7",
         "on my way",
-        raised.title.replace(" (was 4)", ""),
+        raised.title.replace(" (was 4)", " as of 09:00 UTC"),
     )
     assert ward.wait(89) == []
 
@@ -116,16 +116,16 @@ def test_what_is_over_orders_nobody_to_come() -> None:
         return lambda ward, raised: only(alerts(ward.say(answer(raised.alert_id, 11, kind))))
 
     resolved = told(well(10), well(30), state="resolved")
-    assert resolved.detail.startswith("This alert is over. The score is below every threshold that alerts. Also: ")
+    assert resolved.detail.startswith("This alert is over. The score is below every threshold that alerts. As of ")
     withdrawn = told(lambda ward, _: only(ward.chart(0, WELL, status="corrected", received=5)[1]), state="withdrawn")
-    assert withdrawn.detail.startswith("This alert is taken back. The score is below every threshold that alerts. Also: ")
+    assert withdrawn.detail.startswith("This alert is taken back. The score is below every threshold that alerts. As of ")
     declined = told(lambda ward, _: ward.wait(10), answered("alert-declined"), state="declined")
     assert declined.detail.startswith("This alert is over: somebody declined it. The score stands at the emergency threshold. ")
     discharged = told(
         lambda ward, _: only(alerts(ward.say(context(5, encounter_status="finished")))),
         state="resolved",
     )
-    assert discharged.detail.startswith("This alert is over. Last told: NEWS2 8. ")
+    assert discharged.detail.startswith("This alert is over. Last told: NEWS2 8 at 08:00 UTC. ")
     assert not any(asks in one.detail for one in (resolved, withdrawn, declined, discharged))
 
     acknowledged = told(answered("alert-acknowledged"), state="acknowledged")
@@ -134,7 +134,43 @@ def test_what_is_over_orders_nobody_to_come() -> None:
     )
     escalated = told(well(4), lambda ward, _: only(ward.wait(5)), state="escalated")
     assert asks in escalated.detail
-    assert "The score is lower now; the alert stands until that has lasted." in escalated.detail
+    assert "That is below the alert's threshold; the alert stands until it has lasted." in escalated.detail
+
+
+def test_a_page_about_what_was_worse_says_what_it_was_and_when() -> None:
+    """One well set, and the emergency team was called to "NEWS2 0"."""
+    ward = Ward()
+    ward.chart(0, ILL)
+    ward.chart(4, {**WELL, "hr": 95})
+    paged = ward.wait(10)[-1]
+    assert (paged.route, paged.title) == ("rapid-response", "NEWS2 8 at 08:00 UTC, then 1 at 08:04 UTC: pulse 95/min (1)")
+    assert " Last told: NEWS2 8 at 08:00 UTC. As of 08:04 UTC. That is below the alert's threshold; " in paged.detail
+    ward = restored(ward)
+    again = only(alerts(ward.say(context(11).model_copy(update={"location": Location(ward="A", bed="2")}))))
+    assert again.title == paged.title
+    assert only(of(ward.chart(20, {**WELL, "hr": 95})[1])).title == "NEWS2 1: pulse 95/min (1)"
+
+
+def test_a_page_about_a_single_3_that_is_left_names_it() -> None:
+    ward = Ward()
+    ward.chart(0, {**WELL, "rr": 26})
+    ward.chart(50, {**WELL, "hr": 112, "temp": 38.5, "sbp": 108})  # 4, and no 3
+    (paged,) = of(ward.wait(60))
+    assert paged.title.startswith("NEWS2 3 (respirations at 3) at 08:00 UTC, then 4 at 08:50 UTC: pulse 112/min (2), ")
+
+
+def test_what_is_not_of_now_says_of_when_it_is() -> None:
+    """Three hours later the title read as if the patient breathed 26 times a minute now."""
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    assert raised.title.startswith("NEWS2 8: respirations")
+    assert " As of 08:00 UTC. Also: " in raised.detail
+    later = [one for one in ward.wait(26 * 60) if one.kind == "news2"]
+    assert [one.title[:24] for one in later[:2]] == ["NEWS2 8 as of 08:00 UTC:"] * 2
+    assert later[-1].title.startswith("NEWS2 8 as of 2026-11-23 08:00 UTC: respirations")
+    assert " As of 2026-11-23 08:00 UTC. " in later[-1].detail
+    late = Ward()
+    assert only(late.chart(0, ILL, received=59.5)[1]).title.startswith("NEWS2 8 as of 08:00 UTC: respirations")
 
 
 def test_ids_are_the_same_on_every_run() -> None:
@@ -155,6 +191,49 @@ def test_a_repeated_event_leaves_no_output() -> None:
     assert len(ward.say(event)) == 2
     assert ward.say(event) == []
     assert ward.monitor.counts["repeats"] == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_set_that_comes_again_within_the_hour_is_a_repeat_whatever_came_between(restarted: bool) -> None:
+    """NEWS2 8; its SpO2 was corrected, 18 sets followed, and it came again: 5 and late, under the same id."""
+    ward, first = Ward(), vitals(0, ILL)
+    ward.say(first)
+    ward.chart(0, {"spo2": 97}, status="corrected", received=1)
+    between = [vitals(minute, {**WELL, "hr": 70 + minute % 3}) for minute in range(2, 61)]
+    for event in between:
+        ward.wait((event.received_at - START).total_seconds() / 60)
+        ward.say(event)
+        if restarted:
+            ward = restored(ward)
+    assert [ward.say(event) for event in (first, *between)] == [[]] * 60
+    assert ward.say(vitals(61, WELL)) != []
+    ward.wait(150)
+    for minute in range(150, 170):
+        ward.chart(minute, WELL)
+    (again,) = ward.say(first)
+    assert isinstance(again, ScoreEvent)
+    assert again.late
+
+
+def test_what_is_remembered_of_a_monitors_sets_stays_small() -> None:
+    ward = Ward()
+    for second in range(0, 4 * 3600, 10):
+        ward.monitor.tick(START + timedelta(seconds=second), SOURCE)
+        ward.say(vitals(second / 60, {"hr": 70}, id=f"{second:036d}"))
+    patient = ward.monitor._patients[PATIENT]
+    assert len(patient.lately) == 128
+    assert len(patient.dump()) < 8000
+    ward.chart(6 * 60, WELL)
+    assert len(patient.lately) == 1
+
+
+def test_a_set_too_old_to_alert_is_not_remembered_by_time_so_that_it_may_be_redriven() -> None:
+    ward, event = Ward(), vitals(0, ILL, received=61)
+    ward.wait(61)
+    assert len(ward.say(event)) == 1
+    for minute in range(62, 82):
+        ward.chart(minute, WELL)
+    assert len(ward.say(event)) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- thresholds
@@ -599,13 +678,13 @@ def test_the_original_that_comes_again_does_not_undo_its_correction() -> None:
     event = vitals(0, {**WELL, "rr": 61}, id="first")
     ward.say(event)
     ward.chart(0, observations=[observation("rr", 16, status="corrected")], received=5)
-    for minute in range(6, 36):  # more sets than ids are remembered
+    for minute in range(6, 62):  # more sets than ids are remembered, and too old to alert
         ward.chart(minute, {"temp": 36.6})
-    score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
+    score, *found = ward.say(event.model_copy(update={"received_at": at(62)}))
     assert isinstance(score, ScoreEvent)
     assert alerts(found) == []
     assert score.news2 is None or total(score) == 0
-    assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
+    assert total(ward.chart(63, {"temp": 36.6})[0]) == 0
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -619,7 +698,7 @@ def test_what_was_taken_back_stays_away_when_it_comes_again(restarted: bool) -> 
         ward.chart(minute, {"temp": 36.6})
     if restarted:
         ward = restored(ward)
-    score, *found = ward.say(event.model_copy(update={"received_at": at(36)}))
+    score, *found = ward.say(event.model_copy(update={"received_at": at(36), "id": "by another feed"}))
     assert isinstance(score, ScoreEvent)
     assert alerts(found) == []
     assert total(ward.chart(37, {"temp": 36.6})[0]) == 0
@@ -837,7 +916,7 @@ def test_an_unanswered_alert_that_sinks_waits_by_the_milder_chain() -> None:
     ward.chart(1, five)
     assert steps(ward.chart(2, five)[1]) == [("news2", "updated", "medium")]
     climbed = of(ward.wait(32))
-    assert [(one.route, one.decided_at) for one in climbed] == [("nurse-in-charge", at(17)), ("ward-doctor", at(32))]
+    assert [(one.route, one.decided_at) for one in climbed] == [("nurse-in-charge", at(15)), ("ward-doctor", at(30))]
 
 
 def test_an_answered_alert_that_sinks_stays_answered() -> None:
@@ -1346,6 +1425,20 @@ def test_an_answer_to_the_partitions_own_alert() -> None:
     assert ward.say(back[1]) == []
     assert ward.say(answer("no such", 32, patient=ward.monitor.id)) == []
     assert [one for one in ward.wait(60) if one.kind == "feed-stopped"] == []
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_answer_to_the_partitions_own_alert_that_comes_again_is_none(restarted: bool) -> None:
+    """Acknowledged, declined, and both again: it went back and forth with every repeat."""
+    ward = Ward()
+    ward.chart(0, WELL)
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+    said = [answer(stopped.alert_id, 32, kind, patient=ward.monitor.id) for kind in ("alert-acknowledged", "alert-declined")]
+    assert [one.state for event in said for one in alerts(ward.say(event))] == ["acknowledged", "declined"]
+    if restarted:
+        ward = restored(ward)
+    assert [ward.say(event) for event in said] == [[], []]
+    assert ward.monitor.counts["repeats"] == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- catch-up

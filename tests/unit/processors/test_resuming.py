@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from processors.events import AlertEvent, Event, FeedbackEvent, HeartbeatEvent, PatientEvent, Source, VitalsEvent
+from processors.events import AlertEvent, Event, FeedbackEvent, HeartbeatEvent, Location, PatientEvent, Source, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
+from processors.rules import CeilingPolicy
 from tests.bedside import ILL, WELL, answer, at, context, vitals
 
 JOURNAL = "vigil.vitals.journal"
@@ -64,10 +65,24 @@ def said(steps: list[AlertEvent]) -> list[tuple[Any, ...]]:
 
 def after(course: str) -> Watch:
     """What happened in the first twenty minutes."""
-    watch = Watch()
+    watch = Watch(MonitorRules(ceilings={"comfort care": CeilingPolicy(route="palliative")}))
     (raised,) = watch.take(vitals(1, ILL))
     if course == "nobody answers":
         watch.until(2, 20)
+        return watch
+    if course in ("graver, and nobody answers", "another bed", "a correction", "a ceiling that was lifted"):
+        watch.until(2, 7)
+        change = {
+            "graver, and nobody answers": vitals(7, {**ILL, "hr": 135}),
+            "another bed": context(7).model_copy(update={"location": Location(ward="A", bed="2")}),
+            "a correction": vitals(1, {"flow": 0, "hr": 95}, status="corrected", received=7),
+            "a ceiling that was lifted": context(7, ceiling_of_care="comfort care"),
+        }
+        watch.take(change[course])
+        if course == "a ceiling that was lifted":
+            watch.until(8, 10)
+            watch.take(context(10))
+        watch.until(11, 20)
         return watch
     watch.until(2, 4)
     if course == "passed on":
@@ -91,7 +106,10 @@ def after(course: str) -> Watch:
     return watch
 
 
-COURSES = ("nobody answers", "answered", "passed on", "graver than was answered", "taken back", "declined", "moved")
+COURSES = (
+    *("nobody answers", "answered", "passed on", "graver than was answered", "taken back", "declined", "moved"),
+    *("graver, and nobody answers", "another bed", "a correction", "a ceiling that was lifted"),
+)
 
 
 @pytest.mark.parametrize("course", [*COURSES, "a ceiling of care"])

@@ -48,6 +48,7 @@ def test_round_trip_and_frozen() -> None:
         {"unknown_rule": 1},
         {"ward_budget": 0},
         {"silence": {"x": 1}},
+        {"queue_wait": "6m"},
     ],
 )
 def test_nonsense_is_refused(nonsense: dict[str, Any]) -> None:

@@ -79,6 +79,34 @@ def test_unknown_capitals_end_a_section_and_organs_do_not() -> None:
     assert at(text, "crackles") == "physical-examination"
 
 
+def test_home_medicines_do_not_stand_under_allergies() -> None:
+    text = "Allergies: penicillin (anaphylaxis), trimethoprim - rash\n{}bisoprolol 2.5mg OD, warfarin"
+    for heading in ("DHx: ", "DHx ", "Home meds: ", "Home meds ", "Current meds: ", "Drug Hx: "):
+        assert at(text.format(heading), "trimethoprim") == "allergies"
+        assert at(text.format(heading), "warfarin") == "medications", heading
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("O/E pale", "physical-examination"),
+        ("On exam pale", "physical-examination"),
+        ("Imp pale", "impression"),
+        ("VS 98.4, pale", "vital-signs"),
+        ("EKG pale", "results"),
+        ("pmh pale", OTHER),
+        ("PPH pale", "obstetric-history"),
+        ("History of a pale stool", "family-history"),
+        ("PE 2015, pale", "family-history"),
+        ("plan-do, pale", "family-history"),
+        ("impaired, pale", "family-history"),
+    ],
+)
+def test_a_heading_without_a_colon_ends_what_tells_of_its_mentions(line: str, name: str) -> None:
+    assert at(f"FHx: nil\n{line}", "pale") == name
+    assert at(f"HPC: worse\n{line}", "pale") == "history-of-present-illness"
+
+
 def test_words_in_a_sentence_are_no_header() -> None:
     assert names("The plan: was to wait. Her history is long.\nDr Plan: called") == [""]
 
@@ -112,6 +140,21 @@ def test_sentence_starts_ascend_inside_the_text(text: str) -> None:
     assert not text or (starts[0] == 0 and starts[-1] < len(text))
 
 
+LONG = "Obs stable overnight, tolerating diet, mobilising well, "
+
+
+def test_before_a_capital_a_line_goes_on_only_where_the_text_is_wrapped() -> None:
+    wrapped = (
+        "The patient was seen by the neurologist this morning, who found no\n"
+        "evidence of meningitis, of any kind of encephalitis, nor a trace of a\n"
+        "Guillain-Barre syndrome or of any other neuropathy on examination.\n"
+        "She was discharged."
+    )
+    assert sentence_starts(wrapped) == [0, wrapped.index("She")]
+    ended = "Seen by the neurologist on the ward this morning, no signs of meningism\nGuillain-Barre syndrome\nhome tomorrow"
+    assert len(sentence_starts(ended)) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "sentences"),
     [
@@ -128,6 +171,12 @@ def test_sentence_starts_ascend_inside_the_text(text: str) -> None:
         ("Low vitamin C. He eats poorly", ["Low vitamin C. ", "He eats poorly"]),
         ("One\n\ntwo", ["One\n\n", "two"]),
         ("Better!  \rHome today?", ["Better!  \r", "Home today?"]),
+        (f"{LONG}no SOB\nPneumonia on CXR", [f"{LONG}no SOB\n", "Pneumonia on CXR"]),
+        (f"{LONG}no SOB\npmh AF", [f"{LONG}no SOB\n", "pmh AF"]),
+        (f"{LONG}no SOB,\nDHx apixaban", [f"{LONG}no SOB,\n", "DHx apixaban"]),
+        (f"{LONG}has no\nCrohn's disease", [f"{LONG}has no\nCrohn's disease"]),
+        ("No fever, rash and\nCrohn's disease", ["No fever, rash and\nCrohn's disease"]),
+        ("SOB: no\nPneumonia", ["SOB: no\n", "Pneumonia"]),
     ],
 )
 def test_sentences(text: str, sentences: list[str]) -> None:

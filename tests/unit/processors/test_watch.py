@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from processors.events import AlertEvent, ScoreEvent
+from processors.monitor import MonitorRules
 from tests.bedside import ILL, PATIENT, WELL, Ward, alerts, answer, at, context, observation, steps, vitals
 
 
@@ -53,6 +54,41 @@ def test_the_newest_word_of_a_backlog_sets_the_silence_limit_too() -> None:
     assert isinstance(score, ScoreEvent)
     assert (score.late, found) == (True, [])
     assert [one.severity for one in of(ward.wait(96), "no-observations")] == ["medium"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("answered", [False, True])
+def test_one_well_set_under_a_standing_emergency_does_not_buy_12_hours_of_silence(answered: bool, restarted: bool) -> None:
+    """NEWS2 8 and one well set, then nothing: the next word was "no observations", information, after 12.5 hours."""
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    if answered:
+        ward.say(answer(raised.alert_id, 0))
+    assert ward.chart(4, WELL)[1] == []
+    if restarted:
+        ward = restored(ward)
+    silent, *climbed = of(ward.wait(65), "no-observations")
+    assert (silent.state, silent.severity, silent.decided_at) == ("raised", "medium", at(35))
+    assert [(one.route, one.decided_at) for one in climbed] == [("nurse-in-charge", at(50)), ("ward-doctor", at(65))]
+    assert steps(ward.chart(66, WELL)[1]) == [("no-observations", "resolved", "medium"), ("news2", "resolved", "high")]
+    assert of(ward.wait(66 + 12.5 * 60), "no-observations") == []
+
+
+def test_a_milder_alert_that_stands_leaves_the_limit_of_a_graver_score() -> None:
+    ward = Ward(MonitorRules(high_total=20))
+    assert steps(ward.chart(0, ILL)[1]) == [("news2", "raised", "medium")]
+    assert [one.severity for one in of(ward.wait(31), "no-observations")] == ["medium"]
+
+
+def test_a_milder_set_ends_a_silence_only_within_the_limit_of_the_alert_that_stands() -> None:
+    """Charted 35 minutes late: it ended the silence, which began anew with the next tick."""
+    ward = Ward()
+    for minute in range(0, 61, 15):
+        ward.chart(minute - 35, ILL, received=minute)
+    assert "no-observations" in ward.monitor._patients[PATIENT].alerts
+    assert ward.chart(40, WELL, received=75)[1] == []
+    assert steps(ward.chart(55, WELL, received=90)[1]) == [("news2", "resolved", "high")]
+    assert steps(of(ward.wait(91), "no-observations")) == [("no-observations", "resolved", "medium")]
 
 
 def test_a_late_set_that_is_not_the_newest_leaves_the_silence_limit() -> None:
@@ -404,6 +440,48 @@ def test_what_a_drained_queue_comes_to_alerts_a_minute_later(restarted: bool) ->
     raised = only(of(ward.wait(41), "news2"))
     assert (raised.severity, raised.observed_at, raised.decided_at) == ("high", at(20), at(41))
     assert steps(of(ward.wait(46), "news2")) == [("news2", "escalated", "high")]
+
+
+@pytest.mark.parametrize("pace", [2.2, 3, 8])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_queue_holds_a_patients_alerts_back_for_five_minutes_at_most(pace: float, restarted: bool) -> None:
+    """Away for an hour, drained at 2.2 times the pace of the day: NEWS2 8 was told 41 minutes after its first set came."""
+    ward, said = Ward(), []
+    ward.chart(0, WELL)
+    minute = 1.0
+    while (received := 60 + (minute - 1) / pace) <= 66:
+        score, found = ward.chart(minute, ILL, received=received)
+        assert "catching-up" in score.flags
+        said += of([*ward.meanwhile, *found], "news2")
+        if restarted:
+            ward = restored(ward)
+        minute += 1
+    raised = only([one for one in said if one.state == "raised"])
+    assert at(65) <= raised.decided_at <= at(65.5)
+    assert raised.severity == "high"
+
+
+def test_what_a_queue_brings_after_the_first_five_minutes_waits_for_as_long_at_most() -> None:
+    ward, said = Ward(), []
+    ward.chart(0, WELL)
+    for second in range(0, 12 * 60, 30):  # three times the pace of the day; ill from the seventh minute on
+        _, found = ward.chart(1 + second / 20, ILL if second >= 420 else WELL, received=60 + second / 60)
+        said += of([*ward.meanwhile, *found], "news2")
+    raised = only([one for one in said if one.state == "raised"])
+    assert at(67) < raised.decided_at <= at(71)
+
+
+def test_a_wait_in_a_snapshot_of_before_is_bounded_from_the_restart_on() -> None:
+    before = Ward()
+    before.chart(0, WELL)
+    before.chart(1, ILL, received=60)
+    state = orjson.loads(before.monitor.dump(PATIENT) or b"")
+    del state["settle_by"]
+    ward = restored(before)
+    ward.monitor.load(PATIENT, orjson.dumps(state))
+    assert [ward.chart(minute, ILL, received=60.5)[1] for minute in (20, 30)] == [[], []]
+    assert of(ward.wait(61.4), "news2") == []
+    assert steps(of(ward.wait(61.5), "news2")) == [("news2", "raised", "high")]
 
 
 def test_late_charting_waits_a_minute_once_and_never_for_longer_than_it_may_alert() -> None:

@@ -144,7 +144,7 @@ def test_what_was_not_believed_is_said_and_a_score_by_a_context_names_no_set() -
     source = score.source.model_copy(update={"topic": "clinical.patients"})
     update = {"news2": doubted, "deterioration": None, "source": source}
     [told] = assessments_of(score.model_copy(update=update))
-    assert told["prediction"][0]["rationale"].endswith("spo2 was not believed: impossible: 0 % is outside 1-100")
+    assert told["prediction"][0]["rationale"].endswith("spo2 could not be used: impossible: 0 % is outside 1-100")
     assert validate(told) == [] and "basis" not in told and "basis" in assessments_of(score)[0]
 
 

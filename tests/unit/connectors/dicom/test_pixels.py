@@ -6,6 +6,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from connectors.dicom import pixels
 from models.errors import Poison
@@ -79,13 +80,84 @@ def test_padding_is_black_and_does_not_count():
     assert shown[0, 8:].mean() > 250  # lowest value, inverted: white
 
 
-def test_a_voi_lut_is_looked_up():
-    dataset = make(np.array([[0, 1], [2, 3]], dtype=np.uint16))
+def lut(entries, bits, vr="US", first=0, count=None, packed=False, order="<"):
+    """A LUT Sequence's item. `packed`: entries of 8 bits in bytes, as the standard has them, instead of in words."""
     item = Dataset()
-    item.add_new("LUTDescriptor", "US", [4, 0, 8])
-    item.add_new("LUTData", "US", [255, 10, 20, 0])
-    dataset.VOILUTSequence = Sequence([item])
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [count or len(entries), first, bits])
+    data = np.asarray(entries, "u1" if packed else f"{order}u2").tobytes()
+    data += b"\0" * (len(data) % 2)
+    item.add_new("LUTData", vr, data if vr == "OW" else np.frombuffer(data, f"{order}u2").tolist())
+    return Sequence([item])
+
+
+def read(dataset, syntax):
+    """The data set as it is read from a file in that encoding."""
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dcmread(BytesIO(encode(dataset)))
+
+
+def test_a_voi_lut_is_looked_up():
+    dataset = make(np.array([[0, 1], [2, 3]], dtype=np.uint16), VOILUTSequence=lut([255, 10, 20, 0], 8))
     assert picture(dataset).tolist() == [[255, 10], [20, 0]]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("vr", ["US", "OW"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_a_lut_is_looked_up_however_it_is_encoded(kind, bits, vr, syntax):
+    table = np.arange(4095, -1, -1) * (2**bits - 1) // 4095
+    shown = picture(read(make(RAMP, BitsStored=12, HighBit=11, **{kind: lut(table, bits, vr)}), syntax))
+    if kind == "VOILUTSequence":
+        assert np.array_equal(shown, np.round(table[RAMP] / (2**bits - 1) * 255))
+    else:  # what it gives is spread, as values without a window are
+        assert np.array_equal(shown, picture(make(table[RAMP].astype(np.uint16))))
+
+
+def test_a_lut_in_words_of_the_other_byte_order():
+    dataset = make(VOILUTSequence=lut([0, 0x0FFF, 0, 0x07FF], 12, "OW", order=">"))
+    fill(dataset, np.array([[0, 1], [2, 3]], ">u2"))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    assert picture(dataset).tolist() == [[0, 255], [0, 127]]
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_entries_of_eight_bits_stand_in_bytes_or_in_words(packed, vr):
+    dataset = make(np.array([[0, 1, 4]], np.uint16), VOILUTSequence=lut([255, 10, 20, 30, 0], 8, vr, packed=packed))
+    assert picture(dataset).tolist() == [[255, 10, 0]]
+
+
+def test_a_lut_begins_at_its_first_value():
+    dataset = make(np.array([[0, 100, 101, 5000]], np.uint16), VOILUTSequence=lut([1, 2, 255], 8, first=100))
+    assert picture(dataset).tolist() == [[1, 1, 2, 255]]
+    signed = make(np.array([[-3, -2, 0, 9]], np.int16), VOILUTSequence=lut([1, 2, 255], 8, first=-2))
+    assert picture(signed).tolist() == [[1, 1, 255, 255]]
+    signed.VOILUTSequence[0].add_new("LUTDescriptor", "US", [3, 2**16 - 2, 8])
+    assert picture(signed).tolist() == [[1, 1, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lut([0] * 10, 12, count=4096),
+        lut([0] * 10, 12, "OW", count=4096),
+        lut([4095] * 4096, 12, "OW"),  # nothing is left of the picture
+        Sequence([Dataset()]),
+    ],
+)
+def test_a_voi_lut_that_cannot_be_applied_gives_way(broken):
+    window = {"WindowCenter": 2048, "WindowWidth": 1000}
+    assert np.array_equal(picture(make(RAMP, VOILUTSequence=broken, **window)), picture(make(RAMP, **window)))
+    assert np.array_equal(picture(make(RAMP, VOILUTSequence=broken)), picture(make(RAMP)))
+    other = lut(np.arange(4095, -1, -1), 12, "OW")
+    both = make(RAMP, VOILUTSequence=Sequence([*broken, *other]), **window)
+    assert np.array_equal(picture(both), picture(make(RAMP, VOILUTSequence=other)))
+
+
+def test_a_modality_lut_that_cannot_be_applied_is_poison():
+    with pytest.raises(Poison, match=r"cannot render pixels \(ValueError\)"):
+        picture(make(RAMP, ModalityLUTSequence=lut([0] * 10, 12, "OW", count=4096)))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from connectors.fhir.handling import FhirMapper, Request
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.hl7.settings import ContextCode, LocalCode
 from processors.events import DeadLetterEvent, FeedbackEvent, Identifier, NoteEvent, PatientEvent, VitalsEvent
+from processors.monitor import Monitor, MonitorRules
+from tests import bedside
 from tests.edge import identities
 from tests.fhir_resources import (
     MRN,
@@ -85,12 +87,87 @@ def test_every_status_is_kept(status):
     assert event.charted == (status != "preliminary")
 
 
-def test_a_retraction_needs_no_value_and_an_absent_value_is_none():
-    retracted = only(handle(observation(status="entered-in-error", valueQuantity=None)), VitalsEvent)
-    assert retracted.observations[0].value is None
-    absent = handle(observation(valueQuantity=None, dataAbsentReason=concept("not-performed")))
-    assert (absent.verdict, absent.code, absent.events) == ("ignored", 200, ())
-    assert "no value (not-performed)" in absent.reason
+def said(outcome):
+    """Return code, value and why there is none, of each vital sign."""
+    found = [one for event in outcome.events if isinstance(event, VitalsEvent) for one in event.observations]
+    return [(one.code, one.value, one.refused) for one in found]
+
+
+def test_a_retraction_needs_no_value():
+    retracted = handle(observation(status="entered-in-error", valueQuantity=None))
+    assert said(retracted) == [("8867-4", None, "")]
+    assert said(handle(observation(status="cancelled", valueQuantity=None))) == [("8867-4", None, "cannot be obtained")]
+
+
+@pytest.mark.parametrize(
+    ("absent", "reason"),
+    [
+        (concept("not-performed"), "no value (not-performed)"),
+        (concept("error"), "no value (error)"),
+        (concept("unknown"), "no value (unknown)"),
+        ({"text": "Petra refuses"}, "no value"),  # none of the sender's words
+        (concept("UTA", "http://ehr.example", "unable to assess"), "no value"),
+    ],
+)
+def test_a_value_that_could_not_be_had_is_told(absent, reason):
+    outcome = handle(observation(valueQuantity=None, dataAbsentReason=absent), request=Request("create", "Observation"))
+    assert (outcome.verdict, outcome.code, said(outcome), letters(outcome)) == ("accepted", 201, [("8867-4", None, reason)], [])
+    assert reason in outcome.reason
+    parts = pressure() | {"component": [{"code": concept("8480-6"), "dataAbsentReason": absent}]}
+    assert said(handle(parts)) == [("8480-6", None, reason)]
+    panel = without(pressure() | {"component": None, "dataAbsentReason": absent})
+    assert said(handle(panel)) == [("8480-6", None, reason), ("8462-4", None, reason)]
+
+
+@pytest.mark.parametrize("absent", ["not-asked", "not-applicable", "unsupported"])
+def test_where_nobody_looked_nothing_is_said(absent):
+    outcome = handle(observation(valueQuantity=None, dataAbsentReason=concept(absent)))
+    assert (outcome.verdict, outcome.code, outcome.events) == ("ignored", 200, ())
+    assert f"no value ({absent})" in outcome.reason
+
+
+def test_a_newest_observation_that_cannot_be_read_leaves_no_older_one_as_normal():
+    well = [("9279-1", 16, "/min"), ("59408-5", 97, "%"), ("3151-8", 0, "L/min"), ("8480-6", 120, "mm[Hg]")]
+    well += [("8867-4", 70, "/min"), ("8310-5", 36.8, "Cel")]
+    alert = observation("67775-7", valueQuantity=None, valueCodeableConcept={"text": "Alert"})
+    ill = "2026-11-23T10:05:00+01:00"
+    drowsy = {"valueQuantity": None, "valueCodeableConcept": {"text": "Drowsy, hard to rouse"}}
+    newer = [
+        observation("67775-7", effectiveDateTime=ill, **drowsy),
+        observation("59408-5", effectiveDateTime=ill, valueQuantity=quantity(85, "%", comparator="<")),
+        observation("9279-1", effectiveDateTime=ill, valueQuantity=None, dataAbsentReason={"text": "unable to count"}),
+    ]
+    using, watch = mapper(), bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    watch.say(bedside.context(patient=P1))
+    score = None
+    for resource in (*(observation(*each) for each in well), alert, *newer):
+        outcome = handle(resource, using)
+        assert outcome.code == 201
+        assert "rouse" not in "".join(event.model_dump_json() for event in outcome.events if isinstance(event, VitalsEvent))
+        score = next(one for event in outcome.events if isinstance(event, VitalsEvent) for one in watch.say(event))
+    assert score.news2.total == 0
+    assert [(one.name, one.reason) for one in score.news2.refused] == [
+        ("respiratory_rate", "no value"),
+        ("spo2", "a comparator leaves the value open"),
+        ("consciousness", "not a level of responsiveness that is known (ACVPU)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "refused"),
+    [
+        ({"code": {"coding": [*concept("8867-4")["coding"], *concept("9279-1")["coding"]]}}, "code", ["8867-4", "9279-1"]),
+        ({"code": concept("8480-6"), "valueQuantity": quantity(16, "mm[Hg]", unit="kPa")}, "valueQuantity", ["8480-6"]),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change, place, refused):
+    outcome = handle(observation(**change))
+    (letter,) = letters(outcome)
+    assert letter.message.startswith(f"Observation.{place}: its ")
+    assert [(code, value) for code, value, _ in said(outcome)] == [(code, None) for code in refused]
+    both = concept("59408-5")["coding"] + concept("2708-6")["coding"]
+    assert said(handle(observation(code={"coding": both}, valueQuantity=quantity(97, "%")))) == [("59408-5", 97, "")]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +188,8 @@ def test_values_that_can_and_cannot_be_used(element, value):
     assert outcome.code == 201
     if value is None:
         (letter,) = letters(outcome)
-        assert outcome.verdict == "dead-letter"
+        assert outcome.verdict == "accepted"  # that it cannot be used is passed on, and nothing of the value
+        assert said(outcome) == [("8867-4", None, letter.message.partition(": ")[2])]
         assert (letter.stage, letter.message_type) == ("map", "Observation")
         assert letter.peer
         assert letter.message.startswith("Observation.value")
@@ -125,6 +203,8 @@ def test_values_that_can_and_cannot_be_used(element, value):
     ("code", "words", "expected"),
     [
         ("3151-8", "2L", [("3151-8", 2.0, "L/min")]),
+        ("3151-8", "2L by mask", [("3151-8", 2.0, "L/min")]),
+        ("3151-8", "4 L NC", [("3151-8", 4.0, "L/min")]),
         ("8310-5", "37,2 °C", [("8310-5", 37.2, "Cel")]),
         ("85354-9", "85/40 mmHg", [("8480-6", 85.0, "mm[Hg]"), ("8462-4", 40.0, "mm[Hg]")]),
         ("8480-6", "85/40", [("8480-6", 85.0, ""), ("8462-4", 40.0, "")]),
@@ -135,10 +215,10 @@ def test_a_value_in_words(code, words, expected):
     assert [(one.code, one.value, one.unit) for one in found] == expected
 
 
-@pytest.mark.parametrize(("code", "words"), [("85354-9", "85"), ("8462-4", "85/40"), ("3151-8", "2L by mask")])
+@pytest.mark.parametrize(("code", "words"), [("85354-9", "85"), ("8462-4", "85/40"), ("3151-8", "2L till noon")])
 def test_words_that_are_no_value(code, words):
     outcome = handle(observation(code, valueQuantity=None, valueString=words))
-    assert (outcome.verdict, outcome.code) == ("dead-letter", 201)
+    assert (len(letters(outcome)), outcome.code, {value for _, value, _ in said(outcome)}) == (1, 201, {None})
 
 
 def test_a_bound_that_scores_as_all_that_it_may_mean():
@@ -180,7 +260,7 @@ def test_a_bad_component_does_not_take_the_good_one_with_it():
     resource["component"][1]["valueQuantity"]["comparator"] = ">"
     outcome = handle(resource)
     assert outcome.verdict == "accepted"
-    assert [one.code for one in only(outcome, VitalsEvent).observations] == ["8480-6"]
+    assert said(outcome) == [("8480-6", 120, ""), ("8462-4", None, "a comparator leaves the value open")]
     assert "Observation.component[1].valueQuantity" in letters(outcome)[0].message
 
 
@@ -191,6 +271,8 @@ def test_a_bad_component_does_not_take_the_good_one_with_it():
         ("67775-7", concept("300202002", "http://snomed.info/sct"), "V"),
         ("67775-7", {"text": "Unresponsive"}, "U"),
         ("3151-8", {"text": "room air"}, "air"),
+        ("3151-8", {"text": "4 L NC"}, 4),
+        ("3151-8", {"text": "Oxygen via nasal cannula"}, "oxygen"),
     ],
 )
 def test_coded_values(code, value, expected):
@@ -298,8 +380,8 @@ def test_what_is_no_vital_sign_is_noted_or_kept_or_refused_by_setting():
     "nothing",
     [
         observation(status="registered", valueQuantity=None),
-        observation(valueQuantity=None, dataAbsentReason=concept("unknown")),
-        pressure() | {"component": [{"code": concept("8480-6"), "dataAbsentReason": concept("unknown")}]},
+        observation(valueQuantity=None),
+        pressure() | {"component": [{"code": concept("8480-6"), "dataAbsentReason": concept("not-asked")}]},
         observation("82810-3", status="preliminary", valueQuantity=None, valueBoolean=True),  # a fact that is not final
         observation("2339-0", 90, "mg/dL"),
         {"resourceType": "DiagnosticReport", "status": "final", "code": concept("1"), "subject": {"reference": "Patient/1"}},
@@ -475,6 +557,39 @@ def test_a_bare_reference_is_understood_once_its_patient_is_known():
     assert only(handle(bare, using), VitalsEvent).patient_id == P1
     absolute = observation(subject={"reference": "https://ehr.example/fhir/Patient/7"})  # the same id on another server
     assert only(handle(absolute, using), VitalsEvent).patient_id not in (P1, before)
+
+
+@pytest.mark.parametrize(
+    "nobody", ["urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0", "urn:oid:1.2.3", f"Patient?identifier={MRN}|P1"]
+)
+def test_what_points_at_nothing_in_the_request_and_a_search_are_held_apart(nobody):
+    using = mapper()
+    using.learn(handle(patient(id="7"), using))
+    for sent in (
+        observation(subject={"reference": nobody}),
+        bundle(patient(id="7"), observation(subject={"reference": nobody})),
+    ):
+        outcome = handle(sent, using)
+        assert not [event for event in outcome.events if isinstance(event, VitalsEvent)]
+        assert letters(outcome)[0].stage == "identify"
+        assert any(issue.severity == "warning" for issue in outcome.issues)
+    named = observation(subject={"reference": nobody, "identifier": {"system": MRN, "value": "P1"}})
+    assert only(handle(named, using), VitalsEvent).patient_id == P1
+
+
+def test_a_patient_on_a_server_that_nobody_knows_is_noted():
+    strange = observation(subject={"reference": "https://ehr.example/fhir/Patient/7"})
+    using = mapper()
+    using.learn(handle(patient(id="7"), using))
+    outcome = handle(strange, using)
+    assert outcome.verdict == "accepted"
+    assert [(one.severity, one.expression) for one in outcome.issues] == [("information", "Observation.subject")]
+    assert "no peer's `base`" in outcome.reason
+    using = mapper(peer=FhirPeer(base="https://ehr.example/fhir/"))
+    using.learn(handle(patient(id="7"), using))
+    known = handle(strange, using)
+    assert (only(known, VitalsEvent).patient_id, known.issues) == (P1, ())
+    assert not handle(observation(subject={"reference": "Patient/8"}), using).issues  # its own, and not known yet
 
 
 def test_with_listed_authorities_a_bare_reference_is_not_trusted():

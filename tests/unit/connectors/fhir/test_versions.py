@@ -14,7 +14,7 @@ from models.errors import Transient
 from processors.events import AlertEvent, DeadLetterEvent, Identifier, PatientEvent, ScoreEvent, Source, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from tests.edge import MemoryStore, RecordingPublisher, identities
-from tests.fhir_resources import MRN, bundle, concept, observation, patient, pressure, without
+from tests.fhir_resources import MRN, bundle, concept, observation, patient, pressure, quantity, without
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ANY = Request()
@@ -161,19 +161,62 @@ def test_a_panel_of_members_retracts_none_of_them():
     assert (Feed().put(members).verdict, letters(Feed().put(members))) == ("ignored", [])
 
 
-def test_what_cannot_be_read_takes_nothing_back():
+def test_what_cannot_be_read_takes_back_what_it_stands_for_and_what_is_not_there_nothing():
     feed = Feed()
     feed.put(pressure(id="o1"))
     unread = pressure(id="o1", status="amended", effectiveDateTime="2026-11-23T10:05:00+01:00")
     unread["component"][1]["valueQuantity"]["comparator"] = ">"
     outcome = feed.put(unread)
-    assert told(outcome) == [(P1, "09:05", ("8480-6", 120, "amended")), (P1, "09:00", ("8480-6", 120, "entered-in-error"))]
+    assert told(outcome) == [
+        (P1, "09:05", ("8480-6", 120, "amended"), ("8462-4", None, "amended")),
+        (P1, "09:00", ("8480-6", 120, "entered-in-error"), ("8462-4", 80, "entered-in-error")),
+    ]
     assert len(letters(outcome)) == 1
     assert told(feed.put(observation(id="o1", status="amended", subject={"display": "Petra"}))) == []
-    # but a retraction takes all that stands, that of the first version too
-    assert sorted(told(feed.put(stripped()))) == [
-        (P1, "09:00", ("8462-4", 80, "entered-in-error")),
-        (P1, "09:05", ("8480-6", 120, "entered-in-error")),
+    # but a retraction takes all that stands
+    assert told(feed.put(stripped())) == [
+        (P1, "09:05", ("8480-6", 120, "entered-in-error"), ("8462-4", None, "entered-in-error"))
+    ]
+
+
+def refused(outcome):
+    return [
+        (f"{event.observed_at:%H:%M}", *((one.value, one.refused, one.status) for one in event.observations))
+        for event in outcome.events
+        if isinstance(event, VitalsEvent)
+    ]
+
+
+OPEN = "a comparator leaves the value open"
+
+
+def test_an_update_to_a_value_that_cannot_be_read_corrects_and_is_corrected():
+    feed, lower = Feed(), quantity(72, comparator="<")
+    feed.put(observation(id="o1"))
+    assert refused(feed.put(observation(id="o1", valueQuantity=lower))) == [("09:00", (None, OPEN, "corrected"))]
+    assert refused(feed.put(observation(id="o1", value=74))) == [("09:00", (74, "", "corrected"))]
+
+
+def test_a_value_that_cannot_be_read_is_taken_back_as_that():
+    """Of that time what another feed said stands: the lane is told that none of its values is meant."""
+    lower = quantity(72, comparator="<")
+    for update in (
+        observation(id="o1", status="entered-in-error", valueQuantity=lower),
+        stripped(),
+        observation(id="o1", valueQuantity=lower, effectiveDateTime="2026-11-23T10:05:00+01:00"),
+    ):
+        feed = Feed()
+        feed.put(observation(id="o1", valueQuantity=lower))
+        assert ("09:00", (None, OPEN, "entered-in-error")) in refused(feed.put(update))
+
+
+def test_a_retraction_that_cannot_be_read_takes_back_what_stands_all_the_same():
+    feed = Feed()
+    feed.put(observation(id="o1"))
+    wrong = observation(id="o1", status="entered-in-error", valueQuantity=quantity(72, comparator="<"))
+    assert told(feed.put(wrong)) == [
+        (P1, "09:00", ("8867-4", None, "entered-in-error")),
+        (P1, "09:00", ("8867-4", 72, "entered-in-error")),
     ]
 
 

@@ -25,7 +25,7 @@ def answer(outcome: Outcome, n: int = 0) -> Message:
     [
         (vitals(PULSE), "accepted", "AA"),
         (vitals(PULSE, BAD), "accepted", "AA"),  # one value cannot be used: the rest is
-        (vitals(BAD), "dead-letter", "AA"),
+        (vitals(BAD), "accepted", "AA"),  # that it cannot be used is passed on
         (vitals(PULSE, pid="PID|1"), "dead-letter", "AA"),  # device data without a patient: held apart
         (OTHER, "ignored", "AA"),
         (BROKEN, "refused", "AE"),

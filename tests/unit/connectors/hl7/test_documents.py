@@ -6,8 +6,10 @@ from pypdf import PdfWriter
 from pypdf.generic import DictionaryObject, NameObject, StreamObject
 
 from connectors.hl7.handling import Outcome
+from connectors.hl7.settings import Hl7Peer, Peer
 from processors.events import DeadLetterEvent, NoteEvent
-from tests.hl7_messages import PID, PULSE, PV1, message, obx, reader, vitals
+from processors.vectors import owners
+from tests.hl7_messages import NOW, PID, PULSE, PV1, mapper, message, obx, reader, vitals
 
 LOINC = "http://loinc.org"
 
@@ -315,6 +317,123 @@ def test_versions_of_a_report_share_their_note_id() -> None:
     assert first.note_id == corrected.note_id
     other = note(report(line("a"), obr=OBR.replace("F8", "F9")))
     assert other.note_id != first.note_id
+
+
+class Feed:
+    """Messages that come one after the other, each remembered as the server does."""
+
+    def __init__(self) -> None:
+        self.mapper, self.peer = mapper(), Peer("ris", Hl7Peer())
+
+    def __call__(self, raw: bytes, person: str = "4711") -> Outcome:
+        outcome = self.mapper.handle(raw.replace(b"4711^", f"{person}^".encode()), self.peer, NOW)
+        self.mapper.learn(outcome)
+        return outcome
+
+    def note(self, raw: bytes, person: str = "4711") -> NoteEvent:
+        (event,) = notes(self(raw, person))
+        return event
+
+    def merge(self, prior: str, survivor: str) -> None:
+        assert self(message("EVN|A40", PID, f"MRG|{prior}^^^HOSP^MR", kind="ADT^A40"), survivor).verdict == "accepted"
+
+
+TWO = "a document's number that another patient's has too: two documents"
+TAKEN = "a correction of a document that was another patient's: taken from there"
+LATER = OBR.replace("20260302080000", "20260303080000")  # another examination's OBR-7
+
+
+@pytest.mark.parametrize("number", ["F8^RAD", "1"])
+def test_a_number_of_two_patients_is_two_reports(number: str) -> None:
+    feed, obr = Feed(), OBR.replace("F8^RAD", number)
+    stemi = feed.note(report(line("Anterior STEMI."), obr=obr))
+    outcome = feed(report(line("Normal."), obr=obr), "9999")
+    (normal,) = notes(outcome)
+    assert (normal.relation, normal.replaces) == ("original", None)
+    assert normal.note_id != stemi.note_id
+    assert normal.patient_id != stemi.patient_id
+    assert TWO in outcome.reason
+    # Nor when neither is remembered; and each goes on having its own versions, whichever came last.
+    assert note(report(line("Normal."), obr=obr).replace(b"4711^", b"9999^")).note_id == normal.note_id
+    for first, person in ((stemi, "4711"), (normal, "9999")):
+        later = feed.note(report(line("Corrected.", status="C"), status="C", obr=obr), person)
+        assert (later.note_id, later.relation, later.replaces) == (first.note_id, "edit", None)
+    for one in (mdm("T02", txa("D1"), line("text")), mdm("T04", txa("D1"), line("text"))):
+        assert len({feed.note(one, person).note_id for person in ("4711", "9999")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("order", "result", "status", "relation"),
+    [
+        ("C", "F", "corrected", "edit"),
+        ("F", "C", "corrected", "edit"),
+        ("F", "W", "entered-in-error", "cancel"),
+        ("X", "F", "cancelled", "cancel"),
+    ],
+)
+def test_a_report_that_is_corrected_under_another_patient_leaves_the_wrong_one(
+    order: str, result: str, status: str, relation: str
+) -> None:
+    feed = Feed()
+    wrong = feed.note(report(line("Subdural bleed.")))
+    raw = report(line("Subdural bleed.", status=result), status=order)
+    outcome = feed(raw, "9999")
+    (right,) = notes(outcome)
+    assert TAKEN in outcome.reason
+    assert (right.status, right.relation, right.replaces) == (status, relation, wrong.note_id)
+    assert owners(right, ())[wrong.note_id] == ()
+    assert right.note_id != wrong.note_id
+    # A resend, and further corrections, say the same; what comes under the first patient by then is a report of its own.
+    assert feed.note(raw, "9999") == right
+    again = feed.note(report(line("Once more.")))
+    assert (again.note_id, again.relation) == (wrong.note_id, "original")
+    assert feed.note(raw, "9999").replaces is None
+
+
+@pytest.mark.parametrize("trigger", ["T08", "T10", "T11"])
+def test_a_document_that_is_changed_under_another_patient_leaves_the_wrong_one(trigger: str) -> None:
+    feed = Feed()
+    wrong = feed.note(mdm("T02", txa("D1"), line("text")))
+    right = feed.note(
+        mdm(trigger, txa("D2" if trigger == "T10" else "D1", "D1" if trigger == "T10" else ""), line("text")), "9999"
+    )
+    assert (right.relation, right.replaces) == ({"T08": "edit", "T10": "replacement", "T11": "cancel"}[trigger], wrong.note_id)
+    assert right.note_id != wrong.note_id
+
+
+def test_what_is_added_under_another_patient_is_added_to_nothing_of_the_first() -> None:
+    feed = Feed()
+    first = feed.note(mdm("T02", txa("D1"), line("text")))
+    added = feed.note(mdm("T06", txa("D2", "D1"), line("more")), "9999")
+    assert added.replaces not in (None, first.note_id)
+
+
+def test_a_correction_takes_nothing_away_where_the_number_says_too_little() -> None:
+    feed = Feed()
+    feed.note(report(line("a")))
+    outcome = feed(report(line("b", status="C"), obr=LATER), "9999")  # of another examination
+    assert (notes(outcome)[0].replaces, TWO in outcome.reason) == (None, True)
+    outcome = feed(report(line("c", status="C")), "1234")  # two patients have it by now
+    assert (notes(outcome)[0].replaces, TWO in outcome.reason) == (None, True)
+    feed = Feed()
+    feed.note(report(line("a")))
+    assert feed.note(report(line("b", status="C")).replace(b"|MON|", b"|OTHER|"), "9999").replaces is None  # another sender's
+
+
+def test_test_traffic_takes_nothing_away() -> None:
+    feed = Feed()
+    feed.note(report(line("a")))
+    assert feed.note(report(line("b", status="C")).replace(b"|P|", b"|T|"), "9999").replaces is None
+
+
+def test_versions_of_a_report_over_a_merge() -> None:
+    feed = Feed()
+    first = feed.note(report(line("a"), status="P"), "T99")
+    feed.merge("T99", "4711")
+    for person in ("4711", "T99"):
+        later = feed.note(report(line("b")), person)
+        assert (later.note_id, later.relation, later.replaces) == (first.note_id, "original", None)
+        assert later.patient_id != first.patient_id
 
 
 def test_report_without_numbers_has_an_id_of_its_own() -> None:
@@ -638,3 +757,52 @@ def test_pieces_that_were_wrong_are_withdrawn_and_those_in_a_report_are_joined()
     assert note(pieces(*cut(REPORT, 10), status="W")).status == "entered-in-error"
     lines = [f"OBX|{n}|ED|11^x^L|1|^TEXT^PLAIN^Base64^{part}||||||F" for n, part in enumerate(cut(REPORT, 9), 1)]
     assert note(report(*lines)).text == REPORT.decode()
+
+
+# --------------------------------------------------------------------------------------------------- markup in text fields
+
+LINES = r"{\rtf1\ansi{\fonttbl{\f0 Arial;}}|\f0 Has \b pneu|monia\b0 .\par |No fever.}"
+
+
+@pytest.mark.parametrize("kind", ["TX", "FT"])
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ([LINES.replace("|", "")], "Has pneumonia.\nNo fever."),
+        ([LINES.replace("|", "").replace("\\", "\\E\\")], "Has pneumonia.\nNo fever."),
+        (LINES.split("|"), "Has pneumonia.\nNo fever."),
+        ([*LINES.split("|"), "Signed {by} nobody"], "Has pneumonia.\nNo fever.\nSigned {by} nobody"),
+        ([LINES.replace("|", "")] * 2, "Has pneumonia.\nNo fever.\nHas pneumonia.\nNo fever."),
+        (["<html><body><p>Has", "pneumonia</p>", "</body></html>", "Hb <normal"], "Has\npneumonia\nHb <normal"),
+        (["Seen:", "<p>Has pneumonia</p>", "Hb <normal"], "Seen:\nHas pneumonia\nHb <normal"),
+        ([b64encode(CDA).decode()], "Chest pain"),
+        (["Seen:", b64encode(CDA).decode()[:76], b64encode(CDA).decode()[76:]], "Seen:\nChest pain"),
+        ([b64encode(REPORT).decode()], REPORT.decode()),
+    ],
+)
+def test_a_document_in_text_fields_is_read_as_one(lines: list[str], text: str, kind: str) -> None:
+    made = [line(one, n, kind) for n, one in enumerate(lines, 1)]
+    assert note(mdm("T02", txa(), *made)).text == text
+
+
+def test_a_document_in_text_fields_ends_where_another_place_begins() -> None:
+    begun = line("<html><p>Has pneumonia</p>", code="F^FINDINGS^L")
+    event = note(report(begun, line("None.", 2, code="I^IMPRESSION^L"), "NTE|1||<p>Read <b>twice</b></p>"))
+    assert event.text == "FINDINGS:\nHas pneumonia\n\nIMPRESSION:\nNone.\nRead twice"
+
+
+@pytest.mark.parametrize("value", [b64encode(bytes(range(256))).decode(), r"{\rtf1\ansi }"])
+def test_what_is_no_text_in_a_text_field_is_kept_with_the_reason(value: str) -> None:
+    outcome = reader()(mdm("T02", txa(), line(value)))
+    assert (outcome.verdict, outcome.code) == ("dead-letter", "AA")
+    assert outcome.reason.startswith("OBX-5: embedded data")
+
+
+def test_a_cda_in_a_mime_package() -> None:
+    head = 'MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary="edge"; type="text/xml"\r\n\r\n'
+    part = f"--edge\r\nContent-Type: text/xml\r\nContent-Transfer-Encoding: BASE64\r\n\r\n{b64encode(CDA).decode()}\r\n--edge--\r\n"
+    for kind in ("related", "x-hl7-cda-level-one"):
+        assert note(embedded((head + part).encode(), "multipart", kind)).text == "Chest pain"
+        plain = (head + part).replace("\r\n", r"\X0D0A" + "\\")
+        assert note(embedded(b"", "multipart", kind, "A", plain)).text == "Chest pain"
+    assert note(pieces(*cut((head + part).encode(), 76), kind="multipart^related^Base64", sub="")).text == "Chest pain"

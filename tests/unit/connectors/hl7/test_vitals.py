@@ -16,7 +16,7 @@ from connectors.hl7.mapping.codes import (
     known_unit,
 )
 from connectors.hl7.mapping.vitals import number
-from processors.events import DeadLetterEvent, Observation, ScoreEvent, VitalsEvent
+from processors.events import DeadLetterEvent, News2, Observation, ScoreEvent, VitalsEvent
 from processors.monitor import Monitor, MonitorRules
 from processors.vitals import Reading, read
 from tests import bedside
@@ -42,9 +42,12 @@ def one(*lines: str, **peer: object) -> Observation:
 
 
 def trouble(*lines: str, **peer: object) -> str:
+    """Return what the dead letter says of a value that cannot be read; the set says the same, and nothing of the value."""
     outcome = reader(**peer)(vitals(*lines))
-    assert sets(outcome) == []
     (letter,) = letters(outcome)
+    said = [each for event in sets(outcome) for each in event.observations]
+    assert said and {(each.value, each.unit, each.comparator) for each in said} == {(None, "", "")}
+    assert {each.refused for each in said} == {letter.message.partition(": ")[2]}
     return letter.message
 
 
@@ -113,6 +116,8 @@ def test_a_correction_that_says_so_takes_back_what_it_corrects() -> None:
     corrected = PULSE.replace("|F|", "|C|")
     assert one(flagged(corrected, "INV")).status == "entered-in-error"
     assert one(flagged(PULSE.replace("|F|", "|X|"), "INV")).status == "cancelled"
+    none = one(flagged(obx("8867-4^HR^LN", "", "/min", status="X"), "NAV"))
+    assert (none.status, none.value, none.refused) == ("cancelled", None, "")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,47 @@ def test_code_and_reference_id_that_disagree() -> None:
     assert trouble(obx("150456^MDC_ECG_HEART_RATE^MDC", "80", "/min")) == (
         "OBX-3: MDC code and reference id name different observations"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("9279-1^Resp^LN^147842^MDC_ECG_HEART_RATE^MDC", ["9279-1", "8867-4"]),
+        ("8867-4^HR^LN^9279-1^RR^LN", ["8867-4", "9279-1"]),
+        ("3151-8^Flow^LN^3150-6^FiO2^LN", ["3151-8", "3150-6"]),  # 2 L/min or 2 %
+        ("85354-9^BP^LN^8867-4^HR^LN", ["8480-6", "8462-4", "8867-4"]),
+        ("150456^MDC_ECG_HEART_RATE^MDC", ["59408-5", "8867-4"]),
+    ],
+)
+def test_codes_of_different_vital_signs_are_refused_whichever_is_meant(code: str, named: list[str]) -> None:
+    line = obx(code, "80", "/min")
+    assert trouble(line).startswith("OBX-3: ")
+    assert [o.code for event in sets(reader()(vitals(line))) for o in event.observations] == named
+    assert reader()(vitals(obx(code, "", "/min"))).verdict == "dead-letter"  # nothing was said of either
+
+
+@pytest.mark.parametrize(
+    ("code", "read_as"),
+    [
+        ("59408-5^SpO2^LN^2708-6^SaO2^LN", "59408-5"),  # as the vital signs profile of FHIR asks for
+        ("8867-4^HR^LN^149530^MDC_PULS_OXIM_PULS_RATE^MDC", "8867-4"),
+        ("8480-6^SBP^LN^150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "8480-6"),
+        ("8867-4^HR^LN^150388^MDC_TEMP_SKIN^MDC", "8867-4"),  # of which we know nothing
+    ],
+)
+def test_codes_that_say_the_same_more_exactly_are_no_contradiction(code: str, read_as: str) -> None:
+    assert one(obx(code, "97", "")).code == read_as
+
+
+@pytest.mark.parametrize("unit", ["mm[Hg]^kPa^UCUM", "mmHg^^^kPa^^UCUM", "kPa^mmHg"])
+def test_a_unit_that_contradicts_itself_is_refused(unit: str) -> None:
+    assert trouble(obx("8480-6^SBP^LN", "16", unit)) == "OBX-6: its unit's code and words are different units"
+
+
+def test_a_unit_that_is_said_twice_is_one() -> None:
+    assert one(obx("8480-6^SBP^LN", "120", "mm[Hg]^mmHg^UCUM^266016^MDC_DIM_MMHG^MDC")).unit == "mm[Hg]"
+    contradicts = obx("8480-6^SBP^LN", "16", "mm[Hg]^kPa^UCUM")
+    assert one(contradicts, units={"mm[Hg]": "kPa"}).unit == "kPa"  # the site knows
 
 
 def test_local_codes() -> None:
@@ -213,7 +259,9 @@ def test_values_that_cannot_be_used(kind: str, value: str, reason: str) -> None:
 def test_the_rest_of_the_message_is_used_and_the_dead_letter_holds_the_original() -> None:
     raw = vitals(PULSE, obx("8310-5^T^LN", "hot", "Cel", number=2), obx("9279-1^RR^LN", "quick", number=3))
     outcome = reader()(raw)
-    assert [o.code for event in sets(outcome) for o in event.observations] == ["8867-4"]
+    assert [(o.code, o.value, o.refused) for event in sets(outcome) for o in event.observations] == [
+        ("8867-4", 80.0, ""), ("8310-5", None, "not a number"), ("9279-1", None, "not a number"),
+    ]  # fmt: skip
     (letter,) = letters(outcome)
     assert letter.stage == "map"
     assert letter.message == "OBX[2]-5: not a number; OBX[3]-5: not a number"
@@ -239,6 +287,7 @@ def test_the_statuses_that_matter_most() -> None:
 def test_a_status_without_a_value_is_passed_on(letter: str, status: str) -> None:
     observation = one(obx("8867-4^HR^LN", "", "/min", status=letter))
     assert (observation.value, observation.status) == (None, status)
+    assert observation.refused == ("cannot be obtained" if letter == "X" else "")
 
 
 @pytest.mark.parametrize("value", ["", '""', "  "])
@@ -255,7 +304,9 @@ def test_a_correction_to_null_deletes_what_it_corrects(letter: str) -> None:
 
 
 def test_a_correction_without_a_value_is_not_passed_over_in_silence() -> None:
-    assert trouble(obx("8867-4^HR^LN", "", "/min", status="C")) == "OBX-5: a correction without a value"
+    line = obx("8867-4^HR^LN", "", "/min", status="C")
+    assert trouble(line) == "OBX-5: a correction without a value"
+    assert [o.status for event in sets(reader()(vitals(line))) for o in event.observations] == ["corrected"]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +321,7 @@ def test_a_cancelled_order_takes_its_vital_signs_back(letter: str, value: str, s
     (event,) = outcome.events  # and nothing of where the patient lies: all of it is taken back
     assert isinstance(event, VitalsEvent)
     assert [(each.value, each.status) for each in event.observations] == [(float(value) if value == "80" else None, status)]
+    assert event.observations[0].refused == ""  # an order is cancelled for any reason
 
 
 CANCELLED = "OBR|1||F9|VS^Vitals|||20260302095500+0000" + "|" * 18 + "X"
@@ -314,6 +366,74 @@ def test_what_takes_a_vital_sign_back_withdraws_its_alert(letter: str, value: st
     taken = vitals(line.replace("135", value).replace("|F|", f"|{letter}|"), **({"obr": obr} if obr else {}))
     ended = [step for event in read_one(taken).events for step in bedside.steps(watch.say(event))]
     assert [state for _, state, _ in ended] == ["withdrawn"]
+
+
+WELL = {
+    "9279-1": ("NM", "16", "/min"), "59408-5": ("NM", "97", "%"), "3151-8": ("NM", "0", "L/min"), "8480-6": ("NM", "120", "mm[Hg]"),
+    "8867-4": ("NM", "70", "/min"), "67775-7": ("ST", "Alert", ""), "8310-5": ("NM", "36.8", "Cel"),
+}  # fmt: skip
+
+
+def score_after(code: str, kind: str, value: str, unit: str, status: str = "F", *, later: bool = True) -> News2:
+    """Score a well set, and (unless it is of the same set and time) 5 minutes later another, whose reading of `code` is this."""
+    read_one, watch = reader(), bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    watch.say(bedside.context(birth_date="1950-03-21", patient=sets(read_one(vitals(PULSE)))[0].patient_id))
+    scores: list[ScoreEvent] = []
+    changed = {code: (kind, value, unit)}
+    for minute, signs in ((50, WELL), (55, {**WELL, **changed} if later else {"8867-4": ("NM", "70", "/min"), **changed})):
+        lines = [
+            obx(f"{each}^x^LN", said, of, kind=how, number=n, status=status if minute == 55 and each == code else "F")
+            for n, (each, (how, said, of)) in enumerate(signs.items(), 1)
+        ]
+        outcome = read_one(
+            vitals(*lines, obr=f"OBR|1||F{minute}|VS^Vitals|||2026030209{minute}00+0000", control_id=f"M{minute}")
+        )
+        scores += [
+            made
+            for event in outcome.events
+            if isinstance(event, VitalsEvent)
+            for made in watch.say(event)
+            if isinstance(made, ScoreEvent)
+        ]
+    news2 = scores[-1].news2
+    assert news2 is not None
+    return news2
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "value", "unit", "status", "missing", "reason"),
+    [
+        ("67775-7", "ST", "Drowsy", "", "F", "consciousness", "not a level of responsiveness that is known (ACVPU)"),
+        ("67775-7", "ST", "unable to assess", "", "F", "consciousness", "not a level of responsiveness that is known (ACVPU)"),
+        ("59408-5", "ST", "<85", "%", "F", "spo2", "a comparator leaves the value open"),
+        ("9279-1", "ST", "?26", "/min", "F", "respiratory_rate", "not a number"),
+        ("3151-8", "ST", "4 L NC weaning", "L/min", "F", "oxygen", "not a number"),
+        ("59408-5", "ST", "", "%", "X", "spo2", "cannot be obtained"),
+        ("67775-7", "ST", "", "", "X", "consciousness", "cannot be obtained"),
+        ("8480-6", "NM", "16", "mm[Hg]^kPa^UCUM", "F", "systolic", "its unit's code and words are different units"),
+        ("8480-6", "NM", "", "mm[Hg]", "C", "systolic", "a correction without a value"),
+    ],
+)
+@pytest.mark.parametrize("later", [True, False])
+def test_a_newest_reading_that_cannot_be_read_leaves_no_older_one_as_normal(
+    code: str, kind: str, value: str, unit: str, status: str, missing: str, reason: str, later: bool
+) -> None:
+    news2 = score_after(code, kind, value, unit, status, later=later)
+    assert (news2.total, news2.at_least, news2.missing) == (0, True, (missing,))
+    assert [(one.name, one.reason) for one in news2.refused] == [(missing, reason)]
+
+
+def test_oxygen_by_nasal_cannula_is_oxygen() -> None:
+    news2 = score_after("3151-8", "ST", "4 L NC", "L/min")
+    assert (news2.total, news2.at_least) == (2, False)
+
+
+@pytest.mark.parametrize(("value", "status"), [("", "F"), ("70", "O"), ("", "N")])
+def test_what_says_nothing_leaves_what_was_known(value: str, status: str) -> None:
+    """Many senders write a row for all that a chart has room for."""
+    news2 = score_after("8867-4", "NM", value, "/min", status)
+    assert (news2.total, news2.at_least) == (0, False)
 
 
 def test_order_detail_is_no_result() -> None:
@@ -462,8 +582,66 @@ def test_a_flow_of_oxygen_as_charts_say_it(value: str) -> None:
     assert (observation.value, observation.unit) == (2.0, "L/min")
 
 
-def test_unknown_responsiveness_is_not_assumed() -> None:
-    assert trouble(obx("67775-7^ACVPU^LN", "sleepy", kind="ST")).startswith("OBX-5: not a level of responsiveness")
+@pytest.mark.parametrize(
+    ("text", "unit", "said"),
+    [
+        *((text, "L/min", (4.0, "L/min")) for text in ("4 L NC", "NC 4L", "4L/min via nasal cannula", "O2 4 lpm", "NC 4")),
+        ("4 L NC", "", (4.0, "L/min")),
+        ("2L by mask", "", (2.0, "L/min")),
+        ("2 litres of oxygen via face mask", "", (2.0, "L/min")),
+        ("15 L NRB", "", (15.0, "L/min")),
+        ("15L (non-rebreather mask)", "", (15.0, "L/min")),
+        ("0.5 L/min, nasal prongs", "", (0.5, "L/min")),
+        ("high flow nasal cannula 40 L/min", "", (40.0, "L/min")),
+        ("0 L NC", "", (0.0, "L/min")),
+        ("35% venturi", "", (35.0, "%")),
+        ("on oxygen", "", ("oxygen", "")),
+        ("O2 via NC", "L/min", ("oxygen", "")),
+        ("O2: RA", "", ("air", "")),
+        ("on room air", "", ("air", "")),
+    ],
+)
+def test_oxygen_as_charts_say_how_it_is_given(text: str, unit: str, said: tuple[float | str, str]) -> None:
+    code = "3150-6^FiO2^LN" if "%" in text else "3151-8^O2 flow^LN"
+    for observation in (one(obx(code, text, unit, kind="ST")), one(obx(code, f"^{text}^L", unit, kind="CWE"))):
+        assert (observation.value, observation.unit) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "nasal cannula",
+            "4L NC weaned off",
+            "was on 4L",
+            "no oxygen",
+            "oxygen off",
+            "O2 PRN",
+            "2-4 L NC",
+            "CPAP 10",
+            "RA 2L NC",
+        ),
+        *("<1 L NC", "O2 92% on 4L", "60L/40% HFNC"),
+    ],
+)
+def test_of_oxygen_nothing_is_guessed(text: str) -> None:
+    assert trouble(obx("3151-8^O2 flow^LN", text, "L/min", kind="ST")).startswith("OBX-5: ")
+
+
+@pytest.mark.parametrize("coded", ["OXYGEN^Off^L", "O2^No supplemental oxygen^L", "2L NC^4L NC^L", "NC^Nasal cannula^L"])
+def test_of_a_code_and_its_text_both_are_heard(coded: str) -> None:
+    assert trouble(obx("3151-8^O2 flow^LN", coded, "L/min", kind="CWE")).startswith("OBX-5: ")
+    assert one(obx("3151-8^O2 flow^LN", "O2^4 L NC^L", "L/min", kind="CWE")).value == 4.0
+
+
+@pytest.mark.parametrize("word", ["Drowsy", "sleepy but rousable", "unable to assess", "GCS 15"])
+def test_unknown_responsiveness_is_not_assumed(word: str) -> None:
+    line = obx("67775-7^ACVPU^LN", word, kind="ST")
+    assert trouble(line) == "OBX-5: not a level of responsiveness that is known (ACVPU)"
+    (event,) = sets(reader()(vitals(line)))
+    assert word.casefold() not in event.model_dump_json().casefold()
+    drowsy = {"67775-7": {"loinc": "67775-7", "values": {word: "V"}}}  # the site may say what it means
+    assert one(line, codes=drowsy).value == "V"
 
 
 def test_room_air_as_a_coded_value() -> None:
@@ -507,11 +685,10 @@ def test_what_is_mapped_can_be_read_by_the_lane() -> None:
             obx("150021^MDC_PRESS_BLD_NONINV_SYS^MDC", "16", "265987^MDC_DIM_KILO_PASCAL^MDC"),
         )
     )
-    (event,) = sets(outcome)
-    readings = [read(o.code, o.value, o.unit, unitless={}) for o in event.observations]
+    readings = [read(o.code, o.value, o.unit, unitless={}) for event in sets(outcome) for o in event.observations]
     assert all(isinstance(reading, Reading) for reading in readings), readings
     assert [reading.parameter for reading in readings if isinstance(reading, Reading)] == [
-        "spo2", "temperature", "consciousness", "oxygen", "systolic",
+        "spo2", "systolic", "temperature", "consciousness", "oxygen",
     ]  # fmt: skip
 
 
@@ -554,7 +731,9 @@ def test_ambiguous_local_time_is_flagged() -> None:
 
 
 def test_a_time_that_is_none_is_not_replaced_by_a_guess() -> None:
-    assert trouble(obx("8867-4^HR^LN", "80", "/min", at="yesterday")) == "OBX-14: time of a vital sign: not an HL7 timestamp"
+    outcome = reader()(vitals(obx("8867-4^HR^LN", "80", "/min", at="yesterday")))
+    assert [each.message for each in letters(outcome)] == ["OBX-14: time of a vital sign: not an HL7 timestamp"]
+    assert sets(outcome) == []
 
 
 def test_a_day_alone_gives_way_to_the_orders_time() -> None:
@@ -617,6 +796,46 @@ def test_processing_id(letter: str, processing: str) -> None:
     assert event.processing == processing
     (strict,) = sets(reader(empty_processing="training")(vitals(PULSE, processing="")))
     assert strict.processing == "training"
+
+
+DOUBTED = obx("8310-5^T^LN", "38.6", "Cel", number=5)
+NURSES = (
+    obx("9279-1^RR^LN", "28", "/min", number=1),
+    obx("59408-5^SpO2^LN", "88", "%", number=2),
+    obx("8480-6^SBP^LN", "85", "mm[Hg]", number=3),
+    obx("8867-4^HR^LN", "135", "/min", number=4),
+)
+
+
+@pytest.mark.parametrize(
+    "doubted",
+    [
+        flagged(DOUBTED, "QUES"),
+        DOUBTED.replace("|F|", "|R|"),
+        obx("150364^MDC_TEMP_BODY^MDC", "38.6", "268192^MDC_DIM_DEGC^MDC", number=5),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 4])
+def test_one_doubtful_value_does_not_make_a_nurses_set_doubtful(doubted: str, place: int) -> None:
+    lines = [*NURSES]
+    lines.insert(place, doubted)
+    outcome = reader()(vitals(*lines))
+    assert {event.charted: [o.code for o in event.observations] for event in sets(outcome)} == {
+        True: ["9279-1", "59408-5", "8480-6", "8867-4"],
+        False: ["8310-5"],
+    }
+    watch = bedside.Ward(admit=False)
+    watch.monitor = Monitor(MonitorRules())
+    said = [made for event in outcome.events for made in watch.say(event)]
+    assert [(state, severity) for _, state, severity in bedside.steps(said)] == [("raised", "high")]
+
+
+def test_sets_of_a_stream_and_of_staff_in_one_order_are_cut_each_by_itself() -> None:
+    times = ("0955", "0956", "1002", "1003")
+    lines = [obx("8867-4^HR^LN", f"8{n}", "/min", at=f"20260302{at}+0000", number=n) for n, at in enumerate(times)]
+    lines += [obx("147842^MDC_ECG_HEART_RATE^MDC", "90", at="202603020956+0000", number=9)]
+    found = [(event.charted, [o.value for o in event.observations]) for event in sets(reader()(vitals(*lines)))]
+    assert found == [(True, [80.0]), (True, [81.0]), (False, [90.0]), (True, [82.0]), (True, [83.0])]
 
 
 def test_what_is_not_charted() -> None:

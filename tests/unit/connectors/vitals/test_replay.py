@@ -120,6 +120,8 @@ async def test_what_cannot_be_used_is_kept(tmp_path):
     assert reader.troubles.total() == 3
     assert orjson.loads(b64decode(letters[0].original_value))
     assert sum(isinstance(event, VitalsEvent) for event in events) == 3  # P3's oxygen is used
+    said = [[(one.value, one.refused) for one in event.observations] for event in events if isinstance(event, VitalsEvent)]
+    assert [(1.0, ""), (None, "not a number")] in said  # and that the rate cannot be is told
     assert [type(event) for event in await played(tmp_path / "only-bad.csv")] == [DeadLetterEvent]
 
 
