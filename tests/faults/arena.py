@@ -112,6 +112,7 @@ class Arena:
         self.prefix = kafka.name("f." + fault.lane) + "."
         self.objects = folder / "objects"
         self.wrong: list[str] = []
+        self.marks = set(inputs.MARKS)  # what tells who somebody is, of all whom the load is about
         self.spoilt = 0  # records with an id that must end as dead letters
         self.gone = 0  # accepted records that Kafka deleted before they were read
         self.erased: dict[str, set[Place]] = {}  # by output topic that was deleted: what had been accepted by then
@@ -234,9 +235,12 @@ class Arena:
                 self._end(worker)
         self.wrong += self.sender.reckon()
         store, names = self._store(), self.sender.names
-        judge = Judge(self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, store, names, self.erased)
+        judge = Judge(
+            self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, store, names, self.erased, self.marks
+        )
         logs = "\n".join(worker.log for worker in self.workers)
-        verdict = judge.judge(logs, undisturbed if self.fault.same else None)
+        seen = "\n".join([logs, *self.watch.not_ready, *self.watch.metrics])
+        verdict = judge.judge(seen, undisturbed if self.fault.same else None)
         return self._row(verdict, logs, time.monotonic() - began), verdict
 
     def _play(self, load: Load) -> None:

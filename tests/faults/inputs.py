@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from confluent_kafka import Producer
@@ -19,7 +19,7 @@ from tests import load, vitals
 
 PHI = "Quillfeather"
 """A family name that stands in every note and every spoilt record, and must stand in no log, audit or error."""
-BORN = "1950-01-01"  # of all patients of tests.vitals: likewise
+BORN = date(1950, 1, 1)  # of all patients of tests.vitals: likewise
 EVERY = timedelta(seconds=1)
 PATIENTS = 12
 FILMS = 8
@@ -27,6 +27,15 @@ LATE = "-late"
 """How the id of a set ends that a row sends as history: it must lead to no step of an alert."""
 COURSE = 24
 """Sets of a patient's whole course: a row that lasts less sees its beginning, so that all rows' sets are the same."""
+
+
+def dates(day: date) -> set[str]:
+    """A date as it may stand in a log: of FHIR, of HL7 v2 and DICOM, of Python."""
+    return {day.isoformat(), f"{day:%Y%m%d}", f"{day.year}, {day.month}, {day.day}"}
+
+
+MARKS = frozenset({PHI, *dates(BORN)})
+"""What tells who somebody is, of every load."""
 
 
 @dataclass(frozen=True)

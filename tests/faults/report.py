@@ -23,14 +23,22 @@ COLUMNS = (
     "longest_stall_s",
     "recovered_s",
     "dead_letters",
+    "ignored",
     "repeats",
+    "compared",
 )
 
 
 def line(row: Row) -> str:
     """One row as a line of a Markdown table."""
-    cells = [str(getattr(row, name)) if getattr(row, name) is not None else "-" for name in COLUMNS]
-    return "| " + " | ".join([*cells, seen(row).replace("|", "/"), verdict(row).replace("|", "/")]) + " |"
+    cells = [*(_cell(getattr(row, name)) for name in COLUMNS), seen(row), verdict(row)]
+    return "| " + " | ".join(one.replace("|", "/") for one in cells) + " |"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items() if number) or "-"
+    return "-" if value is None else str(value)
 
 
 def verdict(row: Row) -> str:

@@ -34,7 +34,7 @@ from streams.demo.physiology import COURSES, Body, Vitals
 from streams.demo.stays import FHIR_BASE
 from tests.faults.arena import Arena, Fault
 from tests.faults.disk import full, no_mounting, small_disk
-from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent, beginning
+from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent, beginning, dates
 from tests.faults.outside import broker_kill, partition
 from tests.faults.watch import Worker
 from tests.faults.workers import nothing
@@ -149,6 +149,8 @@ Turn = tuple[int, str, Patient, datetime, Vitals]
 def _turns(arena: Arena) -> Iterator[Turn]:
     start = beginning()
     ward = [replace(one, family=PHI) for one in people(arena.seed, PATIENTS)]
+    for one in ward:
+        arena.marks |= {one.mrn, one.visit, one.given, *dates(one.born(start.date()))}
     bodies = [Body(f"faults {arena.seed} {one.number}", COURSES[one.course]) for one in ward]
     for number in range(int(arena.fault.seconds * RATE)):
         turn, place = divmod(number, PATIENTS)

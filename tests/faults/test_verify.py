@@ -2,7 +2,10 @@
 
 import base64
 import json
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,34 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
 from connectors.qdrant.embedded import EmbeddedQdrant
-from tests.faults import inputs
-from tests.faults.inputs import PHI, Accepted
-from tests.faults.verify import Judge, Verdict, _placeless
+from processors.alerts import news2_detail, news2_title
+from processors.events import News2
+from tests.faults import inputs, report
+from tests.faults.arena import Row
+from tests.faults.inputs import PHI, Accepted, dates
+from tests.faults.verify import Judge, Verdict
 from tests.kafka import Kafka
+from tests.storm.verify import Ledger, Reckoning
+from tests.storm.verify import _audit as storm_audit
 
 pytestmark = pytest.mark.kafka
 
 
 def _output(source: str, output: str, entities: str = "") -> dict[str, Any]:
     return {"id": output, "source": {"event_id": source}, "entities": entities}
+
+
+def _entry(one: str, output: str = "", outcome: str = "ok", **more: Any) -> dict[str, Any]:
+    """What the audit says of an input: that it led to this output, or to none."""
+    return {"input_id": one, "event_id": output or one, "outcome": outcome, **more}
+
+
+def _audit(lane: str, *entries: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "a", "action": "predict", "agent": f"{lane}@test", "entries": list(entries)}
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return sha256(json.dumps(body).encode()).hexdigest()
 
 
 def _letter(offset: int, prefix: str) -> dict[str, Any]:
@@ -52,12 +73,10 @@ def test_the_verifier_finds_what_breaks_the_promise(kafka: Kafka) -> None:
         ],
         "clinical.dead-letters": [_letter(2, prefix), _letter(5, prefix)],
         "clinical.audit": [
-            {
-                "id": "a",
-                "action": "predict",
-                "agent": "notes-entities@test",
-                "entries": [{"input_id": one, "outcome": "ok"} for one in ("good", "twice", "both", "says-otherwise")],
-            }
+            _audit(
+                "notes-entities",
+                *(_entry(*of) for of in (("good", "o-good"), ("twice", "o-1"), ("both", "o-both"), ("says-otherwise", "o-s"))),
+            )
         ],
     }
     _write(kafka, prefix, written)
@@ -72,20 +91,24 @@ def test_the_verifier_finds_what_breaks_the_promise(kafka: Kafka) -> None:
         "both output and dead letter: 1",
         "a repeat says something else: 1, e.g. ['o-s']",
         "without an audit entry: 1, e.g. ['lost']",
-        "a log tells of a patient",
+        "a log or metric tells who somebody is (1 times)",
     ):
         assert words in wrong
 
 
-def _score(source: str, risk: float | None, reason: str = "", total: int = 3) -> dict[str, Any]:
+AT = datetime(2026, 1, 5, 7, tzinfo=UTC)
+
+
+def _score(source: str, risk: float | None, reason: str = "", total: int = 3, **more: Any) -> dict[str, Any]:
     deterioration = None if risk is None else {"probability": risk}
     said = {"news2": {"total": total}, "news2_reason": "", "rejected": [], "deterioration": deterioration}
-    return {"id": f"score-{source}", "source": {"event_id": source}, "patient_id": "p", **said, "deterioration_reason": reason}
+    said |= {"late": False, "flags": [], "deterioration_reason": reason, "patient_id": "p"}
+    return {"id": f"score-{source}", "source": {"event_id": source}, **said, **more}
 
 
-def _step(source: str, sequence: int, state: str, kind: str = "news2") -> dict[str, Any]:
+def _step(source: str, sequence: int, state: str, kind: str = "news2", **more: Any) -> dict[str, Any]:
     told = {"patient_id": "p", "alert_id": kind, "sequence": sequence, "kind": kind, "state": state, "severity": "high"}
-    return {"id": f"{kind} {sequence} {state}", "source": {"event_id": source}, **told}
+    return {"id": f"{kind} {sequence} {state}", "source": {"event_id": source}, "score_id": "score-s1", **told, **more}
 
 
 LATE = "the deterioration model was late: NEWS2 alone"
@@ -97,16 +120,17 @@ def _vitals(
     """Judge a run of the vitals lane that said this."""
     prefix = kafka.name("v") + "."
     names = [score["source"]["event_id"] for score in scores]
-    audit = {"id": "a", "action": "predict", "agent": "vitals@test"}
-    entries = [{"input_id": one, "outcome": "ok"} for one in names]
+    entries = [_entry(one["source"]["event_id"], one["id"], patient_id=one["patient_id"]) for one in scores]
+    place = {"encounter_id": None, "location": {"ward": "B"}}
     _write(
         kafka,
         prefix,
         {
             "clinical.scores": scores,
             "clinical.alerts": alerts,
-            "clinical.audit": [{**audit, "entries": entries}],
+            "clinical.audit": [_audit("vitals", *entries)],
             "clinical.dead-letters": [],
+            "clinical.patients": [{"id": f"c-{n}", "patient_id": "p", **one} for n, one in enumerate(({}, place))],
         },
     )
     accepted = Accepted({("clinical.vitals", 0, offset): name for offset, name in enumerate(names)})
@@ -128,7 +152,7 @@ def test_scores_and_alerts_are_held_against_an_undisturbed_run_both_ways(kafka: 
     changed = [_score("s1", 0.1), _score("s2", 0.9), _score("s3", 0.3, total=5)]
     other = _vitals(kafka, changed, [_step("s1", 0, "raised"), alerts[1], _step("journal", 2, "withdrawn")], first)
     assert other.wrong == [
-        "outputs that an undisturbed run says otherwise: 1, e.g. ['s3']",
+        "outputs that an undisturbed run says otherwise: 1, e.g. ['s3 (news2)']",
         "deterioration that an undisturbed run says otherwise: 1, e.g. ['s2']",
         "steps of alerts that an undisturbed run has and this one has not: 1, e.g. [('s2', 'p news2 raised high')]",
         "steps of alerts that an undisturbed run has not: 2, "
@@ -163,9 +187,15 @@ def _answer(number: int, alert: str, kind: str = "alert-acknowledged", patient: 
 def _lived(kafka: Kafka, alerts: list[dict[str, Any]], answers: list[dict[str, Any]], **more: Any) -> Verdict:
     """Judge a run of the vitals lane in which people answered."""
     prefix = kafka.name("v") + "."
-    empty: dict[str, list[dict[str, Any]]] = {f"clinical.{one}": [] for one in ("scores", "audit", "dead-letters", "vitals")}
-    _write(kafka, prefix, {**empty, "clinical.alerts": alerts, "clinical.feedback": answers})
+    empty: dict[str, list[dict[str, Any]]] = {f"clinical.{one}": [] for one in ("dead-letters", "vitals", "patients")}
+    written = {
+        **empty,
+        "clinical.scores": [_score("s1", 0.1)],
+        "clinical.audit": [_audit("vitals", _entry("s1", "score-s1", patient_id="p"))],
+    }
+    _write(kafka, prefix, {**written, "clinical.alerts": alerts, "clinical.feedback": answers})
     accepted = Accepted({("clinical.feedback", 0, offset): one["id"] for offset, one in enumerate(answers)})
+    accepted.at["clinical.vitals", 0, 0] = "s1"
     return Judge("vitals", kafka.bootstrap, prefix, accepted, None, **more).judge("")
 
 
@@ -236,34 +266,46 @@ def test_what_was_erased_with_its_topic_is_not_lost_and_what_came_later_is(kafka
 
 
 def test_what_connectors_make_is_held_against_an_undisturbed_run(kafka: Kafka) -> None:
-    def through(run: str, value: int = 72, ward: str | None = "A", first: int = 3, second: int = 4) -> Judge:
+    def through(
+        run: int, value: int = 72, ward: str | None = "A", first: int = 3, second: int = 4, after: int = 0, risk: float = 0.1
+    ) -> Judge:
         prefix, ids = kafka.name("v") + ".", [f"{run}-{number}" for number in range(2)]
-        measured = {"patient_id": "p", "observed_at": run, "observations": [{"code": "8867-4", "value": value}]}
+        began = AT + timedelta(hours=run)
+        time = {"observed_at": began.isoformat(), "received_at": (began + timedelta(seconds=run)).isoformat()}
+        measured = {"patient_id": "p", "observations": [{"code": "8867-4", "value": value}], **time}
+        later = (began + timedelta(seconds=1 + after)).isoformat()
+        sets = [{"id": ids[0], **measured}, {"id": ids[1], **measured, "observed_at": later}]
         scores = [
-            {**_score(one, 0.1, total=total), "id": f"score-{one}"} for one, total in zip(ids, (first, second), strict=True)
+            _score(one["id"], risk, total=total, observed_at=one["observed_at"], received_at=one["received_at"])
+            for one, total in zip(sets, (first, second), strict=True)
         ]
-        context = {"id": f"{run}-c", "patient_id": "p", "location": {"ward": ward}, "effective_at": run}
-        entries = [{"input_id": one, "outcome": "ok"} for one in ids]
+        context = {"id": f"{run}-c", "patient_id": "p", "location": {"ward": ward}, "effective_at": began.isoformat()}
+        entries = [_entry(one["id"], f"score-{one['id']}", patient_id="p", input_digest=_digest(one)) for one in sets]
         written = {
-            "clinical.vitals": [{"id": one, **measured} for one in ids],
+            "clinical.vitals": sets,
             "clinical.scores": scores,
             "clinical.patients": [{**context, "location": {"ward": "before"}}, context] if ward else [],
-            "clinical.audit": [{"id": "a", "action": "predict", "agent": "vitals@test", "entries": entries}],
+            "clinical.audit": [_audit("vitals", *entries)],
         }
         _write(kafka, prefix, {**written, "clinical.alerts": [], "clinical.dead-letters": []})
         accepted = Accepted({("clinical.vitals", 0, offset): one for offset, one in enumerate(ids)})
         return Judge("vitals", kafka.bootstrap, prefix, accepted, None, dict(zip(ids, ("MSG-0", "MSG-1"), strict=True)))
 
-    one = through("one").judge("")
-    same = through("two", first=5).judge("", one)  # other times, ids of their own; the first set met another context, or none
+    one = through(1).judge("")
+    same = through(2, first=5).judge("", one)  # other times, ids of their own; the first set met another context, or none
     assert (same.wrong, same.compared["events"], same.compared["contexts"], same.compared["outputs"]) == ([], 2, 1, 1)
-    assert through("three", value=71, ward="B").judge("", one).wrong == [
-        "messages of which an undisturbed run makes something else: 2, e.g. ['MSG-0', 'MSG-1']",
-        "patients whose context an undisturbed run has otherwise: 1, e.g. ['p']",
+    assert through(3, value=71, ward="B").judge("", one).wrong == [
+        "messages of which an undisturbed run makes something else: 2, e.g. ['MSG-0 (observations)', 'MSG-1 (observations)']",
+        "patients whose context an undisturbed run has otherwise: 1, e.g. ['p (location)']",
     ]
-    assert through("four", ward=None, second=5).judge("", one).wrong == [
-        "outputs that an undisturbed run says otherwise: 1, e.g. ['MSG-1']",
-        "patients whose context an undisturbed run has otherwise: 1, e.g. ['p']",  # it is lost
+    assert through(4, ward=None, second=5).judge("", one).wrong == [
+        "outputs that an undisturbed run says otherwise: 1, e.g. ['MSG-1 (news2)']",
+        # it is lost
+        "patients whose context an undisturbed run has otherwise: 1, e.g. ['p (location, patient_id)']",
+    ]
+    assert through(5, after=60).judge("", one).wrong == [
+        "outputs that an undisturbed run says otherwise: 1, e.g. ['MSG-1 (observed_at)']",
+        "messages of which an undisturbed run makes something else: 1, e.g. ['MSG-1 (observed_at)']",
     ]
 
 
@@ -271,19 +313,18 @@ def test_a_note_that_is_sent_again_has_an_output_for_each_time_it_came(kafka: Ka
     def judged(*outputs: dict[str, Any]) -> Verdict:
         prefix = kafka.name("v") + "."
         notes = [{"id": "n", "note_id": "n", "received_at": at} for at in ("10:00", "10:05")]
-        entries = [{"input_id": "n", "outcome": "ok"}]
-        audit = {"id": "a", "action": "predict", "agent": "notes-entities@test", "entries": entries}
+        audit = _audit("notes-entities", *(_entry("n", "o", input_digest=_digest(note)) for note in notes))
         written = {"clinical.notes": notes, "clinical.audit": [audit], "clinical.dead-letters": []}
         _write(kafka, prefix, {**written, "clinical.entities": list(outputs)})
         accepted = Accepted({("clinical.notes", 0, 0): "n", ("clinical.notes", 0, 1): "n"})
         return Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("")
 
-    good = [{**_output("n", "o"), "received_at": at} for at in ("10:00", "10:05", "10:05")]
+    good = [{**_output("n", "o"), "note_id": "n", "received_at": at} for at in ("10:00", "10:05", "10:05")]
     verdict = judged(*good)
     assert (verdict.wrong, verdict.repeats) == ([], 2)
-    assert judged(*good, {**_output("n", "o", "fever"), "received_at": "11:00"}).wrong == [
+    assert judged(*good, {**good[0], "entities": "fever", "received_at": "11:00"}).wrong == [
         "a repeat says something else: 1, e.g. ['o']",
-        "outputs that name another receipt than their input's: 1, e.g. ['o']",
+        "outputs that tell otherwise of their input than it does: 1, e.g. ['o']",
     ]
 
 
@@ -301,8 +342,7 @@ def test_order_and_place_of_outputs_are_checked(kafka: Kafka) -> None:
     ]
     outputs[3]["source"] = {"event_id": "elsewhere", "partition": 0, "offset": 2}
     turned = [outputs[1], outputs[0], outputs[1], outputs[2], outputs[3]]  # the repeat of the second is none
-    entries = [{"input_id": one, "outcome": "ok"} for one in names]
-    audit = {"id": "a", "action": "predict", "agent": "notes-entities@test", "entries": entries}
+    audit = _audit("notes-entities", *(_entry(one, f"o-{one}", patient_id="p") for one in names))
     _write(kafka, prefix, {"clinical.entities": turned, "clinical.audit": [audit], "clinical.dead-letters": []})
     accepted = Accepted({("clinical.notes", 0, offset): name for offset, name in enumerate(names)})
     verdict = Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("")
@@ -320,9 +360,8 @@ def test_a_topic_that_was_made_anew_begins_its_offsets_anew(kafka: Kafka) -> Non
             {"id": f"o-{name}", "patient_id": "p", "source": {"event_id": name, "partition": 0, "offset": offset}}
             for name, offset in zip(names, places, strict=True)
         ]
-        audit = {"id": "a", "action": "predict", "agent": "notes-entities@test"}
-        entries = [{"input_id": one, "outcome": "ok"} for one in names]
-        written = {"clinical.entities": outputs, "clinical.audit": [{**audit, "entries": entries}], "clinical.dead-letters": []}
+        audit = _audit("notes-entities", *(_entry(one, f"o-{one}", patient_id="p") for one in names))
+        written = {"clinical.entities": outputs, "clinical.audit": [audit], "clinical.dead-letters": []}
         _write(kafka, prefix, {**written, "clinical.notes": []})
         stood = (-1, -2, 0, 1)  # two on the log before, two on the new one
         accepted = Accepted({("clinical.notes", 0, offset): name for offset, name in zip(stood, names, strict=True)})
@@ -369,14 +408,16 @@ def test_merges_are_reckoned_by_where_the_points_stand(kafka: Kafka, tmp_path: P
     merges = {"a": "b", "c": "d", "b": "e"}  # a's end with e
     patients = [{"id": f"merge-{old}", "patient_id": old, "merged_into": new} for old, new in merges.items()]
     patients.append({"id": "context-e", "patient_id": "e", "merged_into": None})
-    entries = [{"input_id": one["id"], "outcome": "merged" if one["merged_into"] else "no-merge"} for one in patients]
+    entries = [_entry(one["id"], outcome="merged" if one["merged_into"] else "no-merge") for one in patients]
+    for one, entry in zip(patients, entries, strict=True):
+        entry.update(patient_id=one["patient_id"], input_digest=_digest(one))
     _write(
         kafka,
         prefix,
         {
             "clinical.patients": patients,
             "clinical.notes": [{"id": f"note-{one}", "patient_id": one} for one in "abcd"],
-            "clinical.audit": [{"id": "a", "action": "predict", "agent": "merges@test", "entries": entries}],
+            "clinical.audit": [_audit("merges", *entries)],
             "clinical.dead-letters": [],
         },
     )
@@ -409,9 +450,6 @@ def test_points_are_held_against_an_undisturbed_run() -> None:
         "vectors that an undisturbed run has otherwise: 1, e.g. ['n2']",
     ]
     assert judge.verdict.compared["points"] == 2
-    assert _placeless({"version": "n1", "offset": 1, "partition": 0}) == _placeless(
-        {"offset": 7, "partition": 1, "version": "n1"}
-    )
 
 
 @pytest.mark.parametrize(("now", "begins"), [("17:59:40", "17:59:35"), ("17:59:59", "17:59:35"), ("18:00:00", "18:00:00")])
@@ -423,3 +461,218 @@ def test_a_course_lies_in_one_hour(monkeypatch: pytest.MonkeyPatch, now: str, be
 
     monkeypatch.setattr(inputs, "datetime", Clock)
     assert f"{inputs.beginning():%H:%M:%S}" == begins
+
+
+# ---- what a lane may get wrong without losing anything: each of these was once done to it, and the verifier saw nothing
+
+PARAMETERS = [
+    {"name": "respiratory_rate", "value": 26, "unit": "/min", "points": 3, "observed_at": "2026-01-05T07:00:00Z"},
+    {"name": "heart_rate", "value": 95, "unit": "/min", "points": 1, "observed_at": "2026-01-05T07:00:00Z"},
+    {"name": "systolic", "value": 120, "unit": "mm[Hg]", "points": 0, "observed_at": "2026-01-05T06:50:00Z"},
+]
+Twist = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _run(kafka: Kafka, number: int = 0, score: Twist = dict, step: Twist = dict, entry: Twist = dict) -> Judge:
+    """A run of the vitals lane: one set, its score, its alert, its audit; each may be spoilt. `number`: hours later."""
+
+    def at(minutes: float) -> str:
+        return (AT + timedelta(hours=number, minutes=minutes)).isoformat().replace("+00:00", "Z")
+
+    prefix = kafka.name("v") + "."
+    where = {"encounter_id": "stay", "location": {"ward": "A", "room": "1", "bed": "4"}}
+    parameters = [{**one, "observed_at": at(-10 if one["name"] == "systolic" else 0)} for one in PARAMETERS]
+    news2 = {"total": 4, "at_least": False, "missing": [], "single_three": True, "scale": 1, "band": "low-medium"}
+    news2 |= {"parameters": parameters, "refused": []}
+    scored = News2.model_validate(news2)
+    came = {"id": "s1", "patient_id": "p", "encounter_id": "stay", "observed_at": at(0), "received_at": at(1)}
+    came |= {"processing": "production", "observations": []}
+    shared = {name: came[name] for name in ("observed_at", "received_at")}
+    made = _score("s1", 0.1, **shared, encounter_id="stay", processing="production") | {"news2": news2}
+    now = datetime.fromisoformat(at(5 + number))  # as of then, where that is a while ago
+    words = {
+        "title": news2_title(scored, None, now),
+        "detail": news2_detail(scored, "raised", "low-medium", "low-medium", now, told="NEWS2 4"),
+        "reason": "a single parameter scores 3",
+    }
+    told = _step("s1", 0, "raised", **shared, **where, **words, news2=news2, decided_at=at(5), severity="low-medium")
+    said = _entry("s1", "score-s1", patient_id="p", input_digest=_digest(came))
+    written = {
+        "clinical.vitals": [came],
+        "clinical.patients": [{"id": "c", "patient_id": "p", **where}],
+        "clinical.scores": [score(made)],
+        "clinical.alerts": [step(told)],
+        "clinical.audit": [_audit("vitals", entry(said))],
+        "clinical.dead-letters": [],
+    }
+    _write(kafka, prefix, written)
+    return Judge("vitals", kafka.bootstrap, prefix, Accepted({("clinical.vitals", 0, 0): "s1"}), None)
+
+
+def _with(**changes: Any) -> Twist:
+    return lambda body: {**body, **changes}
+
+
+def test_a_score_is_held_against_its_set_and_whole_against_an_undisturbed_run(kafka: Kafka) -> None:
+    undisturbed = _run(kafka).judge("")
+    assert undisturbed.wrong == []
+    same = _run(kafka, 9).judge("", undisturbed)  # nine hours later
+    assert (same.wrong, same.compared["outputs"], same.compared["alert_steps"]) == ([], 1, 1)
+
+    input_said = "outputs that tell otherwise of their input than it does: 1, e.g. ['score-s1']"
+    for changes in (
+        {"observed_at": "2026-01-04T22:00:00Z"},
+        {"received_at": "2027-02-09T07:01:00Z"},
+        {"encounter_id": "somebody-elses"},
+        {"processing": "training"},
+    ):
+        assert input_said in _run(kafka, score=_with(**changes)).judge("").wrong
+    for name, value in (("late", True), ("flags", ["not-watched", "test-traffic"])):
+        found = _run(kafka, score=_with(**{name: value})).judge("", undisturbed).wrong
+        assert found == [f"outputs that an undisturbed run says otherwise: 1, e.g. ['s1 ({name})']"]
+    silent = _with(deterioration=None, deterioration_reason=LATE)
+    assert _run(kafka, score=silent).judge("", undisturbed).wrong == [
+        "the deterioration model answered in both runs of 0 in 1 sets alone"
+    ]
+
+
+def test_a_step_of_an_alert_is_held_against_score_and_context_and_whole_against_an_undisturbed_run(kafka: Kafka) -> None:
+    undisturbed = _run(kafka).judge("")
+    elsewhere = {"ward": "A", "room": "99", "bed": "13"}
+    words = {
+        "steps of alerts that rest on no score of their patient's": {"score_id": "score-s2"},
+        "steps of alerts that name another stay or place than the patient's contexts": {"location": elsewhere},
+        "steps of alerts that name times of no set of their patient's": {"observed_at": "1970-01-01T00:00:00Z"},
+        "steps of alerts whose words are not their NEWS2": {"title": "all is well", "detail": "do not go there"},
+    }
+    for blame, changes in words.items():
+        for people in ({}, {"by": "nurse-7", "state": "acknowledged"}):  # these no other run has: but they rest on the same
+            assert f"{blame}: 1, e.g. ['news2 0 raised']" in _run(kafka, step=_with(**changes, **people)).judge("").wrong
+    other = _run(kafka, step=_with(encounter_id="somebody-elses", detail="Go there. (0)", reason="nobody knows"))
+    assert other.judge("", undisturbed).wrong == [
+        "steps of alerts that name another stay or place than the patient's contexts: 1, e.g. ['news2 0 raised']",
+        "steps of alerts that an undisturbed run says otherwise: 1, "
+        "e.g. ['s1: p news2 raised low-medium A 4 (detail, encounter_id, reason)']",
+    ]
+    sunk = _run(kafka, step=lambda body: {**body, "news2": {**body["news2"], "single_three": False}}).judge("").wrong
+    assert sunk == ["steps of alerts whose NEWS2 is not that of their score: 1, e.g. ['news2 0 raised']"]
+    # The lane's logged time, and with it when people are called, is each run's own.
+    calm = _run(kafka, step=_with(decided_at="2026-01-05T09:00:00Z", sequence=0, answering={"links": 2})).judge("", undisturbed)
+    assert calm.wrong == []
+
+
+def test_what_the_audit_says_is_held_against_input_and_output(kafka: Kafka) -> None:
+    for blame, changes in {
+        "audit entries of what was never accepted": {"input_id": "s9"},
+        "audit entries with another digest than their input's": {"input_digest": "0" * 64},
+        "audit entries that name another patient": {"patient_id": "another patient"},
+        "audit entries whose outcome or output is not what came of their input": {"event_id": "nonsense"},
+    }.items():
+        assert any(one.startswith(f"{blame}: 1") for one in _run(kafka, entry=_with(**changes)).judge("").wrong)
+    for outcome in ("dead-letter", "repeat"):
+        found = _run(kafka, entry=_with(outcome=outcome)).judge("").wrong
+        assert found == ["audit entries whose outcome or output is not what came of their input: 1, e.g. ['s1']"]
+
+
+def test_the_storm_holds_the_audit_likewise() -> None:
+    came = {"id": "s1", "patient_id": "p"}
+    score = {"id": "score-s1", "patient_id": "p", "source": {"event_id": "s1"}}
+
+    def told(**changes: Any) -> list[str]:
+        entry = _entry("s1", "score-s1", patient_id="p", input_digest=_digest(came)) | changes
+        bodies = {"clinical.vitals": [came], "clinical.scores": [score], "clinical.audit": [_audit("vitals", entry)]}
+
+        class Written(Ledger):
+            def values(self, topic: str) -> Iterator[tuple[int, int, bytes]]:
+                return ((0, offset, json.dumps(one).encode()) for offset, one in enumerate(bodies.get(topic, [])))
+
+        found = Reckoning()
+        storm_audit(Written("nowhere", ""), found, {"clinical.vitals": {"s1"}}, {})
+        return found.wrong
+
+    assert told() == []
+    assert told(patient_id="another") == ["vitals: audit entries that name another patient: 1, e.g. ['s1']"]
+    assert told(input_id="s2") == [
+        "vitals: predictions without an audit entry: 1, e.g. ['s1']",
+        "vitals: audit entries of what was never accepted: 1, e.g. ['s2']",
+    ]
+    for changes in ({"event_id": "nonsense"}, {"outcome": "dead-letter"}):
+        words = "audit entries whose outcome or output is not what came of their input"
+        assert told(**changes) == [f"vitals: {words}: 1, e.g. ['s1']"]
+
+
+def test_that_a_note_has_no_text_is_for_the_note_to_say(kafka: Kafka, tmp_path: Path) -> None:
+    prefix = kafka.name("v") + "."
+    texts = {"worked": "cough", "dropped": "fever", "blank": " \n", "withdrawn": "cough"}
+    notes = [
+        {"id": one, "note_id": one, "patient_id": "p", "text": text, "status": "cancelled" if one == "withdrawn" else "final"}
+        for one, text in texts.items()
+    ]
+    for note in notes:
+        note["received_at"] = AT.isoformat()
+    entries = [
+        _entry(note["id"], outcome="ok" if note["id"] == "worked" else "no-text", patient_id="p", input_digest=_digest(note))
+        for note in notes
+    ]
+    audit = _audit("notes-vectors", *entries)
+    _write(kafka, prefix, {"clinical.notes": notes, "clinical.audit": [audit], "clinical.dead-letters": []})
+    accepted = Accepted({("clinical.notes", 0, offset): one for offset, one in enumerate(texts)})
+    with EmbeddedQdrant(tmp_path / "vectors", sync=False) as store:
+        client = QdrantClient(url=store.url, check_compatibility=False)
+        client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
+        told = {"version": "worked", "note_id": "worked", "patient_id": "p", "topic": "clinical.notes"}
+        client.upsert("notes", [PointStruct(id=1, vector=[1.0, 0.0], payload=told)], wait=True)
+        judge = Judge("notes-vectors", kafka.bootstrap, prefix, accepted, store.url)
+        verdict = judge.judge("", Verdict(points={"blank": ["a point"]}))
+        other = {**told, "patient_id": "another patient"}
+        client.upsert("notes", [PointStruct(id=1, vector=[1.0, 0.0], payload=other)], wait=True)
+        of_another = Judge("notes-vectors", kafka.bootstrap, prefix, accepted, store.url).judge("")
+        client.close()
+    assert (verdict.lost, verdict.ignored) == (1, {"no-text": 2})
+    assert verdict.wrong == [
+        "accepted, and neither output nor dead letter nor ignored: 1, e.g. [('clinical.notes', 0, 1)]",
+        "audit entries of a word that their input denies: 1, e.g. ['dropped']",
+        "inputs ignored of which an undisturbed run makes something: 1, e.g. ['blank']",
+        "nothing was compared with an undisturbed run: points",
+    ]
+    assert "points that tell otherwise of their input than it does: 1, e.g. ['worked']" in of_another.wrong
+
+
+def test_every_value_that_tells_who_somebody_is_is_looked_for_in_each_format() -> None:
+    marks = {PHI, "FIC100001", "Lotte", *dates(datetime(1962, 3, 7).date())}
+
+    def told(log: str) -> list[str]:
+        judge = Judge("vitals", "nowhere", "", Accepted(), None, marks=marks)
+        judge._silence(log)
+        return judge.found.wrong
+
+    for log in (
+        "number=FIC100001^^^FICTION^MR",
+        "given ['Lotte']",
+        "LOTTE^",
+        "1962-03-07",
+        "born 19620307",
+        "date(1962, 3, 7)",
+    ):
+        assert told(log) == ["a log or metric tells who somebody is (1 times)"]
+    assert told("Lotteries of 1962, lotte_3: FIC1000") == []
+
+
+def test_a_row_of_which_nothing_was_compared_is_broken() -> None:
+    judge = Judge("notes-entities", "nowhere", "", Accepted(), None)
+    judge.verdict.said = {"mine": {}}
+    judge._compare(Verdict(said={"theirs": {}}))
+    assert judge.found.wrong == ["nothing was compared with an undisturbed run: outputs"]
+    judge = Judge("notes-entities", "nowhere", "", Accepted(), None)
+    judge._compare(Verdict())
+    assert judge.found.wrong == ["nothing was compared with an undisturbed run: it has nothing"]
+
+
+def test_a_report_says_what_was_ignored_and_what_was_compared() -> None:
+    row = Row(
+        "corrected", "notes-vectors", "words", accepted=3, ignored={"replaced": 32}, compared={"outputs": 0, "points": 136}
+    )
+    told = report.table([row, replace(row, ignored={}, compared={})]).splitlines()
+    head, cells, none = ([cell.strip() for cell in line.strip("|").split("|")] for line in (told[0], *told[2:]))
+    assert [cells[head.index(one)] for one in ("ignored", "compared")] == ["replaced 32", "points 136"]
+    assert [none[head.index(one)] for one in ("ignored", "compared")] == ["-", "-"]

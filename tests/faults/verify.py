@@ -3,16 +3,18 @@
 import base64
 import json
 import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from qdrant_client import QdrantClient
 
-from tests.faults.inputs import BORN, LATE, PHI, Accepted, Place
-from tests.storm.verify import Ledger, Reckoning, alerts
+from tests.faults.inputs import LATE, MARKS, Accepted, Place
+from tests.storm.verify import Came, Entry, Ledger, Reckoning, alerts, entries, untrue
 
 INPUT = {
     "merges": "clinical.patients",
@@ -23,7 +25,33 @@ INPUT = {
 }
 OUTPUT = {"notes-entities": "clinical.entities", "images": "clinical.findings", "vitals": "clinical.scores"}
 COLLECTION = {"notes-vectors": "notes", "images": "images"}
-IGNORED = {"outdated", "no-text", "no-merge"}  # what the audit says of an input that rightly leaves nothing behind
+HAPPENED = {
+    "clinical.notes": "authored_at",
+    "clinical.images": "acquired_at",
+    "clinical.vitals": "observed_at",
+    "clinical.patients": "effective_at",
+}
+"""When what an input tells of was, by its topic: the earliest is the load's beginning."""
+CARRIED: dict[str, dict[str, str]] = {
+    "clinical.entities": {
+        **{name: name for name in ("patient_id", "encounter_id", "note_id", "relation", "replaces", "processing")},
+        "note_status": "status",
+        "authored_at": "authored_at",
+        "received_at": "received_at",
+    },
+    "clinical.findings": {
+        **{name: name for name in ("patient_id", "encounter_id", "study_uid", "instance_uid", "processing", "acquired_at")},
+        "image_id": "id",
+        "image_status": "status",
+    },
+    "clinical.scores": {name: name for name in ("patient_id", "encounter_id", "observed_at", "received_at", "processing")},
+    "points": {
+        name: name
+        for name in ("patient_id", "encounter_id", "note_id", "instance_uid", "study_uid", "series_uid", "processing")
+    },
+}
+"""What an output tells of its input as the input itself does: field -> the input's field."""
+WITHDRAWN = ("cancelled", "entered-in-error")  # states of a note or image without content
 ENOUGH = 60  # scores: a load of so many has patients who are ill
 GRAVE = 7  # NEWS2 from which somebody must have been told
 OVER = ("resolved", "declined", "withdrawn")  # states of an alert after which nothing comes
@@ -41,19 +69,22 @@ class Verdict:
     ignored: dict[str, int] = field(default_factory=dict)
     moved: int = 0  # points that merges gave to another patient
     repeats: int = 0  # records beyond the first of one logical output: allowed
-    said: dict[str, str] = field(default_factory=dict)  # input id -> what its output says, times apart
+    said: dict[str, dict[str, Any]] = field(default_factory=dict)  # input id -> what its output says, field by field
     risk: dict[str, str] = field(
         default_factory=dict
     )  # input id -> what its score says of deterioration, if the model was asked
+    passed: dict[str, str] = field(default_factory=dict)  # input id -> why nothing of it is to be found
+    blind: bool = False  # an outage was told of: what comes of its backlog is rightly flagged
     points: dict[str, list[str]] = field(default_factory=dict)  # input id -> the payloads of its points
     vectors: dict[str, list[list[float]]] = field(default_factory=dict)  # input id -> their vectors, in the payloads' order
     steps: dict[str, list[str]] = field(default_factory=dict)  # input id -> the steps of alerts that it led to, in words
+    bodies: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)  # input id, words -> what these steps say
     answers: int = 0  # of people, to alerts
     escalated: int = 0  # steps of alerts that nobody answered
     declined: set[str] = field(default_factory=set)  # patients of whom an alert was declined
     first: set[str] = field(default_factory=set)  # messages that brought a patient's context and first set at once
-    made: dict[str, str] = field(default_factory=dict)  # message -> what the connectors made of it, times and ids apart
-    contexts: dict[str, str] = field(default_factory=dict)  # patient -> the last context that they made, likewise
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)  # message -> what the connectors made of it
+    contexts: dict[str, dict[str, Any]] = field(default_factory=dict)  # patient -> the last context that they made
     compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against an undisturbed run's
     wrong: list[str] = field(default_factory=list)
 
@@ -70,9 +101,14 @@ class Judge:
         qdrant: str | None,
         names: Mapping[str, str] | None = None,
         erased: Mapping[str, set[Place]] | None = None,
+        marks: Collection[str] = MARKS,
     ) -> None:
-        """`names`: what senders call the inputs, by event id. `erased`: what was accepted when an output topic was deleted."""
+        """`names`: what senders call the inputs, by event id. `erased`: what was accepted when an output topic was deleted.
+
+        `marks`: what tells who somebody is, of all whom the load is about.
+        """
         self.names = names or {}
+        self.marks = _pattern(marks)
         self.erased = erased or {}
         self.lane = lane
         self.prefix = prefix
@@ -83,10 +119,20 @@ class Judge:
         self.found = Reckoning()
         self.verdict = Verdict(accepted=sum(topic == self.topic for topic, _, _ in accepted.at))
         self.dead: Counter[tuple[str, int, int]] = Counter()
+        self.audit: set[Entry] = set()
         self.audited: dict[str, set[str]] = defaultdict(set)
+        self.came: dict[str, Came] = {}
+        self.told: dict[str, list[dict[str, Any]]] = defaultdict(
+            list
+        )  # input id -> what its records say of it, as far as carried
+        self.idle: dict[str, str] = {}  # inputs of which nothing is to come, by what they say, and the audit's word for it
+        self.began = 0  # of the load, ms since 1970
+        self.scored: dict[str, dict[str, Any]] = {}  # score id -> whose it is and what it says
+        self.placed: dict[str, list[dict[str, Any]]] = defaultdict(list)  # patient -> their contexts' stay and place
 
     def judge(self, logs: str, undisturbed: Verdict | None = None) -> Verdict:
         """Hold everything against everything; `undisturbed` is the same load's verdict without a fault."""
+        self._inputs()
         self._letters()
         self._originals()
         self._audit()
@@ -96,12 +142,14 @@ class Judge:
             outputs = self._merged(ids)
         vectors = self._vectors(ids) if self.lane in COLLECTION else set(ids)
         self._account(ids, outputs & vectors, outputs, vectors)
+        self._bear_out()
         self._silence(logs)
         if self.lane == "vitals":
             self.verdict.duplicated += alerts(self.ledger, self.found)
             self._lives()
             self._answers()
             self._steps()
+            self._rests()
             self._told()
         if self.names:
             self._made()
@@ -110,18 +158,66 @@ class Judge:
         self.verdict.wrong = self.found.wrong
         return self.verdict
 
+    def _inputs(self) -> None:
+        """Note what lies on the lane's topic, as far as the outputs and the audit have to say the same; and patients' contexts."""
+        fields = {name for carried in CARRIED.values() for name in carried.values()}
+        accepted = self.accepted.ids([self.topic]) | self.accepted.unknown
+        self.came = {one: Came() for one in accepted}
+        happened = []
+        for partition, offset, value in self.ledger.values(self.topic):
+            body = _read(value)
+            one = body.get("id", "")
+            spoilt = not self.accepted.at.get((self.topic, partition, offset), "unknown")
+            if spoilt or one not in accepted:
+                continue
+            self._lies(one, body, value)
+            if (at := _milliseconds(body.get(HAPPENED[self.topic]))) is not None:
+                happened.append(at)
+            carried = {name: body[name] for name in fields if name in body}
+            if carried not in self.told[one]:
+                self.told[one].append(carried)
+            if self.lane == "notes-vectors" and (body.get("status") in WITHDRAWN or not body.get("text", "").strip()):
+                self.idle[one] = "no-text"
+            if self.lane == "merges" and body.get("merged_into") in (None, body["patient_id"]):
+                self.idle[one] = "no-merge"
+        self.began = min(happened, default=0)
+        for _, _, value in self.ledger.values("clinical.patients") if self.lane == "vitals" else ():
+            body = _read(value)
+            stay = {name: body.get(name) for name in ("encounter_id", "location")}
+            if stay not in self.placed[body["patient_id"]]:
+                self.placed[body["patient_id"]].append(stay)
+            self._lies(body["id"], body, value)  # a score may come of it
+        for (topic, _, offset), one in self.accepted.at.items():
+            if one and topic == self.topic and offset < 0:  # the log that it lay on is no more
+                self.came[one].digests.clear()
+
+    def _lies(self, one: str, body: Mapping[str, Any], value: bytes) -> None:
+        came = self.came.setdefault(one, Came())
+        came.digests.add(sha256(value).hexdigest())
+        came.patients.add(body.get("patient_id", ""))
+
+    def _tells(self, words: str) -> bool:
+        """Say whether words tell who somebody is."""
+        return self.marks.search(words) is not None
+
+    def _carried(self, output: str, one: str, body: Mapping[str, Any]) -> bool:
+        """Say whether an output tells of its input what the input does: of one that was sent again, any of its records."""
+        mine = {name: _plain(body.get(name)) for name in CARRIED[output]}
+        wanted = [{name: _plain(told.get(of)) for name, of in CARRIED[output].items()} for told in self.told.get(one, ())]
+        return not wanted or mine in wanted
+
     def _letters(self) -> None:
         letters: dict[str, set[str]] = defaultdict(set)
         for _, _, letter in self.ledger.read("clinical.dead-letters"):
-            if letter["lane"] != self.lane:
+            told = json.dumps({name: value for name, value in letter.items() if not name.startswith("original_")})
+            if self._tells(told):
+                self.found.wrong.append(f"a dead letter's own words tell of a patient: {letter['id']}")
+            if letter.get("lane") != self.lane:
                 continue
             topic = letter["original_topic"].removeprefix(self.prefix)
             place = (topic, letter["original_partition"], letter["original_offset"])
             self.dead[place] += 1
             letters[letter["id"]].add(json.dumps({**letter, "failed_at": None, "attempts": None}, sort_keys=True))
-            told = json.dumps({name: value for name, value in letter.items() if not name.startswith("original_")})
-            if PHI in told or BORN in told:
-                self.found.wrong.append(f"a dead letter's own words tell of a patient: {letter['id']}")
         self.verdict.dead_letters = len(self.dead)
         self.verdict.repeats += sum(self.dead.values()) - len(letters)
         split = [one for one, texts in letters.items() if len(texts) > 1]
@@ -147,33 +243,68 @@ class Judge:
 
     def _audit(self) -> None:
         for _, _, body in self.ledger.read("clinical.audit"):
-            if PHI in json.dumps(body) or BORN in json.dumps(body):
+            if self._tells(json.dumps(body)):
                 self.found.wrong.append(f"the audit tells of a patient: {body['id']}")
-            if body["action"] == "predict" and body["agent"].partition("@")[0] == self.lane:
-                for entry in body["entries"]:
-                    self.audited[entry["input_id"]].add(entry["outcome"])
+            self.audit.update(entries([body], self.lane))
+        for one in self.audit:
+            self.audited[one.input_id].add(one.outcome)
+
+    def _bear_out(self) -> None:
+        """Hold the audit against what was sent, and what came of it."""
+        for place in self.dead:
+            if one := self.accepted.at.get(place):
+                self.came.setdefault(one, Came()).dead = True
+        for place in self.erased.get(OUTPUT.get(self.lane, ""), ()):
+            if one := self.accepted.at.get(place):
+                self.came.setdefault(one, Came()).erased = True
+        for words, ids in untrue(self.audit, self.came, makes=self.lane in OUTPUT).items():
+            self.found.blame(words, ids)
+        # The words for what leaves nothing behind must be true of the input. Of a note's versions one may be outdated in the end,
+        # and have been the newest when it came: the other way round it may not be.
+        replaced = self._replaced() if self.lane == "notes-vectors" else set()
+        denied = {
+            one.input_id
+            for one in self.audit
+            if (
+                one.outcome in ("no-text", "no-merge")
+                and self.idle.get(one.input_id) != one.outcome
+                and self.told[one.input_id]
+            )
+            or (one.outcome == "merged" and one.input_id in self.idle)
+            or (one.outcome == "outdated" and self.lane == "notes-vectors" and one.input_id not in replaced)
+        }
+        self.found.blame("audit entries of a word that their input denies", sorted(denied))
 
     def _outputs(self, ids: set[str]) -> set[str]:
         output = OUTPUT[self.lane]
         of_input: dict[str, set[str]] = defaultdict(set)
         said: dict[str, set[str]] = defaultdict(set)
         records = 0
-        unheard = []
-        came = self._came()
+        otherwise, anew = [], []
         for _, _, body in self.ledger.read(output):
+            source = body["source"]["event_id"]
+            if source in self.came:
+                self.came[source].outputs[body["id"]] = body.get("patient_id", "")
+            if "news2" in body:
+                self.scored[body["id"]] = {
+                    name: body.get(name) for name in ("patient_id", "observed_at", "received_at", "news2")
+                }
+                self.scored[body["id"]]["source"] = self.names.get(source, source)
             if body["source"].get("topic", self.topic) != self.topic:  # scored anew by a context that was read after the set
+                anew.append(body)
                 continue
             records += 1
-            source = body["source"]["event_id"]
             of_input[source].add(body["id"])
-            received = body.pop("received_at", None) if self.lane == "notes-entities" else None
-            if received not in came.get(source, {received}):
-                unheard.append(body["id"])
-            said[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
+            if body.get("image_id", source) == source and not self._carried(output, source, body):  # else it withdraws another
+                otherwise.append(body["id"])
+            # A note that its sender sends again has an event for each time that it came, alike but for that.
+            apart = ("source", "received_at") if self.lane == "notes-entities" else ("source",)
+            said[body["id"]].add(json.dumps({name: value for name, value in body.items() if name not in apart}, sort_keys=True))
             name = self.names.get(source, source)
-            self.verdict.said[name] = _content(body) if name != source and "news2" not in body else _timeless(body)
+            self.verdict.said[name] = self._compared(body, OUTPUT_APART)
             if "news2" in body and not str(body["deterioration_reason"]).startswith(SILENT):
                 self.verdict.risk[name] = json.dumps([body["deterioration"], body["deterioration_reason"]], sort_keys=True)
+        self._anew(anew)
         several = [one for one, outs in of_input.items() if len(outs) > 1]
         split = [one for one, texts in said.items() if len(texts) > 1]
         never = set(of_input) - ids - self.accepted.unknown
@@ -182,9 +313,32 @@ class Judge:
         self.found.blame("inputs with several logical outputs", several)
         self.found.blame("a repeat says something else", split)
         self.found.blame("outputs of what was never accepted", never)
-        self.found.blame("outputs that name another receipt than their input's", unheard)
+        self.found.blame("outputs that tell otherwise of their input than it does", otherwise)
         self._places(output)
         return set(of_input)
+
+    def _anew(self, scores: Iterable[Mapping[str, Any]]) -> None:
+        """A score that a context led to is of one of its patient's sets, in time for it, and says so."""
+        times: dict[str, set[tuple[Any, Any]]] = defaultdict(set)
+        for told in self.told.values() if self.lane == "vitals" else ():
+            for one in told:
+                times[one["patient_id"]].add((_milliseconds(one["observed_at"]), _milliseconds(one["received_at"])))
+        astray = []
+        for body in scores:
+            stays = {one["encounter_id"] for one in self.placed[body["patient_id"]]}
+            of = _milliseconds(body["observed_at"]), _milliseconds(body["received_at"])
+            as_said = "age-learned" in body["flags"] and not body["late"] and body["processing"] == "production"
+            if not as_said or of not in times[body["patient_id"]] or body["encounter_id"] not in stays:
+                astray.append(body["id"])
+        self.found.blame("scores of contexts that are of no set of their patient's", astray)
+
+    def _compared(self, body: Mapping[str, Any], apart: Collection[str]) -> dict[str, Any]:
+        """Return what an output or event has to say in every run alike, field by field: times as ms since the load began.
+
+        Where the connectors made the inputs, ids and the time of receipt are each run's own: those are held against the input.
+        """
+        own = {*apart, *(OWN if self.names else ())}
+        return {name: _since(value, self.began, own) for name, value in body.items() if name not in own}
 
     def _places(self, output: str) -> None:
         """An output names the place of its input, and stands behind those of its patient's earlier ones; a repeat may come late."""
@@ -207,26 +361,23 @@ class Judge:
         self.found.blame("outputs that name another place than their input's", astray)
         self.found.blame("outputs of one patient that stand before those of earlier inputs", turned)
 
-    def _came(self) -> dict[str, set[str]]:
-        """Return when each note was received, by its event's id: one that its sender sends again has the same, and another time."""
-        came: dict[str, set[str]] = defaultdict(set)
-        for _, _, body in self.ledger.read_valid(self.topic) if self.lane == "notes-entities" else ():
-            came[body["id"]].add(str(body.get("received_at")))
-        return came
-
     def _vectors(self, ids: set[str]) -> set[str]:
         assert self.qdrant is not None
         points: dict[str, list[tuple[str, list[float]]]] = defaultdict(list)
-        hollow = []
+        hollow, otherwise = [], []
         for payload, vector in _scroll(self.qdrant, COLLECTION[self.lane]):
-            points[payload["version"]].append((_placeless(payload), vector))
+            points[payload["version"]].append((json.dumps(self._compared(payload, PLACE), sort_keys=True), vector))
+            if not self._carried("points", payload["version"], payload):
+                otherwise.append(payload["version"])
             if not math.isclose(math.hypot(*vector), 1.0, abs_tol=1e-2):
                 hollow.append(payload["version"])
         self.found.blame("points whose vector is not of unit length", hollow)
+        self.found.blame("points that tell otherwise of their input than it does", sorted(set(otherwise)))
         for version, found in points.items():
             found.sort()
-            self.verdict.points[version] = [payload for payload, _ in found]
-            self.verdict.vectors[version] = [vector for _, vector in found]
+            name = self.names.get(version, version)
+            self.verdict.points[name] = [payload for payload, _ in found]
+            self.verdict.vectors[name] = [vector for _, vector in found]
         versions = set(points)
         never = versions - ids - self.accepted.unknown
         self.verdict.duplicated += len(never)
@@ -266,17 +417,17 @@ class Judge:
                 continue
             places[event_id].add(place)
             done = event_id in whole if event_id else False
-            # That a newer version stands is for the verifier to say, not for the lane.
-            believed = IGNORED - {"outdated"} if self.lane == "notes-vectors" else IGNORED
-            ignored = bool(event_id) and (event_id in replaced or bool(self.audited[event_id] & believed))
+            # That a newer version stands, or that there is no text, is for the verifier to say, not for the lane.
+            reason = "replaced" if event_id in replaced else self.idle.get(event_id, "")
+            ignored = reason == "replaced" or reason in self.audited[event_id]
             if done and place in self.dead:
                 both.append(place)
             if not done and place not in self.dead:
                 if place in (output if event_id else letters):
                     self.verdict.ignored["erased"] = self.verdict.ignored.get("erased", 0) + 1
                 elif ignored:
-                    reason = "replaced" if event_id in replaced else min(self.audited[event_id] & IGNORED)
                     self.verdict.ignored[reason] = self.verdict.ignored.get(reason, 0) + 1
+                    self.verdict.passed[self.names.get(event_id, event_id)] = reason
                 else:
                     lost.append(place)
         self.verdict.lost += len(lost)
@@ -378,8 +529,12 @@ class Judge:
         found: dict[str, dict[str, str]] = defaultdict(dict)  # by source and the step's own id: two of the same words are two
         history = set()
         contents: dict[str, set[str]] = defaultdict(set)
+        bodies: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
         for _, _, body in self.ledger.read("clinical.alerts"):
             contents[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
+            self.verdict.blind = self.verdict.blind or body.get("kind") == "monitoring-blind"
+            if self._tells(json.dumps(body)):
+                self.found.wrong.append(f"an alert tells who somebody is: {body['id']}")
             if body.get("kind") in ("news2", "deterioration") and body["state"] != "escalated" and not body.get("by"):
                 source = self.names.get(body["source"]["event_id"], body["source"]["event_id"])
                 if source.endswith(LATE):
@@ -387,12 +542,65 @@ class Judge:
                 where = (body.get("location") or {}).get("ward"), _first_route(body), (body.get("news2") or {}).get("total")
                 told = (body["patient_id"], body["kind"], body["state"], body["severity"], *where)
                 words = " ".join(str(one) for one in told if one is not None)
-                found[source if source in self.verdict.said else ""][body["id"]] = words
+                under = source if source in self.verdict.said else ""
+                found[under][body["id"]] = words
+                bodies[under, words][body["id"]] = {
+                    **self._compared({**body, "title": _AGED.sub("", body.get("title", ""))}, STEP_APART),
+                    # By its set: where a set's id is each run's own, the score's is.
+                    "score_id": self.scored.get(body.get("score_id") or "", {}).get("source"),
+                    "quiet": (body.get("answering") or {}).get("quiet"),
+                }
         self.verdict.steps = {source: sorted(words.values()) for source, words in found.items()}
+        self.verdict.bodies = {
+            where: sorted(steps.values(), key=lambda step: json.dumps(step, sort_keys=True)) for where, steps in bodies.items()
+        }
         split = [one for one, texts in contents.items() if len(texts) > 1]
         self.verdict.duplicated += len(split)
         self.found.blame("alert events that say two things", split)
         self.found.blame("steps of alerts that history led to", sorted(history))
+
+    def _rests(self) -> None:
+        """Every step about a patient, whatever led to it, rests on a score of theirs, names where they are, and says what it shows.
+
+        What is logged (`decided_at`, who is waited for since when) rests on the lane's own time, which nothing here knows.
+        """
+        times: dict[str, dict[str, set[int | None]]] = defaultdict(lambda: defaultdict(set))
+        known = [one for told in self.told.values() for one in told] if self.lane == "vitals" else []
+        for one in (*known, *self.scored.values()):
+            for name in ("observed_at", "received_at"):
+                times[one.get("patient_id") or ""][name].add(_milliseconds(one.get(name)))
+        erased = "clinical.scores" in self.erased
+        shown: dict[str, list[Any]] = defaultdict(list)
+        for one in self.scored.values():
+            shown[one["patient_id"]].append(_plain(one["news2"]))
+        dangling, elsewhere, untimely, unshown, misworded = set(), set(), set(), set(), set()
+        for _, _, body in self.ledger.read("clinical.alerts"):
+            if body.get("kind") not in ("news2", "deterioration", "no-observations", "observed-after-end"):
+                continue
+            one, patient = body["id"], body["patient_id"]
+            stay = {"encounter_id": body.get("encounter_id"), "location": body.get("location")}
+            if stay not in (self.placed.get(patient) or [{"encounter_id": None, "location": None}]):
+                elsewhere.add(one)
+            if body["kind"] not in ("news2", "deterioration"):
+                continue
+            score = self.scored.get(body.get("score_id") or "")
+            if not erased and (score is None or score["patient_id"] != patient):
+                dangling.add(one)
+            if any(_milliseconds(body.get(name)) not in times[patient][name] for name in ("observed_at", "received_at")):
+                untimely.add(one)
+            news2 = body.get("news2")
+            # What a set led to shows its score; answers, and that there were none, come when they come: to what some score said.
+            led = score is not None and score["source"] == self.names.get(source := body["source"]["event_id"], source)
+            same = [_plain(score["news2"])] if score and led else shown[patient]
+            if news2 and not erased and _plain(news2) not in same:
+                unshown.add(one)
+            if body["kind"] == "news2" and news2 and not _shows(body, news2, times[patient]["observed_at"]):
+                misworded.add(one)
+        self.found.blame("steps of alerts that rest on no score of their patient's", sorted(dangling))
+        self.found.blame("steps of alerts that name another stay or place than the patient's contexts", sorted(elsewhere))
+        self.found.blame("steps of alerts that name times of no set of their patient's", sorted(untimely))
+        self.found.blame("steps of alerts whose NEWS2 is not that of their score", sorted(unshown))
+        self.found.blame("steps of alerts whose words are not their NEWS2", sorted(misworded))
 
     def _told(self) -> None:
         """Of every patient whose NEWS2 was grave somebody was told; a load of ill patients without an alert shows nothing."""
@@ -412,16 +620,15 @@ class Judge:
         """Note what the connectors made: the event of each message, and what each patient's context came to."""
         met: dict[str, str] = {}
         for _, _, body in self.ledger.read(self.topic):
-            self.verdict.made[self.names[body["id"]]] = _content(body)
+            self.verdict.made[self.names[body["id"]]] = self._compared(body, ())
             met.setdefault(body["patient_id"], self.names[body["id"]])
         self.verdict.first = set(met.values())
         for _, _, body in self.ledger.read("clinical.patients"):
-            self.verdict.contexts[body["patient_id"]] = _content(body)
+            self.verdict.contexts[body["patient_id"]] = self._compared(body, ())
 
     def _silence(self, logs: str) -> None:
-        for word in (PHI, BORN):
-            if word in logs:
-                self.found.wrong.append(f"a log tells of a patient ({logs.count(word)} times)")
+        if times := len(self.marks.findall(logs)):
+            self.found.wrong.append(f"a log or metric tells who somebody is ({times} times)")
 
     def _compare(self, undisturbed: Verdict) -> None:
         """Hold what both runs were sent against one another: a longer row has more, and a twisted one other inputs beside."""
@@ -429,9 +636,14 @@ class Judge:
         both = mine.said.keys() & theirs.said.keys()
         if self.lane == "vitals":  # of a context and a set that come at once the lane rightly meets either first
             both -= mine.first | theirs.first
+        if mine.blind or theirs.blind:  # longer than `monitor.blind_after`: then a backlog is an outage's
+            for said in (*mine.said.values(), *theirs.said.values()):
+                said["flags"] = [one for one in said.get("flags", ()) if one != "catching-up"]
+        self.found.blame("outputs that an undisturbed run says otherwise", _unlike(mine.said, theirs.said, both))
+        gone = {one for one, reason in mine.passed.items() if reason in ("no-text", "no-merge")}
         self.found.blame(
-            "outputs that an undisturbed run says otherwise",
-            [one for one in sorted(both) if mine.said[one] != theirs.said[one]],
+            "inputs ignored of which an undisturbed run makes something",
+            sorted(gone & (theirs.said.keys() | theirs.points.keys())),
         )
         stored = mine.points.keys() & theirs.points.keys()
         self.found.blame(
@@ -441,22 +653,28 @@ class Judge:
         far = [one for one in sorted(stored) if not _alike(mine.vectors.get(one, []), theirs.vectors.get(one, []))]
         self.found.blame("vectors that an undisturbed run has otherwise", far)
         events = mine.made.keys() & theirs.made.keys()
+        self.found.blame("messages of which an undisturbed run makes something else", _unlike(mine.made, theirs.made, events))
+        patients = {one: mine.contexts.get(one, {}) for one in theirs.contexts}
         self.found.blame(
-            "messages of which an undisturbed run makes something else",
-            [one for one in sorted(events) if mine.made[one] != theirs.made[one]],
-        )
-        self.found.blame(
-            "patients whose context an undisturbed run has otherwise",
-            [one for one, said in theirs.contexts.items() if mine.contexts.get(one) != said],
+            "patients whose context an undisturbed run has otherwise", _unlike(patients, theirs.contexts, theirs.contexts)
         )
         mine.compared = {"outputs": len(both), "points": len(stored), "events": len(events), "contexts": len(theirs.contexts)}
-        if self.lane != "vitals":
-            return
-        asked = mine.risk.keys() & theirs.risk.keys() & both
+        if self.lane == "vitals":
+            self._compare_alerts(theirs, both)
+        whole = {"outputs": theirs.said, "points": theirs.points, "events": theirs.made, "alert_steps": theirs.steps}
+        nothing = [name for name, of in whole.items() if of and not mine.compared.get(name, 1)]
+        if nothing or not any(mine.compared.values()):
+            self.found.wrong.append(f"nothing was compared with an undisturbed run: {', '.join(nothing) or 'it has nothing'}")
+
+    def _compare_alerts(self, theirs: Verdict, both: Collection[str]) -> None:
+        mine = self.verdict
+        asked = mine.risk.keys() & theirs.risk.keys() & set(both)
         self.found.blame(
             "deterioration that an undisturbed run says otherwise",
             [one for one in sorted(asked) if mine.risk[one] != theirs.risk[one]],
         )
+        if 2 * len(asked) < len(both):  # now and then it may be late, by the machine's load (LIMITATIONS.md)
+            self.found.wrong.append(f"the deterioration model answered in both runs of {len(asked)} in {len(both)} sets alone")
         causes = [*sorted(both), ""]
         declined = mine.declined | theirs.declined  # what follows depends on when that was
         told, wanted = (
@@ -465,6 +683,13 @@ class Judge:
         )
         self.found.blame("steps of alerts that an undisturbed run has and this one has not", sorted((wanted - told).elements()))
         self.found.blame("steps of alerts that an undisturbed run has not", sorted((told - wanted).elements()))
+        otherwise = [
+            f"{where[0]}: {where[1]} ({_differing(one, other)})"
+            for where in sorted((told & wanted).keys())
+            for one, other in zip(mine.bodies.get(where, ()), theirs.bodies.get(where, ()), strict=False)
+            if one != other
+        ]
+        self.found.blame("steps of alerts that an undisturbed run says otherwise", otherwise)
         mine.compared |= {"deterioration": len(asked), "alert_steps": wanted.total()}
 
 
@@ -482,40 +707,100 @@ class Reader(Ledger):
                 yield partition, offset, body
 
 
-def _placeless(payload: Mapping[str, Any]) -> str:
-    """What a point says, without where its input lay: a load with more in it is laid out otherwise."""
-    return json.dumps({name: value for name, value in payload.items() if name not in ("partition", "offset")}, sort_keys=True)
+PLACE = ("topic", "partition", "offset")  # of an input: a load with more in it is laid out otherwise (`_places` holds them)
+OUTPUT_APART = ("source", "deterioration", "deterioration_reason")
+"""Of an output: where its input lay; and what the model said, which is late by the machine's load (LIMITATIONS.md): by itself."""
+STEP_APART = ("id", "sequence", "source", "decided_at", "answering", "route", "routes")
+"""Of a step of an alert: what depends on when people answered, and when those who do not were passed by: a fault delays both.
 
-
+So its number and with it its id, the lane's logged time, who is waited for, and who was told (of which the first is compared).
+"""
 OWN = {
-    *("id", "note_id", "image_id", "replaces", "study_uid", "series_uid", "instance_uid"),
-    *("source", "origin", "pixels", "encounter_since"),  # a DICOM object has its times in it
+    *("id", "note_id", "image_id", "replaces", "study_uid", "series_uid", "instance_uid", "version", "uri", "alert_id"),
+    *("source", "message_id", "digest", "sha256", "bytes"),  # a DICOM object has its times in it
+    *("received_at", "received", "effective_at"),  # FHIR resources of persons and stays hold as of their receipt
 }
-"""Fields that name a message, or say when it was: each run's own, where the senders' messages are written as it begins."""
+"""Fields that name a message or its bytes, or say when it came: each run's own, where senders write messages as it begins."""
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+_CLOCK = re.compile(r"\b\d\d:\d\d UTC\b")
+_AGED = re.compile(r" as of \d\d:\d\d UTC(?=:|$)")  # in a title: where a fault delayed it
+_TOTAL = re.compile(
+    r"NEWS2 (?:\d+(?: \([^)]*\))? at [-\d :]+ UTC, then )?(?:at least )?(\d+)\b"
+)  # perhaps behind a graver one's
+_POINTS = re.compile(r"\((\d)\)")
 
 
-def _content(body: Mapping[str, Any]) -> str:
-    """What the connectors made of a message, or a lane of that."""
-    return json.dumps(_without_times({name: value for name, value in body.items() if name not in OWN}), sort_keys=True)
-
-
-def _timeless(body: Mapping[str, Any]) -> str:
-    """What an output says, without when and from where: two runs of one load say the same.
-
-    Of a score, NEWS2 and what was rejected; whether the deterioration model was late depends on the machine's load
-    (LIMITATIONS.md), so what it says is compared apart.
-    """
-    if "news2" in body:
-        return json.dumps(
-            _without_times([body[name] for name in ("patient_id", "news2", "news2_reason", "rejected")]), sort_keys=True
-        )
-    return json.dumps(_without_times({**body, "source": None}), sort_keys=True)
-
-
-def _without_times(part: Any) -> Any:
+def _since(part: Any, began: int, apart: Collection[str]) -> Any:
+    """Return a part with each time as ms since `began`; of one in a sentence, which has minutes alone, that there is one."""
     if isinstance(part, dict):
-        return {name: _without_times(value) for name, value in part.items() if not name.endswith("_at")}
-    return [_without_times(one) for one in part] if isinstance(part, list) else part
+        return {name: _since(value, began, apart) for name, value in part.items() if name not in apart}
+    if isinstance(part, list):
+        return [_since(one, began, apart) for one in part]
+    if isinstance(part, str):
+        at = _milliseconds(part)
+        # 1970: registration has not spoken yet.
+        return part if at == 0 else f"{at - began} ms" if at is not None else _CLOCK.sub("--:-- UTC", part)
+    return part
+
+
+def _plain(part: Any) -> Any:
+    """Return a part with its times as ms since 1970, however they are written."""
+    return _since(part, 0, ())
+
+
+def _milliseconds(text: Any) -> int | None:
+    """Read a time as whole milliseconds since 1970; None where it is none."""
+    if not isinstance(text, str) or not _TIME.match(text):
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return int(at.timestamp() * 1_000_000 + 0.5) // 1000 if at.tzinfo else None
+
+
+def _read(value: bytes | None) -> dict[str, Any]:
+    try:
+        body = json.loads(value or b"")
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _unlike(mine: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]], both: Iterable[str]) -> list[str]:
+    """Name what two runs say otherwise, with the fields."""
+    return [f"{one} ({_differing(mine[one], theirs[one])})" for one in sorted(both) if mine[one] != theirs[one]]
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))
+
+
+def _shows(step: Mapping[str, Any], news2: Mapping[str, Any], sets: Iterable[int | None]) -> bool:
+    """Say whether a step's title and detail tell of its NEWS2: the total, each parameter by its points.
+
+    No time but theirs, or that of another of the patient's `sets` (ms), for which the alert was told before.
+    """
+    points = [one["points"] for one in news2["parameters"]]
+    clock = {
+        at.partition("T")[2][:5] for one in (*news2["parameters"], *news2.get("refused", ())) if (at := one["observed_at"])
+    }
+    clock |= {f"{datetime.fromtimestamp(at / 1000, UTC):%H:%M}" for at in sets if at is not None}
+    total = _TOTAL.match(step["title"])
+    return (
+        total is not None
+        and int(total[1]) == news2["total"]
+        and sorted(map(int, _POINTS.findall(step["title"]))) == sorted(one for one in points if one)
+        and list(map(int, _POINTS.findall(step["detail"]))) == [one for one in points if not one]
+        and {at.removesuffix(" UTC") for at in _CLOCK.findall(step["detail"])} <= clock
+    )
+
+
+def _pattern(marks: Collection[str]) -> re.Pattern[str]:
+    """Find any of these: numbers and dates wherever they stand, names as words, in capitals too."""
+    names = {re.escape(form) for one in marks if one.isalpha() for form in (one, one.upper())}
+    others = {re.escape(one) for one in marks if not one.isalpha()}
+    return re.compile("|".join(sorted(others | {rf"(?<![^\W\d_]){one}(?![^\W\d_])" for one in names})))
 
 
 def _first_route(step: Mapping[str, Any]) -> Any:

@@ -3,9 +3,10 @@
 import json
 from base64 import b64decode
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from qdrant_client import QdrantClient
@@ -26,6 +27,17 @@ class Reckoning:
         items = list(items)
         if items:
             self.wrong.append(f"{text}: {len(items)}, e.g. {items[:3]}")
+
+
+@dataclass(slots=True)
+class Came:
+    """One input as it lies on its topic, and what came of it: what the audit has to say of it."""
+
+    digests: set[str] = field(default_factory=set)  # SHA-256, hex, of the records that brought it; none: it lies there no more
+    patients: set[str] = field(default_factory=set)
+    outputs: dict[str, str] = field(default_factory=dict)  # id -> whose it is
+    dead: bool = False  # a dead letter is about it
+    erased: bool = False  # its outputs may be gone, with their topic
 
 
 class Ledger:
@@ -52,14 +64,18 @@ class Ledger:
         try:
             name = self._prefix + topic
             partitions = consumer.list_topics(name, timeout=30).topics[name].partitions
-            left = {}
+            left, most = {}, 0
             for number in partitions:
                 low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=30)
                 if high > low:
                     left[number] = high
+                    most += high - low
             consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in left])
             while left:
-                for message in consumer.consume(5000, timeout=1.0):
+                for message in consumer.consume(
+                    min(5000, max(1, most)), timeout=1.0
+                ):  # it waits for as many as it is asked for
+                    most -= 1
                     if message.error():
                         raise RuntimeError(str(message.error()))
                     yield message.partition(), message.offset(), message.value()
@@ -103,6 +119,57 @@ OUTPUT_OF = {
 }
 
 
+class Entry(NamedTuple):
+    """One entry of a lane's audit."""
+
+    input_id: str
+    event_id: str
+    digest: str
+    patient: str
+    outcome: str
+
+
+def entries(bodies: Iterable[Mapping[str, Any]], lane: str) -> Iterator[Entry]:
+    """Yield what audit records say of a lane's inputs."""
+    for body in bodies:
+        if body["action"] == "predict" and body["agent"].partition("@")[0] == lane:
+            for one in body["entries"]:
+                told = one.get("event_id", ""), one.get("input_digest", ""), one.get("patient_id", "")
+                yield Entry(one["input_id"], *told, one["outcome"])
+
+
+def untrue(told: Iterable[Entry], came: Mapping[str, Came], *, makes: bool) -> dict[str, list[str]]:
+    """Return the ids of inputs of which the audit says what neither they nor their outputs bear out, by what that is.
+
+    `makes`: the lane has a topic of outputs, else an entry is about the input itself. Which of the words for an input without an
+    output is right (`no-text`, `outdated`, ...) is for the caller to say.
+    """
+    wrong: dict[str, set[str]] = defaultdict(set)
+    for one in told:
+        known = came.get(one.input_id)
+        if known is None:
+            wrong["audit entries of what was never accepted"].add(one.input_id)
+            continue
+        if known.digests and one.digest not in known.digests:
+            wrong["audit entries with another digest than their input's"].add(one.input_id)
+        whose = {known.outputs[one.event_id]} if one.event_id in known.outputs else known.patients
+        if whose and one.patient not in whose:
+            wrong["audit entries that name another patient"].add(one.input_id)
+        itself = one.event_id == one.input_id
+        match one.outcome:
+            case "ok" | "withdraws":
+                fits = (one.event_id in known.outputs or known.erased) if makes else itself
+            case "dead-letter":
+                fits = known.dead and itself
+            case "repeat":
+                fits = itself and bool(known.outputs or known.erased)
+            case _:
+                fits = itself or one.event_id in known.outputs
+        if not fits:
+            wrong["audit entries whose outcome or output is not what came of their input"].add(one.input_id)
+    return {words: sorted(ids) for words, ids in wrong.items()}
+
+
 def reckon(bootstrap: str, prefix: str, qdrant_url: str, accepted: Mapping[str, set[str]]) -> Reckoning:
     """Hold what came out against what was accepted (topic -> event ids)."""
     ledger, found = Ledger(bootstrap, prefix), Reckoning()
@@ -114,7 +181,7 @@ def reckon(bootstrap: str, prefix: str, qdrant_url: str, accepted: Mapping[str, 
     for topic, ids in accepted.items():
         _outputs(ledger, found, topic, ids, dead)
     alerts(ledger, found)
-    _audit(ledger, found, accepted)
+    _audit(ledger, found, accepted, dead)
     _vectors(QdrantClient(url=qdrant_url), found, accepted, dead)
     for group, topics in GROUPS.items():
         for topic in topics:
@@ -174,20 +241,29 @@ def alerts(ledger: Ledger, found: Reckoning) -> int:
     return len(twice) + len(split)
 
 
-def _audit(ledger: Ledger, found: Reckoning, accepted: Mapping[str, set[str]]) -> None:
-    audited: dict[str, set[str]] = defaultdict(set)
-    for _, _, body in ledger.read("clinical.audit"):
-        if body["action"] == "predict":
-            audited[body["agent"].partition("@")[0]] |= {entry["input_id"] for entry in body["entries"]}
-    lanes = {
-        "notes-entities": "clinical.notes",
-        "notes-vectors": "clinical.notes",
-        "images": "clinical.images",
-        "vitals": "clinical.vitals",
-    }
-    for lane, topic in lanes.items():
-        if topic in accepted:
-            found.blame(f"{lane}: predictions without an audit entry", accepted[topic] - audited[lane])
+def _audit(ledger: Ledger, found: Reckoning, accepted: Mapping[str, set[str]], dead: Mapping[str, set[str]]) -> None:
+    """Hold the audit of every lane against what was accepted and what came of it."""
+    for lane, topic in AUDITED:
+        if topic not in accepted:
+            continue
+        output, maker = OUTPUT_OF[topic]
+        came = {one: Came(dead=one in dead.get(lane, ())) for one in accepted[topic]}
+        contexts = ("clinical.patients",) if lane == "vitals" else ()  # where it scores anew
+        for source in (topic, *contexts):
+            for _, _, value in ledger.values(source):
+                body = json.loads(value)
+                known = came.setdefault(body["id"], Came()) if source in contexts else came.get(body["id"])
+                if known is not None:
+                    known.digests.add(sha256(value).hexdigest())
+                    known.patients.add(body["patient_id"])
+        if lane == maker:
+            for _, _, body in ledger.read(output):
+                if body["source"]["event_id"] in came:
+                    came[body["source"]["event_id"]].outputs[body["id"]] = body["patient_id"]
+        told = set(entries((body for _, _, body in ledger.read("clinical.audit")), lane))
+        found.blame(f"{lane}: predictions without an audit entry", accepted[topic] - {one.input_id for one in told})
+        for words, ids in untrue(told, came, makes=lane == maker).items():
+            found.blame(f"{lane}: {words}", ids)
 
 
 def _vectors(client: QdrantClient, found: Reckoning, accepted: Mapping[str, set[str]], dead: Mapping[str, set[str]]) -> None:
