@@ -506,7 +506,9 @@ def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:
             stages[task] = Stage.model_validate(table)
         except ValidationError as error:
             where, hint = _place(error, Stage)
-            raise Fatal(f"registry {path}: [tasks.{task}] {where}", hint=hint or 'it needs champion = "model name"') from error
+            if not hint and where.partition(":")[0] not in Stage.model_fields.keys() - {"champion"}:
+                hint = 'it needs champion = "model name"'
+            raise Fatal(f"registry {path}: [tasks.{task}] {where}", hint=hint or None) from error
     return stages
 
 

@@ -1,9 +1,10 @@
 """Vitals whose score stands: what a copy of them would come to is worse than what was published, so a replay holds them back.
 
-The lane knows an input again by the ids of a patient's newest sets only. A copy of an older one is scored late, from what is still
-known: the values of the 24 hours before the newest, the last few and the last of each hour. The window of the original went back
-further, and its own hour was whole. So the model's answer is another one, and under the same id it would take the place of what
-people have seen. A set that has no score, for its record failed or was skipped, gets that late score: it is the only one.
+The lane knows an input again by the ids of a patient's newest sets, and of those that may still alert. A copy of an older one is
+scored late, from what is still known: the values of the 24 hours before the newest, the last few and the last of each hour. The
+window of the original went back further, and its own hour was whole. So the model's answer is another one, and under the same id it
+would take the place of what people have seen. A set that has no score, for its record failed or was skipped, gets that late score:
+it is the only one.
 """
 
 from collections import defaultdict

@@ -197,6 +197,7 @@ class _Case:
                 unusable = Trouble(f"the mapping failed with {type(error).__name__}", None, Condition.APPLICATION_ERROR)
         if unusable:
             self.reading.events.clear()
+            self.reading.documents.clear()
             self.reading.troubles[:] = [unusable]
         return self._mapped(self.reading)
 

@@ -95,7 +95,7 @@ def evaluate(
     metrics = [*bootstrap.ranking(labels, scores).values()]
     if stays.hourly:
         metrics += calibration_metrics(bootstrap, labels, scores["model"])
-        metrics += _alert_metrics(bootstrap, labels, scores, groups)
+        metrics += _alert_metrics(_Judged(labels, groups, rows - stays.starts[groups]), scores, rounds)
         high = np.argsort(-scores["model"], kind="stable")[
             : max(50, len(rows) // 50)
         ]  # the highest 2%: where drivers are shown
@@ -131,14 +131,11 @@ def faithfulness(
     _, numbered = np.unique(groups, return_inverse=True)
     bootstrap = Bootstrap(numbered, rounds=500)
     falls = {}
-    for kind, features in (("drivers", chosen), ("random", chance)):
+    for kind, features in (("drivers", chosen), ("at random", chance)):
         without = windows.copy()
         np.put_along_axis(without, features[:, None, :], np.nan, axis=2)
-        fall = (base - model.score(without)) / base
-        falls[kind] = bootstrap.metric(kind, partial(_mean, fall), ends=())
-    mine = falls["drivers"]
-    name = f"share of a high score lost without its {remove} strongest drivers"
-    return Metric(name, mine.value, mine.low, mine.high, mine.n, {"at random": falls["random"]})
+        falls[kind] = partial(_mean, (base - model.score(without)) / base)
+    return bootstrap.against(f"share of a high score lost without its {remove} strongest drivers", falls, ends=())
 
 
 def calibration_metrics(bootstrap: Bootstrap, labels: Floats, scores: Floats) -> list[Metric]:
@@ -176,19 +173,30 @@ class _Alerts:
     lead: Array  # hours from the first such alert to the onset, 0 where none
 
 
-def _alerts(labels: Floats, groups: NDArray[np.int64], high: NDArray[np.bool_]) -> _Alerts:
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The judged hours, patient by patient in order of time."""
+
+    labels: Floats  # [n]
+    groups: NDArray[np.int64]  # [n]: the patient, numbered from 0
+    hours: NDArray[np.int64]  # [n]: since the patient's first
+
+
+def _alerts(judged: _Judged, high: NDArray[np.bool_]) -> _Alerts:
+    labels, groups = judged.labels, judged.groups
     count = int(groups.max()) + 1
     found = _Alerts(*(np.zeros(count) for _ in range(5)))
     edges = np.searchsorted(groups, np.arange(count + 1))
     for patient in range(count):
         at = slice(edges[patient], edges[patient + 1])
-        positive = np.flatnonzero(labels[at] > 0)
+        hours = judged.hours[at]
+        positive = hours[labels[at] > 0]
         onset = positive[0] + _ONSET_AFTER_FIRST_LABEL if len(positive) else math.inf
         raised: list[int] = []
-        for hour in np.flatnonzero(high[at]).tolist():
+        for hour in hours[high[at]].tolist():
             if hour < onset and (not raised or hour >= raised[-1] + _REFRACTORY_HOURS):
                 raised.append(hour)
-        found.days[patient] = min(edges[patient + 1] - edges[patient], onset) / 24
+        found.days[patient] = min(hours[-1] + 1, onset) / 24
         found.raised[patient] = len(raised)
         if len(positive):
             found.septic[patient] = 1
@@ -197,18 +205,17 @@ def _alerts(labels: Floats, groups: NDArray[np.int64], high: NDArray[np.bool_]) 
     return found
 
 
-def _alert_metrics(bootstrap: Bootstrap, labels: Floats, scores: dict[str, Floats], groups: NDArray[np.int64]) -> list[Metric]:
+def _alert_metrics(judged: _Judged, scores: dict[str, Floats], rounds: int) -> list[Metric]:
     """Alerts per patient-day and lead time at thresholds that catch as many onsets as NEWS2 >= 5 and >= 7 do."""
-    patients = Bootstrap(np.arange(bootstrap.count), rounds=1000, seed=1)
+    patients = Bootstrap(np.arange(int(judged.groups.max()) + 1), rounds=rounds, seed=1)
     metrics: list[Metric] = []
     for points in (5, 7):
-        news = _alerts(labels, groups, scores["NEWS2"] >= points)
-        ours = _matching(labels, groups, scores["model"], news)
+        news = _alerts(judged, scores["NEWS2"] >= points)
+        ours = _matching(judged, scores["model"], news)
         name = f"at the sensitivity of NEWS2 >= {points}"
         for what, measure in (("onsets caught", _caught), ("alerts per patient-day", _per_day), ("lead time (h)", _lead)):
-            other = patients.metric("NEWS2", partial(measure, news))
-            mine = patients.metric(what, partial(measure, ours))
-            metrics.append(Metric(f"{what}, {name}", mine.value, mine.low, mine.high, mine.n, {"NEWS2": other}))
+            both = {"model": partial(measure, ours), "NEWS2": partial(measure, news)}
+            metrics.append(patients.against(f"{what}, {name}", both))
     return metrics
 
 
@@ -232,14 +239,14 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole > 0 else float("nan")  # nobody caught has no lead time
 
 
-def _matching(labels: Floats, groups: NDArray[np.int64], scores: Floats, news: _Alerts) -> _Alerts:
+def _matching(judged: _Judged, scores: Floats, news: _Alerts) -> _Alerts:
     """Find the highest threshold of the model at which it catches no fewer onsets than NEWS2 does."""
     candidates = np.quantile(scores, np.linspace(0, 0.9995, 200))
     low, high = 0, len(candidates) - 1
-    found = _alerts(labels, groups, scores >= candidates[0])
+    found = _alerts(judged, scores >= candidates[0])
     while low < high:
         middle = (low + high + 1) // 2
-        tried = _alerts(labels, groups, scores >= candidates[middle])
+        tried = _alerts(judged, scores >= candidates[middle])
         if tried.caught.sum() >= news.caught.sum():
             low, found = middle, tried
         else:
@@ -296,7 +303,8 @@ def evaluate_all(
         fresh = stays if learned is None else unseen(stays, learned)
         if gone := len(stays.ids) - len(fresh.ids):
             said.append(f"{stays.name}: {gone:,} of {len(stays.ids):,} patients left out, the model learned from them")
-        if not 0 < fresh.labels.sum() < len(fresh.labels):
+        labels = fresh.labels[fresh.scored_rows()]
+        if not 0 < labels.sum() < len(labels):
             said.append(f"{stays.name}: no figures, of {len(fresh.ids):,} patients left none or all are positive")
             continue
         path = weights / f"logistic-{'hourly' if stays.hourly else 'outcome'}.json"

@@ -203,13 +203,12 @@ def _alert_metrics(diaries: Diaries, rows: NDArray[np.int64], scores: dict[str, 
         ("alerts per patient-week", lambda alerts: (7 * alerts.raised, days)),
     )
     for name, share in shares:
-        found = {}
+        measures = {}
         for kind, alerts in by_kind.items():
             part, whole = share(alerts)
-            found[kind] = patients.metric(kind, partial(_share, part=part, whole=whole))
-        mine = found.pop("model")
+            measures[kind] = partial(_share, part=part, whole=whole)
         title = name if name.startswith("alerts") else f"{name}, at one alert in four patient-weeks"
-        metrics.append(Metric(title, mine.value, mine.low, mine.high, mine.n, found))
+        metrics.append(patients.against(title, measures))
     return metrics
 
 

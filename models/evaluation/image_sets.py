@@ -30,7 +30,7 @@ _ENDINGS = {".png", ".jpg", ".jpeg"}
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image with its label, and the patient it is of (the file's name where the set does not say)."""
+    """One image with its label, and the patient it is of (the file's place in the set where the set does not say)."""
 
     path: Path
     label: str
@@ -71,13 +71,21 @@ def gather(folder: Path) -> tuple[dict[str, list[LabelledImage]], list[str]]:
     return found, notes
 
 
+def learned_from(images: Sequence[LabelledImage]) -> NDArray[np.uint32]:
+    """Return what is kept beside the weights (`learned.npy`) to know again whom and what a model learned from, sorted.
+
+    The patients' sums and the images' own: copied under another name an image says no more whose it is.
+    """
+    return np.union1d(checksums(images), np.array([content(picture) for _, picture in decoded(images)], np.uint32))
+
+
 def checksums(images: Sequence[LabelledImage]) -> NDArray[np.uint32]:
-    """Return the CRC-32 of each image's patient: kept beside the weights, to know again whom the model learned from."""
+    """Return the CRC-32 of each image's patient."""
     return np.array([zlib.crc32(f"image:{image.patient}".encode()) for image in images], np.uint32)
 
 
 def content(image: NDArray[np.uint8]) -> int:
-    """Return the CRC-32 of one image's pixels: labelled ones of a site's own are known again by it, whosever they are."""
+    """Return the CRC-32 of one image's pixels: known again by it under any name and in any lossless format."""
     return zlib.crc32(f"{image.shape}".encode() + image.tobytes())
 
 
@@ -153,7 +161,7 @@ def _by_class(folder: Path, name: str, notes: list[str]) -> Iterator[LabelledIma
             notes.append(f"{name}: {len(files)} images of the class {place.name!r} passed over")
             continue
         for path in files:
-            yield LabelledImage(path, label, _patient(path.name))
+            yield LabelledImage(path, label, _patient(path.relative_to(folder).as_posix()))
 
 
 def _label(name: str) -> str | None:
@@ -161,6 +169,9 @@ def _label(name: str) -> str | None:
 
 
 def _patient(name: str) -> str:
-    """Tell the patient from a file's name as NIH ChestX-ray14 gives it, <patient>_<number>; else the file is its own patient."""
+    """Tell the patient from a file's name as NIH ChestX-ray14 gives it, <patient>_<number>; else the file is its own patient.
+
+    By its place in the set, since classes number their files alike: NORMAL/0.png and PNEUMONIA/0.png are two patients.
+    """
     numbered = re.search(r"(?<!\d)(\d{8})_\d{3}(?!\d)", name)
-    return numbered[1] if numbered else Path(name).name
+    return numbered[1] if numbered else name

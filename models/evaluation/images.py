@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,7 @@ def _both(name: str, labels: Sequence[str]) -> Floats:
 def _beside(bootstrap: Bootstrap, name: str, among: Floats, hit: NDArray[Any], other: NDArray[Any]) -> Metric:
     """Measure the share of `hit` among some images, and beside it what needs no look at an image."""
     kind = "majority class" if other.dtype == np.bool_ else "at random"
-    mine, beside = (bootstrap.metric(name, partial(_share, among, one)) for one in (hit, other))
-    return replace(mine, baselines={kind: beside})
+    return bootstrap.against(name, {"model": partial(_share, among, hit), kind: partial(_share, among, other)})
 
 
 def _others(labels: Floats, groups: NDArray[np.int64]) -> Array:

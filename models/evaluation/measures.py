@@ -12,8 +12,9 @@ is the same in every resample, as 1.000 of three images is.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -91,6 +92,10 @@ def average_precision(labels: NDArray[Any], scores: NDArray[Any]) -> float:
     return _average_precision(*ranked.curve(np.ones(len(labels))))
 
 
+def _area(area: Callable[[Array, Array], float], ranked: _Sorted, weights: Array) -> float:
+    return area(*ranked.curve(weights))
+
+
 class Bootstrap:
     """Resamples of groups (patients), drawn once and shared by all scores of an evaluation."""
 
@@ -106,31 +111,41 @@ class Bootstrap:
         return measure(np.ones(len(self.groups))), np.array([measure(draw[self.groups]) for draw in self._draws])
 
     def ranking(self, labels: NDArray[Any], scores: dict[str, NDArray[Any]]) -> dict[str, Metric]:
-        """AUROC and AUPRC of the first score, with those of the others, and of the differences, as baselines.
-
-        The difference (first less other) stands in a baseline's own `baselines` under `difference`.
-        """
+        """AUROC and AUPRC of the first score, with those of the others as baselines (see `against`)."""
         target = labels.astype(np.float64)
-        found: dict[str, Metric] = {}
         few = min(len(np.unique(self.groups[target == one])) for one in (0, 1)) < FEWEST_OF_A_CLASS
-        for name, area in (("AUROC", _auroc), ("AUPRC", _average_precision)):
-            values: dict[str, tuple[float, Array]] = {}
-            for kind, score in scores.items():
-                ranked = _Sorted(target, score.astype(np.float64))
-                values[kind] = self.over(lambda weights, ranked=ranked, area=area: area(*ranked.curve(weights)))  # type: ignore[misc]
-            (value, drawn), *_ = values.values()
-            others = {
-                kind: self._metric(
-                    name,
-                    other,
-                    resampled,
-                    {"difference": self._metric(name, value - other, drawn - resampled, few=few, ends=())},
-                    few=few,
-                )
-                for kind, (other, resampled) in list(values.items())[1:]
-            }
-            found[name] = self._metric(name, value, drawn, others, few=few)
-        return found
+        ranked = {kind: _Sorted(target, score.astype(np.float64)) for kind, score in scores.items()}
+        return {
+            name: self.against(name, {kind: partial(_area, area, one) for kind, one in ranked.items()}, few=few)
+            for name, area in (("AUROC", _auroc), ("AUPRC", _average_precision))
+        }
+
+    def against(
+        self,
+        name: str,
+        measures: Mapping[str, Callable[[Array], float]],
+        *,
+        few: bool = False,
+        ends: Sequence[float] = (0.0, 1.0),
+    ) -> Metric:
+        """Return one measure of the first method, with those of the others as baselines.
+
+        The paired difference (first less other, by the same resamples) stands in a baseline's own `baselines` under `difference`.
+        """
+        values = {kind: self.over(measure) for kind, measure in measures.items()}
+        (value, drawn), *_ = values.values()
+        others = {
+            kind: self._metric(
+                name,
+                other,
+                resampled,
+                {"difference": self._metric(name, value - other, drawn - resampled, few=few, ends=())},
+                few=few,
+                ends=ends,
+            )
+            for kind, (other, resampled) in list(values.items())[1:]
+        }
+        return self._metric(name, value, drawn, others, few=few, ends=ends)
 
     def metric(self, name: str, measure: Callable[[Array], float], *, ends: Sequence[float] = (0.0, 1.0)) -> Metric:
         """Return one measure with its interval. `ends` are those of its scale: none for a difference."""

@@ -2,17 +2,20 @@
 
     precision = hits / predicted      recall = hits / gold      F1 = 2 P R / (P + R)
 
-Micro averages sum the counts over types first (the convention of the BC5CDR and NCBI-disease papers). Intervals are
+Micro averages sum the counts over types first (the convention of the BC5CDR and NCBI-disease papers). Intervals, of all three, are
 percentile bootstrap over documents, so that correlated spans of one document stay together.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.evaluation.measures import FEWEST, Array, Bootstrap, Metric
 from models.evaluation.ner_corpora import Document
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import WindowedTagger
@@ -45,13 +48,39 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class NerFigures:
-    """Strict span and type figures: micro over all types, per type, and the micro F1's 95% interval."""
+    """Strict span and type figures: micro over all types, per type, and the counts that intervals are resampled from."""
 
     micro: Score
     by_label: Mapping[str, Score]
-    low: float
-    high: float
-    documents: int
+    counts: NDArray[np.int64] = field(repr=False)  # [documents, 3]: hits, predicted, gold
+
+    def metrics(
+        self, name: str = "micro", beside: Mapping[str, "NerFigures"] | None = None, rounds: int = 1000
+    ) -> list[Metric]:
+        """Return F1, precision and recall with their intervals, those of others on the same documents beside them.
+
+        `n` are the documents that have something to count: from fewer than `FEWEST` there is no interval, however many there are.
+        Where nothing was said there is no precision (NaN).
+        """
+        bootstrap, every = Bootstrap(np.arange(len(self.counts)), rounds=rounds), {"model": self, **(beside or {})}
+        found = []
+        for what, columns in (("F1", (_SAID, _GOLD)), ("precision", (_SAID,)), ("recall", (_GOLD,))):
+            telling = int((self.counts[:, columns].sum(axis=1) > 0).sum())
+            measures = {
+                kind: partial(_share, one.counts[:, _HIT], one.counts[:, columns].mean(axis=1)) for kind, one in every.items()
+            }
+            metric = bootstrap.against(f"{name} {what}", measures, few=telling < FEWEST)
+            found.append(replace(metric, n=telling))
+        return found
+
+
+_HIT, _SAID, _GOLD = range(3)
+
+
+def _share(hits: NDArray[np.int64], of: Array, weights: Array) -> float:
+    """F1 is a share too: of the mean of what was said and what there is."""
+    whole = float(weights @ of)
+    return float(weights @ hits) / whole if whole else float("nan")
 
 
 Mapped = Mapping[str, str]
@@ -80,8 +109,6 @@ def strict(
     gold_as: Mapped | None = None,
     only: Iterable[str] | None = None,
     skip_unjudged: bool = False,
-    resamples: int = 500,
-    seed: int = 7,
 ) -> NerFigures:
     """Compare predictions with gold, document by document.
 
@@ -105,9 +132,8 @@ def strict(
         [[sum(c for (_, kind), c in counts.items() if kind == k) for k in ("hit", "said", "gold")] for counts in per_document],
         dtype=np.int64,
     ).reshape(len(per_document), 3)
-    low, high = _interval(rows, resamples, seed)
     hits, said, gold = (int(v) for v in rows.sum(axis=0))
-    return NerFigures(Score(hits, said, gold), by_label, low, high, len(documents))
+    return NerFigures(Score(hits, said, gold), by_label, rows)
 
 
 def _counts(
@@ -136,15 +162,3 @@ def _counts(
 
 def _renamed(label: str, names: Mapped | None) -> str | None:
     return label if names is None else names.get(label)
-
-
-def _interval(rows: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap of micro F1 over rows of (hits, predicted, gold)."""
-    if not len(rows) or not resamples:
-        return 0.0, 0.0
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(rows), size=(resamples, len(rows)))
-    sums = rows[draws].sum(axis=1)
-    f1 = 2 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)
-    low, high = np.percentile(f1, [2.5, 97.5])
-    return float(low), float(high)

@@ -9,21 +9,22 @@ as `condition` and `symptom` are Diseases and `medication` is a Chemical: the fi
 What the set has no type for counts neither way. Beside the figures stands a dictionary of the set's training part (`train.*` in the
 same folder; of case reports the documents learned from), where that is at hand.
 
-Everything is counted strictly: start, end and type all equal.
+Everything is counted strictly: start, end and type all equal. With the vocabulary the figures without it stand beside too, and the
+paired difference.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
 from models.errors import Permanent
-from models.evaluation.measures import Metric, interval, wilson
-from models.evaluation.ner import AS_CHEMICAL_DISEASE, LIKELY, PRECISE, NerFigures, Score, by_own_guide, strict
+from models.evaluation.measures import Metric
+from models.evaluation.ner import AS_CHEMICAL_DISEASE, LIKELY, PRECISE, by_own_guide, strict
 from models.evaluation.ner_corpora import (
     MARK,
     SENTENCES_TOGETHER,
@@ -122,7 +123,7 @@ def evaluate(
     *,
     thresholds: str = "the model's own heads and thresholds",
     vocabulary: Vocabulary | None = None,
-    resamples: int = 500,
+    resamples: int = 1000,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a token classifier on every annotated file; `thresholds` says in words whose hold where it is served.
@@ -151,8 +152,10 @@ def _sections(
     labels = labels_of(corpus.documents)
     about = f"{len(corpus.documents):,} documents, {sum(len(d.gold) for d in corpus.documents):,} gold spans"
     known = Dictionary(corpus.training) if corpus.training else None
-    beside = None if known is None else [known.find(document.text) for document in corpus.documents]
-    if beside is None:
+    beside: dict[str, Sequence[Sequence[Span]]] = {}
+    if known is not None:
+        beside["dictionary"] = [known.find(document.text) for document in corpus.documents]
+    else:
         notes.append(f"{corpus.name}: no dictionary beside the figures, its set's training part is not at hand (train.tsv)")
     if isinstance(model, WindowedTagger) and (own := _own_head(model, corpus.name, labels)) is not None:
         said = _find(by_own_guide(model, own), corpus, f"{corpus.name}, own guide", progress)
@@ -175,7 +178,7 @@ def _sections(
     if vocabulary is not None:
         joined = [vocabulary.join(one.text, spans, model.labels)[0] for one, spans in zip(corpus.documents, said, strict=True)]
         title, how = f"{corpus.name}, served with the vocabulary", f"{about}; {thresholds}; {len(vocabulary):,} terms laid over"
-        yield _section(title, how, corpus, joined, names, beside, resamples)
+        yield _section(title, how, corpus, joined, names, beside | {"the model alone": _renamed(said, names)}, resamples)
 
 
 def _alike(kinds: Iterable[str], labels: frozenset[str]) -> dict[str, str]:
@@ -229,12 +232,12 @@ def _section(
     corpus: Corpus,
     said: Sequence[Sequence[Span]],
     names: Mapping[str, str],
-    beside: Sequence[Sequence[Span]] | None,
+    beside: Mapping[str, Sequence[Sequence[Span]]],
     resamples: int,
 ) -> Section:
     documents = corpus.documents
     labels = sorted(labels_of(documents))
-    spoken = [_renamed(spans, names) for spans in said]
+    spoken = _renamed(said, names)
     parts: list[tuple[str, Sequence[str]]] = [("micro", labels)]
     if set(PRECISE) <= set(labels):
         parts.append((" + ".join(PRECISE), PRECISE))
@@ -242,34 +245,16 @@ def _section(
         parts += [(label, [label]) for label in labels]
     metrics: list[Metric] = []
     for title, only in parts:
-        mine = _metrics(title, strict(documents, spoken, only=only, resamples=resamples))
-        if beside is not None:
-            others = _metrics(title, strict(documents, beside, only=only, resamples=resamples))
-            mine = [replace(one, baselines={"dictionary": other}) for one, other in zip(mine, others, strict=True)]
-        metrics += mine
+        others = {kind: strict(documents, spans, only=only) for kind, spans in beside.items()}
+        metrics += strict(documents, spoken, only=only).metrics(title, others, resamples)
     if other := sorted({span.label for spans in said for span in spans} - names.keys()):
         about += f"; not counted, the set has no such type: {', '.join(other)}"
-    about += "; F1's interval bootstrapped over documents, the others' Wilson's"
+    about += "; intervals bootstrapped over documents"
     return Section(name, about, tuple(metrics), tuple(_charts(documents, spoken, labels)))
 
 
-def _renamed(spans: Sequence[Span], names: Mapping[str, str]) -> list[Span]:
-    return [Span(names[s.label], s.start, s.end, s.score) for s in spans if s.label in names]
-
-
-def _metrics(name: str, figures: NerFigures) -> list[Metric]:
-    """F1's interval is bootstrapped over documents (`n`); precision's and recall's are Wilson's on their own counts (`n`).
-
-    Where nothing was said there is no precision (NaN).
-    """
-    score: Score = figures.micro
-    precision = score.precision if score.predicted else float("nan")
-    low, high = interval(score.f1, figures.low, figures.high, figures.documents)
-    return [
-        Metric(f"{name} F1", score.f1, low, high, figures.documents),
-        Metric(f"{name} precision", precision, *wilson(score.hits, score.predicted), score.predicted),
-        Metric(f"{name} recall", score.recall, *wilson(score.hits, score.n), score.n),
-    ]
+def _renamed(said: Sequence[Sequence[Span]], names: Mapping[str, str]) -> list[list[Span]]:
+    return [[Span(names[s.label], s.start, s.end, s.score) for s in spans if s.label in names] for spans in said]
 
 
 def _charts(documents: Sequence[Document], said: Sequence[Sequence[Span]], labels: Sequence[str]) -> Iterator[Chart]:

@@ -98,6 +98,8 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return the report: `metrics` holds one object per figure (name, value, low, high, n, baselines).
 
+        A baseline is such an object too; its own `baselines` hold the paired `difference`, the figure less the baseline.
+
         What cannot be told (an interval that is not bootstrapped, a figure of one class alone) is null, never NaN.
         """
         model = None
@@ -136,8 +138,15 @@ def beside(metric: Metric) -> str:
     parts = []
     for name, other in metric.baselines.items():
         gain = other.baselines.get("difference")
-        parts.append(f"{name} {other}" + (f", difference {gain.value:+.3f}" if gain and math.isfinite(gain.value) else ""))
+        parts.append(f"{name} {other}" + (f", difference {signed(gain)}" if gain and math.isfinite(gain.value) else ""))
     return "; ".join(parts)
+
+
+def signed(difference: Metric) -> str:
+    """Write a paired difference with its sign, and its interval where there is one."""
+    if math.isfinite(difference.low) and math.isfinite(difference.high):
+        return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    return f"{difference.value:+.3f}"
 
 
 def _rows(section: Section) -> list[str]:

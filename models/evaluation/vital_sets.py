@@ -5,7 +5,8 @@ Two layouts are read, by what a folder holds:
     cinc2019        hourly.csv.gz (patient, hour, HR, ..., SepsisLabel), one row per hour         label: per hour
     physionet2012   set-?.csv.gz (RecordID, minute, Parameter, Value) and Outcomes-?.txt, 48 h     label: per stay
 
-Columns are `FEATURES` in the units of `UNITS`; NaN means not measured in that hour.
+Rows may stand in any order: they are placed by patient and time. Columns are `FEATURES` in the units of `UNITS`; NaN means not
+measured in that hour.
 """
 
 import csv
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.errors import Permanent
 from models.evaluation.reading import DAMAGE, damage, header, opened, reading
-from models.runtimes.deterioration import FEATURES
+from models.runtimes.deterioration import FEATURES, UNITS
 from models.tasks import Floats
 
 # What a sensor or a charted set can show at all; outside it a value is an artefact and counts as not measured.
@@ -101,6 +102,8 @@ _PHYSIONET_CONTEXT = (
     "TroponinI",
 )
 _ROOM_AIR = 0.21  # inspired fraction; above it (0.22 allows for rounding) the patient is on oxygen
+_LONGEST = 5 * 8766  # hours of a stay: beyond five years one is mistyped
+_MANY = 0.01  # share of a vital sign's values that are impossible: the public sets have up to 0.003, another unit nearly all
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Stays:
     ids: tuple[str, ...]  # [stays]
     starts: NDArray[np.int64]  # [stays + 1]: rows of stay i are starts[i]:starts[i + 1]
     values: Floats  # [hours, len(FEATURES)]
-    labels: Floats  # [hours]
+    labels: Floats  # [hours]; NaN where the table has no row of an hour between two that it has: never judged, never learned
     hourly: bool  # False: one outcome per stay, repeated on its hours; then only the last hour is scored
     context: (
         Floats  # [hours, columns]: whatever else the set knows by then, last values carried; for teachers, never for the model
@@ -148,8 +151,8 @@ class Stays:
         )
 
     def scored_rows(self) -> NDArray[np.int64]:
-        """Return the hours at which the model is judged: every hour, or the last of each stay."""
-        return np.arange(len(self.labels)) if self.hourly else self.starts[1:] - 1
+        """Return the hours at which the model is judged: every hour that has a label, or the last of each stay."""
+        return np.flatnonzero(~np.isnan(self.labels)) if self.hourly else self.starts[1:] - 1
 
     def windows(self, rows: NDArray[np.int64], hours: int = 24) -> Floats:
         """Gather the window that ends at each of `rows`: [len(rows), hours, len(FEATURES)], NaN before admission."""
@@ -192,8 +195,8 @@ def read(folder: Path) -> list[Stays]:
 def gather(folder: Path) -> tuple[list[Stays], list[str]]:
     """Read every known set in `folder` and all below it, told by the tables' columns and not by their names.
 
-    Returns the sets, and a note for each table that was passed over and for patients left out. Two sets of one name are told apart
-    by their folder.
+    Returns the sets, and a note for each table that was passed over, and for patients and values left out. Two sets of one name are
+    told apart by their folder.
 
     Raises:
         Permanent: nothing there has a known layout, measurements have no outcomes beside them, or a known table is damaged.
@@ -210,7 +213,7 @@ def gather(folder: Path) -> tuple[list[Stays], list[str]]:
             notes.append(f"{name}: passed over, {damage(error)}")
             continue
         if columns >= {*_CINC_KEYS}:
-            stays = read_cinc2019(path)
+            stays = read_cinc2019(path, notes)
         elif columns >= {*_PHYSIONET_KEYS}:
             stays = read_physionet2012(path, _outcomes(path), notes)
         else:
@@ -262,10 +265,18 @@ def _letter(measurements: Path) -> str:
     return measurements.name.removesuffix(".gz").removesuffix(".csv").removeprefix("set-")
 
 
-def read_cinc2019(path: Path) -> Stays:
-    """Read the hourly table; the label of an hour is the set's own SepsisLabel (1 from 6 h before onset)."""
-    ids: list[str] = []
-    starts: list[int] = []
+def read_cinc2019(path: Path, notes: list[str] | None = None) -> Stays:
+    """Read the hourly table; the label of an hour is the set's own SepsisLabel (1 from 6 h before onset).
+
+    An hour without a row, between two that have one, is an hour in which nothing was measured and that is not judged. What was left
+    out is said in `notes`.
+
+    Raises:
+        Permanent: the table is damaged, a row is none of its layout, two are of one patient and hour, or a stay is too long.
+    """
+    whose: list[str] = []
+    lines: list[int] = []
+    hours: list[int] = []
     rows: list[list[float]] = []
     known: list[list[float]] = []
     labels: list[float] = []
@@ -273,36 +284,74 @@ def read_cinc2019(path: Path) -> Stays:
         names, separator = header(file, _CINC_KEYS)
         columns = [names.index(column) if (column := _CINC_COLUMNS.get(name)) in names else -1 for name in FEATURES]
         others = [at for at, name in enumerate(names) if name not in _CINC_NOT_CONTEXT]
-        patient, label = names.index("patient"), names.index("SepsisLabel")
+        patient, hour, label = (names.index(name) for name in _CINC_KEYS)
         for number, row in enumerate(csv.reader(file, delimiter=separator), 2):
             if not row:
                 continue
             try:
                 measured = [float(row[at]) if at >= 0 and row[at] else np.nan for at in columns]
                 besides = [float(row[at]) if row[at] else np.nan for at in others]
-                positive = _yes_no(row[label])
+                positive, when, who = _yes_no(row[label]), _whole(row[hour]), _some(row[patient])
             except (ValueError, IndexError) as error:
                 raise _no_row(path, number, names) from error
-            if not ids or row[patient] != ids[-1]:
-                ids.append(row[patient])
-                starts.append(len(rows))
+            whose.append(who)
+            lines.append(number)
+            hours.append(when)
             rows.append(measured)
             known.append(besides)
             labels.append(positive)
     if not rows:
         raise Permanent(f"{path}: no row under its columns", hint="copy it again from where it came, or leave it out")
-    values = np.array(rows, np.float32)
-    oxygen = FEATURES.index("oxygen")
-    values[:, oxygen] = _on_oxygen(values[:, oxygen])
-    edges = np.array([*starts, len(rows)], np.int64)
-    context = _carried(np.array(known, np.float32), edges)
-    return Stays("cinc2019", tuple(ids), edges, _plausible(values), np.array(labels, np.float32), hourly=True, context=context)
+    ids, starts, order, at = _placed(path, whose, hours, lines)
+    count = int(starts[-1])
+    values, context = np.full((count, len(FEATURES)), np.nan, np.float32), np.full((count, len(others)), np.nan, np.float32)
+    values[at], context[at] = np.array(rows, np.float32)[order], np.array(known, np.float32)[order]
+    of_hour = np.full(count, np.nan, np.float32)
+    of_hour[at] = np.array(labels, np.float32)[order]
+    possible, oxygen = values.copy(), FEATURES.index("oxygen")
+    possible[:, oxygen] = _on_oxygen(values[:, oxygen])
+    possible = _plausible(possible)
+    if notes is not None:
+        if gaps := count - len(rows):
+            notes.append(
+                f"cinc2019: {gaps:,} of {count:,} hours have no row: nothing was measured in them, they are not judged"
+            )
+        notes += _impossible("cinc2019", values, possible)
+    return Stays("cinc2019", ids, starts, possible, of_hour, hourly=True, context=_carried(context, starts))
+
+
+def _placed(
+    path: Path, whose: Sequence[str], hours: Sequence[int], lines: Sequence[int]
+) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Place a table's rows by patient and hour, from each patient's first on.
+
+    Returns ids, sorted, so that the same rows in any order give the same stays; their starts; the rows in order; and where each of
+    these lies among the hours of all stays end to end.
+    """
+    ids = tuple(sorted(set(whose)))
+    numbered = {one: number for number, one in enumerate(ids)}
+    stay, hour = np.array([numbered[one] for one in whose], np.int64), np.array(hours, np.int64)
+    order = np.lexsort((hour, stay))  # stable: of two rows of one hour the later line comes second
+    stay, hour = stay[order], hour[order]
+    if len(twice := np.flatnonzero((np.diff(stay) == 0) & (np.diff(hour) == 0))):
+        raise Permanent(
+            f"{path}:{min(lines[order[at + 1]] for at in twice)}: a second row for the same patient and hour",
+            hint="one row for each patient and hour, and an id of its own for each stay",
+        )
+    first = np.searchsorted(stay, np.arange(len(ids)))
+    last = np.append(first[1:], len(stay)) - 1
+    lengths = hour[last] - hour[first] + 1
+    if lengths.max() > _LONGEST:
+        hint = "whole numbers, such as hours since admission"
+        raise Permanent(f"{path}: a patient's hours span {lengths.max():,}: one is mistyped", hint=hint)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return ids, starts, order, starts[stay] + hour - hour[first][stay]
 
 
 def read_physionet2012(measurements: Path, outcomes: Path, notes: list[str] | None = None) -> Stays:
     """Read the first 48 hours of each stay; the label is in-hospital death, on every hour of the stay.
 
-    Several values in one hour: the last one stands. Consciousness is 1 (not alert) where GCS < 15; oxygen is 1 where
+    Several values in one hour: the latest one stands. Consciousness is 1 (not alert) where GCS < 15; oxygen is 1 where
     FiO2 > 0.22 or the patient is ventilated. Of whom the table has no row was not there to be scored: left out, as is who has no
     outcome, and said in `notes`.
 
@@ -312,7 +361,9 @@ def read_physionet2012(measurements: Path, outcomes: Path, notes: list[str] | No
     died = _died(outcomes)
     column = {code: FEATURES.index(name) for code, name in _PHYSIONET_PARAMETERS.items()}
     others = {code: at for at, code in enumerate(_PHYSIONET_CONTEXT)}
-    read: dict[str, tuple[Floats, Floats]] = {}
+    read: dict[
+        str, tuple[Floats, Floats, NDArray[np.int16]]
+    ] = {}  # vital signs, what else is known, the minute of each of both
     without = set()
     with reading(measurements), opened(measurements) as file:
         names, separator = header(file, _PHYSIONET_KEYS)
@@ -321,28 +372,29 @@ def read_physionet2012(measurements: Path, outcomes: Path, notes: list[str] | No
             if not row:
                 continue
             try:
-                record, minute, code, text = (row[at] for at in keys)
-                hour, value = int(minute) // 60, float(text)
+                record, moment, code, text = (row[at] for at in keys)
+                minute, value = int(moment), float(text)
             except (ValueError, IndexError) as error:
                 raise _no_row(measurements, number, names) from error
             if record not in died:
                 without.add(record)
                 continue
+            hour = minute // 60
             if not 0 <= hour < _PHYSIONET_HOURS:
                 continue
             if record not in read:
                 blank = [np.full((_PHYSIONET_HOURS, width), np.nan, np.float32) for width in (len(FEATURES), len(others))]
-                read[record] = blank[0], blank[1]
-            mine, besides = read[record]
-            if code in others and value >= 0:  # -1 stands for unknown
-                besides[hour, others[code]] = value
-            if (at := column.get(code)) is None:
+                read[record] = blank[0], blank[1], np.zeros((_PHYSIONET_HOURS, len(FEATURES) + len(others)), np.int16)
+            mine, besides, when = read[record]
+            if code in others and value >= 0 and minute >= when[hour, len(FEATURES) + others[code]]:  # -1 stands for unknown
+                besides[hour, others[code]], when[hour, len(FEATURES) + others[code]] = value, minute
+            if (at := column.get(code)) is None or minute < when[hour, at]:
                 continue
             if code == "GCS":
                 value = float(value < 15)
             elif code == "FiO2":
                 value = float(value > _ROOM_AIR + 0.01)
-            mine[hour, at] = value
+            mine[hour, at], when[hour, at] = value, minute
     ids = tuple(one for one in died if one in read)
     name = f"physionet2012-{_letter(measurements)}"
     if notes is not None:
@@ -356,12 +408,14 @@ def read_physionet2012(measurements: Path, outcomes: Path, notes: list[str] | No
         raise Permanent(
             f"no patient of {measurements} has an outcome in {outcomes.name}", hint="put the outcomes of this set beside it"
         )
-    values, context = (np.stack([read[one][which] for one in ids]) for which in (0, 1))
+    values, context = np.stack([read[one][0] for one in ids]), np.stack([read[one][1] for one in ids])
     if notes is not None and (bare := int(np.isnan(values).all(axis=(1, 2)).sum())):
         notes.append(f"{name}: {bare:,} of {len(ids):,} patients have rows and no vital sign among them, scored as they are")
     labels = np.repeat(np.array([died[one] for one in ids], np.float32), _PHYSIONET_HOURS)
     starts = np.arange(len(ids) + 1, dtype=np.int64) * _PHYSIONET_HOURS
     flat = _plausible(values.reshape(-1, len(FEATURES)))
+    if notes is not None:
+        notes += _impossible(name, values.reshape(-1, len(FEATURES)), flat)
     known = _carried(context.reshape(-1, len(others)), starts)
     return Stays(name, ids, starts, flat, labels, hourly=False, context=known)
 
@@ -390,6 +444,18 @@ def _yes_no(text: str) -> float:
     return value
 
 
+def _whole(text: str) -> int:
+    if not (value := float(text)).is_integer():
+        raise ValueError("no whole number")
+    return int(value)
+
+
+def _some(text: str) -> str:
+    if not (found := text.strip()):
+        raise ValueError("empty")
+    return found
+
+
 def _no_row(path: Path, number: int, names: Sequence[str]) -> Permanent:
     """Refuse a row without a word of what is in it."""
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
@@ -416,3 +482,13 @@ def _plausible(values: Floats) -> Floats:
     low, high = np.array([PLAUSIBLE[name] for name in FEATURES], np.float32).T
     with np.errstate(invalid="ignore"):
         return np.where((values >= low) & (values <= high), values, np.float32(np.nan)).astype(np.float32)
+
+
+def _impossible(name: str, given: Floats, kept: Floats) -> Iterator[str]:
+    """Say of which vital signs many values were left out, as another unit makes them: no patient has 98.6 Cel."""
+    there, gone = (~np.isnan(given)).sum(axis=0), (~np.isnan(given) & np.isnan(kept)).sum(axis=0)
+    for feature, every, out in zip(FEATURES, there.tolist(), gone.tolist(), strict=True):
+        if out > _MANY * every:
+            low, high = PLAUSIBLE[feature]
+            can = "a share from 0.21, or percent" if feature == "oxygen" else f"{low:g} to {high:g} {UNITS[feature]}"
+            yield f"{name}: {out:,} of {every:,} values of {feature} left out as impossible (possible: {can}): another unit?"

@@ -200,8 +200,13 @@ def loading_told() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
 def cutter(tokenizer: Any, weights: Weights, *, rows: int | None) -> Tokenizer:
     """Return a copy of a fast tokenizer's own cutter, which neither truncates nor pads.
 
-    Raises `Fatal` for a slow tokenizer, and as `fitting`.
+    Raises `Fatal` for a slow tokenizer and for a static embedding's, and as `fitting`.
     """
+    if isinstance(tokenizer, Tokenizer):  # of sentence-transformers' StaticEmbedding
+        raise Fatal(
+            f"{where(weights)}: a table of static embeddings is not served, only networks of transformers",
+            hint="another sentence-transformers model",
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise Fatal(

@@ -88,6 +88,8 @@ class Prompts:
                 f"{where}: prompts for {', '.join(unlisted)}, which its labels ({', '.join(labels) or 'none'}) do not name",
                 hint=f"labels = [{', '.join(repr(str(label)) for label in prompts)}] in its entry",
             )
+        if not texts:
+            raise Fatal(f"{where}: no prompts: what should its images be scored for?", hint=f"{needs}, and labels in the entry")
         if len(texts) < 2:
             raise Fatal(
                 f"{where}: {', '.join(labels) or 'no label'} alone: one label gets the whole score of every image",

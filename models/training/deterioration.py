@@ -9,6 +9,7 @@ an affine function of the score's, learned beside it. Both learn a teacher's log
 """
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -22,13 +23,14 @@ from numpy.typing import NDArray
 from models.errors import Permanent
 from models.evaluation.baselines import Logistic, fit_logistic, summary
 from models.evaluation.measures import auroc
-from models.evaluation.vital_sets import Stays, part, read
+from models.evaluation.vital_sets import Stays, gather, part
 from models.registering import location, record
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, sha256_of
 from models.runtimes.deterioration import BLOCK, FEATURES, HOURS, INPUTS, VITALS, Scaling, encode
 from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets
 
+_log = logging.getLogger(__name__)
 HORIZON_HOURS = 6
 DEV = 0.25  # patients whose `part(id)` lies below it are never touched by training
 _CALIBRATION_FOLDS = 3
@@ -91,7 +93,10 @@ def train(data: Path, out: Path, *, seed: int = 20261123, recipe: Recipe | None 
         Permanent: `data` has neither layout, or lacks cinc2019.
     """
     recipe = recipe or Recipe()
-    sets = {stays.name: stays for stays in read(data)}
+    found, notes = gather(data)
+    for note in notes:
+        _log.warning("%s", note)
+    sets = {stays.name: stays for stays in found}
     if "cinc2019" not in sets:
         raise Permanent("training needs cinc2019 (hourly.csv.gz)")
     stays, _ = split(sets["cinc2019"])
@@ -100,13 +105,13 @@ def train(data: Path, out: Path, *, seed: int = 20261123, recipe: Recipe | None 
     second = None if other is None else Taught(other, soft_targets(other, seed=seed))
     report = Report(recipe, seed, {each.stays.name: len(each.stays.ids) for each in (first, second) if each is not None})
     fold = (part(stays.ids, salt="calibration") * _CALIBRATION_FOLDS).astype(int)
-    logits = np.empty(len(stays.labels))
+    judged, logits = stays.scored_rows(), np.empty(len(stays.labels))
     for held in range(_CALIBRATION_FOLDS):
         network, _ = fit(first.take(fold != held), second, seed=seed, recipe=recipe, threads=threads)
-        rows = np.flatnonzero((fold == held)[stays.stay_of])
+        rows = judged[(fold == held)[stays.stay_of[judged]]]
         logits[rows] = logits_of(network, scaling_of(stays.take(fold != held)), stays, rows)
         report.folds.append(auroc(stays.labels[rows], logits[rows]))
-    report.calibration = platt(logits, stays.labels)
+    report.calibration = platt(logits[judged], stays.labels[judged])
     network, report.losses = fit(first, second, seed=seed, recipe=recipe, threads=threads)
     export(network, scaling_of(stays), out, calibration=report.calibration)
     learned = [each.stays.checksums() for each in (first, second) if each is not None]
@@ -195,7 +200,7 @@ class _Draw:
     def __init__(self, taught: Taught, recipe: Recipe, random: np.random.Generator, size: int, positives: float | None) -> None:
         stays = self._stays = taught.stays
         self._soft, self._recipe, self._random = taught.soft, recipe, random
-        share = float(stays.labels.mean())
+        share = float(np.nanmean(stays.labels))
         self._count = 0 if positives is None else round(size * positives)
         self._positive = np.flatnonzero(stays.labels > 0)
         self._others = np.arange(len(stays.labels)) if positives is None else np.flatnonzero(stays.labels == 0)

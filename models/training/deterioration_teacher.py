@@ -41,7 +41,7 @@ def _fit_and_judge(
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     random = np.random.default_rng(seed)
-    kept = np.flatnonzero(learn & ((labels > 0) | (random.random(len(labels)) < _NEGATIVES)))
+    kept = np.flatnonzero(learn & ((labels > 0) | ((random.random(len(labels)) < _NEGATIVES) & (labels == 0))))
     useful = np.fmax.reduce(columns[kept], axis=0) > np.fmin.reduce(columns[kept], axis=0)  # False where never known
     trees = HistGradientBoostingClassifier(
         max_iter=120, learning_rate=0.06, max_leaf_nodes=15, min_samples_leaf=100, l2_regularization=10, random_state=seed

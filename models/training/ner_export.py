@@ -1,17 +1,17 @@
 """From a training run to the files that ship: ONNX, INT8, thresholds, figures, registry entry and card, all by code.
 
-`python -m models.training.ner_export --data DIR --version V` measures what ships anew; a graph that is not fused is (`refitted`).
+`python -m models.training.ner_export --data DIR` measures what ships anew, for its card and the registry's figures; with
+`--version V` it is fitted anew too, as that version (`refitted`).
 """
 
 import argparse
 import math
-import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,51 +29,16 @@ from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, Weights, sh
 from models.runtimes.token_classifier import OVERLAP, WINDOW, OnnxTokenClassifier, load_tokenizer
 from models.tasks import Floats, Span
 from models.training.ner import HEADS, TOKENIZER, Corpus, Made, build, corpora, evaluate
+from models.training.ner_card import ITEMS, JUDGED, PRECISELY, PRECISION_SOUGHT, Choice, Measured, Speed, card, told
+from models.vocabulary import vocabulary
 
 NAME: Final = "clinical-ner"
-PRECISION_SOUGHT: Final = 0.85
 _FOLDS: Final = 5  # parts of the dev documents that thresholds are chosen without, to see what they are worth elsewhere
 _CURVE: Final = (0.7, 0.75, 0.8, 0.85, 0.9)  # precisions whose price the card tells
 _TIMED: Final = (32, 64, 128, WINDOW)  # tokens of an item whose time is taken
-_ITEMS: Final = 12  # of each length
 LARGEST_LOSS: Final = 0.01  # of any corpus's micro F1, INT8 to fp32: above it the export is refused
 _ATTENTION: Final = 12  # heads of each attention of what ships
 _SEEN: Final = 20  # documents of each set that outliers are looked for in
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Everything the card reports. Keys are corpus names."""
-
-    own_head: Mapping[str, NerFigures]  # each dev part by the head of its own annotators' guide
-    full_precision: Mapping[str, float]  # F1 of the same before INT8
-    published: Mapping[str, NerFigures]  # as the notes lane publishes, labels mapped
-    judged: NerFigures  # maccrobat as published, predictions on unjudged stretches left out
-    precise: NerFigures  # maccrobat as published, `PRECISE` labels together
-    choice: "Choice"
-    speed: Sequence["Speed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Seconds that an item of so many tokens takes alone, as busy as the machine was."""
-
-    threads: int
-    tokens: int
-    torch: float  # a network of the same shape
-    shipped: float
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The thresholds that are published by, and what others would give. Scores are of the `PRECISE` labels together."""
-
-    thresholds: Mapping[str, float]
-    how: str  # in words
-    elsewhere: Score  # the same way of choosing, on documents that it did not see
-    balanced: Mapping[str, float]  # of the `PRECISE` labels: each at its highest F1
-    balanced_score: Score
-    curve: Mapping[float, Score]  # by the precision sought; what cannot be reached is not in it
 
 
 def export(
@@ -108,9 +73,7 @@ def export(
         learned = (*(f"{name} (CC BY 4.0)" for name in sets), f"what {made.start} had learned, the start")
         entry = _entry(small.parent, version, serve, licence)
         entry = entry.model_copy(update={"location": location(folder, registry), "trained_on": learned})
-        start = f"{made.start}, {made.layers} layers"
-        how = _HOW.format(start=made.start, steps="\n".join(f"- {step}" for step in made.steps))
-        return _ship(entry, small.parent, folder, sets, before, _speeds(network, small.parent), (start, how), registry)
+        return _ship(entry, small.parent, folder, sets, before, _speeds(network, small.parent), made, registry)
 
 
 def refitted(data: Path, *, version: str, registry: Path = PACKAGED) -> tuple[ModelEntry, Measured]:
@@ -121,21 +84,39 @@ def refitted(data: Path, *, version: str, registry: Path = PACKAGED) -> tuple[Mo
     known = Registry.load(None if registry == PACKAGED else registry)
     old = known.entry("ner", NAME)
     folder = known.weights("ner", NAME).folder
-    told = (folder / "card.md").read_text(encoding="utf-8")
-    before = {name: float(f1) for name, f1 in re.findall(r"^\| (\S+) \|.*\*\*.* \| (\d\.\d+) \|$", told, re.MULTILINE)}
-    how = told[told.index(_HOW[:14]) : told.index("\n| file |")].rstrip() + "\n"
-    start = re.search(r"One encoder \((.*), uncased\)", told)
     sets = {corpus.name: corpus for corpus in corpora(data)}
-    if start is None or before.keys() != sets.keys():
-        raise Permanent(f"{folder / 'card.md'} is not a card of `vigil train ner` on these sets")
+    made, before, _ = told(folder / "card.md", sets)
     with tempfile.TemporaryDirectory() as scratch:
         small = Path(scratch) / "model.onnx"
         shutil.copyfile(folder / TOKENIZER, small.parent / TOKENIZER)
         fused(folder / "model.onnx", small, heads=_ATTENTION, padded=False)
-        made = _entry(small.parent, version, tuple(old.preprocessing["serve"]), old.licence)
+        fitted = _entry(small.parent, version, tuple(old.preprocessing["serve"]), old.licence)
         # no thresholds: they are chosen anew, from all that it finds
-        entry = old.model_copy(update={"version": version, "files": made.files, "thresholds": {}, "thresholds_chosen": ""})
-        return _ship(entry, small.parent, folder, sets, before, _speeds(_alike(), small.parent), (start[1], how), registry)
+        entry = old.model_copy(update={"version": version, "files": fitted.files, "thresholds": {}, "thresholds_chosen": ""})
+        return _ship(entry, small.parent, folder, sets, before, _speeds(_alike(), small.parent), made, registry)
+
+
+def remeasured(data: Path, *, start: Path | None = None, registry: Path = PACKAGED) -> tuple[ModelEntry, Measured]:
+    """Measure the entity model in a registry as it is, and write its card and figures; all else, its speed too, stays.
+
+    `start` is the folder that it started from, where the card does not have the digests yet. Raises `Permanent` where the card is
+    none of `export`'s on these sets.
+    """
+    known = Registry.load(None if registry == PACKAGED else registry)
+    entry, weights = known.entry("ner", NAME), known.weights("ner", NAME)
+    sets = {corpus.name: corpus for corpus in corpora(data)}
+    made, before, speed = told(weights.folder / "card.md", sets)
+    if start is not None:
+        made = replace(made, digests=Made.of(start).digests)
+    plain = OnnxTokenClassifier(replace(weights, entry=entry.model_copy(update={"thresholds": {}})), threads=1)
+    clinical = sets["maccrobat"].dev
+    choice = choose_thresholds(clinical, plain.find([d.text for d in clinical]))
+    after = {name: evaluate(c, plain, least=LIKELY) for name, c in sets.items()}
+    measured = _measure(OnnxTokenClassifier(weights, threads=1), sets, before, after, choice, speed)
+    entry = entry.model_copy(update={"quality": _quality(measured)})
+    (weights.folder / "card.md").write_text(card(entry, made, measured, sets), encoding="utf-8")
+    record(entry, registry)
+    return entry, measured
 
 
 def _ship(
@@ -145,7 +126,7 @@ def _ship(
     sets: Mapping[str, Corpus],
     before: Mapping[str, float],
     speed: Sequence[Speed],
-    origin: tuple[str, str],
+    origin: Made,
     registry: Path,
 ) -> tuple[ModelEntry, Measured]:
     """Measure what lies in `made`, refuse it or put it into `folder` with its card, and record it."""
@@ -277,7 +258,7 @@ def _speeds(network: Any, folder: Path) -> list[Speed]:
     random, found = np.random.default_rng(7), []
     for threads in (1, THREADS):
         for tokens in _TIMED:
-            ids = [random.integers(0, network.encoder.config.vocab_size, (1, tokens)) for _ in range(_ITEMS)]
+            ids = [random.integers(0, network.encoder.config.vocab_size, (1, tokens)) for _ in range(ITEMS)]
             full: list[Feeds] = [{"input_ids": one, "attention_mask": np.ones_like(one)} for one in ids]
             short: list[Feeds] = [{"input_ids": one} for one in ids]
             torch = torch_seconds_per_item(network, full, threads=threads)
@@ -340,166 +321,47 @@ def _measure(
     choice: Choice,
     speed: Sequence[Speed],
 ) -> Measured:
+    terms = vocabulary()
+    alone: dict[str, NerFigures] = {}
     published: dict[str, NerFigures] = {}
-    clinical = sets["maccrobat"].dev
     for name, corpus in sets.items():
         said = model.find([d.text for d in corpus.dev])
-        if name == "maccrobat":
-            published[name] = strict(corpus.dev, said)
-            judged = strict(corpus.dev, said, skip_unjudged=True)
-            precise = strict(clinical, said, predicted_as=_same(PRECISE), gold_as=_same(PRECISE))
-        else:
-            mapped = AS_DISEASE if HEADS[corpus.head].name == "disease" else AS_CHEMICAL_DISEASE
-            published[name] = strict(corpus.dev, said, predicted_as=mapped)
-    return Measured(after, before, published, judged, precise, choice, speed)
-
-
-def _same(labels: Sequence[str]) -> dict[str, str]:
-    return {label: label for label in labels}
+        joined = [terms.join(d.text, spans, model.labels)[0] for d, spans in zip(corpus.dev, said, strict=True)]
+        for found, spoken in ((alone, said), (published, joined)):
+            if name == "maccrobat":
+                found[name] = strict(corpus.dev, spoken)
+                found[JUDGED] = strict(corpus.dev, spoken, skip_unjudged=True)
+                found[PRECISELY] = strict(corpus.dev, spoken, only=PRECISE)
+            else:
+                mapped = AS_DISEASE if HEADS[corpus.head].name == "disease" else AS_CHEMICAL_DISEASE
+                found[name] = strict(corpus.dev, spoken, predicted_as=mapped)
+    return Measured(after, before, alone, published, choice, speed)
 
 
 def _quality(measured: Measured) -> dict[str, float]:
     quality: dict[str, float] = {}
     for name, figures in measured.own_head.items():
-        key = name.split("-")[0].lower()
-        quality |= {f"{key}_f1": figures.micro.f1, f"{key}_f1_low": figures.low, f"{key}_f1_high": figures.high}
-    quality["published_precision_condition_symptom_medication"] = measured.precise.micro.precision
-    quality["published_recall_condition_symptom_medication"] = measured.precise.micro.recall
-    return {key: round(value, 4) for key, value in quality.items()}
-
-
-def card(entry: ModelEntry, origin: tuple[str, str], measured: Measured, sets: Mapping[str, Corpus]) -> str:
-    """Write the model's card from what was measured. `origin`: what it started from, and the part that tells how it was made."""
-    rows = [
-        f"| {name} | {len(sets[name].dev)} | {f.micro.n} | {f.micro.precision:.3f} | {f.micro.recall:.3f} | **{f.micro.f1:.3f}** "
-        f"({f.low:.3f} to {f.high:.3f}) | {measured.full_precision[name]:.3f} |"
-        for name, f in measured.own_head.items()
-    ]
-    spoken = [
-        f"| {name} | {f.micro.precision:.3f} | {f.micro.recall:.3f} | {f.micro.f1:.3f} ({f.low:.3f} to {f.high:.3f}) |"
-        for name, f in (
-            *measured.published.items(),
-            ("maccrobat, unjudged stretches left out", measured.judged),
-            (f"maccrobat, {' + '.join(PRECISE)}", measured.precise),
-        )
-    ]
-    labels = [
-        _label_row(label, score, entry.thresholds.get(label, 0.0))
-        for label, score in measured.published["maccrobat"].by_label.items()
-    ]
-    choice = measured.choice
-    balanced = ", ".join(f"{label} {score:.3f}" for label, score in choice.balanced.items())
-    prices = [
-        *((f"precision {sought} sought", score) for sought, score in choice.curve.items()),
-        (f"precision {PRECISION_SOUGHT} sought, chosen without a fifth of the documents, measured on it", choice.elsewhere),
-        (f"highest F1 of each ({balanced})", choice.balanced_score),
-    ]
-    files = [f"| `{name}` | `{sha}` |" for name, sha in sorted(entry.files.items())]
-    learned = ", ".join(f"{name} ({len(c.train)} {'documents' if c.head == 0 else 'sentences'})" for name, c in sets.items())
-    return _CARD.format(
-        name=entry.name,
-        version=entry.version,
-        learned=learned,
-        how=entry.thresholds_chosen,
-        likely=LIKELY,
-        serve=", ".join(entry.preprocessing["serve"]),
-        rows="\n".join(rows),
-        spoken="\n".join(spoken),
-        labels="\n".join(labels),
-        prices="\n".join(f"| {name} | {s.precision:.3f} | {s.recall:.3f} | {s.f1:.3f} |" for name, s in prices),
-        speed="\n".join(
-            f"| {s.threads} | {s.tokens} | {s.torch * 1e3:.1f} | {s.shipped * 1e3:.1f} | {s.torch / s.shipped:.1f} |"
-            for s in measured.speed
-        ),
-        items=_ITEMS,
-        start=origin[0],
-        how_made=origin[1],
-        files="\n".join(files),
-    )
-
-
-def _label_row(label: str, score: Score, threshold: float) -> str:
-    return f"| {label} | {threshold:.3f} | {score.n} | {score.precision:.3f} | {score.recall:.3f} | {score.f1:.3f} |"
-
-
-_HOW: Final = """## How it was made (`vigil train ner`)
-
-From {start}:
-
-{steps}
-"""
-_CARD: Final = """# {name} {version}, INT8
-
-This card is written by `models/training/ner_export.py` from what it measured.
-
-**What it is.** Named entities in clinical English: conditions, symptoms, medications, doses, procedures, tests, lab values,
-anatomy. One encoder ({start}, uncased) with a head for each annotators' guide; ONNX, dynamic INT8, a scale
-per channel, 7-bit weights so that it holds on processors without VNNI, outlying channels multiplied apart in fp32. A span's
-score is the model's probability of exactly that span.
-
-**Learned from.** {learned}: public, CC BY 4.0. No hospital's records.
-
-**What it is not.** It learned from published case reports and abstracts, not from a ward's notes: shorthand, misspellings,
-templates and tables are outside what it saw. Uncased: it cannot tell "US" from "us". It marks what is mentioned, not what
-is true of the patient (negation and family history are the lane's work), and it does not diagnose. Discontinuous entities
-are not found. A site measures it on its own notes before relying on it.
-
-Strict figures: a span counts where start, end and type all equal the gold one. Micro averages over types; 95% intervals by
-bootstrap over documents. Dev parts: they also chose the epoch and the thresholds, so expect a little less on unseen text.
-
-## Each set by the head of its own guide, spans of probability {likely} and more
-
-| dev part | documents | gold spans | precision | recall | F1 | F1 before INT8 |
-|---|---|---|---|---|---|---|
-{rows}
-
-## As published by the notes lane (heads: {serve}; thresholds as below)
-
-condition and symptom count as Disease, medication as Chemical, where a set knows no difference. The guides differ, so these
-figures on BC5CDR and NCBI measure the distance between guides too.
-
-| dev part | precision | recall | F1 |
-|---|---|---|---|
-{spoken}
-
-| label (maccrobat dev) | threshold | gold spans | precision | recall | F1 |
-|---|---|---|---|---|---|
-{labels}
-
-Thresholds: {how}.
-
-## What precision costs (maccrobat dev; condition, symptom and medication together)
-
-| thresholds | precision | recall | F1 |
-|---|---|---|---|
-{prices}
-
-A site that would rather find more than be right puts its own into its registry file, under `[thresholds.{name}]`.
-
-## Speed
-
-One item alone, milliseconds, as busy as the machine was ({items} items of each length, the best of three passes); torch runs a
-network of the same shape:
-
-| threads | tokens | torch, fp32 | this | times |
-|---|---|---|---|---|
-{speed}
-
-{how_made}
-| file | SHA-256 |
-|---|---|
-{files}
-"""
+        key, f1 = name.split("-")[0].lower(), figures.metrics()[0]
+        quality |= {f"{key}_f1": f1.value, f"{key}_f1_low": f1.low, f"{key}_f1_high": f1.high}
+    for whose, found in (("alone", measured.alone), ("published", measured.published)):
+        for metric in found[PRECISELY].metrics(f"{whose}_{{}}_condition_symptom_medication")[1:]:
+            what = metric.name.rsplit(" ", 1)
+            quality[what[0].format(what[1])] = metric.value
+    return {key: round(value, 4) for key, value in quality.items() if math.isfinite(value)}
 
 
 def main() -> None:
     """Measure what ships anew."""
-    parser = argparse.ArgumentParser(prog="python -m models.training.ner_export", description=refitted.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.ner_export", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of BC5CDR-IOB, NCBI-disease-IOB and maccrobat")
-    parser.add_argument("--version", required=True)
+    parser.add_argument("--version", help="fit it anew, as this version; else weights, thresholds and speed stay")
+    parser.add_argument("--start", type=Path, help="the folder that it started from, for its digests")
     parser.add_argument("--registry", type=Path, default=PACKAGED)
     chosen = parser.parse_args()
-    entry, _ = refitted(chosen.data, version=chosen.version, registry=chosen.registry)
+    if chosen.version:
+        entry, _ = refitted(chosen.data, version=chosen.version, registry=chosen.registry)
+    else:
+        entry, _ = remeasured(chosen.data, start=chosen.start, registry=chosen.registry)
     sys.stdout.write(f"{entry.name} {entry.version} {entry.digest}\n")
 
 

@@ -204,7 +204,7 @@ def console() -> Console:
     """Return the console; where nobody looks it is wide."""
     made = Console()
     if not made.is_terminal:
-        made.width = 200  # for grep: a row stays a line
+        made.width = 480  # for grep: a row stays a line, with four baselines and their differences
     return made
 
 

@@ -12,8 +12,10 @@ from models.errors import Permanent
 from models.evaluation import deterioration as evaluation
 from models.evaluation.baselines import Logistic, fit_logistic, last_values, news2, qsofa, summary
 from models.evaluation.deterioration import evaluate, sparse
+from models.evaluation.deterioration_card import against
 from models.evaluation.measures import average_precision
-from models.evaluation.vital_sets import part, read, unseen
+from models.evaluation.report import signed
+from models.evaluation.vital_sets import gather, part, read, unseen
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
 
@@ -212,6 +214,79 @@ def test_impossible_values_and_oxygen_are_read_by_rule(tmp_path: Path) -> None:
     assert np.array_equal(oxygen, np.array([0, 1, 1, np.nan, np.nan, np.nan], np.float32), equal_nan=True)
 
 
+def hourly(*rows: tuple[str, int | str, str]) -> str:
+    """A table of patient, hour and heart rate, septic from hour 6 on."""
+    lines = (f"{patient},{hour},{rate},97,,,,,,,,,,{int(str(hour) >= '6')}" for patient, hour, rate in rows)
+    return "\n".join([",".join(CINC), *lines]) + "\n"
+
+
+ROWS = [(patient, hour, str(80 + hour)) for patient in ("b", "a") for hour in (2, 3, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    "rows", [ROWS, ROWS[::-1], sorted(ROWS, key=lambda row: row[1])], ids=["by patient", "backwards", "by time"]
+)
+def test_rows_are_placed_by_patient_and_hour_in_whatever_order_they_stand(
+    tmp_path: Path, rows: list[tuple[str, int | str, str]]
+) -> None:
+    (tmp_path / "ward.csv").write_text(hourly(*rows))
+    (stays,), notes = gather(tmp_path)
+    assert (stays.ids, stays.starts.tolist()) == (("a", "b"), [0, 6, 12])
+    one = [82, 83, np.nan, np.nan, 86, 87]
+    assert np.array_equal(stays.values[:, 0], np.array(one * 2, np.float32), equal_nan=True)
+    assert stays.scored_rows().tolist() == [0, 1, 4, 5, 6, 7, 10, 11]  # an hour without a row has no label
+    assert stays.labels[stays.scored_rows()].tolist() == [0, 0, 1, 1] * 2
+    assert notes == ["cinc2019: 4 of 12 hours have no row: nothing was measured in them, they are not judged"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a", 0, "80"), ("b", 0, "80"), ("a", 0, "81")], r"ward\.csv:4: a second row for the same patient and hour"),
+        ([("a", 0, "80"), ("a", "1.5", "81")], r"ward\.csv:3: a value is missing"),
+        ([("a", 0, "80"), ("a", "", "81")], r"ward\.csv:3: a value is missing"),
+        ([(" ", 0, "80")], r"ward\.csv:2: a value is missing"),
+        ([("a", 0, "80"), ("a", 1_700_000, "81")], "a patient's hours span 1,700,001: one is mistyped"),
+    ],
+)
+def test_an_hour_twice_none_or_mistyped_is_refused(tmp_path: Path, rows: list[tuple[str, int | str, str]], words: str) -> None:
+    (tmp_path / "ward.csv").write_text(hourly(*rows))
+    with pytest.raises(Permanent, match=words):
+        read(tmp_path)
+
+
+def test_values_in_another_unit_are_named(tmp_path: Path) -> None:
+    text = ",".join(CINC) + "\n" + "".join(f"a,{hour},80,97,{98.6 + hour / 10},,,,,0.4,,,,0\n" for hour in range(5))
+    (tmp_path / "ward.csv").write_text(text)
+    assert gather(tmp_path)[1] == [
+        "cinc2019: 5 of 5 values of temperature left out as impossible (possible: 25 to 44 Cel): another unit?"
+    ]
+
+
+def test_of_several_values_in_an_hour_the_latest_stands_wherever_its_line_does(tmp_path: Path) -> None:
+    rows = ["1,50,HR,95", "1,10,HR,80", "1,20,GCS,15", "1,40,GCS,9", "1,30,GCS,15"]
+    (tmp_path / "set-a.csv").write_text("RecordID,minute,Parameter,Value\n" + "\n".join(rows) + "\n")
+    (tmp_path / "Outcomes-a.txt").write_text("RecordID,In-hospital_death\n1,0\n")
+    (stays,) = read(tmp_path)
+    assert stays.values[0, [FEATURES.index("heart_rate"), FEATURES.index("consciousness")]].tolist() == [95, 1]
+    assert stays.context[0, 5] == 9  # GCS itself, for teachers
+
+
+def test_alerts_count_in_hours_and_not_in_rows(tmp_path: Path) -> None:
+    """Charted every four hours: the alert at hour 20 comes ten hours before the onset, which is six after the first label."""
+    rows = [
+        (f"p{number}", hour, "130" if number < 12 and hour >= 20 else "70") for number in range(24) for hour in range(0, 33, 4)
+    ]
+    lines = [f"{patient},{hour},{rate},97,,,,,,,,,,{int(rate == '130' and hour >= 24)}" for patient, hour, rate in rows]
+    (tmp_path / "ward.csv").write_text(",".join(CINC) + "\n" + "\n".join(lines) + "\n")
+    (stays,) = read(tmp_path)
+    found = {metric.name: metric for metric in evaluate(Oracle(), stays, rounds=50).metrics}
+    lead = found["lead time (h), at the sensitivity of NEWS2 >= 5"]
+    assert lead.value == 10
+    per_day = found["alerts per patient-day, at the sensitivity of NEWS2 >= 5"]
+    assert per_day.value == pytest.approx(24 / (12 * 30 + 12 * 33) * 24)  # at hours 20 and 28 of the twelve
+
+
 def test_a_folder_without_a_set_says_what_it_expected(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
         with pytest.raises(Permanent) as raised:
@@ -261,11 +336,39 @@ def test_an_evaluation_has_every_figure_with_its_interval(tmp_path: Path) -> Non
     assert found["AUROC"].value > 0.9
     assert found["AUROC"].low <= found["AUROC"].value <= found["AUROC"].high
     assert set(found["AUROC"].baselines) == {"NEWS2", "qSOFA"}
+    for name, metric in found.items():  # each with the paired difference, and its interval
+        for other in metric.baselines.values():
+            gain = other.baselines["difference"]
+            assert gain.value == pytest.approx(metric.value - other.value), name
+            assert gain.low <= gain.value <= gain.high, name
     caught = found["onsets caught, at the sensitivity of NEWS2 >= 5"]
     assert caught.value >= caught.baselines["NEWS2"].value
     lead = found["lead time (h), at the sensitivity of NEWS2 >= 5"]
     assert 6 <= lead.value <= 24  # worse from hour 20, onset 6 hours after the first label at 24
     json.dumps(figures.as_json(), allow_nan=True)
+
+
+def test_the_card_says_where_the_model_is_not_better(tmp_path: Path) -> None:
+    write_cinc(tmp_path)
+    (stays,) = read(tmp_path)
+    good = evaluate(Oracle(), stays, rounds=50)
+
+    class Guess(Oracle):
+        def score(self, windows: Floats) -> Floats:
+            return np.full(len(windows), 0.3, np.float32)
+
+    bad = evaluate(Guess(), stays, rounds=50)
+    found = {metric.name: metric for metric in bad.metrics}
+    gain = found["AUROC"].baselines["NEWS2"].baselines["difference"]
+    words = against([bad])
+    assert gain.high < 0
+    assert f"AUROC against NEWS2 on cinc2019, {signed(gain)}" in words
+    assert "Intervals apart from every baseline's: nowhere." in words
+    assert "not shown to be better than the base rate on cinc2019" in words
+    for metric in good.metrics[:2]:
+        for kind, other in metric.baselines.items():
+            clear = other.baselines["difference"].low > 0
+            assert (f"{metric.name} against {kind} on cinc2019" in against([good])) == (not clear)
 
 
 def test_deletion_tells_a_true_explanation_from_a_false_one(tmp_path: Path) -> None:

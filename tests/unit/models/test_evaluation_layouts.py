@@ -177,8 +177,8 @@ def test_images_are_found_in_class_folders_below_and_others_are_named(tmp_path: 
     sets, notes = image_sets.gather(tmp_path)
     assert {(image.label, image.patient) for image in sets["held"]} == {
         ("pneumonia", "00000013"),
-        ("no finding", "x_1.png"),  # no number of a patient in the name: each file is its own
-        ("no finding", "x_2.png"),
+        ("no finding", "No-Findings/x_1.png"),  # no number of a patient in the name: each file is its own
+        ("no finding", "No-Findings/x_2.png"),
     }
     assert sorted(notes) == [
         "captions/labels.csv: passed over, it has no columns file and label",
@@ -215,7 +215,9 @@ def test_the_report_is_json_without_nan_and_says_every_figure() -> None:
     }
     assert first["baselines"]["other"]["value"] == 0.4
     assert second["value"] is None
-    assert "0.500 (0.400 to 0.600) | 9 | other 0.400 (0.300 to 0.500), difference +0.100" in found.as_markdown()
+    assert (
+        "0.500 (0.400 to 0.600) | 9 | other 0.400 (0.300 to 0.500), difference +0.100 (+0.000 to +0.200)" in found.as_markdown()
+    )
     assert "one file left out" in found.as_markdown()
     assert found.quality() == {"a set: m": 0.5}
 

@@ -235,6 +235,15 @@ def test_what_is_no_such_model_is_refused_and_says_why(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- sentence-transformers
 
 
+def test_a_static_embedding_is_not_told_to_use_a_fast_tokenizer(tmp_path: Path) -> None:
+    from models.runtimes.hub import cutter
+
+    weights = tiny.weights_of(tiny.classifier_folder(tmp_path / "static"))
+    with pytest.raises(Fatal, match="static embeddings is not served") as refused:
+        cutter(tiny.tokenizer(), weights, rows=None)  # sentence-transformers gives a StaticEmbedding's own, of tokenizers
+    assert "fast" not in str(refused.value.hint)
+
+
 @pytest.mark.parametrize(
     ("pooling", "normalize", "dense"),
     [("mean", True, 0), ("cls", False, 0), ("max", True, 8), ("weightedmean", False, 0), ("lasttoken", False, 6)],

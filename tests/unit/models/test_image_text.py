@@ -163,6 +163,12 @@ def test_one_label_alone_is_refused_for_it_would_be_found_in_every_image() -> No
     assert "counterpart" in str(refused.value.hint)
 
 
+def test_without_prompts_it_is_said_that_they_are_missing() -> None:
+    with pytest.raises(Fatal, match="model x 1: no prompts") as refused:
+        Prompts.from_registry({"scale": 1.0}, (), "model x 1")
+    assert "prompts = { label = [wordings] }" in str(refused.value.hint)
+
+
 def test_a_projection_that_does_not_fit_the_text_is_refused() -> None:
     with pytest.raises(Fatal, match="projection"):
         OnnxImageText(Brightness(), Words(), np.eye(3, dtype=np.float32), PROMPTS, ModelIdentity("x", "1", "a"), size=64)

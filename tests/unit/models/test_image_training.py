@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from models.errors import Permanent
-from models.evaluation.image_sets import checksums, pixels, read
-from models.evaluation.images import evaluate
+from models.evaluation.image_sets import checksums, known, learned_from, pixels, read
+from models.evaluation.images import evaluate, evaluate_all
 from models.registering import record, seal
 from models.registry import ModelEntry, Registry
 from tests.drawings import drawing
@@ -41,6 +41,30 @@ def test_a_table_of_labels_is_read(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     (image,) = read(tmp_path)
     assert (image.label, image.patient, image.path.name) == ("pneumonia", "7", "00001000_001.png")
+
+
+def test_files_of_one_name_in_two_classes_are_two_patients(tmp_path: Path) -> None:
+    for name, opaque in (("NORMAL", False), ("PNEUMONIA", True)):
+        draw(tmp_path / name / "0.png", opaque=opaque, seed=1)
+    assert [image.patient for image in read(tmp_path)] == ["NORMAL/0.png", "PNEUMONIA/0.png"]
+
+
+def test_images_learned_from_are_known_again_under_other_names_and_formats(tmp_path: Path) -> None:
+    original = read(folder_of(tmp_path / "nih"))
+    learned = learned_from(original[:4] + original[6:10])
+    for number, image in enumerate(original):
+        place = tmp_path / "copied" / ("NORMAL" if number < 6 else "PNEUMONIA")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(image.path)).convert("RGB").save(place / f"{number % 6}.png")
+    copies = read(tmp_path / "copied")
+    assert known(copies, learned).tolist() == ([True] * 4 + [False] * 2) * 2
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    np.save(weights / "learned.npy", learned)
+    notes: list[str] = []
+    (found,) = evaluate_all(Registry.load().open("image-text"), tmp_path / "copied", weights, rounds=20, notes=notes)
+    assert (found.images, found.patients) == (4, 4)
+    assert notes == ["copied: 8 of 12 images left out, the model learned from them or their patients"]
 
 
 def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 from models.errors import Permanent
 from models.evaluation.ner import PRECISE
 from models.evaluation.ner_corpora import Document, Gold
+from models.registry import WEIGHTS, Registry
 from models.tasks import Span
-from models.training.ner import HEADS, WIDTH, Recipe, _rate, corpora, train
+from models.training.ner import HEADS, WIDTH, Corpus, Made, Recipe, _rate, corpora, train
+from models.training.ner_card import command, told
 from models.training.ner_export import choose_thresholds
+from models.training.ner_tune import Tuning
 from tests import tiny_models as tiny
 
 DRUGS, SIGNS = ("aspirin",), ("fever", "cough", "pain")
@@ -37,6 +41,26 @@ def test_a_folder_without_corpora_is_told(tmp_path: Path) -> None:
 def test_the_rate_warms_up_and_falls() -> None:
     recipe = Recipe(learning_rate=1.0, warm_up=0.1)
     assert [round(_rate(recipe, p), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == [0.01, 0.5, 1.0, 0.5, 0.02]
+
+
+def test_the_card_says_the_command_that_makes_the_weights_again() -> None:
+    entry = Registry.load().entry("ner", "clinical-ner")
+    tuned = f"tune, seed 7, 4 rounds of all steps, {Tuning()}"
+    made = Made("bge", 12, (f"train, seed 7, 4 epochs, {Recipe(learning_rate=0.00015)}", tuned))
+    words = command(entry, made).split(" --start START ")
+    assert words[0] == "vigil train ner --data DIR --out OUT --registry FILE"
+    assert words[1].startswith("--seed 7 --epochs 4 --rate 0.00015 --rounds 4 --rounds-rate 0.0001 --version ")
+    other = Made("bge", 12, (f"train, seed 7, 4 epochs, {Recipe(shortest=8)}",))
+    assert command(entry, other).startswith("(no command line has these settings: train, seed 7, 4 epochs, Recipe(")
+
+
+def test_the_shipped_card_has_the_command_and_the_digests_of_the_start() -> None:
+    card = (WEIGHTS / "ner" / "card.md").read_text(encoding="utf-8")
+    sets = {name: Corpus(name, 0, (), ()) for name in ("BC5CDR-IOB", "NCBI-disease-IOB", "maccrobat")}
+    made, _, speed = told(WEIGHTS / "ner" / "card.md", sets)
+    assert f"    {command(Registry.load().entry('ner', 'clinical-ner'), made)}\n" in card
+    assert {*made.digests} == {"model.onnx", "tokenizer.json"}
+    assert len(speed) == 8
 
 
 def ranked(*rows: tuple[str, float, bool]) -> tuple[list[Document], list[list[Span]]]:
@@ -136,8 +160,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.torch
 def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -> None:
     from models.evaluation.ner_report import evaluate
-    from models.registry import Registry
-    from models.training.ner_export import export, opened
+    from models.registry import Registry, sha256_of
+    from models.training.ner_export import export, opened, remeasured
 
     data = write_corpora(tmp_path / "data")
     recipe = Recipe(learning_rate=5e-3, tokens_per_step=256)
@@ -165,6 +189,16 @@ def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -
     assert entry.files["model.onnx"] in card
     assert f"({start.name}, 2 layers, uncased)" in card
     assert "- train, seed 3, 6 epochs, Recipe(learning_rate=0.005" in card
+    assert "(no command line has these settings: train, seed 3" in card  # 256 tokens a step is no option
+    for path in (start / "model.safetensors", start / "tokenizer.json"):
+        assert f"| the start's `{path.name}` | `{sha256_of(path)}` |" in card
+    assert "| BC5CDR-IOB | the model alone |" in card
+    assert "| BC5CDR-IOB | as published |" in card
+    again, _ = remeasured(data, registry=tmp_path / "site.toml")
+    assert again == entry
+    now = (tmp_path / "ner" / "card.md").read_text()
+    for part in (0, 1):  # all but speed, of which the card has three digits
+        assert re.split("## Speed|## How", now)[::2][part] == re.split("## Speed|## How", card)[::2][part]
     assert entry.licence == "MIT"
     assert f"**{measured.own_head['NCBI-disease-IOB'].micro.f1:.3f}**" in card
     assert entry.quality["bc5cdr_f1"] == round(measured.own_head["BC5CDR-IOB"].micro.f1, 4)

@@ -327,6 +327,13 @@ def test_a_file_that_names_what_is_not_there_is_refused_with_the_place_and_what_
     assert meant in (caught.value.hint or "")
 
 
+def test_what_is_wrong_with_a_trial_is_not_said_to_be_the_champion(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('[tasks.ner]\nchampion = "clinical-ner"\npercent = 130\n')
+    with pytest.raises(Fatal, match=r"percent: Input should be less than or equal to 100") as caught:
+        Registry.load(tmp_path / "site.toml")
+    assert caught.value.hint is None
+
+
 def test_files_of_earlier_versions_load(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text(f'{MODEL}\n[tasks.ner]\nchampion = "own"\nprevious = "clinical-ner"\nchallenger = "clinical-ner"\n')

@@ -8,10 +8,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from processors.blindspots import REASONS
-from streams import checks
 from streams.checks import _patients
 from streams.metrics import LaneMetrics
-from streams.settings import Settings, WorkerSettings
 
 metrics = LaneMetrics("vitals")
 
@@ -28,21 +26,20 @@ class Page(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    monkeypatch.setattr(checks, "_PORTS", 0)
+def pages() -> Iterator[list[str]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Settings().model_copy(update={"worker": WorkerSettings(health_port=server.server_port)})
+        yield [f"127.0.0.1:{server.server_port}"]
         server.shutdown()
 
 
-async def test_whom_nothing_can_alert_on_is_told_and_more_than_a_third_is_a_warning(settings: Settings) -> None:
-    assert await _patients(settings) == []
+async def test_whom_nothing_can_alert_on_is_told_and_more_than_a_third_is_a_warning(pages: list[str]) -> None:
+    assert await _patients(pages) == []
     metrics.patients(0, 20, {"age-unknown": 6, "not-applicable": 14}, REASONS)
     metrics.patients(1, 10, {"late": 4}, REASONS)
-    (check,) = await _patients(settings)
+    (check,) = await _patients(pages)
     assert check.verdict == "ok"
     assert check.found == "of 30 whose vitals come here no score can alert on 24 (age-unknown 6, not-applicable 14, late 4)"
     metrics.patients(1, 10, {"late": 5}, REASONS)
-    (check,) = await _patients(settings)
+    (check,) = await _patients(pages)
     assert check.verdict == "warning" and "VigilPatientsUnalertable" in check.mend
