@@ -113,6 +113,7 @@ class Monitor:
             return self._observe(event, source)
         except Exception as error:
             self._observed -= 1
+            self._forget(event)
             raise _unforeseen(error) from error
 
     def _observe(self, event: VitalsEvent, source: Source) -> Assessment:
@@ -165,6 +166,7 @@ class Monitor:
         try:
             return self._decide(made, deterioration, reason)
         except Exception as error:
+            self._forget(made.event)
             raise _unforeseen(error) from error
 
     def _decide(self, made: Assessment, deterioration: Deterioration | None, reason: str) -> list[Event]:
@@ -554,6 +556,12 @@ class Monitor:
         patient.due = 0
         self._dirty.add(patient.id)
         self._dirty.add(self._partition.id)
+
+    def _forget(self, event: VitalsEvent) -> None:
+        """Let a set that becomes a dead letter be none that came: redriven, it is no repeat."""
+        if (patient := self._patients.get(event.patient_id)) is not None:
+            patient.seen.pop(event.id, None)
+            patient.lately.pop(digest(event.id), None)
 
     def _keep(self, seen: dict[str, None], event_id: str) -> None:
         seen[event_id] = None

@@ -372,6 +372,23 @@ def test_an_impossible_time_stops_nobody_elses_monitoring(moment: datetime) -> N
     assert only(ward.chart(3, ILL)[1]).state == "raised"
 
 
+@pytest.mark.parametrize("step", ["chart", "score"])
+def test_a_set_that_became_a_dead_letter_is_no_repeat_when_it_is_redriven(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    ward = Ward()
+    broken = {"chart": (ward.monitor._charting, "chart"), "score": (ward.monitor, "_score")}[step]
+
+    def fails(*_: object) -> None:
+        raise ValueError(PATIENT)
+
+    with monkeypatch.context() as patched, pytest.raises(Poison, match="unforeseen ValueError") as told:
+        patched.setattr(*broken, fails)
+        ward.chart(0, ILL)
+    assert PATIENT not in str(told.value)
+    score, found = ward.chart(0, ILL)
+    assert total(score) == 8
+    assert len(found) == (step == "chart"), "what was charted before is no news: it is scored alone"
+
+
 def test_the_sixteenth_birthday_counts_at_the_observed_date() -> None:
     ward = Ward(birth_date="2010-11-24")  # START is the day before
     assert ward.chart(0, ILL)[0].news2_reason == "under 16 years"
