@@ -73,7 +73,7 @@ async def test_every_alert_is_told_signed_and_in_order_then_committed_and_audite
     assert in_order(receiver)
     assert receiver.most_at_once > 1
     told = receiver.alerts()[0]["data"]
-    assert told["location"] == {"ward": "W1", "room": "2", "bed": "3"}
+    assert told["location"] == {"ward": "W1", "room": "2", "bed": "3", "facility": ""}
     assert told["delivery"]["late"] is False
     audit = await outputs(kafka, settings, "clinical.audit")
     assert {entry["event_id"] for one in audit for entry in one["entries"]} == {one.id for one in sent}

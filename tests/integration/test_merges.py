@@ -157,7 +157,7 @@ async def test_a_patient_of_whom_only_a_gateway_speaks_is_watched_and_registrati
         for _ in range(2):  # the second is a resend
             assert (await gateway.send(charted("300", 70, "PV1|1|I|W1^R1^B1"))).code == "AA"
         raised = await told(site, person, "raised", 6)
-        assert raised["location"] == {"ward": "W1", "room": "R1", "bed": "B1"}
+        assert raised["location"] == {"ward": "W1", "room": "R1", "bed": "B1", "facility": ""}
         await gateway.send(charted("300", 71, "PV1|1|I|W9^R9^B9"))
         await gateway.send(admission)
         moved = await told(site, person, "updated", 6)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring import ALERTS, DASHBOARDS, INFRA, PANELS, labels_of, selectors
+from tests.monitoring import ALERTS, DASHBOARDS, INFRA, PANELS, RECORDED, labels_of, selectors
 
 # grafana/packages/grafana-data/src/valueFormats/categories.ts
 UNITS = {"none", "short", "s", "bytes", "percentunit", "recps", "eps", "mps", "ops"}
@@ -89,11 +89,12 @@ def test_a_seconds_panel_shows_seconds_and_a_bytes_panel_bytes() -> None:
 def test_each_alert_has_a_metric_on_the_dashboard() -> None:
     """Who is woken finds what woke him."""
     shown = {metric.removesuffix("_bucket") for _, target in TARGETS for metric, _ in selectors(target["expr"])}
-    missing = {
-        rule["alert"]: metrics
-        for rule in ALERTS
-        if not (metrics := {metric.removesuffix("_bucket") for metric, _ in selectors(rule["expr"])}) & shown
-    }
+
+    def asked(expr: str) -> set[str]:
+        named = {metric.removesuffix("_bucket") for metric, _ in selectors(expr)}
+        return named.union(*(asked(RECORDED[metric]) for metric in named if metric in RECORDED))
+
+    missing = {rule["alert"]: asked(rule["expr"]) for rule in ALERTS if not asked(rule["expr"]) & shown}
     assert missing == {}
 
 
