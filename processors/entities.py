@@ -18,10 +18,8 @@ WITHDRAWN: Final = frozenset({"cancelled", "entered-in-error"})
 
 @cache
 def _standard() -> tuple[Sectioner, Asserter]:
-    return (
-        Sectioner(),
-        Asserter(),
-    )  # made on first use: the tables take 0.2 s, which a command that finds no entities should not pay
+    # Made on first use: the tables take 0.2 s, which a command that finds no entities should not pay.
+    return Sectioner(), Asserter()
 
 
 def _is_test(span: Span) -> bool:

@@ -26,9 +26,8 @@ from streams.wire import body_of, decode, key_of
 
 SHORTEST: Final = 8  # characters of an id: less is in every record
 ACTIONS: Final[tuple[str, ...]] = get_args(AuditEvent.model_fields["action"].annotation)
-_DISORDER: Final = timedelta(
-    hours=1
-)  # by which a record may say that it was recorded after it was written: a clock was set back
+# By which a record may say that it was recorded after it was written: a clock was set back.
+_DISORDER: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)

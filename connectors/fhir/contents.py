@@ -36,10 +36,9 @@ _BINARY: Final = re.compile(rf"Binary/{_ID}(?:/_history/{_ID})?")
 _HEADERS: Final = {"Accept": "application/fhir+json, */*;q=0.5"}
 _WHOLE: Final = 120.0  # seconds in which one content must be whole
 _AT_ONCE: Final = 4  # requests to one server
-_TURNS: Final = 4  # bodies whose contents are held at once ...
-_WAITING: Final = (
-    16  # ... and senders that wait for that: one more is told to come again, so that others find room at the endpoint
-)
+_TURNS: Final = 4  # bodies whose contents are held at once
+# Senders that wait for that: one more is told to come again, so that others find room at the endpoint.
+_WAITING: Final = 16
 _ALTOGETHER: Final = 4  # times `largest`: contents of one body
 _PORTS: Final = {"http": 80, "https": 443}
 
