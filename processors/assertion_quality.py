@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -170,7 +171,7 @@ def _notes(name: str, path: Path, rounds: int) -> Section:
             figures += _figures(label, chosen, rounds)
     kinds = tuple(kind for kind in get_args(Assertion) if kind in wanted or kind in found)
     for kind in kinds:
-        figures.append(bootstrap.metric(f"{kind}_f1", lambda weights, k=kind: _f1(wanted == k, found == k, weights)))  # type: ignore[misc]
+        figures.append(bootstrap.metric(f"{kind}_f1", partial(_f1, wanted == kind, found == kind)))
     counts = np.array([[np.sum((wanted == row) & (found == column)) for column in kinds] for row in kinds], np.int64)
     about = f"{len(documents):,} notes, {len(judged):,} mentions with what they assert"
     return Section(name, about, tuple(figures), (Confusion(f"assertion, {name}", kinds, kinds, counts),))

@@ -601,8 +601,7 @@ def _is_outdated(event: FeedbackEvent, alert: Alert) -> bool:
 
 def _elsewhere(before: Location, after: Location) -> bool:
     """Whether another ward is to be asked: both are known, and differ, or are of two hospitals."""
-    hospitals = {place.facility for place in (before, after) if place.facility}
-    return bool(before.ward and after.ward) and (before.ward != after.ward or len(hospitals) > 1)
+    return bool(before.ward and after.ward) and (before.ward != after.ward or before.other_hospital(after))
 
 
 def _evidence(score: News2) -> dict[str, int]:

@@ -339,6 +339,10 @@ class Location(Part):
     facility: Name = ""
     """The hospital that these are in (PV1-3.4), where it is said: wards of two hospitals may have one name."""
 
+    def other_hospital(self, place: "Location") -> bool:
+        """Tell whether two places are of two hospitals: both say which, and not the same."""
+        return bool(self.facility and place.facility) and self.facility != place.facility
+
     @property
     def ward_names(self) -> tuple[str, ...]:
         """What settings may call the ward, the narrower first: `FACILITY|WARD` where the facility is said, `WARD`."""

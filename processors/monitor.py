@@ -571,8 +571,7 @@ class Monitor:
 
 def _moved(before: Location, after: Location) -> str:
     """Say how a patient changed places; empty where not: that a sender says the hospital, or leaves it out, moves nobody."""
-    hospitals = {place.facility for place in (before, after) if place.facility}
-    if before.ward != after.ward or len(hospitals) > 1:
+    if before.ward != after.ward or before.other_hospital(after):
         return "transferred"
     return "moved" if (before.room, before.bed) != (after.room, after.bed) else ""
 

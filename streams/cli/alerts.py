@@ -5,11 +5,11 @@ import getpass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.cli.printing import as_json, place_of, print_table
 from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
@@ -39,10 +39,7 @@ def open_alerts(
     found, known = asyncio.run(_look(load(), tuple(ward or ()), reason))
     rows = [_row(one, known) for one in found]
     if json_:
-        import orjson
-
-        for row in rows:
-            print(orjson.dumps(row).decode())
+        as_json(rows)
         return
     if not rows:
         print("no alert stands" + (f" on {', '.join(ward)}" if ward else ""))
@@ -51,10 +48,7 @@ def open_alerts(
     table = Table(*columns, title=f"{len(rows)} alerts stand")
     for row in rows:
         table.add_row(*(escape(str(row[name])) for name in columns))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 400  # for grep: a row stays a line
-    console.print(table)
+    print_table(table)
 
 
 def _row(one: "Standing", known: "Whereabouts") -> dict[str, Any]:
@@ -71,11 +65,6 @@ def _row(one: "Standing", known: "Whereabouts") -> dict[str, Any]:
         "patient_id": alert.patient_id,
         "sequence": alert.sequence,
     }
-
-
-def place_of(location: Any) -> str:
-    """Return ward, room and bed in one line, as far as they are known."""
-    return " ".join(filter(None, (location.ward, location.room, location.bed)))
 
 
 async def _look(settings: Settings, wards: tuple[str, ...], reason: str) -> "tuple[list[Standing], Whereabouts]":

@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from models.errors import Permanent
-from streams.cli.alerts import place_of
+from streams.cli.printing import as_json, place_of, print_table
 from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
@@ -69,10 +68,7 @@ def list_letters(
     letters = sorted(found.letters, key=_when, reverse=True)
     _tell(found)
     if json_:
-        import orjson
-
-        for letter in letters[:limit]:
-            print(orjson.dumps(_facts(letter)).decode())
+        as_json(map(_facts, letters[:limit]))
         if (left := len(letters) - limit) > 0:
             typer.echo(f"left out: {left:,} older ones (--limit {limit})", err=True)
         return
@@ -85,7 +81,7 @@ def list_letters(
             facts = _facts(letter) | {"from": _from(letter)}
             facts |= {"model": facts["model"][:_SHORT], "message": _brief(facts["message"])}
             table.add_row(*(escape(str(facts[name])) for name in columns))
-        _show(table)
+        print_table(table)
 
 
 @app.command("show")
@@ -146,10 +142,7 @@ def patients(
         row = {"place": place_of(place), "number": ", ".join(known.numbers(one.patient_id)), "letters": one.letters}
         rows.append({**row, "newest": _second(one.failed_at), "what": what, "patient_id": one.patient_id})
     if json_:
-        import orjson
-
-        for row in rows:
-            print(orjson.dumps(row).decode())
+        as_json(rows)
         return
     if not rows:
         print("no open letter is about a patient")
@@ -157,7 +150,7 @@ def patients(
     table = Table(*rows[0], title=f"{len(rows)} patients")
     for row in rows:
         table.add_row(*(escape(_brief(str(value)) if name == "what" else str(value)) for name, value in row.items()))
-    _show(table)
+    print_table(table)
 
 
 @app.command("redrive")
@@ -386,7 +379,7 @@ def _print_counts(letters: list["Letter"], title: str) -> None:
     table = Table("lane", "stage", "class", "error", "model", "letters", title=title)
     for *kind, model, number in counts(letters):
         table.add_row(*map(escape, kind), model[:_SHORT], str(number))
-    _show(table)
+    print_table(table)
 
 
 def _print_reasons(letters: list["Letter"]) -> None:
@@ -397,13 +390,6 @@ def _print_reasons(letters: list["Letter"]) -> None:
     table = Table("lane", "peer", "type", "reason", "letters", title="by reason")
     for lane, peer, kind, reason, number in shown:
         table.add_row(*map(escape, (lane, peer, kind, _brief(_printable(reason.encode(errors="replace"))))), str(number))
-    _show(table)
+    print_table(table)
     if (more := len(found) - len(shown)) > 0:
         print(f"and {more} other reasons, of {sum(number for *_, number in found[_REASONS_SHOWN:])} letters")
-
-
-def _show(table: Table) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 400  # for grep: a row stays a line, the longest message too
-    console.print(table)
