@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Labels:
 async def labelled_images(settings: Settings, known: Collection[str]) -> Labels:
     """Collect the labelled images; `known` are the labels that the model has.
 
-    Raises `Transient` where the broker or the object store does not answer.
+    Raises `Transient` where the broker or the object store does not answer, `Permanent` where a topic is not there.
     """
     labels = Labels()
     async with Reader(settings.kafka) as reader:
@@ -107,19 +107,10 @@ def _label(feedback: FeedbackEvent, finding: FindingsEvent) -> str:
 
 
 async def _events(reader: Reader, settings: Settings, kind: type[E], labels: Labels) -> AsyncIterator[E]:
-    topic = settings.kafka.topic_prefix + kind.topic
-    for number in await reader.partitions(topic):
-        begin, end = await reader.bounds(topic, number)
-        async for records in reader.read(topic, number, begin, end):
-            for record in records:
-                if (event := _decoded(kind, record)) is not None:
-                    yield event
-                else:
-                    labels.passed_over[f"a record of {kind.topic} cannot be read"] += 1
-
-
-def _decoded(kind: type[E], record: Any) -> E | None:
-    try:
-        return decode(kind, record)
-    except Poison:
-        return None
+    async for record in reader.whole(settings.kafka.topic_prefix + kind.topic):
+        try:
+            event = decode(kind, record)
+        except Poison:
+            labels.passed_over[f"a record of {kind.topic} cannot be read"] += 1
+            continue
+        yield event

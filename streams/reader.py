@@ -1,7 +1,7 @@
 """Reading a stretch of a partition outside any group: for rebuilding state, replay, verifying."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -192,6 +192,28 @@ class Reader:
                 raise Transient(f"{topic} cannot be read ({type(error).__name__})") from error
             self._moved()
             yield [record for records in found.values() for record in records], not behind
+
+    async def whole(
+        self,
+        topic: str,
+        *,
+        partitions: Collection[int] | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> AsyncIterator[Any]:
+        """Yield the records that a topic (or some of its partitions) holds now, one partition after the other.
+
+        `progress(records read, of how many)`. Raises `Permanent` when there is no such topic.
+        """
+        await self.require(topic)
+        numbers = [number for number in await self.partitions(topic) if partitions is None or number in partitions]
+        bounds = await self.all_bounds([TopicPartition(topic, number) for number in numbers])
+        total, done = sum(end - begin for begin, end in bounds.values()), 0
+        for tp, (begin, end) in bounds.items():
+            async for records in self.read(topic, tp.partition, begin, end):
+                for record in records:
+                    yield record
+                done += len(records)
+                progress(done, total)
 
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[list[Any]]:
         """Yield the records with start <= offset < end, in order, in chunks. Offsets that the log no longer holds are skipped."""

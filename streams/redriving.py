@@ -129,13 +129,8 @@ class DeadLetters:
     async def _records(self, partitions: Collection[int] | None = None) -> AsyncIterator[Any]:
         topic = self._prefix + DeadLetterEvent.topic
         async with Reader(self._settings.kafka) as reader:
-            await reader.require(topic)  # to say that there are no letters would be a guess, and most often a wrong one
-            for partition in await reader.partitions(topic):
-                if partitions is None or partition in partitions:
-                    begin, end = await reader.bounds(topic, partition)
-                    async for records in reader.read(topic, partition, begin, end):
-                        for record in records:
-                            yield record
+            async for record in reader.whole(topic, partitions=partitions):
+                yield record
 
     async def one(self, letter_id: str) -> Letter:
         """Return a letter whole, by its id or the beginning of it; raises `Permanent` where that is none or several."""

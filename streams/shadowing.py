@@ -272,15 +272,11 @@ async def _outputs(settings: Settings, wanted: Collection[str]) -> dict[str, Ent
     found: dict[str, EntitiesEvent] = {}
     topic = settings.kafka.topic_prefix + EntitiesEvent.topic
     async with Reader(settings.kafka) as reader:
-        await reader.require(topic)
-        for number in await reader.partitions(topic):
-            begin, end = await reader.bounds(topic, number)
-            async for records in reader.read(topic, number, begin, end):
-                for record in records:
-                    try:
-                        event = decode(EntitiesEvent, record)
-                    except Poison:
-                        continue
-                    if event.source.event_id in wanted:
-                        found[event.source.event_id] = event
+        async for record in reader.whole(topic):
+            try:
+                event = decode(EntitiesEvent, record)
+            except Poison:
+                continue
+            if event.source.event_id in wanted:
+                found[event.source.event_id] = event
     return found

@@ -4,7 +4,7 @@ Read from `clinical.alerts` and `clinical.patients` as any reader of them would 
 information: whoever asks is audited first.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
@@ -37,8 +37,9 @@ class Whereabouts:
     async def read(cls, settings: Settings, progress: Progress = lambda done, total: None) -> Self:
         """Read the topic whole. Raises `Transient` when no broker answers, `Permanent` when it is not there."""
         made = cls(Identities(settings.identity))
-        async for record in _whole(settings, PatientEvent.topic, progress):
-            made.take(record)
+        async with Reader(settings.kafka) as reader:
+            async for record in reader.whole(settings.kafka.topic_prefix + PatientEvent.topic, progress=progress):
+                made.take(record)
         return made
 
     def take(self, record: Any) -> None:
@@ -82,17 +83,18 @@ async def standing(
     """Return the alerts that stand, the gravest and then the oldest first. Raises as `Whereabouts.read`."""
     newest: dict[str, AlertEvent] = {}
     since: dict[str, datetime] = {}
-    async for record in _whole(settings, AlertEvent.topic, progress):
-        if header(record, "ce_type") == _BEAT:
-            continue
-        try:
-            alert = decode(AlertEvent, record)
-        except Poison:
-            continue
-        before = newest.get(alert.alert_id)
-        if before is None or alert.sequence >= before.sequence:
-            newest[alert.alert_id] = alert
-        since[alert.alert_id] = min(alert.decided_at, since.get(alert.alert_id, alert.decided_at))
+    async with Reader(settings.kafka) as reader:
+        async for record in reader.whole(settings.kafka.topic_prefix + AlertEvent.topic, progress=progress):
+            if header(record, "ce_type") == _BEAT:
+                continue
+            try:
+                alert = decode(AlertEvent, record)
+            except Poison:
+                continue
+            before = newest.get(alert.alert_id)
+            if before is None or alert.sequence >= before.sequence:
+                newest[alert.alert_id] = alert
+            since[alert.alert_id] = min(alert.decided_at, since.get(alert.alert_id, alert.decided_at))
     found = [
         Standing(alert, since[alert.alert_id])
         for alert in newest.values()
@@ -113,17 +115,3 @@ async def account(outbox: Outbox, clock: Clock, user: str, patients: Iterable[st
             id=request, action="access", agent=user, subject=AlertEvent.topic, entries=entries, reason=reason, recorded_at=now
         )
     )
-
-
-async def _whole(settings: Settings, topic: str, progress: Progress) -> AsyncIterator[Any]:
-    name = settings.kafka.topic_prefix + topic
-    async with Reader(settings.kafka) as reader:
-        await reader.require(name)
-        bounds = {number: await reader.bounds(name, number) for number in await reader.partitions(name)}
-        total, done = sum(end - begin for begin, end in bounds.values()), 0
-        for number, (begin, end) in bounds.items():
-            async for records in reader.read(name, number, begin, end):
-                for record in records:
-                    yield record
-                done += len(records)
-                progress(done, total)
