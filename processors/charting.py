@@ -60,6 +60,7 @@ class Assessment:
     current: News2 | None = None  # now: what alerts go by
     current_at: int = 0  # observed time of the newest value that counts
     late: bool = False
+    told: bool = False  # it comes once more, and what was told of the patient's alerts rests on it, or on one after it
     outdated: bool = False  # what is known now is too old to alert (a set that only takes values back may leave that)
     held: bool = False  # waited in the backlog of an outage: may alert only when that is through
     queued: bool = False  # seems to come out of a sender's queue: may alert when nothing newer has come for a while

@@ -47,7 +47,7 @@ from processors.identity import natural_id
 from processors.outages import Outages
 from processors.partition import Partition
 from processors.patients import Context, Patient, digest, ms, when
-from processors.resuming import Taken, resume
+from processors.resuming import Before, Taken, resume
 from processors.rules import MonitorRules
 from processors.setback import set_back_partition, set_back_patient
 from processors.timers import Timers, band_of
@@ -139,6 +139,7 @@ class Monitor:
             if made.held:
                 state.backlog_at = self._now
         self._charting.chart(made, self._now)
+        made.told = source.offset <= state.told.get(event.patient_id, -1)
         patient.remember(known, made.observed, since)
         if not (event.moved_from or made.amends):
             state.feeds[event.origin.peer].brought(made.received - ms(event.observed_at))
@@ -194,7 +195,7 @@ class Monitor:
             current = made.changed and not (made.late or made.held or made.queued)
             told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
             return [score, *told]
-        if made.late or made.held or made.queued or made.outdated:
+        if made.late or made.held or made.queued or made.outdated or made.told:
             steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
                 if made.queued:
@@ -401,6 +402,7 @@ class Monitor:
         if state.now is not None and 0 <= back <= self.rules.set_back // _US:
             return []
         before = self._now
+        state.told.clear()
         state.now = micros
         self._now = micros // 1000
         self._dirty.add(self.id)
@@ -521,14 +523,16 @@ class Monitor:
         else:
             self._patients[patient_id] = Patient.load(patient_id, state)
 
-    def resume(self, told: Iterable[AlertEvent | HeartbeatEvent], taken: Taken) -> int:
+    def resume(self, told: Iterable[AlertEvent | HeartbeatEvent], taken: Taken, before: "Monitor | None" = None) -> int:
         """Go on from what was published on `clinical.alerts`, in the order of its writing, where what led to it is lost.
 
-        `taken` says by topic below which offset the inputs were taken in: what comes once more leads to no id that was used up.
+        Or where other rules, or other code, led to it: `before` is a monitor as it stood when the first of it was told, and is used
+        up. `taken` says by topic below which offset the inputs were taken in: what comes once more leads to no id that was used up.
         Returns how many alerts stand.
         """
         self._between()
-        resume(told, taken, self._patients, self._partition, self._desk, self.rules)
+        stood = Before() if before is None else Before(before._patients, before._partition)
+        resume(told, taken, self._patients, self._partition, self._desk, self.rules, stood)
         self._now = None if self._partition.now is None else self._partition.now // 1000
         self._dirty |= {self.id, *self._patients}
         return len(self._partition.alerts) + sum(len(patient.alerts) for patient in self._patients.values())

@@ -106,10 +106,12 @@ class Partition:
     # "monitoring-blind", or "feed-stopped:" or "feed-late:" and the peer
     alerts: dict[str, Alert] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)  # the newest answers to these, by event id, oldest first
-    # where inputs come once more after a journal was lost: the alerts that they raised (their ids are used up), and by alert the
-    # offset of the last answer that was taken
+    # where inputs come once more after alerts were taken up from what was told: the alerts that they raised (their ids are used
+    # up); by alert the offset of the last answer that was taken; by patient that of the last set that led to a step, up to which
+    # the alerts stand as if it was decided. The last until logged time goes on: then all of those sets have come
     raised: frozenset[str] = frozenset()
     answered: dict[str, int] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -167,6 +169,7 @@ class Partition:
                 **({"backlog_at": self.backlog_at} if self.backlog_at is not None else {}),
                 **({"raised": sorted(self.raised)} if self.raised else {}),
                 **({"answered": self.answered} if self.answered else {}),
+                **({"told": self.told} if self.told else {}),
                 **({"seen": list(self.seen)} if self.seen else {}),
                 "feeds": {peer: feed.dump() for peer, feed in self.feeds.items()},
                 "hours": [
@@ -184,6 +187,7 @@ class Partition:
         self.set_backs = raw.get("set_backs", 0)  # snapshots of before 0.1.0 have none
         self.backlog_at = raw.get("backlog_at")
         self.raised, self.answered = frozenset(raw.get("raised", ())), raw.get("answered", {})
+        self.told = raw.get("told", {})
         self.seen = dict.fromkeys(raw.get("seen", ()))  # snapshots of before lack it
         self.feeds = {peer: Feed(*clock) for peer, clock in raw["feeds"].items()}
         self.hours = {hour: Hour(*counts) for hour, *counts in raw["hours"]}

@@ -1,4 +1,4 @@
-"""Alerts taken up from what was told of them, where the state that led their lives is lost.
+"""Alerts taken up from what was told of them, where the state that led their lives is lost, or was led by other rules.
 
 What was published is the truth that people acted on: an alert stands, or is over, as its last published step says, was answered if
 that was said, and its next step gets the next number. What a rebuild without its memory believes instead counts for nothing; and
@@ -8,10 +8,13 @@ How an alert stands with people its last step says by itself (`Answering`). What
 was told for its own sake. In no step stand, and are inferred or begun anew: calm sets (as the vitals led to them, if the same was
 told), corrections that changed nothing worth telling, since when a first observation is waited for, what an outage's backlog has
 brought. Where that may be wrong, somebody is asked once more rather than once too little.
+
+Where a state is left of `before` something was told, it is gone on from that, and only calm sets are the rebuild's.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 
@@ -33,6 +36,14 @@ Life = list[AlertEvent]  # one alert's steps, by `sequence`; retention may have 
 Taken = Mapping[str, int]  # topic -> the offset below which its records were taken in: what lies beyond comes once more
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How patients and partition stood before the first that was told. It is used up by `resume`."""
+
+    patients: Mapping[str, Patient] = field(default_factory=dict)
+    state: Partition | None = None
+
+
 def resume(
     told: Iterable[AlertEvent | HeartbeatEvent],
     taken: Taken,
@@ -40,6 +51,7 @@ def resume(
     state: Partition,
     desk: Desk,
     rules: MonitorRules,
+    before: Before,
 ) -> None:
     """Let alerts, logged time and budgets be as they were told, in the order of its writing.
 
@@ -47,26 +59,33 @@ def resume(
     """
     once = list({event.id: event for event in told}.values())  # of what was said again the last
     lives = _lives(event for event in once if isinstance(event, AlertEvent))
-    for patient_id, some in lives.items():
-        if patient_id != state.id and any(map(_stands, some)):
-            patients.setdefault(patient_id, Patient(patient_id))
-    _count(once, patients, state, desk, rules)
+    over = {life[0].alert_id for some in lives.values() for life in some if not _stands(life)}
+    standing = {name for name, some in lives.items() if any(map(_stands, some))}
+    standing |= {name for name, one in before.patients.items() if any(alert.id not in over for alert in one.alerts.values())}
+    for patient_id in sorted(standing - {state.id}):
+        patients.setdefault(patient_id, Patient(patient_id))
+    _count(once, patients, state, desk, rules, before)
     if once:
-        state.now = (once[-1].decided_at - _EPOCH) // _US
+        told_at = (once[-1].decided_at - _EPOCH) // _US
+        state.now = told_at if before.state is None or state.now is None else max(state.now, told_at)
     # What comes once more must not raise another alert under ids that were used up, if the one of then is over by that time. Of the
     # answers to an alert those up to the last that was told were taken, or changed nothing: now they might.
     all_lives = [life for some in lives.values() for life in some]
-    state.raised = frozenset(life[0].alert_id for life in all_lives if _comes_again(life[0].source, taken))
-    state.answered = {
+    state.raised |= {life[0].alert_id for life in all_lives if _comes_again(life[0].source, taken)}
+    state.answered |= {
         event.alert_id: event.source.offset
         for life in all_lives
         for event in life
         if event.source.topic == FeedbackEvent.topic and _comes_again(event.source, taken)
     }
-    _resume_partition(state, lives.get(state.id, ()))
+    sets = [event for life in all_lives for event in life if event.source.topic == VitalsEvent.topic]
+    for event in sets:
+        if _comes_again(event.source, taken):
+            state.told[event.patient_id] = max(event.source.offset, state.told.get(event.patient_id, 0))
+    _resume_partition(state, lives.get(state.id, ()), before.state)
     suppressed = max(rules.suppression, rules.declined_suppression) // _MS
     for patient in patients.values():
-        _resume_patient(patient, lives.get(patient.id, ()), rules)
+        _resume_patient(patient, lives.get(patient.id, ()), rules, before.patients.get(patient.id) or Patient(patient.id))
         if state.now is not None:  # it may have been set back since something was told
             set_back_patient(patient, state.now // 1000, 0, suppressed)
         patient.unsettled, patient.due = not patient.ended, 0
@@ -91,11 +110,12 @@ def _count(
     state: Partition,
     desk: Desk,
     rules: MonitorRules,
+    before: Before,
 ) -> None:
     """Count the alerts of the last day, and the time that patients were watched, as they were counted."""
-    state.hours, state.heartbeat_at = {}, None
+    state.hours, state.heartbeat_at = ({}, None) if before.state is None else (before.state.hours, before.state.heartbeat_at)
     for patient in patients.values():
-        patient.raised = []
+        patient.raised = before.patients[patient.id].raised if patient.id in before.patients else []
     strangers: dict[str, Patient] = {}  # of whom no more is left than alerts that are over
     for event in told:
         now = ms(event.decided_at)
@@ -109,15 +129,23 @@ def _count(
         state.beat(event.patients, now, rules.blind_after)
 
 
-def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRules) -> None:
-    believed, patient.alerts, patient.closed = patient.alerts, {}, {}
-    patient.threes, patient.after_end = {}, None
+def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRules, before: Patient) -> None:
+    believed, patient.alerts, patient.closed = patient.alerts, before.alerts, before.closed
+    patient.threes, patient.after_end = before.threes, before.after_end
+    begun = {alert.id: alert for alert in before.alerts.values()}
     for life in lives:
-        alert, last = _led(life, patient, rules), life[-1]
-        for event in _rests(life):
+        known = begun.get(life[0].alert_id)
+        if known is not None:
+            life = [event for event in life if event.sequence > known.sequence]
+            if not life:
+                continue
+        alert, last = _led(life, patient, rules, known), life[-1]
+        for event in _rests(life, known):
             assert event.news2 is not None
             patient.threes |= {one.name: ms(event.decided_at) for one in event.news2.parameters if one.points == 3}
         patient.closed.pop(alert.kind, None)
+        if known is not None and patient.alerts.get(alert.kind) is known:
+            del patient.alerts[alert.kind]
         if _stands(life):
             patient.alerts[alert.kind] = alert
         elif last.answering is not None and last.answering.held_until is not None:
@@ -138,21 +166,29 @@ def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRul
         _go_by_what_was_told(patient, lives)
 
 
-def _resume_partition(state: Partition, lives: Iterable[Life]) -> None:
+def _resume_partition(state: Partition, lives: Iterable[Life], before: Partition | None) -> None:
     """Let the partition's own alerts be those that were told. They stand, declined or not, until their cause ends."""
-    state.alerts, state.woke_at = {}, None
+    state.alerts, state.woke_at = ({}, None) if before is None else (before.alerts, before.woke_at)
     for life in lives:
         last = life[-1]
-        if not _stands(life) and last.state != "declined":
-            continue
         alert = _told(last)
         alert.since, alert.about = ms(last.observed_at), last.peer
-        key: str = alert.kind
-        if alert.kind == "monitoring-blind":
+        blind = alert.kind == "monitoring-blind"
+        key = alert.kind if blind else f"{alert.kind}:{alert.about}"
+        known = state.alerts.get(key)
+        if known is not None and known.id != alert.id:
+            known = None
+        if not _stands(life) and last.state != "declined":
+            if known is not None:
+                del state.alerts[key]
+                state.woke_at = None if blind else state.woke_at
+            continue
+        if known is not None:
+            alert.until = known.until
+        elif blind:
             state.woke_at = alert.until = ms(life[0].decided_at)
             state.caught_up, state.backlog_at, state.late = False, None, 0
         else:
-            key = f"{alert.kind}:{alert.about}"
             feed = state.feeds.get(alert.about)
             alert.until = (feed.behind if feed is not None and alert.kind == "feed-late" else None) or 0
         state.alerts[key] = alert
@@ -167,10 +203,13 @@ def _told(last: AlertEvent) -> Alert:
     return Alert(last.alert_id, last.kind, last.severity, last.state, last.sequence, last.route, routes)
 
 
-def _led(life: Life, patient: Patient, rules: MonitorRules) -> Alert:
-    """Lead a patient's alert through its published steps."""
-    last = life[-1]
-    alert, answering = _told(last), last.answering
+def _led(life: Life, patient: Patient, rules: MonitorRules, known: Alert | None) -> Alert:
+    """Lead a patient's alert through its published steps, from how it is `known` to have stood before them."""
+    last, answering = life[-1], life[-1].answering
+    alert = _told(last)
+    if known is not None:
+        told = {name: getattr(alert, name) for name in ("severity", "state", "sequence", "route", "routes")}
+        alert = replace(known, **told, calm_sets=0, calm_since=0)
     if answering is None:  # of before steps said so: it is asked anew, unless the last word is that somebody answered
         acknowledged = last.state == "acknowledged"
         alert.waiting_since = None if acknowledged else ms(last.decided_at)
@@ -183,16 +222,17 @@ def _led(life: Life, patient: Patient, rules: MonitorRules) -> Alert:
         alert.asked_at = 0 if answering.asked_at is None else ms(answering.asked_at)
     if last.score_id is not None:
         alert.score_id, alert.observed, alert.received = last.score_id, ms(last.observed_at), ms(last.received_at)
-    for event in _rests(life):
+    for event in _rests(life, known):
         assert event.news2 is not None
         alert.total = event.news2.total
         alert.evidence = {one.name: ms(one.observed_at) for one in event.news2.parameters if one.points}
         alert.threes = alerts.threes(event.news2, alert.threes or (), rules)
     if alert.kind == "no-observations":
-        asked = next((event for event in life if event.sequence == alert.asked), life[0])
+        asked = next((event for event in life if event.sequence == alert.asked), life[0] if known is None else None)
         alert.since = ms(last.observed_at)
-        alert.until = ms(asked.decided_at) - ms(asked.observed_at)  # a little more than the limit, and as true
-    elif alert.kind not in PAGING:
+        if asked is not None:
+            alert.until = ms(asked.decided_at) - ms(asked.observed_at)  # a little more than the limit, and as true
+    elif alert.kind not in PAGING and known is None:
         alert.since = patient.ended_at or alert.observed
         alert.about = life[0].reason if life[0].state == "raised" else patient.ended
     if alert.kind in ("deterioration", AFTER_END):
@@ -200,12 +240,12 @@ def _led(life: Life, patient: Patient, rules: MonitorRules) -> Alert:
     return alert
 
 
-def _rests(life: Life) -> list[AlertEvent]:
+def _rests(life: Life, known: Alert | None) -> list[AlertEvent]:
     """Return the steps that were told for their score's sake: a new place, a repeat or an answer only shows the one of its time."""
     if life[0].kind != "news2":
         return []
     found: list[AlertEvent] = []
-    before = None
+    before = None if known is None else known.severity
     for event in life:
         told = event.state in ("raised", "updated") and event.source.topic != FeedbackEvent.topic
         asks = event.answering is not None and event.answering.asked == event.sequence
@@ -214,7 +254,7 @@ def _rests(life: Life) -> list[AlertEvent]:
         if told and event.news2 is not None:
             found.append(event)
         before = event.severity
-    return found or [event for event in life if event.news2 is not None][-1:]
+    return found or [event for event in life if known is None and event.news2 is not None][-1:]
 
 
 def _go_by_what_was_told(patient: Patient, lives: Collection[Life]) -> None:

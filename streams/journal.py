@@ -9,7 +9,8 @@ those topics: so the lane writes it down, in one partition of the journal topic 
     lapse   "the model did not answer for vitals `first` to below `end`, decided as of entry `number`: NEWS2 went out alone"
     state   one patient's state as of (vitals offset, entry number); null: forgotten as of then. Each patient has two places, which
             snapshots write in turn: the last state that a marker stands for is never written over
-    marker  "every state changed up to (vitals offset, entry number) has been written": a rebuild starts here
+    marker  "every state changed up to (vitals offset, entry number) has been written, as decided by `stamp`": a rebuild starts here
+    stamp   "since the last marker it was, or will be, decided by these": rules, code, the model that pages (`streams.stamp`)
     epoch   "from here on I own this partition": its own offset is the epoch's number, and what other epochs write after it is
             a zombie's and does not count
 
@@ -36,12 +37,17 @@ Rules
  7. A journal that holds nothing though offsets are committed was lost: whoever finds it so takes the alerts from what was told of
     them, and writes a snapshot of all of it before any entry. The first entry lets no time pass: it reaches over the vitals that
     may have been published before the loss, so that whoever reruns them decides them as of the same time (`streams.restoring`).
+ 8. Other rules, or another version of the code, decide otherwise upon the same history. So who finds that somebody with another
+    stamp has decided since the marker replays for what was observed, but takes the alerts as of the marker and leads them on by
+    what was told since. Whose stamp is not among those since the marker adds it, confirmed, before anything is published: so
+    whoever comes next knows, and be it the older version again. A marker begins anew with its writer's. Where there is none, since
+    the journal is older than stamps, another version decided.
 """
 
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -92,6 +98,7 @@ class Entry:
     now: datetime | None
     reach: int
     offset: int = -1
+    written: float = -math.inf  # seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,16 @@ class Memory:
     entries: list[Entry] = field(default_factory=list)
     lapses: list[Lapse] = field(default_factory=list)
     reach: int = -1
-    stamp: float = -math.inf  # when the last entry was written, seconds since 1970
+    written: float = -math.inf  # when the last entry was, seconds since 1970
+    stamps: set[str] = field(default_factory=set)  # by which it was decided since the marker; "": by nobody knows what (rule 8)
+    _marked: float = math.inf  # when the marker was written, seconds since 1970
+
+    @property
+    def since(self) -> float:
+        """When what the marker stands for was over, about, seconds since 1970; long ago where there is no marker."""
+        if self.marker.at < 0:
+            return -math.inf
+        return min([self._marked, *(entry.written for entry in self.entries[:1])])
 
     def take(self, record: Any) -> None:
         """Read the next record of the journal."""
@@ -149,10 +165,13 @@ class Memory:
         void = body["epoch"] < self.epoch  # written after a newer claim: by a zombie
         if kind == "state":
             self._state(body, _whose(record.key)[1], void)
+        elif kind == "stamp":  # a zombie's too: it may have taken the owner's place, and one too many costs little
+            self.stamps.update(body["stamps"])
         elif void:
             return
         elif kind == "marker":
             self.marker, self.ends = Moment(body["at"], body["number"]), body["ends"]
+            self.stamps, self._marked = {body.get("stamp", "")}, record.timestamp / 1000
             self.entries = [entry for entry in self.entries if entry.number > self.marker.number]
             at, number = self.marker.at, self.marker.number
             self.lapses = [lapse for lapse in self.lapses if not Moment(lapse.end, lapse.number).reached_by(at, number)]
@@ -165,8 +184,9 @@ class Memory:
             # The same number twice: a write that was confirmed only when repeated. What it led to goes by the last.
             while self.entries and self.entries[-1].number >= body["number"]:
                 self.entries.pop()
-            self.reach, self.stamp = body["reach"], record.timestamp / 1000
-            self.entries.append(Entry(body["number"], body["at"], body["ends"], now, self.reach, record.offset))
+            self.reach, self.written = body["reach"], record.timestamp / 1000
+            self.stamps = self.stamps or {""}
+            self.entries.append(Entry(body["number"], body["at"], body["ends"], now, self.reach, record.offset, self.written))
 
     def _begin(self, epoch: int) -> None:
         # What was taken for valid although it lies behind the claim of this epoch (which was compacted away) is a zombie's.
@@ -199,10 +219,11 @@ class Memory:
 class Journal:
     """One partition of the journal, as its owner writes it. Every method that writes raises `Superseded` (rule 5)."""
 
-    def __init__(self, outbox: Outbox, partition: int, kafka: KafkaSettings) -> None:
+    def __init__(self, outbox: Outbox, partition: int, kafka: KafkaSettings, stamp: str) -> None:
         self._outbox = outbox
         self._kafka = kafka
         self.partition = partition
+        self.stamp = stamp  # what its owner decides by
         self.epoch = -1
         self._next = -1  # the offset that the next record gets, if nobody else writes
         self._seen = -math.inf  # when it was last certain that nobody else does
@@ -224,6 +245,10 @@ class Journal:
         self._places = {patient: place for patient, place, _ in memory.standing()}
         self._written = {}
         return memory
+
+    async def sign(self, stamps: Iterable[str]) -> None:
+        """Write, confirmed, by what it was decided since the marker and will be, before anything is published (rule 8)."""
+        await self._append(b"stamp", {"kind": "stamp", "epoch": self.epoch, "stamps": sorted(stamps)})
 
     async def enter(self, entry: Entry) -> Entry:
         """Write an entry, confirmed (rule 1); returns it with its offset."""
@@ -272,7 +297,8 @@ class Journal:
 
     async def mark(self, moment: Moment, ends: dict[str, int], forgotten: Sequence[str]) -> None:
         """End a snapshot, all of whose states are written: the marker, then the tombstones of patients forgotten before it."""
-        body = {"kind": "marker", "epoch": self.epoch, "at": moment.at, "number": moment.number, "ends": ends}
+        at = {"at": moment.at, "number": moment.number, "ends": ends}
+        body = {"kind": "marker", "epoch": self.epoch, "stamp": self.stamp, **at}
         await self._append(b"marker", body)
         self._places |= self._written
         self._written = {}

@@ -63,5 +63,10 @@ class Machine:
         return found
 
 
+def entry_of(source: Source) -> int:
+    """Return the number of the journal's entry that something follows from, as `Machine.tick` named it."""
+    return int(source.event_id.rpartition("/")[2])
+
+
 def _source(kind: type[Event], record: Any, event: Event) -> Source:
     return Source(topic=kind.topic, partition=record.partition, offset=record.offset, event_id=event.id)

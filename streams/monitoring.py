@@ -38,6 +38,7 @@ from streams.restoring import Restoring
 from streams.scoring import Retold, Scoring
 from streams.settings import Settings
 from streams.snapshots import Snapshots
+from streams.stamp import stamp
 from streams.tracing import Tracing, Work
 from streams.wire import Message, iso
 
@@ -160,7 +161,7 @@ class MonitorWorker:
         self._traces: dict[int, Work] = {}  # of the records in hand, by their identity
         self._new_monitor = new_monitor
         self._machine = Machine(new_monitor(number), number)
-        self._journal = Journal(outbox, number, settings.kafka)
+        self._journal = Journal(outbox, number, settings.kafka, stamp(self._machine.monitor))
         self._vitals = _Queue()
         self._others: dict[str, _Queue] = {kind.topic: _Queue() for kind in SECONDARY}
         self._anew: set[str] = set()  # of the others, those whose offsets went back

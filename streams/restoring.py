@@ -5,6 +5,10 @@
 Where the journal is lost: contexts and vitals up to the commit, then the alerts as they were told on clinical.alerts, and all of it
 is journalled as a first snapshot: who is killed a moment later loses it no more.
 
+Where others decided since the marker, by other rules or another version of the code (journal rule 8), the inputs are replayed all
+the same, for what was observed; but the alerts are those of the marker, led on by what was told since. Of the entries left to obey
+none lets time pass up to when something was told, and a patient's sets up to the last upon which something was told move no alert.
+
 The worker goes on from there: it obeys the entries, takes the vitals below `word` as they may have been published, and only then
 journals an entry of its own.
 """
@@ -17,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
@@ -25,7 +30,7 @@ from processors.events import AlertEvent, HeartbeatEvent, PatientEvent, VitalsEv
 from processors.monitor import Assessment, Monitor
 from streams import journal
 from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, Moment, stretch
-from streams.machine import SECONDARY, Machine
+from streams.machine import SECONDARY, Machine, entry_of
 from streams.reader import Reader
 from streams.scoring import Retold, Scored, Scoring
 from streams.settings import Settings
@@ -33,6 +38,7 @@ from streams.wire import decode, header
 
 log = logging.getLogger("vigil.vitals")
 
+_CLOCKS = timedelta(minutes=10)  # by which a worker's clock may differ from another's, or be set
 _STATES = 64  # written at once
 
 
@@ -104,6 +110,7 @@ class Restoring:
             if lost:
                 memory.entries.clear()  # one that was under way when the topic was made anew
                 await self._without_journal(contexts, committed)
+            before = self._before(memory, start) if memory.stamps - {own.stamp} and not lost else None
             machine.at = max(begin, start)
             forced = await self._replay(reader, contexts, memory, commit)
             machine.at = max(commit, begin, machine.at)
@@ -114,7 +121,16 @@ class Restoring:
                 forced = [await self._begin(own, word)]
                 memory.reach = word
             else:
-                word = await self._vouched(reader, min(memory.reach, end), memory.stamp)
+                word = await self._vouched(reader, min(memory.reach, end), memory.written)
+                if before is not None:
+                    log.warning(
+                        "%s: the last snapshot, or what came since, was decided by %s; this is %s: alerts go by what was told",
+                        self._name, " and by ".join(one or "an older version" for one in sorted(memory.stamps)), own.stamp,
+                    )  # fmt: skip
+                    await self._as_told(contexts, before)
+                    forced = [self._untold(entry) for entry in forced]
+                if own.stamp not in memory.stamps:
+                    await own.sign(memory.stamps | {own.stamp})
         log.info(
             "%s: state of %d patients restored to offset %d in %.2f s (%d sets replayed, %d entries to obey)",
             self._name, patients, commit, time.monotonic() - began, self._sets, len(forced),
@@ -153,12 +169,22 @@ class Restoring:
 
     def _load(self, memory: Memory) -> int:
         """Take the states as of the marker; return how many."""
-        machine, patients = self._machine, 0
-        for patient, _, state in memory.standing():
-            machine.monitor.load(patient, state)
-            patients += 1
+        machine = self._machine
         machine.entry, machine.ends = memory.marker.number, dict(memory.ends)
-        return patients
+        return _load(machine.monitor, memory)
+
+    def _before(self, memory: Memory, start: int) -> "_Before":
+        """Return how all stood as of the marker, and what is told of a later time."""
+        monitor = Monitor(self._machine.monitor.rules, partition=self._machine.number)
+        _load(monitor, memory)
+        since = None if memory.since == -math.inf else datetime.fromtimestamp(memory.since, UTC) - _CLOCKS
+        taken = {VitalsEvent.topic: start, **dict(self._machine.ends)}
+        return _Before(monitor, memory.marker.number, taken, since)
+
+    def _untold(self, entry: Entry) -> Entry:
+        """Return an entry that lets no time pass once more that something was told in."""
+        now = self._machine.monitor.now
+        return entry if entry.now is None or now is None or entry.now > now else replace(entry, now=None)
 
     async def _replay(self, reader: Reader, contexts: Reader, memory: Memory, commit: int) -> list[Entry]:
         """Run what lies between the marker and the commit; return the entries at or past the commit."""
@@ -258,13 +284,18 @@ class Restoring:
         with contextlib.suppress(Poison):
             self._machine.hear(PatientEvent, record)
 
-    async def _as_told(self, reader: Reader) -> float:
-        """Take the alerts, and logged time, from what was published of them; return when the last was (seconds since 1970)."""
+    async def _as_told(self, reader: Reader, before: "_Before | None" = None) -> float:
+        """Take the alerts, and logged time, from what was published of them; return when the last was (seconds since 1970).
+
+        As they were `before`, and led on by what was published since; or, where nothing is left of that, from all that was.
+        """
         topic, machine = self._prefix + AlertEvent.topic, self._machine
         told: list[list[tuple[int, AlertEvent | HeartbeatEvent]]] = []
         numbers = await reader.partitions(topic)
         for number in numbers:
             begin, end = await reader.bounds(topic, number)
+            if before is not None and before.since is not None:
+                begin = await reader.offset_at(topic, number, before.since) or begin
             told.append([])
             async for record in stretch(reader, topic, number, begin, end):
                 beat = header(record, "ce_type") == HeartbeatEvent.type.encode()
@@ -273,11 +304,11 @@ class Restoring:
                 with contextlib.suppress(Poison):
                     event = decode(HeartbeatEvent, record) if beat else decode(AlertEvent, record)
                     of = event.partition if isinstance(event, HeartbeatEvent) else event.source.partition
-                    if of == machine.number:
+                    if of == machine.number and (before is None or before.precedes(event)):
                         told[-1].append((record.timestamp, event))
         written = list(heapq.merge(*told, key=lambda one: one[0]))  # of one partition in its order, whatever the clocks were
         taken = {VitalsEvent.topic: machine.at, **machine.ends}
-        stand = machine.monitor.resume((event for _, event in written), taken)
+        stand = machine.monitor.resume((event for _, event in written), taken, before.monitor if before is not None else None)
         log.warning("%s: %d alerts stand by what was told on %s", self._name, stand, AlertEvent.topic)
         return written[-1][0] / 1000 if written else -math.inf
 
@@ -302,6 +333,32 @@ class Restoring:
         """Journal that vitals below `word` may have been published as of the time that was told last: a rerun decides them so."""
         machine = self._machine
         return await own.enter(Entry(machine.entry + 1, machine.at, dict(machine.ends), None, word))
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """How all stood as of the marker: entries up to `number`, and of each topic what lies below `taken`, were applied."""
+
+    monitor: Monitor
+    number: int
+    taken: Mapping[str, int]
+    since: datetime | None  # whatever was told of a later time was written since then; None: who knows
+
+    def precedes(self, event: AlertEvent | HeartbeatEvent) -> bool:
+        """Tell whether something was told of a time after this."""
+        if isinstance(event, HeartbeatEvent):
+            return self.monitor.now is None or event.decided_at > self.monitor.now
+        source = event.source
+        if source.topic == TOPIC:
+            return entry_of(source) > self.number
+        return source.offset >= self.taken.get(source.topic, 0)
+
+
+def _load(monitor: Monitor, memory: Memory) -> int:
+    states = list(memory.standing())
+    for patient, _, state in states:
+        monitor.load(patient, state)
+    return len(states)
 
 
 def _of_an_older_log(points: Sequence[int], end: int, *, gone: bool) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import orjson
@@ -25,13 +25,14 @@ from models.tasks import DeteriorationModel
 from processors.events import TOPICS, FeedbackEvent, Observation, Origin, PatientEvent, Source, VitalsEvent
 from processors.identity import natural_id
 from processors.monitor import Monitor, MonitorRules
-from streams import journal
+from streams import journal, monitoring, stamp
 from streams.journal import TOPIC as JOURNAL
 from streams.journal import Superseded
 from streams.ledger import Ledger
 from streams.metrics import LaneMetrics
 from streams.monitoring import MonitorWorker
 from streams.outbox import Outbox
+from streams.restoring import Restoring
 from streams.scoring import LATE, Scoring
 from streams.settings import ClockSettings, EngineSettings, KafkaSettings, ModelSettings, Settings, VitalsStateSettings
 from streams.tracing import Tracing
@@ -103,6 +104,7 @@ class Ward:
             models=ModelSettings(vitals_deadline=DEADLINE),
             monitor=MonitorRules(model_pages=True, model_threshold=0.02),
         )
+        self.rules = self.settings.monitor  # of the next life
         self.model = model
         self.group = Group(self.prefix)
         self.time = START
@@ -160,7 +162,7 @@ class Ward:
             metrics=self.metrics,
             clock=self.clock,
             scoring=self.scoring,
-            new_monitor=lambda number: Monitor(self.settings.monitor, partition=number, model=self.scoring.identity),
+            new_monitor=lambda number: Monitor(self.rules, partition=number, model=self.scoring.identity),
             agent="test",
             tracing=Tracing(self.settings.tracing, "vitals"),
         )
@@ -952,3 +954,138 @@ async def test_a_journal_made_anew_under_a_worker_ends_it_before_it_writes_half_
         after = await steps_of(ward)
         assert after[:2] == before and [step["state"] for step in after] == ["raised"] * 3
         assert ward.metrics.registry.get_sample_value("vigil_events_total", {"lane": "vitals", "kind": "journal-lost"}) == 1
+
+
+VERSIONS = count()
+
+
+def another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code be another's from the next life on."""
+    version = str(next(VERSIONS))
+    monkeypatch.setattr(stamp, "_code", lambda: version)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_versions_that_decide_alike_say_what_one_undisturbed_run_says(
+    kafka: Kafka, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at random and restored by another version each time, which goes by what was told: nothing is lost or said twice."""
+    patients = 24
+    async with Ward(kafka, 70 + seed, tick_seconds=[0.03, 0.3][seed % 2]) as ward:
+        await ward.write([patient(number, START) for number in range(patients)])
+        sets = list(vitals(patients, 40, START, every=timedelta(seconds=40), seed=seed))
+        lives = 14
+        for life in range(lives):
+            await ward.write(sets[life * len(sets) // lives : (life + 1) * len(sets) // lives])
+            another_version(monkeypatch)
+            ward.live()
+            await ward.live_for_a_while()
+            await ward.die()
+        another_version(monkeypatch)
+        ward.live()
+        await ward.finish()
+        await ward.judge()
+
+
+async def raised_and_killed(ward: Ward, *, committed: bool) -> dict[str, Any]:
+    """Have an alert raised upon a set of 50 minutes ago, after the last snapshot, and stop the worker at once; return the step."""
+    await ward.write([patient(number, START) for number in range(3)])
+    ward.live()
+    ward.feed(PatientEvent, 10)
+    await ward.fed_is_done()
+    await a_snapshot(ward)
+    old = ill(0, ward.time - timedelta(minutes=50), 0)
+    await ward.write([old.model_copy(update={"received_at": ward.time})])
+    ward.feed(VitalsEvent, 10)
+    (step,) = await until_said(ward, bool)
+    if committed:
+        await ward.fed_is_done()
+    await ward.die()
+    return step
+
+
+STALE_SOONER = {"staleness": timedelta(minutes=45)}
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
+@pytest.mark.parametrize("course", ["goes on", "killed again", "back to the old rules"])
+async def test_what_was_told_stays_told_under_other_rules(kafka: Kafka, committed: bool, course: str) -> None:
+    """It climbs on, it can be answered, it is not told once more, whoever has the partition until the next snapshot."""
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        rules = ward.rules = ward.rules.model_copy(update={"queue_age": timedelta(hours=2)})
+        told = await raised_and_killed(ward, committed=committed)
+        ward.rules = rules.model_copy(update=STALE_SOONER)
+        for _ in range({"goes on": 1, "killed again": 2, "back to the old rules": 1}[course]):
+            ward.live()
+            assert ward.worker is not None
+            ward.worker._snapshots.due = float("inf") if course != "goes on" else 0.0
+            ward.feed(VitalsEvent, 10)
+            await ward.fed_is_done()
+            await until(lambda: logs_its_clock(ward), what="time goes on")
+            if course != "goes on":
+                await ward.die()
+        if course != "goes on":
+            ward.rules = ward.rules if course == "killed again" else rules
+            ward.live()
+            await until(lambda: logs_its_clock(ward), what="time goes on")
+        ward.time += timedelta(minutes=5)
+        steps = await until_said(ward, lambda steps: steps[-1]["state"] == "escalated")
+        await ward.write([answer(told, "alert-acknowledged", ward.time)])
+        ward.feed(FeedbackEvent, 10)
+        steps = await until_said(ward, lambda steps: steps[-1]["state"] == "acknowledged")
+        await ward.finish()
+        steps = list({step["id"]: step for step in await steps_of(ward)}.values())
+        assert [step["state"] for step in steps] == ["raised", "escalated", "acknowledged"]
+        assert [step["sequence"] for step in steps] == [0, 1, 2]
+        assert {step["alert_id"] for step in steps} == {told["alert_id"]}
+        unmatched = {"lane": "vitals", "kind": "unmatched-feedback"}
+        assert not ward.metrics.registry.get_sample_value("vigil_events_total", unmatched)
+
+
+async def test_what_other_rules_would_have_raised_is_told_and_not_only_believed(kafka: Kafka) -> None:
+    """A replay that took it for raised would keep it from everybody."""
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        rules = ward.rules
+        ward.rules = rules.model_copy(update={"high_total": 20, "medium_total": 19, "single_three": False})
+        await ward.write([patient(0, START)])
+        ward.live()
+        ward.feed(PatientEvent, 10)
+        await ward.fed_is_done()
+        await a_snapshot(ward)
+        await ward.write([ill(0, ward.time, 0)])
+        ward.feed(VitalsEvent, 10)
+        await ward.fed_is_done()
+        await ward.die()
+        assert await steps_of(ward) == []
+        ward.rules = rules
+        ward.live()
+        (step,) = await until_said(ward, bool)
+        assert step["state"] == "raised"
+        await ward.finish()
+        assert len(await steps_of(ward)) == 1
+
+
+async def test_a_journal_of_before_stamps_is_of_another_version(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        ward.rules = ward.rules.model_copy(update={"queue_age": timedelta(hours=2)})
+        with monkeypatch.context() as older:
+            older.setattr(monitoring, "stamp", lambda monitor: "")  # read like none
+            older.setattr(journal.Journal, "sign", lambda *_: asyncio.sleep(0))
+            told = await raised_and_killed(ward, committed=True)
+        ward.rules = ward.rules.model_copy(update=STALE_SOONER)
+        ward.live()
+        await until(lambda: logs_its_clock(ward), what="time goes on")
+        ward.time += timedelta(minutes=5)
+        steps = await until_said(ward, lambda steps: steps[-1]["state"] == "escalated")
+        assert [step["alert_id"] for step in steps] == [told["alert_id"]] * 2
+        await ward.finish()
+
+
+async def test_a_restore_by_the_same_rules_reads_no_alerts(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
+        await raised_and_killed(ward, committed=True)
+        monkeypatch.setattr(Restoring, "_as_told", None)
+        for _ in range(2):
+            ward.live()
+            await until(lambda: logs_its_clock(ward), what="time goes on")
+            await ward.die()
