@@ -252,8 +252,8 @@ def news2_detail(
 
 
 def model_title(answer: Deterioration, threshold: float) -> str:
-    """One line for an alert by the model."""
-    drivers = ", ".join(NAMES.get(one.name, one.name) for one in answer.drivers)
+    """One line for an alert by the model, with the vital signs that raised the score; one that lowered it is no reason for it."""
+    drivers = ", ".join(NAMES.get(one.name, one.name) for one in answer.drivers if one.effect > 0)
     listed = f": mostly {drivers}" if drivers else ""
     return f"Deterioration score {answer.probability:.2f} (threshold {threshold:.2f}){listed}"
 
