@@ -145,7 +145,9 @@ class FhirSettings(Section):
         description="ids of Observations of which is remembered what they said (about 1 KB each), those heard of last: a later "
         "version with another value corrects that, one for another patient or time takes it back",
     )
-    most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
+    most_entries: int = Field(
+        5000, ge=1, description="entries of a Bundle, and of any one element of a resource (components, identifiers, ...)"
+    )
     connections: int = Field(2048, ge=1, description="open connections; one more is closed")
     connections_of_one: int = Field(
         512,

@@ -16,6 +16,7 @@
 | bodySite, method, referenceRange, note, other hasMember, derivedFrom | not used |
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
@@ -94,7 +95,7 @@ def _members(reading: Reading, *, remembered: bool) -> list[Observed | Fact]:
     resource = reading.resource
     named = {text(one.get("reference")) for one in objects(resource, "hasMember")}
     found: list[Observed | Fact] = []
-    for n, one in enumerate(objects(resource, "contained")):
+    for n, one in enumerate(objects(resource, "contained") if named else ()):
         if kind_of(one) != "Observation" or f"#{text(one.get('id'))}" not in named:
             continue
         timed = any(name in one for name in _EFFECTIVE)
@@ -145,15 +146,17 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     if at is None:
         return []
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
+    # of all its values, and looked for among all its components: once
+    encounter_id, charted = reading.encounter(resource.get("encounter"), subject), _charted(reading, status)
     return [
         Observed(
             reading,
             Observation(**value._asdict(), status=status),
             at,
             subject,
-            reading.encounter(resource.get("encounter"), subject),
+            encounter_id,
             _device(resource),
-            _charted(reading, status),
+            charted,
             reading.processing,
         )
         for value in values
@@ -188,11 +191,11 @@ def _is_panel(reading: Reading) -> bool:
 def vitals_events(observed: list[Observed]) -> list[VitalsEvent]:
     """Make sets: what one request says of one patient at one time, by one device, is one set; a code that comes twice is two."""
     sets: dict[tuple[Any, ...], list[Observed]] = {}
+    copies = Counter[tuple[Any, ...]]()  # how often a code has come: the number of its next set
     for one in observed:
         key = (one.subject.patient_id, one.encounter_id, one.at, one.device, one.charted, one.processing)
-        copy = 0
-        while any(one.observation.code == other.observation.code for other in sets.get((*key, copy), ())):
-            copy += 1
+        copy = copies[(*key, one.observation.code)]
+        copies[(*key, one.observation.code)] += 1
         sets.setdefault((*key, copy), []).append(one)
     return [_event(members) for members in sets.values()]
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Final
 
 from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
@@ -84,8 +85,11 @@ class Reading:
         self.skipped: Counter[str] = Counter()
         self.flags: Counter[str] = Counter(message.warnings)
         self.documents: dict[str, tuple[Filed, ...]] = {}  # documents of the message, as `Documents.remember` takes them
+        self.report_numbers = Counter[tuple[str, str]]()  # patient and number of its reports so far
+        self.reports = set[tuple[str, str]]()  # the same, as they were told apart
         self._positions: Counter[str] = Counter()
         self._moments: dict[tuple[str, ...], datetime] = {}
+        self._apart = set[str]()  # reasons of `held_apart`
         self._sent_stamp = self._stamp(header, 7)
         self.sent_at = self._sent()
 
@@ -109,14 +113,19 @@ class Reading:
         The device (OBX-18, PRT-10) and the bed (PV1-3) as sent, as far as they look like those of devices and beds: a sender may
         put a patient's name or number anywhere.
         """
-        places = [*((one, 18) for one in body if one.name == "OBX"), *((one, 10) for one in self.message.all("PRT"))]
-        device = next((found for segment, field in places if (found := _codes(segment, field, 4))), "")
+        device = next((found for one in body if one.name == "OBX" and (found := _codes(one, 18, 4))), "") or self._participant
         bed = _codes(pv1, 3, 3) if pv1 else ""
         named = [f"{what} {code}" for what, code in (("device", device), ("bed", bed)) if code]
         reason = "nobody to file this under" + (f": {', '.join(named)}" if named else "")
-        if all(known.reason != reason for known in self.troubles):
+        if reason not in self._apart:
+            self._apart.add(reason)
             where = pid.at(3) if pid else Location("PID")
             self.trouble(reason, where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
+
+    @cached_property
+    def _participant(self) -> str:
+        """The device that PRT-10 names, as `_codes` has it; empty for none."""
+        return next((found for one in self.message.all("PRT") if (found := _codes(one, 10, 4))), "")
 
     # ------------------------------------------------------------------------------------------------------- whose it is
 

@@ -1,3 +1,5 @@
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -311,3 +313,17 @@ def test_a_delimiter_that_cannot_be_written_into_an_answer_is_none(header: bytes
     """Found by fuzzing: the answer had question marks for delimiters, and no sender could read it."""
     with pytest.raises(Unreadable):
         parse(header + b"|A|B|||20260101||ORU\xe9^R01|7|P|2.5", fallback="shift_jis")
+
+
+def test_text_that_goes_on_in_many_lines_and_then_in_fields() -> None:
+    parsed = parse(f"{MSH}\rOBX|1|TX|c||one\r\rtwo\rthree||F|a\rb\rNTE|1||c\rd".encode())
+    obx, nte = parsed.segments[1:]
+    assert (obx.raw(5), obx.raw(6), obx.raw(7), obx.raw(8), nte.raw(3)) == ("one\n\ntwo\nthree", "", "F", "a\nb", "c\nd")
+
+
+def test_a_document_in_very_many_lines_takes_no_more_than_seconds() -> None:
+    lines = "\r".join(["A" * 76] * 120_000)  # 9 MB of base64 as MIME breaks it
+    began = process_time()
+    parsed = parse(f"{MSH}\rOBX|1|ED|c||^application^pdf^Base64^{lines}".encode())
+    assert process_time() - began < 5
+    assert len(parsed.segments[1].raw(5)) == len("^application^pdf^Base64^") + len(lines)
