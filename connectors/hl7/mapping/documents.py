@@ -4,6 +4,10 @@
 report the filler's order number (OBR-3, else the placer's OBR-2) and the service (OBR-4). What replaces or adds to another document
 is a note of its own that names the other (`replaces`).
 
+Orders of one message that have all that in common (both knees under one accession number, the bottles of a culture) are several
+reports: after the first each is told apart by its OBR-2 where that is its own, else by its place among them. One that comes alone
+later is known by OBR-2 as long as that is remembered; else it is a version of the first.
+
 | message | relation |
 |---|---|
 | MDM T02 original, T04 status change | original; edit where it is a correction |
@@ -175,6 +179,7 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
     elsewhere = None
     if order and obr:
         number = _number(reading, obr.get(3, 2) or obr.get(2, 2), order, service[0][0] if service else "")
+        number = _further(reading, subject, number, obr.get(2) if obr.get(3) else "")
         takes = corrects or status in _TAKEN_BACK
         note_id, elsewhere = _filed(reading, subject, number, at=obr.get(7), takes=takes)
     else:
@@ -255,6 +260,25 @@ def map_document(
 def _number(reading: Reading, scope: str, *number: str) -> str:
     """Return a document's number as it is compared; one that names no authority is the sending facility's."""
     return number_of(reading.tables.identities, scope or reading.message.header.raw(4), *number)
+
+
+def _further(reading: Reading, subject: Subject, number: str, placer: str) -> str:
+    """Return the number of a report whose message may have others under the same one; `placer` (OBR-2) may tell them apart."""
+    identities, whose, taken = reading.tables.identities, subject.patient_id, reading.reports
+    reading.report_numbers[whose, number] += 1
+    place = reading.report_numbers[whose, number]
+    own_number = number_of(identities, "", number, "placer", placer)
+    free = bool(placer) and (whose, own_number) not in taken
+    if free and _notes(reading, own_number)[1]:
+        found = own_number
+    elif (whose, number) not in taken:
+        found = number
+    else:
+        found = own_number if free else number_of(identities, "", number, "place", str(place))
+    taken |= {(whose, found), (whose, own_number)}
+    if place > 1:
+        reading.flags["another report under the number of one in the same message: a document of its own"] += 1
+    return found
 
 
 def _txa_number(reading: Reading, txa: Segment | None, position: int) -> str | None:

@@ -338,6 +338,50 @@ class Feed:
         assert self(message("EVN|A40", PID, f"MRG|{prior}^^^HOSP^MR", kind="ADT^A40"), survivor).verdict == "accepted"
 
 
+def knees(*sides: tuple[str, str, str]) -> bytes:
+    """Reports of one service under one accession number: OBR-2, text, OBX-11 of each."""
+    orders = (
+        (
+            f"OBR|{n}|{placer}|ACC1^RAD|73562^XR knee^CPT|||20260302080000+0000",
+            line(text, code="73562&GDT^XR knee", status=letter),
+        )
+        for n, (placer, text, letter) in enumerate(sides, 1)
+    )
+    return message(PID, PV1, *(segment for order in orders for segment in order))
+
+
+LEFT, RIGHT = ("P1", "Left: fracture of the patella.", "F"), ("P2", "Right: normal.", "F")
+
+
+@pytest.mark.parametrize("placers", [("P1", "P2"), ("P7", "P7"), ("", "")])
+def test_reports_of_one_message_under_one_number_are_documents_of_their_own(placers: tuple[str, str]) -> None:
+    feed, (one, other) = Feed(), placers
+    raw = knees((one, LEFT[1], "F"), (other, RIGHT[1], "F"))
+    outcome = feed(raw)
+    left, right = notes(outcome)
+    assert left.note_id != right.note_id
+    assert [(one.text, one.relation) for one in (left, right)] == [(LEFT[1], "original"), (RIGHT[1], "original")]
+    assert "another report under the number of one in the same message" in outcome.reason
+    for again in (feed, Feed()):  # remembered, and after a restart
+        assert [one.note_id for one in notes(again(raw))] == [left.note_id, right.note_id]
+        corrected = notes(again(knees((one, LEFT[1], "F"), (other, "Right: effusion.", "C"))))
+        assert [one.note_id for one in corrected] == [left.note_id, right.note_id]
+    first = feed.note(knees((one, "Left: old fracture.", "C")))
+    assert (first.note_id, first.relation) == (left.note_id, "edit")
+
+
+def test_one_of_several_reports_under_one_number_is_corrected_alone_by_its_placers_number() -> None:
+    feed = Feed()
+    left, right = notes(feed(knees(LEFT, RIGHT)))
+    alone = feed.note(knees(("P2", "Right: effusion.", "C")))
+    assert (alone.note_id, alone.relation, alone.replaces) == (right.note_id, "edit", None)
+    turned = notes(feed(knees(RIGHT, LEFT)))
+    assert [one.note_id for one in turned] == [right.note_id, left.note_id]
+    more = notes(feed(knees(LEFT, RIGHT, ("P3", "Both: lateral views.", "F"))))
+    assert [one.note_id for one in more[:2]] == [left.note_id, right.note_id]
+    assert more[2].note_id not in (left.note_id, right.note_id)
+
+
 TWO = "a document's number that another patient's has too: two documents"
 TAKEN = "a correction of a document that was another patient's: taken from there"
 LATER = OBR.replace("20260302080000", "20260303080000")  # another examination's OBR-7
