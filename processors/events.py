@@ -288,6 +288,9 @@ class Observation(Part):
     """When it was measured, where that differs from the set's time."""
 
 
+Severity = Literal["information", "low-medium", "medium", "high"]
+
+
 class VitalsEvent(Event):
     """One set of observations of one patient, observed together."""
 
@@ -310,6 +313,8 @@ class VitalsEvent(Event):
     """True: a validated set. False: a monitor's unvalidated stream, which needs persistence before it counts."""
     moved_from: tuple[str, ...] = ()
     """The lane passed it on from a record that was merged into this patient's: the patient ids that it came under."""
+    standing: Severity | None = None
+    """Of what a merge moved: how grave the alert by NEWS2 was that stood there. It stands on here, however old the set is."""
     history: bool = False
     """True: late data whatever its time, so it never alerts live: passed on from a set that was redriven or replayed."""
     processing: ProcessingId = "production"
@@ -686,7 +691,6 @@ AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated
 AlertKind = Literal[
     "news2", "deterioration", "no-observations", "observed-after-end", "feed-stopped", "feed-late", "monitoring-blind"
 ]
-Severity = Literal["information", "low-medium", "medium", "high"]
 
 
 class Answering(Part):

@@ -189,18 +189,21 @@ class Monitor:
         if made.ended:
             if made.stands or not made.late:
                 self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
+            self._desk.doubt(patient, made.corrected)
             if survivor := patient.context.merged_into:
                 return [score, *moving.forwarded(made.event, survivor, history=made.history)]
             current = made.changed and not (made.late or made.held or made.queued)
             told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
             return [score, *told]
+        if made.event.standing is not None and not made.history:
+            self._desk.moved(patient, made.event.standing)
         if made.late or made.held or made.queued or made.outdated:
-            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
                 if made.queued:
                     patient.settle_by = patient.settle_by or cause.now + self._queue_most
                     patient.settle_at = min(cause.now + self._queue_wait, patient.settle_by)
                 patient.unsettled = patient.unsettled or made.held or made.queued
+            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
@@ -284,14 +287,15 @@ class Monitor:
                 patient.ended_at = now
             patient.settled()
             patient.closed.clear()
-            survivor = patient.context.merged_into
+            survivor, alert = patient.context.merged_into, patient.alerts.get("news2")
+            standing = None if alert is None else alert.severity
             if survivor is None:
                 return [*gone, *self._desk.close(patient, "resolved", ended, cause, but=AFTER_END)]
             steps = self._desk.close(patient, "withdrawn", f"{ended}: watched there from now on", cause)
             return [
                 *gone,
                 *steps,
-                *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ()),
+                *(moving.history_of(patient.history, event, survivor, standing) if before.merged_into != survivor else ()),
             ]
         patient.ended_at = None
         back = self._desk.watched_again(patient, cause)
@@ -312,15 +316,17 @@ class Monitor:
             moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
         if moved:
             steps += self._desk.reroute(patient, before, "; ".join(moved), cause, score)
+        if score is not None:
+            patient.band = band_of(score)  # however old: silence goes by it
         rescaled = before.scale != after.scale
         if not (rescaled or reopened or before.not_applicable(patient.newest or 0)):
             return steps
         if self._partition.woke_at is not None:
             patient.unsettled = True  # with the rest of the backlog
-        elif score is not None and self._charting.recent(patient, self._now):
+        elif score is not None:
             because = f"SpO2 scale {after.scale} recorded" if rescaled else ""
-            steps += self._desk.consider(patient, score, cause, because=because)
-            patient.band = band_of(score)
+            old = not self._charting.recent(patient, self._now)
+            steps += self._desk.consider(patient, score, cause, because=because, only_corrections=old)
         return steps
 
     def _score_anew(self, patient: Patient, before: Context, cause: Cause, score: News2 | None, why: str) -> list[ScoreEvent]:

@@ -231,6 +231,7 @@ class Patient:
         "seen",
         "settle_at",
         "settle_by",
+        "shut",
         "stamps",
         "threes",
         "total",
@@ -261,6 +262,9 @@ class Patient:
         # phase 2
         self.alerts: dict[str, Alert] = {}  # by kind
         self.closed: dict[str, Closed] = {}  # by kind
+        # the last alert by NEWS2 that is over, in case what ended it proves wrong: values observed `since` or later; 0: what is
+        # known to be wrong by now, or a context (of the stay `about`) that may be lifted
+        self.shut: dict[str, Alert] = {}
         self.raised: list[int] = []  # when the last alerts were raised (logged), for the budget
         self.threes: dict[str, int] = {}  # parameter -> when it was last told to score 3 (logged)
         self.total: int | None = None  # the NEWS2 that was last told
@@ -373,6 +377,7 @@ class Patient:
                 "encounter_id": self.encounter_id,
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
                 "closed": {kind: list(one) for kind, one in self.closed.items()},
+                **({"shut": {kind: alert.dump() for kind, alert in self.shut.items()}} if self.shut else {}),
                 "total": self.total,
                 "band": self.band,
                 "score_id": self.score_id,
@@ -401,6 +406,7 @@ class Patient:
         made.refused = {name: Refusal(*one) for name, one in raw.get("refused", {}).items()}  # snapshots of before lack it
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
+        made.shut = {kind: Alert.load(one) for kind, one in raw.get("shut", {}).items()}  # snapshots of before lack it
         made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
         digests, steps = raw.get("lately", ((), ()))  # snapshots of before lack it

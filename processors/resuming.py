@@ -18,7 +18,7 @@ from math import inf
 from processors import alerts
 from processors.alerts import Alert
 from processors.desk import AFTER_END, PAGING, Desk
-from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, Source, VitalsEvent
+from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, PatientEvent, Source, VitalsEvent
 from processors.partition import Partition
 from processors.patients import Closed, Patient, ms
 from processors.rules import MonitorRules
@@ -111,6 +111,7 @@ def _count(
 
 def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRules) -> None:
     believed, patient.alerts, patient.closed = patient.alerts, {}, {}
+    shut, patient.shut = patient.shut, {}
     patient.threes, patient.after_end = {}, None
     for life in lives:
         alert, last = _led(life, patient, rules), life[-1]
@@ -118,9 +119,14 @@ def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRul
             assert event.news2 is not None
             patient.threes |= {one.name: ms(event.decided_at) for one in event.news2.parameters if one.points == 3}
         patient.closed.pop(alert.kind, None)
+        patient.shut.pop(alert.kind, None)
         if _stands(life):
             patient.alerts[alert.kind] = alert
-        elif last.answering is not None and last.answering.held_until is not None:
+        elif (kept := shut.get(alert.kind)) is not None and kept.id == alert.id:
+            patient.shut[alert.kind] = kept
+        elif alert.kind == "news2" and last.source.topic == PatientEvent.topic and _is_unwatched(patient):
+            Desk.shut(patient, alert, f"what ended it holds no more ({last.reason})", stay=patient.encounter_id or "")
+        if not _stands(life) and last.answering is not None and last.answering.held_until is not None:
             until = ms(last.answering.held_until)
             patient.closed[alert.kind] = Closed(
                 alert.severity, until, alert.total, alert.threes or (), last.state == "declined"
@@ -136,6 +142,11 @@ def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRul
         patient.closed.clear()
     if patient.heard is None:
         _go_by_what_was_told(patient, lives)
+
+
+def _is_unwatched(patient: Patient) -> bool:
+    """Tell whether a context that may be lifted lets no score of a patient alert."""
+    return bool(patient.ended) or (patient.newest is not None and bool(patient.context.not_applicable(patient.newest)))
 
 
 def _resume_partition(state: Partition, lives: Iterable[Life]) -> None:

@@ -150,10 +150,11 @@ class Timers:
             return
         run.changed = True
         patient.settled()
-        if self._charting.recent(patient, cause.now):
-            score, _ = self._charting.current(patient)
-            run.steps += self._desk.consider(patient, score, cause)
+        score, _ = self._charting.current(patient)
+        recent = self._charting.recent(patient, cause.now)
+        if recent or score is not None:
             patient.band = band_of(score)
+        run.steps += self._desk.consider(patient, score, cause, only_corrections=not recent)
 
     def within(self, patient: Patient, band: str, heard: int, now: int) -> bool:
         """Tell whether a value observed at `heard` keeps the silence limit of a patient whose score is of that band."""
