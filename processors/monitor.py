@@ -81,6 +81,7 @@ class Monitor:
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
         self._remembered, self._staleness = rules.remembered_ids, rules.staleness // _MS
+        self._future = rules.future_tolerance // _US
         self._queue_wait, self._queue_most = rules.queue_wait // _MS, rules.queue_most // _MS
         self._now: int | None = None  # logged time, ms
 
@@ -251,6 +252,11 @@ class Monitor:
         A merge withdraws the old id's alerts, says where the patient went, and stops watching it. The surviving id may live in
         another partition: what is known of the patient goes there as a set (`processors.moving`), and alerts anew if it still does.
 
+        One that is older than the last that was taken changes nothing: a copy that was replayed or redriven, or the word of a process
+        that had not heard of the newer one. Connectors order contexts alike (`connectors.contexts`): by since when they hold, their
+        receipt where that lies after it by more than `rules.future_tolerance`, then by receipt. Times that lie ahead of logged time
+        by more than that are a wrong clock's, and hold nothing up until then.
+
         Where the stay is moved to another record, or a merged number is given out anew, what was observed so far is another
         person's: it is forgotten here, and the alerts that rest on it are withdrawn.
 
@@ -270,8 +276,13 @@ class Monitor:
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
         after = Context.of(event)
-        if event.effective_at == UNDATED and before.has_stay:  # of a process that had not heard of the stay yet
-            after = before.with_facts(after)
+        known, order = patient.context_at or (0, 0), self._order(event)
+        if event.effective_at == UNDATED:
+            if before.has_stay or known[0] > 0:  # of a process that had not heard of the stay, or of the record, yet
+                after = before.with_facts(after)
+        elif order < known:
+            self.counts["older_contexts"] += 1
+            return []
         now = ms(event.received_at) if self._now is None else self._now
         cause = Cause.about(patient, event.id, source, now)
         gone: list[AlertEvent] = []
@@ -280,6 +291,7 @@ class Monitor:
             gone = self._desk.close(patient, "withdrawn", reason, cause)
         if event.stay_moved_to or _is_given_out_anew(before, after):
             patient = self._begin_anew(patient)
+        patient.context_at = max(known, order)
         patient.follow(after)
         ended = patient.ended
         if ended:
@@ -300,6 +312,14 @@ class Monitor:
         patient.ended_at = None
         back = self._desk.watched_again(patient, cause)
         return [*gone, *back, *self._new_context(patient, before, cause, reopened=was_ended)]
+
+    def _order(self, event: PatientEvent) -> tuple[int, int]:
+        """Return what contexts are ordered by: since when one holds, its receipt (microseconds)."""
+        since, received = ((at - _EPOCH) // _US for at in (event.effective_at, event.received_at))
+        if since - received > self._future:
+            since = received
+        latest = since if self._partition.now is None else self._partition.now + self._future
+        return min(since, latest), min(received, latest)
 
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[Event]:
         after = patient.context
@@ -448,7 +468,7 @@ class Monitor:
             del self._patients[patient.id]
         if run.forget == "observed":
             bare = self._admit(patient.id)
-            bare.context, bare.ended_at = patient.context, patient.ended_at
+            bare.context, bare.context_at, bare.ended_at = patient.context, patient.context_at, patient.ended_at
         return run.steps
 
     def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:

@@ -214,6 +214,7 @@ class Patient:
         "band",
         "closed",
         "context",
+        "context_at",
         "due",
         "encounter_id",
         "ended_at",
@@ -242,6 +243,7 @@ class Patient:
         self.id = patient_id
         # moved by PatientEvents and ticks, which stand between batches
         self.context = Context()
+        self.context_at: tuple[int, int] | None = None  # since when it holds, and its receipt; microseconds (`Monitor.patient`)
         self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
         # logged time from which a first observation is waited for: in hospital, and nothing came
         self.awaited: int | None = None
@@ -362,6 +364,7 @@ class Patient:
                 "v": _VERSION,
                 "context": self.context.dump(),
                 "ended_at": self.ended_at,
+                **({"context_at": self.context_at} if self.context_at is not None else {}),
                 **({"awaited": self.awaited} if self.awaited is not None else {}),
                 "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
@@ -414,6 +417,7 @@ class Patient:
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
         made.arrival = tuple(raw["arrival"]) if "arrival" in raw else None
         made.settle_at, made.settle_by = raw.get("settle_at", 0), raw.get("settle_by", 0)  # snapshots of before lack the latter
+        made.context_at = tuple(raw["context_at"]) if "context_at" in raw else None  # likewise
         made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),
