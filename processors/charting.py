@@ -68,6 +68,7 @@ class Assessment:
     amends: bool = False  # it corrects or takes back what was said before
     stands: bool = False  # it changed what is known now, be it ever so late
     heard: bool = False  # it is news of the patient: a value that counts, later than all before
+    unheard: bool = False  # what the patient was last heard by is taken back
     heard_at: int = 0  # observed time of the newest such value, of whichever set
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
@@ -87,6 +88,7 @@ class _Taken:
 
     current: bool = False  # what is known now changed
     fresh: bool = False  # by a value, not only by taking one back
+    removed: bool = False  # a value was taken back that was known
     newest: int | None = None  # of what counts: a sample that is not persistent yet is no word of the patient
     sampled: int | None = None  # of such samples
     corrected: list[tuple[str, int]] = field(default_factory=list)
@@ -145,6 +147,7 @@ class Charting:
             patient.encounter_id = event.encounter_id
         made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
         made.corrected = tuple(taken.corrected)
+        made.unheard = taken.removed and self._unhear(patient)
         made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
@@ -160,6 +163,18 @@ class Charting:
             flags.append("moved" if patient.context.merged_into else "not-watched")
         made.flags = (*flags, *vitals.bounds(event.observations))
         made.rejected = _told(rejected)
+
+    @staticmethod
+    def _unhear(patient: Patient) -> bool:
+        """Let silence go by what is left of a patient: what was taken back, of somebody else perhaps, was no word of this one.
+
+        Where nothing is left, by the admission; by the set that was taken back where nobody waits for a first one.
+        """
+        left = patient.newest
+        if patient.heard is None or (left is not None and patient.heard <= left) or (left is None and patient.awaited is None):
+            return False
+        patient.heard = left
+        return True
 
     def _queued(self, patient: Patient, observed: int, now: int) -> bool:
         """Tell whether a set seems to come out of a queue that drains: it is old, and the one before was not, or they come faster
@@ -360,12 +375,12 @@ class Charting:
                     taken.sampled = at if taken.sampled is None else max(at, taken.sampled)
                     continue
                 value = persistent
-            if taken.newest is None or at > taken.newest:
-                taken.newest = at
             correcting = not final and status in _CORRECTING
             if correcting and patient.refused:
                 self._forgive(patient, parameter, at)
             put = history.put(parameter, at, value, rank, correcting=correcting)
+            if put is not Put.TAKEN_BACK and (taken.newest is None or at > taken.newest):
+                taken.newest = at
             if history.samples and validated and parameter in history.samples and put in _STANDS:
                 history.vouch(parameter, at, value, rank)
             if put is Put.NEW:
@@ -453,7 +468,7 @@ class Charting:
         if found or at != newest:  # else another value outranks it for that time
             taken.corrected.append((parameter, at))
         if found:
-            patient.newest = history.newest
+            patient.newest, taken.removed = history.newest, True
             taken.current = taken.current or at == newest
         return found
 

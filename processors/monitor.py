@@ -187,6 +187,8 @@ class Monitor:
             made.received,
             is_set=made.changed,
         )
+        if made.unheard:
+            patient.closed.pop("no-observations", None)  # the silence may have ended by what was taken back
         if made.ended:
             if made.stands or not made.late:
                 self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
@@ -252,10 +254,10 @@ class Monitor:
         A merge withdraws the old id's alerts, says where the patient went, and stops watching it. The surviving id may live in
         another partition: what is known of the patient goes there as a set (`processors.moving`), and alerts anew if it still does.
 
-        One that is older than the last that was taken changes nothing: a copy that was replayed or redriven, or the word of a process
-        that had not heard of the newer one. Connectors order contexts alike (`connectors.contexts`): by since when they hold, their
-        receipt where that lies after it by more than `rules.future_tolerance`, then by receipt. Times that lie ahead of logged time
-        by more than that are a wrong clock's, and hold nothing up until then.
+        One that is older than the last that was taken changes nothing: a copy that was replayed or redriven, or the word of a
+        process that had not heard of the newer one. Connectors order contexts alike (`connectors.contexts`): by since when they
+        hold, their receipt where that lies after it by more than `rules.future_tolerance`, then by receipt. Times that lie ahead
+        of logged time by more than that are a wrong clock's, and hold nothing up until then.
 
         Where the stay is moved to another record, or a merged number is given out anew, what was observed so far is another
         person's: it is forgotten here, and the alerts that rest on it are withdrawn.

@@ -245,7 +245,7 @@ class Patient:
         self.context = Context()
         self.context_at: tuple[int, int] | None = None  # since when it holds, and its receipt; microseconds (`Monitor.patient`)
         self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
-        # logged time from which a first observation is waited for: in hospital, and nothing came
+        # logged time from which a first observation was waited for: in hospital, and nothing had come
         self.awaited: int | None = None
         self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
         # phase 1

@@ -113,10 +113,13 @@ class Timers:
 
     @staticmethod
     def _await(patient: Patient, now: int, run: Run) -> None:
-        """Begin to wait for the first observation of whoever is in hospital. An outpatient's visit may be open for weeks."""
+        """Begin to wait for the first observation of whoever is in hospital. An outpatient's visit may be open for weeks.
+
+        Since when is kept, though one has come: all that came may be taken back.
+        """
         context = patient.context
-        if patient.heard is None and context.encounter_status == "in-progress" and not context.outpatient:
-            if patient.awaited is None:
+        if context.encounter_status == "in-progress" and not context.outpatient:
+            if patient.awaited is None and patient.heard is None:
                 patient.awaited, run.changed = now, True
         elif patient.awaited is not None:
             patient.awaited, run.changed = None, True
