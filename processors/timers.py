@@ -48,6 +48,7 @@ class Timers:
         self._charting = charting
         self._desk = desk
         self._tolerance = rules.future_tolerance // _MS
+        self._model_pages = rules.model_pages
         self._forget_after = rules.forget_after // _MS
         self._forget_silent = rules.forget_silent // _MS
         silence = rules.silence
@@ -71,6 +72,10 @@ class Timers:
             patient.ended_at, run.changed = None, True
         if patient.after_end is not None:
             run.steps += self._desk.watched_again(patient, cause)  # where a set of another encounter took the watch up
+            run.changed = True
+        if not self._model_pages and "deterioration" in patient.alerts:  # no set would ever end it, and it would climb for good
+            reason = "the site has turned paging by the model off"
+            run.steps += self._desk.close(patient, "withdrawn", reason, cause, kinds=("deterioration",))
             run.changed = True
         self._await(patient, now, run)
         if self._partition.woke_at is not None:

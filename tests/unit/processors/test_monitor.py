@@ -1588,6 +1588,21 @@ def test_where_the_site_turned_it_on_it_pages_and_resolves() -> None:
     assert steps(Ward(MonitorRules(model_pages=True), birth_date=None).say(vitals(0, WELL), deteriorating(0.9))) == []
 
 
+@pytest.mark.parametrize("awake", [True, False])
+def test_paging_by_the_model_that_is_turned_off_ends_its_alerts(awake: bool) -> None:
+    ward = Ward(MonitorRules(model_pages=True))
+    (raised,) = alerts(ward.say(vitals(0, WELL), deteriorating(0.9)))
+    fresh = Monitor(MonitorRules())
+    for name in (PATIENT, ward.monitor.id):
+        fresh.load(name, ward.monitor.dump(name))
+    ward.monitor = fresh
+    found = [one for one in (ward.wait(1) if awake else ward.sleep(60)) if one.kind == "deterioration"]
+    assert [(one.alert_id, one.state, one.reason) for one in found] == [
+        (raised.alert_id, "withdrawn", "the site has turned paging by the model off")
+    ]
+    assert not [one for one in ward.wait(100) if one.kind == "deterioration"]
+
+
 def test_without_the_model_the_score_says_so() -> None:
     score, _ = Ward().chart(0, WELL)
     assert (score.deterioration, score.deterioration_reason) == (None, "no model in this test")
