@@ -255,11 +255,15 @@ class Desk:
     def _ask_anew(self, patient: Patient, alert: Alert, now: int) -> None:
         """Wait for an answer to the step that follows; none of before counts.
 
-        Where nobody had answered, the clock runs on and the step that was reached stands: whoever was told hears of this too.
+        Where nobody had answered, the clock runs on and the step that was reached stands: whoever was told hears of this too, or
+        where only the first was told, whom the settings name now.
         """
         alert.asked, alert.asked_at = alert.sequence + 1, now
         if alert.waiting_since is None:
             self._begin(patient, alert, now)
+        elif not alert.escalated_at:
+            alert.route, climbs = self._first(alert, patient.context)
+            alert.waiting_since = alert.waiting_since if climbs else None
 
     def _grade(self, alert: Alert, severity: Severity, now: int) -> None:
         """Give an alert another severity: of its chain those links count as told that were, by the one before.
@@ -409,13 +413,16 @@ class Desk:
     def reroute(self, patient: Patient, before: Context, reason: str, cause: Cause, score: News2 | None) -> list[AlertEvent]:
         """Tell the alerts' new place or policy, other than `before`.
 
-        What is unanswered another ward is asked from its first step, and so is the ward where a ceiling of care kept it from being
-        asked. Within a ward, or where it is not known, the clock runs on: a bed that flips must not put the emergency team off.
+        Another ward is asked from its first step, whatever the one before has answered, and so is the ward where a ceiling of care
+        kept it from being asked. Within a ward, or where it is not known, the clock runs on and an answer holds: a bed that flips
+        must not put the emergency team off.
         """
         steps, after = [], patient.context
-        elsewhere = _elsewhere(before.location, after.location)
+        elsewhere = another_ward(before.location, after.location)
         for alert in self.standing(patient):
-            if alert.acknowledged_at is None and (elsewhere or alert.waiting_since is None):
+            if elsewhere:
+                alert.asked, alert.asked_at = alert.sequence + 1, cause.now
+            if elsewhere or (alert.acknowledged_at is None and alert.waiting_since is None):
                 self._begin(patient, alert, cause.now)
             else:
                 was, (route, climbs) = self._first(alert, before), self._first(alert, after)
@@ -676,7 +683,7 @@ def _is_outdated(event: FeedbackEvent, alert: Alert) -> bool:
     return min(event.given_at, event.received_at) < when(alert.asked_at)
 
 
-def _elsewhere(before: Location, after: Location) -> bool:
+def another_ward(before: Location, after: Location) -> bool:
     """Whether another ward is to be asked: both are known, and differ, or are of two hospitals."""
     return bool(before.ward and after.ward) and (before.ward != after.ward or before.other_hospital(after))
 

@@ -120,6 +120,9 @@ class Outages:
     def _step(self, alert: Alert, state: AlertState, reason: str, now: int, source: Source, *, by: str = "") -> AlertEvent:
         alert.state = state
         alert.sequence += 1
+        alert.route = self._rules.default_route  # it may be another since
+        if alert.route not in alert.routes:
+            alert.routes += (alert.route,)
         if alert.kind == _BLIND:
             span = f"{when(alert.since):%Y-%m-%d %H:%M} to {when(alert.until):%Y-%m-%d %H:%M} UTC"
             title = f"Monitoring was blind for {hours_and_minutes(alert.until - alert.since)}"

@@ -17,7 +17,7 @@ from math import inf
 
 from processors import alerts
 from processors.alerts import Alert
-from processors.desk import AFTER_END, PAGING, Desk
+from processors.desk import AFTER_END, PAGING, Desk, another_ward
 from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, PatientEvent, Source, VitalsEvent
 from processors.partition import Partition
 from processors.patients import Closed, Patient, ms
@@ -216,15 +216,16 @@ def _rests(life: Life) -> list[AlertEvent]:
     if life[0].kind != "news2":
         return []
     found: list[AlertEvent] = []
-    before = None
+    before: AlertEvent | None = None
     for event in life:
         told = event.state in ("raised", "updated") and event.source.topic != FeedbackEvent.topic
         asks = event.answering is not None and event.answering.asked == event.sequence
         if before is not None and event.source.topic != VitalsEvent.topic:
-            told = told and (asks or event.severity != before)
+            asks = asks and not another_ward(before.location, event.location)  # which is asked without a score of its own
+            told = told and (asks or event.severity != before.severity)
         if told and event.news2 is not None:
             found.append(event)
-        before = event.severity
+        before = event
     return found or [event for event in life if event.news2 is not None][-1:]
 
 
