@@ -25,6 +25,7 @@ from models.batching import describe
 from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors import moving
+from processors.alerts import OVER
 from processors.blindspots import Blindspots
 from processors.charting import Assessment, Charting
 from processors.desk import AFTER_END, Cause, Desk
@@ -487,7 +488,8 @@ class Monitor:
             patients=watched,
             observed=self.observed,
             cannot_alert=self.cannot_alert,
-            active_alerts=len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values()),
+            active_alerts=sum(alert.state not in OVER for alert in state.alerts.values())
+            + sum(len(patient.alerts) for patient in self._patients.values()),
             set_back_seconds=back / 1_000_000,
             alerts_per_100_patient_days=state.alerts_per_100_patient_days(),
         )

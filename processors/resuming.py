@@ -165,7 +165,9 @@ def _resume_partition(state: Partition, lives: Iterable[Life]) -> None:
         else:
             key = f"{alert.kind}:{alert.about}"
             feed = state.feeds.get(alert.about)
-            alert.until = (feed.behind if feed is not None and alert.kind == "feed-late" else None) or 0
+            alert.until = (feed.behind if feed is not None else None) or 0
+            if alert.kind == "feed-stopped":
+                alert.until = ms(life[0].decided_at)
         state.alerts[key] = alert
 
 

@@ -1414,6 +1414,68 @@ def test_a_feed_that_stopped_and_came_back() -> None:
     assert (back.alert_id, back.state, back.reason) == (stopped.alert_id, "resolved", "receiving again")
 
 
+@pytest.mark.parametrize("before", ["told", "declined", "in a snapshot of before"])
+def test_a_feed_that_was_renamed_or_taken_out_of_service_is_forgotten_in_time(before: str) -> None:
+    rules = MonitorRules(feed_silence=FeedSilence(out_of_service=timedelta(hours=20)))
+    ward = Ward(rules)
+    ward.chart(0, WELL, peer="old-name")
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+    assert stopped.detail.endswith(
+        "Still silent 20 h 0 min after this was told, it is taken for out of service until it is heard again."
+    )
+    if before == "declined":
+        ward.say(answer(stopped.alert_id, 32, "alert-declined", patient=ward.monitor.id))
+    if before == "in a snapshot of before":
+        state = orjson.loads(ward.monitor.dump(ward.monitor.id) or b"")
+        del state["alerts"]["feed-stopped:old-name"]["until"]
+        fresh = Monitor(rules)
+        fresh.load(PATIENT, ward.monitor.dump(PATIENT))
+        fresh.load(ward.monitor.id, orjson.dumps(state))
+        ward.monitor = fresh
+    gone = only([one for one in ward.wait(31 + 20 * 60) if one.kind == "feed-stopped"])
+    assert (gone.alert_id, gone.state) == (stopped.alert_id, "resolved")
+    assert (gone.reason, gone.peer) == ("taken for out of service until it is heard again", "old-name")
+    assert gone.detail.endswith("It is taken for out of service until it is heard again.")
+    assert ward.monitor._partition.feeds == {}
+    ward.chart(1_300, WELL, peer="old-name")  # it is new
+    assert [one.state for one in ward.wait(1_331) if one.kind == "feed-stopped"] == ["raised"]
+
+
+def test_a_feed_that_an_outage_hid_is_told_before_it_is_forgotten() -> None:
+    ward = Ward(MonitorRules(feed_silence=FeedSilence(out_of_service=timedelta(hours=2))))
+    ward.chart(0, WELL, peer="gateway")
+    ward.sleep(60 * 24)
+    assert [one.state for one in ward.wait(60 * 24 + 10) if one.kind == "feed-stopped"] == ["raised"]
+    assert [one.state for one in ward.wait(60 * 24 + 150) if one.kind == "feed-stopped"] == ["resolved"]
+
+
+def test_a_late_feed_that_is_forgotten_is_not_late_for_good() -> None:
+    ward = Ward(MonitorRules(feed_silence=FeedSilence(out_of_service=timedelta(hours=2))))
+    for minute in range(20):
+        ward.chart(minute - 90, WELL, received=minute)
+    found = [one for one in ward.wait(300) if one.kind.startswith("feed-")]
+    assert [(one.kind, one.state) for one in found] == [
+        ("feed-stopped", "raised"),
+        ("feed-stopped", "resolved"),
+        ("feed-late", "resolved"),
+    ]
+    assert "taken for out of service" in found[-1].detail
+
+
+def test_a_declined_alert_of_the_partition_does_not_count_as_standing() -> None:
+    ward = Ward(admit=False)
+    ward.chart(0, WELL)
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+
+    def beat(minute: int) -> int:
+        found = [one for one in ward.monitor.tick(at(minute), SOURCE) if isinstance(one, HeartbeatEvent)]
+        return found[-1].active_alerts
+
+    assert beat(32) == 1
+    ward.say(answer(stopped.alert_id, 32, "alert-declined", patient=ward.monitor.id))
+    assert beat(33) == 0
+
+
 def test_a_feed_that_charts_hourly_is_learned() -> None:
     ward = Ward()
     said = []
