@@ -257,8 +257,8 @@ class Monitor:
 
         One that is older than the last that was taken changes nothing: a copy that was replayed or redriven, or the word of a
         process that had not heard of the newer one. Connectors order contexts alike (`connectors.contexts`): by since when they
-        hold, their receipt where that lies after it by more than `rules.future_tolerance`, then by receipt. Times that lie ahead
-        of logged time by more than that are a wrong clock's, and hold nothing up until then.
+        hold, their receipt where they say that it lies in the future (`rules.future_tolerance`), then by receipt. A time of the
+        last one that lies ahead of logged time counts as now: a wrong clock holds nothing up until then.
 
         Where the stay is moved to another record, or a merged number is given out anew, what was observed so far is another
         person's: it is forgotten here, and the alerts that rest on it are withdrawn.
@@ -279,7 +279,7 @@ class Monitor:
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
         after = Context.of(event)
-        known, order = patient.context_at or (0, 0), self._order(event)
+        known, order = self._taken(patient), self._order(event)
         if event.effective_at == UNDATED:
             if before.has_stay or known[0] > 0:  # of a process that had not heard of the stay, or of the record, yet
                 after = before.with_facts(after)
@@ -319,10 +319,13 @@ class Monitor:
     def _order(self, event: PatientEvent) -> tuple[int, int]:
         """Return what contexts are ordered by: since when one holds, its receipt (microseconds)."""
         since, received = ((at - _EPOCH) // _US for at in (event.effective_at, event.received_at))
-        if since - received > self._future:
-            since = received
-        latest = since if self._partition.now is None else self._partition.now + self._future
-        return min(since, latest), min(received, latest)
+        return received if since - received > self._future else since, received
+
+    def _taken(self, patient: Patient) -> tuple[int, int]:
+        """Return the order of the context that was taken last; nothing in it is later than now, whatever a clock said then."""
+        since, received = patient.context_at or (0, 0)
+        now = max(since, received) if self._partition.now is None else self._partition.now
+        return min(since, now), min(received, now)
 
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[Event]:
         after = patient.context

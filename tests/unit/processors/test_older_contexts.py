@@ -77,6 +77,15 @@ def test_a_wrong_clock_holds_no_later_word_up(stamped: dict[str, Any]) -> None:
     assert ward.monitor._patients[PATIENT].context.location.ward == "C"
 
 
+def test_logged_time_that_is_set_back_holds_no_later_word_up() -> None:
+    ward = Ward()
+    ward.sleep(600)  # the clocks ran ahead
+    ward.say(context(600, ward="B"))
+    ward.sleep(20)
+    ward.say(context(21, ward="C").model_copy(update={"received_at": at(26)}))
+    assert ward.monitor._patients[PATIENT].context.location.ward == "C"
+
+
 def test_a_word_that_dates_nothing_fills_in_and_replaces_nothing_that_registration_said() -> None:
     ward = Ward(encounter_id=None, encounter_status="unknown", merged_into="b", birth_date=None)
     passing = context(5, encounter_id=None, encounter_status="unknown").model_copy(update={"effective_at": UNDATED})
