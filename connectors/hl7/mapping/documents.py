@@ -71,7 +71,7 @@ class Report:
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
-        kind, letter = obx.get(2).upper(), letter_of(obx)
+        kind, letter = obx.get(2).upper(), letter_of(reading, obx)
         has_text = kind in TEXT_TYPES and kind != "RP" and letter not in NO_RESULT | RETRACTED
         goes_on = has_text and self._lines is not None and self._lines.take(obx)
         pieces = pieces_of(obx, self._embedded) if has_text and not goes_on else []
@@ -166,7 +166,7 @@ def coding(code: str, text: str, system: str) -> Coding:
 
 def publish_report(reading: Reading, subject: Subject, encounter_id: str | None, report: Report, obr: Segment | None) -> None:
     """Add the note of an ORU report. A report without any text is none, unless it voids an earlier one."""
-    status, corrects = standing(report.statuses, of_order(obr))
+    status, corrects = standing(report.statuses, of_order(reading, obr))
     text = "" if status == "entered-in-error" else report.text()
     if not text.strip() and status not in _TAKEN_BACK:
         return

@@ -11,6 +11,7 @@ A lane finds what is taken back or corrected by patient, code and time. So where
 | a value (final, preliminary), or X without a value | observed when sent, flagged |
 | C, A or B with a value | the same, and a trouble: what it corrects stays |
 | taken back: D, W, X with a value, null in a correction, OBR-25 X | a trouble: nothing is taken back |
+| of a status that no table knows | a trouble: it may be taken back, and must not pass for a value of now |
 
 A value that cannot be read, and X, which says that none can be had, are passed on as `Observation.refused`: then no older value
 shows the patient well. What was sent stands in the dead letter alone.
@@ -45,7 +46,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.reading import Reading, Subject
-from connectors.hl7.mapping.standing import letter_of
+from connectors.hl7.mapping.standing import UNKNOWN, letter_of, own_letter
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
@@ -99,7 +100,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     except Conflict as error:
         reading.trouble(str(error), obx.at(3), Condition.TABLE_VALUE_NOT_FOUND)
         conflict = error
-    letter = letter_of(obx, obr)
+    letter = letter_of(reading, obx, obr)
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
         return []
@@ -119,7 +120,9 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
         reading.trouble(f"time of a vital sign: {error}", obx.at(14))
         return []
     if at is None:
-        unavailable = obx.get(11).upper() == "X" and not obx.get(5)
+        if letter == UNKNOWN:  # a trouble already
+            return []
+        unavailable = own_letter(reading, obx) == "X" and not obx.get(5)
         if status in _TAKEN_BACK and not unavailable:
             reading.trouble(f"taken back {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
             return []
@@ -129,7 +132,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             reading.trouble(f"corrected {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
     codes = conflict.codes if conflict else BLOOD_PRESSURE.get(loinc, (loinc,))
     # not where only its order is cancelled, nor where a device says that it measures nothing
-    unobtainable = _UNOBTAINABLE if obx.get(11).upper() == "X" and not invalid else ""
+    unobtainable = _UNOBTAINABLE if own_letter(reading, obx) == "X" and not invalid else ""
     try:
         if conflict is None:
             values = _values(reading, obx, loinc, local)

@@ -806,3 +806,24 @@ def test_a_cda_in_a_mime_package() -> None:
         plain = (head + part).replace("\r\n", r"\X0D0A" + "\\")
         assert note(embedded(b"", "multipart", kind, "A", plain)).text == "Chest pain"
     assert note(pieces(*cut((head + part).encode(), 76), kind="multipart^related^Base64", sub="")).text == "Chest pain"
+
+
+@pytest.mark.parametrize("parts", [("In Error",), ("F", "Final"), ("D", "void")])
+def test_a_status_in_words_makes_no_text_final(parts: tuple[str, ...]) -> None:
+    lines = [line("sepsis", n, status=status) for n, status in enumerate(parts, 1)]
+    for raw in (vitals(*lines), mdm("T02", txa(), *lines)):
+        outcome = reader()(raw)
+        assert [one.status for one in notes(outcome)] == ["preliminary"]
+        assert [one.stage for one in letters(outcome)] == ["map"]
+
+
+def test_a_senders_own_word_takes_its_report_back() -> None:
+    for where in ("OBX-11", "OBR-25"):
+        obr = "OBR|1||F9|VS^Vitals" + ("|" * 21 + "In Error" if where == "OBR-25" else "")
+        report = line("sepsis", status="F" if where == "OBR-25" else "In Error")
+        (told,) = notes(outcome := reader(statuses={"In Error": "D"})(vitals(report, obr=obr)))
+        assert told.status == ("cancelled" if where == "OBR-25" else "entered-in-error")
+        assert not letters(outcome)
+        (told,) = notes(outcome := reader()(vitals(report, obr=obr)))
+        assert told.status == "preliminary"
+        assert f"{where}: a status that no table knows" in letters(outcome)[0].message
