@@ -12,6 +12,9 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 | ORA^R41 of a peer with `answers_alerts` | feedback (see `mapping.answers`) |
 | ACK, MCF, NAK | ignored without an answer: nobody acknowledges an acknowledgement |
 | everything else | ignored, AA (AR by setting) |
+
+A piece of one of these (chapter 2.10.2: DSC, ADD, MSH-14) is refused: what was cut is not put together, and half a text may say the
+opposite of the whole. Of ADT, which is no text, MSH-14 alone is not asked: senders leave other things there.
 """
 
 import logging
@@ -52,6 +55,7 @@ VERSIONS: Final = frozenset(_VERSIONS.split())  # table 0104
 PROCESSING: Final[dict[str, ProcessingId]] = {"P": "production", "T": "training", "D": "debugging"}  # table 0103
 RESULTS: Final = frozenset({"R01", "R30", "R31", "R32"})
 ANSWERS: Final = frozenset({"ACK", "MCF", "NAK"})
+MAPPED: Final = frozenset({"ORU", "MDM", "ADT", "ORA"})
 _STRUCTURE: Final = re.compile(r"([A-Z]{3})_([A-Z]\d\d)")
 _REASONS_SHOWN: Final = 8
 
@@ -212,6 +216,8 @@ class _Case:
     def _map(self, kind: str, trigger: str) -> bool:
         assert self.reading is not None
         reading = self.reading
+        if kind in MAPPED and (cut := _cut_at(reading.message, kind)):
+            raise Unreadable("a piece of a message that was cut (DSC, ADD, MSH-14): to be sent whole", cut)
         if kind == "ORU" and (trigger in RESULTS or not trigger):
             map_results(reading, self.mapper.contexts)
         elif kind == "MDM" and trigger in RELATIONS:
@@ -257,7 +263,7 @@ class _Case:
         where = self.message.header.at(9)
         if self.peer.settings.not_for_us == "AA":
             return self.finish(Grade.ACCEPTED, "ignored", (), f"{where}: a message type that is not for Vigil")
-        known = kind in ("ORU", "MDM", "ADT", "ORA")
+        known = kind in MAPPED
         condition = Condition.UNSUPPORTED_EVENT_CODE if known else Condition.UNSUPPORTED_MESSAGE_TYPE
         return self.finish(Grade.REFUSED, "ignored", (Trouble("a message type that is not for Vigil", where, condition),))
 
@@ -322,6 +328,15 @@ class _Case:
 def message_has(message: Message, *names: str) -> bool:
     """Whether a message has a segment of one of the names."""
     return any(segment.name in names for segment in message.segments)
+
+
+def _cut_at(message: Message, kind: str) -> Location | None:
+    """Return what says that a message goes on in another one, or goes on with one; None for a whole one."""
+    for segment in message.segments:
+        goes_on = segment.name == "ADD" and len(segment)  # without a separator it may be a line of text
+        if goes_on or (segment.name == "DSC" and (segment.get(1) or segment.get(2))):  # an empty DSC says that nothing follows
+            return segment.at(0)
+    return message.header.at(14) if message.header.get(14) and kind != "ADT" else None
 
 
 def message_type(message: Message) -> tuple[str, str]:

@@ -827,3 +827,23 @@ def test_a_senders_own_word_takes_its_report_back() -> None:
         (told,) = notes(outcome := reader()(vitals(report, obr=obr)))
         assert told.status == "preliminary"
         assert f"{where}: a status that no table knows" in letters(outcome)[0].message
+
+
+@pytest.mark.parametrize(
+    ("segments", "where"),
+    [(["DSC|PTR1|F"], "DSC"), (["ADD|pneumonia"], "ADD"), (["DSC||F"], "DSC"), ([], "MSH-14")],
+)
+@pytest.mark.parametrize("kind", ["ORU^R01", "MDM^T02"])
+def test_a_piece_of_a_message_is_refused(segments: list[str], where: str, kind: str) -> None:
+    raw = message(PID, "OBR|1||F9|XR", txa(), line("There is no evidence of"), *segments, kind=kind)
+    if not segments:
+        raw = raw.replace(b"|2.6|||", b"|2.6||PTR1|")
+    outcome = reader()(raw)
+    assert (outcome.verdict, outcome.code, outcome.events) == ("refused", "AE", ())
+    assert outcome.reason == f"{where}: a piece of a message that was cut (DSC, ADD, MSH-14): to be sent whole"
+
+
+def test_a_message_that_only_looks_cut_is_taken() -> None:
+    assert reader()(mdm("T02", txa(), line("whole"), "DSC||")).verdict == "accepted"
+    assert reader()(message("EVN|A28", PID, kind="ADT^A28").replace(b"|2.6|||", b"|2.6||7|")).verdict == "accepted"
+    assert reader()(message("DSC|PTR1|I", kind="QBP^Q22")).verdict == "ignored"
