@@ -44,6 +44,7 @@ from processors.identity import content_hash, natural_id
 
 OF_ANOTHER: Final = "business-rule"  # the code of a trouble that says: not about the subject (`focus`)
 RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
+_AMENDS: Final = RETRACTS | {"amended", "corrected"}
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
 _EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _SHARED: Final = ("subject", "focus", "encounter", *_EFFECTIVE, "issued", "device", "performer")  # with contained members
@@ -145,10 +146,11 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     if at is None:
         return []
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
+    span = int(status in _AMENDS and not at.microsecond)  # seconds are always written, fractions not by all
     return [
         Observed(
             reading,
-            Observation(**value._asdict(), status=status),
+            Observation(**value._asdict(), status=status, span=span),
             at,
             subject,
             reading.encounter(resource.get("encounter"), subject),

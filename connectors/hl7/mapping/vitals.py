@@ -4,7 +4,8 @@ One order (OBR) is a set. Where its observations lie further apart than the wind
 before they count (a doubtful value among validated ones), it is cut into several, each of what was observed together. A set's time
 is that of its latest observation; others keep their own.
 
-A lane finds what is taken back or corrected by patient, code and time. So where neither OBX-14 nor OBR has one:
+A lane finds what is taken back or corrected by patient, code and time, as finely as that is written (`span`). So where neither
+OBX-14 nor OBR has one:
 
 | the observation is | |
 |---|---|
@@ -78,6 +79,7 @@ class Observed:
     refused: str
     status: ObservationStatus
     at: datetime
+    span: int
     device: str
     charted: bool
 
@@ -114,8 +116,10 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             reading.skipped[f"no measurement: {invalid} (OBX-8)"] += 1
             return []
         status = "entered-in-error"  # a correction that says so takes back what it corrects
+    when = ((obx, 14), (obr, 7), (obr, 22))
     try:
-        at = reading.moment((obx, 14), (obr, 7), (obr, 22), latest=True)
+        at = reading.moment(*when, latest=True)
+        span = reading.span(*when) if status in _TAKEN_BACK | _CHANGED else 0
     except ValueError as error:
         reading.trouble(f"time of a vital sign: {error}", obx.at(14))
         return []
@@ -159,7 +163,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     if charted is None:
         charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
     charted = charted and not flags & UNSURE
-    return [Observed(*value, status, at, device, charted) for value in values]
+    return [Observed(*value, status, at, span, device, charted) for value in values]
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
@@ -175,6 +179,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 refused=one.refused,
                 status=one.status,
                 observed_at=None if one.at == at else one.at,
+                span=one.span,
             )
             for one in group
         )

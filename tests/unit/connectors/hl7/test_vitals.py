@@ -925,3 +925,25 @@ def test_an_order_whose_status_no_table_knows() -> None:
     assert sets(outcome)[0].observations[0].status == "cancelled"
     assert not letters(outcome)
     assert not letters(reader()(vitals(obx("718-7^Hb^LN", "9"), obr=obr)))  # nothing is made of that order
+
+
+@pytest.mark.parametrize(
+    ("written", "span"),
+    [
+        ("202603020955+0000", 60),
+        ("2026030209+0000", 3600),
+        ("20260302095500+0000", 1),
+        ("20260302095500.123+0000", 0),
+        ("20260302", 1),  # OBR-7 has the time of that day
+        ("20260301", 0),  # read by rule
+        ("2026-03-02T09:55Z", 60),
+        ("2026-03-02T09:55:00Z", 1),
+        ("", 1),  # of OBR-7
+    ],
+)
+def test_what_takes_back_or_corrects_says_how_finely_its_time_is_written(written: str, span: int) -> None:
+    spans = {}
+    for status in "FDWCX":
+        (event,) = sets(reader()(vitals(obx("8867-4", "80", "/min", status=status, at=written))))
+        spans[status] = event.observations[0].span
+    assert spans == {"F": 0, **dict.fromkeys("DWCX", span)}
