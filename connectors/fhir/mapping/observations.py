@@ -29,6 +29,7 @@ from connectors.hl7.mapping.codes import (
     OXYGEN,
     Coded,
     Conflict,
+    is_mdc,
     observation_code,
     responsiveness,
     room_air,
@@ -378,7 +379,7 @@ def _charted(reading: Reading, status: str) -> bool:
         return False
     if reading.sender.peer.charted is not None:
         return reading.sender.peer.charted
-    return status != "preliminary" and not any(system == "MDC" for _, _, system in codings(reading.resource.get("code")))
+    return status != "preliminary" and not any(map(is_mdc, codings(reading.resource.get("code"))))
 
 
 # ----------------------------------------------------------------------------------------------------------------- facts

@@ -38,6 +38,7 @@ from connectors.hl7.mapping.codes import (
     Coded,
     Conflict,
     codings,
+    is_mdc,
     known_unit,
     observation_code,
     oxygen_without_ways,
@@ -161,7 +162,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     device = obx.get(18) or obx.get(18, 3)
     charted = reading.peer.settings.charted
     if charted is None:
-        charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
+        charted = letter != "R" and not any(map(is_mdc, coded))
     charted = charted and not flags & UNSURE
     return [Observed(*value, status, at, span, device, charted) for value in values]
 

@@ -947,3 +947,19 @@ def test_what_takes_back_or_corrects_says_how_finely_its_time_is_written(written
         (event,) = sets(reader()(vitals(obx("8867-4", "80", "/min", status=status, at=written))))
         spans[status] = event.observations[0].span
     assert spans == {"F": 0, **dict.fromkeys("DWCX", span)}
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["MDC_ECG_HEART_RATE^Heart rate^MDC", "MDC_ECG_HEART_RATE^Heart rate", "^MDC_ECG_HEART_RATE", "147842^Heart rate^MDC"],
+)
+def test_an_mdc_reference_id_counts_in_either_place(code: str) -> None:
+    (event,) = sets(reader()(vitals(obx(code, "130", "/min"))))
+    assert [one.code for one in event.observations] == ["8867-4"]
+    assert not event.charted
+
+
+def test_two_mdc_reference_ids_that_differ_are_not_used() -> None:
+    outcome = reader()(vitals(obx("MDC_ECG_HEART_RATE^MDC_RESP_RATE^MDC", "30", "/min")))
+    assert {one.refused for one in sets(outcome)[0].observations} == {"MDC code and reference id name different observations"}
+    assert letters(outcome)
