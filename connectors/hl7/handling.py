@@ -8,7 +8,7 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 | ORU^R01, R30, R31, R32 | vitals and text reports, and before them a context that they add to (`mapping.persons`) |
 | MDM T02, T04, T06, T08, T10, T11 | notes, and a context likewise |
 | ADT (see `mapping.patients`) | patient contexts |
-| MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry |
+| MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry; one with text is the next even one |
 | ORA^R41 of a peer with `answers_alerts` | feedback (see `mapping.answers`) |
 | ACK, MCF, NAK | ignored without an answer: nobody acknowledges an acknowledgement |
 | everything else | ignored, AA (AR by setting) |
@@ -34,7 +34,7 @@ from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
 from connectors.hl7.mapping.answers import map_answer
-from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, map_document
+from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, carries_text, map_document
 from connectors.hl7.mapping.patients import TRIGGERS, Book, map_patients
 from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading, Tables
@@ -225,7 +225,11 @@ class _Case:
                 raise Unreadable("an MDM message without TXA and OBX", Location("TXA"))
             self._map_document(reading, trigger)
         elif kind == "MDM" and trigger in WITHOUT_CONTENT:
-            reading.skipped["a notice without the document's text"] += 1
+            if not carries_text(reading.message):
+                reading.skipped["a notice without the document's text"] += 1
+                return True
+            reading.flags["a notice that carries the text: read as the event that does"] += 1
+            self._map_document(reading, WITHOUT_CONTENT[trigger])
         elif kind == "ADT" and trigger in TRIGGERS:
             map_patients(reading, self.mapper.contexts, trigger)
         elif kind == "ORA" and trigger == "R41" and self.peer.settings.answers_alerts:

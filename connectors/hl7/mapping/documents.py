@@ -38,7 +38,7 @@ from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, c
 from connectors.hl7.mapping.embedded import Lines, Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import Status, letter_of, of_document, of_order, standing
-from connectors.hl7.message import Segment
+from connectors.hl7.message import Message, Segment
 from connectors.texts import begins_document, text_of_words
 from processors.events import Coding, NoteEvent, Relation
 from processors.identity import natural_id
@@ -52,7 +52,13 @@ RELATIONS: Final[dict[str, Relation]] = {
     "T11": "cancel",
 }
 TEXT_TYPES: Final = frozenset({"TX", "FT", "ST", "ED", "RP", ""})
-WITHOUT_CONTENT: Final = frozenset({"T01", "T03", "T05", "T07", "T09"})  # notices; the text comes with the even numbers
+WITHOUT_CONTENT: Final = {  # notices -> the event that brings the text, which some senders put into the notice
+    "T01": "T02",
+    "T03": "T04",
+    "T05": "T06",
+    "T07": "T08",
+    "T09": "T10",
+}
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
 NOT_FETCHED: Final = "a reference to a document elsewhere is not fetched"
 LOINC: Final = "http://loinc.org"
@@ -157,6 +163,12 @@ class Report:
             last = heading or last
             lines.append(text.rstrip())
         return "\n".join(lines).strip("\n")
+
+
+def carries_text(message: Message) -> bool:
+    """Whether a message has an OBX with text in it. A reference to a document elsewhere is none."""
+    texts = (obx for obx in message.all("OBX") if obx.get(2).upper() in TEXT_TYPES - {"RP"})
+    return any(obx.whole(5).strip() for obx in texts)
 
 
 def coding(code: str, text: str, system: str) -> Coding:

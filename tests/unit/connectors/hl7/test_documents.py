@@ -204,6 +204,19 @@ def test_document_types(kind: str, code: str, expected: tuple[str, str]) -> None
 def test_notices_without_text_are_ignored(trigger: str) -> None:
     outcome = reader()(mdm(trigger, txa()))
     assert (outcome.verdict, outcome.code, outcome.reason) == ("ignored", "AA", "1 x a notice without the document's text")
+    assert reader()(mdm(trigger, txa(), line("file://x^^PDF", kind="RP"), line("", 2))).verdict == "ignored"
+
+
+@pytest.mark.parametrize("trigger", ["T01", "T03", "T05", "T07", "T09"])
+def test_a_notice_that_carries_the_text_is_the_event_that_does(trigger: str) -> None:
+    event_with = f"T{int(trigger[1:]) + 1:02}"
+    with_text, meant = (reader()(mdm(one, txa(parent="DOC0^EPIC"), line("septic shock"))) for one in (trigger, event_with))
+    (found,), (expected,) = notes(with_text), notes(meant)
+    assert (found.text, found.relation, found.note_id, found.replaces) == (
+        *("septic shock", expected.relation),
+        *(expected.note_id, expected.replaces),
+    )
+    assert with_text.reason == "1 x a notice that carries the text: read as the event that does"
 
 
 def test_a_document_without_text_is_kept() -> None:
