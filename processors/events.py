@@ -286,6 +286,9 @@ class Observation(Part):
     """Why what was sent cannot be used, in Vigil's words; `value` is null then, and none of before stands for it. Else empty."""
     observed_at: AwareDatetime | None = None
     """When it was measured, where that differs from the set's time."""
+    span: int = Field(0, ge=0, le=3600)
+    """Of what takes back or corrects: for how many seconds its time lasts as written (60: to the minute); a value of any of them
+    may be meant. 0: exactly that time."""
 
 
 Severity = Literal["information", "low-medium", "medium", "high"]

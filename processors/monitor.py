@@ -67,7 +67,7 @@ class Monitor:
     def __init__(self, rules: MonitorRules, *, partition: int = 0, model: ModelIdentity | None = None) -> None:
         self.rules = rules
         self.model = model
-        self.counts: Counter[str] = Counter()  # what leaves no event: repeats, unmatched feedback, ...; since the process began
+        self.counts: Counter[str] = Counter()  # what leaves no event: repeats, what fits nothing, ...; since the process began
         self._digest = model.digest if model else ""
         self._charting = Charting(rules)
         self._partition = Partition(partition)
@@ -179,6 +179,7 @@ class Monitor:
         patient = made.patient
         if patient is None:
             return [score]
+        self.counts["unmatched_retractions"] += made.unmatched and not patient.context.merged_into  # that goes to the survivor
         cause = Cause(
             made.event.id,
             made.source,

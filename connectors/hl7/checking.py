@@ -25,6 +25,7 @@ from connectors.hl7.errors import Unreadable
 from connectors.hl7.handling import RESULTS, Hl7Mapper, Outcome, message_type
 from connectors.hl7.mapping.codes import Conflict, codings, observation_code
 from connectors.hl7.mapping.facts import STANDARD
+from connectors.hl7.mapping.standing import NO_LETTER
 from connectors.hl7.message import Message, Segment, parse
 from connectors.hl7.publishing import Publishing
 from connectors.hl7.settings import MllpSettings, Peer
@@ -43,6 +44,14 @@ _TYPE: Final = (
 _VERSION: Final = re.compile(r"\d(\.\d){0,2}[A-Z]?")
 _NO_WORD: Final = re.compile(r"(?!.*[^\W\d_]{2})(?!.*\d{5}).{0,16}")  # no name and no number of a person
 _IDENTIFYING: Final = ((2, 1), (3, 1), (4, 1), (5, 1), (18, 1), (19, 1))  # of PID
+_STATUSES: Final = (  # words of senders in OBX-11 and OBR-25 -> the letter that they seem to mean; the first that is found
+    ("error|wrong|deleted|void|voided|retracted", "D"),
+    ("cancelled|canceled", "X"),
+    ("unauth|unauthenticated|unverified|preliminary|prelim|partial|progress|dictated|transcribed", "P"),
+    ("corrected|correction|modified|altered|amended|revised", "C"),
+    ("final|finalized|auth|authenticated|verified|complete|completed|signed|active", "F"),
+)
+_BESIDE: Final = frozenset({"in", "entered", "result", "results"})  # says nothing by itself
 _DETAILS: Final = ("message_type", "version", "control_id")
 _WITHHELD: Final = "(not shown)"
 
@@ -177,6 +186,8 @@ class Hl7Checker:
             yield identifier_advice(named, self._listed, "PID-3 must carry one; device data without a patient stays apart")
         elif outcome.events:
             yield from self._authority(message)
+        if NO_LETTER in outcome.reason:
+            yield from self._statuses(message)
         kind, trigger = message_type(message)
         if kind == "ORU" and (trigger in RESULTS or not trigger):
             yield from self._codes(message)
@@ -199,9 +210,19 @@ class Hl7Checker:
         facility = message.header.get(4)
         return facility if looks_like_code(facility) else "NAME-OF-THE-HOSPITAL"
 
-    def _peer_line(self, line: str) -> tuple[str, str]:
+    def _peer_line(self, line: str, table: str = "") -> tuple[str, str]:
         """Return section and line of a peer's setting; none for a peer that the site's settings do not name yet."""
-        return (self._where, line) if self._own else ("", "")
+        return (f"{self._where}.{table}" if table else self._where, line) if self._own and line else ("", "")
+
+    def _statuses(self, message: Message) -> Iterator[Finding]:
+        """Say which words stand for a status, with a line for those that are plain. Any other may be anything: not shown."""
+        sent = {segment.get(field) for name, field in (("OBX", 11), ("OBR", 25)) for segment in message.all(name)}
+        for words in sorted(word for word in sent if len(word) > 1 and word not in self._peer.settings.statuses):
+            letter = _guessed_status(words)
+            shown = words if letter or self._show_phi else "a word that is not shown"
+            line = f'"{words}" = "{letter}"  # a guess from its words: check it' if letter else ""
+            mend = f"nothing is final by it: {self._where}.statuses gives it the letter of table 0085 that it means"
+            yield Finding("value", f"a status that no table knows: {shown}", mend, *self._peer_line(line, "statuses"))
 
     def _codes(self, message: Message) -> Iterator[Finding]:
         tables = self._peer.settings.codes, self._settings.codes
@@ -257,6 +278,17 @@ def _miscounts(content: bytes) -> Iterator[Finding]:
         yield Finding(
             "batch", f"{trailer}-1 says {said} {things} and there are {count}", "is the file cut off, or a part of it lost?"
         )
+
+
+def _guessed_status(words: str) -> str:
+    """Return the letter that a sender's word for a status seems to mean; empty where a word of it is not known."""
+    found = [next((letter for known, letter in _STATUSES if re.fullmatch(known, one)), "") for one in _words(words)]
+    told = [letter for letter, one in zip(found, _words(words), strict=True) if one not in _BESIDE]
+    return next((letter for _, letter in _STATUSES if letter in told), "") if all(told) else ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
 
 
 def _stamp(segment: Segment, field: int) -> Stamp | None:

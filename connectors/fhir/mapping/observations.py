@@ -29,6 +29,7 @@ from connectors.hl7.mapping.codes import (
     OXYGEN,
     Coded,
     Conflict,
+    is_mdc,
     observation_code,
     responsiveness,
     room_air,
@@ -44,6 +45,7 @@ from processors.identity import content_hash, natural_id
 
 OF_ANOTHER: Final = "business-rule"  # the code of a trouble that says: not about the subject (`focus`)
 RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
+_AMENDS: Final = RETRACTS | {"amended", "corrected"}
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
 _EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _SHARED: Final = ("subject", "focus", "encounter", *_EFFECTIVE, "issued", "device", "performer")  # with contained members
@@ -145,10 +147,11 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     if at is None:
         return []
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
+    span = int(status in _AMENDS and not at.microsecond)  # seconds are always written, fractions not by all
     return [
         Observed(
             reading,
-            Observation(**value._asdict(), status=status),
+            Observation(**value._asdict(), status=status, span=span),
             at,
             subject,
             reading.encounter(resource.get("encounter"), subject),
@@ -376,7 +379,7 @@ def _charted(reading: Reading, status: str) -> bool:
         return False
     if reading.sender.peer.charted is not None:
         return reading.sender.peer.charted
-    return status != "preliminary" and not any(system == "MDC" for _, _, system in codings(reading.resource.get("code")))
+    return status != "preliminary" and not any(map(is_mdc, codings(reading.resource.get("code"))))
 
 
 # ----------------------------------------------------------------------------------------------------------------- facts

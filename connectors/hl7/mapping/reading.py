@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -20,6 +20,7 @@ from processors.identity import natural_id
 
 _COARSE: Final = ("year", "month", "day")
 _LAST_SECOND: Final = timedelta(hours=23, minutes=59, seconds=59)
+_SPANS: Final = {"hour": 3600, "minute": 60, "second": 1}
 _LENGTHS: Final = {"year": timedelta(days=366), "month": timedelta(days=31), "day": timedelta(days=1)}
 
 
@@ -273,10 +274,7 @@ class Reading:
         stamps = [stamp for text in texts if (stamp := parse_stamp(text))]
         if not stamps:
             return None
-        first, before = stamps[0], self.flags.total()
-        if first.precision in _COARSE:
-            exact = (other for other in stamps if other.precision not in _COARSE and other.local.date() == first.local.date())
-            first = next(exact, first)
+        first, before = _finest(stamps), self.flags.total()
         if first.precision in _COARSE:
             self.flags["a time without the hour"] += 1
             if latest and first.precision == "day":
@@ -285,6 +283,16 @@ class Reading:
         if self.flags.total() == before:  # else it is counted each time
             self._moments[texts] = found
         return found
+
+    @staticmethod
+    def span(*places: tuple[Segment | None, int]) -> int:
+        """Return for how many seconds the time that `moment` gives lasts as it is written; 0 for none, or for one with fractions.
+
+        0 also for a day without the hour, which `moment` reads by rule. Raises `ValueError` likewise.
+        """
+        stamps = [stamp for segment, field in places if segment and (stamp := parse_stamp(segment.get(field)))]
+        first = _finest(stamps) if stamps else None
+        return _SPANS.get(first.precision, 0) if first and not first.local.microsecond else 0
 
     def moment_or_none(self, segment: Segment | None, *fields: int) -> datetime | None:
         """Like `moment`, but what is no timestamp counts as absent, flagged: for times that nothing is scored by."""
@@ -314,6 +322,15 @@ class Reading:
         if stamp is None or stamp.precision not in ("minute", "second"):
             return self.received_at
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
+
+
+def _finest(stamps: Sequence[Stamp]) -> Stamp:
+    """Return the first of several stamps, or where it is a day without the hour, the first that has the time of that day."""
+    first = stamps[0]
+    if first.precision not in _COARSE:
+        return first
+    exact = (other for other in stamps if other.precision not in _COARSE and other.local.date() == first.local.date())
+    return next(exact, first)
 
 
 def birth_date(pid: Segment) -> str | None:

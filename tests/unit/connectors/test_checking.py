@@ -157,6 +157,24 @@ async def test_a_missing_and_an_unknown_unit_have_lines() -> None:
     assert not found(again, "unit")
 
 
+async def test_a_status_in_words_has_a_line() -> None:
+    words = {"In Error": "D", "Auth (Verified)": "F", "Modified": "C", "Unauth": "P"}
+    own = {"peers": {"loopback": {"addresses": ["127.0.0.1"]}}}
+    lines = [obx("8867-4^HR^LN", "80", "/min", status=one, number=n) for n, one in enumerate((*words, "Smith", "f"), 1)]
+    rows = await tried(hl7(MllpSettings.model_validate(own), own_section=True), vitals(*lines))
+    shown = ["Auth (Verified)", "In Error", "Modified", "a word that is not shown", "Unauth"]
+    assert found(rows, "value") == [f"a status that no table knows: {one}" for one in shown]
+    totals = Totals()
+    totals.add(rows[0])
+    given = tomllib.loads(totals.settings())["connectors"]["mllp"]
+    assert given["peers"]["loopback"]["statuses"] == words
+    given["peers"]["loopback"] |= own["peers"]["loopback"]
+    again = await tried(hl7(MllpSettings.model_validate(given)), vitals(*lines))
+    assert found(again, "value") == ["a status that no table knows: a word that is not shown"]
+    assert "Smith" not in said(rows)
+    assert not found(await tried(hl7(), vitals(obx("718-7^Hb^LN", "9", status="In Error"))), "value")  # nothing of ours
+
+
 async def test_times_without_a_zone_and_from_the_future() -> None:
     bare = vitals(PULSE, obr="OBR|1||F9|VS|||20260302095500", sent="20260302100000")
     assert found(await tried(hl7(), bare), "time") == ["times without an offset, read as UTC"]

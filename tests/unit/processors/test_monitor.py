@@ -683,6 +683,95 @@ def test_a_whole_set_of_the_wrong_patient_is_taken_back_hours_later() -> None:
     assert [one for one in ward.wait(200) if one.kind == "news2"] == []
 
 
+SECOND = 1 / 60
+
+
+def _alerted(minutes: float) -> Ward:
+    ward = Ward()
+    ward.chart(-60, WELL, received=-59)
+    only(ward.chart(minutes, {**WELL, "rr": 61}, received=2)[1])
+    return ward
+
+
+@pytest.mark.parametrize(
+    ("said", "taken_back", "span"),
+    [
+        (25 * SECOND, 0, 60),  # to the second, taken back to the minute
+        (25 * SECOND, 25 * SECOND, 60),
+        (25.123 * SECOND, 25 * SECOND, 1),  # with fractions, and without
+        (0, 25 * SECOND, 1),  # to the minute, and to the second
+        (25 * SECOND, 25.123 * SECOND, 0),
+        (25 * SECOND, -35, 3600),  # to the hour
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_what_takes_back_finds_a_value_whose_time_is_written_otherwise(
+    said: float, taken_back: float, span: int, told: bool
+) -> None:
+    ward = _alerted(said)
+    gone = observation("rr", 61 if told else None, status="entered-in-error", span=span)
+    score, found = ward.chart(taken_back, observations=[gone], received=5)
+    finer = taken_back > said  # then it is known by its value alone
+    if finer and not told:
+        assert found == []
+        assert ward.monitor.counts["unmatched_retractions"] == 1
+        return
+    assert only(found).state == "withdrawn"
+    assert total(score) == 0
+    assert [one.reason for one in score.rejected] == ["entered in error"]
+    again, _ = ward.chart(taken_back, observations=[gone], received=6)  # another feed's word of it
+    assert [one.reason for one in again.rejected] == ["entered in error"]
+    assert ward.monitor.counts["unmatched_retractions"] == 0
+    assert total(ward.chart(said, {"rr": 61}, received=7)[0]) == 0  # nor does the original come back
+
+
+def test_a_correction_finds_the_value_whose_time_is_written_otherwise() -> None:
+    ward = _alerted(25 * SECOND)
+    _, found = ward.chart(0, observations=[observation("rr", 16, status="corrected", span=60)], received=5)
+    assert only(found).state == "withdrawn"
+
+
+def test_of_several_values_within_a_time_as_written_the_one_that_is_told_is_taken_back() -> None:
+    ward = _alerted(25 * SECOND)
+    ward.chart(40 * SECOND, {"rr": 60}, received=3)
+    _, found = ward.chart(0, observations=[observation("rr", None, status="entered-in-error", span=60)], received=5)
+    assert found == []  # which is meant nobody can tell
+    assert ward.monitor.counts["unmatched_retractions"] == 1
+    score, found = ward.chart(0, observations=[observation("rr", 60, status="entered-in-error", span=60)], received=6)
+    assert (total(score), found) == (3, [])
+    score, found = ward.chart(0, observations=[observation("rr", 61, status="entered-in-error", span=60)], received=7)
+    assert (total(score), only(found).state) == (0, "withdrawn")
+
+
+def test_a_retraction_that_fits_nothing_is_counted_and_the_score_says_so() -> None:
+    ward = _alerted(0)
+    for minutes, value, status in ((-3, 61, "entered-in-error"), (-3, None, "entered-in-error"), (-4, 61, "cancelled")):
+        before = ward.monitor.counts["unmatched_retractions"]
+        score, found = ward.chart(minutes, observations=[observation("rr", value, status=status)], received=5)
+        assert found == []
+        repeated = (minutes, value) == (-3, None)  # what it means was taken back already
+        assert ward.monitor.counts["unmatched_retractions"] == before + (not repeated)
+        assert [one.reason.endswith("nothing is taken back") for one in score.rejected] == [not repeated]
+    score, _ = ward.chart(
+        4, observations=[observation("rr", None, status="cancelled")], received=5
+    )  # none can be had: no claim
+    assert [one.reason for one in score.rejected] == ["cannot be obtained"]
+    assert ward.monitor.counts["unmatched_retractions"] == 2
+
+
+def test_a_retraction_of_what_was_let_go_of_or_merged_away_or_outranked_is_none_that_fits_nothing() -> None:
+    ward = Ward(MonitorRules(sources=("ehr", "bedside")))
+    ward.chart(0, WELL)
+    ward.chart(0, {"hr": 80}, peer="bedside", received=1)  # another stands for that time
+    ward.chart(0, {"hr": 80}, peer="bedside", status="entered-in-error", received=2)
+    for minute in range(10, 60, 10):
+        ward.chart(minute, WELL)
+    ward.chart(5, {"hr": 99}, status="entered-in-error", received=60)  # as if it had been thinned out
+    ward.say(context(61, merged_into="patient-b"))
+    ward.chart(62, {"hr": 99}, status="entered-in-error")  # goes on to the survivor
+    assert ward.monitor.counts["unmatched_retractions"] == 0
+
+
 def test_a_correction_that_leaves_an_alert_leaves_it_as_grave_as_the_rest() -> None:
     ward = Ward()
     ward.chart(0, ILL)  # respirations 3, SpO2 3, oxygen 2

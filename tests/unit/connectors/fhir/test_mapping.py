@@ -93,6 +93,19 @@ def said(outcome):
     return [(one.code, one.value, one.refused) for one in found]
 
 
+def test_what_takes_back_or_corrects_says_how_finely_its_time_is_written():
+    for at, span in (("2026-11-23T10:00:00Z", 1), ("2026-11-23T10:00:00.123Z", 0)):
+        for status in ("final", "corrected", "amended", "entered-in-error", "cancelled"):
+            (one,) = only(handle(observation(status=status, effectiveDateTime=at)), VitalsEvent).observations
+            assert one.span == (0 if status == "final" else span)
+
+
+def test_an_mdc_reference_id_counts_beside_other_words():
+    code = concept("MDC_ECG_HEART_RATE", "urn:iso:std:iso:11073:10101", "Heart rate")
+    event = only(handle(observation(code=code)), VitalsEvent)
+    assert ([one.code for one in event.observations], event.charted) == (["8867-4"], False)
+
+
 def test_a_retraction_needs_no_value():
     retracted = handle(observation(status="entered-in-error", valueQuantity=None))
     assert said(retracted) == [("8867-4", None, "")]
