@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
 
+from connectors.stays import Class
 from connectors.zones import known_zone
 from processors import ucum
 from processors.durations import Seconds
@@ -68,6 +69,11 @@ class Hl7Peer(Section):
         default_factory=dict, description="its local codes: `CODE` or `CODE^SYSTEM` of OBX-3; before the common table"
     )
     units: Units = Field(default_factory=dict, description="its ways to write a unit: OBX-6 as sent -> UCUM unit; likewise")
+    classes: dict[str, Class] = Field(
+        default_factory=dict,
+        description="its own classes of visits: PV1-2 as sent -> inpatient, emergency or outpatient; before table 0004. One "
+        "that is not known displaces no stay in progress",
+    )
     unconfirmed: Literal["close", "AR", "AE"] = Field(
         "close",
         description="when Kafka does not confirm in time: products differ in which answer they resend, all resend on silence",
