@@ -357,6 +357,18 @@ def test_an_admission_of_a_class_that_the_site_explains_takes_over() -> None:
     assert (stay(moved), moved.encounter_class) == (("in-progress", "W9"), "inpatient")
 
 
+def test_a_number_that_one_sender_calls_mrn_is_anothers_mr() -> None:
+    """Else one patient is two records, and the discharge ends the watch over neither."""
+    ward = Ward()
+    person = "PID|1||E5555^^^EPIC^EPI~4711^^^HOSP^MRN||DOE^JANE||19500321|F"
+    (event,) = ward.take(adt("A01", person, IN_BED))
+    assert [one.kind for one in event.identifiers] == ["EPI", "MR"]
+    assert event.patient_id == identities().patient(Identifier(authority="HOSP", value="4711"))
+    ward.take(vitals(PULSE, pid="PID|1||4711^^^HOSP^MR||DOE^JANE||19500321|F"))
+    assert ward.outcome is not None
+    assert {getattr(one, "patient_id", "") for one in ward.outcome.events} == {event.patient_id}
+
+
 def test_an_inpatient_stays_watched_on_the_ward_through_dialysis_and_the_paper_work_of_other_visits() -> None:
     ward, watch = Ward(), bedside.Ward(admit=False)
 
