@@ -9,14 +9,20 @@ from time import perf_counter
 from typing import Any, Final
 
 from connectors.checking import (
+    SAMPLED,
     Finding,
     Nowhere,
     Row,
+    Streams,
+    device_advice,
+    guess,
     held_apart,
     identifier_advice,
     looks_like_code,
     made,
     of_events,
+    several_authorities,
+    unknown_class,
     unknown_code,
 )
 from connectors.hl7.batches import is_several, messages, miscounted, of_frame
@@ -31,6 +37,8 @@ from connectors.hl7.publishing import Publishing
 from connectors.hl7.settings import MllpSettings, Peer
 from connectors.hl7.times import Stamp, parse_stamp
 from connectors.identity import Identities
+from connectors.stays import OPEN, class_of
+from processors.events import Event
 from processors.identity import content_hash
 
 _NEGATIVE: Final = frozenset({"AE", "AR", "CE", "CR"})
@@ -53,6 +61,11 @@ _STATUSES: Final = (  # words of senders in OBX-11 and OBR-25 -> the letter that
 )
 _BESIDE: Final = frozenset({"in", "entered", "result", "results"})  # says nothing by itself
 _DETAILS: Final = ("message_type", "version", "control_id")
+_MONITORS: Final = re.compile(  # makers of bedside monitors, their gateways and centrals, in MSH-3 and MSH-4
+    r"intellivue|\bpiic|philips|carescape|\bge\b|dr(ae|ä|a)ger|infinity|mindray|nihon|spacelabs|masimo|capsule|bedmaster|monitor",
+    re.IGNORECASE,
+)
+_DEVICE_CODES: Final = frozenset({"MDIL"})  # Philips' own; MDC is taken for a device's anyway
 _WITHHELD: Final = "(not shown)"
 
 
@@ -89,6 +102,8 @@ class Hl7Checker:
         self._section, self._units = f"{own}.codes", f"{own}.units"
         self._where = f"connectors.mllp.peers.{peer.name}"
         self._own = own_section
+        self._identities = identities
+        self._streams = Streams()
         self._answered: dict[str, str] = {}  # digest -> code
 
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
@@ -186,11 +201,15 @@ class Hl7Checker:
             yield identifier_advice(named, self._listed, "PID-3 must carry one; device data without a patient stays apart")
         elif outcome.events:
             yield from self._authority(message)
+            yield from several_authorities(outcome.events, self._identities, self._listed)
         if NO_LETTER in outcome.reason:
             yield from self._statuses(message)
         kind, trigger = message_type(message)
+        if kind == "ADT":
+            yield from self._classes(message)
         if kind == "ORU" and (trigger in RESULTS or not trigger):
             yield from self._codes(message)
+            yield from self._devices(message, outcome.events)
             if outcome.events:
                 yield from self._zone(message)
         for flag in ("ambiguous", "nonexistent"):
@@ -245,6 +264,44 @@ class Hl7Checker:
                 "SN",
             ):  # a coded or text value counts only where it sounds like a vital sign
                 yield found
+
+    def _classes(self, message: Message) -> Iterator[Finding]:
+        for pv1 in message.all("PV1"):
+            code = pv1.get(2)
+            if not code or code.upper() in OPEN or class_of(code, self._peer.settings.classes):
+                continue
+            section = f"{self._where}.classes" if self._own else ""
+            setting = f"{self._where}.classes"
+            yield unknown_class(code, "", pv1.get(2, 2), section, setting, show_phi=self._show_phi)
+
+    def _devices(self, message: Message, events: Iterable[Event]) -> Iterator[Finding]:
+        """Ask of vitals that count at once, or would with the lines that are suggested, whether a device sends them."""
+        sampled = self._streams.sampled(events)
+        rows = [obx for obx in message.all("OBX") if self._counts_at_once(obx)]
+        if self._peer.settings.charted is not None or not rows:
+            return
+        systems = sorted({system for obx in rows for _, _, system in codings(obx, 3) if system in _DEVICE_CODES})
+        signs = {
+            "OBX-18 names one": any(obx.get(18) or obx.get(18, 3) for obx in rows),
+            f"codes of {', '.join(systems)}": bool(systems),
+            "MSH-3 or MSH-4 is a monitor's": any(_MONITORS.search(message.header.get(field)) for field in (3, 4)),
+            SAMPLED: sampled,
+        }
+        line = "# charted = false  # a monitor's samples; true: staff validate every set"
+        for sign in (sign for sign, seen in signs.items() if seen):
+            yield device_advice(sign, f"{self._where}.charted", *self._peer_line(line))
+
+    def _counts_at_once(self, obx: Segment) -> bool:
+        """Whether an OBX is a vital sign, or may be one by its name, and neither R (not verified) nor of MDC."""
+        coded = codings(obx, 3)
+        if obx.get(11).upper() == "R" or any(system == "MDC" for _, _, system in coded):
+            return False
+        try:
+            known = observation_code(coded, self._peer.settings.codes, self._settings.codes)[0]
+        except Conflict:
+            return False
+        numeric = obx.get(2).upper() in ("NM", "SN")
+        return bool(known) or (numeric and any(system != "LN" and guess(code, words) for code, words, system in coded))
 
     def _is_fact(self, coded: tuple[tuple[str, str, str], ...]) -> bool:
         table = self._settings.context_codes

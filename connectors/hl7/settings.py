@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
 
+from connectors.stays import Class
 from connectors.zones import known_zone
 from processors import ucum
 from processors.durations import Seconds
@@ -72,6 +73,11 @@ class Hl7Peer(Section):
     statuses: dict[str, Letter] = Field(
         default_factory=dict,
         description="its own words in OBX-11 and OBR-25 as sent -> the letter of table 0085 that they mean, e.g. `In Error` -> `D`",
+    )
+    classes: dict[str, Class] = Field(
+        default_factory=dict,
+        description="its own classes of visits: PV1-2 as sent -> inpatient, emergency or outpatient; before table 0004. One "
+        "that is not known displaces no stay in progress",
     )
     unconfirmed: Literal["close", "AR", "AE"] = Field(
         "close",

@@ -13,7 +13,7 @@ from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
 from connectors.hl7.times import Stamp, parse_stamp, resolve
-from connectors.identity import ENDED, VALID, Identities, lasting
+from connectors.identity import ENDED, VALID, Identities, lasting, number_kind
 from connectors.stays import ACCOUNT, Named, Number, is_it
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
@@ -198,7 +198,7 @@ class Reading:
         """Return the identifiers of a CX field with the repetition that each stands in."""
         identities, found = self.tables.identities, []
         for n in range(1, segment.count(field) + 1):
-            value, kind = segment.get(field, repetition=n), segment.get(field, 5, repetition=n)
+            value, kind = segment.get(field, repetition=n), number_kind(segment.get(field, 5, repetition=n))
             authority = identities.authority(*(segment.get(field, 4, part, repetition=n) for part in (1, 2)))
             if not authority and beside:
                 authority = beside.authority_for(kind)
