@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import tempfile
 import threading
@@ -53,7 +54,7 @@ class Fault:
     same: bool = True  # whether the outputs must equal those of an undisturbed run
     like: str = "undisturbed"  # which fault's run that is: the same load without a fault
     deaths: bool = False  # whether a worker may end by itself
-    seen: str = ""  # words that an operator must find in log, health or metrics
+    seen: str = ""  # words (a regular expression) that an operator must find in log, health or metrics
     load: "Callable[[Arena], Load] | None" = None  # instead of the lane's own load
     settle: float = SETTLE  # seconds, its patience after the load
     needs: "Callable[[], str | None]" = lambda: None  # what this machine lacks for it, in words
@@ -295,7 +296,7 @@ class Arena:
         if missed != self.gone:
             wrong.append(f"{self.gone} records were gone before they were read, and the operator is told of {missed:.0f}")
         lines = log_lines(logs)
-        sign = {line: times for line, times in lines.items() if fault.seen and fault.seen in line}
+        sign = {line: times for line, times in lines.items() if fault.seen and re.search(fault.seen, line)}
         operator = {
             "log": dict([*Counter(sign).most_common(1), *((line, n) for line, n in lines.most_common(6) if line not in sign)]),
             "not_ready_s": {
@@ -306,7 +307,7 @@ class Arena:
             "metrics": watch.metrics,
             "exit_codes": deaths,
         }
-        if fault.seen and fault.seen not in str(operator):
+        if fault.seen and not re.search(fault.seen, str(operator)):
             wrong.append(f"an operator sees nothing of it: {fault.seen!r} in no log, health page or metric")
         return Row(
             fault.name,

@@ -272,7 +272,8 @@ FAULTS = [
             seconds=20,
             small_disk=True,
             needs=no_mounting,
-            seen="KafkaStorageError",
+            # A broker that cannot write its log ends: whether it still answers the write that failed is chance.
+            seen="KafkaStorageError|Kafka has not answered",
         )
         for lane in ("vitals", "notes-entities")
     ),

@@ -1,6 +1,7 @@
 """The report: a table for people, JSON for machines."""
 
 import json
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def seen(row: Row) -> str:
     operator, told = row.operator, []
     for kind in ("log", "metrics"):
         words = [one for one in operator.get(kind, ()) if "alert-" not in one]
-        told.append(next((one for one in words if row.sign and row.sign in one), words[0] if words else "")[:120])
+        told.append(next((one for one in words if row.sign and re.search(row.sign, one)), words[0] if words else "")[:120])
     if not_ready := operator.get("not_ready_s"):
         words = ", ".join(f"{words[:120]} {seconds:g} s" for words, seconds in not_ready.items())
         told.append(f"not ready for {operator['longest_not_ready_s']:g} s on end ({words})")

@@ -267,7 +267,13 @@ def test_what_was_erased_with_its_topic_is_not_lost_and_what_came_later_is(kafka
 
 def test_what_connectors_make_is_held_against_an_undisturbed_run(kafka: Kafka) -> None:
     def through(
-        run: int, value: int = 72, ward: str | None = "A", first: int = 3, second: int = 4, after: int = 0, risk: float = 0.1
+        run: int,
+        value: int = 72,
+        ward: str | None = "A",
+        first: int = 3,
+        second: int = 4,
+        after: int = 0,
+        rests_on: int | None = None,
     ) -> Judge:
         prefix, ids = kafka.name("v") + ".", [f"{run}-{number}" for number in range(2)]
         began = AT + timedelta(hours=run)
@@ -276,7 +282,7 @@ def test_what_connectors_make_is_held_against_an_undisturbed_run(kafka: Kafka) -
         later = (began + timedelta(seconds=1 + after)).isoformat()
         sets = [{"id": ids[0], **measured}, {"id": ids[1], **measured, "observed_at": later}]
         scores = [
-            _score(one["id"], risk, total=total, observed_at=one["observed_at"], received_at=one["received_at"])
+            _score(one["id"], 0.1, total=total, observed_at=one["observed_at"], received_at=one["received_at"])
             for one, total in zip(sets, (first, second), strict=True)
         ]
         context = {"id": f"{run}-c", "patient_id": "p", "location": {"ward": ward}, "effective_at": began.isoformat()}
@@ -287,7 +293,11 @@ def test_what_connectors_make_is_held_against_an_undisturbed_run(kafka: Kafka) -
             "clinical.patients": [{**context, "location": {"ward": "before"}}, context] if ward else [],
             "clinical.audit": [_audit("vitals", *entries)],
         }
-        _write(kafka, prefix, {**written, "clinical.alerts": [], "clinical.dead-letters": []})
+        steps = []
+        if rests_on is not None:  # the context led to it
+            at = {"observed_at": sets[rests_on]["observed_at"], "location": {"ward": ward}, "encounter_id": None}
+            steps = [_step(f"{run}-c", 0, "updated", score_id=f"score-{ids[rests_on]}", **at)]
+        _write(kafka, prefix, {**written, "clinical.alerts": steps, "clinical.dead-letters": []})
         accepted = Accepted({("clinical.vitals", 0, offset): one for offset, one in enumerate(ids)})
         return Judge("vitals", kafka.bootstrap, prefix, accepted, None, dict(zip(ids, ("MSG-0", "MSG-1"), strict=True)))
 
@@ -303,6 +313,9 @@ def test_what_connectors_make_is_held_against_an_undisturbed_run(kafka: Kafka) -
         # it is lost
         "patients whose context an undisturbed run has otherwise: 1, e.g. ['p (location, patient_id)']",
     ]
+    led_to = "steps of alerts that an undisturbed run has not: 1, e.g. [('', 'p news2 updated high"
+    assert led_to in str(through(6, rests_on=1).judge("", one).wrong)
+    assert led_to not in str(through(7, rests_on=0).judge("", one).wrong)  # the context and the first set: either comes first
     assert through(5, after=60).judge("", one).wrong == [
         "outputs that an undisturbed run says otherwise: 1, e.g. ['MSG-1 (observed_at)']",
         "messages of which an undisturbed run makes something else: 1, e.g. ['MSG-1 (observed_at)']",

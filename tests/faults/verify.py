@@ -144,6 +144,8 @@ class Judge:
         self._account(ids, outputs & vectors, outputs, vectors)
         self._bear_out()
         self._silence(logs)
+        if self.names:
+            self._made()
         if self.lane == "vitals":
             self.verdict.duplicated += alerts(self.ledger, self.found)
             self._lives()
@@ -151,8 +153,6 @@ class Judge:
             self._steps()
             self._rests()
             self._told()
-        if self.names:
-            self._made()
         if undisturbed is not None:
             self._compare(undisturbed)
         self.verdict.wrong = self.found.wrong
@@ -542,12 +542,14 @@ class Judge:
                 where = (body.get("location") or {}).get("ward"), _first_route(body), (body.get("news2") or {}).get("total")
                 told = (body["patient_id"], body["kind"], body["state"], body["severity"], *where)
                 words = " ".join(str(one) for one in told if one is not None)
-                under = source if source in self.verdict.said else ""
+                rests_on = self.scored.get(body.get("score_id") or "", {}).get("source")
+                # What a context leads to rests on a set; on a patient's first it may or may not, as either came first (`first`).
+                under = source if source in self.verdict.said else rests_on if rests_on in self.verdict.first else ""
                 found[under][body["id"]] = words
                 bodies[under, words][body["id"]] = {
                     **self._compared({**body, "title": _AGED.sub("", body.get("title", ""))}, STEP_APART),
                     # By its set: where a set's id is each run's own, the score's is.
-                    "score_id": self.scored.get(body.get("score_id") or "", {}).get("source"),
+                    "score_id": rests_on,
                     "quiet": (body.get("answering") or {}).get("quiet"),
                 }
         self.verdict.steps = {source: sorted(words.values()) for source, words in found.items()}
