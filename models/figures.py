@@ -38,6 +38,7 @@ _OH: Final = r"[oO](?![\w/])"  # for a nought: "3.O"
 _FRACTION: Final = "[½¼¾]"
 _PLAIN: Final = rf"(?>(?:{_POINT})?\d+(?:[.,](?:\d+|{_OH}))*{_FRACTION}?|{_FRACTION})"
 _WHOLE: Final = re.compile(rf"{_PLAIN}(?:[-–−/:^*]{_PLAIN})*")  # "4-6-4", "1/2", "118/72", "10^9", "1:10,000"
+_BEGUN: Final = re.compile(rf"(?:{_POINT})?\d|{_FRACTION}")
 _UNFINISHED: Final = r"(?![.,:/^*–−-]?[.,]?\d)"  # behind a number that does not go on
 _BLANK: Final = "[ \u00a0\u2009\u202f]"
 _THOUSANDS: Final = rf"\d{{1,3}}(?:{_BLANK}\d{{3}})+(?!\d)"  # "10 000 units"
@@ -51,7 +52,7 @@ _SIGNED: Final = re.compile(r"(?:(?<![^\s(\[=:])|(?<=\b(?i:BE)))(?<!\d\s)[+±–
 _HANGING: Final = re.compile(r"\s+(?:[<>]=?|[≤≥≈~+±–−-])\Z")  # the same at the end of a name: "BE -"
 _NO_TIME: Final = r"(?!0\d{3}\b)"  # a number that is no time of day: "0800"
 _NO_DOSE: Final = re.compile(  # a time of day; what is left of a number whose first part lies elsewhere, "000 units"
-    r"(?:(?:[01]\d|2[0-3])[0-5]\d|\d{1,2}:[0-5]\d)(?:\s?(?:h|hrs?|hours|am|pm))?|00\d.*", re.IGNORECASE | re.DOTALL
+    r"(?:(?:[01]\d|2[0-3])[0-5]\d|\d{1,2}:[0-5]\d)(?:\s?(?:h|hrs?|hours|am|pm))?\Z|00\d", re.IGNORECASE
 )
 
 # ------------------------------------------------------------------------------------------------------------------ doses
@@ -77,7 +78,7 @@ _OFTEN: Final = _any(
     r"o\.?d b\.?d bid b\.i\.d tds tid t\.i\.d qds qid q\.i\.d qd daily nightly nocte mane prn stat weekly fortnightly monthly",
     r"hourly \d{1,2}(?:[-–]\d{1,2})?\s?(?:hrly|hourly)",
     r"q\s?\d{1,2}(?:[-–]\d{1,2})?\s?(?:hours|hrs?|h|mins?|days?|d|wks?|weeks?) qam qpm qhs ac pc hs",
-    r"(?:once|twice|thrice|three\stimes|four\stimes|\d\s?x)\s?(?:/|a\s|per\s|every\s)?"
+    r"(?:once|twice|thrice|(?:three|four|five|six|\d{1,2})\stimes|\d\s?x)\s?(?:/|a\s|per\s|every\s)?"
     r"(?:daily|day|nightly|night|weekly|week|fortnightly|fortnight|monthly|month|yearly|year|hourly)",
     r"every\s(?:other\s)?(?:\d{1,2}\s)?(?:mins?|minutes?|hours?|days?|mornings?|evenings?|nights?|weeks?|months?)",
     r"alternate\sdays at\snight",
@@ -150,7 +151,7 @@ _NONE: Final = re.compile(
 )
 
 _RULES: Final = (
-    *(_WHOLE, _FIRST_PART, _SECOND_PART, _COMPARED, _SIGNED, _HANGING, _NO_DOSE),
+    *(_WHOLE, _BEGUN, _FIRST_PART, _SECOND_PART, _COMPARED, _SIGNED, _HANGING, _NO_DOSE),
     *(_DOSE, _BY_ITSELF, _AMOUNTS_TO, _TO_DOSE, _NEXT_DOSE),
     *(_VALUE, _TO_VALUE, _NEXT_VALUE, _NO_VALUE, _SEEN, _NAME, _NONE),
 )
@@ -180,13 +181,13 @@ def whole(text: str, spans: Iterable[Span]) -> list[Span]:
     for span in spans:
         figure = span.label in _FIGURES
         start, end = around(span.start)[0], around(span.end)[1]
-        if figure and _WHOLE.match(text, start) is not None:
+        if figure and _BEGUN.match(text, start) is not None:
             start = _opened(text, start, span.label, kept[-1].end if kept else 0)
-        elif _WHOLE.match(text, end) is not None and (hanging := _HANGING.search(text, max(start, end - 4), end)) is not None:
+        elif _BEGUN.match(text, end) is not None and (hanging := _HANGING.search(text, max(start, end - 4), end)) is not None:
             end = hanging.start()
         if figure and (
             (text[start].isdigit() and text[start - 1 : start] in (".", ","))
-            or (span.label == DOSE and _NO_DOSE.fullmatch(text, start, end) is not None)
+            or (span.label == DOSE and _NO_DOSE.match(text, start, end) is not None)
         ):
             continue
         if kept and start < kept[-1].end:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.figures import Line, beside, whole
-from models.tasks import Span
+from models.registry import Registry
+from models.tasks import Span, TokenClassifier
 from models.vocabulary import vocabulary
 
 LABELS = ("condition", "symptom", "medication", "test", "procedure", "anatomy", "dose", "lab_value")
@@ -137,6 +138,8 @@ def test_no_text_makes_it_slow(part: str) -> None:
     text = part * (250_000 // len(part))  # a square of that would take hours
     assert len([*beside(text, [Span("medication", 0, 1, 1.0)])]) < len(text)
     assert len(vocabulary().join(text, [], LABELS)[0]) < len(text)
+    parts = [Span(("dose", "lab_value")[at % 4 // 2], at, at + 1, 1.0) for at in range(0, len(text), 2)]
+    assert len(whole(text, parts)) <= len(parts)
 
 
 def test_a_line_keeps_its_order() -> None:
@@ -201,6 +204,17 @@ def test_a_value_has_its_point_and_its_sign(text: str, given: str, expected: str
     assert (text[found.start : found.end], found.score) == (expected, 0.9)
 
 
+def test_the_shipped_model_gives_figures_whole() -> None:
+    model = Registry.load(None).open("ner", expect=TokenClassifier)
+    for text, label, expected in (
+        ("Start digoxin .125 mg daily.", "dose", ".125 mg daily"),
+        ("Troponin .04 ng/mL, INR 1.1.", "lab_value", ".04 ng/mL"),
+        ("ABG: pH 7.21, BE -12.4, lactate 6.", "lab_value", "-12.4"),
+    ):
+        (spans,) = model.find([text])
+        assert expected in [text[one.start : one.end] for one in spans if one.label == label]
+
+
 def test_a_number_is_one_entitys() -> None:
     def of(text: str, *parts: tuple[str, str]) -> list[tuple[str, str]]:
         spans = [Span(label, text.index(part), text.index(part) + len(part), 0.9) for part, label in parts]
@@ -227,6 +241,7 @@ def test_a_number_is_one_entitys() -> None:
         ("prednisolone 30mg twice weekly", ["30mg twice weekly"]),
         ("methotrexate 7.5 mg once weekly.", ["7.5 mg once weekly"]),
         ("morphine 1mg q5min max 10mg", ["1mg q5min"]),
+        ("aciclovir 800mg 5 times a day", ["800mg 5 times a day"]),
         ("insulin 0800 od", []),
         ("food.5mg bd", []),
         ("x10 000 units bd", []),
