@@ -35,7 +35,9 @@ _GREEDY: Final = frozenset({VALUE, "anatomy"})  # labels whose spans take in wha
 _FIGURES: Final = re.compile(r"[^\s.,;:()]*\d(?:.*[^\s.,;:()])?")
 _BEHIND: Final = re.compile(r"\s?[:=]?\s?[<>≤≥~+±–−-]?\.?\d\S*\s*|\s(?:positive|negative|pos|neg|normal)", re.IGNORECASE)
 # What a model's dose has behind the one that is read, in that sentence, and its value: more than a comma or an "of"; "ng/mL/h".
-_MORE: Final = re.compile(r"(?!\W{0,9}(?:of|in|and|or|to|for|with|then)?\W{0,9}\Z)(?:(?![.;]\s|[.;]?\s{0,9}(?:\n|\Z)).)+", re.IGNORECASE)
+_MORE: Final = re.compile(
+    r"(?!\W{0,9}(?:of|in|and|or|to|for|with|then)?\W{0,9}\Z)(?:(?![.;]\s|[.;]?\s{0,9}(?:\n|\Z)).)+", re.IGNORECASE
+)
 _UNIT: Final = re.compile(r"[^\S\n]?[^\W\d_]+/\S*[^\W_]\Z")
 _LIKE: Final = frozenset({"condition", "symptom"})
 _Words = tuple[str, ...]
