@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from models.errors import Fatal
+from models.figures import whole
 from models.registry import Weights
 from models.runtimes.onnx import Session
 from models.runtimes.said import Said
@@ -98,6 +99,8 @@ class WindowedTagger:
     def find(self, texts: Sequence[str]) -> list[list[Span]]:
         """Return the spans of each text, sorted by start, none overlapping, never starting or ending with white space.
 
+        None begins or ends within a number either (`models.figures.whole`).
+
         Raises `Poison` (stage `model`) where the model gives values that are not finite.
         """
         return [self._find(text) for text in texts]
@@ -113,7 +116,7 @@ class WindowedTagger:
         for head in self._heads:
             new = self._spoken(head, logits, text, encoding.offsets, firsts, lasts)
             found = sorted([*found, *clear_of(new, found)], key=lambda span: span.start)
-        return found
+        return whole(text, found)
 
     def _spoken(
         self,
