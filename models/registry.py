@@ -466,12 +466,7 @@ def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[
     if not isinstance(models, list):
         raise Fatal(f"registry {path}: models are described as [[model]] tables")
     for raw in models:
-        name = raw.get("name", "?") if isinstance(raw, dict) else "?"
-        try:
-            entry = ModelEntry.model_validate(raw)
-        except ValidationError as error:
-            where, hint = _place(error, ModelEntry)
-            raise Fatal(f"registry {path}: model {name!r}: {where}", hint=hint) from error
+        entry, name = entry_of(raw, f"registry {path}"), raw.get("name")
         if entry.runtime not in LOADERS:
             hint = nearest(entry.runtime, LOADERS)
             raise Fatal(f"registry {path}: model {name!r}: runtime: unknown {entry.runtime!r}", hint=hint)
@@ -481,13 +476,24 @@ def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[
     return entries
 
 
+def entry_of(raw: Any, place: str) -> ModelEntry:
+    """Read one [[model]] table. Raises `Fatal` that names the entry, the field and the `place` where it stands."""
+    try:
+        return ModelEntry.model_validate(raw)
+    except ValidationError as error:
+        where, hint = _place(error, ModelEntry)
+        name = raw.get("name", "?") if isinstance(raw, dict) else "?"
+        raise Fatal(f"{place}: model {name!r}: {where}", hint=hint) from error
+
+
 def _place(error: ValidationError, of: type[BaseModel]) -> tuple[str, str]:
     """Say where a table is wrong and how, and what key may have been meant."""
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: there is no such key", nearest(key, of.model_fields)
-    return f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, "), ""
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" if key else said, ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
