@@ -50,6 +50,7 @@ class Assessment:
     event: VitalsEvent
     source: Source
     patient: Patient | None  # None: test traffic, which touches nobody's record
+    history: bool = False  # redriven or replayed: late data, whatever its time
     repeat: bool = False  # an event id seen before: no output
     window: Floats | None = None
     window_reason: str = ""
@@ -125,7 +126,7 @@ class Charting:
             flags.append("scale-2-without-decision")
         rejected: list[Rejected] = []
         reference = received if now is None else now
-        stale = reference - observed > self._staleness
+        stale = made.history or reference - observed > self._staleness
         ahead = max(reference, received) + self._tolerance
         if patient.newest is not None and patient.newest > ahead and not stale:
             # Neither clock has come so far: the one that stamped it was wrong, and must not make all sets look old until then.

@@ -311,6 +311,7 @@ class Desk:
         """Take an answer; None when there is nothing that it could be about (never raised, over, or answered the same way).
 
         One that was given before the alert had to be answered anew is about what was told before: it is noted and changes nothing.
+        So is one that comes to the lane when what it asks for is over (redriven, or after an outage).
         """
         alert = next((one for one in patient.alerts.values() if one.id == event.target_id), None)
         if alert is None or (event.kind == "alert-acknowledged" and alert.state == "acknowledged"):
@@ -322,14 +323,20 @@ class Desk:
             reason = alerts.retracted(event.reason)
             return [self.step(patient, alert, "updated", reason, cause, score=score, by=event.by)]
         said = f"{event.kind.removeprefix('alert-')}: {event.reason}".removesuffix(": ")
-        if _is_outdated(event, alert):
-            reason = f"noted, answers what was told before; {said}"
-            return [self.step(patient, alert, alert.state, reason, cause, score=score, by=event.by)]
+        # It holds from when it came, not from when a redrive or the end of an outage brings it to the lane.
+        came = min(ms(event.received_at), cause.now)
+        lasts = self._declined if event.kind == "alert-declined" else self._acknowledged_for[alert.severity]
+        outdated, expired = _is_outdated(event, alert), lasts and came + lasts <= cause.now
+        if outdated or expired:
+            why = "answers what was told before" if outdated else f"came {alerts.hours_and_minutes(cause.now - came)} ago"
+            state: AlertState = "updated" if alert.state == "raised" else alert.state  # an alert is raised once
+            return [self.step(patient, alert, state, f"noted, {why}; {said}", cause, score=score, by=event.by)]
         if event.kind == "alert-acknowledged":
-            alert.waiting_since, alert.acknowledged_at = None, cause.now
+            alert.waiting_since, alert.acknowledged_at = None, came
             return [self.step(patient, alert, "acknowledged", event.reason, cause, score=score, by=event.by)]
         if alert.severity == "high" and alert.waiting_since is not None and alert.step < len(self._chain(alert)):
             return [self._climb(patient, alert, f"passed on; {said}", cause, score, by=event.by)]
+        # From now: a set that comes again while it may alert (`staleness`) must not begin the same alert again.
         self._hold_back(patient, alert, cause.now + self._declined, declined=True)
         return [self._end(patient, alert, "declined", event.reason, cause, score, None, by=event.by)]
 

@@ -312,6 +312,8 @@ class VitalsEvent(Event):
     """True: a validated set. False: a monitor's unvalidated stream, which needs persistence before it counts."""
     moved_from: tuple[str, ...] = ()
     """The lane passed it on from a record that was merged into this patient's: the patient ids that it came under."""
+    history: bool = False
+    """True: late data whatever its time, so it never alerts live: passed on from a set that was redriven or replayed."""
     processing: ProcessingId = "production"
     """HL7 table 0103; only `production` ever alerts live."""
     origin: Origin

@@ -103,22 +103,22 @@ class Monitor:
 
     # ---------------------------------------------------------------------------------------------------------- phase 1
 
-    def observe(self, event: VitalsEvent, source: Source) -> Assessment:
-        """Chart one set. Decide it with `decide`, in the same order.
+    def observe(self, event: VitalsEvent, source: Source, *, history: bool = False) -> Assessment:
+        """Chart one set. Decide it with `decide`, in the same order. `history`: late data whatever its time, as of a redrive.
 
         Raises `Poison` for a set that cannot be charted: it is not to be decided, and the others go on.
         """
         self._observed += 1
         try:
-            return self._observe(event, source)
+            return self._observe(event, source, history or event.history)
         except Exception as error:
             self._observed -= 1
             self._forget(event)
             raise _unforeseen(error) from error
 
-    def _observe(self, event: VitalsEvent, source: Source) -> Assessment:
+    def _observe(self, event: VitalsEvent, source: Source, history: bool) -> Assessment:
         patient = self._patients.get(event.patient_id)
-        made = Assessment(self._observed, event, source, patient, received=ms(event.received_at))
+        made = Assessment(self._observed, event, source, patient, received=ms(event.received_at), history=history)
         if event.processing != "production":
             made.patient = None
             self._charting.rehearse(made, patient)
@@ -190,7 +190,7 @@ class Monitor:
             if made.stands or not made.late:
                 self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
             if survivor := patient.context.merged_into:
-                return [score, *moving.forwarded(made.event, survivor)]
+                return [score, *moving.forwarded(made.event, survivor, history=made.history)]
             current = made.changed and not (made.late or made.held or made.queued)
             told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
             return [score, *told]

@@ -25,14 +25,18 @@ _CODES: Final = {
 }
 
 
-def forwarded(event: VitalsEvent, survivor: str) -> list[VitalsEvent]:
-    """Return the set that came under an old id as one of the survivor's; nothing where it has been there before."""
+def forwarded(event: VitalsEvent, survivor: str, *, history: bool) -> list[VitalsEvent]:
+    """Return the set that came under an old id as one of the survivor's; nothing where it has been there before.
+
+    `history`: it came by a redrive or a replay, which its new record does not show.
+    """
     if survivor in (event.patient_id, *event.moved_from) or len(event.moved_from) >= _HOPS:
         return []
     moved = {
         "id": natural_id(event.id, "moved", survivor),
         "patient_id": survivor,
         "moved_from": (*event.moved_from, event.patient_id),
+        "history": history,
     }
     return [event.model_copy(update=moved)]
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from processors.events import Event, FeedbackEvent, PatientEvent, Source, VitalsEvent
 from processors.monitor import Assessment, Monitor
+from streams.deadletters import redriven
 from streams.journal import TOPIC, Entry, stretch
 from streams.reader import Reader
 from streams.wire import decode
@@ -27,8 +28,8 @@ class Machine:
 
     def observe(self, record: Any) -> Assessment:
         """Chart a set of vital signs, to be decided by `monitor.decide`. Raises `Poison`."""
-        event = decode(VitalsEvent, record)
-        return self.monitor.observe(event, _source(VitalsEvent, record, event))
+        event, again = decode(VitalsEvent, record), redriven(record) is not None
+        return self.monitor.observe(event, _source(VitalsEvent, record, event), history=again)
 
     def hear(self, kind: type[PatientEvent] | type[FeedbackEvent], record: Any) -> list[Event]:
         """Take a patient's context, or an answer. Raises `Poison`."""

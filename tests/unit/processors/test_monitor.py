@@ -1523,7 +1523,7 @@ def test_escalation_and_silence_wait_for_the_backlog() -> None:
     raised = only(ward.chart(0, ILL)[1])
     assert steps(ward.sleep(60)) == [("monitoring-blind", "raised", "information")]
     assert ward.wait(64) == []
-    ward.say(answer(raised.alert_id, 2))  # it lay in the backlog
+    ward.say(answer(raised.alert_id, 10))  # it lay in the backlog, and holds for an hour
     later = ward.wait(66)
     assert [one.kind for one in later if one.state == "escalated"] == []
     assert [one.kind for one in later if one.state == "raised"] == ["feed-stopped", "no-observations"]
