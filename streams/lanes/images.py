@@ -117,6 +117,7 @@ class ImagesToFindings(Lane[ImageEvent]):
         async with self._models.batch() as team:
             models, answers = await self._models.answers(team, inputs, self._ask)
             outcomes = [_outcome(*each) for each in zip(inputs, answers, models, strict=True)]
+            self.metrics.event(NOT_JUDGED, sum(one.word == NOT_JUDGED for one in outcomes))
             if self._models.shadow is not None:
                 pairs = zip(inputs, answers, strict=True)
                 self._models.shadow.offer(team, ((one, *answer) for one, answer in pairs if isinstance(answer, tuple)))

@@ -172,7 +172,10 @@ async def test_of_a_picture_that_the_model_is_not_meant_for_nothing_is_said_or_s
     head = desk.image(
         "a", 1, modality="CT", body_part="HEAD", view="", pixels=desk.picture.model_copy(update={"uri": "gone.png"})
     )
+    counted = {"lane": "images", "kind": "not-judged"}
+    before = desk.lane.metrics.registry.get_sample_value("vigil_events_total", counted) or 0
     assert await desk.come(head) == ["not-judged"]
+    assert desk.lane.metrics.registry.get_sample_value("vigil_events_total", counted) == before + 1
     (said,) = desk.said.values()
     assert said.not_judged == "another modality than the model is meant for: CR, DX, RG"
     assert (said.findings, said.modality, said.body_part, said.image_status) == ((), "CT", "HEAD", "final")
