@@ -238,9 +238,11 @@ class ImageEvent(Event):
     modality: Code
     """DICOM (0008,0060): CR, DX, CT, ...; empty where it is taken back."""
     body_part: Code = ""
-    """DICOM (0018,0015), as sent; empty where it is not."""
+    """DICOM (0018,0015), as sent, else the meaning of the code in (0008,2218) Anatomic Region; empty where neither is."""
     view: Code = ""
-    """DICOM (0018,5101), as sent: PA, AP, LL, ...; empty where it is not."""
+    """DICOM (0018,5101), as sent: PA, AP, LL, ..., else the meaning of the code in (0054,0220) View; empty where neither is."""
+    described: tuple[Line, ...] = ()
+    """DICOM (0008,103E) Series, (0018,1030) Protocol, (0008,1030) Study Description, those that are sent, nearest first."""
     rows: int | None = Field(None, gt=0)
     """Height in pixels; null where it is taken back."""
     columns: int | None = Field(None, gt=0)
@@ -540,6 +542,8 @@ class Finding(Part):
 class FindingsEvent(Output):
     """The findings of one version of an image; none where it was withdrawn: readers drop what they had. Never a diagnosis.
 
+    None either where the model is not meant for such a picture: then `not_judged` says why, and nothing is said of the image.
+
     A version is withdrawn by an event of its own, under the patient that its findings stand under: `image_status` is not final, and
     `image_id` names the version. That holds for good, whichever of the two is read first: by a rejection note, or because the same
     SOP Instance UID came under another patient (then `source` is that record). A rejection has an event under its own patient too.
@@ -564,10 +568,18 @@ class FindingsEvent(Output):
     """When the picture was taken."""
     processing: ProcessingId = "production"
     """The picture's: HL7 table 0103; what is not `production` is test traffic."""
+    modality: Code = ""
+    """The image's; empty where it was withdrawn, and in events of before this was said."""
+    body_part: Code = ""
+    """The image's; empty likewise, and where it is not known."""
+    view: Code = ""
+    """The image's; empty likewise."""
+    not_judged: Line = ""
+    """Why the model was not asked: what the picture is of, or is not known to be of, is not what it is meant for. Else empty."""
     findings: tuple[Finding, ...]
-    """Every label of the model, highest score first; none where it was withdrawn."""
+    """Every label of the model, highest score first; none where it was withdrawn or not judged."""
     model: ModelRef
-    """Who answered: name, version and digest; of a withdrawn one who would have."""
+    """Who answered: name, version and digest; of one withdrawn or not judged who would have."""
 
 
 class Parameter(Part):

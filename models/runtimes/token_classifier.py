@@ -33,6 +33,7 @@ Emit = Callable[[NDArray[np.int64]], Floats]
 
 WINDOW: Final = 256
 OVERLAP: Final = 64
+_PLAIN: Final = ("patient", "fever", "chest", "pain", "cough", "day")  # words of any vocabulary of English
 # Drawn onto the character before them: they belong to its span although tokenizers drop them.
 _JOINED: Final = frozenset({"\u200d", "\ufe0e", "\ufe0f"})
 
@@ -77,6 +78,17 @@ class WindowedTagger:
     def labels(self) -> tuple[str, ...]:
         """Every label that `find` can return."""
         return tuple(dict.fromkeys(label for head in self._heads for label in head.labels))
+
+    @property
+    def blind_to_capitals(self) -> bool:
+        """Whether its tokenizer knows plain words and most of them not with a capital: it should lower them, and does not."""
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+
+        def known(word: str) -> bool:
+            return unknown not in self._tokenizer.encode(word, add_special_tokens=False).tokens
+
+        words = [word for word in _PLAIN if known(word)] if unknown else []
+        return 2 * sum(not known(word.capitalize()) for word in words) > len(words)
 
     @property
     def speakers(self) -> tuple[Head, ...]:
