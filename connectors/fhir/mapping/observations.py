@@ -30,6 +30,7 @@ from connectors.hl7.mapping.codes import (
     OXYGEN,
     Coded,
     Conflict,
+    is_mdc,
     observation_code,
     responsiveness,
     room_air,
@@ -45,6 +46,7 @@ from processors.identity import content_hash, natural_id
 
 OF_ANOTHER: Final = "business-rule"  # the code of a trouble that says: not about the subject (`focus`)
 RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
+_AMENDS: Final = RETRACTS | {"amended", "corrected"}
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
 _EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _SHARED: Final = ("subject", "focus", "encounter", *_EFFECTIVE, "issued", "device", "performer")  # with contained members
@@ -148,10 +150,11 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
     # of all its values, and looked for among all its components: once
     encounter_id, charted = reading.encounter(resource.get("encounter"), subject), _charted(reading, status)
+    span = int(status in _AMENDS and not at.microsecond)  # seconds are always written, fractions not by all
     return [
         Observed(
             reading,
-            Observation(**value._asdict(), status=status),
+            Observation(**value._asdict(), status=status, span=span),
             at,
             subject,
             encounter_id,
@@ -379,7 +382,7 @@ def _charted(reading: Reading, status: str) -> bool:
         return False
     if reading.sender.peer.charted is not None:
         return reading.sender.peer.charted
-    return status != "preliminary" and not any(system == "MDC" for _, _, system in codings(reading.resource.get("code")))
+    return status != "preliminary" and not any(map(is_mdc, codings(reading.resource.get("code"))))
 
 
 # ----------------------------------------------------------------------------------------------------------------- facts

@@ -15,7 +15,7 @@ from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
-from connectors.identity import ENDED, LOGICAL, SECONDARY, TEMPORARY, VALID, Identities, kind_in_words, lasting
+from connectors.identity import ENDED, LOGICAL, SECONDARY, TEMPORARY, VALID, Identities, kind_in_words, lasting, number_kind
 from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
@@ -447,7 +447,8 @@ class Reading:
             value = text(one.get("value"))
             if value and one.get("use") != "old":
                 kinds = codings(one.get("type"))
-                kind = next((code for code, _, _ in kinds if code), "") or (kind_in_words(kinds[-1][1]) if kinds else "")
+                code = next((code for code, _, _ in kinds if code), "")
+                kind = number_kind(code) if code or not kinds else kind_in_words(kinds[-1][1])
                 found.append(Identifier(authority=self._authority(one), value=value, kind=kind))
         return tuple(found)
 

@@ -204,6 +204,19 @@ def test_document_types(kind: str, code: str, expected: tuple[str, str]) -> None
 def test_notices_without_text_are_ignored(trigger: str) -> None:
     outcome = reader()(mdm(trigger, txa()))
     assert (outcome.verdict, outcome.code, outcome.reason) == ("ignored", "AA", "1 x a notice without the document's text")
+    assert reader()(mdm(trigger, txa(), line("file://x^^PDF", kind="RP"), line("", 2))).verdict == "ignored"
+
+
+@pytest.mark.parametrize("trigger", ["T01", "T03", "T05", "T07", "T09"])
+def test_a_notice_that_carries_the_text_is_the_event_that_does(trigger: str) -> None:
+    event_with = f"T{int(trigger[1:]) + 1:02}"
+    with_text, meant = (reader()(mdm(one, txa(parent="DOC0^EPIC"), line("septic shock"))) for one in (trigger, event_with))
+    (found,), (expected,) = notes(with_text), notes(meant)
+    assert (found.text, found.relation, found.note_id, found.replaces) == (
+        *("septic shock", expected.relation),
+        *(expected.note_id, expected.replaces),
+    )
+    assert with_text.reason == "1 x a notice that carries the text: read as the event that does"
 
 
 def test_a_document_without_text_is_kept() -> None:
@@ -850,3 +863,44 @@ def test_a_cda_in_a_mime_package() -> None:
         plain = (head + part).replace("\r\n", r"\X0D0A" + "\\")
         assert note(embedded(b"", "multipart", kind, "A", plain)).text == "Chest pain"
     assert note(pieces(*cut((head + part).encode(), 76), kind="multipart^related^Base64", sub="")).text == "Chest pain"
+
+
+@pytest.mark.parametrize("parts", [("In Error",), ("F", "Final"), ("D", "void")])
+def test_a_status_in_words_makes_no_text_final(parts: tuple[str, ...]) -> None:
+    lines = [line("sepsis", n, status=status) for n, status in enumerate(parts, 1)]
+    for raw in (vitals(*lines), mdm("T02", txa(), *lines)):
+        outcome = reader()(raw)
+        assert [one.status for one in notes(outcome)] == ["preliminary"]
+        assert [one.stage for one in letters(outcome)] == ["map"]
+
+
+def test_a_senders_own_word_takes_its_report_back() -> None:
+    for where in ("OBX-11", "OBR-25"):
+        obr = "OBR|1||F9|VS^Vitals" + ("|" * 21 + "In Error" if where == "OBR-25" else "")
+        report = line("sepsis", status="F" if where == "OBR-25" else "In Error")
+        (told,) = notes(outcome := reader(statuses={"In Error": "D"})(vitals(report, obr=obr)))
+        assert told.status == ("cancelled" if where == "OBR-25" else "entered-in-error")
+        assert not letters(outcome)
+        (told,) = notes(outcome := reader()(vitals(report, obr=obr)))
+        assert told.status == "preliminary"
+        assert f"{where}: a status that no table knows" in letters(outcome)[0].message
+
+
+@pytest.mark.parametrize(
+    ("segments", "where"),
+    [(["DSC|PTR1|F"], "DSC"), (["ADD|pneumonia"], "ADD"), (["DSC||F"], "DSC"), ([], "MSH-14")],
+)
+@pytest.mark.parametrize("kind", ["ORU^R01", "MDM^T02"])
+def test_a_piece_of_a_message_is_refused(segments: list[str], where: str, kind: str) -> None:
+    raw = message(PID, "OBR|1||F9|XR", txa(), line("There is no evidence of"), *segments, kind=kind)
+    if not segments:
+        raw = raw.replace(b"|2.6|||", b"|2.6||PTR1|")
+    outcome = reader()(raw)
+    assert (outcome.verdict, outcome.code, outcome.events) == ("refused", "AE", ())
+    assert outcome.reason == f"{where}: a piece of a message that was cut (DSC, ADD, MSH-14): to be sent whole"
+
+
+def test_a_message_that_only_looks_cut_is_taken() -> None:
+    assert reader()(mdm("T02", txa(), line("whole"), "DSC||")).verdict == "accepted"
+    assert reader()(message("EVN|A28", PID, kind="ADT^A28").replace(b"|2.6|||", b"|2.6||7|")).verdict == "accepted"
+    assert reader()(message("DSC|PTR1|I", kind="QBP^Q22")).verdict == "ignored"

@@ -197,6 +197,31 @@ def test_a_wide_set_is_declared_where_it_cannot_travel() -> None:
     assert text("UNICODE UTF-16", "é".encode()) == ("é", words)
 
 
+@pytest.mark.parametrize(
+    ("charset", "value", "codec"),
+    [
+        ("8859/1", "Café – naïve", "utf-8"),
+        ("8859/1", "Müller", "utf-8"),  # without a control character in it
+        ("8859/15", "5 €", "utf-8"),
+        ("8859/5", "Иванов", "utf-8"),
+        ("WINDOWS-1252", "Müller", "utf-8"),
+        ("8859/1", "Café – ‘naïve’", "cp1252"),
+        ("8859/15", "5 €", "cp1252"),
+        ("8859/2", "Dvořák – žluť", "cp1250"),
+        ("8859/9", "İğdır – “a”", "cp1254"),
+    ],
+)
+def test_an_iso_8859_that_is_none_is_read_as_what_it_is_and_noted(charset: str, value: str, codec: str) -> None:
+    read, warning = text(charset, value.encode(codec))
+    assert read == value
+    assert "not of the declared character set" in warning
+
+
+def test_controls_that_windows_has_not_either_are_left_as_declared() -> None:
+    assert text("8859/1", b"M\xfcller\x81") == ("Müller\x81", "the bytes are not of the declared character set")
+    assert text("8859/5", "Иванов".encode("iso8859-5") + b"\x85")[0] == "Иванов\x85"
+
+
 def test_latin_without_saying_so_falls_back_to_the_peers_charset() -> None:
     assert text("", b"M\xfcller \x80") == ("Müller €", "the bytes are not of the declared character set")
 
