@@ -17,8 +17,8 @@ from math import inf
 
 from processors import alerts
 from processors.alerts import Alert
-from processors.desk import AFTER_END, PAGING, Desk
-from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, Source, VitalsEvent
+from processors.desk import AFTER_END, PAGING, Desk, another_ward
+from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, PatientEvent, Source, VitalsEvent
 from processors.partition import Partition
 from processors.patients import Closed, Patient, ms
 from processors.rules import MonitorRules
@@ -111,6 +111,7 @@ def _count(
 
 def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRules) -> None:
     believed, patient.alerts, patient.closed = patient.alerts, {}, {}
+    shut, patient.shut = patient.shut, {}
     patient.threes, patient.after_end = {}, None
     for life in lives:
         alert, last = _led(life, patient, rules), life[-1]
@@ -118,9 +119,14 @@ def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRul
             assert event.news2 is not None
             patient.threes |= {one.name: ms(event.decided_at) for one in event.news2.parameters if one.points == 3}
         patient.closed.pop(alert.kind, None)
+        patient.shut.pop(alert.kind, None)
         if _stands(life):
             patient.alerts[alert.kind] = alert
-        elif last.answering is not None and last.answering.held_until is not None:
+        elif (kept := shut.get(alert.kind)) is not None and kept.id == alert.id:
+            patient.shut[alert.kind] = kept
+        elif alert.kind == "news2" and last.source.topic == PatientEvent.topic and _is_unwatched(patient):
+            Desk.shut(patient, alert, f"what ended it holds no more ({last.reason})", stay=patient.encounter_id or "")
+        if not _stands(life) and last.answering is not None and last.answering.held_until is not None:
             until = ms(last.answering.held_until)
             patient.closed[alert.kind] = Closed(
                 alert.severity, until, alert.total, alert.threes or (), last.state == "declined"
@@ -136,6 +142,11 @@ def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRul
         patient.closed.clear()
     if patient.heard is None:
         _go_by_what_was_told(patient, lives)
+
+
+def _is_unwatched(patient: Patient) -> bool:
+    """Tell whether a context that may be lifted lets no score of a patient alert."""
+    return bool(patient.ended) or (patient.newest is not None and bool(patient.context.not_applicable(patient.newest)))
 
 
 def _resume_partition(state: Partition, lives: Iterable[Life]) -> None:
@@ -154,7 +165,9 @@ def _resume_partition(state: Partition, lives: Iterable[Life]) -> None:
         else:
             key = f"{alert.kind}:{alert.about}"
             feed = state.feeds.get(alert.about)
-            alert.until = (feed.behind if feed is not None and alert.kind == "feed-late" else None) or 0
+            alert.until = (feed.behind if feed is not None else None) or 0
+            if alert.kind == "feed-stopped":
+                alert.until = ms(life[0].decided_at)
         state.alerts[key] = alert
 
 
@@ -205,15 +218,16 @@ def _rests(life: Life) -> list[AlertEvent]:
     if life[0].kind != "news2":
         return []
     found: list[AlertEvent] = []
-    before = None
+    before: AlertEvent | None = None
     for event in life:
         told = event.state in ("raised", "updated") and event.source.topic != FeedbackEvent.topic
         asks = event.answering is not None and event.answering.asked == event.sequence
         if before is not None and event.source.topic != VitalsEvent.topic:
-            told = told and (asks or event.severity != before)
+            asks = asks and not another_ward(before.location, event.location)  # which is asked without a score of its own
+            told = told and (asks or event.severity != before.severity)
         if told and event.news2 is not None:
             found.append(event)
-        before = event.severity
+        before = event
     return found or [event for event in life if event.news2 is not None][-1:]
 
 

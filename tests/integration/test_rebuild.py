@@ -469,6 +469,7 @@ def image(number: int, reference: ObjectReference) -> ImageEvent:
         series_uid="2.25.2",
         instance_uid=f"2.25.3.{number}",
         modality="DX",
+        body_part="CHEST",
         rows=160,
         columns=160,
         pixels=reference,
