@@ -16,13 +16,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from connectors.identity import LOGICAL, NOT_A_PATIENT_INDEX, Identities
+from connectors.stays import Class
 from models.errors import Permanent, Poison
 from processors import loinc, vitals
-from processors.events import DeadLetterEvent, Event, ObjectReference, VitalsEvent, to_json
+from processors.events import DeadLetterEvent, Event, ObjectReference, PatientEvent, VitalsEvent, to_json
 
 Verdict = Literal["accepted", "refused", "ignored", "dead-letter"]
 About = Literal[
-    "unknown code", "unit", "value", "identifier", "time", "repeat", "rejection", "batch", "negotiation", "peer", "content"
+    "unknown code",
+    "unit",
+    "value",
+    "identifier",
+    "class",
+    "charted",
+    "time",
+    "repeat",
+    "rejection",
+    "batch",
+    "negotiation",
+    "peer",
+    "content",
 ]
 
 SKEW: Final = timedelta(minutes=5)  # a clock may be this far ahead
@@ -32,18 +46,26 @@ PASSED_OVER: Final = frozenset(
     {".csv", ".tsv", ".md", ".rst", ".toml", ".yaml", ".yml", ".py", ".sh", ".html", ".css", ".js", ".png", ".jpg", ".pdf"}
 )
 _CODE: Final = re.compile(r"[\w.:/+%#-]{1,64}")  # what a code looks like; a name of a person has blanks or carets
+_PRESSURE: Final = r"\b(ni?bp|abp|art\d?)"  # followed by s, d, m: Philips NBPs, ABPd; GE NIBP-S, ART1-M
 _GUESSES: Final[tuple[tuple[str, str], ...]] = (  # words in a code or its name -> LOINC; the first that is found
-    (r"mean.*(arter|press|bp)|\bmap\b|\babpm\b|\bnbpm\b", "8478-0"),
-    (r"diastol|\bdbp\b|\bnbpd\b|\babpd\b|\bbpd\b", "8462-4"),
-    (r"systol|\bsbp\b|\bnbps\b|\babps\b|\bbps\b", "8480-6"),
+    (rf"mean.*(arter|press|bp)|\bmap\b|{_PRESSURE} ?m\b", "8478-0"),
+    (rf"diastol|\bdbp\b|\bbpd\b|{_PRESSURE} ?d\b", "8462-4"),
+    (rf"systol|\bsbp\b|\bbps\b|{_PRESSURE} ?s\b", "8480-6"),
+    (rf"\bspo2 r\b|{_PRESSURE} (r|hr)\b", "8867-4"),  # the pulse, as an oximeter or a cuff counts it
     (r"spo2|sp02|\bsao2\b|o2 ?sat|oxygen satur|oximet.*sat", "59408-5"),
     (r"fio2|inspired o(xygen|2)", "3150-6"),
     (r"(o2|oxygen).*(flow|rate)|\bo2 ?flow\b", "3151-8"),
     (r"\bresp(irat\w*)?\b|\brr\b|breath(s| ?rate)", "9279-1"),
     (r"pulse|heart ?rate|\bhr\b|\becg rate\b", "8867-4"),
-    (r"\btemp(erature)?\b", "8310-5"),
+    (r"\btemp(erature)?\d?\b", "8310-5"),
     (r"a?c?vpu|responsiveness|level of conscious", "67775-7"),
 )
+_CLASS_GUESSES: Final[tuple[tuple[str, Class], ...]] = (  # words in a class of visits or its name; the first that is found
+    (r"\bemerg|\bed\b|\ba ?& ?e\b", "emergency"),
+    (r"\bout ?patient|\bop\b|\bambulatory\b|\bappointment\b|\bclinic\b|\bday (case|surgery)\b", "outpatient"),
+    (r"\bin ?patient|\bip\b", "inpatient"),
+)
+_STREAM: Final = timedelta(minutes=2)  # staff do not chart a set so often, three times in a row
 _NO_GUESS: Final = re.compile(
     r"skin|room|ambient|blood temp|f(o?)etal|pressure support|pulse press|cuff"
 )  # sounds alike, is not
@@ -350,6 +372,68 @@ def made(events: Iterable[Event]) -> tuple[Made, ...]:
 def held_apart(events: Iterable[Event]) -> bool:
     """Whether something could not be filed under anybody."""
     return any(isinstance(one, DeadLetterEvent) and one.stage == "identify" for one in events)
+
+
+def several_authorities(events: Iterable[Event], identities: Identities, listed: Sequence[str]) -> Iterator[Finding]:
+    """Say which authorities number one patient where the site has no order of them: another feed may send other numbers."""
+    for event in () if listed else events:
+        if not isinstance(event, PatientEvent) or event.merged_into:
+            continue
+        of_index = [one for one in event.identifiers if one.kind.upper() not in NOT_A_PATIENT_INDEX and one.kind != LOGICAL]
+        first = identities.choose(of_index)
+        named = {one.authority.casefold(): one.authority for one in ((first,) if first else ()) + (*of_index,) if one.authority}
+        if len(named) < 2:
+            continue
+        shown = [one if looks_like_code(one) else "(not shown)" for one in named.values()]
+        what = f"numbers of several authorities: {', '.join(shown)}"
+        mend = (
+            "feeds agree about a patient only by one that all of them send; without an order MR counts, then PI, then the first"
+        )
+        order = ", ".join(f'"{one}"' for one in shown)
+        line = f"# authorities = [{order}]  # the first that a message has names the patient: is it one that every feed sends?"
+        yield Finding("identifier", what, mend, *(("identity", line) if "(not shown)" not in shown else ()))
+
+
+def unknown_class(code: str, system: str, words: str, section: str, setting: str, *, show_phi: bool = False) -> Finding:
+    """Return the advice for a class of visits of which nothing is known. `section`: empty where no line can be suggested."""
+    key = f"{code}^{system}" if system else code
+    mend = f"displaces no stay in progress, nor does an outpatient's; {setting} says which it is"
+    if not looks_like_code(code) or not (not system or looks_like_code(system)):
+        return Finding("class", key if show_phi else "a class that does not look like a code (not shown)", mend)
+    text = re.sub(r"[_\-./]+", " ", f"{code} {words}").casefold()
+    meant = next((kind for pattern, kind in _CLASS_GUESSES if re.search(pattern, text)), None)
+    if meant:
+        return Finding("class", key, mend, section, section and f'"{key}" = "{meant}"  # A guess from its name: check it')
+    return Finding("class", key, mend, section, section and f'# "{key}" = "outpatient"  # or "inpatient", "emergency"')
+
+
+class Streams:
+    """Tells by the times of patients' sets whether they are a device's samples, not what staff charted."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[datetime, int]] = {}  # patient -> time of the last set, how many came close before it
+
+    def sampled(self, events: Iterable[Event]) -> bool:
+        """Take the next sets, and return whether one of them that would count at once is the third in a row, close together."""
+        found = False
+        for event in events:
+            if not isinstance(event, VitalsEvent) or not event.charted:
+                continue
+            last, run = self._last.get(event.patient_id, (event.observed_at, 0))
+            if event.observed_at != last:
+                run = run + 1 if timedelta() < event.observed_at - last <= _STREAM else 0
+            self._last[event.patient_id] = event.observed_at, run
+            found = found or run > 1
+        return found
+
+
+def device_advice(sign: str, setting: str, section: str = "", line: str = "") -> Finding:
+    """Return the question that has to be asked of vitals which would count at once though a device may have sent them unseen."""
+    mend = f"did staff validate them? A monitor's samples need {setting} = false, or one artefact can raise an alert"
+    return Finding("charted", f"vitals that may be a device's own: {sign}", mend, section, line)
+
+
+SAMPLED: Final = "sets of a patient within 2 minutes, again and again"
 
 
 def identifier_advice(authorities: Iterable[str], listed: Sequence[str], setting: str) -> Finding:

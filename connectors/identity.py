@@ -30,7 +30,8 @@ LOGICAL: Final = "FHIR"  # `Identifier.kind` of a FHIR resource's own id on its 
 NOT_A_PATIENT_INDEX = frozenset(
     {"AN", "VN", "SS", "DL", "PPN", "PN", "BR", "DR", "EI", "EN", "FI", "GN", "NPI", "TAX", "XX", "U"}
 )
-KINDS_IN_WORDS: Final = {"MRN": "MR"}  # what senders write where table 0203 has a code, beside the codes themselves
+# What senders write where table 0203 has a code, beside the codes themselves
+KINDS_IN_WORDS: Final = {"MRN": "MR", "MEDICAL RECORD NUMBER": "MR"}
 PREFERRED_KINDS = (
     "MR",
     "PI",
@@ -194,6 +195,14 @@ def kind_in_words(words: str) -> str:
     word = words.strip().upper()
     kind = KINDS_IN_WORDS.get(word, word)
     return kind if kind in PREFERRED_KINDS or kind in NOT_A_PATIENT_INDEX else ""
+
+
+def number_kind(sent: str) -> str:
+    """Return the type of an identifier as senders agree about it: the code of table 0203 that is meant, else what was sent.
+
+    By the type numbers are chosen and told to be one, so one sender's `MRN` must be another's `MR`.
+    """
+    return kind_in_words(sent) or sent.strip()
 
 
 def lasting(ranked: Ranked, chosen: Identifier | None) -> tuple[Identifier, ...]:

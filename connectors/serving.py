@@ -7,16 +7,30 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from models.errors import Fatal
 
 _HEADER_BYTES = 64 * 1024  # of one request's line and headers; tokens and proxies' additions stay far below
+
+
+def application(routes: Sequence[Route], **more: Any) -> Starlette:
+    """Return the application of some routes, to which a slash at the end of a path is nothing.
+
+    Starlette would answer it with a redirect, whose Location is absolute: behind a proxy that ends TLS a client that follows it
+    sends the patient's data on in plain HTTP.
+    """
+    slashed = [Route(f"{one.path}/", one.endpoint, methods=one.methods) for one in routes if not one.path.endswith("/")]
+    made = Starlette(routes=[*routes, *slashed], **more)
+    made.router.redirect_slashes = False
+    return made
 
 
 class BoundedProtocol(H11Protocol):

@@ -9,13 +9,16 @@ admission must take over, or the patient is watched under a ward that was left l
 2. The end, cancellation or plan of another visit is never used while a stay is in progress, or may be (`unknown`). A plan of the
    same visit is not either: the number of who waits in the emergency room for a bed upstairs is that of the stay upstairs.
 3. A visit that begins takes over from a stay in progress when it puts the patient into a bed or an emergency room, or when the stay
-   is known to be an outpatient one (those are often never ended). A class that is not known protects the stay that has it.
+   is known to be an outpatient one (those are often never ended). A class that is not known protects the stay that has it, and
+   displaces none: a hospital's own word for an X-ray appointment looks no other than its word for an admission (`classes` of a
+   peer says which is which).
 4. Not where it begins before the stay in progress, as far as both say when: it is entered late. What only may be earlier is not.
 
 Where the two mistakes weigh against each other: a stay that is displaced wrongly ends with the visit that displaced it, and nobody
 watches; one that is kept wrongly is watched and alerts, in its old place, until its own end or the next admission.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
@@ -24,7 +27,7 @@ from processors.patients import NOT_HERE
 
 Class = Literal["inpatient", "emergency", "outpatient"]
 
-# HL7 v2 table 0004, and the v3 ActCodes that FHIR's Encounter.class takes. Others (obstetrics, a site's own) tell nothing here.
+# HL7 v2 table 0004, and the v3 ActCodes that FHIR's Encounter.class takes, and what both are called in words.
 CLASSES: Final[dict[str, Class]] = {
     "I": "inpatient",
     "E": "emergency",
@@ -42,7 +45,14 @@ CLASSES: Final[dict[str, Class]] = {
     "HH": "outpatient",
     "PRENC": "outpatient",
     "VR": "outpatient",
+    "INPATIENT": "inpatient",
+    "IP": "inpatient",
+    "EMERGENCY": "emergency",
+    "ED": "emergency",
+    "OUTPATIENT": "outpatient",
+    "OP": "outpatient",
 }
+OPEN: Final = frozenset({"B", "C", "N", "U"})  # table 0004: obstetrics, commercial account, not applicable, unknown
 ACCOUNT: Final = "AN"  # table 0203, of the number of a stay that has none but its account's
 NUMBERS: Final = ("encounter_id", "visit", "account")
 NEW_STAY: Final[dict[str, Any]] = {  # what a stay does not take over from the one before
@@ -112,6 +122,16 @@ def is_it(known: PatientEvent | None, named: Named) -> bool | None:
         return True
     nothing = own.visit is None and own.account is None  # a resource's id, or a record of before numbers were kept
     return False if (named.account and own.account) or (named.visit and nothing) else None
+
+
+def class_of(code: str, own: Mapping[str, Class], system: str = "") -> Class | None:
+    """Return the kind of visit that a class is, without case: by `own` (`CODE^SYSTEM`, then `CODE`), then by `CLASSES`.
+
+    None for one of which nothing is known, and for one that leaves it `OPEN`.
+    """
+    named = {name.upper(): kind for name, kind in own.items()}
+    code = code.upper()
+    return named.get(f"{code}^{system.upper()}") or named.get(code) or CLASSES.get(code)
 
 
 def in_bed(kind: Class | None) -> bool:

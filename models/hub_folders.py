@@ -5,7 +5,7 @@ Reads only JSON: no library of the `train` extra is needed to look.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,14 +55,16 @@ def add(
     more: Mapping[str, Any] | None = None,
     address: str = "",
     opened: bool = False,
+    seen: Callable[[ModelEntry, Any], None] = lambda entry, model: None,
 ) -> ModelEntry:
     """Hash every file of a folder and record it as a model; it serves nothing until it is promoted.
 
     `kind` is (task, runtime) where the folder does not say it; `more` are further fields of the entry (labels, thresholds,
     preprocessing). `address` is where the folder came from, if it did: the entry names that, and the folder is put where its copy
-    belongs. With `opened` it is opened first, as it stands: what does not open is not recorded, and labels that the entry does not
-    name are the model's own. An entry of the same task and name is replaced, but for one in use. Raises `Permanent` for a folder or
-    runtime that is not known, or the name of a model in use, `Fatal` for a folder without files, and as `Registry.open`.
+    belongs. With `opened` it is opened first, as it stands: what does not open is not recorded, labels that the entry does not name
+    are the model's own, and `seen` is shown both. An entry of the same task and name is replaced, but for one in use. Raises
+    `Permanent` for a folder or runtime that is not known, or the name of a model in use, `Fatal` for a folder without files, and as
+    `Registry.open`.
     """
     task, runtime = kind or kind_of(folder)
     if runtime not in LOADERS:
@@ -79,9 +81,10 @@ def add(
         raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     own_name(entry, registry)
     if opened:
-        labels = labels_of(Registry([(entry, folder)], {}).open(task, name=entry.name))
-        if labels and not entry.labels:
+        model = Registry([(entry, folder)], {}).open(task, name=entry.name)
+        if (labels := labels_of(model)) and not entry.labels:
             entry = entry.model_copy(update={"labels": labels})
+        seen(entry, model)
     if address and (kept := copy_of(entry, registry.parent)).is_dir():
         shutil.rmtree(folder)  # the same, byte for byte
     elif address:

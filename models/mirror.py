@@ -27,11 +27,10 @@ from urllib.parse import quote
 
 import fsspec
 import httpx
-from pydantic import ValidationError
 
 from models.errors import Fatal, Permanent, Transient
 from models.registering import own_name, record
-from models.registry import ModelEntry, copy_of, sha256_of
+from models.registry import ModelEntry, copy_of, entry_of, sha256_of
 
 INDEX: Final = "registry.toml"
 _PIECE: Final = 1 << 20  # bytes
@@ -221,10 +220,15 @@ def offered(source: Mirror) -> list[ModelEntry]:
         if len(text) > _LARGEST_INDEX:
             raise Permanent(f"the mirror's {INDEX} is larger than {_LARGEST_INDEX} bytes")
     try:
-        raw: list[Any] = tomllib.loads(text.decode("utf-8")).get("model", [])
-        entries = [ModelEntry.model_validate(one) for one in raw]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError, TypeError) as error:
-        raise Permanent(f"the mirror's {INDEX} is no registry ({type(error).__name__})") from error
+        raw: Any = tomllib.loads(text.decode("utf-8")).get("model", [])
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Permanent(f"the mirror's {INDEX} is not TOML: {error}") from error
+    if not isinstance(raw, list):
+        raise Permanent(f"the mirror's {INDEX} is no registry: models are described as [[model]] tables")
+    try:
+        entries = [entry_of(one, f"the mirror's {INDEX}") for one in raw]
+    except Fatal as error:  # of the mirror: here nothing is wrong
+        raise Permanent(str(error), hint=error.hint) from error
     for entry in entries:
         where = PurePosixPath(entry.location)
         if where.is_absolute() or ".." in where.parts or "://" in entry.location:

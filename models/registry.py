@@ -21,6 +21,9 @@ The packaged `registry.toml` describes the weights that ship. A site lays a file
     [thresholds.clinical-ner]           # other scores to publish from, label by label, of a model whose entry stays as it is
     condition = 0.5
 
+    [meant_for.chest-xray]              # likewise, another list of the pictures that an image model is for (`MeantFor`)
+    body_parts = ["CHEST", "THORAX", "RTG KLP"]
+
 An entry of the same task and name replaces the packaged one whole. Where a location is an address, what is opened is a copy beside
 the registry file (`copy_of`), which `vigil models pull NAME` fetches, or a lane, if the site lets it (`models.fetch`). Every file
 that an entry names is hashed before the runtime sees it, and the runtime can open only those. A model is tried out when it is
@@ -130,6 +133,22 @@ def _plain_name(value: str) -> str:
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
+class MeantFor(BaseModel):
+    """Which pictures an image model is for, in DICOM's words: any other gets neither findings nor a vector.
+
+    An entry is a word or several, in any case, without accents and punctuation. One that is empty takes in pictures of which it is
+    not said. A list that is not given asks nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: tuple[str, ...] = Field((), description="(0008,0060): CR, DX, ...")
+    body_parts: tuple[str, ...] = Field(
+        (), description="(0018,0015), else what the series', the protocol's or the study's description names"
+    )
+    views: tuple[str, ...] = Field((), description="(0018,5101), else what these name: PA, AP, ...")
+
+
 class ModelEntry(BaseModel):
     """One model as the registry describes it. Frozen; a changed model is a new version."""
 
@@ -157,6 +176,9 @@ class ModelEntry(BaseModel):
     labels: tuple[str, ...] = Field(default=(), description="What comes out: entity types, findings.")
     thresholds: dict[str, Score] = Field(default_factory=dict, description="Label -> lowest score that is published.")
     thresholds_chosen: str = Field(default="", description="How the thresholds were chosen, in words.")
+    meant_for: MeantFor | None = Field(
+        default=None, description="Of an image model: the pictures that it is for. Without it every picture is judged."
+    )
     preprocessing: dict[str, Any] = Field(default_factory=dict, description="What the runtime needs to know.")
     quality: dict[str, float] = Field(default_factory=dict, description="Metric -> measured value, written by evaluation.")
 
@@ -164,6 +186,12 @@ class ModelEntry(BaseModel):
     def _thresholds_of_labels(self) -> Self:
         if self.labels and (strange := sorted(self.thresholds.keys() - set(self.labels))):
             raise ValueError(f"thresholds: no label {strange[0]!r}; its labels: {', '.join(self.labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_meant(self) -> Self:
+        if self.meant_for is not None and self.task != "image-text":
+            raise ValueError(f"meant_for: is of image models, and {self.task} is none")
         return self
 
     @property
@@ -250,7 +278,7 @@ class Registry:
         """Return the registry that a file makes, from what it holds or is to hold. Raises `Fatal` as `load` does."""
         entries, stages = read_registry(PACKAGED, WEIGHTS) if path != PACKAGED else ([], {})
         entries, stages = [*entries, *_entries(path, document, base_of(path))], stages | _stages(path, document)
-        known = cls(_with_thresholds(path, document, entries), stages, fetch=fetch)
+        known = cls(_with_pictures(path, document, _with_thresholds(path, document, entries)), stages, fetch=fetch)
         known._check(path, document)
         return known
 
@@ -438,12 +466,7 @@ def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[
     if not isinstance(models, list):
         raise Fatal(f"registry {path}: models are described as [[model]] tables")
     for raw in models:
-        name = raw.get("name", "?") if isinstance(raw, dict) else "?"
-        try:
-            entry = ModelEntry.model_validate(raw)
-        except ValidationError as error:
-            where, hint = _place(error, ModelEntry)
-            raise Fatal(f"registry {path}: model {name!r}: {where}", hint=hint) from error
+        entry, name = entry_of(raw, f"registry {path}"), raw.get("name")
         if entry.runtime not in LOADERS:
             hint = nearest(entry.runtime, LOADERS)
             raise Fatal(f"registry {path}: model {name!r}: runtime: unknown {entry.runtime!r}", hint=hint)
@@ -453,13 +476,24 @@ def _entries(path: Path, document: Mapping[str, Any], base: Path) -> list[tuple[
     return entries
 
 
+def entry_of(raw: Any, place: str) -> ModelEntry:
+    """Read one [[model]] table. Raises `Fatal` that names the entry, the field and the `place` where it stands."""
+    try:
+        return ModelEntry.model_validate(raw)
+    except ValidationError as error:
+        where, hint = _place(error, ModelEntry)
+        name = raw.get("name", "?") if isinstance(raw, dict) else "?"
+        raise Fatal(f"{place}: model {name!r}: {where}", hint=hint) from error
+
+
 def _place(error: ValidationError, of: type[BaseModel]) -> tuple[str, str]:
     """Say where a table is wrong and how, and what key may have been meant."""
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: there is no such key", nearest(key, of.model_fields)
-    return f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, "), ""
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" if key else said, ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -498,6 +532,35 @@ def _with_thresholds(
     return found
 
 
+_Pictures: Final = TypeAdapter(dict[str, MeantFor])
+
+
+def _with_pictures(
+    path: Path, document: Mapping[str, Any], entries: Sequence[tuple[ModelEntry, Path]]
+) -> list[tuple[ModelEntry, Path]]:
+    """Put a site's own lists of pictures into the entries they are of. Raises `Fatal` for what is no image model."""
+    try:
+        own = _Pictures.validate_python(document.get("meant_for", {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, ("meant_for", *first["loc"])))
+        lists = ", ".join(MeantFor.model_fields)
+        raise Fatal(f"registry {path}: [{where}]: {first['msg']}", hint=f"[meant_for.MODEL] with {lists}") from error
+    images = {entry.name for entry, _ in entries if entry.task == "image-text"}
+    if unknown := sorted(own.keys() - images):
+        raise Fatal(
+            f"registry {path}: [meant_for.{unknown[0]}]: no image model has this name", hint=nearest(unknown[0], images)
+        )
+
+    def changed(entry: ModelEntry) -> ModelEntry:
+        if entry.name not in own or entry.task != "image-text":
+            return entry
+        lists = (entry.meant_for or MeantFor()).model_copy(update=own[entry.name].model_dump(exclude_unset=True))
+        return entry.model_copy(update={"meant_for": lists})
+
+    return [(changed(entry), folder) for entry, folder in entries]
+
+
 def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     tables = document.get("tasks", {})
@@ -512,7 +575,7 @@ def _stages(path: Path, document: Mapping[str, Any]) -> dict[str, Stage]:
     return stages
 
 
-_TABLES: Final = frozenset({"model", "tasks", "thresholds"})
+_TABLES: Final = frozenset({"model", "tasks", "thresholds", "meant_for"})
 
 
 def document_of(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ How the two are put together (`Vocabulary.join`): a term stands where the model 
 span under another label; it yields to a longer span of the model ("severe sepsis") and to one that crosses its border, unless that
 is a value or a part of the body, of which the model takes in too much in telegram style ("HR 118 BP 82/40", "right clavicle
 fracture"): of a value what has figures is left. Where both have the same span and differ in condition or symptom alone, the
-model's word stands: guides differ there, and it learned one. Then doses and values are read beside the names (`models.figures`).
+model's word stands: guides differ there, and it learned one. Then doses and values are read beside the names
+(`models.figures`); where one is a part of the model's, the model's stands ("10mg" of "10mg with meals").
 """
 
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import Fatal
-from models.figures import DIGEST, VALUE, Line, beside, no_value
+from models.figures import DIGEST, DOSE, VALUE, Line, beside, no_value, whole
 from models.tasks import Span
 
 PACKAGED: Final = Path(__file__).with_name("vocabulary.txt")
@@ -32,7 +33,12 @@ _STEM: Final = 4  # letters that a word has before the ending of a plural: "MIs"
 _APART: Final = frozenset({"non", "anti", "pre"})  # "non-asthma": another word
 _GREEDY: Final = frozenset({VALUE, "anatomy"})  # labels whose spans take in what stands beside
 _FIGURES: Final = re.compile(r"[^\s.,;:()]*\d(?:.*[^\s.,;:()])?")
-_BEHIND: Final = re.compile(r"\s?[:=]?\s?[<>~]?\d\S*\s*|\s(?:positive|negative|pos|neg|normal)", re.IGNORECASE)
+_BEHIND: Final = re.compile(r"\s?[:=]?\s?[<>≤≥~+±–−-]?\.?\d\S*\s*|\s(?:positive|negative|pos|neg|normal)", re.IGNORECASE)
+# What a model's dose has behind the one that is read, in that sentence, and its value: more than a comma or an "of"; "ng/mL/h".
+_MORE: Final = re.compile(
+    r"(?!\W{0,9}(?:of|in|and|or|to|for|with|then)?\W{0,9}\Z)(?:(?![.;]\s|[.;]?\s{0,9}(?:\n|\Z)).)+", re.IGNORECASE
+)
+_UNIT: Final = re.compile(r"[^\S\n]?[^\W\d_]+/\S*[^\W_]\Z")
 _LIKE: Final = frozenset({"condition", "symptom"})
 _Words = tuple[str, ...]
 
@@ -121,11 +127,34 @@ class Vocabulary:
                 rest = [part for span in touched if span.label == VALUE for part in _around(text, span, term)]
                 line.put(term, *rest)
                 ours.add(term)
-        for figure in [*beside(text, line.spans)]:
+        for figure in [*_as_wide(text, line, [*beside(text, line.spans)])]:
             if figure.label in labels and all(span in ours or _yields(span, figure) for span in line.touched(figure)):
                 line.put(figure)
                 ours.add(figure)
-        return line.spans, frozenset((span.start, span.end) for span in line.spans if span in ours)
+        found = whole(text, line.spans)  # a value was cut by a term
+        return found, frozenset((span.start, span.end) for span in found if span in ours)
+
+
+def _as_wide(text: str, line: Line, figures: Sequence[Span]) -> Iterator[Span]:
+    """Yield the figures that are read (in order), as wide as the model's that they touch: "10mg" of its "10mg weekly".
+
+    A dose reaches to where the model's begins and to its end, in the sentence; a value takes in the unit behind it. Of several in
+    one of the model's, which takes in too much then, only the first reaches to its start and the last to its end.
+    """
+    for before, figure, behind in zip((None, *figures), figures, (*figures[1:], None), strict=False):
+        start, end, scores = figure.start, figure.end, [figure.score]
+        for span in line.touched(figure):
+            if span.label != figure.label or span.label not in (DOSE, VALUE):
+                continue
+            if span.start < start and span.label == DOSE and (before is None or before.end <= span.start):
+                start = span.start
+                scores.append(span.score)
+            if end < span.end and (behind is None or span.end <= behind.start):
+                rest = (_MORE if span.label == DOSE else _UNIT).match(text, end, span.end)
+                if rest is not None:
+                    end = rest.end()
+                    scores.append(span.score)
+        yield Span(figure.label, start, end, min(scores))
 
 
 def _yields(span: Span, figure: Span) -> bool:

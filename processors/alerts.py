@@ -77,9 +77,10 @@ class Alert:
     score_id: str | None = None
     observed: int = 0
     received: int = 0
-    since: int = 0  # no-observations, observed-after-end, feed-stopped, monitoring-blind: from when
-    until: int = 0  # monitoring-blind: to when; no-observations: the limit; feed-late: how late (ms)
-    about: str = ""  # feed-stopped, feed-late: the peer; observed-after-end: why the watch is over
+    since: int = 0  # no-observations, observed-after-end, feed-stopped, monitoring-blind: from when; `Patient.shut`
+    # monitoring-blind: to when; feed-stopped: when it was told; no-observations: the limit; feed-late: how late (ms)
+    until: int = 0
+    about: str = ""  # feed-stopped, feed-late: the peer; observed-after-end: why the watch is over; `Patient.shut`: the stay
     text: str = ""  # deterioration: the last wording
     waiting_since: int | None = None  # None: answered, or not the kind that climbs
     step: int = 0  # escalation steps taken
@@ -252,8 +253,8 @@ def news2_detail(
 
 
 def model_title(answer: Deterioration, threshold: float) -> str:
-    """One line for an alert by the model."""
-    drivers = ", ".join(NAMES.get(one.name, one.name) for one in answer.drivers)
+    """One line for an alert by the model, with the vital signs that raised the score; one that lowered it is no reason for it."""
+    drivers = ", ".join(NAMES.get(one.name, one.name) for one in answer.drivers if one.effect > 0)
     listed = f": mostly {drivers}" if drivers else ""
     return f"Deterioration score {answer.probability:.2f} (threshold {threshold:.2f}){listed}"
 

@@ -386,8 +386,8 @@ def _holds(scope: _Scope, start: int, end: int, label: str) -> bool:
         return False
     opened, closed = scope.trigger
     if opened < start < closed:
-        # the mention is part of the trigger: "not palpable", "not involved by tumour"; "should pain recur"
-        return scope.group.effect in ("negated", "conditional")
+        # the mention is part of the trigger: "not palpable", "not involved by tumour"; "should pain recur"; "was on X until May"
+        return scope.group.effect in ("negated", "conditional", "historical")
     if scope.behind:
         return scope.start < end <= scope.end
     # a mention that brings its own trigger is meant too: "no fever" marked whole

@@ -32,6 +32,7 @@ _LONGEST = 200  # characters of a sender's code, and of a reason
 
 # Statuses that end an observation (FHIR observation-status; HL7 table 0085 D, W and X), and what is said of it.
 _TAKEN_BACK = {"entered-in-error": "entered in error", "cancelled": "cannot be obtained"}
+_FITS_NOTHING = ", but of that time no value is known: nothing is taken back"
 _UNVERIFIED = frozenset({"preliminary", "unknown"})  # HL7 P and R: a value, but nobody has validated it
 _CORRECTING = frozenset({"amended", "corrected"})
 _AMENDING = _CORRECTING | set(_TAKEN_BACK)
@@ -69,9 +70,11 @@ class Assessment:
     amends: bool = False  # it corrects or takes back what was said before
     stands: bool = False  # it changed what is known now, be it ever so late
     heard: bool = False  # it is news of the patient: a value that counts, later than all before
+    unheard: bool = False  # what the patient was last heard by is taken back
     heard_at: int = 0  # observed time of the newest such value, of whichever set
     ended: str = ""  # why the patient is not watched
     corrected: tuple[tuple[str, int], ...] = ()
+    unmatched: bool = False  # it takes back what nobody said, as far as is known
     rejected: tuple[Rejected, ...] = ()
     flags: tuple[str, ...] = ()
     received: int = 0
@@ -88,9 +91,11 @@ class _Taken:
 
     current: bool = False  # what is known now changed
     fresh: bool = False  # by a value, not only by taking one back
+    removed: bool = False  # a value was taken back that was known
     newest: int | None = None  # of what counts: a sample that is not persistent yet is no word of the patient
     sampled: int | None = None  # of such samples
     corrected: list[tuple[str, int]] = field(default_factory=list)
+    unmatched: bool = False
 
 
 class Charting:
@@ -145,7 +150,8 @@ class Charting:
         if event.encounter_id is not None and not made.late:
             patient.encounter_id = event.encounter_id
         made.changed, made.stands, made.observed = taken.fresh, taken.current, observed
-        made.corrected = tuple(taken.corrected)
+        made.corrected, made.unmatched = tuple(taken.corrected), taken.unmatched
+        made.unheard = taken.removed and self._unhear(patient)
         made.heard = not stale and taken.newest is not None and (patient.heard is None or taken.newest > patient.heard)
         if taken.newest is not None and (patient.heard is None or taken.newest > patient.heard):
             patient.heard = taken.newest
@@ -161,6 +167,18 @@ class Charting:
             flags.append("moved" if patient.context.merged_into else "not-watched")
         made.flags = (*flags, *vitals.bounds(event.observations))
         made.rejected = _told(rejected)
+
+    @staticmethod
+    def _unhear(patient: Patient) -> bool:
+        """Let silence go by what is left of a patient: what was taken back, of somebody else perhaps, was no word of this one.
+
+        Where nothing is left, by the admission; by the set that was taken back where nobody waits for a first one.
+        """
+        left = patient.newest
+        if patient.heard is None or (left is not None and patient.heard <= left) or (left is None and patient.awaited is None):
+            return False
+        patient.heard = left
+        return True
 
     def _queued(self, patient: Patient, observed: int, now: int) -> bool:
         """Tell whether a set seems to come out of a queue that drains: it is old, and the one before was not, or they come faster
@@ -233,7 +251,7 @@ class Charting:
             at = min(stamp, received)
             if one.refused and (sign := loinc.LOINC.get(one.code)) is not None:
                 if status == "entered-in-error":  # that reading, which nobody could use: what else was said of that time stands
-                    for time in (at, *patient.stamps.get(stamp, ())):
+                    for time in (_refused_within(patient, sign.parameter, at, one.span), *patient.stamps.get(stamp, ())):
                         self._forgive(patient, sign.parameter, time)
                     rejected.append(Rejected(code=one.code, reason=_TAKEN_BACK[status]))
                     continue
@@ -260,6 +278,8 @@ class Charting:
             parameter, value, preference = reading
             if stamp in patient.stamps:
                 at = self._meant(patient, parameter, value, status, stamp, at)
+            elif status != "final" and status in _AMENDING:
+                at = _written(patient, parameter, value, status, at, one.span)
             if at < stamp and at == received:
                 patient.stamped(stamp, received)
             entry: _Entry = (at, value, base + preference, status, one.code, parameter)
@@ -344,9 +364,12 @@ class Charting:
         for at, value, rank, status, code, parameter in readings.values():
             final = status == "final"  # nearly all are: spares the look-ups
             if not final and status in _TAKEN_BACK:
+                means = status == "entered-in-error" or value != ""  # X alone says that none can be had
+                stray = means and self._fits_nothing(patient, parameter, at)
                 if self._take_back(patient, parameter, at, value or None, rank, taken):
                     patient.hours = hours = None
-                rejected.append(Rejected(code=code, reason=_TAKEN_BACK[status]))
+                taken.unmatched = taken.unmatched or stray
+                rejected.append(Rejected(code=code, reason=_TAKEN_BACK[status] + (_FITS_NOTHING if stray else "")))
                 continue
             validated = charted and (final or status not in _UNVERIFIED)
             if not validated:
@@ -361,12 +384,12 @@ class Charting:
                     taken.sampled = at if taken.sampled is None else max(at, taken.sampled)
                     continue
                 value = persistent
-            if taken.newest is None or at > taken.newest:
-                taken.newest = at
             correcting = not final and status in _CORRECTING
             if correcting and patient.refused:
                 self._forgive(patient, parameter, at)
             put = history.put(parameter, at, value, rank, correcting=correcting)
+            if put is not Put.TAKEN_BACK and (taken.newest is None or at > taken.newest):
+                taken.newest = at
             if history.samples and validated and parameter in history.samples and put in _STANDS:
                 history.vouch(parameter, at, value, rank)
             if put is Put.NEW:
@@ -441,6 +464,13 @@ class Charting:
             taken.fresh = taken.fresh or new[0] > stands[0]  # as grave is the same minute told twice, not a set of its own
         return True
 
+    @staticmethod
+    def _fits_nothing(patient: Patient, parameter: str, at: int) -> bool:
+        """Tell whether nothing is known to have been said of that time: no value, none taken back before, none refused."""
+        history, refusal = patient.history, patient.refused.get(parameter)
+        known = history.stands(parameter, at, None) or history.gone_within(parameter, at, at + 1, None)
+        return not (known or (refusal and refusal.at == at) or history.may_have_let_go(parameter, at))
+
     def _take_back(
         self, patient: Patient, parameter: str, at: int, value: float | str | None, rank: int, taken: _Taken
     ) -> bool:
@@ -454,7 +484,7 @@ class Charting:
         if found or at != newest:  # else another value outranks it for that time
             taken.corrected.append((parameter, at))
         if found:
-            patient.newest = history.newest
+            patient.newest, taken.removed = history.newest, True
             taken.current = taken.current or at == newest
         return found
 
@@ -582,6 +612,31 @@ _Readings = dict[str, _Entry]  # by parameter; older values of a parameter that 
 
 
 _GRAVER = "two values for one time, neither a correction: the graver counts"
+
+
+def _written(patient: Patient, parameter: str, value: float | str, status: str, at: int, span: int) -> int:
+    """Return the time of what an observation takes back or corrects; its own is written no finer than `span` seconds.
+
+    What it takes back is of that value, where it tells one; else, and of what it corrects, it is the only one of these seconds:
+    of several nobody can tell which. A value may also have been written less finely than what takes it back. Where none
+    fits: the time as written.
+    """
+    history, end = patient.history, at + 1000 * span
+    like = value if status in _TAKEN_BACK and value != "" else None
+    for times in (history.within(parameter, at, end, like), history.gone_within(parameter, at, end, like)):
+        if times:
+            return at if at in times or (like is None and len(times) > 1) else times[-1]
+    if like is not None and not history.stands(parameter, at, None):
+        for cut in (at - at % 1000, at - at % 60_000):
+            if history.stands(parameter, cut, like) or history.gone_within(parameter, cut, cut + 1, like):
+                return cut
+    return _refused_within(patient, parameter, at, span)
+
+
+def _refused_within(patient: Patient, parameter: str, at: int, span: int) -> int:
+    """Return when a reading was refused, if that was in the `span` seconds from a time on; else that time."""
+    refusal = patient.refused.get(parameter)
+    return refusal.at if refusal is not None and at <= refusal.at < at + 1000 * span else at
 
 
 def _gravity(parameter: str, value: float | str, scale: Scale, on_oxygen: bool | None = None) -> tuple[int, float]:

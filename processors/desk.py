@@ -5,6 +5,7 @@
     raised/updated -- feedback --> acknowledged (no more escalation) or declined (ends; suppressed for a while)
     acknowledged -- feedback that this was in error --> updated (somebody must answer anew); what was declined is over
     high, unanswered -- declined with links of the chain left --> escalated at once: one who declines ends no emergency
+    any that a mistake ended -- what ended it proves wrong, or is lifted, and it holds --> raised anew, however old its set is
     raised/updated -- nobody answers --> escalated, step by step up the chain, its last link again and again
     acknowledged -- acknowledged_for is over and it still holds --> updated (to be answered anew)
     any -- resolve_sets sets over resolve_after below the hysteresis --> resolved, or updated to a lower severity
@@ -93,15 +94,16 @@ class Desk:
         """Hold a patient's current NEWS2 against the alert there is or is not.
 
         `corrected` names values that proved wrong: an alert that rests on one follows the corrected score at once. `because` (a
-        changed context, such as the SpO2 scale) does so too, without calling the alert wrong. `only_corrections`: the set is
-        history, it may correct what was told and nothing else.
+        changed context, such as the SpO2 scale) does so too, without calling the alert wrong. `only_corrections`: what is known is
+        too old to alert: it may correct what was told, bring back what a mistake ended, and nothing else.
         """
         target = alerts.severity_of(score, self._rules)
         alert = patient.alerts.get("news2")
         was = patient.total
         wrong = [name for name, at in corrected if alert and alert.evidence.get(name) == at]
-        if only_corrections and not wrong:
-            return []
+        again = self._stand_again(patient, score, target, corrected, cause, is_set=cause.is_set and not only_corrections)
+        if again or (only_corrections and not wrong):
+            return again
         if score is not None:
             patient.total = score.total
         if alert is None:
@@ -111,6 +113,8 @@ class Desk:
         if wrong:
             reason = f"corrected or taken back: {', '.join(alerts.NAMES[name] for name in wrong)}"
             if target is None or score is None:
+                since = min(at for name, at in corrected if name in wrong)
+                self.shut(patient, alert, "what ended it was corrected or taken back", since)
                 return [self._end(patient, alert, "withdrawn", reason, cause, score, was)]
             if target != alert.severity or score.total != alert.total or self._new_threes(alert, score):
                 return [self._update(patient, alert, score, target, was, cause, reason)]
@@ -145,11 +149,71 @@ class Desk:
         if not (lasting or because):
             return []
         reason = because or f"below the threshold for {alert.calm_sets} sets"
-        held = alerts.held_severity(score, alert.severity, rules, alert.threes or ())
+        held = self._held(alert, score)
         if held is None:
+            self.shut(patient, alert, "what ended it was corrected or taken back", alert.calm_since or cause.observed)
             self._hold_back(patient, alert, cause.now + self._suppression)
             return [self._end(patient, alert, "resolved", reason, cause, score, was)]
         return [self._update(patient, alert, score, held, was, cause, reason)]
+
+    @staticmethod
+    def shut(patient: Patient, alert: Alert, text: str, since: int = 0, stay: str = "") -> None:
+        """Keep what ended, for when its end proves wrong: values observed at `since` or later ended it; 0: the stay's context did.
+
+        `text`: what is to be said of that end then.
+        """
+        kept = Alert(alert.id, alert.kind, alert.severity, total=alert.total, evidence=alert.evidence, threes=alert.threes)
+        kept.since, kept.about, kept.text = since, stay, f"stands again: {text}"
+        patient.shut[alert.kind] = kept
+
+    @staticmethod
+    def moved(patient: Patient, severity: Severity) -> None:
+        """Take over that an alert by NEWS2 stood under a record that was merged into the patient's."""
+        if "news2" not in patient.alerts:
+            patient.shut["news2"] = Alert("", "news2", severity, text="stood under the record that was merged into this one")
+
+    def doubt(self, patient: Patient, corrected: Corrections) -> None:
+        """Take note of values that proved wrong: they may have ended an alert."""
+        kept = patient.shut.get("news2")
+        if kept is not None and kept.since and any(at >= kept.since for _, at in corrected):
+            kept.since = 0
+
+    def _stand_again(
+        self,
+        patient: Patient,
+        score: News2 | None,
+        target: Severity | None,
+        corrected: Corrections,
+        cause: Cause,
+        *,
+        is_set: bool,
+    ) -> list[AlertEvent]:
+        """Raise anew what a mistake ended, where the current score holds it: of what was told before no age is too great.
+
+        While a backlog or a queue may bring newer sets it waits for them. A set that does not hold it (`is_set`) ends it for good.
+        """
+        if corrected:
+            self.doubt(patient, corrected)
+        kept = patient.shut.get("news2")
+        if kept is None or kept.since or "news2" in patient.alerts:
+            return []
+        if self.partition.woke_at is not None or patient.unsettled:
+            patient.unsettled = True
+            return []
+        if kept.about and patient.encounter_id not in (None, kept.about):  # of another stay
+            del patient.shut["news2"]
+            return []
+        if score is None:
+            return []
+        found = kept.severity if self._still_holds(kept, score) else self._held(kept, score)
+        if RANK[found or ""] < RANK[target or ""]:
+            found = target
+        if found is None:
+            if is_set:
+                del patient.shut["news2"]
+            return []
+        was, patient.total = patient.total, score.total
+        return [self._raise_news2(patient, score, found, was, cause, kept.text)]
 
     def _raise_news2(
         self, patient: Patient, score: News2, severity: Severity, was: int | None, cause: Cause, because: str
@@ -191,11 +255,15 @@ class Desk:
     def _ask_anew(self, patient: Patient, alert: Alert, now: int) -> None:
         """Wait for an answer to the step that follows; none of before counts.
 
-        Where nobody had answered, the clock runs on and the step that was reached stands: whoever was told hears of this too.
+        Where nobody had answered, the clock runs on and the step that was reached stands: whoever was told hears of this too, or
+        where only the first was told, whom the settings name now.
         """
         alert.asked, alert.asked_at = alert.sequence + 1, now
         if alert.waiting_since is None:
             self._begin(patient, alert, now)
+        elif not alert.escalated_at:
+            alert.route, climbs = self._first(alert, patient.context)
+            alert.waiting_since = alert.waiting_since if climbs else None
 
     def _grade(self, alert: Alert, severity: Severity, now: int) -> None:
         """Give an alert another severity: of its chain those links count as told that were, by the one before.
@@ -212,9 +280,11 @@ class Desk:
         if not before and alert.waiting_since is not None:
             alert.waiting_since = now
 
+    def _held(self, alert: Alert, score: News2) -> Severity | None:
+        return alerts.held_severity(score, alert.severity, self._rules, alert.threes or ())
+
     def _still_holds(self, alert: Alert, score: News2) -> bool:
-        held = alerts.held_severity(score, alert.severity, self._rules, alert.threes or ())
-        return held == alert.severity or bool(alerts.missing_evidence(alert.evidence, score))
+        return self._held(alert, score) == alert.severity or bool(alerts.missing_evidence(alert.evidence, score))
 
     # -------------------------------------------------------------------------------------------------------- the model
 
@@ -343,13 +413,16 @@ class Desk:
     def reroute(self, patient: Patient, before: Context, reason: str, cause: Cause, score: News2 | None) -> list[AlertEvent]:
         """Tell the alerts' new place or policy, other than `before`.
 
-        What is unanswered another ward is asked from its first step, and so is the ward where a ceiling of care kept it from being
-        asked. Within a ward, or where it is not known, the clock runs on: a bed that flips must not put the emergency team off.
+        Another ward is asked from its first step, whatever the one before has answered, and so is the ward where a ceiling of care
+        kept it from being asked. Within a ward, or where it is not known, the clock runs on and an answer holds: a bed that flips
+        must not put the emergency team off.
         """
         steps, after = [], patient.context
-        elsewhere = _elsewhere(before.location, after.location)
+        elsewhere = another_ward(before.location, after.location)
         for alert in self.standing(patient):
-            if alert.acknowledged_at is None and (elsewhere or alert.waiting_since is None):
+            if elsewhere:
+                alert.asked, alert.asked_at = alert.sequence + 1, cause.now
+            if elsewhere or (alert.acknowledged_at is None and alert.waiting_since is None):
                 self._begin(patient, alert, cause.now)
             else:
                 was, (route, climbs) = self._first(alert, before), self._first(alert, after)
@@ -373,6 +446,9 @@ class Desk:
     ) -> list[AlertEvent]:
         """End all alerts of a patient, or those of some kinds, or all `but` those of one."""
         chosen = [alert for alert in self.standing(patient) if alert.kind != but and (not kinds or alert.kind in kinds)]
+        for alert in chosen:
+            if alert.kind == "news2":
+                self.shut(patient, alert, f"what ended it holds no more ({reason})", stay=patient.encounter_id or "")
         return [self._end(patient, alert, state, reason, cause, score, None) for alert in chosen]
 
     def escalate(self, patient: Patient, cause: Cause, score: News2 | None) -> list[AlertEvent]:
@@ -463,6 +539,7 @@ class Desk:
             alert_id = natural_id(alert_id, "again")
         alert = Alert(alert_id, kind, severity)
         patient.closed.pop(kind, None)
+        patient.shut.pop(kind, None)
         patient.alerts[kind] = alert
         if kind in PAGING:
             spent = self.count(patient, patient.context.location.ward_names[0], cause.now)
@@ -606,7 +683,7 @@ def _is_outdated(event: FeedbackEvent, alert: Alert) -> bool:
     return min(event.given_at, event.received_at) < when(alert.asked_at)
 
 
-def _elsewhere(before: Location, after: Location) -> bool:
+def another_ward(before: Location, after: Location) -> bool:
     """Whether another ward is to be asked: both are known, and differ, or are of two hospitals."""
     return bool(before.ward and after.ward) and (before.ward != after.ward or before.other_hospital(after))
 

@@ -238,9 +238,11 @@ class ImageEvent(Event):
     modality: Code
     """DICOM (0008,0060): CR, DX, CT, ...; empty where it is taken back."""
     body_part: Code = ""
-    """DICOM (0018,0015), as sent; empty where it is not."""
+    """DICOM (0018,0015), as sent, else the meaning of the code in (0008,2218) Anatomic Region; empty where neither is."""
     view: Code = ""
-    """DICOM (0018,5101), as sent: PA, AP, LL, ...; empty where it is not."""
+    """DICOM (0018,5101), as sent: PA, AP, LL, ..., else the meaning of the code in (0054,0220) View; empty where neither is."""
+    described: tuple[Line, ...] = ()
+    """DICOM (0008,103E) Series, (0018,1030) Protocol, (0008,1030) Study Description, those that are sent, nearest first."""
     rows: int | None = Field(None, gt=0)
     """Height in pixels; null where it is taken back."""
     columns: int | None = Field(None, gt=0)
@@ -286,6 +288,12 @@ class Observation(Part):
     """Why what was sent cannot be used, in Vigil's words; `value` is null then, and none of before stands for it. Else empty."""
     observed_at: AwareDatetime | None = None
     """When it was measured, where that differs from the set's time."""
+    span: int = Field(0, ge=0, le=3600)
+    """Of what takes back or corrects: for how many seconds its time lasts as written (60: to the minute); a value of any of them
+    may be meant. 0: exactly that time."""
+
+
+Severity = Literal["information", "low-medium", "medium", "high"]
 
 
 class VitalsEvent(Event):
@@ -310,6 +318,8 @@ class VitalsEvent(Event):
     """True: a validated set. False: a monitor's unvalidated stream, which needs persistence before it counts."""
     moved_from: tuple[str, ...] = ()
     """The lane passed it on from a record that was merged into this patient's: the patient ids that it came under."""
+    standing: Severity | None = None
+    """Of what a merge moved: how grave the alert by NEWS2 was that stood there. It stands on here, however old the set is."""
     history: bool = False
     """True: late data whatever its time, so it never alerts live: passed on from a set that was redriven or replayed."""
     processing: ProcessingId = "production"
@@ -532,6 +542,8 @@ class Finding(Part):
 class FindingsEvent(Output):
     """The findings of one version of an image; none where it was withdrawn: readers drop what they had. Never a diagnosis.
 
+    None either where the model is not meant for such a picture: then `not_judged` says why, and nothing is said of the image.
+
     A version is withdrawn by an event of its own, under the patient that its findings stand under: `image_status` is not final, and
     `image_id` names the version. That holds for good, whichever of the two is read first: by a rejection note, or because the same
     SOP Instance UID came under another patient (then `source` is that record). A rejection has an event under its own patient too.
@@ -556,10 +568,18 @@ class FindingsEvent(Output):
     """When the picture was taken."""
     processing: ProcessingId = "production"
     """The picture's: HL7 table 0103; what is not `production` is test traffic."""
+    modality: Code = ""
+    """The image's; empty where it was withdrawn, and in events of before this was said."""
+    body_part: Code = ""
+    """The image's; empty likewise, and where it is not known."""
+    view: Code = ""
+    """The image's; empty likewise."""
+    not_judged: Line = ""
+    """Why the model was not asked: what the picture is of, or is not known to be of, is not what it is meant for. Else empty."""
     findings: tuple[Finding, ...]
-    """Every label of the model, highest score first; none where it was withdrawn."""
+    """Every label of the model, highest score first; none where it was withdrawn or not judged."""
     model: ModelRef
-    """Who answered: name, version and digest; of a withdrawn one who would have."""
+    """Who answered: name, version and digest; of one withdrawn or not judged who would have."""
 
 
 class Parameter(Part):
@@ -686,7 +706,6 @@ AlertState = Literal["raised", "updated", "acknowledged", "declined", "escalated
 AlertKind = Literal[
     "news2", "deterioration", "no-observations", "observed-after-end", "feed-stopped", "feed-late", "monitoring-blind"
 ]
-Severity = Literal["information", "low-medium", "medium", "high"]
 
 
 class Answering(Part):

@@ -95,6 +95,7 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         modality="DX",
         body_part="CHEST",
         view="PA",
+        described=("PA", "XR CHEST"),
         rows=2048,
         columns=2048,
         pixels=ObjectReference(uri="ab/cd/example.png", sha256=content_hash(b"pixels"), media_type="image/png", bytes=4096),
@@ -165,6 +166,9 @@ EXAMPLES: Final[tuple[Event, ...]] = (
         study_uid="2.25.1",
         instance_uid="2.25.3",
         acquired_at=_AT,
+        modality="DX",
+        body_part="CHEST",
+        view="PA",
         findings=(
             Finding(label="pneumonia", score=0.71, above_threshold=True),
             Finding(label="no finding", score=0.29),

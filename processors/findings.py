@@ -4,7 +4,7 @@ import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,15 @@ def findings_event(
         Finding(label=label, score=min(max(value, 0.0), 1.0), above_threshold=value >= thresholds.get(label, DEFAULT_THRESHOLD))
         for label, value in zip(labels, values, strict=True)
     ]
+    return _event(image, source, model, findings=tuple(sorted(found, key=lambda finding: (-finding.score, finding.label))))
+
+
+def not_judged(image: ImageEvent, source: Source, why: str, model: ModelIdentity) -> FindingsEvent:
+    """Say that a model was not asked about an image, and why."""
+    return _event(image, source, model, findings=(), not_judged=why)
+
+
+def _event(image: ImageEvent, source: Source, model: ModelIdentity, **said: Any) -> FindingsEvent:
     return FindingsEvent(
         id=natural_id(image.id, STAGE, model.digest),
         patient_id=image.patient_id,
@@ -89,6 +98,9 @@ def findings_event(
         image_id=image.id,
         acquired_at=image.acquired_at,
         processing=image.processing,
-        findings=tuple(sorted(found, key=lambda finding: (-finding.score, finding.label))),
+        modality=image.modality,
+        body_part=image.body_part,
+        view=image.view,
         model=ModelRef(name=model.name, version=model.version, digest=model.digest),
+        **said,
     )

@@ -67,6 +67,21 @@ class History:
         kept = (of.get(parameter, ()) for of in (self.entries, self.samples, self.rivals))
         return any(one[0] == at and value in (None, one[1]) for entries in kept for one in entries)
 
+    def within(self, parameter: str, start: int, end: int, value: float | str | None) -> list[int]:
+        """Return the times from `start` on and before `end` of which a value is kept: this one, or any where it is None."""
+        kept = (of.get(parameter, ()) for of in (self.entries, self.samples, self.rivals))
+        return sorted({one[0] for entries in kept for one in entries if start <= one[0] < end and value in (None, one[1])})
+
+    def gone_within(self, parameter: str, start: int, end: int, value: float | str | None) -> list[int]:
+        """Likewise of what was taken back."""
+        gone = self.gone.get(parameter, ())
+        return sorted({at for at, known in gone if start <= at < end and value in (None, known)})
+
+    def may_have_let_go(self, parameter: str, at: int) -> bool:
+        """Tell whether a value of that time may have been let go of, though nobody took it back."""
+        entries, newest = self.entries.get(parameter, ()), self.newest
+        return (newest is not None and newest - at >= _WINDOW) or (len(entries) > KEPT and at < entries[-KEPT][0])
+
     def put(self, parameter: str, at: int, value: float | str, rank: int, *, correcting: bool = False) -> Put:
         """Take a value in. `correcting` replaces what stands for that time whatever its rank, and is replaced by corrections only.
 

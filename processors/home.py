@@ -26,17 +26,20 @@ class HomeDriver:
 
 @dataclass(frozen=True, slots=True)
 class HomeScore:
-    """One patient's probability of deterioration within `horizon_days` after `day`; drivers, strongest first."""
+    """One patient's probability of deterioration within `horizon_days` after `day`; drivers, strongest first.
+
+    `probability` is None where no value was reported in the days that the model looks at.
+    """
 
     patient: str
     day: str
-    probability: float
+    probability: float | None
     horizon_days: int
     drivers: tuple[HomeDriver, ...]
 
 
 def scores(model: HomeModel, diaries: Diaries, *, every_day: bool = False) -> Iterator[HomeScore]:
-    """Score each patient's last day (or every day), as far as one of the seven days up to it has a value.
+    """Score each patient's last day (or every day), in order of patient and day; the unscored too, so that nobody is missing.
 
     Raises `Poison` where the model answers with NaN.
     """
@@ -46,12 +49,15 @@ def scores(model: HomeModel, diaries: Diaries, *, every_day: bool = False) -> It
     for at in range(0, len(rows), _PIECE):
         chosen = rows[at : at + _PIECE]
         windows = diaries.windows(chosen)
-        some = ~np.isnan(windows).all(axis=(1, 2))
-        chosen, windows = chosen[some], windows[some]
-        if not len(chosen):
-            continue
-        found, signs, days = model.score(windows), model.attribute(windows), model.attribute_days(windows)
-        for number, row in enumerate(chosen.tolist()):
+        some = np.asarray(~np.isnan(windows).all(axis=(1, 2)), np.bool_)
+        at_scored = np.cumsum(some) - 1
+        windows = windows[some]
+        if len(windows):
+            found, signs, days = model.score(windows), model.attribute(windows), model.attribute_days(windows)
+        for row, scored, number in zip(chosen.tolist(), some.tolist(), at_scored.tolist(), strict=True):
+            if not scored:
+                yield HomeScore(stays.ids[owner[row]], diaries.day(row), None, model.horizon_days, ())
+                continue
             drivers = []
             for column in np.argsort(-np.abs(signs[number]), kind="stable").tolist():
                 told = [

@@ -25,6 +25,7 @@ from models.batching import describe
 from models.errors import Poison
 from models.tasks import ModelIdentity
 from processors import moving
+from processors.alerts import OVER
 from processors.blindspots import Blindspots
 from processors.charting import Assessment, Charting
 from processors.desk import AFTER_END, Cause, Desk
@@ -66,7 +67,7 @@ class Monitor:
     def __init__(self, rules: MonitorRules, *, partition: int = 0, model: ModelIdentity | None = None) -> None:
         self.rules = rules
         self.model = model
-        self.counts: Counter[str] = Counter()  # what leaves no event: repeats, unmatched feedback, ...; since the process began
+        self.counts: Counter[str] = Counter()  # what leaves no event: repeats, what fits nothing, ...; since the process began
         self._digest = model.digest if model else ""
         self._charting = Charting(rules)
         self._partition = Partition(partition)
@@ -81,6 +82,7 @@ class Monitor:
         self._saved: dict[str, bytes | None] = {}
         self._observed = self._decided = 0
         self._remembered, self._staleness = rules.remembered_ids, rules.staleness // _MS
+        self._future = rules.future_tolerance // _US
         self._queue_wait, self._queue_most = rules.queue_wait // _MS, rules.queue_most // _MS
         self._now: int | None = None  # logged time, ms
 
@@ -178,6 +180,7 @@ class Monitor:
         patient = made.patient
         if patient is None:
             return [score]
+        self.counts["unmatched_retractions"] += made.unmatched and not patient.context.merged_into  # that goes to the survivor
         cause = Cause(
             made.event.id,
             made.source,
@@ -187,21 +190,26 @@ class Monitor:
             made.received,
             is_set=made.changed,
         )
+        if made.unheard:
+            patient.closed.pop("no-observations", None)  # the silence may have ended by what was taken back
         if made.ended:
             if made.stands or not made.late:
                 self._stand(patient, made, score.id)  # the watch may come back, by a cancelled discharge
+            self._desk.doubt(patient, made.corrected)
             if survivor := patient.context.merged_into:
                 return [score, *moving.forwarded(made.event, survivor, history=made.history)]
             current = made.changed and not (made.late or made.held or made.queued)
             told = self._desk.after_end(patient, made.ended, made.observed, made.current, cause) if current else []
             return [score, *told]
+        if made.event.standing is not None and not (made.history or made.told):
+            self._desk.moved(patient, made.event.standing)
         if made.late or made.held or made.queued or made.outdated or made.told:
-            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if not made.late:
                 if made.queued:
                     patient.settle_by = patient.settle_by or cause.now + self._queue_most
                     patient.settle_at = min(cause.now + self._queue_wait, patient.settle_by)
                 patient.unsettled = patient.unsettled or made.held or made.queued
+            steps = self._desk.consider(patient, made.current, cause, corrected=made.corrected, only_corrections=True)
             if made.stands or not made.late:  # too old to alert, and the newest word all the same: silence goes by it
                 self._stand(patient, made, score.id)
             return [score, *steps]
@@ -249,6 +257,11 @@ class Monitor:
         A merge withdraws the old id's alerts, says where the patient went, and stops watching it. The surviving id may live in
         another partition: what is known of the patient goes there as a set (`processors.moving`), and alerts anew if it still does.
 
+        One that is older than the last that was taken changes nothing: a copy that was replayed or redriven, or the word of a
+        process that had not heard of the newer one. Connectors order contexts alike (`connectors.contexts`): by since when they
+        hold, their receipt where they say that it lies in the future (`rules.future_tolerance`), then by receipt. A time of the
+        last one that lies ahead of logged time counts as now: a wrong clock holds nothing up until then.
+
         Where the stay is moved to another record, or a merged number is given out anew, what was observed so far is another
         person's: it is forgotten here, and the alerts that rest on it are withdrawn.
 
@@ -268,8 +281,13 @@ class Monitor:
         self._remember(patient, event.id)
         before, was_ended = patient.context, bool(patient.ended)
         after = Context.of(event)
-        if event.effective_at == UNDATED and before.has_stay:  # of a process that had not heard of the stay yet
-            after = before.with_facts(after)
+        known, order = self._taken(patient), self._order(event)
+        if event.effective_at == UNDATED:
+            if before.has_stay or known[0] > 0:  # of a process that had not heard of the stay, or of the record, yet
+                after = before.with_facts(after)
+        elif order < known:
+            self.counts["older_contexts"] += 1
+            return []
         now = ms(event.received_at) if self._now is None else self._now
         cause = Cause.about(patient, event.id, source, now)
         gone: list[AlertEvent] = []
@@ -278,6 +296,7 @@ class Monitor:
             gone = self._desk.close(patient, "withdrawn", reason, cause)
         if event.stay_moved_to or _is_given_out_anew(before, after):
             patient = self._begin_anew(patient)
+        patient.context_at = max(known, order)
         patient.follow(after)
         ended = patient.ended
         if ended:
@@ -285,18 +304,30 @@ class Monitor:
                 patient.ended_at = now
             patient.settled()
             patient.closed.clear()
-            survivor = patient.context.merged_into
+            survivor, alert = patient.context.merged_into, patient.alerts.get("news2")
+            standing = None if alert is None else alert.severity
             if survivor is None:
                 return [*gone, *self._desk.close(patient, "resolved", ended, cause, but=AFTER_END)]
             steps = self._desk.close(patient, "withdrawn", f"{ended}: watched there from now on", cause)
             return [
                 *gone,
                 *steps,
-                *(moving.history_of(patient.history, event, survivor) if before.merged_into != survivor else ()),
+                *(moving.history_of(patient.history, event, survivor, standing) if before.merged_into != survivor else ()),
             ]
         patient.ended_at = None
         back = self._desk.watched_again(patient, cause)
         return [*gone, *back, *self._new_context(patient, before, cause, reopened=was_ended)]
+
+    def _order(self, event: PatientEvent) -> tuple[int, int]:
+        """Return what contexts are ordered by: since when one holds, its receipt (microseconds)."""
+        since, received = ((at - _EPOCH) // _US for at in (event.effective_at, event.received_at))
+        return received if since - received > self._future else since, received
+
+    def _taken(self, patient: Patient) -> tuple[int, int]:
+        """Return the order of the context that was taken last; nothing in it is later than now, whatever a clock said then."""
+        since, received = patient.context_at or (0, 0)
+        now = max(since, received) if self._partition.now is None else self._partition.now
+        return min(since, now), min(received, now)
 
     def _new_context(self, patient: Patient, before: Context, cause: Cause, *, reopened: bool) -> list[Event]:
         after = patient.context
@@ -313,15 +344,17 @@ class Monitor:
             moved.append(f"ceiling of care recorded: {after.ceiling}" if after.ceiling else "ceiling of care lifted")
         if moved:
             steps += self._desk.reroute(patient, before, "; ".join(moved), cause, score)
+        if score is not None:
+            patient.band = band_of(score)  # however old: silence goes by it
         rescaled = before.scale != after.scale
         if not (rescaled or reopened or before.not_applicable(patient.newest or 0)):
             return steps
         if self._partition.woke_at is not None:
             patient.unsettled = True  # with the rest of the backlog
-        elif score is not None and self._charting.recent(patient, self._now):
+        elif score is not None:
             because = f"SpO2 scale {after.scale} recorded" if rescaled else ""
-            steps += self._desk.consider(patient, score, cause, because=because)
-            patient.band = band_of(score)
+            old = not self._charting.recent(patient, self._now)
+            steps += self._desk.consider(patient, score, cause, because=because, only_corrections=old)
         return steps
 
     def _score_anew(self, patient: Patient, before: Context, cause: Cause, score: News2 | None, why: str) -> list[ScoreEvent]:
@@ -444,7 +477,7 @@ class Monitor:
             del self._patients[patient.id]
         if run.forget == "observed":
             bare = self._admit(patient.id)
-            bare.context, bare.ended_at = patient.context, patient.ended_at
+            bare.context, bare.context_at, bare.ended_at = patient.context, patient.context_at, patient.ended_at
         return run.steps
 
     def _beat(self, logged: datetime, now: int, back: int) -> HeartbeatEvent:
@@ -461,7 +494,8 @@ class Monitor:
             patients=watched,
             observed=self.observed,
             cannot_alert=self.cannot_alert,
-            active_alerts=len(state.alerts) + sum(len(patient.alerts) for patient in self._patients.values()),
+            active_alerts=sum(alert.state not in OVER for alert in state.alerts.values())
+            + sum(len(patient.alerts) for patient in self._patients.values()),
             set_back_seconds=back / 1_000_000,
             alerts_per_100_patient_days=state.alerts_per_100_patient_days(),
         )

@@ -11,7 +11,7 @@ state that it comes to may alert. After it, each set that still comes under the 
 from typing import Final
 
 from processors.deterioration import FEATURES
-from processors.events import Observation, Origin, PatientEvent, VitalsEvent
+from processors.events import Observation, Origin, PatientEvent, Severity, VitalsEvent
 from processors.history import CORRECTED, History
 from processors.identity import natural_id
 from processors.loinc import LOINC
@@ -41,8 +41,10 @@ def forwarded(event: VitalsEvent, survivor: str, *, history: bool) -> list[Vital
     return [event.model_copy(update=moved)]
 
 
-def history_of(history: History, merge: PatientEvent, survivor: str) -> list[VitalsEvent]:
+def history_of(history: History, merge: PatientEvent, survivor: str, standing: Severity | None) -> list[VitalsEvent]:
     """Return what is known under the old id as one set of the survivor's; nothing where nothing is known.
+
+    `standing`: the severity of the alert by NEWS2 that stood there.
 
     Samples that have not proved persistent stay behind: the stream goes on under the survivor and proves itself there.
     """
@@ -68,6 +70,7 @@ def history_of(history: History, merge: PatientEvent, survivor: str) -> list[Vit
             received_at=merge.received_at,
             observations=tuple(observations),
             moved_from=(merge.patient_id,),
+            standing=standing,
             origin=Origin(protocol="vigil", message_type="merge"),
         )
     ]

@@ -16,6 +16,7 @@ from processors.rules import MonitorRules
 
 _MS = timedelta(milliseconds=1)
 _BLIND: AlertKind = "monitoring-blind"
+_GONE = "taken for out of service until it is heard again"
 _LASTING = 600_000  # ms for which a feed is late before it is told: most queues have drained by then
 
 
@@ -27,6 +28,7 @@ class Outages:
         self._partition = partition
         self._tolerance = rules.future_tolerance // _MS
         self._staleness = rules.staleness // _MS
+        self._out_of_service = rules.feed_silence.out_of_service // _MS
 
     def wake(self, before: int | None, now: int, source: Source) -> list[AlertEvent]:
         """Notice a gap in logged time; and later, that the backlog is through. One notice tells from when to when."""
@@ -65,9 +67,9 @@ class Outages:
         return [self._end(_BLIND, reason, now, source)]
 
     def feeds(self, now: int, source: Source) -> list[AlertEvent]:
-        """Say which peers stopped, or bring sets that are too old to alert, and which are back."""
+        """Say which peers stopped, or bring sets that are too old to alert, and which are back or stopped for good."""
         state, rules = self._partition, self._rules.feed_silence
-        steps: list[AlertEvent] = []
+        steps = self._gone(now, source)
         for peer in sorted(state.feeds):
             feed, key = state.feeds[peer], f"feed-stopped:{peer}"
             if feed.last > now + self._tolerance:  # by a clock that was wrong: it must not look alive until then
@@ -75,11 +77,26 @@ class Outages:
             stopped = now - feed.last > feed.limit(peer, rules)
             if stopped and key not in state.alerts:
                 alert = self._open(key, "feed-stopped", now)
-                alert.since, alert.about = feed.last, peer
+                alert.since, alert.until, alert.about = feed.last, now, peer
                 steps.append(self._step(alert, "raised", "nothing received", now, source))
             elif not stopped and key in state.alerts:
                 steps.append(self._end(key, "receiving again", now, source))
             steps += self._late(peer, feed, now, source)
+        return steps
+
+    def _gone(self, now: int, source: Source) -> list[AlertEvent]:
+        """Forget the feeds whose silence was told so long ago that they must have been renamed or taken out of service."""
+        state = self._partition
+        steps: list[AlertEvent] = []
+        for key in sorted(key for key, alert in state.alerts.items() if alert.kind == "feed-stopped"):
+            alert = state.alerts[key]
+            told, feed = alert.until or alert.since, state.feeds.get(alert.about)  # snapshots of before lack the former
+            if now - told < self._out_of_service or (feed is not None and feed.last > told):
+                continue
+            state.feeds.pop(alert.about, None)
+            for ended in (key, f"feed-late:{alert.about}"):
+                if ended in state.alerts:
+                    steps.append(self._end(ended, _GONE, now, source))
         return steps
 
     def _late(self, peer: str, feed: Feed, now: int, source: Source) -> list[AlertEvent]:
@@ -120,6 +137,9 @@ class Outages:
     def _step(self, alert: Alert, state: AlertState, reason: str, now: int, source: Source, *, by: str = "") -> AlertEvent:
         alert.state = state
         alert.sequence += 1
+        alert.route = self._rules.default_route  # it may be another since
+        if alert.route not in alert.routes:
+            alert.routes += (alert.route,)
         if alert.kind == _BLIND:
             span = f"{when(alert.since):%Y-%m-%d %H:%M} to {when(alert.until):%Y-%m-%d %H:%M} UTC"
             title = f"Monitoring was blind for {hours_and_minutes(alert.until - alert.since)}"
@@ -127,14 +147,23 @@ class Outages:
         elif alert.kind == "feed-late":
             title = f"Feed {alert.about}: sets come {hours_and_minutes(alert.until)} after their own time"
             means = (
-                "They come in time again."
+                f"It is {_GONE}."
+                if reason == _GONE
+                else "They come in time again."
                 if state == "resolved"
                 else "So old they never alert: its patients are not watched. Its clock or zone is wrong, or it sends with delay."
             )
             detail = f"The middle one of its last sets, since {when(alert.since):%Y-%m-%d %H:%M} UTC. {means}"
         else:
             title = f"Feed {alert.about} silent for {hours_and_minutes(now - alert.since)}"
-            means = "Receiving again." if state == "resolved" else "Its patients may be unwatched; this resolves no alert."
+            means = (
+                f"It is {_GONE}."
+                if reason == _GONE
+                else "Receiving again."
+                if state == "resolved"
+                else "Its patients may be unwatched; this resolves no alert. Still silent "
+                f"{hours_and_minutes(self._out_of_service)} after this was told, it is {_GONE}."
+            )
             detail = f"Last received {when(alert.since):%Y-%m-%d %H:%M} UTC. {means}"
         return AlertEvent(
             id=natural_id(alert.id, alert.sequence),

@@ -214,6 +214,7 @@ class Patient:
         "band",
         "closed",
         "context",
+        "context_at",
         "due",
         "encounter_id",
         "ended_at",
@@ -231,6 +232,7 @@ class Patient:
         "seen",
         "settle_at",
         "settle_by",
+        "shut",
         "stamps",
         "threes",
         "total",
@@ -241,8 +243,9 @@ class Patient:
         self.id = patient_id
         # moved by PatientEvents and ticks, which stand between batches
         self.context = Context()
+        self.context_at: tuple[int, int] | None = None  # since when it holds, and its receipt; microseconds (`Monitor.patient`)
         self.ended_at: int | None = None  # logged time at which discharge, death or merge was seen
-        # logged time from which a first observation is waited for: in hospital, and nothing came
+        # logged time from which a first observation was waited for: in hospital, and nothing had come
         self.awaited: int | None = None
         self.due = 0  # logged time of the next timer; 0: look. A cache, not part of the snapshot
         # phase 1
@@ -261,6 +264,9 @@ class Patient:
         # phase 2
         self.alerts: dict[str, Alert] = {}  # by kind
         self.closed: dict[str, Closed] = {}  # by kind
+        # the last alert by NEWS2 that is over, in case what ended it proves wrong: values observed `since` or later; 0: what is
+        # known to be wrong by now, or a context (of the stay `about`) that may be lifted
+        self.shut: dict[str, Alert] = {}
         self.raised: list[int] = []  # when the last alerts were raised (logged), for the budget
         self.threes: dict[str, int] = {}  # parameter -> when it was last told to score 3 (logged)
         self.total: int | None = None  # the NEWS2 that was last told
@@ -358,6 +364,7 @@ class Patient:
                 "v": _VERSION,
                 "context": self.context.dump(),
                 "ended_at": self.ended_at,
+                **({"context_at": self.context_at} if self.context_at is not None else {}),
                 **({"awaited": self.awaited} if self.awaited is not None else {}),
                 "entries": {name: packed(entries) for name, entries in self.history.entries.items()},
                 "samples": {name: packed(entries) for name, entries in self.history.samples.items()},
@@ -373,6 +380,7 @@ class Patient:
                 "encounter_id": self.encounter_id,
                 "alerts": {key: alert.dump() for key, alert in self.alerts.items()},
                 "closed": {kind: list(one) for kind, one in self.closed.items()},
+                **({"shut": {kind: alert.dump() for kind, alert in self.shut.items()}} if self.shut else {}),
                 "total": self.total,
                 "band": self.band,
                 "score_id": self.score_id,
@@ -401,6 +409,7 @@ class Patient:
         made.refused = {name: Refusal(*one) for name, one in raw.get("refused", {}).items()}  # snapshots of before lack it
         made.alerts = {key: Alert.load(one) for key, one in raw["alerts"].items()}
         made.closed = {kind: Closed.load(*one) for kind, one in raw["closed"].items()}
+        made.shut = {kind: Alert.load(one) for kind, one in raw.get("shut", {}).items()}  # snapshots of before lack it
         made.raised, made.threes = raw.get("raised", []), raw.get("threes", {})
         made.seen = dict.fromkeys(raw["seen"])
         digests, steps = raw.get("lately", ((), ()))  # snapshots of before lack it
@@ -408,6 +417,7 @@ class Patient:
         made.stamps = {at: tuple(at - one for one in ahead) for at, *ahead in raw.get("stamps", ())}
         made.arrival = tuple(raw["arrival"]) if "arrival" in raw else None
         made.settle_at, made.settle_by = raw.get("settle_at", 0), raw.get("settle_by", 0)  # snapshots of before lack the latter
+        made.context_at = tuple(raw["context_at"]) if "context_at" in raw else None  # likewise
         made.awaited, made.after_end = raw.get("awaited"), raw.get("after_end")  # snapshots of before lack them
         for name in (
             *("ended_at", "newest", "heard", "encounter_id"),

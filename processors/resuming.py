@@ -20,8 +20,8 @@ from math import inf
 
 from processors import alerts
 from processors.alerts import Alert
-from processors.desk import AFTER_END, PAGING, Desk
-from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, Source, VitalsEvent
+from processors.desk import AFTER_END, PAGING, Desk, another_ward
+from processors.events import AlertEvent, FeedbackEvent, HeartbeatEvent, Location, PatientEvent, Source, VitalsEvent
 from processors.partition import Partition
 from processors.patients import Closed, Patient, ms
 from processors.rules import MonitorRules
@@ -131,24 +131,31 @@ def _count(
 
 def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRules, before: Patient) -> None:
     believed, patient.alerts, patient.closed = patient.alerts, before.alerts, before.closed
+    shut, patient.shut = patient.shut, before.shut
     patient.threes, patient.after_end = before.threes, before.after_end
     begun = {alert.id: alert for alert in before.alerts.values()}
+    place = before.context.location
     for life in lives:
         known = begun.get(life[0].alert_id)
         if known is not None:
             life = [event for event in life if event.sequence > known.sequence]
             if not life:
                 continue
-        alert, last = _led(life, patient, rules, known), life[-1]
-        for event in _rests(life, known):
+        alert, last = _led(life, patient, rules, known, place), life[-1]
+        for event in _rests(life, known, place):
             assert event.news2 is not None
             patient.threes |= {one.name: ms(event.decided_at) for one in event.news2.parameters if one.points == 3}
         patient.closed.pop(alert.kind, None)
+        patient.shut.pop(alert.kind, None)
         if known is not None and patient.alerts.get(alert.kind) is known:
             del patient.alerts[alert.kind]
         if _stands(life):
             patient.alerts[alert.kind] = alert
-        elif last.answering is not None and last.answering.held_until is not None:
+        elif (kept := shut.get(alert.kind)) is not None and kept.id == alert.id:
+            patient.shut[alert.kind] = kept
+        elif alert.kind == "news2" and last.source.topic == PatientEvent.topic and _is_unwatched(patient):
+            Desk.shut(patient, alert, f"what ended it holds no more ({last.reason})", stay=patient.encounter_id or "")
+        if not _stands(life) and last.answering is not None and last.answering.held_until is not None:
             until = ms(last.answering.held_until)
             patient.closed[alert.kind] = Closed(
                 alert.severity, until, alert.total, alert.threes or (), last.state == "declined"
@@ -164,6 +171,11 @@ def _resume_patient(patient: Patient, lives: Collection[Life], rules: MonitorRul
         patient.closed.clear()
     if patient.heard is None:
         _go_by_what_was_told(patient, lives)
+
+
+def _is_unwatched(patient: Patient) -> bool:
+    """Tell whether a context that may be lifted lets no score of a patient alert."""
+    return bool(patient.ended) or (patient.newest is not None and bool(patient.context.not_applicable(patient.newest)))
 
 
 def _resume_partition(state: Partition, lives: Iterable[Life], before: Partition | None) -> None:
@@ -190,7 +202,9 @@ def _resume_partition(state: Partition, lives: Iterable[Life], before: Partition
             state.caught_up, state.backlog_at, state.late = False, None, 0
         else:
             feed = state.feeds.get(alert.about)
-            alert.until = (feed.behind if feed is not None and alert.kind == "feed-late" else None) or 0
+            alert.until = (feed.behind if feed is not None else None) or 0
+            if alert.kind == "feed-stopped":
+                alert.until = ms(life[0].decided_at)
         state.alerts[key] = alert
 
 
@@ -203,8 +217,8 @@ def _told(last: AlertEvent) -> Alert:
     return Alert(last.alert_id, last.kind, last.severity, last.state, last.sequence, last.route, routes)
 
 
-def _led(life: Life, patient: Patient, rules: MonitorRules, known: Alert | None) -> Alert:
-    """Lead a patient's alert through its published steps, from how it is `known` to have stood before them."""
+def _led(life: Life, patient: Patient, rules: MonitorRules, known: Alert | None, place: Location) -> Alert:
+    """Lead a patient's alert through its published steps, from how it is `known` to have stood before them, at that `place`."""
     last, answering = life[-1], life[-1].answering
     alert = _told(last)
     if known is not None:
@@ -222,7 +236,7 @@ def _led(life: Life, patient: Patient, rules: MonitorRules, known: Alert | None)
         alert.asked_at = 0 if answering.asked_at is None else ms(answering.asked_at)
     if last.score_id is not None:
         alert.score_id, alert.observed, alert.received = last.score_id, ms(last.observed_at), ms(last.received_at)
-    for event in _rests(life, known):
+    for event in _rests(life, known, place):
         assert event.news2 is not None
         alert.total = event.news2.total
         alert.evidence = {one.name: ms(one.observed_at) for one in event.news2.parameters if one.points}
@@ -240,20 +254,25 @@ def _led(life: Life, patient: Patient, rules: MonitorRules, known: Alert | None)
     return alert
 
 
-def _rests(life: Life, known: Alert | None) -> list[AlertEvent]:
-    """Return the steps that were told for their score's sake: a new place, a repeat or an answer only shows the one of its time."""
+def _rests(life: Life, known: Alert | None, place: Location) -> list[AlertEvent]:
+    """Return the steps that were told for their score's sake: a new place, a repeat or an answer only shows the one of its time.
+
+    Before them the alert stood as it is `known`, at that `place`.
+    """
     if life[0].kind != "news2":
         return []
     found: list[AlertEvent] = []
-    before = None if known is None else known.severity
+    before = None if known is None else (known.severity, place)
     for event in life:
         told = event.state in ("raised", "updated") and event.source.topic != FeedbackEvent.topic
         asks = event.answering is not None and event.answering.asked == event.sequence
         if before is not None and event.source.topic != VitalsEvent.topic:
-            told = told and (asks or event.severity != before)
+            severity, ward = before
+            asks = asks and not another_ward(ward, event.location)  # which is asked without a score of its own
+            told = told and (asks or event.severity != severity)
         if told and event.news2 is not None:
             found.append(event)
-        before = event.severity
+        before = event.severity, event.location
     return found or [event for event in life if known is None and event.news2 is not None][-1:]
 
 

@@ -136,6 +136,12 @@ class FeedSilence(_Rules):
 
     limit: timedelta = Field(_minutes(30), gt=timedelta(), description="long enough for a quiet ward, short enough to matter")
     most: timedelta = Field(_hours(6), description="whatever the pauses were, six hours without a word is worth one")
+    out_of_service: timedelta = Field(
+        timedelta(days=7),
+        gt=timedelta(),
+        description="so long after it was told, a feed that is still silent counts as renamed or taken out of service: the alert "
+        "ends and says so, and the feed is new when it is heard again. A week is longer than any repair that nobody hears of",
+    )
     peers: dict[str, Annotated[durations.Duration, Field(gt=timedelta())]] = Field(
         default_factory=dict, description="a peer's own limit; then no pause is learned"
     )

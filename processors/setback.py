@@ -47,6 +47,8 @@ def set_back_partition(state: Partition, now: int) -> None:
     for alert in state.alerts.values():
         if alert.kind in ("feed-stopped", "feed-late"):
             alert.since = min(alert.since, now)
+            if alert.kind == "feed-stopped":
+                alert.until = min(alert.until, now)
     current = now // _HOUR
     for ahead in [hour for hour in state.hours if hour > current]:
         counted = state.hours.pop(ahead)

@@ -48,6 +48,7 @@ class Timers:
         self._charting = charting
         self._desk = desk
         self._tolerance = rules.future_tolerance // _MS
+        self._model_pages = rules.model_pages
         self._forget_after = rules.forget_after // _MS
         self._forget_silent = rules.forget_silent // _MS
         silence = rules.silence
@@ -71,6 +72,10 @@ class Timers:
             patient.ended_at, run.changed = None, True
         if patient.after_end is not None:
             run.steps += self._desk.watched_again(patient, cause)  # where a set of another encounter took the watch up
+            run.changed = True
+        if not self._model_pages and "deterioration" in patient.alerts:  # no set would ever end it, and it would climb for good
+            reason = "the site has turned paging by the model off"
+            run.steps += self._desk.close(patient, "withdrawn", reason, cause, kinds=("deterioration",))
             run.changed = True
         self._await(patient, now, run)
         if self._partition.woke_at is not None:
@@ -113,10 +118,13 @@ class Timers:
 
     @staticmethod
     def _await(patient: Patient, now: int, run: Run) -> None:
-        """Begin to wait for the first observation of whoever is in hospital. An outpatient's visit may be open for weeks."""
+        """Begin to wait for the first observation of whoever is in hospital. An outpatient's visit may be open for weeks.
+
+        Since when is kept, though one has come: all that came may be taken back.
+        """
         context = patient.context
-        if patient.heard is None and context.encounter_status == "in-progress" and not context.outpatient:
-            if patient.awaited is None:
+        if context.encounter_status == "in-progress" and not context.outpatient:
+            if patient.awaited is None and patient.heard is None:
                 patient.awaited, run.changed = now, True
         elif patient.awaited is not None:
             patient.awaited, run.changed = None, True
@@ -150,10 +158,11 @@ class Timers:
             return
         run.changed = True
         patient.settled()
-        if self._charting.recent(patient, cause.now):
-            score, _ = self._charting.current(patient)
-            run.steps += self._desk.consider(patient, score, cause)
+        score, _ = self._charting.current(patient)
+        recent = self._charting.recent(patient, cause.now)
+        if recent or score is not None:
             patient.band = band_of(score)
+        run.steps += self._desk.consider(patient, score, cause, only_corrections=not recent)
 
     def within(self, patient: Patient, band: str, heard: int, now: int) -> bool:
         """Tell whether a value observed at `heard` keeps the silence limit of a patient whose score is of that band."""

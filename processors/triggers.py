@@ -90,6 +90,13 @@ _PERIOD: Final = (
 _HAD: Final = "|had|has|have|was|were"
 _GONE: Final = "resolved|disappeared|subsided|ceased|vanished|abated|cleared|stopped"
 _PARTLY: Final = "slightly|partially|partly|somewhat|temporarily|transiently|moderately|mildly|incompletely"
+_MISSED: Final = "missed|skipped"
+_WHOSE: Final = "|his|her|their|the|a|any"
+_MANY: Final = "|one|two|three|some|several|few|#"
+_MONTHS: Final = (
+    "january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sep|sept|"
+    "oct|nov|dec"
+)
 _REASON: Final = "source|cause|explanation|reason|aetiology|etiology|focus"
 _BE: Final = "is|was|were|are|been|be|being"
 _VERBS: Final = (
@@ -134,6 +141,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         not |thought|felt|believed|likely |to |be due|secondary|attributable|attributed to
         not caused|explained by
         no|not c/o
+        {_BE}| |subsequently|formally|also ruled out for
         should|must not|never |be have|receive|take|given|get
         never
         none of
@@ -175,6 +183,15 @@ TRIGGERS: Final[tuple[Group, ...]] = (
     _group("negated", "forward", """
         declined|refused
         """, of_drugs=True, object_before=True),
+    # a patient on a medicine who did not have it: "missed two doses of apixaban"
+    _group("negated", "forward", f"""
+        {_MISSED} {_WHOSE} |last|previous|morning|evening {_MANY} dose|doses|tablets of
+        {_MISSED} {_WHOSE}
+        """, reach=2, of_drugs=True, object_before=True),
+    # "fever settled", and not "settled on the ward"
+    _group("negated", "forward", """
+        settled
+        """, reach=0, object_before=True),
     # what is no more: "complete removal of the tumour"
     _group("negated", "forward", """
         complete|total|radical|successful|adequate removal|resection|excision|exclusion|eradication of
@@ -237,6 +254,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         |which|that|all|both {_BE} |also|all|both|completely|subsequently excluded|ruled |out
         excluded on|by|with|clinically|radiologically
         ruled out on|by|with|clinically|radiologically|.|,|;
+        {_BE}| ruled out for now
+        {_BE}| ruled out for the moment|present
         {_BE}| absent
         {_BE}| unlikely|improbable |,|;
         {_BE} denied
@@ -304,6 +323,10 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         previous|previously|prev|prior|past|remote|former|formerly|healed
         recovered from
         """, reach=3),
+    # of the medicines inside it: "was on prednisolone 5 mg until May"
+    _group("historical", "forward", f"""
+        was|were|been |previously on|taking ~ |~ |~ |~ |~ until |early|mid|late|about #|last|recently|{_MONTHS}
+        """, reach=0),
     _group("historical", "forward", """
         childhood
         old
@@ -355,6 +378,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         haven't|hasn't|hadn't |{_WHOLLY} ruled out
         view to excluding
         view to ruling out
+        |not |yet be|been|being ruled out for
+        ruling out for
         for exclusion of
         concern|concerns|concerning|worrisome|suspicious|suspicion for|of|about|re|regarding|that
         concerned|worried for|about|re|regarding|that|{_PRONOUN}
@@ -476,6 +501,11 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         without doubt
         no resolution|disappearance of
         no better|worse
+        no|not|never|denies|without |any|has missed|missing|skipped {_WHOSE} |dose|doses|tablets |of
+        until|once|when ~ |~ |~ |has|have|is|are settled
+        never|partly|partially settled
+        settled slightly|somewhat|partly|partially
+        settled a bit|little
         no |further|additional workup|investigation|investigations|treatment|management of|for
         no |further|additional work|follow up of|for
         nil else|of

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiokafka.errors import KafkaError
 
@@ -14,6 +14,8 @@ from connectors.qdrant.settings import NOTES, CollectionSpec, images
 from connectors.qdrant.store import VectorStore, Where
 from models.batching import describe
 from models.errors import Fatal, Permanent, Transient, VigilError
+from models.figures import DOSE, VALUE
+from models.registry import ModelEntry, Registry, labels_of
 from models.tasks import ImageTextModel, TextEmbedder, TokenClassifier
 from models.vocabulary import vocabulary
 from processors.rules import MonitorRules
@@ -32,6 +34,14 @@ from streams.topic_options import Difference, show
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
 # Where a task's vectors go.
 COLLECTIONS: Final[Mapping[str, CollectionSpec]] = {"embedding": NOTES, "image-text": images(dimensions=0)}
+# What models of the i2b2 guide and the like call what the table's labels mean.
+_USUAL: Final = {
+    "problem": "condition",
+    "disease": "condition",
+    "treatment": "medication",
+    "drug": "medication",
+    "chemical": "medication",
+}
 _LOW_DISK = 5 * 2**30
 _FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
 _FEW = 3  # patients on whom nothing can alert: fewer are no fault of a feed (as in infra/prometheus/alerts.yml)
@@ -289,7 +299,36 @@ async def _models(settings: Settings) -> list[Check]:
             if task in COLLECTIONS:
                 checks += await _fit(settings, task, model)
             if task == "ner":
-                checks += await _terms(settings, model)
+                checks += [one for one in await _terms(settings, model) if one.verdict == "ok"]
+            checks += await remarks(settings, _entry(settings, task), model)
+    return checks
+
+
+def _entry(settings: Settings, task: str) -> ModelEntry:
+    return Registry.load(settings.models.registry).entry(task)
+
+
+async def remarks(settings: Settings, entry: ModelEntry, model: Any) -> list[Check]:
+    """Say what a lane would do with an open model that may not be meant, and the line that mends each; as a rule nothing."""
+    checks: list[Check] = []
+    if entry.task == "ner":
+        checks += [one for one in await _terms(settings, model) if one.verdict != "ok"]
+        if anything := sorted(set(labels_of(model)) - entry.thresholds.keys()):
+            found = f"{entry.name} publishes what it finds as {', '.join(anything)} from any score on, .001 too: no threshold"
+            mend = f"in the registry file [thresholds.{entry.name}] with {anything[0]} = 0.5 (`vigil models evaluate ner` measures)"
+            checks.append(Check("warning", "thresholds", found, mend))
+        if getattr(model, "blind_to_capitals", False):
+            found = (
+                f"{entry.name} knows no word with a capital letter: its tokenizer leaves them, its vocabulary has small ones"
+            )
+            mend = '"do_lower_case": true in tokenizer_config.json, if it was trained so; then add or seal it anew'
+            checks.append(Check("warning", "tokenizer", found, mend))
+    elif entry.task == "image-text" and entry.meant_for is None:
+        found = f"{entry.name} judges every picture, a CT of the head too: its entry does not say which it is meant for"
+        mend = (
+            f'in the registry file [meant_for.{entry.name}] with modalities = ["CR", "DX"], body_parts = ["CHEST"] and the like'
+        )
+        checks.append(Check("warning", "pictures", found, mend))
     return checks
 
 
@@ -302,10 +341,19 @@ async def _terms(settings: Settings, model: TokenClassifier) -> list[Check]:
         terms = await asyncio.to_thread(vocabulary, *lane.own_terms)
     except VigilError as error:
         return [Check("wrong", "vocabulary", str(error), error.hint or "")]
-    if dumb := sorted(terms.labels - set(model.labels)):
-        mend = f"its labels are {', '.join(sorted(model.labels))}: a registry entry's `types` rename them, or give own terms theirs"
+    known = terms.labels | {DOSE, VALUE}
+    if dumb := sorted(known - set(model.labels)):
+        mend = f"own terms may stand under its labels, {', '.join(sorted(model.labels))}; it has none to rename"
+        if set(model.labels) - known:
+            renamed = ", ".join(
+                f'{one} = "{one if one in known else _USUAL.get(one.casefold(), "...")}"' for one in sorted(model.labels)
+            )
+            mend = (
+                f"in its entry [model.preprocessing] types = {{ {renamed} }}: what it calls these; or give own terms its labels"
+            )
         found = (
-            f"of {len(terms):,} terms those under {', '.join(dumb)} are never found: {model.identity.name} has no such label"
+            f"of {len(terms):,} terms and the figures beside them those under {', '.join(dumb)} are never found: "
+            f"{model.identity.name} has no such label"
         )
         return [Check("warning", "vocabulary", found, mend)]
     files = len(lane.own_terms)

@@ -363,12 +363,20 @@ class MonitorWorker:
         steps: list[Event] = []
         now = self._clock()
         time_header = iso(now)
+        counts = self._machine.monitor.counts
         for (record, assessment), (deterioration, reason) in zip(assessments, scores, strict=True):
+            unmatched = counts["unmatched_retractions"]
             try:
                 events = self._machine.monitor.decide(assessment, deterioration, reason)
             except Poison as error:
                 dead.append((record, error))
                 continue
+            if counts["unmatched_retractions"] > unmatched:  # what was meant may still stand, and alert
+                peer = assessment.event.origin.peer
+                log.warning(
+                    "%s: what the set at offset %d of peer %s takes back is not known", self.steps.name, record.offset, peer
+                )
+                self._metrics.event("unmatched-retraction")
             messages += [self._written(out, record, time_header) for out in events]
             steps += events[1:]
             if events and getattr(events[0], "late", False):

@@ -25,6 +25,7 @@ from streams.partition import Dead, PartitionWorker
 from streams.reader import Reader
 from streams.settings import Settings
 from streams.staging import Building
+from streams.survivors import Survivors
 from streams.tracing import Tracing
 from streams.wire import decode
 
@@ -83,7 +84,7 @@ class Reapplying:
         place = TopicPartition(lane.kind.topic, -1)
         self._worker = _Worker(lane, place, outbox, settings.engine, clock, "rebuild", tracing)
         self._worker.failed, self._worker.passed, self._worker.owners = building.failed, building.passed, set()
-        self._merged: dict[str, str] = {}
+        self._survivors = Survivors(settings.kafka)
         self.records = 0
         self.merges = 0
 
@@ -96,20 +97,17 @@ class Reapplying:
         """Return where the topic's partitions begin; read what was applied already, without computing anything."""
         begins: dict[int, int] = {}
         async with Reader(self._settings.kafka) as reader:
-            for topic in self._topics:
-                for number in await reader.partitions(self._prefix + topic):
-                    begin, _ = await reader.bounds(self._prefix + topic, number)
-                    if topic == self._lane.kind.topic:
-                        begins[number] = begin
-                    done = self._building.position(topic, number)
-                    async for record in stretch(reader, self._prefix + topic, number, begin, done):
-                        self._remember(topic, record)
+            topic = self._lane.kind.topic
+            for number in await reader.partitions(self._prefix + topic):
+                begin, _ = await reader.bounds(self._prefix + topic, number)
+                begins[number] = begin
+                done = self._building.position(topic, number)
+                async for record in stretch(reader, self._prefix + topic, number, begin, done):
+                    self._remember(record)
         return begins
 
-    def _remember(self, topic: str, record: Any) -> None:
-        if topic == PatientEvent.topic:
-            self._hear(record)
-        elif not any((record.partition, record.offset) in ones for ones in (self._building.failed, self._building.passed)):
+    def _remember(self, record: Any) -> None:
+        if not any((record.partition, record.offset) in ones for ones in (self._building.failed, self._building.passed)):
             try:
                 self.owners.update(owned(decode(self._lane.kind, record)))
             except Poison:
@@ -150,12 +148,13 @@ class Reapplying:
 
         async with AsyncExitStack() as stack:
             heads, ends = await self._heads(stack)
+            await self._survivors.catch_up()  # a merge that was undone moves nothing: points have forgotten whose they were
             total = sum(end - self._building.position(*place) for place, end in ends.items() if place[0] == topic)
             tell("build", 0, total)
             async for record in in_order(heads):
                 read += 1
                 if record.topic == self._prefix + PatientEvent.topic:
-                    if merge := self._hear(record):
+                    if merge := self._merge(record):
                         await flush()
                         await self._rekey(*merge)
                         moved.update(merge)
@@ -194,22 +193,14 @@ class Reapplying:
                     heads.append(stretch(reader, self._prefix + topic, number, start, end))
         return heads, ends
 
-    def _hear(self, record: Any) -> tuple[str, str] | None:
-        """Take a patient's context; return (old, surviving) id for a merge; a chain ends at the last that is known."""
+    def _merge(self, record: Any) -> tuple[str, str] | None:
+        """Return (old, surviving) id of a merge as it stands at the ends of the topic; None for one that was undone since."""
         try:
             event = decode(PatientEvent, record)
         except Poison:
             return None
-        old, new = event.patient_id, event.merged_into
-        if not new or new == old:
-            self._merged.pop(old, None)
-            return None
-        self._merged[old] = new
-        passed = {old}
-        while new in self._merged and new not in passed:
-            passed.add(new)
-            new = self._merged[new]
-        return old, new
+        survivor = self._survivors.of(event.patient_id)
+        return (event.patient_id, survivor) if event.merged_into and survivor != event.patient_id else None
 
     async def _rekey(self, old: str, new: str) -> None:
         collection = self._lane.collection(0)  # only its name is asked for

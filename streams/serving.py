@@ -11,7 +11,8 @@ cannot be opened (digest, format, memory, other vectors than the store holds) is
 serves on. It is tried again when the file changes, and every minute: a folder may still be on its way.
 
 A challenger that answers for patients and fails as no single input explains (other vectors than it said, no memory) is left out at
-once, and its patients' batch is tried again with the champion: until its entry changes, or the lane starts anew.
+once, and its patients' batch is tried again with the champion: until its entry changes, or the lane starts anew. Where it fails at
+an input (NaN), the champion is asked, and what he says stands; at the third that he can do it is left out likewise.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from models.batching import describe
 from models.drift import Figures, Reference
-from models.errors import Fatal, Permanent, Transient, VigilError
+from models.errors import Fatal, Permanent, Poison, Transient, VigilError
 from models.mirror import fetched
 from models.registry import ModelEntry, Registry
 from models.tasks import ModelIdentity
@@ -34,13 +35,16 @@ from streams.inference import batcher
 from streams.metrics import LaneMetrics
 from streams.settings import ModelSettings
 from streams.team import CHALLENGER, CHAMPION, Loaded, Team, let_go
-from streams.trial import Judge, Shadow
+from streams.trial import Judge, Shadow, Subject
 
 M = TypeVar("M")
+S = TypeVar("S", bound=Subject)
 
 log = logging.getLogger("vigil.serving")
 
 AGAIN: Final = 60.0  # seconds until a refused model is tried again without any change of the registry file
+
+FAILURES: Final = 3  # inputs at which a challenger fails and the champion does not, until it is left out
 
 Announce = Callable[[str, ModelIdentity, str], Awaitable[None]]
 """Told of a switch before it takes place: the task, who serves it from now on, who served before, in words."""
@@ -112,6 +116,35 @@ class Serving(Generic[M]):
             for one in team.members:
                 one.users -= 1
                 await let_go(one)
+
+    async def answers(
+        self, team: Team[M], inputs: Sequence[S], ask: Callable[[Sequence[S], Sequence[Loaded[M]]], Awaitable[list[Any]]]
+    ) -> tuple[list[Loaded[M]], list[Any]]:
+        """Ask for each input whom the team says; return who answered, and what. `ask` gives an answer or an error for each.
+
+        What a challenger cannot bear (`Poison`) the champion is asked, and that answer stands, whatever it is.
+        """
+        models = [team.of(one.event.patient_id) for one in inputs]
+        found = await ask(inputs, models)
+        challenger = team.answering
+        again = [i for i, by in enumerate(models) if by is challenger and isinstance(found[i], Poison)]
+        if challenger is None or not again:
+            return models, found
+        answers = await ask([inputs[i] for i in again], [team.champion] * len(again))
+        for i, answer in zip(again, answers, strict=True):
+            if not isinstance(answer, Exception):
+                self._fails(challenger, found[i])
+            models[i], found[i] = team.champion, answer
+        return models, found
+
+    def _fails(self, challenger: Loaded[M], error: Poison) -> None:
+        """Count an input at which a challenger failed and the champion did not."""
+        challenger.failures += 1
+        self._metrics.event("challenger-failed")
+        if challenger.failures == 1:
+            log.warning("%s: the challenger failed at an input that the champion can do: %s", self.task, error.advice)
+        if challenger.failures >= FAILURES:
+            challenger.failed = error
 
     def _leave_out(self, challenger: Loaded[M], why: VigilError) -> None:
         team = self._team
@@ -186,7 +219,7 @@ class Serving(Generic[M]):
             return
         if new.champion is not old.champion:
             before, now = old.champion.identity, new.champion.identity
-            was = "the same, its entry changed (thresholds)" if before == now else f"before {before.name} {before.version}"
+            was = "the same, its entry changed" if before == now else f"before {before.name} {before.version}"
             await self.announce(self.task, now, f"live, {was}")
         if new.answering and (new.challenger, new.stage.share) != (old.answering, old.stage.share):
             await self.announce(

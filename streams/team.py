@@ -32,6 +32,7 @@ class Loaded(Generic[M]):
     admitted: bool = False  # what its outputs need is ready: not asked of one in shadow, which writes none
     retired: bool = False
     failed: VigilError | None = None  # as a challenger, in a way that no single input explains
+    failures: int = 0  # likewise, inputs at which it failed and the champion did not
 
     def __post_init__(self) -> None:
         self.key = key_of_model(self.entry)

@@ -46,10 +46,11 @@ def at(minutes: float) -> datetime:
 
 
 def observation(
-    name: str, value: Any, *, status: str = "final", unit: str | None = None, when: datetime | None = None
+    name: str, value: Any, *, status: str = "final", unit: str | None = None, when: datetime | None = None, span: int = 0
 ) -> Observation:
     code, usual = CODES[name]
-    return Observation(code=code, value=value, unit=usual if unit is None else unit, status=status, observed_at=when)
+    measure = usual if unit is None else unit
+    return Observation(code=code, value=value, unit=measure, status=status, observed_at=when, span=span)
 
 
 def vitals(

@@ -45,7 +45,7 @@ from starlette.routing import Route
 from connectors.deliver.settings import CallbackSettings
 from connectors.deliver.signing import ID, verified
 from connectors.publisher import Publisher
-from connectors.serving import HttpServer, paced, server_context
+from connectors.serving import HttpServer, application, paced, server_context
 from models.errors import Poison, Transient
 from processors.events import FeedbackEvent, FeedbackKind, Origin
 from processors.identity import content_hash, natural_id
@@ -172,7 +172,7 @@ class CallbackServer:
             self._observe(name if name in self._keys else "", status, monotonic() - began)
             return Response(status_code=status, headers={"retry-after": _RETRY_AFTER} if status == 503 else None)
 
-        return Starlette(routes=[Route("/deliver/{name}/feedback", endpoint, methods=["POST"])])
+        return application([Route("/deliver/{name}/feedback", endpoint, methods=["POST"])])
 
     async def _body(self, request: Request) -> bytes | None:
         body = bytearray()

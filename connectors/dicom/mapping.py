@@ -101,6 +101,7 @@ _ATTRIBUTES: Final = {
     "view": "(0018,5101) View Position",
     "message_type": "(0008,0016) SOP Class UID",
 }
+_LONGEST_DESCRIPTION: Final = 256  # characters; the standard allows 64 (LO)
 _SEVERAL: Final = "a (0010,0020) Patient ID that several records list beside their own: held apart, not guessed"
 _NOBODY: Final = "no (0010,0020) Patient ID of a known authority: held apart, not guessed"
 _UNSTORED: Final = ObjectReference(uri="", sha256="0" * 64, media_type=PNG_MEDIA_TYPE, bytes=0)
@@ -286,8 +287,9 @@ def _event(dataset: Dataset, context: Context, subject: Subject, person: str, sh
         series_uid=text(dataset, "SeriesInstanceUID"),
         instance_uid=subject.instance_uid,
         modality=text(dataset, "Modality") or "OT",
-        body_part=text(dataset, "BodyPartExamined"),
-        view=text(dataset, "ViewPosition"),
+        body_part=text(dataset, "BodyPartExamined") or _meaning(dataset, "AnatomicRegionSequence"),
+        view=text(dataset, "ViewPosition") or _meaning(dataset, "ViewCodeSequence"),
+        described=_described_as(dataset),
         rows=rows,
         columns=columns,
         pixels=_UNSTORED,
@@ -296,6 +298,18 @@ def _event(dataset: Dataset, context: Context, subject: Subject, person: str, sh
         processing=context.peer.processing,
         origin=_origin(context, subject),
     )
+
+
+def _meaning(dataset: Dataset, keyword: str) -> str:
+    """Return the meaning of the first code of a sequence, else its value; empty where there is none."""
+    code = next(iter(_sequence(dataset, keyword)), Dataset())
+    return text(code, "CodeMeaning") or text(code, "CodeValue")
+
+
+def _described_as(dataset: Dataset) -> tuple[str, ...]:
+    """Return what says in words what was taken, nearest to the image first; one without room in an event is left out."""
+    found = (text(dataset, keyword) for keyword in ("SeriesDescription", "ProtocolName", "StudyDescription"))
+    return tuple(said for said in found if 0 < len(said) <= _LONGEST_DESCRIPTION)
 
 
 def _origin(context: Context, subject: Subject) -> Origin:

@@ -25,7 +25,6 @@ from time import monotonic
 from typing import Any, Final, Self
 
 import orjson
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -38,7 +37,7 @@ from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings, StowSettings
 from connectors.identity import Identities
 from connectors.publisher import Publisher, Store
-from connectors.serving import HttpServer, paced, server_context
+from connectors.serving import HttpServer, application, paced, server_context
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +77,8 @@ class StowServer:
         self._server: HttpServer | None = None
         self.port = settings.port
         path = settings.path
-        self.app = Starlette(
-            routes=[
+        self.app = application(
+            [
                 Route(f"{path}/studies", self._stow, methods=["POST"]),
                 Route(f"{path}/studies/{{study}}", self._stow, methods=["POST"]),
             ]

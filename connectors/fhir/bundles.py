@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, UNPROCESSABLE, Answer, Issue, operation_outcome
 from connectors.fhir.capability import SUPPORTED
 from connectors.fhir.mapping.reading import Reading, objects, text
-from connectors.fhir.structure import Json, kind_of, validate
+from connectors.fhir.structure import Json, kind_of, too_many, validate
 from connectors.fhir.subscriptions import Status
 from connectors.fhir.understanding import modifier_issues, status_issues
 
@@ -40,12 +40,16 @@ class Entry:
         """The status to refuse it with."""
         return UNPROCESSABLE if self.status == UNPROCESSABLE else BAD_REQUEST
 
-    def check(self) -> None:
-        """Say what stands against using the resource: its structure, else its status, else a modifier.
+    def check(self, most: int) -> None:
+        """Say what stands against using the resource: its size, else its structure, else its status, else a modifier.
 
-        A resource that only others are read by (a Location, a Binary) is not looked up then.
+        `most`: how often one element may be there, of a type that is taken. A resource that only others are read by (a Location, a
+        Binary) is not looked up then.
         """
-        self.say(*validate(self.resource))
+        if kind_of(self.resource) in SUPPORTED:
+            self.say(*too_many(self.resource, most))
+        if not self.refused:
+            self.say(*validate(self.resource))
         if not self.refused:
             self.say(*status_issues(self.resource))
         if not self.refused and (found := modifier_issues(self.resource)):

@@ -1,21 +1,26 @@
 """Trying FHIR files before a feed goes live: the endpoint's mapping and publishing, without HTTP and without a broker."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from time import perf_counter
 from typing import Any, Final
 
 from connectors.checking import (
+    SAMPLED,
     Finding,
     Nowhere,
     Row,
+    Streams,
     Unstored,
+    device_advice,
     held_apart,
     identifier_advice,
     looks_like_code,
     made,
     of_events,
+    several_authorities,
+    unknown_class,
     unknown_code,
 )
 from connectors.fhir.acknowledgement import TOO_LARGE, Issue
@@ -28,6 +33,8 @@ from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse
 from connectors.hl7.mapping.codes import Conflict, observation_code
 from connectors.hl7.mapping.facts import STANDARD
 from connectors.identity import Identities
+from connectors.stays import OPEN, class_of
+from processors.events import Event, VitalsEvent
 
 _LINES: Final = (".ndjson", ".jsonl")
 _REFUSED: Final = 400
@@ -73,6 +80,8 @@ class FhirChecker:
         self._show_phi = show_phi
         self._section = f"{self._where}.codes" if own_section else "connectors.fhir.codes"
         self._seen: set[str] = set()
+        self._identities = identities
+        self._streams = Streams()
 
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
         """Try a file: one resource, or one a line (.ndjson, .jsonl); a file of lines without any is answered as an empty body."""
@@ -128,6 +137,9 @@ class FhirChecker:
             yield self._peer_finding(
                 "identifier", "Patient.identifier without a system", "authority", "the server's base stands in"
             )
+        else:
+            yield from several_authorities(outcome.events, self._identities, self._listed)
+        yield from self._devices(outcome.events)
         if any(issue.diagnostics == STRANGE for issue in outcome.issues):
             yield from self._servers(resources)
         if any("Binary/" in url for url in outcome.wanted):
@@ -144,6 +156,8 @@ class FhirChecker:
         for each in resources:
             if kind_of(each) == "Observation":
                 yield from self._codes(each)
+            if kind_of(each) == "Encounter":
+                yield from self._class(each)
 
     def _servers(self, resources: list[Json]) -> Iterator[Finding]:
         """The servers that references to patients name and no peer has as its `base`: the sender's own, perhaps."""
@@ -161,6 +175,25 @@ class FhirChecker:
 
     def _peer_finding(self, about: Any, what: str, setting: str, mend: str) -> Finding:
         return Finding(about, what, f"{mend}; see {self._where}.{setting}")
+
+    def _class(self, encounter: Json) -> Iterator[Finding]:
+        given = encounter.get("class")
+        code, system, words = (
+            text(given.get(name)) if isinstance(given, dict) else "" for name in ("code", "system", "display")
+        )
+        if code and code.upper() not in OPEN and not class_of(code, self._settings.peers[self._peer].classes, system):
+            section = f"{self._where}.classes"
+            yield unknown_class(code, system, words, section, section, show_phi=self._show_phi)
+
+    def _devices(self, events: Iterable[Event]) -> Iterator[Finding]:
+        """Ask of vitals that count at once whether a device sends them."""
+        sampled = self._streams.sampled(events)
+        if self._settings.peers[self._peer].charted is not None:
+            return
+        named = any(isinstance(one, VitalsEvent) and one.charted and one.device for one in events)
+        for sign in (sign for sign, seen in (("`device` names one", named), (SAMPLED, sampled)) if seen):
+            line = "# charted = false  # a monitor's samples; true: staff validate every set"
+            yield device_advice(sign, f"{self._where}.charted", self._where, line)
 
     def _codes(self, resource: Json) -> Iterator[Finding]:
         """The codes with a number that no table knows: of the Observation, and of its components."""

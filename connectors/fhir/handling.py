@@ -196,7 +196,7 @@ class FhirMapper:
         entry = Entry(resource, method="PUT" if request.door == "update" else "POST")
         if refusal := _contradiction(resource, request):
             return _refused(BAD_REQUEST, (refusal,), kind)
-        entry.check()
+        entry.check(self.settings.most_entries)
         if entry.refused:
             return _refused(entry.refusal if kind in SUPPORTED else BAD_REQUEST, tuple(entry.issues), kind)
         if kind not in SUPPORTED:
@@ -229,7 +229,7 @@ class FhirMapper:
             entries = [entry for entry in entries[1:] if notification.carries_events]
         for entry in entries:
             if entry.resource:
-                entry.check()
+                entry.check(self.settings.most_entries)
         taken = {"message": {"message"}, "hook": _HOOK_BUNDLES, "any": {"batch", "transaction", "message"}}
         if notification is None and kind not in taken.get(request.door, {"batch", "transaction"}):
             return self._no_such_bundle(entries, kind, request)

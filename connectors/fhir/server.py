@@ -54,7 +54,7 @@ from connectors.fhir.settings import FhirSettings
 from connectors.fhir.subscriptions import Counts, Fetcher
 from connectors.identity import Identities
 from connectors.publisher import Publisher, Store
-from connectors.serving import HttpServer, paced, server_context
+from connectors.serving import HttpServer, application, paced, server_context
 from models.errors import Transient
 
 log = logging.getLogger(__name__)
@@ -161,12 +161,11 @@ class FhirServer:
 
             return endpoint
 
-        return Starlette(
-            routes=[
+        return application(
+            [
                 Route(f"{base}/metadata", metadata, methods=["GET"]),
                 Route(f"{base}/$process-message", door("message"), methods=["POST"]),
                 Route(base or "/", door("bundle"), methods=["POST"]),
-                Route(f"{base}/", door("bundle"), methods=["POST"]),
                 Route(f"{base}/{{kind}}", door("create"), methods=["POST"]),
                 Route(f"{base}/{{kind}}/{{id}}", door("update"), methods=["PUT"]),
                 Route(hook, door("hook"), methods=["POST", "PUT"]),

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.hl7.settings import ContextCode, LocalCode
+from connectors.stays import Class
 from connectors.zones import known_zone
 from processors.durations import Seconds, WholeSeconds
 from processors.events import ProcessingId
@@ -60,6 +61,11 @@ class FhirPeer(Section):
     zone: str = Field("UTC", description="IANA zone of times that are only a date; FHIR times of day carry their offset")
     codes: dict[str, LocalCode] = Field(
         default_factory=dict, description="its local codes: `CODE` or `CODE^SYSTEM-URI` of Observation.code; first looked up"
+    )
+    classes: dict[str, Class] = Field(
+        default_factory=dict,
+        description="its own classes of visits: `CODE` or `CODE^SYSTEM-URI` of Encounter.class -> inpatient, emergency or "
+        "outpatient; first looked up. One that is not known displaces no stay in progress",
     )
     processing: ProcessingId = Field("production", description="a test system's data never alerts: `training` or `debugging`")
     charted: bool | None = Field(
@@ -145,7 +151,9 @@ class FhirSettings(Section):
         description="ids of Observations of which is remembered what they said (about 1 KB each), those heard of last: a later "
         "version with another value corrects that, one for another patient or time takes it back",
     )
-    most_entries: int = Field(5000, ge=1, description="entries of a Bundle")
+    most_entries: int = Field(
+        5000, ge=1, description="entries of a Bundle, and of any one element of a resource (components, identifiers, ...)"
+    )
     connections: int = Field(2048, ge=1, description="open connections; one more is closed")
     connections_of_one: int = Field(
         512,

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -101,6 +102,22 @@ def too_deep(found: Any, deepest: int) -> bool:
         if not level:
             return False
     return True
+
+
+def too_many(resource: Json, most: int) -> list[Issue]:
+    """Return the elements of a resource, and of what is contained in it, that are there more often than that; empty for none."""
+    kind, contained = kind_of(resource), resource.get("contained")
+    places = [(kind, resource)]
+    if isinstance(contained, list) and len(contained) <= most:
+        places += [(f"{kind}.contained[{n}]", one) for n, one in enumerate(contained) if isinstance(one, dict)]
+    found = (
+        (place, name) for place, one in places for name, value in one.items() if isinstance(value, list) and len(value) > most
+    )
+    words = f"more than {most} of them"
+    return [
+        Issue("error", "too-costly", words, f"{place}.{name}" if _NAME.fullmatch(name) else place)
+        for place, name in islice(found, _SHOWN)
+    ]
 
 
 def kind_of(resource: Json) -> str:

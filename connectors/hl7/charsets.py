@@ -5,7 +5,9 @@ MSH-18 repeats: its first value is the set at the start, the others may be switc
 decoded segment by segment, because a sender that forgets to switch back before the end of one must not garble the next.
 
 What does not decode as declared is tried as UTF-8, then as the peer's fallback, and the outcome says so: text with a wrong
-accent is better than no text, and a declared charset is wrong more often than the bytes are.
+accent is better than no text, and a declared charset is wrong more often than the bytes are. Any byte decodes as ISO 8859, so
+there (and for Windows-1252) the bytes are asked first: letters of it that make a whole message of UTF-8 do not occur, and where
+control characters C1 stand, Windows meant its own quotes and dashes.
 """
 
 import codecs
@@ -47,6 +49,14 @@ TABLE_0211: Final[dict[str, str]] = {
     "BIG5": "big5hkscs",
 }
 _LATIN: Final = re.compile(r"(?:ISO[ -]?)?8859[/_-]?(1[0-6]|[1-9])")
+_C1: Final = re.compile("[\x80-\x9f]")
+_WINDOWS: Final = {
+    "iso8859-1": "cp1252",
+    "iso8859-15": "cp1252",
+    "iso8859-2": "cp1250",
+    "iso8859-9": "cp1254",
+}  # what is meant then
+_OTHERWISE: Final = "the bytes are not of the declared character set"
 _BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
 _BOMS_16: Final = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _WIDE: Final = frozenset({"utf-16", "utf-32"})
@@ -98,16 +108,29 @@ def decode(raw: bytes, fallback: str) -> tuple[str, str, str]:
         return raw.decode("ascii"), next((codec for codec in known if codec not in _WIDE), "ascii"), warning
     for codec in _candidates(raw, known):
         try:
-            return _strictly(raw, codec), codec, warning or _surprise(codec, known)
+            text = _strictly(raw, codec)
         except UnicodeDecodeError:
             continue
-    return raw.decode(fallback, "replace"), fallback, warning or "the bytes are not of the declared character set"
+        if codec.startswith("iso8859") and _C1.search(text):
+            return *_of_windows(raw, text, codec), warning or _OTHERWISE
+        return text, codec, warning or _surprise(codec, known)
+    return raw.decode(fallback, "replace"), fallback, warning or _OTHERWISE
+
+
+def _of_windows(raw: bytes, text: str, codec: str) -> tuple[str, str]:
+    """Return the text of bytes that Windows meant, and its codec; what they are as declared where it has no such bytes either."""
+    try:
+        return raw.decode(meant := _WINDOWS.get(codec, codec)), meant
+    except UnicodeDecodeError:
+        return text, codec
 
 
 def _candidates(raw: bytes, known: Sequence[str]) -> list[str]:
     tried = [codec for codec in known if codec not in _WIDE]
     if any(switch in raw for switch in _SWITCH):  # escape sequences speak for themselves, even undeclared
         tried.insert(0, "iso2022_kr" if "euc_kr" in tried else "iso2022_jp_ext")
+    elif tried and (tried[0].startswith("iso8859") or tried[0] == "cp1252"):
+        tried.insert(0, "utf-8")
     return [*dict.fromkeys((*tried, "utf-8"))]
 
 

@@ -9,14 +9,20 @@ from time import perf_counter
 from typing import Any, Final
 
 from connectors.checking import (
+    SAMPLED,
     Finding,
     Nowhere,
     Row,
+    Streams,
+    device_advice,
+    guess,
     held_apart,
     identifier_advice,
     looks_like_code,
     made,
     of_events,
+    several_authorities,
+    unknown_class,
     unknown_code,
 )
 from connectors.hl7.batches import is_several, messages, miscounted, of_frame
@@ -25,11 +31,14 @@ from connectors.hl7.errors import Unreadable
 from connectors.hl7.handling import RESULTS, Hl7Mapper, Outcome, message_type
 from connectors.hl7.mapping.codes import Conflict, codings, observation_code
 from connectors.hl7.mapping.facts import STANDARD
+from connectors.hl7.mapping.standing import NO_LETTER
 from connectors.hl7.message import Message, Segment, parse
 from connectors.hl7.publishing import Publishing
 from connectors.hl7.settings import MllpSettings, Peer
 from connectors.hl7.times import Stamp, parse_stamp
 from connectors.identity import Identities
+from connectors.stays import OPEN, class_of
+from processors.events import Event
 from processors.identity import content_hash
 
 _NEGATIVE: Final = frozenset({"AE", "AR", "CE", "CR"})
@@ -43,7 +52,20 @@ _TYPE: Final = (
 _VERSION: Final = re.compile(r"\d(\.\d){0,2}[A-Z]?")
 _NO_WORD: Final = re.compile(r"(?!.*[^\W\d_]{2})(?!.*\d{5}).{0,16}")  # no name and no number of a person
 _IDENTIFYING: Final = ((2, 1), (3, 1), (4, 1), (5, 1), (18, 1), (19, 1))  # of PID
+_STATUSES: Final = (  # words of senders in OBX-11 and OBR-25 -> the letter that they seem to mean; the first that is found
+    ("error|wrong|deleted|void|voided|retracted", "D"),
+    ("cancelled|canceled", "X"),
+    ("unauth|unauthenticated|unverified|preliminary|prelim|partial|progress|dictated|transcribed", "P"),
+    ("corrected|correction|modified|altered|amended|revised", "C"),
+    ("final|finalized|auth|authenticated|verified|complete|completed|signed|active", "F"),
+)
+_BESIDE: Final = frozenset({"in", "entered", "result", "results"})  # says nothing by itself
 _DETAILS: Final = ("message_type", "version", "control_id")
+_MONITORS: Final = re.compile(  # makers of bedside monitors, their gateways and centrals, in MSH-3 and MSH-4
+    r"intellivue|\bpiic|philips|carescape|\bge\b|dr(ae|ä|a)ger|infinity|mindray|nihon|spacelabs|masimo|capsule|bedmaster|monitor",
+    re.IGNORECASE,
+)
+_DEVICE_CODES: Final = frozenset({"MDIL"})  # Philips' own; MDC is taken for a device's anyway
 _WITHHELD: Final = "(not shown)"
 
 
@@ -80,6 +102,8 @@ class Hl7Checker:
         self._section, self._units = f"{own}.codes", f"{own}.units"
         self._where = f"connectors.mllp.peers.{peer.name}"
         self._own = own_section
+        self._identities = identities
+        self._streams = Streams()
         self._answered: dict[str, str] = {}  # digest -> code
 
     async def check(self, name: str, content: bytes) -> AsyncIterator[Row]:
@@ -177,9 +201,15 @@ class Hl7Checker:
             yield identifier_advice(named, self._listed, "PID-3 must carry one; device data without a patient stays apart")
         elif outcome.events:
             yield from self._authority(message)
+            yield from several_authorities(outcome.events, self._identities, self._listed)
+        if NO_LETTER in outcome.reason:
+            yield from self._statuses(message)
         kind, trigger = message_type(message)
+        if kind == "ADT":
+            yield from self._classes(message)
         if kind == "ORU" and (trigger in RESULTS or not trigger):
             yield from self._codes(message)
+            yield from self._devices(message, outcome.events)
             if outcome.events:
                 yield from self._zone(message)
         for flag in ("ambiguous", "nonexistent"):
@@ -199,9 +229,19 @@ class Hl7Checker:
         facility = message.header.get(4)
         return facility if looks_like_code(facility) else "NAME-OF-THE-HOSPITAL"
 
-    def _peer_line(self, line: str) -> tuple[str, str]:
+    def _peer_line(self, line: str, table: str = "") -> tuple[str, str]:
         """Return section and line of a peer's setting; none for a peer that the site's settings do not name yet."""
-        return (self._where, line) if self._own else ("", "")
+        return (f"{self._where}.{table}" if table else self._where, line) if self._own and line else ("", "")
+
+    def _statuses(self, message: Message) -> Iterator[Finding]:
+        """Say which words stand for a status, with a line for those that are plain. Any other may be anything: not shown."""
+        sent = {segment.get(field) for name, field in (("OBX", 11), ("OBR", 25)) for segment in message.all(name)}
+        for words in sorted(word for word in sent if len(word) > 1 and word not in self._peer.settings.statuses):
+            letter = _guessed_status(words)
+            shown = words if letter or self._show_phi else "a word that is not shown"
+            line = f'"{words}" = "{letter}"  # a guess from its words: check it' if letter else ""
+            mend = f"nothing is final by it: {self._where}.statuses gives it the letter of table 0085 that it means"
+            yield Finding("value", f"a status that no table knows: {shown}", mend, *self._peer_line(line, "statuses"))
 
     def _codes(self, message: Message) -> Iterator[Finding]:
         tables = self._peer.settings.codes, self._settings.codes
@@ -224,6 +264,44 @@ class Hl7Checker:
                 "SN",
             ):  # a coded or text value counts only where it sounds like a vital sign
                 yield found
+
+    def _classes(self, message: Message) -> Iterator[Finding]:
+        for pv1 in message.all("PV1"):
+            code = pv1.get(2)
+            if not code or code.upper() in OPEN or class_of(code, self._peer.settings.classes):
+                continue
+            section = f"{self._where}.classes" if self._own else ""
+            setting = f"{self._where}.classes"
+            yield unknown_class(code, "", pv1.get(2, 2), section, setting, show_phi=self._show_phi)
+
+    def _devices(self, message: Message, events: Iterable[Event]) -> Iterator[Finding]:
+        """Ask of vitals that count at once, or would with the lines that are suggested, whether a device sends them."""
+        sampled = self._streams.sampled(events)
+        rows = [obx for obx in message.all("OBX") if self._counts_at_once(obx)]
+        if self._peer.settings.charted is not None or not rows:
+            return
+        systems = sorted({system for obx in rows for _, _, system in codings(obx, 3) if system in _DEVICE_CODES})
+        signs = {
+            "OBX-18 names one": any(obx.get(18) or obx.get(18, 3) for obx in rows),
+            f"codes of {', '.join(systems)}": bool(systems),
+            "MSH-3 or MSH-4 is a monitor's": any(_MONITORS.search(message.header.get(field)) for field in (3, 4)),
+            SAMPLED: sampled,
+        }
+        line = "# charted = false  # a monitor's samples; true: staff validate every set"
+        for sign in (sign for sign, seen in signs.items() if seen):
+            yield device_advice(sign, f"{self._where}.charted", *self._peer_line(line))
+
+    def _counts_at_once(self, obx: Segment) -> bool:
+        """Whether an OBX is a vital sign, or may be one by its name, and neither R (not verified) nor of MDC."""
+        coded = codings(obx, 3)
+        if obx.get(11).upper() == "R" or any(system == "MDC" for _, _, system in coded):
+            return False
+        try:
+            known = observation_code(coded, self._peer.settings.codes, self._settings.codes)[0]
+        except Conflict:
+            return False
+        numeric = obx.get(2).upper() in ("NM", "SN")
+        return bool(known) or (numeric and any(system != "LN" and guess(code, words) for code, words, system in coded))
 
     def _is_fact(self, coded: tuple[tuple[str, str, str], ...]) -> bool:
         table = self._settings.context_codes
@@ -257,6 +335,17 @@ def _miscounts(content: bytes) -> Iterator[Finding]:
         yield Finding(
             "batch", f"{trailer}-1 says {said} {things} and there are {count}", "is the file cut off, or a part of it lost?"
         )
+
+
+def _guessed_status(words: str) -> str:
+    """Return the letter that a sender's word for a status seems to mean; empty where a word of it is not known."""
+    found = [next((letter for known, letter in _STATUSES if re.fullmatch(known, one)), "") for one in _words(words)]
+    told = [letter for letter, one in zip(found, _words(words), strict=True) if one not in _BESIDE]
+    return next((letter for _, letter in _STATUSES if letter in told), "") if all(told) else ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
 
 
 def _stamp(segment: Segment, field: int) -> Stamp | None:

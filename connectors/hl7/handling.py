@@ -8,10 +8,13 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 | ORU^R01, R30, R31, R32 | vitals and text reports, and before them a context that they add to (`mapping.persons`) |
 | MDM T02, T04, T06, T08, T10, T11 | notes, and a context likewise |
 | ADT (see `mapping.patients`) | patient contexts |
-| MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry |
+| MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry; one with text is the next even one |
 | ORA^R41 of a peer with `answers_alerts` | feedback (see `mapping.answers`) |
 | ACK, MCF, NAK | ignored without an answer: nobody acknowledges an acknowledgement |
 | everything else | ignored, AA (AR by setting) |
+
+A piece of one of these (chapter 2.10.2: DSC, ADD, MSH-14) is refused: what was cut is not put together, and half a text may say the
+opposite of the whole. Of ADT, which is no text, MSH-14 alone is not asked: senders leave other things there.
 """
 
 import logging
@@ -31,7 +34,7 @@ from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
 from connectors.hl7.mapping.answers import map_answer
-from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, map_document
+from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, carries_text, map_document
 from connectors.hl7.mapping.patients import TRIGGERS, Book, map_patients
 from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading, Tables
@@ -52,6 +55,7 @@ VERSIONS: Final = frozenset(_VERSIONS.split())  # table 0104
 PROCESSING: Final[dict[str, ProcessingId]] = {"P": "production", "T": "training", "D": "debugging"}  # table 0103
 RESULTS: Final = frozenset({"R01", "R30", "R31", "R32"})
 ANSWERS: Final = frozenset({"ACK", "MCF", "NAK"})
+MAPPED: Final = frozenset({"ORU", "MDM", "ADT", "ORA"})
 _STRUCTURE: Final = re.compile(r"([A-Z]{3})_([A-Z]\d\d)")
 _REASONS_SHOWN: Final = 8
 
@@ -212,6 +216,8 @@ class _Case:
     def _map(self, kind: str, trigger: str) -> bool:
         assert self.reading is not None
         reading = self.reading
+        if kind in MAPPED and (cut := _cut_at(reading.message, kind)):
+            raise Unreadable("a piece of a message that was cut (DSC, ADD, MSH-14): to be sent whole", cut)
         if kind == "ORU" and (trigger in RESULTS or not trigger):
             map_results(reading, self.mapper.contexts)
         elif kind == "MDM" and trigger in RELATIONS:
@@ -219,7 +225,11 @@ class _Case:
                 raise Unreadable("an MDM message without TXA and OBX", Location("TXA"))
             self._map_document(reading, trigger)
         elif kind == "MDM" and trigger in WITHOUT_CONTENT:
-            reading.skipped["a notice without the document's text"] += 1
+            if not carries_text(reading.message):
+                reading.skipped["a notice without the document's text"] += 1
+                return True
+            reading.flags["a notice that carries the text: read as the event that does"] += 1
+            self._map_document(reading, WITHOUT_CONTENT[trigger])
         elif kind == "ADT" and trigger in TRIGGERS:
             map_patients(reading, self.mapper.contexts, trigger)
         elif kind == "ORA" and trigger == "R41" and self.peer.settings.answers_alerts:
@@ -257,7 +267,7 @@ class _Case:
         where = self.message.header.at(9)
         if self.peer.settings.not_for_us == "AA":
             return self.finish(Grade.ACCEPTED, "ignored", (), f"{where}: a message type that is not for Vigil")
-        known = kind in ("ORU", "MDM", "ADT", "ORA")
+        known = kind in MAPPED
         condition = Condition.UNSUPPORTED_EVENT_CODE if known else Condition.UNSUPPORTED_MESSAGE_TYPE
         return self.finish(Grade.REFUSED, "ignored", (Trouble("a message type that is not for Vigil", where, condition),))
 
@@ -322,6 +332,15 @@ class _Case:
 def message_has(message: Message, *names: str) -> bool:
     """Whether a message has a segment of one of the names."""
     return any(segment.name in names for segment in message.segments)
+
+
+def _cut_at(message: Message, kind: str) -> Location | None:
+    """Return what says that a message goes on in another one, or goes on with one; None for a whole one."""
+    for segment in message.segments:
+        goes_on = segment.name == "ADD" and len(segment)  # without a separator it may be a line of text
+        if goes_on or (segment.name == "DSC" and (segment.get(1) or segment.get(2))):  # an empty DSC says that nothing follows
+            return segment.at(0)
+    return message.header.at(14) if message.header.get(14) and kind != "ADT" else None
 
 
 def message_type(message: Message) -> tuple[str, str]:

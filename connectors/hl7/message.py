@@ -193,6 +193,7 @@ def _split(text: str, delimiters: Delimiters, codec: str) -> tuple[list[Segment]
     segments: list[Segment] = []
     counts: dict[str, int] = {}
     last: list[str] = []
+    more: list[str] = []  # goes on with the last field: joined once, a document's base64 may come in 100,000 lines
     dropped = blank = 0
     for line in _TERMINATOR.split(text):
         if not line.strip():
@@ -204,8 +205,11 @@ def _split(text: str, delimiters: Delimiters, codec: str) -> tuple[list[Segment]
                 line = indented
             elif segments and segments[-1].name in _TEXT_SEGMENTS:
                 first, *rest = line.split(delimiters.field)
-                last[-1] += "\n" * (blank + 1) + first
-                last += rest
+                more.append("\n" * (blank + 1) + first)
+                if rest:
+                    last[-1] += "".join(more)
+                    last += rest
+                    more.clear()
                 blank = 0
                 continue
             else:
@@ -213,11 +217,16 @@ def _split(text: str, delimiters: Delimiters, codec: str) -> tuple[list[Segment]
                 continue
         blank = 0
         name = line[:3]
+        if more:
+            last[-1] += "".join(more)
+            more.clear()
         last = line.split(delimiters.field)
         if name in HEADERS:
             last.insert(1, delimiters.field)
         counts[name] = counts.get(name, 0) + 1
         segments.append(Segment(name, counts[name], last, delimiters, codec))
+    if more:
+        last[-1] += "".join(more)
     return segments, dropped
 
 

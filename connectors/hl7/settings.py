@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator, model_validator
 
+from connectors.stays import Class
 from connectors.zones import known_zone
 from processors import ucum
 from processors.durations import Seconds
@@ -45,6 +46,7 @@ def _known(unit: str) -> str:
     return unit
 
 
+Letter = Literal["A", "B", "C", "D", "F", "I", "N", "O", "P", "R", "S", "U", "V", "W", "X"]  # table 0085
 Units = dict[str, Annotated[str, AfterValidator(_known)]]
 
 
@@ -68,6 +70,15 @@ class Hl7Peer(Section):
         default_factory=dict, description="its local codes: `CODE` or `CODE^SYSTEM` of OBX-3; before the common table"
     )
     units: Units = Field(default_factory=dict, description="its ways to write a unit: OBX-6 as sent -> UCUM unit; likewise")
+    statuses: dict[str, Letter] = Field(
+        default_factory=dict,
+        description="its own words in OBX-11 and OBR-25 as sent -> the letter of table 0085 that they mean, e.g. `In Error` -> `D`",
+    )
+    classes: dict[str, Class] = Field(
+        default_factory=dict,
+        description="its own classes of visits: PV1-2 as sent -> inpatient, emergency or outpatient; before table 0004. One "
+        "that is not known displaces no stay in progress",
+    )
     unconfirmed: Literal["close", "AR", "AE"] = Field(
         "close",
         description="when Kafka does not confirm in time: products differ in which answer they resend, all resend on silence",

@@ -100,4 +100,6 @@ def _iso(text: str) -> Stamp:
     except ValueError:
         raise ValueError("not an HL7 timestamp") from None
     offset = moment.utcoffset()
-    return Stamp(moment.replace(tzinfo=None), "second", None if offset is None else timezone(offset))
+    return Stamp(
+        moment.replace(tzinfo=None), "second" if text[16:17] == ":" else "minute", None if offset is None else timezone(offset)
+    )

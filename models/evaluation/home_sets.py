@@ -10,7 +10,8 @@ One row is one patient's day, with these columns (more are ignored; an empty cel
                          visit, an admission, a rescue course ...), else 0 or empty. Scoring needs no such column.
     synthetic            1 where a program made the row, as `vigil home generate` says; no such column: people's diaries
 
-A day may be absent. A value out of range counts as not reported. What is asked at day d, from the 7 days up to it: is any of
+A day may be absent. A value out of range counts as not reported; where most of a column is, its scale is
+another and the table is refused. What is asked at day d, from the 7 days up to it: is any of
 d+1, d+2, d+3 a deteriorated day? Days are judged on which the patient is not deteriorated already, with some value in the window,
 and with an answer: a deteriorated day among the three, or a diary that goes on to d+3.
 """
@@ -46,6 +47,7 @@ MADE: Final = "synthetic"
 MIN_PATIENTS: Final = 50
 MIN_DAYS: Final = 14  # days with some value
 MIN_DETERIORATING: Final = 10  # patients with an onset: below it, there is nothing to learn a pattern from
+_FEW: Final = 5  # values of a column: of fewer, most may be out of range by chance
 _LONGEST: Final = 3660  # days from a patient's first to last: beyond it a date is mistyped
 
 
@@ -58,14 +60,21 @@ class Diaries:
     judged: NDArray[np.bool_]  # [days]
     first: tuple[int, ...]  # [patients]: the first day, as a number (dates: days since 0001-01-01)
     dated: bool
-    implausible: int  # values left out as out of range
+    left_out: tuple[int, ...]  # [patients]: values out of range
     synthetic: bool = False  # some row says that a program made it
+
+    @property
+    def implausible(self) -> int:
+        """Return how many values were left out as out of range."""
+        return sum(self.left_out)
 
     def take(self, chosen: NDArray[np.bool_]) -> "Diaries":
         """Keep the patients where `chosen` [patients] is true."""
         rows = chosen[self.stays.stay_of]
         first = tuple(day for day, keep in zip(self.first, chosen, strict=True) if keep)
-        return replace(self, stays=self.stays.take(chosen), state=self.state[rows], judged=self.judged[rows], first=first)
+        left_out = tuple(count for count, keep in zip(self.left_out, chosen, strict=True) if keep)
+        stays, state, judged = self.stays.take(chosen), self.state[rows], self.judged[rows]
+        return replace(self, stays=stays, state=state, judged=judged, first=first, left_out=left_out)
 
     def rows(self) -> NDArray[np.int64]:
         """Return the judged days."""
@@ -250,17 +259,24 @@ def _diaries(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str
     if missing := [column for column in needed if column not in columns]:
         raise Permanent(f"columns are missing: {', '.join(missing)}", hint=f"needed are {', '.join(needed)}")
     days: dict[str, dict[int, tuple[list[float], bool]]] = {}
-    implausible, dated, made = 0, None, False
+    left_out: dict[str, int] = {}
+    given, out = dict.fromkeys(FEATURES, 0), dict.fromkeys(FEATURES, 0)
+    dated, made = None, False
     for number, row in enumerate(rows, 2):
         day, is_date = _day(row["day"], number)
         if dated not in (None, is_date):
             raise Permanent(f"row {number}: dates and day numbers are mixed", hint="write all days in one way")
         dated = is_date
         values = [_number(row[feature], number, feature) for feature in FEATURES]
+        wrong = 0
         for at, feature in enumerate(FEATURES):
             low, high = PLAUSIBLE[feature]
-            if not math.isnan(values[at]) and not low <= values[at] <= high:
-                values[at], implausible = math.nan, implausible + 1
+            if math.isnan(values[at]):
+                continue
+            given[feature] += 1
+            if not low <= values[at] <= high:
+                values[at], wrong = math.nan, wrong + 1
+                out[feature] += 1
         state = labelled and _number(row[LABEL], number, LABEL) == 1
         made |= str(row.get(MADE)).strip().lower() in ("1", "1.0", "true")
         if not (patient := str("" if row["patient"] is None else row["patient"]).strip()):
@@ -269,11 +285,29 @@ def _diaries(name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str
         if day in known:
             raise Permanent(f"row {number}: a second row for the same patient and day", hint="one row for each patient and day")
         known[day] = (values, state)
+        left_out[patient] = left_out.get(patient, 0) + wrong
+    _require_scale(given, out)
     days = dict(sorted(days.items()))  # a database gives rows in any order; the same rows give the same weights
-    return replace(_joined(name, days, dated=bool(dated), implausible=implausible), synthetic=made)
+    return replace(_joined(name, days, dated=bool(dated), left_out=left_out), synthetic=made)
 
 
-def _joined(name: str, days: Mapping[str, Mapping[int, tuple[list[float], bool]]], *, dated: bool, implausible: int) -> Diaries:
+def _require_scale(given: Mapping[str, int], out: Mapping[str, int]) -> None:
+    """Refuse a column on another scale: what happens to lie in range would be read as what it is not."""
+    for feature, (low, high) in PLAUSIBLE.items():
+        if given[feature] >= _FEW and 2 * out[feature] > given[feature]:
+            raise Permanent(
+                f"{out[feature]:,} of {given[feature]:,} values of {feature} are out of range: another scale",
+                hint=f"{feature} goes from {low:g} to {high:g}",
+            )
+
+
+def _joined(
+    name: str,
+    days: Mapping[str, Mapping[int, tuple[list[float], bool]]],
+    *,
+    dated: bool,
+    left_out: Mapping[str, int],
+) -> Diaries:
     starts, first = [0], []
     for known in days.values():
         first.append(min(known))
@@ -292,7 +326,7 @@ def _joined(name: str, days: Mapping[str, Mapping[int, tuple[list[float], bool]]
     stays = Stays(name, tuple(days), edges, values, labels, hourly=True, context=context)
     rows = np.arange(starts[-1])
     some = ~np.isnan(stays.windows(rows, DAYS)).all(axis=(1, 2)) if len(rows) else np.zeros(0, np.bool_)
-    return Diaries(stays, state, answered & ~state & some, tuple(first), dated, implausible)
+    return Diaries(stays, state, answered & ~state & some, tuple(first), dated, tuple(left_out[patient] for patient in days))
 
 
 def _asked(state: NDArray[np.bool_], starts: NDArray[np.int64]) -> tuple[Floats, NDArray[np.bool_]]:

@@ -232,11 +232,12 @@ own, and vectors by which images are found by words or by another image.
 
 **What it is not.** It is assistive: it points at images worth a look and diagnoses nothing. It learned from {learned} images
 whose labels were mined from reports by software and are known to be wrong in part; "pneumonia" is a finding in a report, not
-a confirmed infection. It knows two classes: for any other finding its words mean little. Adults' frontal views only; a
-lateral view, a child, another body part or a photograph gets a score all the same, and that score means nothing. Portable
-(AP) takes of sicker patients look different for reasons other than pneumonia, and part of what it learned may be that. It is
-not validated at your site. Scores are calibrated to an even mix of both classes: on a ward with little pneumonia they are too
-high."""
+a confirmed infection. It knows two classes: for any other finding its words mean little. Adults' frontal views only: a
+score of a lateral view, a child, another body part or a photograph means nothing. Lanes ask it about no picture of another
+modality, body part or view than its entry lists (`meant_for`), nor of an unnamed body part; they go by what the sender says, and
+ask it about a child's picture and one of an unnamed view all the same. Portable (AP) takes of sicker patients look different for
+reasons other than pneumonia, and part of what it learned may be that. It is not validated at your site. Scores are calibrated to
+an even mix of both classes: on a ward with little pneumonia they are too high."""
 
 _LEARNED = """\
 NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center, USA; free use with attribution), a balanced selection of two

@@ -19,7 +19,7 @@ from models.evaluation.measures import FEWEST, Array, Bootstrap, Metric
 from models.evaluation.ner_corpora import Document
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import WindowedTagger
-from models.tasks import Span
+from models.tasks import Span, TokenClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,7 @@ def _share(hits: NDArray[np.int64], of: Array, weights: Array) -> float:
 Mapped = Mapping[str, str]
 
 # What Vigil's labels are called in the sets that know fewer: BC5CDR (chemicals, diseases), NCBI-disease.
-AS_CHEMICAL_DISEASE: Final = {"condition": "Disease", "symptom": "Disease", "medication": "Chemical"}
-AS_DISEASE: Final = {"condition": "Disease", "symptom": "Disease"}
+_AS_CHEMICAL_DISEASE: Final = {"condition": "Disease", "symptom": "Disease", "medication": "Chemical"}
 PRECISE: Final = ("condition", "symptom", "medication")  # what alerts and search lean on: precision before recall
 LIKELY: Final = 0.5  # of a span's probability
 
@@ -99,6 +98,33 @@ def by_own_guide(model: WindowedTagger, head: Head, least: float = LIKELY) -> Wi
     """
     own = Head(head.name, head.tags, head.first)
     return model.speaking(own, thresholds=dict.fromkeys(own.labels, least))
+
+
+def alike(kinds: Iterable[str], labels: frozenset[str]) -> dict[str, str]:
+    """Map types to the set's of the same name, in whatever case."""
+    by_name = {label.casefold(): label for label in sorted(labels)}
+    return {kind: by_name[kind.casefold()] for kind in kinds if kind.casefold() in by_name} | {
+        kind: kind for kind in kinds if kind in labels
+    }
+
+
+def counted_as(model: TokenClassifier, published: set[str], labels: frozenset[str]) -> dict[str, str]:
+    """Say what type of a set (`labels`) each label that a model publishes counts as; what is not in it has none there.
+
+    The set's type of its name (in either case), else the type that a head which speaks made it of, else, where the set knows
+    nothing but chemicals and diseases and none of these heads has its type, what resembles it.
+    """
+    names: dict[str, str] = {}
+    if isinstance(model, WindowedTagger):
+        for head in model.speakers:
+            of = alike(head.kinds, labels)
+            names |= {label: of[kind] for kind in of if (label := head.label(kind)) in published}
+    names |= alike(published, labels)
+    told = set(names.values())
+    for label, kind in _AS_CHEMICAL_DISEASE.items():
+        if labels <= set(_AS_CHEMICAL_DISEASE.values()) and label in published and kind in labels - told:
+            names.setdefault(label, kind)
+    return names
 
 
 def strict(

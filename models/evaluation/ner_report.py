@@ -5,7 +5,8 @@ served      the model as the notes lane asks it, with the entry's heads, types a
 vocabulary  the same with the terms of the ward laid over (`models.vocabulary`), as the notes lane publishes it
 
 A published label counts as the set's type of its name (in either case), else as the type that the entry's `types` made it of, else
-as `condition` and `symptom` are Diseases and `medication` is a Chemical: the figure then also measures the distance between guides.
+as `condition` and `symptom` are Diseases and `medication` is a Chemical (`models.evaluation.ner.counted_as`, of the heads that
+serve): the figure then also measures the distance between guides.
 What the set has no type for counts neither way. Beside the figures stands a dictionary of the set's training part (`train.*` in the
 same folder; of case reports the documents learned from), where that is at hand.
 
@@ -15,7 +16,7 @@ paired difference.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -24,7 +25,7 @@ import numpy as np
 
 from models.errors import Permanent
 from models.evaluation.measures import Metric
-from models.evaluation.ner import AS_CHEMICAL_DISEASE, LIKELY, PRECISE, by_own_guide, strict
+from models.evaluation.ner import LIKELY, PRECISE, alike, by_own_guide, counted_as, strict
 from models.evaluation.ner_corpora import (
     MARK,
     SENTENCES_TOGETHER,
@@ -160,7 +161,7 @@ def _sections(
     if isinstance(model, WindowedTagger) and (own := _own_head(model, corpus.name, labels)) is not None:
         said = _find(by_own_guide(model, own), corpus, f"{corpus.name}, own guide", progress)
         how = f"{about}; head {own.name}, spans of probability {LIKELY} and more"
-        names = _alike(_kinds(own), labels)
+        names = alike(own.kinds, labels)
         yield _section(f"{corpus.name}, own guide", how, corpus, said, names, beside, resamples)
     else:
         notes.append(
@@ -168,7 +169,7 @@ def _sections(
         )
     said = _find(model, corpus, f"{corpus.name}, served", progress)
     published = {*model.labels, *(span.label for spans in said for span in spans)}
-    if not (names := _names(model, published, labels)):
+    if not (names := counted_as(model, published, labels)):
         notes.append(
             f"{corpus.name}: no figures as served, {model.identity.name} publishes {', '.join(sorted(published)) or 'nothing'}, "
             f"the set has {', '.join(sorted(labels))}"
@@ -181,40 +182,13 @@ def _sections(
         yield _section(title, how, corpus, joined, names, beside | {"the model alone": _renamed(said, names)}, resamples)
 
 
-def _alike(kinds: Iterable[str], labels: frozenset[str]) -> dict[str, str]:
-    """Map types to the set's of the same name, in whatever case."""
-    by_name = {label.casefold(): label for label in sorted(labels)}
-    return {kind: by_name[kind.casefold()] for kind in kinds if kind.casefold() in by_name} | {
-        kind: kind for kind in kinds if kind in labels
-    }
-
-
-def _names(model: TokenClassifier, published: set[str], labels: frozenset[str]) -> dict[str, str]:
-    """Say what type of the set each published label counts as (see above)."""
-    names: dict[str, str] = {}
-    if isinstance(model, WindowedTagger):
-        for head in model.heads.values():
-            of = _alike(_kinds(head), labels)
-            names |= {label: of[kind] for kind in of if (label := head.label(kind)) in published}
-    names |= _alike(published, labels)
-    told = set(names.values())  # a model that has the set's own type is not asked for what only resembles it
-    for label, kind in AS_CHEMICAL_DISEASE.items():
-        if labels <= set(AS_CHEMICAL_DISEASE.values()) and label in published and kind in labels - told:
-            names.setdefault(label, kind)
-    return names
-
-
 def _own_head(model: WindowedTagger, name: str, labels: frozenset[str]) -> Head | None:
     """Find the head of a set's annotation guide: the one the path names, else the one with fewest other types."""
-    fitting = [head for head in model.heads.values() if labels <= set(_alike(_kinds(head), labels).values())]
+    fitting = [head for head in model.heads.values() if labels <= set(alike(head.kinds, labels).values())]
     for word, guide in _GUIDES.items():
         if word in name.lower() and (named := next((head for head in fitting if head.name == guide), None)):
             return named
-    return min(fitting, key=lambda head: len(_kinds(head)), default=None)
-
-
-def _kinds(head: Head) -> set[str]:
-    return {tag[2:] for tag in head.tags if tag != "O"}
+    return min(fitting, key=lambda head: len(head.kinds), default=None)
 
 
 def _find(model: TokenClassifier, corpus: Corpus, what: str, progress: Progress) -> list[list[Span]]:

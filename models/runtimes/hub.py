@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import pickle
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ TOLD: Final = {**OFFLINE, "output_loading_info": True, "ignore_mismatched_sizes"
 _ZIP: Final = b"PK"  # how a file of torch.save begins since 1.6; before, as a pickle
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _UNNAMED: Final = 'name the columns in config.json, "id2label": { "0": "its meaning", ... }, and seal the registry again'
+_STAND_IN: Final = re.compile(r"LABEL_\d+|")
 _COPY: Final = "a file is missing, damaged or of another model: copy the folder again"
 _CUTTING: Final = (
     ".model",
@@ -115,6 +117,25 @@ def _look_over(weights: Weights) -> None:
                 f"{where(weights)}: {file} names code of its own to run (auto_map: {json.dumps(named)[:200]})",
                 hint="no code of a model's folder is run: where the library knows the architecture itself, take auto_map out and "
                 "seal the registry again; else export the model to ONNX where it is trusted",
+            )
+        if file == "config.json":
+            _one_map(found, weights)
+
+
+def _one_map(config: Any, weights: Weights) -> None:
+    """Raise `Fatal` where config.json names a column otherwise in `label2id` than in `id2label`: one of the two is wrong.
+
+    The library's stand-ins (LABEL_0) say nothing.
+    """
+    by_number, by_name = (config.get(key) for key in ("id2label", "label2id")) if isinstance(config, dict) else (None, None)
+    if not isinstance(by_number, dict) or not isinstance(by_name, dict):
+        return
+    for name, number in by_name.items():
+        there = str(by_number.get(str(number), ""))
+        if there != name and not any(_STAND_IN.fullmatch(one) for one in (name, there)):
+            raise Fatal(
+                f"{where(weights)}: config.json contradicts itself: column {number} is {name!r} by label2id, {there!r} by id2label",
+                hint="which of the two the weights learned its publisher knows; mend the other and seal the registry again",
             )
 
 

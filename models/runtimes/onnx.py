@@ -85,10 +85,12 @@ class Session:
         """Run the graph and return these of its outputs as float32.
 
         Raises `Poison` (stage `model`) where the run fails or an output is not finite: the same input would do it again;
-        `Transient` where memory ran out.
+        `Transient` where memory ran out, or a GPU failed.
         """
         try:
             results = self._session.run(outputs, dict(feeds))
+        except native.EPFail as error:
+            raise Transient(f"{self._where}: the device failed in a run") from error
         except _FAILED_RUN as error:
             # the native message may quote the input: only its class is passed on
             if "allocate" in str(error).lower():
@@ -102,8 +104,18 @@ class Session:
 
 
 def session(path: Path, chosen: Any, device: str = "cpu") -> Any:
-    """Open an ONNX file, without the optimisations that make this device slower. Raises what ONNX Runtime raises."""
-    return ort.InferenceSession(str(path), chosen, providers=[_PROVIDERS[device]], disabled_optimizers=list(_SLOWER[device]))
+    """Open an ONNX file on this device and no other, without the optimisations that make it slower there.
+
+    Raises what ONNX Runtime raises, and `Permanent` where it went on with the CPU: so it does where CUDA's libraries do not load.
+    """
+    wanted, slower = _PROVIDERS[device], list(_SLOWER[device])
+    made = ort.InferenceSession(str(path), chosen, providers=[wanted], disabled_optimizers=slower, enable_fallback=0)
+    if wanted not in (there := made.get_providers()):
+        raise Permanent(
+            f"ONNX Runtime opens {path.name} on {', '.join(there)}, not on the device {device!r}: that one's libraries do not load",
+            hint='does the installed CUDA fit onnxruntime-gpu? else set preprocessing.device = "cpu"',
+        )
+    return made
 
 
 def finite(values: Floats, where: str) -> None:

@@ -39,10 +39,14 @@ class Head:
         return self.types.get(kind) if self.types else kind
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the tags' types."""
+        return tuple(dict.fromkeys(tag[2:] for tag in self.tags if tag != "O"))
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Return the labels that can be published."""
-        kinds = dict.fromkeys(tag[2:] for tag in self.tags if tag != "O")
-        return tuple(dict.fromkeys(label for kind in kinds if (label := self.label(kind)) is not None))
+        return tuple(dict.fromkeys(label for kind in self.kinds if (label := self.label(kind)) is not None))
 
     def problem(self) -> str | None:
         """Say what is wrong with the tags, None where nothing is."""

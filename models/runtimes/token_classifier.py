@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from models.errors import Fatal
+from models.figures import whole
 from models.registry import Weights
 from models.runtimes.onnx import Session
 from models.runtimes.said import Said
@@ -32,6 +33,7 @@ Emit = Callable[[NDArray[np.int64]], Floats]
 
 WINDOW: Final = 256
 OVERLAP: Final = 64
+_PLAIN: Final = ("patient", "fever", "chest", "pain", "cough", "day")  # words of any vocabulary of English
 # Drawn onto the character before them: they belong to its span although tokenizers drop them.
 _JOINED: Final = frozenset({"\u200d", "\ufe0e", "\ufe0f"})
 
@@ -78,6 +80,17 @@ class WindowedTagger:
         return tuple(dict.fromkeys(label for head in self._heads for label in head.labels))
 
     @property
+    def blind_to_capitals(self) -> bool:
+        """Whether its tokenizer knows plain words and most of them not with a capital: it should lower them, and does not."""
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+
+        def known(word: str) -> bool:
+            return unknown not in self._tokenizer.encode(word, add_special_tokens=False).tokens
+
+        words = [word for word in _PLAIN if known(word)] if unknown else []
+        return 2 * sum(not known(word.capitalize()) for word in words) > len(words)
+
+    @property
     def speakers(self) -> tuple[Head, ...]:
         """The heads that speak, in order of precedence."""
         return self._heads
@@ -98,6 +111,8 @@ class WindowedTagger:
     def find(self, texts: Sequence[str]) -> list[list[Span]]:
         """Return the spans of each text, sorted by start, none overlapping, never starting or ending with white space.
 
+        None begins or ends within a number either (`models.figures.whole`).
+
         Raises `Poison` (stage `model`) where the model gives values that are not finite.
         """
         return [self._find(text) for text in texts]
@@ -113,7 +128,7 @@ class WindowedTagger:
         for head in self._heads:
             new = self._spoken(head, logits, text, encoding.offsets, firsts, lasts)
             found = sorted([*found, *clear_of(new, found)], key=lambda span: span.start)
-        return found
+        return whole(text, found)
 
     def _spoken(
         self,

@@ -28,13 +28,19 @@ from models.evaluation.image_sets import LabelledImage, learned_from, pixels, re
 from models.evaluation.measures import auroc
 from models.evaluation.vital_sets import part
 from models.registering import location, record, seal
-from models.registry import PACKAGED, WEIGHTS, ModelEntry, Registry, sha256_of
+from models.registry import PACKAGED, WEIGHTS, MeantFor, ModelEntry, Registry, sha256_of
 from models.runtimes.image_text import prepare
 from models.tasks import Floats, TextEmbedder
 from models.training.deterioration import platt
 
 NAME = "chest-xray"
 LABELS = tuple(LEARNED)
+# The pictures of NIH ChestX-ray14, as archives name such; a view that is not said may be one of them (CR: type 2, often empty).
+FRONTAL_CHESTS = MeantFor(
+    modalities=("CR", "DX", "RG"),
+    body_parts=("CHEST", "THORAX", "TORAX", "TORACE", "CXR", "LUNG", "LUNGS", "thoracic structure", "51185008"),
+    views=("PA", "AP", "frontal", "postero-anterior", "antero-posterior", "posteroanterior", "anteroposterior", ""),
+)
 _log = logging.getLogger(__name__)
 _WORDINGS = 8  # of each class, in every step
 # Patients by `part(patient)`: [0, DEV) never touched, [DEV, CALIBRATE) for the scores' calibration, the rest learned from.
@@ -347,6 +353,7 @@ def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed
         labels=LABELS,
         thresholds=dict.fromkeys(LABELS, 0.5),
         thresholds_chosen="even odds of the calibrated score, on an even mix of both classes",
+        meant_for=FRONTAL_CHESTS,
         preprocessing={
             "size": report.recipe.size,
             "text_tower": tower.name,

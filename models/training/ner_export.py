@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Permanent
-from models.evaluation.ner import AS_CHEMICAL_DISEASE, AS_DISEASE, LIKELY, PRECISE, NerFigures, Score, strict
-from models.evaluation.ner_corpora import Document
+from models.evaluation.ner import LIKELY, PRECISE, NerFigures, Score, counted_as, strict
+from models.evaluation.ner_corpora import Document, labels_of
 from models.export import Feeds, apart, seconds_per_item, to_int8, to_onnx, torch_seconds_per_item
 from models.fusing import fused
 from models.quantising import THREADS
@@ -333,7 +333,7 @@ def _measure(
                 found[JUDGED] = strict(corpus.dev, spoken, skip_unjudged=True)
                 found[PRECISELY] = strict(corpus.dev, spoken, only=PRECISE)
             else:
-                mapped = AS_DISEASE if HEADS[corpus.head].name == "disease" else AS_CHEMICAL_DISEASE
+                mapped = counted_as(model, {*model.labels}, labels_of(corpus.dev))
                 found[name] = strict(corpus.dev, spoken, predicted_as=mapped)
     return Measured(after, before, alone, published, choice, speed)
 

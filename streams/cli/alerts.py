@@ -5,11 +5,10 @@ import getpass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from models.errors import Permanent
-from streams.cli.printing import as_json, place_of, print_table
+from streams.cli.printing import as_json, cell, place_of, print_table
 from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
@@ -47,7 +46,7 @@ def open_alerts(
     columns = ("since", "severity", "state", "place", "number", "title", "told", "alert_id")
     table = Table(*columns, title=f"{len(rows)} alerts stand")
     for row in rows:
-        table.add_row(*(escape(str(row[name])) for name in columns))
+        table.add_row(*(cell(row[name]) for name in columns))
     print_table(table)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from models.errors import Permanent
+from streams.cli.printing import printable
 from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
@@ -155,7 +156,7 @@ def _print_json(facts: dict[str, Any]) -> None:
 def _print(facts: dict[str, Any]) -> None:
     head, named = _head(facts)
     lines = [
-        f"  {name.replace('_', ' '):<13} {_printable(str(value))}"
+        f"  {name.replace('_', ' '):<13} {printable(str(value))}"
         for name, value in facts.items()
         if name not in ("found", "repeats", *named) and value != ""
     ]
@@ -178,7 +179,3 @@ def _head(facts: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         return head + why, ("decided_at", "state", "kind", "severity", "rests_on")
     head = "{failed_at}  dead letter of {lane}, {stage}".format_map(facts)
     return head + (f"  of the input {on}" if on else "  of what has no id"), ("failed_at", "lane", "stage", "rests_on")
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from models.errors import Permanent
-from streams.cli.printing import as_json, place_of, print_table
+from streams.cli.printing import as_json, cell, place_of, print_table, printable
 from streams.cli.progressing import Bar
 from streams.settings import Settings, load
 
@@ -80,7 +79,7 @@ def list_letters(
         for letter in letters[:limit]:
             facts = _facts(letter) | {"from": _from(letter)}
             facts |= {"model": facts["model"][:_SHORT], "message": _brief(facts["message"])}
-            table.add_row(*(escape(str(facts[name])) for name in columns))
+            table.add_row(*(cell(facts[name]) for name in columns))
         print_table(table)
 
 
@@ -149,7 +148,7 @@ def patients(
         return
     table = Table(*rows[0], title=f"{len(rows)} patients")
     for row in rows:
-        table.add_row(*(escape(_brief(str(value)) if name == "what" else str(value)) for name, value in row.items()))
+        table.add_row(*(cell(_brief(str(value)) if name == "what" else value) for name, value in row.items()))
     print_table(table)
 
 
@@ -326,7 +325,7 @@ def _facts(letter: "Letter") -> dict[str, Any]:
         "original": f"{event.original_topic}/{event.original_partition}/{event.original_offset}",
         "peer": event.peer,
         "message_type": event.message_type,
-        "message": _printable(event.message.encode(errors="replace")),
+        "message": printable(event.message),
     }
 
 
@@ -349,8 +348,7 @@ def _when(letter: "Letter") -> tuple[datetime, int, str]:
 
 def _printable(data: bytes) -> str:
     """Write bytes as text, what is no text or would steer the terminal as escapes."""
-    text = data.decode(errors="backslashreplace")
-    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(data.decode(errors="backslashreplace"), keep="\n\t")
 
 
 def _second(time: datetime | None) -> str:
@@ -378,7 +376,7 @@ def _print_counts(letters: list["Letter"], title: str) -> None:
         return
     table = Table("lane", "stage", "class", "error", "model", "letters", title=title)
     for *kind, model, number in counts(letters):
-        table.add_row(*map(escape, kind), model[:_SHORT], str(number))
+        table.add_row(*map(cell, (*kind, model[:_SHORT], number)))
     print_table(table)
 
 
@@ -389,7 +387,7 @@ def _print_reasons(letters: list["Letter"]) -> None:
     shown = found[:_REASONS_SHOWN]
     table = Table("lane", "peer", "type", "reason", "letters", title="by reason")
     for lane, peer, kind, reason, number in shown:
-        table.add_row(*map(escape, (lane, peer, kind, _brief(_printable(reason.encode(errors="replace"))))), str(number))
+        table.add_row(*map(cell, (lane, peer, kind, _brief(reason), number)))
     print_table(table)
     if (more := len(found) - len(shown)) > 0:
         print(f"and {more} other reasons, of {sum(number for *_, number in found[_REASONS_SHOWN:])} letters")

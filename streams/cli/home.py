@@ -38,7 +38,7 @@ def score(
     """Score each patient's last day: the probability of deterioration within 3 days, and which signs drove it.
 
     The model that ships learned from synthetic diaries and is not for patients; `vigil train deterioration --home` makes one from
-    a site's own.
+    a site's own. Who reported nothing in the last 7 days is listed without a score; values out of range are left out and told.
     """
     from models.evaluation.home_card import WARNING, is_synthetic
     from models.evaluation.home_sets import read_csv
@@ -48,17 +48,25 @@ def score(
     known = Registry.load(registry or load().models.registry)
     serving = known.open("deterioration-home", name=model)
     synthetic = is_synthetic(known.entry("deterioration-home", model))
-    found = scores(serving, read_csv(file, labelled=False), every_day=every_day)
+    diaries = read_csv(file, labelled=False)
+    found = scores(serving, diaries, every_day=every_day)
     by = serving.identity
     if synthetic:
         Console(stderr=True).print(f"{by.name} {by.version}: {WARNING}", style="yellow", highlight=False, soft_wrap=True)
+    for patient, count in zip(diaries.stays.ids, diaries.left_out, strict=True):
+        if count:
+            told = f"{escape(patient)}: {count:,} values out of range, counted as not reported"
+            Console(stderr=True).print(told, style="yellow", highlight=False, soft_wrap=True)
     if json_:
         for one in found:
             print(json.dumps(asdict(one) | {"model": asdict(by), "synthetic": synthetic}))
         return
     table = Table("patient", "day", f"within {serving.horizon_days} days", "what drove it")
-    for one in sorted(found, key=lambda one: -one.probability):
-        table.add_row(escape(one.patient), one.day, f"{one.probability:.3f}", _drivers(one))
+    for one in sorted(found, key=lambda one: 0 if one.probability is None else -one.probability - 1):
+        if one.probability is None:
+            table.add_row(escape(one.patient), one.day, "-", f"nothing reported in the {serving.days} days up to it")
+        else:
+            table.add_row(escape(one.patient), one.day, f"{one.probability:.3f}", _drivers(one))
     console = Console()
     if not console.is_terminal:
         console.width = 200  # for grep: a row stays a line

@@ -1,11 +1,12 @@
 """`vigil models add` and `pull`: a model of the site's own into the site's registry file: its folder, a hub's, or a mirror's."""
 
+import asyncio
 import contextlib
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +14,10 @@ from rich.progress import DownloadColumn, Progress, TaskID
 
 from models.errors import Permanent, VigilError
 from streams.settings import load
+
+if TYPE_CHECKING:
+    from models.registry import ModelEntry
+    from streams.checks import Check
 
 
 def add(
@@ -49,6 +54,7 @@ def add(
     from models.hub_folders import add as record_folder
     from models.mirror import copied, pinned
     from models.registry import is_address
+    from streams.checks import remarks
 
     site = _site(registry)
     folder, address = Path(source), ""
@@ -62,8 +68,13 @@ def add(
         with _arriving() as arrived:
             copied(address, folder, arrived)
     said = {"name": name, "version": version, "licence": licence, "address": address}
+    noted: list[Check] = []
+
+    def looked(entry: "ModelEntry", model: Any) -> None:
+        noted.extend(asyncio.run(remarks(load(), entry, model)))
+
     try:
-        made = record_folder(folder, site, kind=kind, more=more, opened=not unopened, **said)
+        made = record_folder(folder, site, kind=kind, more=more, opened=not unopened, seen=looked, **said)
     except VigilError:
         if address:
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +82,14 @@ def add(
     console = Console(soft_wrap=True, highlight=False)
     opened = "recorded, not opened" if unopened else "opened and recorded"
     console.print(f"{made.name} {made.version} ({made.task}, {made.runtime}): {len(made.files)} files, {made.digest}; {opened}")
+    tell(noted, console)
     console.print(f'let it serve:  vigil models promote {made.task} {made.name} --reason "..."', style="dim")
+
+
+def tell(noted: Sequence["Check"], console: Console) -> None:
+    """Print what a lane would do with a model, and how to mend it."""
+    for one in noted:
+        console.print(f"{one.found}\n  -> {one.mend}", style="yellow", markup=False)
 
 
 def pull(

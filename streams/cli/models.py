@@ -18,7 +18,7 @@ from rich.table import Table
 
 from models.errors import Fatal, Permanent, VigilError
 from streams.cli.evaluate import evaluate
-from streams.cli.model_intake import add, pull
+from streams.cli.model_intake import add, pull, tell
 from streams.cli.model_reference import reference
 from streams.keeping import try_out
 from streams.settings import Settings, load
@@ -102,6 +102,7 @@ def show(
             "labels": ", ".join(entry.labels),
             "thresholds": ", ".join(f"{label} {value:g}" for label, value in entry.thresholds.items()),
             "thresholds chosen": entry.thresholds_chosen,
+            "meant for": "; ".join(f"{key}: {', '.join(said)}" for key, said in entry.meant_for or () if said),
             "digest": entry.digest,
         }
         for fact, value in (facts | {f"figure: {metric}": f"{v:g}" for metric, v in entry.quality.items()}).items():
@@ -279,11 +280,16 @@ def _try(known: "Registry", task: str, name: str, *, unopened: bool) -> Any:
     if unopened:
         known.weights(task, name)
         return None
+    from streams.checks import remarks
+
+    entry = known.entry(task, name)  # an unknown name, or of another task, is no matter of opening
     try:
-        return known.open(task, name=name)
+        model = known.open(task, name=name)
     except VigilError as error:
         words = f"{name} does not open: {error}; nothing was changed"
         raise Permanent(words, hint=f"{error.hint or 'mend it'}; where only lanes can open it: --unopened") from error
+    tell(asyncio.run(remarks(load(), entry, model)), _console())
+    return model
 
 
 def _stored(task: str, name: str, model: Any, *, no_store: bool) -> int | None:

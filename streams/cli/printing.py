@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -16,6 +17,16 @@ def print_table(table: Table) -> None:
     if not console.is_terminal:
         console.width = 400
     console.print(table)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Write what would steer the terminal, but for `keep`, as escapes: senders and producers name wards, texts, keys."""
+    return "".join(c if c in keep or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def cell(value: object) -> str:
+    """Return what stands in a table's cell: no markup, nothing that steers the terminal."""
+    return escape(printable(str(value)))
 
 
 def as_json(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from models.errors import Permanent, Transient
+from streams.cli.printing import printable
 from streams.leaving import leave_within
 from streams.settings import Settings, load
 
@@ -151,6 +152,6 @@ def _print(hits: list[dict[str, Any]], as_json: bool) -> None:
         scores = [f"{hit['score']:.3f}", *weak, *(f"{name} {hit[name]:.2f}" for name in _PARTS if name in hit)]
         facts = [*scores, *(str(hit[name]) for name in hit if name not in ("score", "weak", "passage", *_PARTS) and hit[name])]
         # ids are there to be copied: a line that is too long is not broken
-        console.print(Text.assemble((f"{rank:>2}  ", "bold"), "  ".join(facts)), soft_wrap=True)
+        console.print(Text.assemble((f"{rank:>2}  ", "bold"), printable("  ".join(facts))), soft_wrap=True)
         if hit.get("passage"):
-            console.print(Padding(Text(hit["passage"], style="dim"), (0, 0, 1, 4)))
+            console.print(Padding(Text(printable(hit["passage"], keep="\n\t"), style="dim"), (0, 0, 1, 4)))

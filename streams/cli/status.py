@@ -41,17 +41,18 @@ FirstPort = Annotated[int, typer.Option(help="workers of `vigil up` on this mach
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look found: each partition, what the workers that answered say, the addresses of those that hang."""
+    """What one look found: each partition, what the workers that answered say, which of them hang or are not ready, in words."""
 
     found: "list[Lag]"
     said: "list[WorkerState]" = field(default_factory=list)
-    hanging: list[str] = field(default_factory=list)
+    trouble: dict[str, str] = field(default_factory=dict)  # by address
     at: float = field(default_factory=time.monotonic)  # when it was begun
 
     def lines(self) -> list[dict[str, object]]:
         """Return it for a machine."""
         workers: list[dict[str, object]] = [{"workers_of": one.lane, **one.facts()} for one in self.said]
-        return [*(one.facts() for one in self.found), *workers, *({"hangs": address} for address in self.hanging)]
+        troubled: list[dict[str, object]] = [{"worker": address, "trouble": words} for address, words in self.trouble.items()]
+        return [*(one.facts() for one in self.found), *workers, *troubled]
 
 
 Show = Callable[[Seen, Console, bool], list[RenderableType]]
@@ -86,7 +87,7 @@ def status(
 
     Below them stand the partitions that are furthest behind.
 
-    While no broker answers, what was seen last stays, and why there is no news stands above it.
+    While no broker answers, what was seen last stays, and above it stands why there is no news, and what the workers say.
     """
     live = not (once or json_) and _console().is_terminal
     _show(load(), lane or (), _addresses(worker, first_port), every, _of_lanes, live=live, json_=json_)
@@ -104,7 +105,12 @@ def _show(
             return
         before: Seen | None = None
         while before is None or live:
-            before = asyncio.run(_patiently(partial(_look, settings, lanes, addresses, every, before)))
+            try:
+                before = asyncio.run(_patiently(partial(_look, settings, lanes, addresses, every, before)))
+            except Transient:  # the workers answer without Kafka
+                for line in _troubled(asyncio.run(_trouble(addresses))):
+                    console.print(line)
+                raise
             if json_:
                 _lines(before.lines())
             else:
@@ -115,12 +121,12 @@ def _show(
 
 def _of_partitions(seen: Seen, console: Console, live: bool) -> list[RenderableType]:
     rows = _worst(seen.found, max(_WORST, console.height - _AROUND)) if live else seen.found
-    return [*_hanging(seen.hanging), _partitions(rows, len(seen.found) - len(rows))]
+    return [*_troubled(seen.trouble), _partitions(rows, len(seen.found) - len(rows))]
 
 
 def _of_lanes(seen: Seen, console: Console, live: bool) -> list[RenderableType]:
     behind = _worst([one for one in seen.found if one.records], _WORST) if live else seen.found
-    return [_lanes(seen.found, seen.said), *_hanging(seen.hanging), _partitions(behind)]
+    return [_lanes(seen.found, seen.said), *_troubled(seen.trouble), _partitions(behind)]
 
 
 def _addresses(worker: list[str] | None, first_port: int) -> list[str]:
@@ -165,12 +171,20 @@ async def _look(
 
 
 async def _seen(settings: Settings, lanes: Sequence[str], addresses: list[str], before: Seen | None) -> Seen:
-    from streams.lagging import completed, hung, workers
+    from streams.lagging import completed, workers
 
     now = time.monotonic()
     found = await _lags(settings, lanes, before=before.found if before else (), seconds=now - before.at if before else 0.0)
-    said, hanging = await asyncio.gather(workers(addresses), hung(addresses))
-    return Seen(completed(found, said, prefix=settings.kafka.topic_prefix), said, hanging, now)
+    said, trouble = await asyncio.gather(workers(addresses), _trouble(addresses))
+    return Seen(completed(found, said, prefix=settings.kafka.topic_prefix), said, trouble, now)
+
+
+async def _trouble(addresses: list[str]) -> dict[str, str]:
+    """Ask the processes themselves, which answer without Kafka."""
+    from streams.lagging import hung, unready
+
+    hanging, reasons = await asyncio.gather(hung(addresses), unready(addresses))
+    return {**reasons, **dict.fromkeys(hanging, "takes connections and does not answer: that process is frozen, or hangs")}
 
 
 async def _watch(
@@ -186,7 +200,7 @@ async def _watch(
             except (Transient, Permanent) as error:
                 if isinstance(error, Permanent) and before is None:
                     raise  # asked for what there is not; what was there a moment ago may come back
-                live.update(Group(_no_news(error, newest), shown), refresh=True)
+                live.update(Group(_no_news(error, newest), *_troubled(await _trouble(addresses)), shown), refresh=True)
             else:
                 shown, newest = Group(*show(before, console, True)), datetime.now()
                 live.update(shown, refresh=True)
@@ -238,11 +252,8 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
     return table
 
 
-def _hanging(addresses: list[str]) -> list[Text]:
-    return [
-        Text(f"{address} takes connections and does not answer: that process is frozen, or hangs", style="bold red")
-        for address in addresses
-    ]
+def _troubled(trouble: dict[str, str]) -> list[Text]:
+    return [Text(f"{address}: {words}", style="bold red") for address, words in sorted(trouble.items())]
 
 
 def _held(workers: "WorkerState | None") -> str:

@@ -18,8 +18,9 @@ from models.tasks import ImageTextModel, ModelIdentity
 from processors.comparing import labels_apart
 from processors.entities import WITHDRAWN
 from processors.events import Event, FindingsEvent, ImageEvent
-from processors.findings import findings_event, pixels
+from processors.findings import findings_event, not_judged, pixels
 from processors.instances import Version, withdrawal, withdrawn_by
+from processors.meant import unmeant
 from processors.vectors import image_point
 from streams.custody import Custody
 from streams.inference import raise_transient
@@ -34,6 +35,7 @@ Pixels = NDArray[np.uint8]
 
 TAKEN_BACK: Final = "withdrawn"  # what the audit says of a word that takes an image back
 TAKES_BACK: Final = "withdraws"  # of what an input says of other images
+NOT_JUDGED: Final = "not-judged"  # of an image that the model is not meant for
 # What an image's point tells of its version.
 _TOLD: Final = (
     *("version", "instance_uid", "study_uid", "patient_id", "encounter_id", "time", "processing"),
@@ -43,7 +45,7 @@ _TOLD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What a picture gives, as long as it stands; of a word that takes back nothing."""
+    """What a picture gives, as long as it stands; of a word that takes back nothing, of a picture not judged no point."""
 
     found: FindingsEvent | None = None
     point: Point | None = None
@@ -109,31 +111,37 @@ class ImagesToFindings(Lane[ImageEvent]):
     async def process(self, inputs: Sequence[Input[ImageEvent]]) -> list[Outcome]:
         """Fetch the pixels by reference, check and decode them, embed all that can be decoded, classify.
 
-        A word that takes an image back has none: what it withdraws is known once it is stored.
+        A word that takes an image back has none: what it withdraws is known once it is stored. A picture that the model is not
+        meant for is not looked at: its vector would be found by words for what it cannot show.
         """
-        fetched = await asyncio.gather(*(self._pixels(one.event) for one in inputs))
         async with self._models.batch() as team:
-            models = [team.of(one.event.patient_id) for one in inputs]
-            good = [(by, image) for by, image in zip(models, fetched, strict=True) if isinstance(image, np.ndarray)]
-            found = await infer(good)
-            raise_transient(found)
-            vectors = iter(found)
-            outcomes = [
-                _outcome(one, next(vectors), by)
-                if isinstance(image, np.ndarray)
-                else Outcome(error=image, effect=_Made() if image is None else None, model=by.identity)
-                for one, image, by in zip(inputs, fetched, models, strict=True)
-            ]
+            models, answers = await self._models.answers(team, inputs, self._ask)
+            outcomes = [_outcome(*each) for each in zip(inputs, answers, models, strict=True)]
+            self.metrics.event(NOT_JUDGED, sum(one.word == NOT_JUDGED for one in outcomes))
             if self._models.shadow is not None:
-                seen = (one for one, image in zip(inputs, fetched, strict=True) if isinstance(image, np.ndarray))
-                asked = ((one, image, vector) for one, (_, image), vector in zip(seen, good, found, strict=True))
-                self._models.shadow.offer(team, asked)
+                pairs = zip(inputs, answers, strict=True)
+                self._models.shadow.offer(team, ((one, *answer) for one, answer in pairs if isinstance(answer, tuple)))
         return outcomes
 
-    async def _pixels(self, image: ImageEvent) -> Pixels | Poison | None:
+    async def _ask(self, inputs: Sequence[Input[ImageEvent]], models: Sequence[Loaded[ImageTextModel]]) -> list[Any]:
+        """Return each image's pixels and vector, or why it is not judged, or what is wrong; None for a word that takes back."""
+        fetched = await asyncio.gather(*(self._pixels(one.event, by) for one, by in zip(inputs, models, strict=True)))
+        good = [(by, image) for by, image in zip(models, fetched, strict=True) if isinstance(image, np.ndarray)]
+        found = await infer(good)
+        raise_transient(found)
+        vectors = iter(found)
+        answers: list[Any] = []
+        for image in fetched:
+            vector = next(vectors) if isinstance(image, np.ndarray) else None
+            answers.append((image, vector) if isinstance(vector, np.ndarray) else image if vector is None else vector)
+        return answers
+
+    async def _pixels(self, image: ImageEvent, by: Loaded[ImageTextModel]) -> Pixels | Poison | str | None:
         assert self._objects is not None
         if image.status in WITHDRAWN or image.pixels is None:
             return None
+        if why := unmeant(image, by.entry.meant_for):
+            return why
         try:
             data = await self._objects.get(image.pixels)
             return await asyncio.to_thread(pixels, data)
@@ -170,6 +178,7 @@ class ImagesToFindings(Lane[ImageEvent]):
             points = [out.effect.point for one, out in made if out.effect.point is not None and one.event.id not in gone]
             if points:
                 await self._store.upsert(self.collection(len(points[0].vector)), points)
+            gone |= {one.event.id for one, out in made if out.effect.point is None}  # not judged, and once it was
             await self._store.delete_points(self.collection(0), [point for point, one in held.items() if one.id in gone])
         for one, outcome in made:
             _say(one, outcome, known)
@@ -194,11 +203,18 @@ class ImagesToFindings(Lane[ImageEvent]):
             await self._store.close()
 
 
-def _outcome(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -> Outcome:
-    if not isinstance(vector, np.ndarray):
-        return Outcome(error=vector, model=by.identity)
-    found = _findings(one, vector, by)
-    return Outcome([found], effect=_Made(found, image_point(one.event, one.source, vector, by.identity)), model=by.identity)
+def _outcome(one: Input[ImageEvent], answer: Any, by: Loaded[ImageTextModel]) -> Outcome:
+    model = by.identity
+    match answer:
+        case None:
+            return Outcome(effect=_Made(), model=model)
+        case str():
+            found = not_judged(one.event, one.source, answer, model)
+            return Outcome([found], effect=_Made(found), word=NOT_JUDGED, model=model)
+        case (_, vector):
+            found = _findings(one, vector, by)
+            return Outcome([found], effect=_Made(found, image_point(one.event, one.source, vector, model)), model=model)
+    return Outcome(error=answer, model=model)
 
 
 def _take(known: dict[str, Version], version: Version) -> None:
@@ -233,6 +249,8 @@ def _findings(one: Input[ImageEvent], vector: Any, by: Loaded[ImageTextModel]) -
 def _findings_apart(
     one: Input[ImageEvent], champion: Loaded[ImageTextModel], said: Any, challenger: Loaded[ImageTextModel], answer: Any
 ) -> Verdict:
+    if unmeant(one.event, challenger.entry.meant_for):
+        return Verdict(None, {})
     theirs, mine = (_findings(one, vector, by) for vector, by in ((said, champion), (answer, challenger)))
     found = [[finding.label for finding in event.findings if finding.above_threshold] for event in (theirs, mine)]
     return Verdict(labels_apart(*found), {"findings": mine.findings})

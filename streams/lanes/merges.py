@@ -1,7 +1,8 @@
 """patients -> vectors: when two records turn out to be one patient, the vectors follow (HL7 A40 and its kin, FHIR Patient.link).
 
 State, scores and alerts are the vitals lane's; this lane only re-keys points in Qdrant. A link that is undone (A37) moves nothing
-back: which points were whose is no longer in the store, and a rebuild from the topics is the honest way.
+back: which points were whose is no longer in the store, and a rebuild from the topics is the honest way:
+it re-keys by the merges that stand at its end.
 
 A merge waits until the lanes that write points have committed what was on their topics when the merge came. Embedding is slow and
 re-keying is not: else a note that was sent before the merge could be stored after it, under the record that is no more.

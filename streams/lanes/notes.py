@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -72,12 +73,9 @@ class NotesToEntities(Lane[NoteEvent]):
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Find entities; a withdrawn note gives an event without any, so that readers drop what they had."""
         async with self._ner.batch() as team:
-            chosen = [team.of(one.event.patient_id) for one in inputs]
-            texts = ["" if one.event.status in WITHDRAWN else one.event.text for one in inputs]
-            found = await infer(list(zip(chosen, texts, strict=True)))
-            raise_transient(found)
+            chosen, found = await self._ner.answers(team, inputs, _entities)
             if self._ner.shadow is not None:
-                self._ner.shadow.offer(team, zip(inputs, texts, found, strict=True))
+                self._ner.shadow.offer(team, zip(inputs, map(_text, inputs), found, strict=True))
         return await asyncio.to_thread(self._outcomes, inputs, chosen, found)  # of a megabyte of text it takes seconds
 
     def _outcomes(
@@ -167,25 +165,16 @@ class NotesToVectors(Lane[NoteEvent]):
     async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
         """Cut each note into chunks that the model can take whole, embed them all together."""
         async with self._embedding.batch() as team:
-            models = [team.of(one.event.patient_id) for one in inputs]
-            cuts = [_cut(one.event, by.model) for one, by in zip(inputs, models, strict=True)]
-            passages = [
-                (by, one.event.text[chunk.start : chunk.end])
-                for one, by, cut in zip(inputs, models, cuts, strict=True)
-                for chunk in cut
-            ]
-            vectors = await infer(passages)
-            raise_transient(vectors)
+            models, answers = await self._embedding.answers(team, inputs, _vectors)
             if self._embedding.shadow is not None:
-                noted = (one for one, cut in zip(inputs, cuts, strict=True) for _ in cut)
-                asked = ((one, text, vector) for one, (_, text), vector in zip(noted, passages, vectors, strict=True))
+                asked = (
+                    (one, _passage(one, chunk), vector)
+                    for one, answer in zip(inputs, answers, strict=True)
+                    if isinstance(answer, tuple)
+                    for chunk, vector in zip(*answer, strict=True)
+                )
                 self._embedding.shadow.offer(team, asked)
-        outcomes, first = [], 0
-        for one, by, cut in zip(inputs, models, cuts, strict=True):
-            mine = vectors[first : first + len(cut)]
-            first += len(cut)
-            outcomes.append(_outcome(one, cut, mine, by))
-        return outcomes
+        return [_outcome(*each) for each in zip(inputs, answers, models, strict=True)]
 
     async def store(self, inputs: Sequence[Input[NoteEvent]], outcomes: Sequence[Outcome]) -> None:
         """Let each note have the points of its newest version and no others, whichever of its versions these are.
@@ -245,14 +234,43 @@ class NotesToVectors(Lane[NoteEvent]):
             await self._store.close()
 
 
+def _text(one: Input[NoteEvent]) -> str:
+    return "" if one.event.status in WITHDRAWN else one.event.text
+
+
+async def _entities(inputs: Sequence[Input[NoteEvent]], models: Sequence[Loaded[TokenClassifier]]) -> list[Any]:
+    """Return each note's spans, or the error."""
+    found = await infer(list(zip(models, map(_text, inputs), strict=True)))
+    raise_transient(found)
+    return found
+
+
+async def _vectors(inputs: Sequence[Input[NoteEvent]], models: Sequence[Loaded[TextEmbedder]]) -> list[Any]:
+    """Return each note's chunks with their vectors, or the first error: a note is the work of one model, whole."""
+    pairs = list(zip(inputs, models, strict=True))
+    cuts = [_cut(one.event, by.model) for one, by in pairs]
+    found = await infer([(by, _passage(one, chunk)) for (one, by), cut in zip(pairs, cuts, strict=True) for chunk in cut])
+    raise_transient(found)
+    answers: list[Any] = []
+    rest = iter(found)
+    for cut in cuts:
+        vectors = list(islice(rest, len(cut)))
+        answers.append(next(filter(is_error, vectors), (cut, vectors)))
+    return answers
+
+
+def _passage(one: Input[NoteEvent], chunk: Chunk) -> str:
+    return one.event.text[chunk.start : chunk.end]
+
+
 def _cut(note: NoteEvent, model: TextEmbedder) -> list[Chunk]:
     return [] if note.status in WITHDRAWN else chunks(note.text, model.offsets(note.text), model.limit)
 
 
-def _outcome(one: Input[NoteEvent], cut: list[Chunk], vectors: Sequence[Any], by: Loaded[TextEmbedder]) -> Outcome:
-    for vector in vectors:
-        if is_error(vector):
-            return Outcome(error=vector, model=by.identity)
+def _outcome(one: Input[NoteEvent], answer: Any, by: Loaded[TextEmbedder]) -> Outcome:
+    if is_error(answer):
+        return Outcome(error=answer, model=by.identity)
+    cut, vectors = answer
     rows = np.stack(vectors) if vectors else np.empty((0, by.model.dimensions), np.float32)
     points = note_points(one.event, one.source, cut, rows, by.identity)
     return Outcome(effect=points, word="ok" if points else "no-text", model=by.identity)

@@ -31,6 +31,7 @@ log = logging.getLogger("vigil.vitals")
 
 _COUNTED = (
     *("unmatched-feedback", "score-late", "score-failed", "set-late", *(f"alert-{state}" for state in get_args(AlertState))),
+    "unmatched-retraction",
     *("clock-step", "clock-followed", "clock-refused", "time-set-back", "output-too-large", "state-too-large", "journal-lost"),
 )
 _AT_ONCE = 2  # partitions that decide: while one waits for the model, the other decodes

@@ -74,6 +74,7 @@ class Desk:
                 "series_uid": "2.25.2",
                 "instance_uid": self.uid,
                 "modality": "DX",
+                "body_part": "CHEST",
                 "rows": 160,
                 "columns": 160,
                 "pixels": self.picture,
@@ -165,6 +166,32 @@ async def at(lane: ImagesToFindings) -> Desk:
 def again(event: ImageEvent) -> ImageEvent:
     """The event of an object that its sender repeats: the same but for its receipt."""
     return event.model_copy(update={"received_at": event.received_at + timedelta(days=30)})
+
+
+async def test_of_a_picture_that_the_model_is_not_meant_for_nothing_is_said_or_stored(desk: Desk) -> None:
+    head = desk.image(
+        "a", 1, modality="CT", body_part="HEAD", view="", pixels=desk.picture.model_copy(update={"uri": "gone.png"})
+    )
+    counted = {"lane": "images", "kind": "not-judged"}
+    before = desk.lane.metrics.registry.get_sample_value("vigil_events_total", counted) or 0
+    assert await desk.come(head) == ["not-judged"]
+    assert desk.lane.metrics.registry.get_sample_value("vigil_events_total", counted) == before + 1
+    (said,) = desk.said.values()
+    assert said.not_judged == "another modality than the model is meant for: CR, DX, RG"
+    assert (said.findings, said.modality, said.body_part, said.image_status) == ((), "CT", "HEAD", "final")
+    assert await desk.owners() == []
+    taken = desk.word("a", 2)
+    assert await desk.come(taken) == ["withdrawn"]
+    assert desk.withdrawn() == {head.id: "a", taken.id: "a"}
+
+
+async def test_what_an_earlier_release_judged_loses_its_vector_when_it_is_processed_again(desk: Desk) -> None:
+    film = desk.image("a", 1)
+    assert await desk.come(film) == ["ok"]
+    (before,) = desk.said.values()
+    assert (before.findings != (), await desk.owners()) == (True, ["a"])
+    assert await desk.come(film.model_copy(update={"body_part": "HAND"})) == ["not-judged"]
+    assert (desk.said[before.id].findings, await desk.owners(), desk.found()) == ((), [], {})
 
 
 async def test_under_another_patient_it_takes_the_earlier_one_back(desk: Desk) -> None:

@@ -16,7 +16,8 @@ from processors.identity import natural_id
 from tests.faults.inputs import Sender, sent
 
 ANSWERS = {"patient-0003": "alert-acknowledged", "patient-0009": "alert-declined"}  # of `tests.vitals` every third gets worse
-CHAIN = {"high": [{"after": 3, "route": "rapid-response"}]}
+AFTER = 3.0  # seconds
+CHAIN = {"high": [{"after": AFTER, "route": "rapid-response"}]}
 """The site's chain of escalation: short enough that who is not answered for is escalated within the row."""
 
 

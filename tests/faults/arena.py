@@ -237,8 +237,9 @@ class Arena:
         self.wrong += self.sender.reckon()
         store, names = self._store(), self.sender.names
         judge = Judge(
-            self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, store, names, self.erased, self.marks
-        )
+            self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, store, names, self.erased, self.marks,
+            answers.AFTER if self.answered else None,
+        )  # fmt: skip
         logs = "\n".join(worker.log for worker in self.workers)
         seen = "\n".join([logs, *self.watch.not_ready, *self.watch.metrics])
         verdict = judge.judge(seen, undisturbed if self.fault.same else None)

@@ -241,6 +241,20 @@ def test_each_answer_ends_in_one_step_and_what_was_acknowledged_does_not_climb(k
     ]
     assert (found.lost, found.duplicated) == (2, 1)
 
+    # Nobody answers: after three seconds the chain's link is called. Logged time came so far, by the heartbeats.
+    waits = {"waiting_since": AT.isoformat(), "links": 0}
+    alone = [{**one, "decided_at": AT.isoformat(), "answering": waits} for one in life("a", ("s1", "raised"))]
+    beats = [{"id": f"beat-{n}", "decided_at": (AT + timedelta(seconds=n)).isoformat(), "partition": 0} for n in (5, 7)]
+    climbs = [{**alone[0], "id": "a-1", "sequence": 1, "state": "escalated", "answering": {**waits, "links": 1}}]
+    uncalled = ["emergencies that nobody answered and that call nobody in: 1, e.g. ['a-0']"]
+    assert _lived(kafka, [*alone, *beats], [], calls_after=3.0).wrong == uncalled
+    assert _lived(kafka, [*alone, *climbs, *beats], [], calls_after=3.0).wrong == []
+    assert _lived(kafka, [*alone, beats[0]], [], calls_after=3.0).wrong == []  # not yet
+    declined = [
+        {**alone[0], "id": "a-1", "sequence": 1, "state": "declined", "decided_at": beats[1]["decided_at"], "answering": None}
+    ]
+    assert _lived(kafka, [*alone, *declined], [], calls_after=3.0).wrong == uncalled  # that came too late
+
     erased = {"clinical.alerts": {("clinical.feedback", 0, 0)}}  # the topic was deleted after the first answer
     rest = _lived(
         kafka, life("a", ("s1", "raised"), ("s2", "updated"), ("s3", "updated"))[1:], [_answer(0, "a")], erased=erased
@@ -398,22 +412,28 @@ def test_a_note_that_was_spoilt_replaces_nothing(kafka: Kafka) -> None:
 
 def test_a_dead_letter_holds_its_original_whole(kafka: Kafka) -> None:
     prefix = kafka.name("v") + "."
-    notes = [{"id": str(number), "text": "x" * number} for number in range(3)]
+    notes = [{"id": str(number), "text": "x" * number} for number in range(5)]
+    key = {"original_key": base64.b64encode(b"k").decode()}
     whole = [base64.b64encode(json.dumps(one).encode()).decode() for one in notes]
     letters = [
-        {**_letter(0, prefix), "original_value": whole[0]},
-        {**_letter(1, prefix), "original_value": whole[0]},  # another's
-        {**_letter(2, prefix), "original_value": whole[2][:8], "cut": {"value": True}},
+        {**_letter(0, prefix), **key, "original_value": whole[0]},
+        {**_letter(1, prefix), **key, "original_value": whole[0]},  # another's
+        {**_letter(2, prefix), **key, "original_value": whole[2][:8], "cut": {"value": True}},
+        {**_letter(3, prefix), "original_value": whole[3]},  # its key is lost
+        {**_letter(4, prefix), **key, "original_value": whole[4], "original_headers": [{"name": "x", "value": None}]},
     ]
     _write(
         kafka,
         prefix,
         {"clinical.notes": notes, "clinical.entities": [], "clinical.audit": [], "clinical.dead-letters": letters},
     )
-    accepted = Accepted({("clinical.notes", 0, offset): "" for offset in range(3)})
+    accepted = Accepted({("clinical.notes", 0, offset): "" for offset in range(5)})
     verdict = Judge("notes-entities", kafka.bootstrap, prefix, accepted, None).judge("")
-    assert verdict.lost == 1
-    assert verdict.wrong == ["dead letters that do not hold their original: 1, e.g. [('clinical.notes', 0, 1)]"]
+    assert verdict.lost == 3
+    [told] = verdict.wrong
+    assert told.startswith(
+        "dead letters that do not hold their original: 3, e.g. [('clinical.notes', 0, 1), ('clinical.notes', 0, 3)"
+    )
 
 
 def test_merges_are_reckoned_by_where_the_points_stand(kafka: Kafka, tmp_path: Path) -> None:

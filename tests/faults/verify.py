@@ -7,8 +7,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Any
 
 from qdrant_client import QdrantClient
@@ -102,11 +103,14 @@ class Judge:
         names: Mapping[str, str] | None = None,
         erased: Mapping[str, set[Place]] | None = None,
         marks: Collection[str] = MARKS,
+        calls_after: float | None = None,
     ) -> None:
         """`names`: what senders call the inputs, by event id. `erased`: what was accepted when an output topic was deleted.
 
-        `marks`: what tells who somebody is, of all whom the load is about.
+        `marks`: what tells who somebody is, of all whom the load is about. `calls_after`: so many seconds after it asked, an
+        emergency that nobody answered calls the one link of its chain.
         """
+        self.calls_after = calls_after
         self.names = names or {}
         self.marks = _pattern(marks)
         self.erased = erased or {}
@@ -141,7 +145,8 @@ class Judge:
         if self.lane == "merges":
             outputs = self._merged(ids)
         vectors = self._vectors(ids) if self.lane in COLLECTION else set(ids)
-        self._account(ids, outputs & vectors, outputs, vectors)
+        made = set[str]().union(outputs if self.lane in (*OUTPUT, "merges") else (), vectors if self.lane in COLLECTION else ())
+        self._account(ids, outputs & vectors, made, vectors)
         self._bear_out()
         self._silence(logs)
         if self.names:
@@ -226,17 +231,18 @@ class Judge:
         self.found.blame("dead letters of what was never accepted", set(self.dead) - set(self.accepted.at))
 
     def _originals(self) -> None:
-        """A dead letter holds its original whole: value and headers as they stand at its place."""
+        """A dead letter holds its original whole: key, value and headers as they stand at its place."""
         letters = [body for _, _, body in self.ledger.read("clinical.dead-letters") if body["lane"] == self.lane]
         if not letters:
             return
-        there = {(partition, offset): value for partition, offset, value in self.ledger.values(self.topic)}
+        records = self.ledger.records(self.topic)
+        there = {(one.partition(), one.offset()): (one.key(), one.value(), one.headers() or []) for one in records}
         spoilt = []
         for letter in letters:
             place = (letter["original_partition"], letter["original_offset"])
-            said = letter.get("original_value")
-            value = None if said is None else base64.b64decode(said)
-            if place in there and not letter.get("cut") and value != there[place]:
+            headers = [(one["name"], _bytes(one["value"])) for one in letter.get("original_headers", ())]
+            said = _bytes(letter.get("original_key")), _bytes(letter.get("original_value")), headers
+            if place in there and not letter.get("cut") and said != there[place]:
                 spoilt.append((self.topic, *place))
         self.verdict.lost += len(spoilt)
         self.found.blame("dead letters that do not hold their original", spoilt)
@@ -405,8 +411,11 @@ class Judge:
             self.found.wrong.append("no point was moved: the row shows nothing")
         return {one for one in ids if "merged" in self.audited[one] and merges.get(one) not in astray}
 
-    def _account(self, ids: set[str], whole: set[str], outputs: set[str], vectors: set[str]) -> None:
-        """Every accepted input ends as exactly one of: output, dead letter, ignored with its reason."""
+    def _account(self, ids: set[str], whole: set[str], made: set[str], vectors: set[str]) -> None:
+        """Every accepted input ends as exactly one of: output, dead letter, ignored with its reason.
+
+        `whole`: of these there is all that there should be; `made`: of these there is something.
+        """
         replaced = self._replaced() if self.lane == "notes-vectors" else set()
         output = self.erased.get(OUTPUT.get(self.lane, ""), set())
         letters = self.erased.get("clinical.dead-letters", set())
@@ -420,7 +429,7 @@ class Judge:
             # That a newer version stands, or that there is no text, is for the verifier to say, not for the lane.
             reason = "replaced" if event_id in replaced else self.idle.get(event_id, "")
             ignored = reason == "replaced" or reason in self.audited[event_id]
-            if done and place in self.dead:
+            if event_id in made and place in self.dead:
                 both.append(place)
             if not done and place not in self.dead:
                 if place in (output if event_id else letters):
@@ -463,10 +472,16 @@ class Judge:
     def _lives(self) -> None:
         """Follow each alert: no step is missing or turned, none comes after its end, none climbs once it was acknowledged."""
         lives: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-        for _, _, body in self.ledger.read("clinical.alerts"):
+        places: dict[str, int] = {}
+        until: dict[int, datetime] = {}  # by partition: its newest logged time
+        for partition, _, body in self.ledger.read("clinical.alerts"):
+            now = datetime.fromisoformat(body.get("decided_at") or _NEVER)
+            until[partition] = max(now, until.get(partition, now))
             if "alert_id" in body:
                 lives[body["alert_id"]].setdefault(body["id"], body)
-        turned, gaps, after, climbed, astray = [], [], [], [], []
+                places[body["alert_id"]] = partition
+            self.verdict.blind = self.verdict.blind or body.get("kind") == "monitoring-blind"
+        turned, gaps, after, climbed, astray, uncalled = [], [], [], [], [], []
         for alert, of_alert in lives.items():
             steps = sorted(of_alert.values(), key=lambda body: int(body["sequence"]))
             if steps != list(of_alert.values()):
@@ -486,11 +501,32 @@ class Judge:
                 if not escalated and step.get("route") != _first_route(step):
                     astray.append(step["id"])
                 answered = step["state"] == "acknowledged" or (answered and step["state"] != "updated")
+            for step, then in zip_longest(steps, steps[1:]):
+                due = self._calls_at(step)
+                if due is None:
+                    continue
+                reached = until[places[alert]] if then is None else datetime.fromisoformat(then["decided_at"])
+                if reached > due + _TICKS and (then is None or then["state"] != "escalated"):
+                    uncalled.append(step["id"])
         self.found.blame("alerts whose steps stand in another order than their numbers", turned)
         self.found.blame("alerts of which a step is missing", gaps)
         self.found.blame("alerts that go on after their end", after)
         self.found.blame("alerts that climb though somebody has acknowledged them", climbed)
         self.found.blame("steps on another route than the alert's, though nobody was called in", astray)
+        self.found.blame("emergencies that nobody answered and that call nobody in", uncalled)
+
+    def _calls_at(self, step: Mapping[str, Any]) -> datetime | None:
+        """Say when a step's alert calls the link of its chain, if nobody answers; None where it has, or need not.
+
+        What came while nobody watched (`monitoring-blind`) is looked at first, for as long as that takes.
+        """
+        answering = step.get("answering") or {}
+        waits = answering.get("waiting_since")
+        if self.calls_after is None or self.verdict.blind or "clinical.alerts" in self.erased:
+            return None
+        if waits is None or answering["links"] or step["severity"] != "high":
+            return None
+        return datetime.fromisoformat(waits) + timedelta(seconds=self.calls_after)
 
     def _answers(self) -> None:
         """Each answer ends in exactly one step or note; in none where it came when the alert was over, or acknowledged already."""
@@ -532,7 +568,6 @@ class Judge:
         bodies: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
         for _, _, body in self.ledger.read("clinical.alerts"):
             contents[body["id"]].add(json.dumps({**body, "source": None}, sort_keys=True))
-            self.verdict.blind = self.verdict.blind or body.get("kind") == "monitoring-blind"
             if self._tells(json.dumps(body)):
                 self.found.wrong.append(f"an alert tells who somebody is: {body['id']}")
             if body.get("kind") in ("news2", "deterioration") and body["state"] != "escalated" and not body.get("by"):
@@ -723,6 +758,8 @@ OWN = {
     *("received_at", "received", "effective_at"),  # FHIR resources of persons and stays hold as of their receipt
 }
 """Fields that name a message or its bytes, or say when it came: each run's own, where senders write messages as it begins."""
+_NEVER = "1970-01-01T00:00:00Z"
+_TICKS = timedelta(seconds=3)  # logged time comes second by second
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 _CLOCK = re.compile(r"\b\d\d:\d\d UTC\b")
 _AGED = re.compile(r" as of \d\d:\d\d UTC(?=:|$)")  # in a title: where a fault delayed it
@@ -796,6 +833,10 @@ def _shows(step: Mapping[str, Any], news2: Mapping[str, Any], sets: Iterable[int
         and list(map(int, _POINTS.findall(step["detail"]))) == [one for one in points if not one]
         and {at.removesuffix(" UTC") for at in _CLOCK.findall(step["detail"])} <= clock
     )
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)
 
 
 def _pattern(marks: Collection[str]) -> re.Pattern[str]:

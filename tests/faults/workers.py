@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.faults.arena import SESSION, Arena, Fault
 from tests.faults.inputs import COURSE
 from tests.faults.watch import Worker
+from tests.versions import another_version
 
 ALL = ("vitals", "notes-entities", "notes-vectors", "images")
 
@@ -57,6 +58,21 @@ def rolling(arena: Arena) -> None:
         arena.worker(slot).start()
         arena.worker(slot).until_ready()
         arena.sleep(1.0)
+
+
+def upgrade(arena: Arena) -> None:
+    """Replace every worker in turn by one of another version with other rules, and kill the last of those."""
+    env, command = another_version(arena.folder)
+    for slot in range(arena.fault.workers):
+        arena.stop(slot)
+        new = Worker(arena.fault.lane, slot, {**arena.env, **env}, arena.folder, command=[*command, arena.fault.lane])
+        arena.workers = [new if one.slot == slot else one for one in arena.workers]
+        new.start()
+        new.until_ready()
+        arena.sleep(1.0)
+    new.kill()
+    new.start()
+    new.until_ready()
 
 
 def twin(arena: Arena) -> None:
@@ -145,6 +161,16 @@ FAULTS = [
     ),
     *(Fault("rebalance", lane, "workers added and removed mid-batch", rebalance, seconds=24) for lane in ALL),
     *(Fault("rolling-restart", lane, "all workers restarted in turn", rolling, workers=2) for lane in ALL),
+    Fault(
+        "rolling-upgrade",
+        "vitals",
+        "all workers replaced in turn by another version with other rules, the last one killed in addition",
+        upgrade,
+        workers=2,
+        seconds=20,
+        settings=(("VIGIL_STATE__SNAPSHOT_SECONDS", "60"),),  # all that is told lies after the last snapshot
+        seen="alerts go by what was told",
+    ),
     *(
         Fault(
             "fenced",

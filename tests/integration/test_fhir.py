@@ -54,6 +54,17 @@ async def site(contexts=None, client=True, **changes):
             yield server
 
 
+@pytest.mark.parametrize("path", ["/fhir/", "/fhir/Observation/", "/fhir/Observation/o1/", "/hook/", "/hook/Observation/o1/"])
+async def test_a_slash_at_the_end_is_nothing_and_never_redirected(path):
+    async with site() as server:
+        made = observation(id="o1") if "o1" in path or path == "/hook/" else observation()
+        sent = bundle(made) if path == "/fhir/" else made
+        answer = await server.client.request("PUT" if "o1" in path else "POST", path, json=sent, follow_redirects=False)
+        assert answer.status_code in (200, 201)
+        assert "http:" not in answer.headers.get("location", "")
+        assert [type(event) for event in server.publisher.events] == [VitalsEvent]
+
+
 async def test_create_and_update():
     async with site() as server:
         created = await server.client.post("/fhir/Observation", json=pressure())

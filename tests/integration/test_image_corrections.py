@@ -87,6 +87,11 @@ def ways(site: Clinic, addresses: dict[str, tuple[str, int]], folder: Path) -> d
     return {"c-store": by_c_store, "stow": by_stow, "import": by_import}
 
 
+def film(patient: str) -> FileDataset:
+    """A chest film: what the model is meant for."""
+    return make(PatientID=patient, IssuerOfPatientID="HOSP", Modality="DX", BodyPartExamined="CHEST")
+
+
 async def owners(settings: Settings) -> dict[str, list[str]]:
     """Whose vectors there are, by instance."""
     found: dict[str, list[str]] = {}
@@ -119,8 +124,8 @@ async def test_a_wrong_patients_image_is_taken_back_and_a_rejected_one_too(site:
     async with edge.running(site.settings) as addresses, site.running("images"):
         for way, send in ways(site, addresses, tmp_path).items():
             wrong, right = f"{way}-1", f"{way}-2"
-            image = make(PatientID=wrong, IssuerOfPatientID="HOSP")
-            corrected, other = deepcopy(image), make(PatientID=wrong, IssuerOfPatientID="HOSP")
+            image = film(wrong)
+            corrected, other = deepcopy(image), film(wrong)
             corrected.PatientID = right
             uid, sent = str(image.SOPInstanceUID), sent + 2
             await send(image)

@@ -267,6 +267,7 @@ def _image(patient: str, name: str, reference: ObjectReference) -> ImageEvent:
         series_uid=f"2.25.2.{name}",
         instance_uid=f"2.25.3.{patient}.{name}",
         modality="DX",
+        body_part="CHEST",
         rows=160,
         columns=160,
         pixels=reference,

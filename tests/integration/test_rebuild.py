@@ -156,6 +156,25 @@ def settled(site: Clinic) -> None:
     site.settings = site.settings.model_copy(update={"lanes": lanes.model_copy(update={"merges": merges})})
 
 
+async def test_a_rebuild_gives_back_what_a_merge_that_was_undone_took(kafka: Kafka, tmp_path: Path, each_store: str) -> None:
+    site = Clinic(kafka, tmp_path, vectors=each_store)
+    settled(site)
+    unlinked = PatientEvent(
+        id=natural_id("a37"), patient_id="a", effective_at=AT + timedelta(minutes=5), received_at=AT, origin=ORIGIN
+    )
+    async with site.running("notes-vectors"), site.running("merges"):
+        await site.write(note("a", "n1", "Anaphylaxis to penicillin."), note("b", "n2", "Fracture of the wrist."))
+        await site.until_done("notes-vectors", NoteEvent.topic)
+        await site.write(merge("a", "b"), merge("c", "b"))
+        await site.until_done("merges", PatientEvent.topic)
+        await site.write(unlinked)
+        await site.until_done("merges", PatientEvent.topic)
+    assert set((await served(site)).values()) == {"b"}  # the lane moves nothing back
+    done = await rebuilt(site, Wish("notes", "the link was an error"))
+    assert done.merges == 1
+    assert await served(site) == {"Anaphylaxis to penicillin.": "a", "Fracture of the wrist.": "b"}
+
+
 async def test_a_rebuilt_collection_equals_the_old_one_point_by_point(kafka: Kafka, tmp_path: Path, each_store: str) -> None:
     site = Clinic(kafka, tmp_path, vectors=each_store)
     settled(site)
@@ -450,6 +469,7 @@ def image(number: int, reference: ObjectReference) -> ImageEvent:
         series_uid="2.25.2",
         instance_uid=f"2.25.3.{number}",
         modality="DX",
+        body_part="CHEST",
         rows=160,
         columns=160,
         pixels=reference,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from qdrant_client import QdrantClient
 
 
@@ -53,6 +53,11 @@ class Ledger:
 
     def values(self, topic: str) -> Iterator[tuple[int, int, bytes]]:
         """Yield (partition, offset, value) of every record, as it stands."""
+        for message in self.records(topic):
+            yield message.partition(), message.offset(), message.value()
+
+    def records(self, topic: str) -> Iterator[Message]:
+        """Yield every record, as the client gives it."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self._bootstrap,
@@ -78,7 +83,7 @@ class Ledger:
                     most -= 1
                     if message.error():
                         raise RuntimeError(str(message.error()))
-                    yield message.partition(), message.offset(), message.value()
+                    yield message
                     if message.offset() + 1 >= left.get(message.partition(), 0):
                         left.pop(message.partition(), None)
         finally:

@@ -8,6 +8,7 @@
 | is an update (PUT, rest-hook, fetched) | its id on its server |
 | is a create with an id, which is no promise (R4 http.html#create; some send one for all) | that and the patient |
 | has no id | its first identifier, of a DiagnosticReport the code too (an accession number is of several), and the patient |
+| has neither, and others of its request have that number too (both knees of one accession number) | its place among them, too |
 | has no identifier either | its content |
 
 An identifier without a system is the server's. Where an update's note was another until now (another subject, a masterIdentifier)
@@ -230,21 +231,27 @@ class _Numbers:
     note: str
     every: frozenset[str]
     vouched: bool  # its note derives from an id that its sender gives to nothing else
+    further: bool  # others of the request have its number too, and are other documents
 
 
-def _numbers(reading: Reading, resource: Json, *, vouched: bool) -> _Numbers:
+def _numbers(reading: Reading, resource: Json, whose: str, *, vouched: bool) -> _Numbers:
+    """Return the numbers of a resource that is about that patient."""
     masters, named = ([*filter(_value, objects(resource, name))] for name in ("masterIdentifier", "identifier"))
     given = [_given(reading, one) for one in (*masters, *named)]
     name = text(resource.get("id"))
     itself = reading if resource is reading.resource else Reading(resource, reading.sender, reading.site, reading.index)
-    note = _keyed(reading, reading.sender.base, f"{kind_of(resource)}/{itself.logical_id}")
+    note, place = _keyed(reading, reading.sender.base, f"{kind_of(resource)}/{itself.logical_id}"), 0
     if not name and named:
         code = (_kind(resource.get("code")).code,) if kind_of(resource) == "DiagnosticReport" else ()
         note = _keyed(reading, text(named[0].get("system")), _value(named[0]), *code)
+        if not (itself.name or masters):  # no conditional update, which is of what its identifier names
+            same = reading.index.numbered.setdefault((note, whose), {})  # the same content twice is one
+            if place := same.setdefault(itself.digest, len(same)):  # 0 for the first
+                note = _keyed(reading, "", note, str(place + 1))
     own_id = note
     if masters:
         note = given[0]
-    return _Numbers(own_id, note, frozenset((own_id, note, *given)), vouched and bool(name) and not masters)
+    return _Numbers(own_id, note, frozenset((own_id, note, *given)), vouched and bool(name) and not masters, bool(place))
 
 
 def _value(identifier: Json) -> str:
@@ -261,7 +268,9 @@ def _keyed(reading: Reading, scope: str, *number: str) -> str:
 
 def _filed(reading: Reading, subject: Subject) -> tuple[str, str | None]:
     """File the document; return its note and, where an update's note was another until now, that one."""
-    numbers = _numbers(reading, reading.resource, vouched=reading.update)
+    numbers = _numbers(reading, reading.resource, subject.patient_id, vouched=reading.update)
+    if numbers.further:
+        reading.note("identifier", "of another document in the same request too: a document of its own")
     mine = own(_notes(reading, numbers.note), reading.site.contexts, subject.patient_id)
     note_id = mine[-1].note_id if mine else note_of(numbers.note, *(() if numbers.vouched else (subject.patient_id,)))
     before = _notes(reading, numbers.id) if reading.update and reading.name else ()
@@ -293,7 +302,7 @@ def _target_id(reading: Reading, subject: Subject, reference: Any) -> str | None
     if target := reading.index.find(literal, reading.resource):
         about = target.get("subject")
         whose = (reading.patient(about) if isinstance(about, dict) else None) or subject
-        numbers = _numbers(reading, target, vouched=reading.update)
+        numbers = _numbers(reading, target, whose.patient_id, vouched=reading.update)
         given = () if numbers.vouched else (whose.patient_id,)
         return _found(reading, whose, numbers.note) or note_of(numbers.note, *given)
     if logical := reading.logical_identifier(literal, "DocumentReference"):

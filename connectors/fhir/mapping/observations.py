@@ -16,6 +16,7 @@
 | bodySite, method, referenceRange, note, other hasMember, derivedFrom | not used |
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
@@ -29,6 +30,7 @@ from connectors.hl7.mapping.codes import (
     OXYGEN,
     Coded,
     Conflict,
+    is_mdc,
     observation_code,
     responsiveness,
     room_air,
@@ -44,6 +46,7 @@ from processors.identity import content_hash, natural_id
 
 OF_ANOTHER: Final = "business-rule"  # the code of a trouble that says: not about the subject (`focus`)
 RETRACTS: Final = frozenset({"entered-in-error", "cancelled"})
+_AMENDS: Final = RETRACTS | {"amended", "corrected"}
 _COUNTS: Final = frozenset({"final", "amended", "corrected"})
 _EFFECTIVE: Final = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _SHARED: Final = ("subject", "focus", "encounter", *_EFFECTIVE, "issued", "device", "performer")  # with contained members
@@ -94,7 +97,7 @@ def _members(reading: Reading, *, remembered: bool) -> list[Observed | Fact]:
     resource = reading.resource
     named = {text(one.get("reference")) for one in objects(resource, "hasMember")}
     found: list[Observed | Fact] = []
-    for n, one in enumerate(objects(resource, "contained")):
+    for n, one in enumerate(objects(resource, "contained") if named else ()):
         if kind_of(one) != "Observation" or f"#{text(one.get('id'))}" not in named:
             continue
         timed = any(name in one for name in _EFFECTIVE)
@@ -145,15 +148,18 @@ def _itself(reading: Reading, *, remembered: bool, holds: bool) -> list[Observed
     if at is None:
         return []
     status: ObservationStatus = next((one for one in get_args(ObservationStatus) if one == resource.get("status")), "unknown")
+    # of all its values, and looked for among all its components: once
+    encounter_id, charted = reading.encounter(resource.get("encounter"), subject), _charted(reading, status)
+    span = int(status in _AMENDS and not at.microsecond)  # seconds are always written, fractions not by all
     return [
         Observed(
             reading,
-            Observation(**value._asdict(), status=status),
+            Observation(**value._asdict(), status=status, span=span),
             at,
             subject,
-            reading.encounter(resource.get("encounter"), subject),
+            encounter_id,
             _device(resource),
-            _charted(reading, status),
+            charted,
             reading.processing,
         )
         for value in values
@@ -188,11 +194,11 @@ def _is_panel(reading: Reading) -> bool:
 def vitals_events(observed: list[Observed]) -> list[VitalsEvent]:
     """Make sets: what one request says of one patient at one time, by one device, is one set; a code that comes twice is two."""
     sets: dict[tuple[Any, ...], list[Observed]] = {}
+    copies = Counter[tuple[Any, ...]]()  # how often a code has come: the number of its next set
     for one in observed:
         key = (one.subject.patient_id, one.encounter_id, one.at, one.device, one.charted, one.processing)
-        copy = 0
-        while any(one.observation.code == other.observation.code for other in sets.get((*key, copy), ())):
-            copy += 1
+        copy = copies[(*key, one.observation.code)]
+        copies[(*key, one.observation.code)] += 1
         sets.setdefault((*key, copy), []).append(one)
     return [_event(members) for members in sets.values()]
 
@@ -376,7 +382,7 @@ def _charted(reading: Reading, status: str) -> bool:
         return False
     if reading.sender.peer.charted is not None:
         return reading.sender.peer.charted
-    return status != "preliminary" and not any(system == "MDC" for _, _, system in codings(reading.resource.get("code")))
+    return status != "preliminary" and not any(map(is_mdc, codings(reading.resource.get("code"))))
 
 
 # ----------------------------------------------------------------------------------------------------------------- facts

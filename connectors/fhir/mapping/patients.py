@@ -10,8 +10,8 @@
 3. `link` replaced-by merges this record into another, `replaces` the other into this one; the survivor takes over what it lacks.
    An update without a link that its resource said before (`merged_by`) takes that merge back, as A37 does in HL7 v2.
 4. A stay that is over, planned or cancelled does not displace another one that is in progress, or may be; nor does one in progress
-   whose class is an outpatient's (AMB, HH, VR, FLD, PRENC), but from another outpatient's, nor one that began earlier
-   (Encounter.period.start). The rule stands in `connectors.stays`. A class that is none of these takes over: no trigger tells.
+   but of an inpatient's or emergency's class, unless it displaces an outpatient's, nor one that began earlier
+   (Encounter.period.start). The rule stands in `connectors.stays`. A class that is not known displaces nothing, and it is noted.
 5. What is part of another Encounter (`partOf`: a department's or a ward's share of a stay) is about that stay. It tells where the
    patient lies; it never ends the stay, which goes on in the next ward. Where none is in progress it begins one: its whole may not
    have come yet. One that is in progress after its whole has ended goes on, and ends, by itself.
@@ -48,7 +48,7 @@ from connectors.contexts import (
 from connectors.fhir.mapping.reading import Reading, Stay, Subject, codings, objects, text
 from connectors.fhir.structure import Json
 from connectors.identity import LOGICAL
-from connectors.stays import CLASSES, NEW_STAY, Class, gives_way
+from connectors.stays import NEW_STAY, Class, class_of, gives_way, in_bed
 from processors.events import UNDATED, Identifier, Location, PatientEvent
 from processors.identity import natural_id
 
@@ -65,6 +65,7 @@ ENCOUNTER_STATUS: Final[Mapping[str, str]] = {  # http://hl7.org/fhir/R4/valuese
 }
 _PLACES: Final[Mapping[str, str]] = {"wa": "ward", "ro": "room", "bd": "bed"}  # location-physical-type; others are the ward
 _GONE: Final = {name: PatientEvent.model_fields[name].default for name in STAY}
+UNKNOWN_CLASS: Final = "neither an inpatient's nor an outpatient's that is known (`classes` of the peer): displaces no stay"
 _DATE: Final = len("2026-01-31")  # shorter ones are years and months
 _FOLLOWED: Final = 8  # aliases and merges followed before one is taken for a circle
 
@@ -274,7 +275,7 @@ def map_encounter(reading: Reading, book: Book, learnt: dict[str, Stay]) -> None
     if reading.stay_key:
         learnt[reading.stay_key] = Stay(stay or "", subject.patient_id, written)
     status = ENCOUNTER_STATUS.get(text(resource.get("status")), "unknown")
-    kind = _class(resource)
+    kind = _class(reading, resource)
     earliest, latest = _began(reading, resource)
     known = book.get(subject.patient_id)
     late = book.is_late(subject.patient_id, at)
@@ -292,9 +293,10 @@ def map_encounter(reading: Reading, book: Book, learnt: dict[str, Stay]) -> None
         if late:
             reading.note("", "another stay, and older than what is known of the patient: not used")
             return
-        # FHIR has no trigger that tells an admission from an update, so a class that tells nothing counts as a bed.
-        if not gives_way(known, status, takes_over=kind != "outpatient", latest=latest):
+        if not gives_way(known, status, takes_over=in_bed(kind), latest=latest):
             reading.note("", "another stay is in progress: not used")
+            if kind is None and status == "in-progress":
+                reading.note("class", UNKNOWN_CLASS)
             return
     said: dict[str, Any] = {"encounter_id": stay, "encounter_status": status, "deleted": False}
     visit = reading.visit_of_stay(resource, subject, stay)
@@ -353,9 +355,11 @@ def _is_share(reading: Reading, book: Book, patient_id: str, status: str, at: da
     return True
 
 
-def _class(resource: Json) -> Class | None:
+def _class(reading: Reading, resource: Json) -> Class | None:
     given = resource.get("class")
-    return CLASSES.get(text(given.get("code")).upper()) if isinstance(given, dict) else None
+    if not isinstance(given, dict):
+        return None
+    return class_of(text(given.get("code")), reading.sender.peer.classes, text(given.get("system")))
 
 
 def _began(reading: Reading, resource: Json) -> tuple[datetime | None, datetime | None]:

@@ -15,7 +15,7 @@ from connectors.fhir.mapping.times import moment
 from connectors.fhir.settings import FhirPeer, FhirSettings
 from connectors.fhir.structure import Json, canonical, kind_of
 from connectors.hl7.mapping.codes import Coded
-from connectors.identity import ENDED, LOGICAL, SECONDARY, TEMPORARY, VALID, Identities, kind_in_words, lasting
+from connectors.identity import ENDED, LOGICAL, SECONDARY, TEMPORARY, VALID, Identities, kind_in_words, lasting, number_kind
 from connectors.publisher import NewObject
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import content_hash, natural_id
@@ -119,6 +119,11 @@ class Index:
         self.fetched = fetched
         self.wanted: set[str] = set()
         self.anew: set[str] = set()  # patients whose number is their own by this request, though another record lists it
+        # Looked through once, though all of a request may refer to it. By id(), with what has it, so that it stays that one's:
+        self.ranked: dict[int, tuple[Json, list[tuple[int, Identifier]]]] = {}  # Patient -> its numbers
+        self.chosen: dict[int, tuple[Json, Identifier | None]] = {}  # and the one that it is filed under
+        self.numbered: dict[tuple[str, str], dict[str, int]] = {}  # number and patient -> documents by digest, in order
+        self._contained: dict[int, tuple[object, dict[str, Json]]] = {}  # list of what is contained -> by its ids
         self._by_url: dict[str, Json] = {}
         for url, resource in resources:
             if url:
@@ -129,11 +134,22 @@ class Index:
     def find(self, reference: str, owner: Json) -> Json | None:
         """Return the resource that a reference means: contained in its owner (`#id`), or an entry."""
         if reference.startswith("#"):
-            return next((one for one in objects(owner, "contained") if one.get("id") == reference[1:]), None)
+            return self._within(owner).get(reference[1:])
         if found := self._by_url.get(reference):
             return found
         tail = "/".join(reference.split("/_history/")[0].split("/")[-2:])
         return self._by_url.get(tail)
+
+    def _within(self, owner: Json) -> dict[str, Json]:
+        """Return what is contained in a resource, by its ids."""
+        given = owner.get("contained")
+        if (known := self._contained.get(id(given))) is None:
+            named: dict[str, Json] = {}
+            for one in objects(owner, "contained"):
+                if isinstance(one.get("id"), str):
+                    named.setdefault(one["id"], one)
+            known = self._contained[id(given)] = given, named
+        return known[1]
 
 
 class Reading:
@@ -162,7 +178,6 @@ class Reading:
         self.site = site
         self.index = index
         self.name = text(resource.get("id")) or condition  # what one sender's versions of it have in common; empty: nothing
-        self.digest = content_hash(canonical(resource))
         self.first: list[Event] = []  # what must come before the values of the same request
         self.events: list[Event] = []
         self.documents = {} if documents is None else documents
@@ -173,6 +188,11 @@ class Reading:
         self._positions: dict[str, int] = {}
 
     # ----------------------------------------------------------------------------------------------------------- what it is
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the hash of its content."""
+        return content_hash(canonical(self.resource))
 
     @cached_property
     def logical_id(self) -> str:
@@ -382,8 +402,10 @@ class Reading:
 
         `use` and `period` come before the site's order of authorities; a number that may not be used is passed over.
         """
-        own, identities = self._own(resource), self.site.identities
-        return identities.choose_ranked(self._ranked(resource)) or (identities.choose([own]) if own else None)
+        identities, own = self.site.identities, self._own(resource)
+        if id(resource) not in self.index.chosen:
+            self.index.chosen[id(resource)] = resource, identities.choose_ranked(self._ranked(resource))
+        return self.index.chosen[id(resource)][1] or (identities.choose([own]) if own else None)
 
     def _own(self, resource: Json) -> Identifier | None:
         """Return the identifier that a Patient resource's own id on its server is, None for what has none."""
@@ -396,6 +418,8 @@ class Reading:
         """Return the numbers of a Patient resource and how much each counts, in that order; of one authority the official first."""
         if kind_of(resource) != "Patient":
             return []
+        if known := self.index.ranked.get(id(resource)):
+            return known[1]
         found: list[tuple[int, int, bool, Identifier]] = []
         order: dict[str, int] = {}
         for given in objects(resource, "identifier"):
@@ -403,7 +427,9 @@ class Reading:
                 use = text(given.get("use"))
                 rank = _USES.get(use, VALID) if self._lasts(given.get("period")) else ENDED
                 found.append((rank, order.setdefault(one.authority, len(order)), use != "official", one))
-        return [(rank, one) for rank, _, _, one in sorted(found, key=lambda each: each[:3])]
+        ranked = [(rank, one) for rank, _, _, one in sorted(found, key=lambda each: each[:3])]
+        self.index.ranked[id(resource)] = resource, ranked
+        return ranked
 
     def _lasts(self, period: Any) -> bool:
         """Whether a Period has begun and not ended. A date without a time is in it to its end, as a month or year (R4 Period)."""
@@ -421,7 +447,8 @@ class Reading:
             value = text(one.get("value"))
             if value and one.get("use") != "old":
                 kinds = codings(one.get("type"))
-                kind = next((code for code, _, _ in kinds if code), "") or (kind_in_words(kinds[-1][1]) if kinds else "")
+                code = next((code for code, _, _ in kinds if code), "")
+                kind = number_kind(code) if code or not kinds else kind_in_words(kinds[-1][1])
                 found.append(Identifier(authority=self._authority(one), value=value, kind=kind))
         return tuple(found)
 

@@ -26,7 +26,7 @@ A version that was seen before (a resend) says and takes back the same again, un
 now.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -142,8 +142,8 @@ def follow(reading: Reading, observed: list[Observed], known: Versions, *, updat
     elif status in _CORRECTS - RETRACTS and now and not known:
         reading.note("", "a correction of what is not remembered: it replaces what is of the same patient, code and time only")
     corrected = others if status == "final" else frozenset()
-    covered = {_key(reading, one) for one in now}
-    kept = [one for one in stood if one not in gone and _key(reading, one) not in covered]
+    covered, left = {_key(reading, one) for one in now}, frozenset(gone)
+    kept = [one for one in stood if one not in left and _key(reading, one) not in covered]
     stands = () if status in RETRACTS else (*(kept if follows else ()), *now)
     passed = _corrections(reading, observed, corrected)
     if not known and not stands:
@@ -222,10 +222,10 @@ def _take_back(reading: Reading, gone: tuple[Said, ...]) -> None:
     """
     events = reading.first if text(reading.resource.get("status")) in _UNVALIDATED else reading.events
     sets: dict[tuple[str, datetime, int], list[Said]] = {}
+    copies = Counter[tuple[str, datetime, str]]()
     for one in gone:
-        copy = 0
-        while any(one.parameter == other.parameter for other in sets.get((one.patient_id, one.at, copy), ())):
-            copy += 1
+        copy = copies[one.patient_id, one.at, one.parameter]
+        copies[one.patient_id, one.at, one.parameter] += 1
         sets.setdefault((one.patient_id, one.at, copy), []).append(one)
     for (patient, at, copy), members in sets.items():
         first = members[0]

@@ -112,6 +112,12 @@ def coding_system(name: str) -> str:
 Coded = tuple[str, str, str]  # identifier, text, coding system
 
 
+def is_mdc(coded: Coded) -> bool:
+    """Whether a coding is of MDC, by its system or a reference id: device data."""
+    code, text, system = coded
+    return system == "MDC" or code.startswith("MDC_") or text.startswith("MDC_")
+
+
 def codings(segment: Segment, field: int) -> tuple[Coded, ...]:
     """Return the coded values of a CE or CWE field, primary first: components 1-3, alternate 4-6, second alternate 10-12."""
     return _codings(segment.components(field))
@@ -157,11 +163,12 @@ def _standard_code(coded: tuple[Coded, ...]) -> str:
         meant = ""
         if code in VITAL_SIGNS or code in BLOOD_PRESSURE:
             meant = code if system in ("SCT" if code == loinc.ACVPU_SNOMED else "LN", "") else ""
-        elif system == "MDC" or text.startswith("MDC_"):
-            by_code, by_name = MDC_BY_CODE.get(code, ""), MDC_BY_NAME.get(text or code, "")
-            if by_code and by_name and by_code != by_name:
-                raise Conflict("MDC code and reference id name different observations", by_code, by_name)
-            meant = by_code or by_name
+        elif is_mdc((code, text, system)):
+            # the reference id stands in either place, beside a code or any words
+            said = dict.fromkeys(filter(None, (MDC_BY_CODE.get(code), MDC_BY_NAME.get(code), MDC_BY_NAME.get(text))))
+            if len(said) > 1:
+                raise Conflict("MDC code and reference id name different observations", *said)
+            meant = next(iter(said), "")
         if meant:
             found.setdefault(loinc.LOINC[BLOOD_PRESSURE.get(meant, (meant,))[0]].quantity, meant)
     if len(found) > 1:

@@ -4,6 +4,10 @@
 report the filler's order number (OBR-3, else the placer's OBR-2) and the service (OBR-4). What replaces or adds to another document
 is a note of its own that names the other (`replaces`).
 
+Orders of one message that have all that in common (both knees under one accession number, the bottles of a culture) are several
+reports: after the first each is told apart by its OBR-2 where that is its own, else by its place among them. One that comes alone
+later is known by OBR-2 as long as that is remembered; else it is a version of the first.
+
 | message | relation |
 |---|---|
 | MDM T02 original, T04 status change | original; edit where it is a correction |
@@ -38,7 +42,7 @@ from connectors.hl7.mapping.codes import DOCUMENT_LOINC, NO_RESULT, RETRACTED, c
 from connectors.hl7.mapping.embedded import Lines, Piece, pieces_of, same_run, texts_of
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import Status, letter_of, of_document, of_order, standing
-from connectors.hl7.message import Segment
+from connectors.hl7.message import Message, Segment
 from connectors.texts import begins_document, text_of_words
 from processors.events import Coding, NoteEvent, Relation
 from processors.identity import natural_id
@@ -52,7 +56,13 @@ RELATIONS: Final[dict[str, Relation]] = {
     "T11": "cancel",
 }
 TEXT_TYPES: Final = frozenset({"TX", "FT", "ST", "ED", "RP", ""})
-WITHOUT_CONTENT: Final = frozenset({"T01", "T03", "T05", "T07", "T09"})  # notices; the text comes with the even numbers
+WITHOUT_CONTENT: Final = {  # notices -> the event that brings the text, which some senders put into the notice
+    "T01": "T02",
+    "T03": "T04",
+    "T05": "T06",
+    "T07": "T08",
+    "T09": "T10",
+}
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
 NOT_FETCHED: Final = "a reference to a document elsewhere is not fetched"
 LOINC: Final = "http://loinc.org"
@@ -71,7 +81,7 @@ class Report:
 
     def add(self, reading: Reading, obx: Segment) -> None:
         """Add an OBX with text; one without usable content is noted. Call `finish` after the last."""
-        kind, letter = obx.get(2).upper(), letter_of(obx)
+        kind, letter = obx.get(2).upper(), letter_of(reading, obx)
         has_text = kind in TEXT_TYPES and kind != "RP" and letter not in NO_RESULT | RETRACTED
         goes_on = has_text and self._lines is not None and self._lines.take(obx)
         pieces = pieces_of(obx, self._embedded) if has_text and not goes_on else []
@@ -159,6 +169,12 @@ class Report:
         return "\n".join(lines).strip("\n")
 
 
+def carries_text(message: Message) -> bool:
+    """Whether a message has an OBX with text in it. A reference to a document elsewhere is none."""
+    texts = (obx for obx in message.all("OBX") if obx.get(2).upper() in TEXT_TYPES - {"RP"})
+    return any(obx.whole(5).strip() for obx in texts)
+
+
 def coding(code: str, text: str, system: str) -> Coding:
     """Return a coded value with the system's URI where it is LOINC."""
     return Coding(system=LOINC if system == "LN" else "", code=code or text, display=text if code else "")
@@ -166,7 +182,7 @@ def coding(code: str, text: str, system: str) -> Coding:
 
 def publish_report(reading: Reading, subject: Subject, encounter_id: str | None, report: Report, obr: Segment | None) -> None:
     """Add the note of an ORU report. A report without any text is none, unless it voids an earlier one."""
-    status, corrects = standing(report.statuses, of_order(obr))
+    status, corrects = standing(report.statuses, of_order(reading, obr))
     text = "" if status == "entered-in-error" else report.text()
     if not text.strip() and status not in _TAKEN_BACK:
         return
@@ -175,6 +191,7 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
     elsewhere = None
     if order and obr:
         number = _number(reading, obr.get(3, 2) or obr.get(2, 2), order, service[0][0] if service else "")
+        number = _further(reading, subject, number, obr.get(2) if obr.get(3) else "")
         takes = corrects or status in _TAKEN_BACK
         note_id, elsewhere = _filed(reading, subject, number, at=obr.get(7), takes=takes)
     else:
@@ -255,6 +272,25 @@ def map_document(
 def _number(reading: Reading, scope: str, *number: str) -> str:
     """Return a document's number as it is compared; one that names no authority is the sending facility's."""
     return number_of(reading.tables.identities, scope or reading.message.header.raw(4), *number)
+
+
+def _further(reading: Reading, subject: Subject, number: str, placer: str) -> str:
+    """Return the number of a report whose message may have others under the same one; `placer` (OBR-2) may tell them apart."""
+    identities, whose, taken = reading.tables.identities, subject.patient_id, reading.reports
+    reading.report_numbers[whose, number] += 1
+    place = reading.report_numbers[whose, number]
+    own_number = number_of(identities, "", number, "placer", placer)
+    free = bool(placer) and (whose, own_number) not in taken
+    if free and _notes(reading, own_number)[1]:
+        found = own_number
+    elif (whose, number) not in taken:
+        found = number
+    else:
+        found = own_number if free else number_of(identities, "", number, "place", str(place))
+    taken |= {(whose, found), (whose, own_number)}
+    if place > 1:
+        reading.flags["another report under the number of one in the same message: a document of its own"] += 1
+    return found
 
 
 def _txa_number(reading: Reading, txa: Segment | None, position: int) -> str | None:

@@ -45,7 +45,7 @@ def fact_of(reading: Reading, obx: Segment) -> ContextCode | None:
 
 def read_fact(reading: Reading, obx: Segment, meaning: ContextCode, obr: Segment | None = None) -> dict[str, Any]:
     """Return the fields of `PatientEvent` that an OBX sets; empty, and noted, when it cannot be used."""
-    status = OBSERVATION_STATUS.get(letter_of(obx, obr), "unknown")
+    status = OBSERVATION_STATUS.get(letter_of(reading, obx, obr), "unknown")
     if status == "entered-in-error":
         return dict(_NOTHING[meaning.fact])
     if status not in _COUNTS:

@@ -2,9 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Final
 
 from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
@@ -13,13 +14,14 @@ from connectors.hl7.errors import Condition, Location, Trouble
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
 from connectors.hl7.times import Stamp, parse_stamp, resolve
-from connectors.identity import ENDED, VALID, Identities, lasting
+from connectors.identity import ENDED, VALID, Identities, lasting, number_kind
 from connectors.stays import ACCOUNT, Named, Number, is_it
 from processors.events import Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
 
 _COARSE: Final = ("year", "month", "day")
 _LAST_SECOND: Final = timedelta(hours=23, minutes=59, seconds=59)
+_SPANS: Final = {"hour": 3600, "minute": 60, "second": 1}
 _LENGTHS: Final = {"year": timedelta(days=366), "month": timedelta(days=31), "day": timedelta(days=1)}
 
 
@@ -84,8 +86,11 @@ class Reading:
         self.skipped: Counter[str] = Counter()
         self.flags: Counter[str] = Counter(message.warnings)
         self.documents: dict[str, tuple[Filed, ...]] = {}  # documents of the message, as `Documents.remember` takes them
+        self.report_numbers = Counter[tuple[str, str]]()  # patient and number of its reports so far
+        self.reports = set[tuple[str, str]]()  # the same, as they were told apart
         self._positions: Counter[str] = Counter()
         self._moments: dict[tuple[str, ...], datetime] = {}
+        self._apart = set[str]()  # reasons of `held_apart`
         self._sent_stamp = self._stamp(header, 7)
         self.sent_at = self._sent()
 
@@ -109,14 +114,19 @@ class Reading:
         The device (OBX-18, PRT-10) and the bed (PV1-3) as sent, as far as they look like those of devices and beds: a sender may
         put a patient's name or number anywhere.
         """
-        places = [*((one, 18) for one in body if one.name == "OBX"), *((one, 10) for one in self.message.all("PRT"))]
-        device = next((found for segment, field in places if (found := _codes(segment, field, 4))), "")
+        device = next((found for one in body if one.name == "OBX" and (found := _codes(one, 18, 4))), "") or self._participant
         bed = _codes(pv1, 3, 3) if pv1 else ""
         named = [f"{what} {code}" for what, code in (("device", device), ("bed", bed)) if code]
         reason = "nobody to file this under" + (f": {', '.join(named)}" if named else "")
-        if all(known.reason != reason for known in self.troubles):
+        if reason not in self._apart:
+            self._apart.add(reason)
             where = pid.at(3) if pid else Location("PID")
             self.trouble(reason, where, Condition.REQUIRED_FIELD_MISSING, stage="identify")
+
+    @cached_property
+    def _participant(self) -> str:
+        """The device that PRT-10 names, as `_codes` has it; empty for none."""
+        return next((found for one in self.message.all("PRT") if (found := _codes(one, 10, 4))), "")
 
     # ------------------------------------------------------------------------------------------------------- whose it is
 
@@ -197,7 +207,7 @@ class Reading:
         """Return the identifiers of a CX field with the repetition that each stands in."""
         identities, found = self.tables.identities, []
         for n in range(1, segment.count(field) + 1):
-            value, kind = segment.get(field, repetition=n), segment.get(field, 5, repetition=n)
+            value, kind = segment.get(field, repetition=n), number_kind(segment.get(field, 5, repetition=n))
             authority = identities.authority(*(segment.get(field, 4, part, repetition=n) for part in (1, 2)))
             if not authority and beside:
                 authority = beside.authority_for(kind)
@@ -273,10 +283,7 @@ class Reading:
         stamps = [stamp for text in texts if (stamp := parse_stamp(text))]
         if not stamps:
             return None
-        first, before = stamps[0], self.flags.total()
-        if first.precision in _COARSE:
-            exact = (other for other in stamps if other.precision not in _COARSE and other.local.date() == first.local.date())
-            first = next(exact, first)
+        first, before = _finest(stamps), self.flags.total()
         if first.precision in _COARSE:
             self.flags["a time without the hour"] += 1
             if latest and first.precision == "day":
@@ -285,6 +292,16 @@ class Reading:
         if self.flags.total() == before:  # else it is counted each time
             self._moments[texts] = found
         return found
+
+    @staticmethod
+    def span(*places: tuple[Segment | None, int]) -> int:
+        """Return for how many seconds the time that `moment` gives lasts as it is written; 0 for none, or for one with fractions.
+
+        0 also for a day without the hour, which `moment` reads by rule. Raises `ValueError` likewise.
+        """
+        stamps = [stamp for segment, field in places if segment and (stamp := parse_stamp(segment.get(field)))]
+        first = _finest(stamps) if stamps else None
+        return _SPANS.get(first.precision, 0) if first and not first.local.microsecond else 0
 
     def moment_or_none(self, segment: Segment | None, *fields: int) -> datetime | None:
         """Like `moment`, but what is no timestamp counts as absent, flagged: for times that nothing is scored by."""
@@ -314,6 +331,15 @@ class Reading:
         if stamp is None or stamp.precision not in ("minute", "second"):
             return self.received_at
         return resolve(stamp, self.peer.zone or UTC, self.received_at)[0]
+
+
+def _finest(stamps: Sequence[Stamp]) -> Stamp:
+    """Return the first of several stamps, or where it is a day without the hour, the first that has the time of that day."""
+    first = stamps[0]
+    if first.precision not in _COARSE:
+        return first
+    exact = (other for other in stamps if other.precision not in _COARSE and other.local.date() == first.local.date())
+    return next(exact, first)
 
 
 def birth_date(pid: Segment) -> str | None:

@@ -24,6 +24,7 @@ from connectors.hl7.mapping.facts import fact_of, read_fact
 from connectors.hl7.mapping.patients import Book
 from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading
+from connectors.hl7.mapping.standing import check_order, own_letter
 from connectors.hl7.mapping.vitals import Observed, is_vital, observe, publish_sets
 from connectors.hl7.message import Segment
 
@@ -75,6 +76,7 @@ def map_results(reading: Reading, contexts: Contexts) -> None:
         observed, report, facts = _sort(reading, order)
         if not observed and not facts and not report.parts and not report.statuses:
             continue
+        check_order(reading, order.obr)
         subject = reading.watched(order.pid)
         if subject is None:
             reading.held_apart(order.pid, order.pv1, order.body)
@@ -118,7 +120,7 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
 
 def _textless(reading: Reading, obr: Segment | None, others: list[Segment]) -> bool:
     """Note a report whose text cannot be had; False where the observations are none."""
-    others = [one for one in others if one.raw(5) and one.get(11).upper() not in NO_RESULT | RETRACTED | {"X"}]
+    others = [one for one in others if one.raw(5) and own_letter(reading, one) not in NO_RESULT | RETRACTED | {"X"}]
     reference = next((one for one in others if one.get(2).upper() == "RP"), None)
     text = next((one for one in others if one.get(2).upper() == "ST" and _says_report(obr, one)), None)
     if text is not None:

@@ -4,7 +4,7 @@ The rule stands in `connectors.stays`. What each trigger about *another* visit t
 
 | trigger | while a stay is in progress | otherwise |
 |---|---|---|
-| A01, A06 | takes over, unless PV1-2 is an outpatient's (O, R, P): day cases are sent as A01 too | begins a stay |
+| A01, A06 | takes over, unless PV1-2 is an outpatient's (O, R, P: day cases are A01 too) or, in A01, not known | begins a stay |
 | A04 | takes over where PV1-2 is I or E | begins a stay |
 | A02 | takes over where PV1-2 is I or E and PV1-44 is later than the stay's: A01 of this visit was lost | begins a stay |
 | A07, A12, A13 | not used | begins a stay |
@@ -28,7 +28,7 @@ from connectors.contexts import in_future
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.message import Segment
 from connectors.hl7.times import parse_stamp
-from connectors.stays import CLASSES, NEW_STAY, Class, Named, begins_earlier, gives_way, in_bed, is_it
+from connectors.stays import NEW_STAY, OPEN, Class, Named, begins_earlier, class_of, gives_way, in_bed, is_it
 from processors.events import Location as Place
 from processors.events import PatientEvent
 from processors.patients import NOT_HERE
@@ -59,8 +59,10 @@ SNAPSHOTS: Final[dict[str, str | None]] = {
     "A50": None,
 }
 PASSED_OVER: Final = "about another visit than the patient's stay: that visit is not used"
+UNKNOWN_CLASS: Final = "about another visit than the patient's stay, of a class that is not known (`classes`): not used"
 PLANNED: Final = "a plan of the visit that is in progress: not used"
 _ADMISSIONS: Final = frozenset({"A01", "A04", "A05"})
+_BEGINS: Final = frozenset({"A01", "A02", "A04"})  # takes over from a stay in progress where its class says so
 _PLANS: Final = frozenset({"A05", "A14", "A38"})  # and what takes one back: a stay in progress is no plan any more
 _EMPTIES: Final = frozenset({"A11", "A38", "A23"})  # nobody is in that place any more
 _PREGNANT: Final = "B6"  # table 0009, ambulatory status (PV1-15)
@@ -71,13 +73,14 @@ _DAY: Final = timedelta(days=1)
 class Visit:
     """What a message says of a visit: fields of `PatientEvent`, but for its numbers, which are `named`.
 
-    `latest`: when it began at the latest; None where nobody says.
+    `latest`: when it began at the latest; None where nobody says. `unclear`: its class (PV1-2) is one of which nothing is known.
     """
 
     said: dict[str, Any] = field(default_factory=dict)
     latest: datetime | None = None
     discharged: bool = False
     named: Named = field(default_factory=Named)
+    unclear: bool = False
 
     @property
     def in_bed(self) -> bool:
@@ -98,14 +101,16 @@ def read_visit(reading: Reading, pv1: Segment | None, subject: Subject, trigger:
         said["location"] = place
     if trigger in _EMPTIES:
         said["location"] = Place()
-    if kind := _class(CLASSES.get(pv1.get(2).upper()), trigger):
+    written = class_of(pv1.get(2), reading.peer.settings.classes)
+    unclear = written is None and pv1.get(2).upper() not in OPEN | {""}
+    if kind := _class(written, trigger, unclear=unclear):
         said["encounter_class"] = kind
     earliest, latest = _began(reading, pv1, trigger)
     if earliest:
         said["encounter_since"] = earliest
     if pv1.raw(15):
         said["pregnant"] = any(pv1.get(15, repetition=n) == _PREGNANT for n in range(1, pv1.count(15) + 1)) or None
-    return Visit(said, latest, bool(pv1.get(45)), named)
+    return Visit(said, latest, bool(pv1.get(45)), named, unclear)
 
 
 def place_of(pv1: Segment) -> Place:
@@ -115,9 +120,14 @@ def place_of(pv1: Segment) -> Place:
     return Place(ward=ward, room=room, bed=bed, facility=facility) if ward or room or bed else Place()
 
 
-def _class(written: Class | None, trigger: str) -> Class | None:
-    """Return the kind of visit: by PV1-2; where it says nothing, by the trigger (chapter 3.3: A01 and A06 assign a bed)."""
-    return written or ("inpatient" if trigger in ("A01", "A06") else "outpatient" if trigger == "A07" else None)
+def _class(written: Class | None, trigger: str, *, unclear: bool) -> Class | None:
+    """Return the kind of visit: by PV1-2; where it says nothing, by the trigger (chapter 3.3: A01 and A06 assign a bed).
+
+    An A01 with a class of the site's own says something that we do not know: day cases and appointments are sent as A01 too. A06
+    and A07 are changes of the class, so there the trigger is what the class says.
+    """
+    by_trigger: dict[str, Class] = {"A06": "inpatient", "A07": "outpatient"}
+    return written or by_trigger.get(trigger) or ("inpatient" if trigger == "A01" and not unclear else None)
 
 
 def _began(reading: Reading, pv1: Segment, trigger: str) -> tuple[datetime | None, datetime | None]:
@@ -164,7 +174,9 @@ def about_the_stay(
         return _of_the_stay(visit, said, trigger, known)
     status = SNAPSHOTS.get(trigger)
     used = _lies_there(visit, known) if status is None else _gives_way(visit, trigger, status, known)
-    return NEW_STAY | {"encounter_status": "unknown"} | said if used and not late else PASSED_OVER
+    if used and not late:
+        return NEW_STAY | {"encounter_status": "unknown"} | said
+    return UNKNOWN_CLASS if visit.unclear and trigger in _BEGINS and not late else PASSED_OVER
 
 
 def is_another(visit: Visit, known: PatientEvent, trigger: str = "") -> bool:

@@ -4,13 +4,15 @@ One order (OBR) is a set. Where its observations lie further apart than the wind
 before they count (a doubtful value among validated ones), it is cut into several, each of what was observed together. A set's time
 is that of its latest observation; others keep their own.
 
-A lane finds what is taken back or corrected by patient, code and time. So where neither OBX-14 nor OBR has one:
+A lane finds what is taken back or corrected by patient, code and time, as finely as that is written (`span`). So where neither
+OBX-14 nor OBR has one:
 
 | the observation is | |
 |---|---|
 | a value (final, preliminary), or X without a value | observed when sent, flagged |
 | C, A or B with a value | the same, and a trouble: what it corrects stays |
 | taken back: D, W, X with a value, null in a correction, OBR-25 X | a trouble: nothing is taken back |
+| of a status that no table knows | a trouble: it may be taken back, and must not pass for a value of now |
 
 A value that cannot be read, and X, which says that none can be had, are passed on as `Observation.refused`: then no older value
 shows the patient well. What was sent stands in the dead letter alone.
@@ -36,6 +38,7 @@ from connectors.hl7.mapping.codes import (
     Coded,
     Conflict,
     codings,
+    is_mdc,
     known_unit,
     observation_code,
     oxygen_without_ways,
@@ -45,7 +48,7 @@ from connectors.hl7.mapping.codes import (
     unit,
 )
 from connectors.hl7.mapping.reading import Reading, Subject
-from connectors.hl7.mapping.standing import letter_of
+from connectors.hl7.mapping.standing import UNKNOWN, letter_of, own_letter
 from connectors.hl7.message import Segment
 from connectors.hl7.settings import LocalCode
 from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
@@ -77,6 +80,7 @@ class Observed:
     refused: str
     status: ObservationStatus
     at: datetime
+    span: int
     device: str
     charted: bool
 
@@ -99,7 +103,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     except Conflict as error:
         reading.trouble(str(error), obx.at(3), Condition.TABLE_VALUE_NOT_FOUND)
         conflict = error
-    letter = letter_of(obx, obr)
+    letter = letter_of(reading, obx, obr)
     if letter in NO_RESULT:
         reading.skipped["no result, only order detail (OBX-11 O or N)"] += 1
         return []
@@ -113,13 +117,17 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             reading.skipped[f"no measurement: {invalid} (OBX-8)"] += 1
             return []
         status = "entered-in-error"  # a correction that says so takes back what it corrects
+    when = ((obx, 14), (obr, 7), (obr, 22))
     try:
-        at = reading.moment((obx, 14), (obr, 7), (obr, 22), latest=True)
+        at = reading.moment(*when, latest=True)
+        span = reading.span(*when) if status in _TAKEN_BACK | _CHANGED else 0
     except ValueError as error:
         reading.trouble(f"time of a vital sign: {error}", obx.at(14))
         return []
     if at is None:
-        unavailable = obx.get(11).upper() == "X" and not obx.get(5)
+        if letter == UNKNOWN:  # a trouble already
+            return []
+        unavailable = own_letter(reading, obx) == "X" and not obx.get(5)
         if status in _TAKEN_BACK and not unavailable:
             reading.trouble(f"taken back {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
             return []
@@ -129,7 +137,7 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
             reading.trouble(f"corrected {_WITHOUT_TIME}", obx.at(14), Condition.REQUIRED_FIELD_MISSING)
     codes = conflict.codes if conflict else BLOOD_PRESSURE.get(loinc, (loinc,))
     # not where only its order is cancelled, nor where a device says that it measures nothing
-    unobtainable = _UNOBTAINABLE if obx.get(11).upper() == "X" and not invalid else ""
+    unobtainable = _UNOBTAINABLE if own_letter(reading, obx) == "X" and not invalid else ""
     try:
         if conflict is None:
             values = _values(reading, obx, loinc, local)
@@ -154,9 +162,9 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     device = obx.get(18) or obx.get(18, 3)
     charted = reading.peer.settings.charted
     if charted is None:
-        charted = letter != "R" and not any(system == "MDC" for _, _, system in coded)
+        charted = letter != "R" and not any(map(is_mdc, coded))
     charted = charted and not flags & UNSURE
-    return [Observed(*value, status, at, device, charted) for value in values]
+    return [Observed(*value, status, at, span, device, charted) for value in values]
 
 
 def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, observed: list[Observed]) -> None:
@@ -172,6 +180,7 @@ def publish_sets(reading: Reading, subject: Subject, encounter_id: str | None, o
                 refused=one.refused,
                 status=one.status,
                 observed_at=None if one.at == at else one.at,
+                span=one.span,
             )
             for one in group
         )

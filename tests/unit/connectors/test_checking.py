@@ -24,7 +24,7 @@ from connectors.hl7.settings import MllpSettings, Peer
 from models.errors import Permanent
 from tests.dicom_objects import encode, make, rejection
 from tests.edge import identities
-from tests.fhir_resources import MRN, bundle, concept, document, observation, patient, quantity
+from tests.fhir_resources import MRN, bundle, concept, document, encounter, observation, patient, quantity
 from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -144,6 +144,120 @@ async def test_the_line_that_is_suggested_for_a_local_code_makes_it_a_vital_sign
     assert not found([again], "unit") and not found([again], "unknown code")
 
 
+@pytest.mark.parametrize(
+    ("name", "loinc"),
+    [
+        ("NIBP-S", "8480-6"),
+        ("NIBP-D", "8462-4"),
+        ("NIBP-M", "8478-0"),
+        ("ART1-S", "8480-6"),
+        ("NBPs", "8480-6"),
+        ("TEMP1", "8310-5"),
+        ("SPO2-%", "59408-5"),
+        ("SPO2-R", "8867-4"),  # the pulse that an oximeter counts
+        ("NIBP-R", "8867-4"),
+        ("HR (bpm)", "8867-4"),
+        ("CVP-M", ""),
+        ("PA-S", ""),
+        ("PVC", ""),
+    ],
+)
+def test_what_monitors_names_are_guessed_to_be(name: str, loinc: str) -> None:
+    assert guess(name) == loinc
+
+
+def suggested(rows: list[Row]) -> str:
+    totals = Totals()
+    for row in rows:
+        totals.add(row)
+    return totals.settings()
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "sign"),
+    [
+        (obx("0002-4bb8^SpO2^MDIL", "97", "%"), "MON", "codes of MDIL"),  # which no table knows yet
+        (obx("8867-4^HR^LN", "80", "/min", device="MON-07"), "EHR", "OBX-18 names one"),
+        (PULSE, "INTELLIVUE", "MSH-3 or MSH-4 is a monitor's"),
+    ],
+)
+async def test_whether_vitals_that_count_at_once_are_a_devices_is_asked(line: str, header: str, sign: str) -> None:
+    raw = vitals(line).replace(b"|MON|", f"|{header}|".encode())
+    peer = MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["::1"]}}})
+    rows = await tried(hl7(peer, own_section=True), raw)
+    assert found(rows, "charted") == [f"vitals that may be a device's own: {sign}"]
+    assert "# charted = false" in suggested(rows)
+    for answer in (True, False):
+        settled = MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["::1"], "charted": answer}}})
+        assert not found(await tried(hl7(settled), raw), "charted")
+
+
+async def test_nor_is_it_asked_of_what_has_to_persist_anyway() -> None:
+    device = obx("147842^MDC_ECG_HEART_RATE^MDC", "80", "/min", device="MON-07")
+    unverified = obx("HR1^Pulse rate^99MON", "80", "/min", status="R", device="MON-07")
+    assert not found(await tried(hl7(), vitals(device) + b"\n" + vitals(unverified, control_id="M2")), "charted")
+    assert not found(await tried(hl7(), vitals(PULSE)), "charted")
+
+
+@pytest.mark.parametrize(("minutes", "asked"), [(1, True), (15, False)])
+async def test_sets_as_close_as_nobody_charts_them(minutes: int, asked: bool) -> None:
+    at = [datetime(2026, 3, 2, 8, minutes * n, tzinfo=UTC) for n in range(3)]
+    rows = [
+        row
+        for n, when in enumerate(at)
+        for row in [vitals(PULSE, obr=f"OBR|1||F{n}|VS|||{when:%Y%m%d%H%M%S}+0000", control_id=f"M{n}")]
+    ]
+    assert bool(found(await tried(hl7(), b"\n".join(rows)), "charted")) is asked
+    lines = [observation(id=f"o{n}", effectiveDateTime=when.isoformat()) for n, when in enumerate(at)]
+    body = b"\n".join(json.dumps(one).encode() for one in lines)
+    checked = await tried(fhir(), body, "x.ndjson")
+    assert bool(found(checked, "charted")) is asked
+    assert ("# charted = false" in suggested(checked)) is asked
+
+
+async def test_classes_of_visits_that_no_table_knows_are_listed() -> None:
+    adt = [
+        message("EVN|A01|20260302095500+0000", PID, f"PV1|1|{kind}|W1" + "|" * 16 + f"V{n}", kind="ADT^A01", control_id=f"M{n}")
+        for n, kind in enumerate(["I", "U", "HOV", "OP-SURG", f"{SECRET} ANN"])
+    ]
+    peer = MllpSettings.model_validate({"peers": {"loopback": {"addresses": ["::1"]}}})
+    rows = await tried(hl7(peer, own_section=True), b"\n".join(adt))
+    assert found(rows, "class") == ["HOV", "OP-SURG", "a class that does not look like a code (not shown)"]
+    assert SECRET not in said(rows)
+    assert tomllib.loads(suggested(rows))["connectors"]["mllp"]["peers"]["loopback"] == {"classes": {"OP-SURG": "outpatient"}}
+    assert '# "HOV" = "outpatient"' in suggested(rows)
+    assert found(await tried(hl7(), adt[2]), "class") == ["HOV"]  # whose peer the settings do not name: no line
+    assert "HOV" not in suggested(await tried(hl7(), adt[2]))
+
+
+async def test_a_class_of_an_encounter_that_is_not_known_has_a_line_that_makes_it_known() -> None:
+    own = {"system": "urn:oid:1.2.840.114350", "code": "13", "display": "Support OP Encounter"}
+    body = json.dumps(encounter(**{"class": own})).encode()
+    rows = await tried(fhir(), body)
+    assert found(rows, "class") == ["13^urn:oid:1.2.840.114350"]
+    given = tomllib.loads(suggested(rows))["connectors"]["fhir"]
+    assert given == {"peers": {"fhir": {"classes": {"13^urn:oid:1.2.840.114350": "outpatient"}}}}
+    assert not found(await tried(fhir(FhirSettings.model_validate(given)), body), "class")
+    assert not found(await tried(fhir(), json.dumps(encounter()).encode()), "class")
+
+
+async def test_numbers_of_several_authorities_ask_for_an_order() -> None:
+    number = "PID|1||E5555^^^EPIC^EPI~4711^^^HOSP^MRN~999^^^SSA^SS||DOE^JANE||19500321|F"
+    raw = message("EVN|A01|20260302095500+0000", number, kind="ADT^A01")
+    rows = await tried(hl7(), raw)
+    assert found(rows, "identifier") == ["numbers of several authorities: HOSP, EPIC"]  # the one that counts first
+    assert '# authorities = ["HOSP", "EPIC"]' in suggested(rows)
+    assert not found(await tried(hl7(listed=("HOSP",)), raw), "identifier")
+    assert not found(await tried(hl7(), message("EVN|A01|20260302095500+0000", PID, kind="ADT^A01")), "identifier")
+    body = patient(
+        id="7", identifier=[{"system": "urn:epi", "value": "E5"}, {"system": MRN, "value": "1", "type": {"text": "MRN"}}]
+    )
+    assert found(await tried(fhir(), json.dumps(body).encode()), "identifier") == [
+        f"numbers of several authorities: {MRN}, urn:epi"
+    ]
+    assert not found(await tried(fhir(), json.dumps(patient(id="7")).encode()), "identifier")
+
+
 async def test_a_missing_and_an_unknown_unit_have_lines() -> None:
     rows = await tried(hl7(), vitals(obx("8867-4^HR^LN", "80"), obx("9279-1^RR^LN", "14", "furlongs")))
     assert found(rows, "unit") == ["8867-4 without a unit", "9279-1: unknown unit furlongs"]
@@ -155,6 +269,24 @@ async def test_a_missing_and_an_unknown_unit_have_lines() -> None:
         hl7(MllpSettings.model_validate(given)), vitals(obx("8867-4^HR^LN", "80"), obx("9279-1^RR^LN", "14", "furlongs"))
     )
     assert not found(again, "unit")
+
+
+async def test_a_status_in_words_has_a_line() -> None:
+    words = {"In Error": "D", "Auth (Verified)": "F", "Modified": "C", "Unauth": "P"}
+    own = {"peers": {"loopback": {"addresses": ["127.0.0.1"]}}}
+    lines = [obx("8867-4^HR^LN", "80", "/min", status=one, number=n) for n, one in enumerate((*words, "Smith", "f"), 1)]
+    rows = await tried(hl7(MllpSettings.model_validate(own), own_section=True), vitals(*lines))
+    shown = ["Auth (Verified)", "In Error", "Modified", "a word that is not shown", "Unauth"]
+    assert found(rows, "value") == [f"a status that no table knows: {one}" for one in shown]
+    totals = Totals()
+    totals.add(rows[0])
+    given = tomllib.loads(totals.settings())["connectors"]["mllp"]
+    assert given["peers"]["loopback"]["statuses"] == words
+    given["peers"]["loopback"] |= own["peers"]["loopback"]
+    again = await tried(hl7(MllpSettings.model_validate(given)), vitals(*lines))
+    assert found(again, "value") == ["a status that no table knows: a word that is not shown"]
+    assert "Smith" not in said(rows)
+    assert not found(await tried(hl7(), vitals(obx("718-7^Hb^LN", "9", status="In Error"))), "value")  # nothing of ours
 
 
 async def test_times_without_a_zone_and_from_the_future() -> None:

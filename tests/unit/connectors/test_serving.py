@@ -4,9 +4,13 @@ import asyncio
 import socket
 from typing import Any
 
+import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from connectors.serving import HttpServer, paced
+from connectors.serving import HttpServer, application, paced
 
 
 async def test_an_answers_body_does_not_wait_behind_its_head() -> None:
@@ -46,3 +50,19 @@ async def test_a_pace_counts_the_senders_time_alone() -> None:
     assert await taken(sender()) == 0
     with pytest.raises(TimeoutError):
         await taken(sender(0, 0, 0, 5))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/a", 204), ("/a/", 204), ("/a/7", 204), ("/a/7/", 204), ("/b/", 404), ("/", 404)]
+)
+async def test_a_slash_at_the_end_is_nothing_and_never_redirected(path: str, status: int) -> None:
+    """A redirect names this server's own scheme: behind a proxy that ends TLS the body would go on in plain HTTP."""
+
+    async def taken(request: Request) -> Response:
+        return Response(status_code=204)
+
+    app = application([Route("/a", taken, methods=["POST"]), Route("/a/{id}", taken, methods=["POST"])])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        answer = await client.post(path)
+        assert (answer.status_code, answer.headers.get("location")) == (status, None)
+        assert (await client.put("/a/")).status_code == 405

@@ -18,6 +18,8 @@ from models.evaluation.report import signed
 from models.evaluation.vital_sets import gather, part, read, unseen
 from models.runtimes.deterioration import FEATURES, HOURS
 from models.tasks import Floats, ModelIdentity
+from processors.deterioration import deterioration_of
+from streams.settings import ModelSettings
 
 
 def window(**values: float) -> Floats:
@@ -383,6 +385,17 @@ def test_deletion_tells_a_true_explanation_from_a_false_one(tmp_path: Path) -> N
     true, false = (evaluation.faithfulness(model, windows, groups, remove=1) for model in (Oracle(), Liar()))
     assert true.low > true.baselines["at random"].high
     assert false.high < false.baselines["at random"].low
+
+
+def test_deletion_is_of_the_drivers_that_are_published() -> None:
+    random = np.random.default_rng(5)
+    effects = (random.normal(size=(200, len(FEATURES))) * 0.0003).astype(np.float32)
+    effects[0], effects[1, 1:] = 0, 0
+    identity = ModelIdentity("m", "1", "0" * 64)
+    for mask, row in zip(evaluation.published(effects), effects, strict=True):
+        named = {one.name for one in deterioration_of(0.5, row.tolist(), identity, 6).drivers}
+        assert named == {name for name, chosen in zip(FEATURES, mask, strict=True) if chosen}
+    assert ModelSettings().drivers_from == evaluation.DRIVERS_FROM
 
 
 def test_a_ward_charts_every_fourth_hour(tmp_path: Path) -> None:

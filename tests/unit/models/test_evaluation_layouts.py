@@ -11,10 +11,11 @@ from PIL import Image
 from models.errors import Permanent
 from models.evaluation import image_sets, ner_report, plots, vital_sets
 from models.evaluation.measures import Metric
+from models.evaluation.ner import counted_as
 from models.evaluation.report import Confusion, Curves, Evaluation, Ranking, Reliability, Section
 from models.registering import holder, previous, promote, record, rollback
 from models.registry import ModelEntry, Registry
-from models.runtimes.token_classifier import OnnxTokenClassifier
+from models.runtimes.token_classifier import OnnxTokenClassifier, WindowedTagger
 from tests import tiny_models as tiny
 
 IOB = "mild\tO\nfever\tB-symptom\n.\tO\n\naspirin\tB-medication\n"
@@ -102,6 +103,16 @@ def test_a_model_counts_by_the_names_of_its_types_and_what_the_set_lacks_counts_
     values = {metric["name"]: metric["value"] for metric in found.as_json()["metrics"]}
     assert values["test.tsv, own guide: micro F1"] == values["test.tsv, served: micro F1"] == 1.0
     assert "a site's; not counted, the set has no such type: Gene" in found.sections[1].about
+
+
+def test_what_counts_as_a_sets_type_is_told_by_the_heads_that_serve_alone() -> None:
+    model = Registry.load(None).open("ner", name="clinical-ner", expect=WindowedTagger)
+    as_diseases = {"condition": "Disease", "symptom": "Disease"}  # though a head that does not serve has a Disease of its own
+    assert counted_as(model, {*model.labels}, frozenset({"Disease"})) == as_diseases
+    both = frozenset({"Chemical", "Disease"})
+    assert counted_as(model, {*model.labels}, both) == as_diseases | {"medication": "Chemical"}
+    guide = model.speaking(model.heads["chemical-disease"])
+    assert counted_as(guide, {*guide.labels}, both) == {"condition": "Disease", "medication": "Chemical"}
 
 
 def test_a_model_without_a_type_of_the_set_is_not_called_worthless(tmp_path: Path) -> None:

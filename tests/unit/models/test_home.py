@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -363,6 +364,29 @@ def test_the_command_scores_a_table_and_warns(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "not to be used for patients" in shown.output
     assert "symptom_severity" in shown.output
+
+
+def test_who_reported_nothing_is_listed_without_a_score(tmp_path: Path) -> None:
+    found = [row("a", day) for day in range(1, 8)] + [row("b", 1)] + [row("b", day, severity="") for day in range(2, 10)]
+    shown = CliRunner().invoke(cli.app, ["score", str(write(tmp_path / "x.csv", found))])
+    assert shown.exit_code == 0, shown.output
+    assert "nothing reported in the 7 days up to it" in shown.output
+    told = CliRunner().invoke(cli.app, ["score", "--json", str(tmp_path / "x.csv")]).output.splitlines()
+    by = {one["patient"]: one["probability"] for line in told if line.startswith("{") for one in [json.loads(line)]}
+    assert by["b"] is None
+    assert by["a"] is not None
+
+
+def test_values_out_of_range_are_told_of_whom_and_another_scale_is_refused(tmp_path: Path) -> None:
+    found = [row(who, day, severity=85 if (who, day) == ("b", 3) else 4) for who in "ab" for day in range(1, 8)]
+    shown = CliRunner().invoke(cli.app, ["score", str(write(tmp_path / "x.csv", found))])
+    assert "b: 1 values out of range, counted as not reported" in shown.output
+    assert "a: " not in shown.output
+    path = write(tmp_path / "y.csv", [row("a", day, severity=10 * (day % 4)) for day in range(1, 9)])
+    assert read_csv(path).left_out == (4,)
+    path = write(tmp_path / "z.csv", [row("a", day, severity=10 * (1 + day % 4)) for day in range(1, 9)])
+    with pytest.raises(Permanent, match="6 of 8 values of symptom_severity are out of range"):
+        read_csv(path)
 
 
 def test_a_card_says_how_the_model_was_made_and_whether_it_ships() -> None:

@@ -380,6 +380,17 @@ def test_a_label_map_that_is_missing_or_short_is_named(tmp_path: Path, named: di
     assert "id2label" in str(refused.value.hint)
 
 
+def test_a_config_that_contradicts_itself_is_refused_and_stand_ins_say_nothing(tmp_path: Path) -> None:
+    folder = hub.classifier_folder(tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    names = [config["id2label"][str(number)] for number in range(len(config["id2label"]))]
+    changed(folder, label2id={f"LABEL_{number}": number for number in range(len(names))})
+    assert said(classifier(folder), TEXT) == SAID
+    changed(folder, id2label=dict(enumerate(["O", *reversed(names[1:])])), label2id=config["label2id"])
+    with pytest.raises(Fatal, match=r"contradicts itself: column \d is '\S+' by label2id, '\S+' by id2label"):
+        classifier(folder)
+
+
 def test_a_damaged_file_is_named_and_the_hint_fits(tmp_path: Path) -> None:
     folder = hub.classifier_folder(tmp_path / "bert")
     for file, kind in (("model.safetensors", "whole safetensors file"), ("config.json", "JSON"), ("tokenizer.json", "JSON")):

@@ -118,8 +118,13 @@ def test_a_mirror_cannot_name_files_outside_itself(share: Path, site: Path) -> N
     for wrong, says in (
         (good.replace('location = "tiny model"', 'location = "../elsewhere"'), "outside the mirror"),
         (good.replace('location = "tiny model"', 'location = "/etc"'), "outside the mirror"),
-        (good.replace('"model.onnx"', '"../model.onnx"'), "no registry"),
-        ("no TOML [", "no registry"),
+        (
+            good.replace('"model.onnx"', '"../model.onnx"'),
+            r"mirror's registry.toml: model 'tiny': files.*\.\./model\.onnx.*not a file name inside the model's folder",
+        ),
+        (good.replace('licence = "', 'license = "'), "model 'tiny': licence: Field required"),
+        ("model = 3", r"\[\[model\]\] tables"),
+        ("no TOML [", "is not TOML"),
         (good.replace('name = "tiny"', 'name = "../tiny"'), "folder's name"),
     ):
         index.write_text(wrong)

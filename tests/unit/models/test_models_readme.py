@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from models.evaluation import image_sets, ner_corpora, question_sets, vital_sets
-from models.registry import LOADERS, ModelEntry
+from models.registry import LOADERS, MeantFor, ModelEntry
 
 README = (Path(__file__).parents[3] / "models" / "README.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
@@ -24,9 +24,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_its_entry_is_one_and_its_table_has_every_runtime_a_site_brings() -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    text, pictures = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     entry = ModelEntry.model_validate(tomllib.loads(text)["model"][0])
     assert entry.runtime in LOADERS
+    assert "" in MeantFor.model_validate(tomllib.loads(pictures)["model"]["meant_for"]).views
     missing = [runtime for runtime in LOADERS if f"`{runtime}`" not in README]
     assert missing == ["onnx-deterioration", "onnx-home"]  # these are trained here
 

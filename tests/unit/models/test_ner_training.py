@@ -162,6 +162,7 @@ def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -
     from models.evaluation.ner_report import evaluate
     from models.registry import Registry, sha256_of
     from models.training.ner_export import export, opened, remeasured
+    from models.vocabulary import vocabulary
 
     data = write_corpora(tmp_path / "data")
     recipe = Recipe(learning_rate=5e-3, tokens_per_step=256)
@@ -178,12 +179,20 @@ def test_a_run_learns_exports_and_writes_its_card(tmp_path: Path, start: Path) -
     assert found == {("medication", "aspirin"), ("symptom", "cough")}
     assert {(s.label, text[s.start : s.end]) for s in model.find([text])[0]} <= found  # what reaches the thresholds
     assert measured.own_head["maccrobat"].micro.f1 > 0.9
-    sections = {section.name: {one.name: one for one in section.metrics} for section in evaluate(model, data).sections}
+    sections = {
+        section.name: {one.name: one for one in section.metrics}
+        for section in evaluate(model, data, vocabulary=vocabulary()).sections
+    }
     own = sections["BC5CDR-IOB/devel.tsv, own guide"]["micro F1"]
     assert own.value == pytest.approx(measured.own_head["BC5CDR-IOB"].micro.f1)
     assert own.baselines["dictionary"].n == own.n == 2  # the training part lies beside
     assert math.isnan(own.low)  # two documents tell no interval
     assert sections["maccrobat/train.jsonl, every fifth document, served"]["symptom F1"].value > 0.9
+    for name in ("BC5CDR-IOB", "NCBI-disease-IOB"):  # the card's are the command's, symptoms counted as diseases by both
+        for how, figures in (("served", measured.alone), ("served with the vocabulary", measured.published)):
+            metric = sections[f"{name}/devel.tsv, {how}"]["micro F1"]
+            assert metric.value == pytest.approx(figures[name].micro.f1)
+            assert metric.value > 0.5
     assert not any("train.tsv" in name for name in sections)
     card = (tmp_path / "ner" / "card.md").read_text()
     assert entry.files["model.onnx"] in card

@@ -52,9 +52,19 @@ def test_a_site_has_its_own_thresholds_for_a_model_that_ships(tmp_path: Path) ->
     assert {"condition", "medication"} <= said
 
 
+def test_a_site_says_which_pictures_a_model_that_ships_is_for(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('[meant_for.chest-xray]\nbody_parts = ["KLP"]\n')
+    shipped, own = Registry.load().entry("image-text"), Registry.load(tmp_path / "site.toml").entry("image-text")
+    assert shipped.meant_for is not None and own.meant_for is not None
+    assert own.meant_for == shipped.meant_for.model_copy(update={"body_parts": ("KLP",)})
+    assert own.identity == shipped.identity
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("[meant_for.clinical-ner]\nviews = []", "meant_for.clinical-ner.*no image model has this name"),
+        ("[meant_for.chest-xray]\nview = ['PA']", "meant_for.chest-xray.view.*Extra inputs"),
         ("[thresholds.clinical-ner]\nfever = 0.5", "no label 'fever'"),
         ("[thresholds.other]\ncondition = 0.5", "thresholds.other.*no model has this name"),
         ("[thresholds.clinical-ner]\ncondition = 1.5", "thresholds.clinical-ner.condition.*less than or equal to 1"),

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers.normalizers import BertNormalizer
 
-from models.errors import Fatal, Poison
+from models.errors import Fatal, Permanent, Poison
 from models.registry import Registry
 from models.runtimes.tagging import Head
 from models.runtimes.token_classifier import WindowedTagger, clear_of, load, windows
@@ -242,6 +244,30 @@ def test_a_run_that_fails_is_poison_without_the_text(tmp_path: Path) -> None:
     with pytest.raises(Poison, match="the run failed") as caught:
         model.find(["zz"])
     assert caught.value.stage == "model"
+
+
+def test_a_tokenizer_that_leaves_capitals_to_a_vocabulary_of_small_letters_is_known() -> None:
+    assert not tagger().blind_to_capitals
+    leaving = tiny.tokenizer()
+    leaving.normalizer = BertNormalizer(lowercase=False)
+    assert WindowedTagger(IDENTITY, leaving, lambda ids: TABLE[ids], [ONLY], overlap=0).blind_to_capitals
+
+
+def test_a_device_whose_libraries_do_not_load_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime goes on with the CPU then, and says so in a log line of its own alone."""
+    opened, cuda = onnxruntime.InferenceSession, "CUDAExecutionProvider"
+
+    def on_the_cpu(*arguments: Any, providers: list[str], enable_fallback: int, **options: Any) -> Any:
+        assert providers == [cuda] and not enable_fallback
+        return opened(*arguments, providers=["CPUExecutionProvider"], **options)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda, "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    preprocessing = {"heads": [{"name": "only", "tags": list(tiny.TAGS)}], "device": "cuda"}
+    entry = tiny.entry_of(tiny.classifier_folder(tmp_path / "tiny"), preprocessing=preprocessing)
+    path = tiny.toml_of(entry, tmp_path / "site.toml")
+    with pytest.raises(Permanent, match="on CPUExecutionProvider, not on the device 'cuda'"):
+        Registry.load(path).open("ner")
 
 
 def test_an_unknown_device_is_told(tmp_path: Path) -> None:

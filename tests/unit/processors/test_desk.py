@@ -423,7 +423,56 @@ def test_another_ward_is_asked_from_its_own_first_step() -> None:
     assert told(of(ward.wait(21))) == [("escalated", 16, "nurse-in-charge"), ("escalated", 21, "rapid-response")]
     ward.say(answer(raised.alert_id, 21))
     assert told(alerts(ward.say(move(21, "A")))) == [("updated", 21, "phones-a")]
-    assert of(ward.wait(50)) == [], "it stays answered"
+    assert told(of(ward.wait(27))) == [("escalated", 26, "nurse-in-charge")], "whatever another ward has answered"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_another_ward_answered_asks_the_new_one_all_the_same(restarted: bool) -> None:
+    rules = MonitorRules(ward_routes={"A": "phones-a", "B": "phones-b"})
+    ward = Ward(rules)
+    raised = only(ward.chart(0, ILL)[1])
+    ward.say(answer(raised.alert_id, 1))
+    ward.wait(3)
+    moved = only(alerts(ward.say(move(3, "B"))))
+    assert (moved.state, moved.route, moved.reason) == ("updated", "phones-b", "transferred")
+    assert moved.answering is not None
+    assert (moved.answering.waiting_since, moved.answering.acknowledged_at) == (at(3), None)
+    if restarted:
+        ward = restored(ward, rules)
+    noted = only(alerts(ward.say(answer(raised.alert_id, 4, given=2))))  # on its way while the patient was
+    assert (noted.state, noted.reason) == ("updated", "noted, answers what was told before; acknowledged")
+    assert told(of(ward.wait(8))) == [("escalated", 8, "nurse-in-charge")]
+    assert only(alerts(ward.say(answer(raised.alert_id, 8)))).state == "acknowledged"
+    assert only(alerts(ward.say(move(9, "B", bed="2")))).answering.acknowledged_at == at(8)  # type: ignore[union-attr]
+    assert of(ward.wait(60)) == []
+
+
+def test_an_alert_that_gets_graver_goes_to_the_route_that_the_settings_name_now() -> None:
+    ward = Ward(MonitorRules(default_route="old-pager"))
+    assert only(ward.chart(1, RED)[1]).route == "old-pager"
+    ward = restored(ward, MonitorRules(default_route="new-pager"))
+    graver = only(ward.chart(3, ILL)[1])
+    assert (graver.route, graver.routes) == ("new-pager", ("old-pager", "new-pager"))
+    assert told(of(ward.wait(6))) == [("escalated", 6, "nurse-in-charge")]
+    ward = restored(ward, MonitorRules(default_route="newest-pager"))
+    assert only(ward.chart(7, DYING)[1]).route == "nurse-in-charge"  # who was told last hears of it
+
+
+def test_a_ceiling_of_care_that_the_settings_name_now_is_asked_and_does_not_climb() -> None:
+    ward = Ward(ceiling_of_care="ward")
+    ward.chart(1, RED)
+    ward = restored(ward, MonitorRules(ceilings={"ward": CeilingPolicy(route="palliative")}))
+    assert only(ward.chart(3, ILL)[1]).route == "palliative"
+    assert of(ward.wait(30)) == []
+
+
+def test_an_alert_about_a_feed_goes_on_to_the_route_of_now() -> None:
+    ward = Ward(MonitorRules(default_route="old-pager"))
+    ward.chart(1, WELL)
+    assert [one.route for one in of(ward.wait(32), "feed-stopped")] == ["old-pager"]
+    ward = restored(ward, MonitorRules(default_route="new-pager"))
+    ward.chart(33, WELL)
+    assert [one.routes for one in of(ward.wait(34), "feed-stopped")] == [("old-pager", "new-pager")]
 
 
 LIFTED = MonitorRules(ceilings={"comfort care": CeilingPolicy(route="palliative")})

@@ -683,6 +683,95 @@ def test_a_whole_set_of_the_wrong_patient_is_taken_back_hours_later() -> None:
     assert [one for one in ward.wait(200) if one.kind == "news2"] == []
 
 
+SECOND = 1 / 60
+
+
+def _alerted(minutes: float) -> Ward:
+    ward = Ward()
+    ward.chart(-60, WELL, received=-59)
+    only(ward.chart(minutes, {**WELL, "rr": 61}, received=2)[1])
+    return ward
+
+
+@pytest.mark.parametrize(
+    ("said", "taken_back", "span"),
+    [
+        (25 * SECOND, 0, 60),  # to the second, taken back to the minute
+        (25 * SECOND, 25 * SECOND, 60),
+        (25.123 * SECOND, 25 * SECOND, 1),  # with fractions, and without
+        (0, 25 * SECOND, 1),  # to the minute, and to the second
+        (25 * SECOND, 25.123 * SECOND, 0),
+        (25 * SECOND, -35, 3600),  # to the hour
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_what_takes_back_finds_a_value_whose_time_is_written_otherwise(
+    said: float, taken_back: float, span: int, told: bool
+) -> None:
+    ward = _alerted(said)
+    gone = observation("rr", 61 if told else None, status="entered-in-error", span=span)
+    score, found = ward.chart(taken_back, observations=[gone], received=5)
+    finer = taken_back > said  # then it is known by its value alone
+    if finer and not told:
+        assert found == []
+        assert ward.monitor.counts["unmatched_retractions"] == 1
+        return
+    assert only(found).state == "withdrawn"
+    assert total(score) == 0
+    assert [one.reason for one in score.rejected] == ["entered in error"]
+    again, _ = ward.chart(taken_back, observations=[gone], received=6)  # another feed's word of it
+    assert [one.reason for one in again.rejected] == ["entered in error"]
+    assert ward.monitor.counts["unmatched_retractions"] == 0
+    assert total(ward.chart(said, {"rr": 61}, received=7)[0]) == 0  # nor does the original come back
+
+
+def test_a_correction_finds_the_value_whose_time_is_written_otherwise() -> None:
+    ward = _alerted(25 * SECOND)
+    _, found = ward.chart(0, observations=[observation("rr", 16, status="corrected", span=60)], received=5)
+    assert only(found).state == "withdrawn"
+
+
+def test_of_several_values_within_a_time_as_written_the_one_that_is_told_is_taken_back() -> None:
+    ward = _alerted(25 * SECOND)
+    ward.chart(40 * SECOND, {"rr": 60}, received=3)
+    _, found = ward.chart(0, observations=[observation("rr", None, status="entered-in-error", span=60)], received=5)
+    assert found == []  # which is meant nobody can tell
+    assert ward.monitor.counts["unmatched_retractions"] == 1
+    score, found = ward.chart(0, observations=[observation("rr", 60, status="entered-in-error", span=60)], received=6)
+    assert (total(score), found) == (3, [])
+    score, found = ward.chart(0, observations=[observation("rr", 61, status="entered-in-error", span=60)], received=7)
+    assert (total(score), only(found).state) == (0, "withdrawn")
+
+
+def test_a_retraction_that_fits_nothing_is_counted_and_the_score_says_so() -> None:
+    ward = _alerted(0)
+    for minutes, value, status in ((-3, 61, "entered-in-error"), (-3, None, "entered-in-error"), (-4, 61, "cancelled")):
+        before = ward.monitor.counts["unmatched_retractions"]
+        score, found = ward.chart(minutes, observations=[observation("rr", value, status=status)], received=5)
+        assert found == []
+        repeated = (minutes, value) == (-3, None)  # what it means was taken back already
+        assert ward.monitor.counts["unmatched_retractions"] == before + (not repeated)
+        assert [one.reason.endswith("nothing is taken back") for one in score.rejected] == [not repeated]
+    score, _ = ward.chart(
+        4, observations=[observation("rr", None, status="cancelled")], received=5
+    )  # none can be had: no claim
+    assert [one.reason for one in score.rejected] == ["cannot be obtained"]
+    assert ward.monitor.counts["unmatched_retractions"] == 2
+
+
+def test_a_retraction_of_what_was_let_go_of_or_merged_away_or_outranked_is_none_that_fits_nothing() -> None:
+    ward = Ward(MonitorRules(sources=("ehr", "bedside")))
+    ward.chart(0, WELL)
+    ward.chart(0, {"hr": 80}, peer="bedside", received=1)  # another stands for that time
+    ward.chart(0, {"hr": 80}, peer="bedside", status="entered-in-error", received=2)
+    for minute in range(10, 60, 10):
+        ward.chart(minute, WELL)
+    ward.chart(5, {"hr": 99}, status="entered-in-error", received=60)  # as if it had been thinned out
+    ward.say(context(61, merged_into="patient-b"))
+    ward.chart(62, {"hr": 99}, status="entered-in-error")  # goes on to the survivor
+    assert ward.monitor.counts["unmatched_retractions"] == 0
+
+
 def test_a_correction_that_leaves_an_alert_leaves_it_as_grave_as_the_rest() -> None:
     ward = Ward()
     ward.chart(0, ILL)  # respirations 3, SpO2 3, oxygen 2
@@ -1414,6 +1503,68 @@ def test_a_feed_that_stopped_and_came_back() -> None:
     assert (back.alert_id, back.state, back.reason) == (stopped.alert_id, "resolved", "receiving again")
 
 
+@pytest.mark.parametrize("before", ["told", "declined", "in a snapshot of before"])
+def test_a_feed_that_was_renamed_or_taken_out_of_service_is_forgotten_in_time(before: str) -> None:
+    rules = MonitorRules(feed_silence=FeedSilence(out_of_service=timedelta(hours=20)))
+    ward = Ward(rules)
+    ward.chart(0, WELL, peer="old-name")
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+    assert stopped.detail.endswith(
+        "Still silent 20 h 0 min after this was told, it is taken for out of service until it is heard again."
+    )
+    if before == "declined":
+        ward.say(answer(stopped.alert_id, 32, "alert-declined", patient=ward.monitor.id))
+    if before == "in a snapshot of before":
+        state = orjson.loads(ward.monitor.dump(ward.monitor.id) or b"")
+        del state["alerts"]["feed-stopped:old-name"]["until"]
+        fresh = Monitor(rules)
+        fresh.load(PATIENT, ward.monitor.dump(PATIENT))
+        fresh.load(ward.monitor.id, orjson.dumps(state))
+        ward.monitor = fresh
+    gone = only([one for one in ward.wait(31 + 20 * 60) if one.kind == "feed-stopped"])
+    assert (gone.alert_id, gone.state) == (stopped.alert_id, "resolved")
+    assert (gone.reason, gone.peer) == ("taken for out of service until it is heard again", "old-name")
+    assert gone.detail.endswith("It is taken for out of service until it is heard again.")
+    assert ward.monitor._partition.feeds == {}
+    ward.chart(1_300, WELL, peer="old-name")  # it is new
+    assert [one.state for one in ward.wait(1_331) if one.kind == "feed-stopped"] == ["raised"]
+
+
+def test_a_feed_that_an_outage_hid_is_told_before_it_is_forgotten() -> None:
+    ward = Ward(MonitorRules(feed_silence=FeedSilence(out_of_service=timedelta(hours=2))))
+    ward.chart(0, WELL, peer="gateway")
+    ward.sleep(60 * 24)
+    assert [one.state for one in ward.wait(60 * 24 + 10) if one.kind == "feed-stopped"] == ["raised"]
+    assert [one.state for one in ward.wait(60 * 24 + 150) if one.kind == "feed-stopped"] == ["resolved"]
+
+
+def test_a_late_feed_that_is_forgotten_is_not_late_for_good() -> None:
+    ward = Ward(MonitorRules(feed_silence=FeedSilence(out_of_service=timedelta(hours=2))))
+    for minute in range(20):
+        ward.chart(minute - 90, WELL, received=minute)
+    found = [one for one in ward.wait(300) if one.kind.startswith("feed-")]
+    assert [(one.kind, one.state) for one in found] == [
+        ("feed-stopped", "raised"),
+        ("feed-stopped", "resolved"),
+        ("feed-late", "resolved"),
+    ]
+    assert "taken for out of service" in found[-1].detail
+
+
+def test_a_declined_alert_of_the_partition_does_not_count_as_standing() -> None:
+    ward = Ward(admit=False)
+    ward.chart(0, WELL)
+    stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
+
+    def beat(minute: int) -> int:
+        found = [one for one in ward.monitor.tick(at(minute), SOURCE) if isinstance(one, HeartbeatEvent)]
+        return found[-1].active_alerts
+
+    assert beat(32) == 1
+    ward.say(answer(stopped.alert_id, 32, "alert-declined", patient=ward.monitor.id))
+    assert beat(33) == 0
+
+
 def test_a_feed_that_charts_hourly_is_learned() -> None:
     ward = Ward()
     said = []
@@ -1579,13 +1730,28 @@ def test_where_the_site_turned_it_on_it_pages_and_resolves() -> None:
     ward = Ward(MonitorRules(model_pages=True, model_threshold=0.3))
     raised = only(alerts(ward.say(vitals(0, WELL), deteriorating(0.31))))
     assert (raised.kind, raised.severity) == ("deterioration", "medium")
-    assert raised.title == "Deterioration score 0.31 (threshold 0.30): mostly SpO2, pulse, respirations"
+    assert raised.title == "Deterioration score 0.31 (threshold 0.30): mostly SpO2, pulse"  # respirations lowered it
     assert "within 24 hours" in raised.detail
     ward.monitor.tick(at(1), SOURCE)
     assert ward.say(vitals(1, {"hr": 71}), deteriorating(0.25))[1:] == []  # within its hysteresis
     ward.say(vitals(2, {"hr": 72}), deteriorating(0.1))
     assert steps(ward.say(vitals(20, {"hr": 70}), deteriorating(0.1))) == [("deterioration", "resolved", "medium")]
     assert steps(Ward(MonitorRules(model_pages=True), birth_date=None).say(vitals(0, WELL), deteriorating(0.9))) == []
+
+
+@pytest.mark.parametrize("awake", [True, False])
+def test_paging_by_the_model_that_is_turned_off_ends_its_alerts(awake: bool) -> None:
+    ward = Ward(MonitorRules(model_pages=True))
+    (raised,) = alerts(ward.say(vitals(0, WELL), deteriorating(0.9)))
+    fresh = Monitor(MonitorRules())
+    for name in (PATIENT, ward.monitor.id):
+        fresh.load(name, ward.monitor.dump(name))
+    ward.monitor = fresh
+    found = [one for one in (ward.wait(1) if awake else ward.sleep(60)) if one.kind == "deterioration"]
+    assert [(one.alert_id, one.state, one.reason) for one in found] == [
+        (raised.alert_id, "withdrawn", "the site has turned paging by the model off")
+    ]
+    assert not [one for one in ward.wait(100) if one.kind == "deterioration"]
 
 
 def test_without_the_model_the_score_says_so() -> None:

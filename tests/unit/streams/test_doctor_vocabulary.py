@@ -35,6 +35,7 @@ async def test_terms_that_never_speak_and_a_table_that_is_none_are_told(model: T
     own.write_text("[problem]\nbadger lung\n", encoding="utf-8")
     [dumb] = await _terms(lane(own_terms=[own]), model)
     assert dumb.verdict == "warning" and "under problem are never found" in dumb.found and "condition" in dumb.mend
+    assert "types" not in dumb.mend, "its own labels are the table's"
     spoilt = tmp_path / "spoilt.txt"
     spoilt.write_text("badger lung\n", encoding="utf-8")
     [broken] = await _terms(lane(own_terms=[spoilt]), model)

@@ -7,12 +7,13 @@ import json
 import math
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from prometheus_client import generate_latest
 from rich.console import Console
 
+from models.errors import Transient
 from streams import lagging
 from streams.cli import status
 from streams.lagging import Lag, WorkerState, completed, workers
@@ -121,20 +122,36 @@ class _Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
-async def test_a_process_that_hangs_is_told_from_one_that_is_not_there_and_one_that_says_why_it_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lagging, "_LIVE", 0.5)
+@pytest.fixture
+def waiting() -> Iterator[str]:
+    """The health address of a worker that waits for Kafka."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+async def test_a_process_that_hangs_is_told_from_one_that_is_not_there_and_one_that_says_why_it_waits(
+    monkeypatch: pytest.MonkeyPatch, waiting: str
+) -> None:
+    monkeypatch.setattr(lagging, "_LIVE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as frozen, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        waits, hangs, absent = (f"127.0.0.1:{one.getsockname()[1]}" for one in (server.socket, frozen, nobody))
-        try:
-            assert await lagging.hung([waits, hangs, absent]) == [hangs]
-            assert await lagging.unready([waits, hangs, absent]) == {
-                waits: "vitals is not ready: Kafka has not answered for 42 s"
-            }
-        finally:
-            server.shutdown()
-            server.server_close()
+        hangs, absent = (f"127.0.0.1:{one.getsockname()[1]}" for one in (frozen, nobody))
+        assert await lagging.hung([waiting, hangs, absent]) == [hangs]
+        assert await lagging.unready([waiting, hangs, absent]) == {
+            waiting: "vitals is not ready: Kafka has not answered for 42 s"
+        }
+
+
+def test_without_a_broker_what_the_workers_say_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, waiting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(status, "_SHORT_WHILE", 0.5)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("VIGIL_KAFKA__BOOTSTRAP", f"127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(Transient, match="no broker answers"):
+            status.status(worker=[waiting], once=True)
+    assert f"{waiting}: vitals is not ready: Kafka has not answered for 42 s" in capsys.readouterr().out

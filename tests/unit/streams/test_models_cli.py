@@ -155,6 +155,13 @@ def test_what_does_not_open_is_not_promoted_or_tried_and_a_trials_end_is_told(tm
     assert again.returncode == 2 and "no earlier model" in again.stderr
 
 
+def test_of_a_wrong_task_or_name_it_is_not_said_that_lanes_could_open_it(tmp_path: Path, site: Path) -> None:
+    for name, says in (("all-MiniLM-L6-v2", "is of the task 'embedding', not 'ner'"), ("nobody", "unknown model 'nobody'")):
+        refused = vigil("models", "promote", "ner", name, "--registry", site, "--no-audit", "--reason", "x", cwd=tmp_path)
+        assert refused.returncode == 2 and says in " ".join(refused.stderr.split())
+        assert "--unopened" not in refused.stderr
+
+
 def test_add_does_not_replace_who_serves(tmp_path: Path, site: Path) -> None:
     before, kind = site.read_bytes(), ("--task", "ner", "--runtime", "onnx-token-classifier", "--unopened", "--registry", site)
     ran = vigil("models", "add", tmp_path / "tiny", "--version", 9, *kind, cwd=tmp_path)
@@ -172,6 +179,7 @@ def test_a_hub_folder_is_dropped_in_verified_and_promoted(tmp_path: Path) -> Non
     added = vigil("models", "add", bert, "--registry", site, cwd=tmp_path, seconds=280)
     assert added.returncode == 0, added.stderr
     assert "ner, transformers-token-classifier" in added.stdout
+    assert "from any score on" in added.stdout and "[thresholds.site-bert] with medication = 0.5" in added.stdout
     assert vigil("models", "verify", "site-bert", "--registry", site, cwd=tmp_path).returncode == 0
     listed = {one["name"]: one for one in map(json.loads, _list(site, tmp_path))}
     assert (listed["site-bert"]["serves"], listed["clinical-ner"]["serves"]) == (False, True)  # until it is promoted
@@ -179,6 +187,7 @@ def test_a_hub_folder_is_dropped_in_verified_and_promoted(tmp_path: Path) -> Non
         "models", "promote", "ner", "site-bert", "--registry", site, "--no-audit", "--reason", "ours", cwd=tmp_path
     )
     assert promoted.returncode == 0, promoted.stderr
+    assert "[thresholds.site-bert] with medication = 0.5" in promoted.stdout
     assert {one["name"] for one in map(json.loads, _list(site, tmp_path)) if one["serves"] and one["task"] == "ner"} == {
         "site-bert"
     }

@@ -1,7 +1,9 @@
 """A challenger in a split that fails, once it is open: the champion's patients are served, and its own by the champion."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -66,24 +68,47 @@ async def test_a_challenger_that_fails_is_left_out_and_the_batch_is_tried_again(
     await serving.close()
 
 
-async def test_an_input_that_a_challenger_cannot_bear_is_its_own_and_the_champions_failure_is_the_lanes(
+async def test_what_a_challenger_cannot_bear_the_champion_answers_and_at_the_third_input_it_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = site(tmp_path)
-    find, failing, error = OnnxTokenClassifier.find, "new", Poison("not finite", stage="model")
+    find, failing, error = OnnxTokenClassifier.find, {"new"}, Poison("not finite", stage="model")
 
     def told(self: Any, texts: Any) -> Any:
-        if self.identity.name == failing and "fever" in texts[0]:
+        if self.identity.name in failing and "fever" in texts[0]:
             raise error
         return find(self, texts)
 
     monkeypatch.setattr(OnnxTokenClassifier, "find", told)
-    serving: Serving[Any] = Serving(ModelSettings(registry=path), LaneMetrics("x"), "ner", lambda model: model.find)
+    metrics = LaneMetrics("x")
+    serving: Serving[Any] = Serving(ModelSettings(registry=path), metrics, "ner", lambda model: model.find)
     await serving.open()
-    names, spans = await answered(serving)
-    assert {name for name, one in zip(names, spans, strict=True) if isinstance(one, Poison)} == {"new"}
-    assert set((await answered(serving))[0]) == {"old", "new"}
-    failing, error = "old", Fatal("of another length")  # type: ignore[assignment]
+
+    async def asked(*texts: str) -> tuple[list[str], list[Any]]:
+        """Who answers for patients of the challenger's, one for each text, and what."""
+        async with serving.batch() as team:
+            his = [patient for patient in PATIENTS if team.of(patient) is team.challenger] or PATIENTS
+            notes = [SimpleNamespace(event=SimpleNamespace(patient_id=his[0], text=text)) for text in texts]
+            by, found = await serving.answers(team, notes, ask)
+            return [one.entry.name for one in by], found
+
+    async def ask(notes: Any, models: Any) -> list[Any]:
+        return await infer([(by, one.event.text) for one, by in zip(notes, models, strict=True)])
+
+    assert await asked("mild fever", "well today") == (["old", "new"], [ANY, []])
+    failing.add("old")
+    names, found = await asked("high fever", "no fever")
+    assert names == ["old", "old"] and all(isinstance(one, Poison) for one in found), "the inputs' own fault"
+    failing.remove("old")
+    assert (await asked("some fever"))[0] == ["old"]
+    assert (await asked("well again"))[0] == ["new"], "it goes on until the third"
+    names, found = await asked("a fever", "quite well")
+    assert names == ["old", "new"] and [span.label for span in found[0]] == ["symptom"]
+    assert (await asked("well once more"))[0] == ["old"]
+    assert metrics.registry.get_sample_value("vigil_events_total", {"lane": "x", "kind": "challenger-failed"}) == 3
+    refused = {"lane": "x", "task": "ner", "role": "challenger"}
+    assert metrics.registry.get_sample_value("vigil_models_refused_total", refused) == 1
+    failing, error = {"old"}, Fatal("of another length")  # type: ignore[assignment]
     with pytest.raises(Fatal):
-        await answered(serving, "high fever")  # nobody remembers an answer
+        await answered(serving, "another fever")  # nobody remembers an answer
     await serving.close()

@@ -95,6 +95,18 @@ def test_a_picture_becomes_one_event_with_a_reference():
     assert "Petra" not in everything
 
 
+def test_what_a_picture_shows_is_told_by_codes_and_descriptions_where_the_attribute_is_empty():
+    chest, frontal = Dataset(), Dataset()
+    chest.CodeValue, chest.CodingSchemeDesignator, chest.CodeMeaning = "51185008", "SCT", "Chest"
+    frontal.CodeValue, frontal.CodingSchemeDesignator, frontal.CodeMeaning = "399348003", "SCT", "antero-posterior"
+    coded = make(AnatomicRegionSequence=Sequence([chest]), ViewCodeSequence=Sequence([frontal]), BodyPartExamined="")
+    (event,) = events(handle(encode(coded), context()))
+    assert (event.body_part, event.view, event.described) == ("Chest", "antero-posterior", ())
+    described = make(SeriesDescription="PA", StudyDescription="XR CHEST", ProtocolName="P" * 300)
+    (event,) = events(handle(encode(described), context()))
+    assert (event.body_part, event.view, event.described) == ("", "", ("PA", "XR CHEST"))
+
+
 @pytest.mark.parametrize("value", ["UNKNOWN", "0", "n/a"])
 def test_what_stands_in_for_a_patient_id_names_nobody(value):
     outcome = handle(encode(make(PatientID=value)), context())

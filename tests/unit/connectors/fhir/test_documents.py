@@ -150,6 +150,25 @@ def test_what_a_document_replaces_is_found_by_id_and_by_identifier(master):
     assert Feed().put(document(id="d2", relatesTo=relates)).replaces == first.note_id
 
 
+def test_the_same_report_twice_in_a_request_is_one_and_an_update_is_no_other():
+    made = [one for one in Feed()(bundle(report(), report()), Request("bundle")).events if isinstance(one, NoteEvent)]
+    assert len({one.note_id for one in made}) == 1
+    master = document(masterIdentifier=MASTER), document("Later.", masterIdentifier=MASTER)
+    made = [one for one in Feed()(bundle(*master), Request("bundle")).events if isinstance(one, NoteEvent)]
+    assert len({one.note_id for one in made}) == 1
+
+
+def test_what_replaces_the_second_of_one_number_in_the_same_request():
+    relates = [{"code": "replaces", "target": {"reference": "urn:uuid:1"}}]
+    shared = {"identifier": ACCESSION}
+    made = bundle(
+        document("First.", **shared), document("Second.", **shared), document("Better.", identifier=None, relatesTo=relates)
+    )
+    made["entry"][1]["fullUrl"] = "urn:uuid:1"
+    notes = {one.text: one for one in Feed()(made, Request("bundle")).events if isinstance(one, NoteEvent)}
+    assert notes["Better."].replaces == notes["Second."].note_id != notes["First."].note_id
+
+
 def test_what_a_document_replaces_in_the_same_request():
     relates = [{"code": "replaces", "target": {"reference": "urn:uuid:1"}}]
     made = bundle(document("Better.", identifier=None, relatesTo=relates), document(identifier=None))
@@ -204,3 +223,23 @@ def test_a_document_in_the_place_of_a_string(words, text):
 def test_base64_in_the_place_of_a_string_is_kept_with_the_reason():
     outcome = Feed()(report(b64encode(bytes(range(256))).decode()))
     assert (outcome.verdict, outcome.issues[0].expression) == ("dead-letter", "DiagnosticReport.conclusion")
+
+
+@pytest.mark.parametrize("kind", ["transaction", "batch"])
+def test_reports_of_one_request_under_one_number_are_two_documents(kind):
+    feed = Feed()
+
+    def sent(*resources: dict) -> list[NoteEvent]:
+        outcome = feed(bundle(*resources, kind=kind), Request("bundle"))
+        assert ("of another document in the same request too" in outcome.reason) == (len(resources) == 2)
+        return [one for one in outcome.events if isinstance(one, NoteEvent)]
+
+    left, right = sent(report("Left: fracture."), report("Right: normal."))
+    assert left.note_id != right.note_id
+    assert [one.relation for one in (left, right)] == ["original", "original"]
+    assert [one.note_id for one in sent(report("Left: fracture."), report("Right: normal."))] == [left.note_id, right.note_id]
+    corrected = sent(report("Left: fracture."), report("Right: effusion.", status="corrected"))
+    assert [one.note_id for one in corrected] == [left.note_id, right.note_id]
+    (alone,) = sent(report("Left: old fracture.", status="corrected"))
+    assert alone.note_id == left.note_id
+    assert len({one.note_id for one in sent(report(), report(person="P2"), report(code="36813-4"))} | {left.note_id}) == 3

@@ -528,9 +528,13 @@ EPIC = [
 ]
 
 
-def test_the_type_of_a_number_may_be_said_in_words():
+@pytest.mark.parametrize("kind", [{"text": "MRN"}, {"text": "Medical record number"}, {"coding": [{"code": "MRN"}]},
+                                  {"coding": [{"code": "MR"}], "text": "MRN"}])  # fmt: skip
+def test_the_type_of_a_number_may_be_said_in_words(kind):
     feed = Registry()
-    feed.put(patient(id="7", identifier=EPIC))  # a record number counts more than what nobody says the type of
+    feed.put(
+        patient(id="7", identifier=[EPIC[0], EPIC[1] | {"type": kind}])
+    )  # a record number counts more than one without a type
     assert feed.whose("7") == P1
     assert [one.kind for one in feed.known(P1).identifiers] == ["", "MR", "FHIR"]
 

@@ -93,6 +93,19 @@ def said(outcome):
     return [(one.code, one.value, one.refused) for one in found]
 
 
+def test_what_takes_back_or_corrects_says_how_finely_its_time_is_written():
+    for at, span in (("2026-11-23T10:00:00Z", 1), ("2026-11-23T10:00:00.123Z", 0)):
+        for status in ("final", "corrected", "amended", "entered-in-error", "cancelled"):
+            (one,) = only(handle(observation(status=status, effectiveDateTime=at)), VitalsEvent).observations
+            assert one.span == (0 if status == "final" else span)
+
+
+def test_an_mdc_reference_id_counts_beside_other_words():
+    code = concept("MDC_ECG_HEART_RATE", "urn:iso:std:iso:11073:10101", "Heart rate")
+    event = only(handle(observation(code=code)), VitalsEvent)
+    assert ([one.code for one in event.observations], event.charted) == (["8867-4"], False)
+
+
 def test_a_retraction_needs_no_value():
     retracted = handle(observation(status="entered-in-error", valueQuantity=None))
     assert said(retracted) == [("8867-4", None, "")]
@@ -697,7 +710,7 @@ def test_an_outpatients_stay_does_not_displace_one_in_progress_and_its_end_does_
     [
         ("IMP", "2026-11-23T09:00:00Z", True),
         ("EMER", "2026-11-23T09:00:00Z", True),
-        ("a site's own", "", True),
+        ("a site's own", "", False),
         ("IMP", "2026-11-22", True),  # the day alone: may be later
         ("IMP", "2026-11-21", False),
         ("IMP", "2026-01-01T09:00:00Z", False),
@@ -707,6 +720,43 @@ def test_a_new_stay_takes_over_from_one_whose_end_was_lost_unless_it_began_earli
     using = mapper(MemoryContexts())
     using.learn(handle(stay("V1", "IMP", "2026-11-22T09:00:00Z"), using))
     assert bool(handle(stay("V9", kind, begins), using).events) is taken
+
+
+APPOINTMENT = "13", "urn:oid:1.2.840.114350"  # a site's own class, as its EHR sends it
+CLASSES = {"13^URN:OID:1.2.840.114350": "outpatient", "4": "inpatient"}
+
+
+def told(using, number, code, system="", **more):
+    return handle(stay(number, "", **more) | {"class": {"system": system, "code": code}}, using)
+
+
+@pytest.mark.parametrize("known", ["IMP", "EMER", "4"])
+def test_a_visit_of_an_unknown_class_neither_displaces_nor_ends_a_stay_that_may_be_in_a_bed(known):
+    using = mapper(MemoryContexts())
+    using.learn(handle(stay("V1", known), using))
+    begun, ended = told(using, "V3", *APPOINTMENT), told(using, "V3", *APPOINTMENT, status="finished")
+    assert (begun.events, ended.events) == ((), ())
+    assert "`classes` of the peer" in begun.reason and "`classes`" not in ended.reason
+    assert only(handle(stay("V1", known, status="finished"), using), PatientEvent).encounter_status == "finished"
+
+
+def test_a_site_says_what_its_own_classes_are():
+    using = mapper(MemoryContexts(), peer={"classes": CLASSES})
+    using.learn(told(using, "V1", "4"))
+    appointment = told(using, "V3", *APPOINTMENT)
+    assert (appointment.events, "`classes`" in appointment.reason) == ((), False)
+    admission = only(told(using, "V9", "4"), PatientEvent)
+    assert (admission.encounter_class, admission.visit.value) == ("inpatient", "V9")
+    assert only(told(using, "V8", *APPOINTMENT, status="in-progress", subject={"identifier": {"system": MRN, "value": "P2"}}),
+                PatientEvent).encounter_class == "outpatient"  # fmt: skip
+    elsewhere = only(told(using, "V8", "13", "urn:oid:9", subject={"identifier": {"system": MRN, "value": "P2"}}), PatientEvent)
+    assert elsewhere.encounter_class is None
+
+
+def test_an_outpatients_stay_gives_way_to_a_visit_of_an_unknown_class():
+    using = mapper(MemoryContexts())
+    using.learn(handle(stay("V1", "AMB"), using))
+    assert only(told(using, "V2", *APPOINTMENT), PatientEvent).visit.value == "V2"
 
 
 def test_an_outpatients_stay_in_progress_gives_way_to_the_next():

@@ -204,6 +204,19 @@ def test_document_types(kind: str, code: str, expected: tuple[str, str]) -> None
 def test_notices_without_text_are_ignored(trigger: str) -> None:
     outcome = reader()(mdm(trigger, txa()))
     assert (outcome.verdict, outcome.code, outcome.reason) == ("ignored", "AA", "1 x a notice without the document's text")
+    assert reader()(mdm(trigger, txa(), line("file://x^^PDF", kind="RP"), line("", 2))).verdict == "ignored"
+
+
+@pytest.mark.parametrize("trigger", ["T01", "T03", "T05", "T07", "T09"])
+def test_a_notice_that_carries_the_text_is_the_event_that_does(trigger: str) -> None:
+    event_with = f"T{int(trigger[1:]) + 1:02}"
+    with_text, meant = (reader()(mdm(one, txa(parent="DOC0^EPIC"), line("septic shock"))) for one in (trigger, event_with))
+    (found,), (expected,) = notes(with_text), notes(meant)
+    assert (found.text, found.relation, found.note_id, found.replaces) == (
+        *("septic shock", expected.relation),
+        *(expected.note_id, expected.replaces),
+    )
+    assert with_text.reason == "1 x a notice that carries the text: read as the event that does"
 
 
 def test_a_document_without_text_is_kept() -> None:
@@ -336,6 +349,50 @@ class Feed:
 
     def merge(self, prior: str, survivor: str) -> None:
         assert self(message("EVN|A40", PID, f"MRG|{prior}^^^HOSP^MR", kind="ADT^A40"), survivor).verdict == "accepted"
+
+
+def knees(*sides: tuple[str, str, str]) -> bytes:
+    """Reports of one service under one accession number: OBR-2, text, OBX-11 of each."""
+    orders = (
+        (
+            f"OBR|{n}|{placer}|ACC1^RAD|73562^XR knee^CPT|||20260302080000+0000",
+            line(text, code="73562&GDT^XR knee", status=letter),
+        )
+        for n, (placer, text, letter) in enumerate(sides, 1)
+    )
+    return message(PID, PV1, *(segment for order in orders for segment in order))
+
+
+LEFT, RIGHT = ("P1", "Left: fracture of the patella.", "F"), ("P2", "Right: normal.", "F")
+
+
+@pytest.mark.parametrize("placers", [("P1", "P2"), ("P7", "P7"), ("", "")])
+def test_reports_of_one_message_under_one_number_are_documents_of_their_own(placers: tuple[str, str]) -> None:
+    feed, (one, other) = Feed(), placers
+    raw = knees((one, LEFT[1], "F"), (other, RIGHT[1], "F"))
+    outcome = feed(raw)
+    left, right = notes(outcome)
+    assert left.note_id != right.note_id
+    assert [(one.text, one.relation) for one in (left, right)] == [(LEFT[1], "original"), (RIGHT[1], "original")]
+    assert "another report under the number of one in the same message" in outcome.reason
+    for again in (feed, Feed()):  # remembered, and after a restart
+        assert [one.note_id for one in notes(again(raw))] == [left.note_id, right.note_id]
+        corrected = notes(again(knees((one, LEFT[1], "F"), (other, "Right: effusion.", "C"))))
+        assert [one.note_id for one in corrected] == [left.note_id, right.note_id]
+    first = feed.note(knees((one, "Left: old fracture.", "C")))
+    assert (first.note_id, first.relation) == (left.note_id, "edit")
+
+
+def test_one_of_several_reports_under_one_number_is_corrected_alone_by_its_placers_number() -> None:
+    feed = Feed()
+    left, right = notes(feed(knees(LEFT, RIGHT)))
+    alone = feed.note(knees(("P2", "Right: effusion.", "C")))
+    assert (alone.note_id, alone.relation, alone.replaces) == (right.note_id, "edit", None)
+    turned = notes(feed(knees(RIGHT, LEFT)))
+    assert [one.note_id for one in turned] == [right.note_id, left.note_id]
+    more = notes(feed(knees(LEFT, RIGHT, ("P3", "Both: lateral views.", "F"))))
+    assert [one.note_id for one in more[:2]] == [left.note_id, right.note_id]
+    assert more[2].note_id not in (left.note_id, right.note_id)
 
 
 TWO = "a document's number that another patient's has too: two documents"
@@ -806,3 +863,44 @@ def test_a_cda_in_a_mime_package() -> None:
         plain = (head + part).replace("\r\n", r"\X0D0A" + "\\")
         assert note(embedded(b"", "multipart", kind, "A", plain)).text == "Chest pain"
     assert note(pieces(*cut((head + part).encode(), 76), kind="multipart^related^Base64", sub="")).text == "Chest pain"
+
+
+@pytest.mark.parametrize("parts", [("In Error",), ("F", "Final"), ("D", "void")])
+def test_a_status_in_words_makes_no_text_final(parts: tuple[str, ...]) -> None:
+    lines = [line("sepsis", n, status=status) for n, status in enumerate(parts, 1)]
+    for raw in (vitals(*lines), mdm("T02", txa(), *lines)):
+        outcome = reader()(raw)
+        assert [one.status for one in notes(outcome)] == ["preliminary"]
+        assert [one.stage for one in letters(outcome)] == ["map"]
+
+
+def test_a_senders_own_word_takes_its_report_back() -> None:
+    for where in ("OBX-11", "OBR-25"):
+        obr = "OBR|1||F9|VS^Vitals" + ("|" * 21 + "In Error" if where == "OBR-25" else "")
+        report = line("sepsis", status="F" if where == "OBR-25" else "In Error")
+        (told,) = notes(outcome := reader(statuses={"In Error": "D"})(vitals(report, obr=obr)))
+        assert told.status == ("cancelled" if where == "OBR-25" else "entered-in-error")
+        assert not letters(outcome)
+        (told,) = notes(outcome := reader()(vitals(report, obr=obr)))
+        assert told.status == "preliminary"
+        assert f"{where}: a status that no table knows" in letters(outcome)[0].message
+
+
+@pytest.mark.parametrize(
+    ("segments", "where"),
+    [(["DSC|PTR1|F"], "DSC"), (["ADD|pneumonia"], "ADD"), (["DSC||F"], "DSC"), ([], "MSH-14")],
+)
+@pytest.mark.parametrize("kind", ["ORU^R01", "MDM^T02"])
+def test_a_piece_of_a_message_is_refused(segments: list[str], where: str, kind: str) -> None:
+    raw = message(PID, "OBR|1||F9|XR", txa(), line("There is no evidence of"), *segments, kind=kind)
+    if not segments:
+        raw = raw.replace(b"|2.6|||", b"|2.6||PTR1|")
+    outcome = reader()(raw)
+    assert (outcome.verdict, outcome.code, outcome.events) == ("refused", "AE", ())
+    assert outcome.reason == f"{where}: a piece of a message that was cut (DSC, ADD, MSH-14): to be sent whole"
+
+
+def test_a_message_that_only_looks_cut_is_taken() -> None:
+    assert reader()(mdm("T02", txa(), line("whole"), "DSC||")).verdict == "accepted"
+    assert reader()(message("EVN|A28", PID, kind="ADT^A28").replace(b"|2.6|||", b"|2.6||7|")).verdict == "accepted"
+    assert reader()(message("DSC|PTR1|I", kind="QBP^Q22")).verdict == "ignored"

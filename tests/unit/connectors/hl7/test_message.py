@@ -1,3 +1,5 @@
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,6 +197,31 @@ def test_a_wide_set_is_declared_where_it_cannot_travel() -> None:
     assert text("UNICODE UTF-16", "é".encode()) == ("é", words)
 
 
+@pytest.mark.parametrize(
+    ("charset", "value", "codec"),
+    [
+        ("8859/1", "Café – naïve", "utf-8"),
+        ("8859/1", "Müller", "utf-8"),  # without a control character in it
+        ("8859/15", "5 €", "utf-8"),
+        ("8859/5", "Иванов", "utf-8"),
+        ("WINDOWS-1252", "Müller", "utf-8"),
+        ("8859/1", "Café – ‘naïve’", "cp1252"),
+        ("8859/15", "5 €", "cp1252"),
+        ("8859/2", "Dvořák – žluť", "cp1250"),
+        ("8859/9", "İğdır – “a”", "cp1254"),
+    ],
+)
+def test_an_iso_8859_that_is_none_is_read_as_what_it_is_and_noted(charset: str, value: str, codec: str) -> None:
+    read, warning = text(charset, value.encode(codec))
+    assert read == value
+    assert "not of the declared character set" in warning
+
+
+def test_controls_that_windows_has_not_either_are_left_as_declared() -> None:
+    assert text("8859/1", b"M\xfcller\x81") == ("Müller\x81", "the bytes are not of the declared character set")
+    assert text("8859/5", "Иванов".encode("iso8859-5") + b"\x85")[0] == "Иванов\x85"
+
+
 def test_latin_without_saying_so_falls_back_to_the_peers_charset() -> None:
     assert text("", b"M\xfcller \x80") == ("Müller €", "the bytes are not of the declared character set")
 
@@ -311,3 +338,17 @@ def test_a_delimiter_that_cannot_be_written_into_an_answer_is_none(header: bytes
     """Found by fuzzing: the answer had question marks for delimiters, and no sender could read it."""
     with pytest.raises(Unreadable):
         parse(header + b"|A|B|||20260101||ORU\xe9^R01|7|P|2.5", fallback="shift_jis")
+
+
+def test_text_that_goes_on_in_many_lines_and_then_in_fields() -> None:
+    parsed = parse(f"{MSH}\rOBX|1|TX|c||one\r\rtwo\rthree||F|a\rb\rNTE|1||c\rd".encode())
+    obx, nte = parsed.segments[1:]
+    assert (obx.raw(5), obx.raw(6), obx.raw(7), obx.raw(8), nte.raw(3)) == ("one\n\ntwo\nthree", "", "F", "a\nb", "c\nd")
+
+
+def test_a_document_in_very_many_lines_takes_no_more_than_seconds() -> None:
+    lines = "\r".join(["A" * 76] * 120_000)  # 9 MB of base64 as MIME breaks it
+    began = process_time()
+    parsed = parse(f"{MSH}\rOBX|1|ED|c||^application^pdf^Base64^{lines}".encode())
+    assert process_time() - began < 5
+    assert len(parsed.segments[1].raw(5)) == len("^application^pdf^Base64^") + len(lines)

@@ -315,6 +315,60 @@ def test_another_visit_neither_ends_nor_moves_the_stay_in_progress(trigger: str,
     assert gone.encounter_status == "finished"
 
 
+@pytest.mark.parametrize("trigger", ["A01", "A02", "A04"])
+def test_a_visit_of_an_unknown_class_does_not_displace_an_inpatient_and_says_why(trigger: str) -> None:
+    ward = Ward()
+    (here,) = ward.take(adt("A01", pid(), IN_BED))
+    assert ward.take(adt(trigger, pid(), visit("V3", "RAD", "HOV", begins="202603021100"), at="202603021100")) == []
+    assert ward.outcome is not None
+    assert "of a class that is not known (`classes`)" in ward.outcome.reason
+    assert ward.take(adt("A03", pid(), visit("V3", "RAD", "HOV"), at="202603021130")) == []
+    assert (ward.contexts.get(here.patient_id), ward.outcome.reason) == (here, PASSED_OVER)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "kind", "read"),
+    [
+        ("A01", "HOV", None),  # not an inpatient's for being an A01
+        ("A01", "", "inpatient"),
+        ("A01", "B", "inpatient"),  # obstetrics: in a bed or not, and the trigger tells
+        ("A06", "HOV", "inpatient"),
+        ("A07", "HOV", "outpatient"),
+        ("A04", "ed", "emergency"),
+        ("A01", "day", "outpatient"),  # as the site says
+        ("A04", "M", "inpatient"),
+        ("A01", "O", "emergency"),
+    ],
+)
+def test_what_a_class_is(trigger: str, kind: str, read: str | None) -> None:
+    ward = Ward()
+    classes = {"DAY": "outpatient", "M": "inpatient", "O": "emergency"}
+    ward.peer = Peer("adt", Hl7Peer.model_validate({"classes": classes}))
+    (event,) = ward.take(adt(trigger, pid(), visit("V1", "W1", kind)))
+    assert event.encounter_class == read
+
+
+def test_an_admission_of_a_class_that_the_site_explains_takes_over() -> None:
+    ward = Ward()
+    ward.peer = Peer("adt", Hl7Peer.model_validate({"classes": {"HOV": "outpatient", "M": "inpatient"}}))
+    ward.take(adt("A01", pid(), IN_BED))
+    assert ward.take(adt("A01", pid(), visit("V3", "RAD", "HOV"), at="202603021100")) == []
+    (moved,) = ward.take(adt("A01", pid(), visit("V9", "W9", "M"), at="202603021130"))
+    assert (stay(moved), moved.encounter_class) == (("in-progress", "W9"), "inpatient")
+
+
+def test_a_number_that_one_sender_calls_mrn_is_anothers_mr() -> None:
+    """Else one patient is two records, and the discharge ends the watch over neither."""
+    ward = Ward()
+    person = "PID|1||E5555^^^EPIC^EPI~4711^^^HOSP^MRN||DOE^JANE||19500321|F"
+    (event,) = ward.take(adt("A01", person, IN_BED))
+    assert [one.kind for one in event.identifiers] == ["EPI", "MR"]
+    assert event.patient_id == identities().patient(Identifier(authority="HOSP", value="4711"))
+    ward.take(vitals(PULSE, pid="PID|1||4711^^^HOSP^MR||DOE^JANE||19500321|F"))
+    assert ward.outcome is not None
+    assert {getattr(one, "patient_id", "") for one in ward.outcome.events} == {event.patient_id}
+
+
 def test_an_inpatient_stays_watched_on_the_ward_through_dialysis_and_the_paper_work_of_other_visits() -> None:
     ward, watch = Ward(), bedside.Ward(admit=False)
 
@@ -326,6 +380,8 @@ def test_an_inpatient_stays_watched_on_the_ward_through_dialysis_and_the_paper_w
     assert [one.state for one in watch.chart(0, bedside.ILL, patient=here.patient_id)[1]] == ["raised"]
     others = [("A04", "V3", "DIAL"), ("A03", "V3", "DIAL"), ("A38", "V9", "SURG"), ("A05", "V9", "SURG"), ("A03", "V0", "OLD")]
     assert [told(adt(trigger, pid(), visit(number, place), at="202603021100")) for trigger, number, place in others] == [[]] * 5
+    xray = visit("V4", "RAD", "HOV")  # of a class of the site's own
+    assert [told(adt(trigger, pid(), xray, at="202603021110")) for trigger in ("A01", "A03")] == [[]] * 2
     assert watch.chart(1, bedside.ILL, patient=here.patient_id)[0].flags == ()
     assert told(adt("A02", pid(), visit("V1", "W2", "I"), at="202603021200")) == [("updated", "transferred", "W2")]
     assert told(adt("A03", pid(), visit("V1", "W2", "I"), at="202603021300")) == [("resolved", "discharged", "W2")]

@@ -896,3 +896,70 @@ def test_what_is_held_apart_says_which_monitor_it_came_from(segments: tuple[str,
     (letter,) = outcome.events
     assert isinstance(letter, DeadLetterEvent)
     assert (letter.stage, letter.message) == ("identify", reason)
+
+
+@pytest.mark.parametrize("word", ["Final", "In Error", "Auth (Verified)", "Z"])
+def test_a_status_that_no_table_knows_is_told_and_confirms_nothing(word: str) -> None:
+    outcome = reader()(vitals(obx("8867-4", "131", "/min", status=word)))
+    (event,), (letter,) = sets(outcome), letters(outcome)
+    assert event.observations[0].status == "unknown"
+    assert letter.message.startswith("OBX-11: a status that no table knows")
+    # nor may a value that is perhaps taken back pass for one of now
+    outcome = reader()(vitals(obx("8867-4", "131", "/min", status=word), obr="OBR|1||F9|VS"))
+    assert not sets(outcome)
+    assert letters(outcome)
+
+
+def test_a_senders_own_words_for_a_status() -> None:
+    words = {"In Error": "D", "Auth (Verified)": "F", "A": "F"}
+    for word, status in (("In Error", "entered-in-error"), ("Auth (Verified)", "final"), ("A", "final"), ("c", "corrected")):
+        assert one(obx("8867-4", "131", "/min", status=word), statuses=words).status == status
+
+
+def test_an_order_whose_status_no_table_knows() -> None:
+    obr = "OBR|1||F9|VS^Vitals|||20260302095500+0000" + "|" * 18 + "In Error"
+    outcome = reader()(vitals(PULSE, obr=obr))
+    assert sets(outcome)[0].observations[0].status == "final"  # OBX-11 says so
+    assert letters(outcome)[0].message.startswith("OBR-25: a status that no table knows")
+    outcome = reader(statuses={"In Error": "D"})(vitals(PULSE, obr=obr))
+    assert sets(outcome)[0].observations[0].status == "cancelled"
+    assert not letters(outcome)
+    assert not letters(reader()(vitals(obx("718-7^Hb^LN", "9"), obr=obr)))  # nothing is made of that order
+
+
+@pytest.mark.parametrize(
+    ("written", "span"),
+    [
+        ("202603020955+0000", 60),
+        ("2026030209+0000", 3600),
+        ("20260302095500+0000", 1),
+        ("20260302095500.123+0000", 0),
+        ("20260302", 1),  # OBR-7 has the time of that day
+        ("20260301", 0),  # read by rule
+        ("2026-03-02T09:55Z", 60),
+        ("2026-03-02T09:55:00Z", 1),
+        ("", 1),  # of OBR-7
+    ],
+)
+def test_what_takes_back_or_corrects_says_how_finely_its_time_is_written(written: str, span: int) -> None:
+    spans = {}
+    for status in "FDWCX":
+        (event,) = sets(reader()(vitals(obx("8867-4", "80", "/min", status=status, at=written))))
+        spans[status] = event.observations[0].span
+    assert spans == {"F": 0, **dict.fromkeys("DWCX", span)}
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["MDC_ECG_HEART_RATE^Heart rate^MDC", "MDC_ECG_HEART_RATE^Heart rate", "^MDC_ECG_HEART_RATE", "147842^Heart rate^MDC"],
+)
+def test_an_mdc_reference_id_counts_in_either_place(code: str) -> None:
+    (event,) = sets(reader()(vitals(obx(code, "130", "/min"))))
+    assert [one.code for one in event.observations] == ["8867-4"]
+    assert not event.charted
+
+
+def test_two_mdc_reference_ids_that_differ_are_not_used() -> None:
+    outcome = reader()(vitals(obx("MDC_ECG_HEART_RATE^MDC_RESP_RATE^MDC", "30", "/min")))
+    assert {one.refused for one in sets(outcome)[0].observations} == {"MDC code and reference id name different observations"}
+    assert letters(outcome)
