@@ -247,6 +247,13 @@ def test_a_monitor_loaded_from_snapshots_goes_on_bit_for_bit(seed: int, length: 
 
 # What no step says (`processors.resuming`): how calm it has been, and the words for a limit or for a feed's lateness.
 AMENDING = {"corrected", "amended", "entered-in-error", "cancelled"}
+NOTHING = {
+    "high_total": 20,
+    "medium_total": 19,
+    "single_three": False,
+    "model_threshold": 1.0,
+    "staleness": timedelta(seconds=1),
+}
 UNTOLD = ("calm_sets", "calm_since", "until")
 
 
@@ -279,6 +286,45 @@ def test_alerts_taken_up_from_what_was_told_are_those_that_stood(seed: int, leng
         assert "observed-after-end" not in was.alerts or one.after_end == was.after_end
         held = {kind: over for kind, over in was.closed.items() if over.until > now and not was.ended}
         assert held.items() <= one.closed.items()
+
+
+@QUICK
+@given(SEEDS, st.integers(4, 120), st.integers(0, 120))
+def test_alerts_led_on_from_a_snapshot_by_what_was_told_since_are_those_that_stood(seed: int, length: int, cut: int) -> None:
+    """Whatever other rules make of the inputs since: here those by which nothing is ever raised, and all is old."""
+    driver, inputs = Driver(), stream(seed, length)
+    for place, one in enumerate(inputs[:cut]):
+        driver.feed(place, one)
+    driver.flush()
+    told, stood, other = len(driver.out), driver.new(), Driver()
+    other.monitor = Monitor(RULES.model_copy(update=NOTHING), partition=3, model=IDENTITY)
+    for patient in driver.monitor.dirty():
+        for monitor in (stood, other.monitor):
+            monitor.load(patient, driver.monitor.dump(patient))
+    for place, one in enumerate(inputs[cut:], cut):
+        driver.feed(place, one)
+        other.feed(place, driver.answers.get(place, one))
+    driver.flush()
+    other.flush()
+    since = [event for event in driver.out[told:] if isinstance(event, AlertEvent | HeartbeatEvent)]
+    before, after = driver.monitor, other.monitor
+    assert after.resume(json_and_back(since), {}, stood) == sum(len(owner.alerts) for owner in owners(before))
+    corrected = {
+        one.patient_id for one in inputs if isinstance(one, VitalsEvent) and {o.status for o in one.observations} & AMENDING
+    }
+    alike, expected = dict(standing(after, corrected)), dict(standing(before, corrected))
+    for alerts in (*alike.values(), *expected.values()):  # since when the watch is over, the rebuild says by its rules
+        alerts.get("observed-after-end", {}).pop("since", None)
+    assert alike == expected
+    here, there = before._partition, after._partition
+    assert (there.now, there.woke_at, there.heartbeat_at) == (here.now, here.woke_at, here.heartbeat_at)
+    assert counted(there) == counted(here)
+    for patient in before._patients:
+        was, one = before._patients[patient], after._patients[patient]
+        held = {kind: over for kind, over in was.closed.items() if over.until > (before._now or 0) and not was.ended}
+        assert one.raised[len(one.raised) - len(was.raised) :] == was.raised
+        assert "observed-after-end" not in was.alerts or one.after_end == was.after_end
+        assert one.ended or held.items() <= one.closed.items()  # the watch may be over by the one's rules
 
 
 @QUICK
