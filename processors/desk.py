@@ -164,13 +164,16 @@ class Desk:
         """
         kept = Alert(alert.id, alert.kind, alert.severity, total=alert.total, evidence=alert.evidence, threes=alert.threes)
         kept.since, kept.about, kept.text = since, stay, f"stands again: {text}"
+        kept.route, kept.routes = alert.route, alert.routes
         patient.shut[alert.kind] = kept
 
     @staticmethod
     def moved(patient: Patient, severity: Severity) -> None:
         """Take over that an alert by NEWS2 stood under a record that was merged into the patient's."""
         if "news2" not in patient.alerts:
-            patient.shut["news2"] = Alert("", "news2", severity, text="stood under the record that was merged into this one")
+            stood = Alert("", "news2", severity, text="stood under the record that was merged into this one")
+            stood.routes = (stood.route,)
+            patient.shut["news2"] = stood
 
     def doubt(self, patient: Patient, corrected: Corrections) -> None:
         """Take note of values that proved wrong: they may have ended an alert."""
