@@ -162,9 +162,9 @@ class Desk:
 
         `text`: what is to be said of that end then.
         """
-        kept = Alert(alert.id, alert.kind, alert.severity, total=alert.total, evidence=alert.evidence, threes=alert.threes)
+        kept = Alert(alert.id, alert.kind, alert.severity, route=alert.route, routes=alert.routes)
+        kept.total, kept.evidence, kept.threes = alert.total, alert.evidence, alert.threes
         kept.since, kept.about, kept.text = since, stay, f"stands again: {text}"
-        kept.route, kept.routes = alert.route, alert.routes
         patient.shut[alert.kind] = kept
 
     @staticmethod

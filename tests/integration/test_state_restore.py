@@ -1084,7 +1084,7 @@ async def test_a_journal_of_before_stamps_is_of_another_version(kafka: Kafka, mo
 async def test_a_restore_by_the_same_rules_reads_no_alerts(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Ward(kafka, 7, tick_seconds=0.1, snapshot_seconds=600) as ward:
         await raised_and_killed(ward, committed=True)
-        monkeypatch.setattr(Restoring, "_as_told", None)
+        monkeypatch.setattr(Restoring, "_as_told", None)  # to ask for it would raise
         for _ in range(2):
             ward.live()
             await until(lambda: logs_its_clock(ward), what="time goes on")

@@ -261,6 +261,7 @@ def test_a_device_whose_libraries_do_not_load_is_told(tmp_path: Path, monkeypatc
         assert providers == [cuda] and not enable_fallback
         return opened(*arguments, providers=["CPUExecutionProvider"], **options)
 
+    # Stands for a machine whose CUDA libraries do not load: tests have none with a GPU.
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda, "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
     preprocessing = {"heads": [{"name": "only", "tags": list(tiny.TAGS)}], "device": "cuda"}

@@ -443,7 +443,8 @@ def test_what_another_ward_answered_asks_the_new_one_all_the_same(restarted: boo
     assert (noted.state, noted.reason) == ("updated", "noted, answers what was told before; acknowledged")
     assert told(of(ward.wait(8))) == [("escalated", 8, "nurse-in-charge")]
     assert only(alerts(ward.say(answer(raised.alert_id, 8)))).state == "acknowledged"
-    assert only(alerts(ward.say(move(9, "B", bed="2")))).answering.acknowledged_at == at(8)  # type: ignore[union-attr]
+    turned = only(alerts(ward.say(move(9, "B", bed="2"))))
+    assert turned.answering is not None and turned.answering.acknowledged_at == at(8)
     assert of(ward.wait(60)) == []
 
 

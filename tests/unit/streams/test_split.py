@@ -72,7 +72,8 @@ async def test_what_a_challenger_cannot_bear_the_champion_answers_and_at_the_thi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = site(tmp_path)
-    find, failing, error = OnnxTokenClassifier.find, {"new"}, Poison("not finite", stage="model")
+    find, failing = OnnxTokenClassifier.find, {"new"}
+    error: VigilError = Poison("not finite", stage="model")
 
     def told(self: Any, texts: Any) -> Any:
         if self.identity.name in failing and "fever" in texts[0]:
@@ -108,7 +109,7 @@ async def test_what_a_challenger_cannot_bear_the_champion_answers_and_at_the_thi
     assert metrics.registry.get_sample_value("vigil_events_total", {"lane": "x", "kind": "challenger-failed"}) == 3
     refused = {"lane": "x", "task": "ner", "role": "challenger"}
     assert metrics.registry.get_sample_value("vigil_models_refused_total", refused) == 1
-    failing, error = {"old"}, Fatal("of another length")  # type: ignore[assignment]
+    failing, error = {"old"}, Fatal("of another length")
     with pytest.raises(Fatal):
         await answered(serving, "another fever")  # nobody remembers an answer
     await serving.close()
