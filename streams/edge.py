@@ -30,6 +30,7 @@ from connectors.publisher import Publisher
 from models.batching import describe
 from models.errors import Fatal, Poison, Transient, VigilError
 from processors.events import Event, PatientEvent
+from streams import placement
 from streams.clock import Clock, clock_of
 from streams.collector import Collector
 from streams.health import EdgePages
@@ -340,15 +341,22 @@ def disk_nearly_full(objects: ObjectStore, least: int) -> bool:
 
 
 async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
-    """Fill the contexts from `clinical.patients`; returns how many patients are known. Raises `Transient` without a broker."""
-    topic = settings.kafka.topic_prefix + PatientEvent.topic
+    """Fill the contexts from `clinical.patients`; returns how many patients are known.
+
+    Raises `Transient` without a broker, `Fatal` where the settings have another number of partitions than patients lie by.
+    """
+    topic, places = settings.kafka.topic_prefix + PatientEvent.topic, set[tuple[bytes, int]]()
     async with Reader(settings.kafka) as reader:
         async for records, whole in reader.follow(topic):
             for record in records:
+                if record.key is not None and len(places) < placement.MOST:
+                    places.add((record.key, record.partition))
                 with contextlib.suppress(Poison):  # the lane makes it a dead letter
                     contexts.remember(decode(PatientEvent, record))
             if whole:
                 break
+        there = len(await reader.partitions(topic))
+    placement.require(topic, places, settings.topics.used(PatientEvent.topic, there), there)
     return len(contexts)
 
 

@@ -31,6 +31,7 @@ from models.errors import Fatal, Poison, Transient
 from processors.events import AuditEvent, Event
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import Settings
+from streams.topic_options import JOURNAL
 from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
@@ -233,19 +234,24 @@ class Outbox:
 
     async def _partition(self, message: Message, topic: str) -> int:
         count = await self.partitions(topic)
-        return partition_of(message.key, count, self._hashes) if message.partition is None else message.partition % count
+        if message.partition is None:
+            return partition_of(message.key, count, self._hashes)
+        if message.topic == JOURNAL and message.partition >= count:  # another partition's state lies where it would come round
+            raise Fatal(f"{topic} has no partition {message.partition} of its own", hint="it must agree with clinical.vitals")
+        return message.partition % count
 
     async def partitions(self, topic: str) -> int:
-        """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about.
+        """Return how many partitions of a topic (with the site's prefix) are used; remembered, since outputs must not move about.
 
         Raises `Transient` when it is not there, after the time that a request may take: it may be about to be made.
         """
         count = self._partition_counts.get(topic)
         if count is None:
             try:
-                count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
+                there = len(await self._producer.partitions_for(topic))
             except UnknownTopicOrPartitionError as error:
                 raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
+            count = self._partition_counts[topic] = self._settings.topics.used(topic.removeprefix(self._prefix), there)
         return count
 
 
