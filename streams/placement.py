@@ -17,24 +17,24 @@ _ASTRAY: Final = 4  # one in so many, at least
 MOST: Final = 10_000  # patients that are looked at, at most
 
 
-def spread(places: Collection[tuple[bytes, int]], used: int, there: int) -> int:
+def spread(places: Collection[tuple[bytes, int]], used: int, there: int, *, whole: bool = True) -> int:
     """Return over how many partitions records (key, partition) were spread: `used`, or another number that explains them all.
 
-    `there`: the partitions of the topic. `used` too where no number explains them: somebody wrote with a partitioner of their own.
+    `there`: the partitions of the topic; `whole`: the records are of all of them. `used` too where no number explains them:
+    somebody wrote with a partitioner of their own.
     """
     astray = sum(partition_of(key, used) != partition for key, partition in places)
     if len(places) < _ENOUGH or astray * _ASTRAY < len(places):
         return used
-    several = len({partition for _, partition in places}) > 1  # else what lies in partition 0 says nothing about 1
-    for number in range(there, 0 if several else 1, -1):
+    for number in range(there, 0 if whole else 1, -1):  # one partition explains whatever lies in partition 0
         if all(partition_of(key, number) == partition for key, partition in places):
             return number
     return used
 
 
-def require(topic: str, places: Collection[tuple[bytes, int]], used: int, there: int) -> None:
+def require(topic: str, places: Collection[tuple[bytes, int]], used: int, there: int, *, whole: bool = True) -> None:
     """Raise `Fatal` where records lie by another number of partitions than is used now."""
-    if (number := spread(places, used, there)) != used:
+    if (number := spread(places, used, there, whole=whole)) != used:
         raise Fatal(
             f"the patients of {topic} lie in {number} partitions, and the settings spread them over {used}: most would be looked "
             "for where they are not",

@@ -146,7 +146,7 @@ class Restoring:
         topic, own = self._prefix + VitalsEvent.topic, self._machine.monitor.id
         there = len(await reader.partitions(topic))
         places = [(one.encode(), self._machine.number) for one in islice(memory.states, placement.MOST) if one != own]
-        placement.require(topic, places, self._settings.topics.used(VitalsEvent.topic, there), there)
+        placement.require(topic, places, self._settings.topics.used(VitalsEvent.topic, there), there, whole=False)
 
     def _start(self, memory: Memory, committed: int | None, begin: int, end: int) -> int:
         """Return the vitals offset to go on from: the marker's, or the log's beginning where the topic was made anew since."""

@@ -21,15 +21,14 @@ def test_the_number_is_found_by_the_records(number: int) -> None:
 
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_partition_alone_shows_it_too(only: int) -> None:
-    assert spread(places(2, only=only), 4, 4) == 2
+    assert spread(places(2, only=only), 4, 4, whole=False) == 2
 
 
 def test_nothing_is_concluded_from_few_or_from_a_partitioner_of_somebodys_own() -> None:
     assert spread(places(2, patients=7), 4, 4) == 4
     assert spread([(f"patient-{n}".encode(), n % 4) for n in range(40)], 4, 4) == 4
-    assert spread(places(4)[:38] + [(b"astray", 9)], 4, 12) == 4
-    everything_in_one = [(key, 0) for key, _ in places(4, only=0)]
-    assert spread(everything_in_one, 4, 4) == 4
+    assert spread([*places(4)[:38], (b"astray", 9)], 4, 12) == 4
+    assert spread([(key, 0) for key, _ in places(3, only=1)], 4, 4, whole=False) == 4
 
 
 def test_the_setting_that_fits_is_named() -> None:
