@@ -14,6 +14,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     IncompatibleBrokerVersion,
     InvalidTimestampError,
     InvalidTopicError,
@@ -40,11 +41,14 @@ _PACE = 0.1  # seconds between two questions what the cluster looks like
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _NEVER = (
     TopicAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
     InvalidTopicError,
     UnsupportedVersionError,
     IncompatibleBrokerVersion,
     ProducerFenced,
 )
+
+_DENIED = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 class Outbox:
@@ -64,6 +68,7 @@ class Outbox:
         self._under_way: dict[object, tuple[float, set[TopicPartition]]] = {}  # since when, to where
         self.source = source
         self.sent = 0
+        self._refused: dict[str, str] = {}  # topics that the broker does not take from us, and why; until it takes something
 
     @property
     def letter_room(self) -> int:
@@ -133,10 +138,13 @@ class Outbox:
         except _TOO_LARGE as error:
             raise Poison(f"an output is too large for its topic ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
-            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+            raise self._refusal(messages, error) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise _unconfirmed(error) from error
         self.sent += len(messages)
+        if self._refused:
+            for topic in {message.topic for message in messages}:
+                self._refused.pop(topic, None)
 
     async def _send(self, messages: Sequence[Message]) -> None:
         with self._waiting() as places:
@@ -192,12 +200,27 @@ class Outbox:
         except _TOO_LARGE as error:
             raise Poison(f"a record is too large for {message.topic} ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
-            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+            raise self._refusal([message], error) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise _unconfirmed(error) from error
         self.sent += 1
         offset: int = written.offset
         return offset
+
+    def _refusal(self, messages: Sequence[Message], error: Exception) -> Fatal:
+        """Note that writes are refused for good, and return what to raise: which topic of a batch it was nobody can tell."""
+        topics = sorted({message.topic for message in messages})
+        words = (
+            f"the broker refuses what is written to {', '.join(self._prefix + one for one in topics)} ({type(error).__name__})"
+        )
+        self._refused |= dict.fromkeys(topics, words)
+        needs = "this account needs WRITE and DESCRIBE on each of them" if isinstance(error, _DENIED) else None
+        return Fatal(words, hint=needs)
+
+    @property
+    def refused(self) -> str:
+        """Return why the broker takes something for good not, in words; empty where it takes all, as far as was tried."""
+        return next(iter(self._refused.values()), "")
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[set[TopicPartition]]:
