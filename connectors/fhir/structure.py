@@ -21,6 +21,7 @@ import orjson
 from pydantic import ValidationError
 
 from connectors.fhir.acknowledgement import Issue
+from processors.events import MOST_IDENTIFIERS
 
 Json = dict[str, Any]
 
@@ -105,19 +106,28 @@ def too_deep(found: Any, deepest: int) -> bool:
 
 
 def too_many(resource: Json, most: int) -> list[Issue]:
-    """Return the elements of a resource, and of what is contained in it, that are there more often than that; empty for none."""
+    """Return the elements of a resource, and of what is contained in it, that are there more often than that; empty for none.
+
+    Of a Patient's identifiers no more are taken than a context has room for: each is looked up.
+    """
     kind, contained = kind_of(resource), resource.get("contained")
     places = [(kind, resource)]
     if isinstance(contained, list) and len(contained) <= most:
         places += [(f"{kind}.contained[{n}]", one) for n, one in enumerate(contained) if isinstance(one, dict)]
     found = (
-        (place, name) for place, one in places for name, value in one.items() if isinstance(value, list) and len(value) > most
+        (place, name, limit)
+        for place, one in places
+        for name, value in one.items()
+        if isinstance(value, list) and len(value) > (limit := _limit(one, name, most))
     )
-    words = f"more than {most} of them"
     return [
-        Issue("error", "too-costly", words, f"{place}.{name}" if _NAME.fullmatch(name) else place)
-        for place, name in islice(found, _SHOWN)
+        Issue("error", "too-costly", f"more than {limit} of them", f"{place}.{name}" if _NAME.fullmatch(name) else place)
+        for place, name, limit in islice(found, _SHOWN)
     ]
+
+
+def _limit(resource: Json, name: str, most: int) -> int:
+    return min(most, MOST_IDENTIFIERS) if name == "identifier" and kind_of(resource) == "Patient" else most
 
 
 def kind_of(resource: Json) -> str:
