@@ -31,13 +31,16 @@ class Filed:
     """A note that was filed under a number.
 
     `at`: the time that the document says it is of, as sent; empty where it says none. `took`: the note whose place it took, so that
-    what was not confirmed says the same when it comes again.
+    what was not confirmed says the same when it comes again. `event`: the id of the event that filed it last, where that is asked;
+    `withdrawn`: whether that took it back.
     """
 
     patient_id: str
     note_id: str
     at: str = ""
     took: str | None = None
+    event: str = ""
+    withdrawn: bool = False
 
 
 class Documents:

@@ -23,15 +23,17 @@ found by the target's id, else by an identifier: its masterIdentifier, or any th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from connectors import texts
+from connectors.contexts import surviving
 from connectors.documents import Filed, after, note_of, number_of, own
 from connectors.fhir.mapping.attachments import content
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
 from connectors.fhir.structure import Json, kind_of
 from processors.events import Coding, FeedbackEvent, NoteEvent, Relation
+from processors.identity import natural_id
 
 Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
 
@@ -190,12 +192,13 @@ def _publish(
     authored = reading.stamp(times)
     if subject is None or authored is None:
         return
-    note_id, left = _filed(reading, subject)
+    event_id = reading.event_id(NoteEvent)
+    note_id, left = _filed(reading, subject, event_id, withdrawn=status in _VOID)
     if left and relation == "original":
         relation = "cancel" if status in _VOID else "edit"
     reading.events.append(
         NoteEvent(
-            id=reading.event_id(NoteEvent),
+            id=event_id,
             patient_id=subject.patient_id,
             encounter_id=reading.encounter(encounter, subject),
             note_id=note_id,
@@ -210,6 +213,37 @@ def _publish(
             origin=reading.origin,
         )
     )
+
+
+def delete(reading: Reading) -> Literal["deleted", "unknown", "several"]:
+    """Withdraw the note that is filed under the id of a resource which was deleted; `several`: of which of them nobody can tell."""
+    number = _keyed(reading, reading.sender.base, f"{reading.kind}/{reading.name}")
+    filed = _notes(reading, number)
+    if len({one.note_id for one in filed}) != 1:
+        return "several" if filed else "unknown"
+    note = filed[-1]
+    if note.withdrawn:
+        reading.note("", "nothing of it stands: taken back before")
+        return "deleted"
+    reading.resource["meta"] = {"versionId": natural_id("deleted", note.note_id, note.event)}  # the same until it is known
+    event_id, at = reading.event_id(NoteEvent), reading.sender.received_at
+    reading.events.append(
+        NoteEvent(
+            id=event_id,
+            patient_id=surviving(reading.site.contexts, note.patient_id),
+            note_id=note.note_id,
+            status="entered-in-error",
+            relation="cancel",
+            note_type=Coding(code="unknown"),
+            text="",
+            authored_at=at,
+            received_at=at,
+            processing=reading.processing,
+            origin=reading.origin,
+        )
+    )
+    reading.documents[_remembered(reading, number)] = (*filed[:-1], replace(note, event=event_id, withdrawn=True))
+    return "deleted"
 
 
 def _kind(concept: Any) -> Coding:
@@ -266,8 +300,8 @@ def _keyed(reading: Reading, scope: str, *number: str) -> str:
     return number_of(reading.site.identities, scope or reading.sender.base, *number)
 
 
-def _filed(reading: Reading, subject: Subject) -> tuple[str, str | None]:
-    """File the document; return its note and, where an update's note was another until now, that one."""
+def _filed(reading: Reading, subject: Subject, event_id: str, *, withdrawn: bool) -> tuple[str, str | None]:
+    """File the document by its event; return its note and, where an update's note was another until now, that one."""
     numbers = _numbers(reading, reading.resource, subject.patient_id, vouched=reading.update)
     if numbers.further:
         reading.note("identifier", "of another document in the same request too: a document of its own")
@@ -280,7 +314,8 @@ def _filed(reading: Reading, subject: Subject) -> tuple[str, str | None]:
         took = None  # it was filed anew since
     for number in numbers.every:
         notes = (one for one in _notes(reading, number) if one.note_id != took)
-        reading.documents[_remembered(reading, number)] = after(notes, Filed(subject.patient_id, note_id, took=took))
+        filed = Filed(subject.patient_id, note_id, took=took, event=event_id, withdrawn=withdrawn)
+        reading.documents[_remembered(reading, number)] = after(notes, filed)
     return note_id, took
 
 

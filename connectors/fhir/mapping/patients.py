@@ -164,7 +164,7 @@ def map_patient(reading: Reading, book: Book) -> None:
     book.write(reading, patient, said, at=at)
     if own and own != patient:
         logical = tuple(one for one in identifiers if one.kind == LOGICAL)
-        book.write(reading, own, {"identifiers": logical, "merged_into": patient} | voice, at=at)
+        book.write(reading, own, {"identifiers": logical, "merged_into": patient, "deleted": False} | voice, at=at)
     _links(reading, book, patient, at)
 
 
