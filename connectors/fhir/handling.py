@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
-from connectors.documents import Documents, Filed
+from connectors.documents import Documents, Filed, Former
 from connectors.fhir.acknowledgement import (
     BAD_REQUEST,
     CONFLICT,
@@ -151,12 +151,19 @@ class Outcome:
 class FhirMapper:
     """Reads requests for one site. `contexts` is asked for what is known of a patient; `learn` is called after the confirmation."""
 
-    def __init__(self, settings: FhirSettings, identities: Identities, contexts: Contexts | None = None) -> None:
+    def __init__(
+        self,
+        settings: FhirSettings,
+        identities: Identities,
+        contexts: Contexts | None = None,
+        former: Former | None = None,
+    ) -> None:
+        """`former`: the notes that were filed before this process began."""
         self.settings = settings
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._encounters, self._shown = _Bounded[Stay](), _Bounded[Shown]()
         self._versions = Memory(settings.remembered_observations)
-        self._documents = Documents()
+        self._documents = Documents(former=former)
         self._site = Site(settings, identities, self.contexts, self._encounters, self._shown, self._documents)
 
     def sender(self, name: str, received_at: Any) -> Sender:

@@ -29,6 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.contexts import Contexts
+from connectors.documents import Former
 from connectors.fhir import acknowledgement, xml
 from connectors.fhir.acknowledgement import (
     MEDIA_TYPE,
@@ -86,15 +87,16 @@ class FhirServer:
         identities: Identities,
         now: Callable[[], datetime],
         contexts: Contexts | None = None,
+        former: Former | None = None,
         observe: Observer = lambda peer, outcome, answer, seconds: None,
     ) -> None:
         """Prepare; nothing listens yet.
 
-        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients. `observe` is called
-        after each answer that is not a 503.
+        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients, `former` which notes were
+        filed before. `observe` is called after each answer that is not a 503.
         """
         self.settings = settings
-        self.mapper = FhirMapper(settings, identities, contexts)
+        self.mapper = FhirMapper(settings, identities, contexts, former)
         self.counts = Counts()
         self._publishing = Publishing(self.mapper, publisher, store, now=now, seconds=settings.confirm_timeout)
         self._now = now

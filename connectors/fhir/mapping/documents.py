@@ -60,6 +60,7 @@ _REPORT: Final[dict[str, Status]] = {  # DiagnosticReport.status (diagnostic-rep
     "unknown": "preliminary",
 }
 _RELATIONS: Final[dict[str, Relation]] = {"replaces": "replacement", "transforms": "replacement", "appends": "addendum"}
+_CHANGED: Final = frozenset({"amended", "corrected", "appended", "entered-in-error"})  # of a DiagnosticReport: a version of one
 _VOID: Final = frozenset({"cancelled", "entered-in-error"})
 _ANSWERS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
     "completed": "alert-acknowledged",
@@ -305,9 +306,12 @@ def _filed(reading: Reading, subject: Subject, event_id: str, *, withdrawn: bool
     numbers = _numbers(reading, reading.resource, subject.patient_id, vouched=reading.update)
     if numbers.further:
         reading.note("identifier", "of another document in the same request too: a document of its own")
-    mine = own(_notes(reading, numbers.note), reading.site.contexts, subject.patient_id)
+    corrects = withdrawn or reading.resource.get("docStatus") == "amended" or text(reading.resource.get("status")) in _CHANGED
+    mine = own(_notes(reading, numbers.note, subject), reading.site.contexts, subject.patient_id)
     note_id = mine[-1].note_id if mine else note_of(numbers.note, *(() if numbers.vouched else (subject.patient_id,)))
     before = _notes(reading, numbers.id) if reading.update and reading.name else ()
+    if not before and not mine and corrects and numbers.note != numbers.id and reading.update and reading.name:
+        before = _notes(reading, numbers.note, subject, anybody=True)  # before this process: by the masterIdentifier alone
     last = next((one for one in before if one.note_id == note_id), None)
     took = last.took if last else before[0].note_id if len({one.note_id for one in before}) == 1 else None
     if last and any(one.note_id == took for number in numbers.every for one in _notes(reading, number)):
@@ -319,9 +323,17 @@ def _filed(reading: Reading, subject: Subject, event_id: str, *, withdrawn: bool
     return note_id, took
 
 
-def _notes(reading: Reading, number: str) -> tuple[Filed, ...]:
-    key = _remembered(reading, number)
-    return reading.documents.get(key) or reading.site.documents.get(key)
+def _notes(reading: Reading, number: str, subject: Subject | None = None, *, anybody: bool = False) -> tuple[Filed, ...]:
+    """Return the notes that were filed under a number; of what was before this process began the subject's, else `anybody`'s."""
+    key, documents = _remembered(reading, number), reading.site.documents
+    if known := reading.documents.get(key) or documents.get(key):
+        return known
+    source = reading.sender.name, reading.processing
+    if alone := documents.former.alone(source, number):
+        return alone
+    if subject is None:
+        return ()
+    return documents.former.of(source, number, reading.site.contexts, subject.patient_id, anybody=anybody)
 
 
 def _remembered(reading: Reading, number: str) -> str:
@@ -350,7 +362,7 @@ def _target_id(reading: Reading, subject: Subject, reference: Any) -> str | None
 
 def _found(reading: Reading, subject: Subject, number: str) -> str | None:
     """Return the one note that is remembered of a number, of the patient before others."""
-    notes = _notes(reading, number)
+    notes = _notes(reading, number, subject)
     for those in (own(notes, reading.site.contexts, subject.patient_id), notes):
         if len({one.note_id for one in those}) == 1:
             return those[0].note_id
