@@ -181,14 +181,14 @@ class FhirMapper:
 
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
         """Parse, validate, map and decide. Never raises for what a body contains."""
-        if request.deletes:
-            return self._deleted(sender, request)
         try:
-            resource = parse(body, deepest=self.settings.deepest)
+            resource: Json = parse(body, deepest=self.settings.deepest) if not request.deletes else {}
         except Unreadable as error:
             return _refused(BAD_REQUEST, (error.issue,), error.issue.expression)
         kind = kind_of(resource)
         try:
+            if request.deletes:
+                return self._deleted(sender, request)
             if kind == "Bundle" and (request.door in ("bundle", "message", "hook", "any")):
                 return self._bundle(resource, sender, request)
             return self._single(resource, sender, request)

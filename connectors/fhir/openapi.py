@@ -125,7 +125,7 @@ def _deletion(kind: str) -> Schema:
         "parameters": [_id()],
         "responses": {
             status: _response(status) | ({"description": known[status]} if status in known else {})
-            for status in ("200", "401", "404", "408", "409", "413", "415", "503")
+            for status in ("200", "400", "401", "404", "408", "409", "413", "415", "503")
         },
     }
 

@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 _TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_LONGEST_ID: Final = 64
+LONGEST_ID: Final = 64
 _SHOWN: Final = 20  # issues of one resource that are told; a resource of another standard has hundreds
 _CODES: Final[Mapping[str, tuple[str, str]]] = {  # pydantic's kind of error -> issue code, words
     "missing": ("required", "a required element is missing"),
@@ -154,7 +154,7 @@ def validate(resource: Json) -> list[Issue]:
     except Exception as error:  # the models' own validators raise other things for some malformed values
         return [Issue("error", "structure", f"not readable as {kind} ({type(error).__name__})", kind)]
     places = [*_coerced(resource, made, ())]
-    if len(resource.get("id") or "") > _LONGEST_ID:
+    if len(resource.get("id") or "") > LONGEST_ID:
         places.insert(0, ("id",))
     return [_issue(kind, "", place) for place in places[:_SHOWN]]
 

@@ -22,6 +22,7 @@ from connectors.fhir.mapping.observations import Observed
 from connectors.fhir.mapping.patients import Book
 from connectors.fhir.mapping.reading import Reading, Shown
 from connectors.fhir.mapping.versions import Versions, follow
+from connectors.fhir.structure import LONGEST_ID
 from connectors.identity import LOGICAL
 from processors.events import Identifier, PatientEvent
 from processors.identity import natural_id
@@ -39,6 +40,8 @@ def map_deletion(
 
     `shown` and `versions`: of this request, to which what stands from now on is added; `known`: the Observation's versions.
     """
+    if len(reading.name) > LONGEST_ID:  # nothing that was taken has such an id
+        return "unknown"
     match reading.kind:
         case "Observation":
             return _observation(reading, versions, known)

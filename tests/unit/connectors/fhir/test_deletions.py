@@ -161,6 +161,12 @@ def test_of_what_nothing_is_known_nothing_is_taken_back_and_that_is_said(kind):
     assert (history.code, history.events, [one.severity for one in history.issues]) == (200, (), ["warning"])
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("name", ["x" * 65, "x" * 10_000, " ", "\ud800", "%2F"])
+def test_an_id_that_nothing_can_have_is_not_known(kind, name):
+    assert Feed().delete(kind, name).code in (400, 404)
+
+
 @pytest.mark.parametrize(("kind", "code"), [("Encounter", 405), ("ImagingStudy", 405), ("Basic", 404), ("Nonsense", 404)])
 def test_what_is_not_remembered_by_its_id_is_not_deleted(kind, code):
     feed = Feed()
