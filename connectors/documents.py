@@ -13,8 +13,8 @@ numbers heard of most recently:
 
 After a restart the numbers are no longer known, but `clinical.notes` is: the newest notes on it are read back (`Former`), each
 with its patient. Whether one of them was filed under a number is seen by deriving its id again: for the patient of the document
-and the records merged into theirs always; for any other patient, which takes 1 ms for a thousand of them, only where the document
-says that it corrects or withdraws.
+and the records merged into theirs always; for any other patient (2 ms for a thousand of them) only where the document says that it
+corrects or withdraws.
 
 What says so: see `connectors.hl7.mapping.documents` and `connectors.fhir.mapping.documents`.
 """
