@@ -9,7 +9,7 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -19,8 +19,11 @@ from typing import Any, Final, Literal, Protocol
 from connectors.identity import LOGICAL, NOT_A_PATIENT_INDEX, Identities
 from connectors.stays import Class
 from models.errors import Permanent, Poison
+from models.registry import ModelEntry
 from processors import loinc, vitals
-from processors.events import DeadLetterEvent, Event, ObjectReference, PatientEvent, VitalsEvent, to_json
+from processors.entities import WITHDRAWN
+from processors.events import DeadLetterEvent, Event, ImageEvent, ObjectReference, PatientEvent, VitalsEvent, to_json
+from processors.meant import unmeant
 
 Verdict = Literal["accepted", "refused", "ignored", "dead-letter"]
 About = Literal[
@@ -37,6 +40,7 @@ About = Literal[
     "negotiation",
     "peer",
     "content",
+    "picture",
 ]
 
 SKEW: Final = timedelta(minutes=5)  # a clock may be this far ahead
@@ -147,6 +151,7 @@ class Totals:
         self.events: Counter[str] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()  # outcome, reason
         self.findings: Counter[Finding] = Counter()
+        self.pictures: Counter[tuple[str, str]] = Counter()  # model, why it is not asked (empty: it is)
 
     def add(self, row: Row) -> None:
         """Count a row."""
@@ -158,6 +163,13 @@ class Totals:
         self.findings.update(row.findings)
         if row.reason:
             self.reasons[row.outcome, row.reason] += 1
+        if row.details.get("judged") is not None:
+            self.pictures[row.details["model"], row.details["not_judged"]] += 1
+
+    @property
+    def judged(self) -> int:
+        """How many pictures a model would be asked about."""
+        return sum(n for (_, why), n in self.pictures.items() if not why)
 
     def settings(self) -> str:
         """Return the lines to add to the settings as TOML, empty for none. Guesses say that they are; each key stands once."""
@@ -180,6 +192,10 @@ class Totals:
                 {"about": one.about, "what": one.what, "mend": one.mend, "count": n} for one, n in self.findings.most_common()
             ],
             "settings": self.settings(),
+            "pictures": [
+                {"model": model, "judged": not why, "not_judged": why, "count": n}
+                for (model, why), n in self.pictures.most_common()
+            ],
         }
 
 
@@ -405,6 +421,29 @@ def unknown_class(code: str, system: str, words: str, section: str, setting: str
     if meant:
         return Finding("class", key, mend, section, section and f'"{key}" = "{meant}"  # A guess from its name: check it')
     return Finding("class", key, mend, section, section and f'# "{key}" = "outpatient"  # or "inpatient", "emergency"')
+
+
+ModelOf = Callable[[str], ModelEntry]
+"""The image model that is asked about a patient's pictures."""
+
+UNJUDGED: Final[Mapping[str, Any]] = {"judged": None, "model": "", "not_judged": ""}  # of what brings no picture
+
+
+def of_picture(event: Event, model_of: ModelOf) -> Mapping[str, Any]:
+    """Return whether the images lane would judge a picture, by which model, and why not; `UNJUDGED` for anything else."""
+    if not isinstance(event, ImageEvent) or event.status in WITHDRAWN or event.pixels is None:
+        return UNJUDGED
+    entry = model_of(event.patient_id)
+    why = unmeant(event, entry.meant_for)
+    return {"judged": not why, "model": f"{entry.name} {entry.version}", "not_judged": why}
+
+
+def of_pictures(events: Iterable[Event], model_of: ModelOf) -> Iterator[Finding]:
+    """Say of which pictures nothing would be said, and what to do where the model is for them all the same."""
+    for said in (of_picture(event, model_of) for event in events):
+        if why := said["not_judged"]:
+            listed = f"where it is for them, list the site's own words in [meant_for.{said['model'].partition(' ')[0]}]"
+            yield Finding("picture", f"not judged by {said['model']}: {why}", f"{listed} of the registry file")
 
 
 class Streams:

@@ -29,7 +29,7 @@ miss the other's last word; what was missed comes back with the sender's next sn
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -230,7 +230,8 @@ def kept(
     """
     merged = contexts.merged(known.patient_id) if known else frozenset()
     own = [one for one in known.identifiers if one.kind != LOGICAL] if known and merged else []
-    return [one for one in own if identities.patient(one) in merged and not any(_alike(one, other) for other in sent)]
+    rows = Numbers(sent)
+    return [one for one in own if identities.patient(one) in merged and not rows.row(one)]
 
 
 def registering(contexts: Records, identities: Identities, patient_id: str) -> str:
@@ -243,8 +244,43 @@ def registering(contexts: Records, identities: Identities, patient_id: str) -> s
 
 
 def among(identifier: Identifier, others: Collection[Identifier]) -> bool:
-    """Whether a number is one of others."""
+    """Whether a number is one of others. To ask for many, ask `Numbers`: what a message lists is not compared each with each."""
     return any(same_number(identifier, other) for other in others)
+
+
+class Numbers:
+    """Identifiers, looked through once: what one of another list is among them, or of one row with them (authority and type)."""
+
+    def __init__(self, given: Iterable[Identifier]) -> None:
+        self._kinds: dict[tuple[str, str], set[str]] = {}  # authority and number -> types
+        self._values: dict[tuple[str, str | None], set[str]] = {}  # authority and type, None for all of them -> numbers
+        for one in given:
+            authority, kind = _row(one)
+            self._kinds.setdefault((authority, one.value), set()).add(kind)
+            for row in (kind, None):
+                self._values.setdefault((authority, row), set()).add(one.value)
+
+    def __contains__(self, identifier: Identifier) -> bool:
+        """Whether one of them is that number (`same_number`)."""
+        authority, kind = _row(identifier)
+        kinds = self._kinds.get((authority, identifier.value))
+        if not authority or not kinds:
+            return False
+        if not kind:
+            return not kinds <= NOT_A_PATIENT_INDEX
+        return kind in kinds or ("" in kinds and kind not in NOT_A_PATIENT_INDEX)
+
+    def row(self, identifier: Identifier) -> bool:
+        """Whether one of them is of one row with it: of one authority, and of one type or of none that is said."""
+        return any(self._row(identifier))
+
+    def alone(self, identifier: Identifier) -> bool:
+        """Whether no other number is of one row with it."""
+        return all(values <= {identifier.value} for values in self._row(identifier))
+
+    def _row(self, identifier: Identifier) -> tuple[set[str], ...]:
+        authority, kind = _row(identifier)
+        return tuple(self._values.get((authority, one), set()) for one in ((kind, "") if kind else (None,)))
 
 
 def holder(
@@ -268,8 +304,8 @@ def holder(
     listed_by = [one for one in contexts.listing(identifier) if one.effective_at != UNDATED and not one.deleted]
     if not listed_by:
         return _beside(contexts, identities, patient_id, identifier, beside, born) if identities else patient_id
-    others = [one for one in beside if not same_number(one, identifier)]
-    for those in (listed_by, [one for one in listed_by if any(among(other, one.identifiers) for other in others)]):
+    others = Numbers(one for one in beside if not same_number(one, identifier))
+    for those in (listed_by, [one for one in listed_by if any(other in others for other in one.identifiers)]):
         records = {surviving(contexts, one.patient_id) for one in those}
         if len(records) == 1:
             return records.pop()
@@ -332,13 +368,13 @@ def beside_own(
     whose they are.
     """
     found: list[PatientEvent] = []
-    if any(one.value != identifier.value for one in numbers if _alike(one, identifier)):
+    rows = Numbers(numbers)
+    if not rows.alone(identifier):
         return found
     for one in numbers:
         known = contexts.get(identities.patient(one))
         counts = one.kind.upper() not in NOT_A_PATIENT_INDEX and one.kind != LOGICAL
-        alone = all(other.value == one.value for other in numbers if _alike(one, other))
-        if not counts or not alone or _alike(one, identifier) or known is None or known.patient_id == patient_id:
+        if not counts or not rows.alone(one) or _alike(one, identifier) or known is None or known.patient_id == patient_id:
             continue
         if known.effective_at != UNDATED and not known.deleted and among(one, known.identifiers):
             found.append(known)
@@ -354,8 +390,9 @@ def contradicts(known: PatientEvent, born: str | None, numbers: Collection[Ident
     if None not in (born, known.birth_date) and not same_date(born, known.birth_date):
         return True
     own = [one for one in known.identifiers if one.kind.upper() not in _PASSING]
-    rows = [[other for other in numbers if _alike(one, other)] for one in own]
-    return any(row and not any(among(other, own) for other in row) for row in rows)
+    listed, mine = Numbers(numbers), Numbers(own)
+    common = Numbers(one for one in numbers if one in mine)
+    return any(listed.row(one) and not common.row(one) for one in own)
 
 
 def one_person(known: PatientEvent, other: PatientEvent, born: str | None, numbers: Collection[Identifier]) -> bool:

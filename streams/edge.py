@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 import orjson
+from aiokafka import TopicPartition
 
 from connectors.contexts import MemoryContexts
 from connectors.deliver.callback import CallbackServer
@@ -17,6 +18,7 @@ from connectors.deliver.settings import WebhookSettings
 from connectors.dicom.mapping import Outcome as DicomOutcome
 from connectors.dicom.server import DicomServer
 from connectors.dicom.web import StowServer
+from connectors.documents import Former
 from connectors.fhir.acknowledgement import Answer
 from connectors.fhir.handling import Outcome as FhirOutcome
 from connectors.fhir.server import FhirServer
@@ -29,7 +31,7 @@ from connectors.objects import ObjectStore
 from connectors.publisher import Publisher
 from models.batching import describe
 from models.errors import Fatal, Poison, Transient, VigilError
-from processors.events import Event, PatientEvent
+from processors.events import Event, NoteEvent, PatientEvent
 from streams import placement
 from streams.clock import Clock, clock_of
 from streams.collector import Collector
@@ -48,6 +50,7 @@ log = logging.getLogger("vigil.edge")
 T = TypeVar("T")
 _LOOK: Final = 2.0  # seconds between looks whether Kafka answers
 _KNOWN: Final = 8  # patients by whom it is certain whether the secret is the one of before
+_TOLD: Final = 5.0  # seconds between words of progress
 _LANES: Final = 30.0  # seconds between looks at the lanes' groups, and for one of them: its rule waits for many minutes
 
 
@@ -98,6 +101,7 @@ class Edge:
         self._publisher = KafkaPublisher(
             self._outbox, self._clock, self._tracing, timeout=engine.publish_timeout, gather=engine.gather
         )
+        self._former = Former(0)
         self._trouble = "starting"
         self.metrics = EdgeMetrics()
         self.addresses: dict[str, tuple[str, int]] = {}
@@ -124,6 +128,9 @@ class Edge:
         contexts = MemoryContexts()
         known = await self._until_it_works("the patients' contexts", lambda: read_contexts(settings, contexts))
         log.info("contexts of %d patients are known", known)
+        self._former = Former(settings.connectors.former_notes)
+        if {"mllp", "fhir"} & {*settings.connectors.enabled}:
+            await self._until_it_works("the notes that were filed", lambda: read_notes(settings, self._former))
         starts = {"mllp": self._mllp, "fhir": self._fhir, "dicom": self._dicom, "stow": self._stow, "callback": self._callback}
         for name in dict.fromkeys(settings.connectors.enabled):  # one that is named twice is started once
             self.addresses[name] = await starts[name](Measured(self._publisher, name, self.metrics), identities, contexts)
@@ -192,7 +199,7 @@ class Edge:
             metrics.message("mllp", peer.name, outcome.verdict)
             metrics.answer("mllp", outcome.code, seconds)
 
-        server = MllpServer(own, Hl7Mapper(own, identities, contexts), publisher, self._clock, observe=observe)
+        server = MllpServer(own, Hl7Mapper(own, identities, contexts, self._former), publisher, self._clock, observe=observe)
         try:
             address = await server.start()
         except (OSError, ValueError) as error:
@@ -275,6 +282,7 @@ class Edge:
             identities=identities,
             now=self._clock,
             contexts=contexts,
+            former=self._former,
             observe=observe,
         )
         requests = Requests("fhir", metrics)
@@ -376,6 +384,41 @@ async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
             "the site secret is the demo's, which everybody can read: set VIGIL_IDENTITY__SITE_SECRET before patients come"
         )
     return len(contexts)
+
+
+async def read_notes(settings: Settings, former: Former) -> bool:
+    """Take over the newest notes of each partition, as many as are kept; returns whether all were read in time.
+
+    Raises `Transient` without a broker.
+    """
+    own, topic = settings.connectors, settings.kafka.topic_prefix + NoteEvent.topic
+    if not own.former_notes:
+        return True
+    began = told = monotonic()
+    async with Reader(settings.kafka) as reader:
+        if not (numbers := await reader.partitions(topic)):
+            return True
+        bounds = await reader.all_bounds([TopicPartition(topic, number) for number in numbers])
+        each = max(1, own.former_notes // len(bounds))
+        wanted = {tp.partition: (max(begin, end - each), end) for tp, (begin, end) in bounds.items()}
+        total, done = sum(end - begin for begin, end in wanted.values()), 0
+        for number, (begin, end) in wanted.items():
+            async for records in reader.read(topic, number, begin, end):
+                for record in records:
+                    with contextlib.suppress(Poison):  # the lanes make it a dead letter
+                        former.take(decode(NoteEvent, record))
+                done, now = done + len(records), monotonic()
+                if now - began > own.former_notes_within and done < total:
+                    log.warning(
+                        "of %d notes %d were read back in time: corrections of the others are not known as such", total, done
+                    )
+                    return False
+                if now - told > _TOLD:
+                    told = now
+                    log.info("reading back what was filed: %d of %d notes", done, total)
+                await asyncio.sleep(0)
+    log.info("%d notes that were filed before are known", len(former))
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -402,6 +402,15 @@ class ConnectorSettings(Section):
         ("mllp", "fhir", "dicom"),
         description="what `vigil serve` runs; `stow` where a sender speaks DICOMweb, `callback` where webhook receivers answer",
     )
+    former_notes: int = Field(
+        100_000,
+        ge=0,
+        description="how many notes `vigil serve` reads back from clinical.notes when it starts, the newest of each partition: a "
+        "correction under another patient takes theirs away. 500 bytes of memory each",
+    )
+    former_notes_within: Seconds = Field(
+        30.0, gt=0, description="how long that may hold up the start; then it listens without what is not read yet, and says so"
+    )
 
 
 class WorkerSettings(Section):

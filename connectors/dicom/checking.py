@@ -9,7 +9,21 @@ from typing import Any, Final
 
 from pydicom import dcmread
 
-from connectors.checking import Finding, Nowhere, Row, Unstored, held_apart, identifier_advice, looks_like_code, made, of_events
+from connectors.checking import (
+    UNJUDGED,
+    Finding,
+    ModelOf,
+    Nowhere,
+    Row,
+    Unstored,
+    held_apart,
+    identifier_advice,
+    looks_like_code,
+    made,
+    of_events,
+    of_picture,
+    of_pictures,
+)
 from connectors.dicom.acknowledgement import OUT_OF_RESOURCES, SUCCESS
 from connectors.dicom.mapping import Context, Outcome, handle, is_directory, text
 from connectors.dicom.publishing import Publishing
@@ -35,17 +49,20 @@ class DicomChecker:
         now: Callable[[], datetime],
         largest_record: int,
         largest_object: int,
+        model_of: ModelOf,
         every_frame: bool = False,
     ) -> None:
         """`listed`: the site's authorities; `largest_record`, `largest_object`: bytes that a topic and the object store take.
 
-        `every_frame`: decode all frames for the row's figures, to compare with a reference; a server decodes one.
+        `model_of`: the image model that is asked about a patient's pictures. `every_frame`: decode all frames for the row's
+        figures, to compare with a reference; a server decodes one.
         """
         self._settings = settings
         self._peer = peer
         self._identities = identities
         self._listed = listed
         self._now = now
+        self._model_of = model_of
         self._every_frame = every_frame
         self._records = Nowhere(largest_record)
         self._store = Unstored(largest_object)
@@ -77,7 +94,10 @@ class DicomChecker:
             findings += (Finding("negotiation", what, "have the sender convert, or send it by STOW-RS"),)
             reason = "; ".join(filter(None, (reason, "its transfer syntax is not negotiated over C-STORE")))
         refused = status != SUCCESS or verdict == "refused" or not offered
-        yield Row(name, 0, verdict, _hex(status), reason, refused, made(events), seconds, findings, _details(outcome))
+        said = (of_picture(one, self._model_of) for one in (events if verdict != "refused" else ()))
+        judged = next((one for one in said if one["judged"] is not None), UNJUDGED)
+        details = {**_details(outcome), **judged}
+        yield Row(name, 0, verdict, _hex(status), reason, refused, made(events), seconds, findings, details)
 
     @property
     def nothing(self) -> Mapping[str, Any]:
@@ -110,6 +130,7 @@ class DicomChecker:
         if not events:
             return
         yield from of_events(events, at, {}, "", "connectors.dicom.zone")
+        yield from of_pictures(events, self._model_of)
         head = _head(content)
         zone = head.get("TimezoneOffsetFromUTC") or self._peer.zone
         if head.get("StudyDate") and not zone:
@@ -148,4 +169,4 @@ def _details(outcome: Outcome) -> dict[str, Any]:
         "transfer_syntax": subject.transfer_syntax if looks_like_code(subject.transfer_syntax) else "",
     }
     figures = (list(stored.shape), stored.dtype, stored.minimum, stored.maximum) if stored else (None,) * 4
-    return details | dict(zip(("shape", "dtype", "min", "max"), figures, strict=True))
+    return {**UNJUDGED} | details | dict(zip(("shape", "dtype", "min", "max"), figures, strict=True))

@@ -10,6 +10,7 @@ https://hl7.org/fhir/R4/http.html, https://hl7.org/fhir/R4/operationoutcome.html
 | no or wrong token | 401 |
 | type or interaction not in the CapabilityStatement | 404, 405 |
 | request not complete in time | 408 |
+| deleted: what the id is remembered to have said is taken back | 200; 404 where nothing is known of it, 409 of several |
 | too long | 413 |
 | neither JSON nor XML by its content type, or compressed | 415 |
 | neither JSON nor XML, or not the structure of its type | 400 |
@@ -33,6 +34,7 @@ UNAUTHORIZED: Final = 401
 NOT_FOUND: Final = 404
 NOT_ALLOWED: Final = 405
 TIMED_OUT: Final = 408
+CONFLICT: Final = 409
 TOO_LARGE: Final = 413
 UNSUPPORTED_MEDIA_TYPE: Final = 415
 UNPROCESSABLE: Final = 422

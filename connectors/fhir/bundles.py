@@ -5,13 +5,24 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from connectors.fhir.acknowledgement import BAD_REQUEST, CREATED, NOT_FOUND, OK, UNPROCESSABLE, Answer, Issue, operation_outcome
-from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.acknowledgement import (
+    BAD_REQUEST,
+    CONFLICT,
+    CREATED,
+    NOT_FOUND,
+    OK,
+    UNPROCESSABLE,
+    Answer,
+    Issue,
+    operation_outcome,
+)
+from connectors.fhir.capability import DELETABLE, SUPPORTED
 from connectors.fhir.mapping.reading import Reading, objects, text
 from connectors.fhir.structure import Json, kind_of, too_many, validate
 from connectors.fhir.subscriptions import Status
 from connectors.fhir.understanding import modifier_issues, status_issues
 
+NOTIFICATIONS: Final = frozenset({"history", "subscription-notification"})  # Bundle types of R4 and R4B, and of R5
 _USED: Final = frozenset({*SUPPORTED, "MessageHeader"})
 STAND_IN: Final[Json] = {"resource": {"resourceType": "Basic", "code": {"text": "stands in"}}}
 
@@ -38,14 +49,21 @@ class Entry:
     @property
     def refusal(self) -> int:
         """The status to refuse it with."""
-        return UNPROCESSABLE if self.status == UNPROCESSABLE else BAD_REQUEST
+        return self.status if self.status in (UNPROCESSABLE, NOT_FOUND, CONFLICT) else BAD_REQUEST
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it says that a resource is deleted: it has none then, but for its type and id (`entries_of`)."""
+        return self.method == "DELETE"
 
     def check(self, most: int) -> None:
         """Say what stands against using the resource: its size, else its structure, else its status, else a modifier.
 
         `most`: how often one element may be there, of a type that is taken. A resource that only others are read by (a Location, a
-        Binary) is not looked up then.
+        Binary) is not looked up then. What is deleted has nothing to check.
         """
+        if self.deletes:
+            return
         if kind_of(self.resource) in SUPPORTED:
             self.say(*too_many(self.resource, most))
         if not self.refused:
@@ -65,19 +83,29 @@ class Entry:
 
 def entries_of(bundle: Json) -> Iterable[Entry]:
     """Return the entries of a Bundle whose envelope is right."""
+    asks = text(bundle.get("type")) in ("batch", "transaction", *NOTIFICATIONS)
     for n, one in enumerate(bundle.get("entry") or []):
         given, asked = one.get("resource"), one.get("request")
         asked = asked if isinstance(asked, dict) else {}
         entry = Entry(
             resource=given if isinstance(given, dict) else {},
             place=f"Bundle.entry[{n}]",
-            method=text(asked.get("method")),
+            method=text(asked.get("method")) if asks else "",
             target=text(asked.get("url")),
             url=text(one.get("fullUrl")),
         )
-        if given and not kind_of(entry.resource):
+        if entry.deletes:
+            kind, name = _named(entry.target or entry.url)
+            entry.resource, entry.indexed = {"resourceType": kind, "id": name} if kind else {}, False
+        elif given and not kind_of(entry.resource):
             entry.say(Issue("error", "structure", "not a resource"))
         yield entry
+
+
+def _named(url: str) -> tuple[str, str]:
+    """Return the type and id that a resource's URL ends with, both empty where it is none (a search)."""
+    steps = url.split("/_history/")[0].strip("/").split("/")
+    return (steps[-2], steps[-1]) if len(steps) > 1 and "?" not in url and steps[-1] else ("", "")
 
 
 def request_issues(entry: Entry) -> list[Issue]:
@@ -89,9 +117,13 @@ def request_issues(entry: Entry) -> list[Issue]:
     asked = f"{entry.place}.request"
     if not entry.method:  # invariant bdl-3
         return [Issue("error", "required", "an entry of a batch or transaction without a request", asked)]
-    if entry.method not in ("POST", "PUT"):
-        words = "only POST and PUT are taken: nothing can be read, changed in part or deleted here"
+    if entry.method not in ("POST", "PUT", "DELETE"):
+        words = "only POST, PUT and DELETE are taken: nothing can be read or changed in part here"
         return [Issue("error", "not-supported", words, f"{asked}.method")]
+    if entry.deletes:
+        if not all(_named(entry.target)):
+            return [Issue("error", "not-supported", "only what is named by type and id is deleted", f"{asked}.url")]
+        return [deletion_issue(kind_of(entry.resource), f"{asked}.url")] if kind_of(entry.resource) not in DELETABLE else []
     if not entry.resource:
         return [Issue("error", "required", "an entry without a resource", f"{entry.place}.resource")]
     steps, kind = entry.target.partition("?")[0].strip("/").split("/"), kind_of(entry.resource)
@@ -107,6 +139,16 @@ def request_issues(entry: Entry) -> list[Issue]:
     if entry.resource.get("id") != steps[-1]:
         return [Issue("error", "invalid", "the resource's id is not the id in the URL", f"{entry.place}.resource.id")]
     return []
+
+
+def deletion_issue(kind: str, place: str) -> Issue:
+    """Return the refusal to delete what is not remembered by its id."""
+    words = (
+        "of this type nothing is deleted: send it as entered in error"
+        if kind in SUPPORTED
+        else "this resource type is not taken"
+    )
+    return Issue("error", "not-supported", words, place)
 
 
 def condition_of(entry: Entry) -> str | None:
@@ -127,13 +169,13 @@ def condition_of(entry: Entry) -> str | None:
 
 
 def overlap_issues(entries: Iterable[Entry]) -> list[Issue]:
-    """Return the entries of a transaction that update what another one updates: it fails then (R4 http.html#trules)."""
+    """Return the entries of a transaction that update or delete what another one does: it fails then (R4 http.html#trules)."""
     seen, found = set[tuple[str, str]](), list[Issue]()
     for entry in entries:
         name = kind_of(entry.resource), text(entry.resource.get("id")) or condition_of(entry) or ""
-        if entry.method == "PUT" and name[1]:
+        if entry.method in ("PUT", "DELETE") and name[1]:
             if name in seen:
-                words = "another entry of the transaction updates the same resource"
+                words = "another entry of the transaction updates or deletes the same resource"
                 found.append(Issue("error", "duplicate", words, f"{entry.place}.request.url"))
             seen.add(name)
     return found
@@ -143,7 +185,9 @@ def announced(notification: Status, entries: list[Entry]) -> tuple[str, ...]:
     """Return the references that a notification names without carrying the resource."""
     if not notification.carries_events:
         return ()
-    carried = {f"{kind_of(entry.resource)}/{text(entry.resource.get('id'))}" for entry in entries if entry.resource}
+    carried = {
+        f"{kind_of(entry.resource)}/{text(entry.resource.get('id'))}" for entry in entries if entry.resource
+    }  # deleted too
     named = [*(entry.url for entry in entries if not entry.resource and entry.url), *notification.focus]
     missing = [one for one in dict.fromkeys(named) if "/".join(one.split("/_history/")[0].split("/")[-2:]) not in carried]
     return tuple(one for one in missing if one.rstrip("/").split("/")[-2:-1] and one.rstrip("/").split("/")[-2] in SUPPORTED)
@@ -165,7 +209,7 @@ def answer_of(bundle: Json, kind: str, entries: list[Entry]) -> Answer:
     answered = []
     for entry in entries:
         response: dict[str, Any] = {"status": _status_line(entry.status)}
-        if entry.reading and entry.reading.stored and entry.status in (OK, CREATED):
+        if entry.reading and entry.reading.stored and entry.status in (OK, CREATED) and not entry.deletes:
             response["location"] = location_of(entry)
         if entry.issues:
             response["outcome"] = operation_outcome(entry.issues)
@@ -199,5 +243,5 @@ def location_of(entry: Entry) -> str:
 
 
 def _status_line(status: int) -> str:
-    words = {OK: "OK", CREATED: "Created", BAD_REQUEST: "Bad Request", NOT_FOUND: "Not Found"}
+    words = {OK: "OK", CREATED: "Created", BAD_REQUEST: "Bad Request", NOT_FOUND: "Not Found", CONFLICT: "Conflict"}
     return f"{status} {words.get(status, 'Unprocessable Entity')}"

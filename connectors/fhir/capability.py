@@ -14,6 +14,7 @@ SUPPORTED: Final[dict[str, str]] = {  # resource type -> what becomes of it
     "Communication": "text payloads become notes; in response to an alert of ours (identifier system urn:vigil:alert) feedback",
 }
 INTERACTIONS: Final = ("create", "update")
+DELETABLE: Final = frozenset({"Observation", "DocumentReference", "DiagnosticReport", "Communication", "Media", "Patient"})
 
 
 def capability_statement(*, url: str, date: datetime, software_version: str) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def capability_statement(*, url: str, date: datetime, software_version: str) -> 
                 "documentation": "A positive answer means stored (Kafka, all in-sync replicas). Structure "
                 "is validated (R4B models, whose supported types equal R4's) and so are the codes of status; other terminology and "
                 "profiles are not. What carries a modifier extension or implicit rules is refused. "
+                "What is deleted is taken back as far as its id is remembered, else 404. "
                 "Nothing can be read back.",
                 "security": {
                     "cors": False,
@@ -42,7 +44,9 @@ def capability_statement(*, url: str, date: datetime, software_version: str) -> 
                     {
                         "type": name,
                         "documentation": words,
-                        "interaction": [{"code": code} for code in INTERACTIONS],
+                        "interaction": [
+                            {"code": code} for code in (*INTERACTIONS, *(("delete",) if name in DELETABLE else ()))
+                        ],
                         "versioning": "no-version",
                         "readHistory": False,
                         "updateCreate": True,

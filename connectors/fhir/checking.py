@@ -9,6 +9,7 @@ from typing import Any, Final
 from connectors.checking import (
     SAMPLED,
     Finding,
+    ModelOf,
     Nowhere,
     Row,
     Streams,
@@ -19,6 +20,7 @@ from connectors.checking import (
     looks_like_code,
     made,
     of_events,
+    of_pictures,
     several_authorities,
     unknown_class,
     unknown_code,
@@ -54,12 +56,13 @@ class FhirChecker:
         now: Callable[[], datetime],
         largest_record: int,
         largest_object: int,
+        model_of: ModelOf,
         unitless: Mapping[str, str] | None = None,
         own_section: bool = False,
         show_phi: bool = False,
     ) -> None:
         """`listed`: the site's authorities; `largest_record`, `largest_object`: bytes that a topic and the object store take;
-        `unitless`: as the vitals lane has it.
+        `model_of`: the image model that is asked about a patient's pictures; `unitless`: as the vitals lane has it.
 
         `own_section`: suggest settings for this peer alone, which must stand in the site's settings already. `show_phi`: show
         codes that do not look like codes, and names that are no element's.
@@ -68,6 +71,7 @@ class FhirChecker:
         self._peer = peer
         self._now = now
         self._listed = listed
+        self._model_of = model_of
         self._unitless = dict(unitless or {})
         self._publishing = Publishing(
             FhirMapper(settings, identities),
@@ -129,6 +133,7 @@ class FhirChecker:
             yield Finding("repeat", "what came before: its events have the same ids and are not processed twice")
         self._seen.update(event.id for event in outcome.events)
         yield from of_events(outcome.events, self._now(), self._unitless, self._section, "the sender's clock")
+        yield from of_pictures(outcome.events, self._model_of)
         resources = _resources(resource)
         if held_apart(outcome.events):
             named = [text(one.get("system")) for each in resources for one in objects(each, "identifier")]

@@ -6,6 +6,7 @@ the outcome.
 | request | becomes |
 |---|---|
 | a supported type, by POST or PUT | its events |
+| DELETE of a supported type and id | what the id is remembered to have said, taken back (see `mapping.deletions`) |
 | another type by itself | 404 |
 | Bundle `batch` | each entry by itself: one that is refused does not stop the others |
 | Bundle `transaction` | all entries or none |
@@ -24,38 +25,44 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
-from connectors.documents import Documents, Filed
+from connectors.documents import Documents, Filed, Former
 from connectors.fhir.acknowledgement import (
     BAD_REQUEST,
+    CONFLICT,
     CREATED,
+    NOT_ALLOWED,
     NOT_FOUND,
     OK,
     TOO_LARGE,
     UNPROCESSABLE,
     Answer,
     Issue,
+    Severity,
     Verdict,
     operation_outcome,
 )
 from connectors.fhir.bundles import (
+    NOTIFICATIONS,
     STAND_IN,
     Entry,
     announced,
     answer_of,
     condition_of,
+    deletion_issue,
     entries_of,
     location_of,
     message_of,
     overlap_issues,
     request_issues,
 )
-from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.capability import DELETABLE, SUPPORTED
 from connectors.fhir.letters import REASONS_SHOWN, discreet, in_words, letters_of
+from connectors.fhir.mapping.deletions import Deleted, map_deletion
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
 from connectors.fhir.mapping.observations import Fact, Observed, map_observation, vitals_events
 from connectors.fhir.mapping.patients import Book, map_encounter, map_patient
-from connectors.fhir.mapping.reading import Fetched, Index, Reading, Sender, Shown, Site, Stay, text
+from connectors.fhir.mapping.reading import HTEST, Fetched, Index, Reading, Sender, Shown, Site, Stay, text
 from connectors.fhir.mapping.versions import Memory, Versions, follow
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.structure import Json, Unreadable, is_known, kind_of, parse, validate
@@ -69,7 +76,6 @@ log = logging.getLogger(__name__)
 
 Remembered = TypeVar("Remembered")
 Door = Literal["create", "update", "bundle", "message", "hook", "any"]
-NOTIFICATIONS: Final = frozenset({"history", "subscription-notification"})  # Bundle types of R4 and R4B, and of R5
 _WITHOUT_REQUEST: Final = frozenset({"message", "searchset", "collection"}) | NOTIFICATIONS
 _HOOK_BUNDLES: Final = frozenset({"history", "searchset", "collection", "transaction", "batch"})
 # order of mapping inside one request: what others refer to first
@@ -85,12 +91,14 @@ def _turn_of(resource: Json) -> tuple[int, bool]:
 class Request:
     """By which door a body came in, and what the URL said of it. `any` (files): what it is decides.
 
-    `fetched`: what was to be had of the URLs that an earlier mapping of the same body wanted.
+    `deletes`: it is no body, but word that what the URL names is deleted. `fetched`: what was to be had of the URLs that an earlier
+    mapping of the same body wanted.
     """
 
     door: Door = "any"
     kind: str = ""
     id: str = ""
+    deletes: bool = False
     fetched: Mapping[str, Fetched] = field(default_factory=dict)
 
 
@@ -143,12 +151,19 @@ class Outcome:
 class FhirMapper:
     """Reads requests for one site. `contexts` is asked for what is known of a patient; `learn` is called after the confirmation."""
 
-    def __init__(self, settings: FhirSettings, identities: Identities, contexts: Contexts | None = None) -> None:
+    def __init__(
+        self,
+        settings: FhirSettings,
+        identities: Identities,
+        contexts: Contexts | None = None,
+        former: Former | None = None,
+    ) -> None:
+        """`former`: the notes that were filed before this process began."""
         self.settings = settings
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._encounters, self._shown = _Bounded[Stay](), _Bounded[Shown]()
         self._versions = Memory(settings.remembered_observations)
-        self._documents = Documents()
+        self._documents = Documents(former=former)
         self._site = Site(settings, identities, self.contexts, self._encounters, self._shown, self._documents)
 
     def sender(self, name: str, received_at: Any) -> Sender:
@@ -167,11 +182,13 @@ class FhirMapper:
     def handle(self, body: bytes, sender: Sender, request: Request = Request()) -> Outcome:
         """Parse, validate, map and decide. Never raises for what a body contains."""
         try:
-            resource = parse(body, deepest=self.settings.deepest)
+            resource: Json = parse(body, deepest=self.settings.deepest) if not request.deletes else {}
         except Unreadable as error:
             return _refused(BAD_REQUEST, (error.issue,), error.issue.expression)
         kind = kind_of(resource)
         try:
+            if request.deletes:
+                return self._deleted(sender, request)
             if kind == "Bundle" and (request.door in ("bundle", "message", "hook", "any")):
                 return self._bundle(resource, sender, request)
             return self._single(resource, sender, request)
@@ -212,6 +229,23 @@ class FhirMapper:
         verdict, wanted = _verdict(events, [entry]), _wanted([entry])
         return Outcome(verdict, answer, tuple(entry.issues), tuple(events), kind, learnt, _pictures([entry]), wanted=wanted)
 
+    def _deleted(self, sender: Sender, request: Request) -> Outcome:
+        """Take back what the URL names. By the hook, whose server cannot do better, what is not known is noted and not refused."""
+        kind = request.kind
+        entry = Entry({"resourceType": kind, "id": request.id}, method="DELETE", indexed=False)
+        if kind not in DELETABLE and request.door != "hook":
+            issue = deletion_issue(kind if is_known(kind) else "resource", "")
+            status = NOT_ALLOWED if kind in SUPPORTED else NOT_FOUND
+            allowed = (("Allow", "PUT"),) if status == NOT_ALLOWED else ()
+            answer = Answer(status, operation_outcome((issue,)), allowed)
+            return Outcome("ignored" if is_known(kind) else "refused", answer, (issue,), resource_type=kind)
+        events, learnt = self._map([entry] if kind in SUPPORTED else [], sender, request)
+        self._grade(entry)
+        if entry.refused:
+            return _refused(entry.status, tuple(entry.issues), kind)
+        answer = Answer(OK, operation_outcome(entry.issues))
+        return Outcome("accepted" if events else "ignored", answer, tuple(entry.issues), tuple(events), kind, learnt)
+
     # ------------------------------------------------------------------------------------------------------------ Bundles
 
     def _bundle(self, bundle: Json, sender: Sender, request: Request) -> Outcome:
@@ -249,7 +283,7 @@ class FhirMapper:
         refusals = tuple((n, _why(entry)) for n, entry in enumerate(entries) if entry.refused)
         usable = [entry for entry in entries if not entry.refused and kind_of(entry.resource) in SUPPORTED]
         given = [(entry.url, entry.resource) for entry in entries if entry.indexed]
-        events, learnt = self._map(usable, sender, request, given)
+        events, learnt = self._map(usable, sender, request, given, told=kind in NOTIFICATIONS)
         for entry in entries:
             self._grade(entry)
         verdict = _verdict(events, entries)
@@ -290,14 +324,27 @@ class FhirMapper:
     # ------------------------------------------------------------------------------------------------------------ mapping
 
     def _map(
-        self, entries: Iterable[Entry], sender: Sender, request: Request, given: Sequence[tuple[str, Json]] = ()
+        self,
+        entries: Iterable[Entry],
+        sender: Sender,
+        request: Request,
+        given: Sequence[tuple[str, Json]] = (),
+        *,
+        told: bool = False,
     ) -> tuple[list[Event], Learnt]:
-        """Map the entries together: vitals of one time become one set, what is said of one patient one context."""
+        """Map the entries together: vitals of one time become one set, what is said of one patient one context.
+
+        What is to be deleted comes first (R4 http.html#trules); what a notification tells (`told`) has been, and comes last.
+        """
         index, book = Index(given, request.fetched), Book(self.contexts)
         learnt = Learnt()
         observed: list[Observed] = []
         entries = [*entries]
-        for entry in sorted(entries, key=lambda one: _turn_of(one.resource)):
+        told = told or request.door == "hook"
+        for entry in sorted(entries, key=lambda one: (one.deletes == told, *_turn_of(one.resource))):
+            if entry.deletes:
+                self._delete(entry, sender, index, book, learnt, told=told)
+                continue
             update, condition = entry.method == "PUT" or request.door == "hook", condition_of(entry) or ""
             entry.reading = reading = Reading(
                 entry.resource, sender, self._site, index, update=update, condition=condition, documents=learnt.documents
@@ -327,6 +374,7 @@ class FhirMapper:
                         else:
                             observed.append(found)
                             reading.shared = True
+        entries = [entry for entry in entries if entry.reading is not None]
         readings = [entry.reading for entry in entries if entry.reading is not None]
         first = (event for reading in readings for event in reading.first)
         events: list[Event] = [*book.events(), *first, *vitals_events(observed)]
@@ -337,6 +385,26 @@ class FhirMapper:
             assert entry.reading is not None
             entry.say(*(issue for _, issue in entry.reading.troubles), *entry.reading.notes)
         return events, learnt
+
+    def _delete(self, entry: Entry, sender: Sender, index: Index, book: Book, learnt: Learnt, *, told: bool) -> None:
+        """Map a deletion. What its id said as test data is remembered apart, and nothing tells which it was."""
+        kind, found = kind_of(entry.resource), _UNKNOWN
+        if kind not in DELETABLE:
+            entry.say(Issue("information", "informational", "of this type a deletion is not used", kind))
+            return
+        marked = {"meta": {"tag": [{"code": HTEST}]}}
+        for resource in (entry.resource, entry.resource | marked):
+            reading = Reading(resource, sender, self._site, index, update=True, documents=learnt.documents)
+            known = learnt.versions.get(reading.remembered_by) or self._versions.get(reading.remembered_by)
+            found = map_deletion(reading, book, learnt.shown, learnt.versions, known)
+            if found != _UNKNOWN:
+                break
+        entry.reading = reading
+        if found == "deleted":
+            return
+        severity: Severity = "warning" if told else "error"
+        words, entry.status = _NOT_DELETED[found]
+        entry.say(Issue(severity, "not-found" if found == _UNKNOWN else "multiple-matches", words, kind))
 
     def _observed(self, reading: Reading, versions: dict[str, Versions]) -> list[Observed | Fact]:
         """Map an Observation; what an earlier version said is corrected or taken back. `versions`: of this request."""
@@ -375,6 +443,18 @@ class FhirMapper:
 
 
 # ----------------------------------------------------------------------------------------------------------------- details
+
+_UNKNOWN: Final[Deleted] = "unknown"
+_NOT_DELETED: Final[Mapping[Deleted, tuple[str, int]]] = {
+    "unknown": (
+        "nothing is known of that id: nothing is taken back; send it as entered in error, with subject and time",
+        NOT_FOUND,
+    ),
+    "several": (
+        "several were filed under that id: nobody can tell which; send it as entered in error, with its subject",
+        CONFLICT,
+    ),
+}
 
 
 class _Bounded(dict[str, Remembered]):

@@ -13,7 +13,7 @@ from typing import Any, Final, Union, get_args, get_origin
 
 from connectors.fhir import xml
 from connectors.fhir.acknowledgement import MEDIA_TYPE
-from connectors.fhir.capability import SUPPORTED
+from connectors.fhir.capability import DELETABLE, SUPPORTED
 from connectors.fhir.examples import EXAMPLES
 from connectors.fhir.settings import FhirSettings
 from connectors.fhir.understanding import STATUSES
@@ -58,6 +58,7 @@ _WHAT: Final = {
     "404": "a resource type that is not taken",
     "405": "an interaction that is not supported; `Allow` names those that are",
     "408": "not complete in time",
+    "409": "several were filed under that id: nobody can tell which is meant",
     "413": "too long",
     "415": "neither JSON nor XML by its content type, or compressed",
     "422": "readable, and not taken: a modifier that is not known, a Bundle of another type, or by the setting `not_for_us`",
@@ -77,6 +78,8 @@ def document(*, software_version: str, settings: FhirSettings | None = None) -> 
         paths[f"{own.path}/{kind}/{{id}}"] = {
             "put": _operation(f"update{kind}", f"Create or update: {words}", kind, "200") | {"parameters": [_id()]}
         }
+        if kind in DELETABLE:
+            paths[f"{own.path}/{kind}/{{id}}"]["delete"] = _deletion(kind)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -111,6 +114,19 @@ def _operation(name: str, words: str, kind: str, stored: str) -> Schema:
             },
         },
         "responses": {status: _response(status) for status in sorted(statuses)},
+    }
+
+
+def _deletion(kind: str) -> Schema:
+    known = {"200": "taken back, or was before", "404": "nothing is known of that id"}
+    return {
+        "operationId": f"delete{kind}",
+        "summary": "Delete: what the id is remembered to have said is taken back",
+        "parameters": [_id()],
+        "responses": {
+            status: _response(status) | ({"description": known[status]} if status in known else {})
+            for status in ("200", "400", "401", "404", "408", "409", "413", "415", "503")
+        },
     }
 
 

@@ -274,11 +274,21 @@ class Puller:
         for reference in references:
             url = self._absolute(reference)
             answer = await self._request(url, headers={"Accept": _TYPE})
-            if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
-                log.warning("FHIR: %s announced a resource that is gone", self.peer)
+            if answer.status_code == httpx.codes.GONE:
+                await self._gone(reference)
+                continue
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                log.warning("FHIR: %s announced a resource that is not there", self.peer)
                 continue
             page = _json(answer)
             await self._take([page], kind_of(page))
+
+    async def _gone(self, reference: str) -> None:
+        """Take back what a resource said that its server has deleted (410: R4 http.html#delete)."""
+        kind, name = reference.split("/_history/")[0].rstrip("/").split("/")[-2:]
+        asked = Request("hook", kind, name, deletes=True)
+        outcome = await self._confirmed(lambda: self._publishing.take(b"", self.peer, asked, unhurried=True))
+        log.warning("FHIR: %s announced a resource that is gone: %s", self.peer, outcome.reason or "taken back")
 
     # ------------------------------------------------------------------------------------------------------------- details
 

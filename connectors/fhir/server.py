@@ -1,4 +1,4 @@
-"""The FHIR R4 endpoint: create, update, batch, transaction, $process-message, and a place for rest-hook subscriptions.
+"""The FHIR R4 endpoint: create, update, delete, batch, transaction, $process-message, and a place for rest-hook subscriptions.
 
 A positive answer only for what Kafka has confirmed. Requests are read within limits of size and speed, published (`publishing`),
 and then answered; of those that are too many at once the surplus is asked to come again.
@@ -15,6 +15,7 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
@@ -28,6 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.contexts import Contexts
+from connectors.documents import Former
 from connectors.fhir import acknowledgement, xml
 from connectors.fhir.acknowledgement import (
     MEDIA_TYPE,
@@ -85,15 +87,16 @@ class FhirServer:
         identities: Identities,
         now: Callable[[], datetime],
         contexts: Contexts | None = None,
+        former: Former | None = None,
         observe: Observer = lambda peer, outcome, answer, seconds: None,
     ) -> None:
         """Prepare; nothing listens yet.
 
-        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients. `observe` is called
-        after each answer that is not a 503.
+        `store` is where pictures go; `now` gives aware times; `contexts` is what is known of patients, `former` which notes were
+        filed before. `observe` is called after each answer that is not a 503.
         """
         self.settings = settings
-        self.mapper = FhirMapper(settings, identities, contexts)
+        self.mapper = FhirMapper(settings, identities, contexts, former)
         self.counts = Counts()
         self._publishing = Publishing(self.mapper, publisher, store, now=now, seconds=settings.confirm_timeout)
         self._now = now
@@ -152,8 +155,9 @@ class FhirServer:
         def door(name: Door) -> Callable[[Request], Awaitable[Response]]:
             async def endpoint(request: Request) -> Response:
                 parts = request.path_params
+                asked = Asked(name, parts.get("kind", ""), parts.get("id", ""), deletes=request.method == "DELETE")
                 try:
-                    answer = await self._answer(request, Asked(name, parts.get("kind", ""), parts.get("id", "")))
+                    answer = await self._answer(request, asked)
                 except Exception as error:  # further out it would be logged with its words, which may quote the request
                     log.error("FHIR: unforeseen %s while answering", type(error).__name__)
                     answer = unconfirmed(self.settings.retry_after)
@@ -167,9 +171,9 @@ class FhirServer:
                 Route(f"{base}/$process-message", door("message"), methods=["POST"]),
                 Route(base or "/", door("bundle"), methods=["POST"]),
                 Route(f"{base}/{{kind}}", door("create"), methods=["POST"]),
-                Route(f"{base}/{{kind}}/{{id}}", door("update"), methods=["PUT"]),
+                Route(f"{base}/{{kind}}/{{id}}", door("update"), methods=["PUT", "DELETE"]),
                 Route(hook, door("hook"), methods=["POST", "PUT"]),
-                Route(f"{hook}/{{kind}}/{{id}}", door("hook"), methods=["PUT"]),
+                Route(f"{hook}/{{kind}}/{{id}}", door("hook"), methods=["PUT", "DELETE"]),
             ],
             exception_handlers={HTTPException: self._no_route},
         )
@@ -180,7 +184,8 @@ class FhirServer:
             f"the FHIR interface is at {self.settings.path or '/'}, notifications of subscriptions go to {self.settings.hook}"
         )
         words = {NOT_FOUND: f"there is nothing here: {where}", NOT_ALLOWED: "this interaction is not supported"}
-        return _response(refusal(status, "not-supported", words.get(status, "refused")), request)
+        headers = tuple((getattr(error, "headers", None) or {}).items())  # Allow
+        return _response(replace(refusal(status, "not-supported", words.get(status, "refused")), headers=headers), request)
 
     async def _answer(self, request: Request, asked: Asked) -> Answer:
         if self._is_busy():  # before the body is read: whoever comes again need not send it twice
@@ -241,7 +246,7 @@ class FhirServer:
 
     async def _handled(self, body: bytes, peer: str, asked: Asked) -> Answer:
         started = monotonic()
-        if asked.door == "hook" and not body.strip():
+        if asked.door == "hook" and not asked.deletes and not body.strip():
             return await self._fetched(peer, lambda fetcher: fetcher.latest(peer))
         try:
             outcome = await self._publishing.take(body, peer, asked)

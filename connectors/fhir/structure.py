@@ -21,12 +21,13 @@ import orjson
 from pydantic import ValidationError
 
 from connectors.fhir.acknowledgement import Issue
+from processors.events import MOST_IDENTIFIERS
 
 Json = dict[str, Any]
 
 _TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_LONGEST_ID: Final = 64
+LONGEST_ID: Final = 64
 _SHOWN: Final = 20  # issues of one resource that are told; a resource of another standard has hundreds
 _CODES: Final[Mapping[str, tuple[str, str]]] = {  # pydantic's kind of error -> issue code, words
     "missing": ("required", "a required element is missing"),
@@ -105,19 +106,28 @@ def too_deep(found: Any, deepest: int) -> bool:
 
 
 def too_many(resource: Json, most: int) -> list[Issue]:
-    """Return the elements of a resource, and of what is contained in it, that are there more often than that; empty for none."""
+    """Return the elements of a resource, and of what is contained in it, that are there more often than that; empty for none.
+
+    Of a Patient's identifiers no more are taken than a context has room for: each is looked up.
+    """
     kind, contained = kind_of(resource), resource.get("contained")
     places = [(kind, resource)]
     if isinstance(contained, list) and len(contained) <= most:
         places += [(f"{kind}.contained[{n}]", one) for n, one in enumerate(contained) if isinstance(one, dict)]
     found = (
-        (place, name) for place, one in places for name, value in one.items() if isinstance(value, list) and len(value) > most
+        (place, name, limit)
+        for place, one in places
+        for name, value in one.items()
+        if isinstance(value, list) and len(value) > (limit := _limit(one, name, most))
     )
-    words = f"more than {most} of them"
     return [
-        Issue("error", "too-costly", words, f"{place}.{name}" if _NAME.fullmatch(name) else place)
-        for place, name in islice(found, _SHOWN)
+        Issue("error", "too-costly", f"more than {limit} of them", f"{place}.{name}" if _NAME.fullmatch(name) else place)
+        for place, name, limit in islice(found, _SHOWN)
     ]
+
+
+def _limit(resource: Json, name: str, most: int) -> int:
+    return min(most, MOST_IDENTIFIERS) if name == "identifier" and kind_of(resource) == "Patient" else most
 
 
 def kind_of(resource: Json) -> str:
@@ -144,7 +154,7 @@ def validate(resource: Json) -> list[Issue]:
     except Exception as error:  # the models' own validators raise other things for some malformed values
         return [Issue("error", "structure", f"not readable as {kind} ({type(error).__name__})", kind)]
     places = [*_coerced(resource, made, ())]
-    if len(resource.get("id") or "") > _LONGEST_ID:
+    if len(resource.get("id") or "") > LONGEST_ID:
         places.insert(0, ("id",))
     return [_issue(kind, "", place) for place in places[:_SHOWN]]
 

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
 from connectors.deadletters import dead_letter
-from connectors.documents import Documents, Filed
+from connectors.documents import Documents, Filed, Former
 from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
@@ -97,11 +97,18 @@ class Outcome:
 class Hl7Mapper:
     """Reads messages for one site. Holds no message; asks what is known of patients and documents, which `learn` is to be told."""
 
-    def __init__(self, settings: MllpSettings, identities: Identities, contexts: Contexts | None = None) -> None:
+    def __init__(
+        self,
+        settings: MllpSettings,
+        identities: Identities,
+        contexts: Contexts | None = None,
+        former: Former | None = None,
+    ) -> None:
+        """`former`: the notes that were filed before this process began."""
         self.contexts: Contexts = contexts if contexts is not None else MemoryContexts()
         self._facility = settings.facility
         window = timedelta(seconds=settings.set_seconds)
-        self._documents = Documents()
+        self._documents = Documents(former=former)
         self._tables = Tables(
             identities, settings.codes, settings.units, settings.context_codes, window, self.contexts, self._documents, {}
         )

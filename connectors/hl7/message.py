@@ -44,7 +44,7 @@ class Delimiters(NamedTuple):  # hashed for each coded field: a tuple's own hash
 class Segment:
     """One segment. Fields, repetitions, components and subcomponents count from 1, as in the standard."""
 
-    __slots__ = ("_codec", "_delimiters", "_fields", "name", "number")
+    __slots__ = ("_codec", "_delimiters", "_fields", "_split", "name", "number")
 
     def __init__(self, name: str, number: int, fields: list[str], delimiters: Delimiters, codec: str) -> None:
         self.name = name
@@ -52,6 +52,7 @@ class Segment:
         self._fields = fields
         self._delimiters = delimiters
         self._codec = codec
+        self._split: tuple[int, list[str]] = 0, []  # the field whose repetitions were asked for last: split once, not for each
 
     def __len__(self) -> int:
         return len(self._fields) - 1
@@ -74,8 +75,10 @@ class Segment:
         if text.isalnum():  # no delimiter is a letter or digit, nor a blank: it is one value (a third of what is asked for)
             return text if component == subcomponent == repetition == 1 else ""
         marks = self._delimiters
-        if repetition != 1 or marks.repetition in text:
-            text = _pick(text, marks.repetition, repetition)
+        if repetition != 1:
+            text = self._repetition(field, repetition)
+        elif marks.repetition in text:
+            text = _pick(text, marks.repetition, 1)
         if component != 1 or marks.component in text:
             text = _pick(text, marks.component, component)
         if subcomponent != 1 or marks.subcomponent in text:
@@ -83,6 +86,13 @@ class Segment:
         if marks.escape and marks.escape in text:
             text = unescape(text, marks, self._codec)
         return "" if text == NULL else text.strip()
+
+    def _repetition(self, field: int, repetition: int) -> str:
+        if self._split[0] != field:
+            separator = self._delimiters.repetition
+            self._split = field, self._fields[field].split(separator) if separator else [self._fields[field]]
+        parts = self._split[1]
+        return parts[repetition - 1] if repetition <= len(parts) else ""
 
     def components(self, field: int) -> tuple[str, ...]:
         """Return the components of a field's first repetition, unescaped and stripped; kept, since codes and units repeat."""

@@ -18,7 +18,7 @@ from models.errors import Permanent
 from streams.settings import Settings, load
 
 if TYPE_CHECKING:
-    from connectors.checking import Checker, Row, Sample, Totals
+    from connectors.checking import Checker, ModelOf, Row, Sample, Totals
 
 _PIPED = 200
 _COLOURS = {"accepted": "green", "ignored": "dim", "dead-letter": "yellow", "refused": "bold red"}
@@ -122,19 +122,33 @@ def _checker(feed: Feed, settings: Settings, peer: str, *, every_frame: bool, sh
         listed = [one.ae_title.strip() for one in own.peers]
         title = _chosen(peer, listed, "AE title") if listed else peer or "CHECK"
         sender = own.peer(title) if listed else DicomPeer(ae_title=title[:16])
-        return DicomChecker(own, sender, largest_object=settings.objects.largest_bytes, every_frame=every_frame, **shared)
+        shared |= {"largest_object": settings.objects.largest_bytes, "model_of": _model_of(settings)}
+        return DicomChecker(own, sender, every_frame=every_frame, **shared)
     shared |= {"unitless": settings.monitor.unitless, "own_section": bool(peer), "show_phi": show_phi}
     if feed is Feed.FHIR:
         from connectors.fhir.checking import FhirChecker
 
         fhir = settings.connectors.fhir
-        return FhirChecker(fhir, _chosen(peer, [*fhir.peers], "peer"), largest_object=settings.objects.largest_bytes, **shared)
+        shared |= {"largest_object": settings.objects.largest_bytes, "model_of": _model_of(settings)}
+        return FhirChecker(fhir, _chosen(peer, [*fhir.peers], "peer"), **shared)
     from connectors.hl7.checking import Hl7Checker
     from connectors.hl7.settings import Peer
 
     mllp = settings.connectors.mllp
     name = _chosen(peer, [*mllp.peers], "peer")
     return Hl7Checker(mllp, Peer(name, mllp.peers[name]), **shared)
+
+
+def _model_of(settings: Settings) -> "ModelOf":
+    """Return who is asked about a patient's pictures, as the images lane has it (`team.Team.of`); no model is opened."""
+    from models.registry import Registry
+    from streams.team import in_share
+
+    registry = Registry.load(settings.models.registry)
+    stage = registry.stage("image-text")
+    champion = registry.entry("image-text")
+    challenger = registry.entry("image-text", stage.challenger) if stage.challenger and stage.mode == "split" else champion
+    return lambda patient: challenger if in_share(patient, stage.share) else champion
 
 
 def _chosen(peer: str, known: list[str], what: str) -> str:
@@ -174,6 +188,9 @@ def _print(tried: "list[Row]", totals: "Totals", passed: Counter[str], *, most: 
     )
     console.print("answers: " + ", ".join(f"{n} x {escape(code)}" for code, n in totals.codes.most_common()))
     console.print("events:  " + (", ".join(f"{n} {_short(kind)}" for kind, n in totals.events.most_common()) or "none"))
+    if pictures := totals.pictures.total():
+        models = ", ".join(dict.fromkeys(model for model, _ in totals.pictures))
+        console.print(f"judged:  {totals.judged} of {pictures} pictures, by {escape(models)}")
     for suffix, n in passed.most_common():
         console.print(f"passed over in folders: {n} x {escape(suffix)}")
     _reasons(console, totals)
@@ -193,13 +210,15 @@ def _worst(tried: "list[Row]", most: int) -> "list[Row]":
 
 
 def _table(rows: "list[Row]") -> Table:
-    table = Table("file", "#", "kind", "outcome", "answer", "events", "why")
+    pictures = any("judged" in row.details for row in rows)
+    table = Table("file", "#", "kind", "outcome", "answer", "events", *(("judged",) if pictures else ()), "why")
     for row in rows:
         events = Counter(_short(one.type) for one in row.events)
         colour = _COLOURS["refused" if row.refused else row.outcome]
         kind = next(
             (str(row.details[name]) for name in ("message_type", "resource_type", "sop_class") if row.details.get(name)), ""
         )
+        judged = {True: "yes", False: "no", None: ""}[row.details.get("judged")]
         cells = (
             row.file,
             str(row.index),
@@ -207,8 +226,10 @@ def _table(rows: "list[Row]") -> Table:
             f"[{colour}]{row.outcome}[/]",
             row.code or "none",
             ", ".join(f"{n} {what}" for what, n in events.items()),
+            *((judged,) if pictures else ()),
         )
-        table.add_row(*(cell if n == 3 else escape(cell) for n, cell in enumerate(cells)), escape(row.reason))
+        why = "; ".join(filter(None, (row.reason, row.details.get("not_judged", ""))))
+        table.add_row(*(cell if n == 3 else escape(cell) for n, cell in enumerate(cells)), escape(why))
     return table
 
 

@@ -35,6 +35,7 @@ Pixels = NDArray[np.uint8]
 
 TAKEN_BACK: Final = "withdrawn"  # what the audit says of a word that takes an image back
 TAKES_BACK: Final = "withdraws"  # of what an input says of other images
+JUDGED: Final = "judged"  # counted: images that the model was asked about
 NOT_JUDGED: Final = "not-judged"  # of an image that the model is not meant for
 # What an image's point tells of its version.
 _TOLD: Final = (
@@ -59,6 +60,7 @@ class ImagesToFindings(Lane[ImageEvent]):
 
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
+        metrics.expect((JUDGED, NOT_JUDGED))
         self._models: Serving[ImageTextModel] = Serving(
             settings.models,
             metrics,
@@ -117,6 +119,7 @@ class ImagesToFindings(Lane[ImageEvent]):
         async with self._models.batch() as team:
             models, answers = await self._models.answers(team, inputs, self._ask)
             outcomes = [_outcome(*each) for each in zip(inputs, answers, models, strict=True)]
+            self.metrics.event(JUDGED, sum(isinstance(answer, tuple) for answer in answers))
             self.metrics.event(NOT_JUDGED, sum(one.word == NOT_JUDGED for one in outcomes))
             if self._models.shadow is not None:
                 pairs = zip(inputs, answers, strict=True)

@@ -168,14 +168,20 @@ def again(event: ImageEvent) -> ImageEvent:
     return event.model_copy(update={"received_at": event.received_at + timedelta(days=30)})
 
 
+def counted(desk: Desk, kind: str) -> float:
+    """How many images the lane has counted as that; it stands at zero from the start."""
+    value = desk.lane.metrics.registry.get_sample_value("vigil_events_total", {"lane": "images", "kind": kind})
+    assert value is not None
+    return value
+
+
 async def test_of_a_picture_that_the_model_is_not_meant_for_nothing_is_said_or_stored(desk: Desk) -> None:
     head = desk.image(
         "a", 1, modality="CT", body_part="HEAD", view="", pixels=desk.picture.model_copy(update={"uri": "gone.png"})
     )
-    counted = {"lane": "images", "kind": "not-judged"}
-    before = desk.lane.metrics.registry.get_sample_value("vigil_events_total", counted) or 0
+    before = [counted(desk, kind) for kind in ("judged", "not-judged")]
     assert await desk.come(head) == ["not-judged"]
-    assert desk.lane.metrics.registry.get_sample_value("vigil_events_total", counted) == before + 1
+    assert [counted(desk, kind) for kind in ("judged", "not-judged")] == [before[0], before[1] + 1]
     (said,) = desk.said.values()
     assert said.not_judged == "another modality than the model is meant for: CR, DX, RG"
     assert (said.findings, said.modality, said.body_part, said.image_status) == ((), "CT", "HEAD", "final")
@@ -186,8 +192,9 @@ async def test_of_a_picture_that_the_model_is_not_meant_for_nothing_is_said_or_s
 
 
 async def test_what_an_earlier_release_judged_loses_its_vector_when_it_is_processed_again(desk: Desk) -> None:
-    film = desk.image("a", 1)
+    film, judged = desk.image("a", 1), counted(desk, "judged")
     assert await desk.come(film) == ["ok"]
+    assert counted(desk, "judged") == judged + 1
     (before,) = desk.said.values()
     assert (before.findings != (), await desk.owners()) == (True, ["a"])
     assert await desk.come(film.model_copy(update={"body_part": "HAND"})) == ["not-judged"]

@@ -77,6 +77,35 @@ async def test_create_and_update():
         assert server.observed == [("fhir", "accepted", 201), ("fhir", "accepted", 200)]
 
 
+async def test_a_deletion_takes_back_and_says_what_it_cannot():
+    async with site() as server:
+        assert (await server.client.put("/fhir/Observation/o1", json=observation(id="o1"))).status_code == 200
+        gone = await server.client.delete("/fhir/Observation/o1")
+        assert (gone.status_code, gone.json()["resourceType"]) == (200, "OperationOutcome")
+        assert [one.status for event in server.publisher.events for one in event.observations] == ["final", "entered-in-error"]
+        assert (await server.client.delete("/fhir/Observation/o1")).status_code == 200
+        unknown = await server.client.delete("/fhir/Observation/o2", headers={"Accept": "application/fhir+xml"})
+        assert (unknown.status_code, b"not-found" in unknown.content) == (404, True)
+        refused = await server.client.delete("/fhir/Encounter/e1")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "PUT")
+        assert {*(await server.client.get("/fhir/Observation/o1")).headers["allow"].split(", ")} == {"PUT", "DELETE"}
+        assert (await server.client.put("/hook/Observation/o3", json=observation(id="o3"))).status_code in (200, 201)
+        assert (await server.client.delete("/hook/Observation/o3")).status_code == 200
+        assert (await server.client.delete("/hook/Observation/o4")).status_code == 200
+        assert len(server.publisher.events) == 4
+
+
+async def test_a_deletion_that_the_broker_does_not_confirm_is_sent_again():
+    async with site() as server:
+        await server.client.put("/fhir/Observation/o1", json=observation(id="o1"))
+        server.publisher.trouble = Transient("down")
+        assert (await server.client.delete("/fhir/Observation/o1")).status_code == 503
+        server.publisher.trouble = None
+        assert (
+            (await server.client.delete("/fhir/Observation/o1")).json()["issue"][0]["diagnostics"].startswith("what an earlier")
+        )
+
+
 async def test_every_answer_is_valid_fhir_json():
     async with site() as server:
         answers = [
@@ -89,7 +118,7 @@ async def test_every_answer_is_valid_fhir_json():
             await server.client.post("/fhir/", json=bundle(observation())),
             await server.client.post("/fhir/Appointment", json={"resourceType": "Appointment"}),
         ]
-        assert [one.status_code for one in answers] == [200, 405, 405, 404, 400, 200, 200, 400]
+        assert [one.status_code for one in answers] == [200, 405, 404, 404, 400, 200, 200, 400]
         assert "the FHIR interface is at /fhir, " in answers[3].json()["issue"][0]["diagnostics"]
         for answer in answers:
             assert answer.headers["content-type"] == "application/fhir+json"

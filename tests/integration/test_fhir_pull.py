@@ -45,6 +45,7 @@ class Ehr:
         self.break_off_after = 0
         self.polls = 2
         self.kinds = ORDER
+        self.deleted: set[str] = set()
         self.statement = self.statement_of(*ORDER)
         self.url = ""
         self.binaries: dict[str, list[Response]] = {}  # id -> what it is answered with, the last one for good
@@ -81,7 +82,8 @@ class Ehr:
             self.asked.append(f"Binary/{request.path_params['id']} {request.headers.get('authorization')}")
             return answers.pop(0) if len(answers) > 1 else answers[0]
         found = [one for one in self.resources if one["id"] == request.path_params["id"]]
-        return JSONResponse(found[0]) if found else Response(status_code=404)
+        gone = request.path_params["id"] in self.deleted
+        return JSONResponse(found[0]) if found else Response(status_code=410 if gone else 404)
 
     @staticmethod
     def statement_of(*kinds):
@@ -415,6 +417,11 @@ async def test_notifications_that_only_announce(tmp_path):
             assert await notify(history(parameters("heartbeat", 4))) == 200
             assert len(publisher.events) == 4
             assert await notify(history(parameters("event-notification", 5, 5, focus=("Observation/gone",)))) == 200
+            assert len(publisher.events) == 4
+            # one that its server has deleted: what it said is taken back
+            ehr.resources[:], ehr.deleted = [one for one in ehr.resources if one["id"] != "o2"], {"o2"}
+            assert await notify(history(parameters("event-notification", 6, 6, focus=("Observation/o2",)))) == 200
+            assert [(one.value, one.status) for one in publisher.events[-1].observations] == [(62, "entered-in-error")]
             # a plain R4 rest-hook: an empty POST, then a look at what has changed
             ehr.resources[:] = [observation(id="late", value=99, meta={"lastUpdated": NOW.isoformat()})]
             before = len(publisher.events)

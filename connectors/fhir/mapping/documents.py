@@ -23,15 +23,17 @@ found by the target's id, else by an identifier: its masterIdentifier, or any th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from connectors import texts
+from connectors.contexts import surviving
 from connectors.documents import Filed, after, note_of, number_of, own
 from connectors.fhir.mapping.attachments import content
 from connectors.fhir.mapping.reading import Reading, Subject, codings, objects, text
 from connectors.fhir.structure import Json, kind_of
 from processors.events import Coding, FeedbackEvent, NoteEvent, Relation
+from processors.identity import natural_id
 
 Status = Literal["preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error"]
 
@@ -58,6 +60,7 @@ _REPORT: Final[dict[str, Status]] = {  # DiagnosticReport.status (diagnostic-rep
     "unknown": "preliminary",
 }
 _RELATIONS: Final[dict[str, Relation]] = {"replaces": "replacement", "transforms": "replacement", "appends": "addendum"}
+_CHANGED: Final = frozenset({"amended", "corrected", "appended", "entered-in-error"})  # of a DiagnosticReport: a version of one
 _VOID: Final = frozenset({"cancelled", "entered-in-error"})
 _ANSWERS: Final[dict[str, Literal["alert-acknowledged", "alert-declined", "alert-answer-retracted"]]] = {
     "completed": "alert-acknowledged",
@@ -190,12 +193,13 @@ def _publish(
     authored = reading.stamp(times)
     if subject is None or authored is None:
         return
-    note_id, left = _filed(reading, subject)
+    event_id = reading.event_id(NoteEvent)
+    note_id, left = _filed(reading, subject, event_id, withdrawn=status in _VOID)
     if left and relation == "original":
         relation = "cancel" if status in _VOID else "edit"
     reading.events.append(
         NoteEvent(
-            id=reading.event_id(NoteEvent),
+            id=event_id,
             patient_id=subject.patient_id,
             encounter_id=reading.encounter(encounter, subject),
             note_id=note_id,
@@ -210,6 +214,37 @@ def _publish(
             origin=reading.origin,
         )
     )
+
+
+def delete(reading: Reading) -> Literal["deleted", "unknown", "several"]:
+    """Withdraw the note that is filed under the id of a resource which was deleted; `several`: of which of them nobody can tell."""
+    number = _keyed(reading, reading.sender.base, f"{reading.kind}/{reading.name}")
+    filed = _notes(reading, number)
+    if len({one.note_id for one in filed}) != 1:
+        return "several" if filed else "unknown"
+    note = filed[-1]
+    if note.withdrawn:
+        reading.note("", "nothing of it stands: taken back before")
+        return "deleted"
+    reading.resource["meta"] = {"versionId": natural_id("deleted", note.note_id, note.event)}  # the same until it is known
+    event_id, at = reading.event_id(NoteEvent), reading.sender.received_at
+    reading.events.append(
+        NoteEvent(
+            id=event_id,
+            patient_id=surviving(reading.site.contexts, note.patient_id),
+            note_id=note.note_id,
+            status="entered-in-error",
+            relation="cancel",
+            note_type=Coding(code="unknown"),
+            text="",
+            authored_at=at,
+            received_at=at,
+            processing=reading.processing,
+            origin=reading.origin,
+        )
+    )
+    reading.documents[_remembered(reading, number)] = (*filed[:-1], replace(note, event=event_id, withdrawn=True))
+    return "deleted"
 
 
 def _kind(concept: Any) -> Coding:
@@ -266,27 +301,39 @@ def _keyed(reading: Reading, scope: str, *number: str) -> str:
     return number_of(reading.site.identities, scope or reading.sender.base, *number)
 
 
-def _filed(reading: Reading, subject: Subject) -> tuple[str, str | None]:
-    """File the document; return its note and, where an update's note was another until now, that one."""
+def _filed(reading: Reading, subject: Subject, event_id: str, *, withdrawn: bool) -> tuple[str, str | None]:
+    """File the document by its event; return its note and, where an update's note was another until now, that one."""
     numbers = _numbers(reading, reading.resource, subject.patient_id, vouched=reading.update)
     if numbers.further:
         reading.note("identifier", "of another document in the same request too: a document of its own")
-    mine = own(_notes(reading, numbers.note), reading.site.contexts, subject.patient_id)
+    corrects = withdrawn or reading.resource.get("docStatus") == "amended" or text(reading.resource.get("status")) in _CHANGED
+    mine = own(_notes(reading, numbers.note, subject), reading.site.contexts, subject.patient_id)
     note_id = mine[-1].note_id if mine else note_of(numbers.note, *(() if numbers.vouched else (subject.patient_id,)))
     before = _notes(reading, numbers.id) if reading.update and reading.name else ()
+    if not before and not mine and corrects and numbers.note != numbers.id and reading.update and reading.name:
+        before = _notes(reading, numbers.note, subject, anybody=True)  # before this process: by the masterIdentifier alone
     last = next((one for one in before if one.note_id == note_id), None)
     took = last.took if last else before[0].note_id if len({one.note_id for one in before}) == 1 else None
     if last and any(one.note_id == took for number in numbers.every for one in _notes(reading, number)):
         took = None  # it was filed anew since
     for number in numbers.every:
         notes = (one for one in _notes(reading, number) if one.note_id != took)
-        reading.documents[_remembered(reading, number)] = after(notes, Filed(subject.patient_id, note_id, took=took))
+        filed = Filed(subject.patient_id, note_id, took=took, event=event_id, withdrawn=withdrawn)
+        reading.documents[_remembered(reading, number)] = after(notes, filed)
     return note_id, took
 
 
-def _notes(reading: Reading, number: str) -> tuple[Filed, ...]:
-    key = _remembered(reading, number)
-    return reading.documents.get(key) or reading.site.documents.get(key)
+def _notes(reading: Reading, number: str, subject: Subject | None = None, *, anybody: bool = False) -> tuple[Filed, ...]:
+    """Return the notes that were filed under a number; of what was before this process began the subject's, else `anybody`'s."""
+    key, documents = _remembered(reading, number), reading.site.documents
+    if known := reading.documents.get(key) or documents.get(key):
+        return known
+    source = reading.sender.name, reading.processing
+    if alone := documents.former.alone(source, number):
+        return alone
+    if subject is None:
+        return ()
+    return documents.former.of(source, number, reading.site.contexts, subject.patient_id, anybody=anybody)
 
 
 def _remembered(reading: Reading, number: str) -> str:
@@ -315,7 +362,7 @@ def _target_id(reading: Reading, subject: Subject, reference: Any) -> str | None
 
 def _found(reading: Reading, subject: Subject, number: str) -> str | None:
     """Return the one note that is remembered of a number, of the patient before others."""
-    notes = _notes(reading, number)
+    notes = _notes(reading, number, subject)
     for those in (own(notes, reading.site.contexts, subject.patient_id), notes):
         if len({one.note_id for one in those}) == 1:
             return those[0].note_id

@@ -65,7 +65,20 @@ def map_media(reading: Reading, learnt: dict[str, Shown]) -> None:
         _take_back(reading, left, "FHIR Media of another subject by now")
         shown = shown - moved | ({(event.instance_uid, event.patient_id)} if event else set())
     if name and (shown or known.pictures):
-        learnt[name] = Shown(shown, updated or known.updated)
+        learnt[name] = Shown(shown, updated or known.updated, natural_id(*reading.identity))
+
+
+def delete(reading: Reading, learnt: dict[str, Shown]) -> Literal["deleted", "unknown"]:
+    """Take back what a Media that was deleted is remembered to have shown."""
+    known = learnt.get(reading.remembered_by) or reading.site.shown.get(reading.remembered_by)
+    if known is None:
+        return "unknown"
+    if not known.pictures:
+        reading.note("", "nothing of it stands: taken back before")
+    reading.resource["meta"] = {"versionId": natural_id("deleted", known.version)}  # the same until it is known
+    _take_back(reading, known.pictures, "FHIR Media deleted")
+    learnt[reading.remembered_by] = Shown(frozenset(), known.updated, natural_id(*reading.identity))
+    return "deleted"
 
 
 def _picture(reading: Reading, subject: Subject) -> ImageEvent | None:

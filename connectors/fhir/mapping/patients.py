@@ -32,7 +32,7 @@ from typing import Any, Final
 from connectors.contexts import (
     STAY,
     Contexts,
-    among,
+    Numbers,
     beside_own,
     facts_of,
     in_future,
@@ -150,7 +150,8 @@ def map_patient(reading: Reading, book: Book) -> None:
     if patient != number:
         reading.note("identifier", "another number of a record's: filed under that record")
         listed = record.identifiers if (record := book.get(patient)) else ()
-        said["identifiers"] = (*listed, *(one for one in identifiers if not among(one, listed)))
+        own_numbers = Numbers(listed)
+        said["identifiers"] = (*listed, *(one for one in identifiers if one not in own_numbers))
         voice = {"merged_by": number}
     if own == patient and filed:
         reading.note("identifier", "no number any more: filed under the one that it had")
@@ -163,7 +164,7 @@ def map_patient(reading: Reading, book: Book) -> None:
     book.write(reading, patient, said, at=at)
     if own and own != patient:
         logical = tuple(one for one in identifiers if one.kind == LOGICAL)
-        book.write(reading, own, {"identifiers": logical, "merged_into": patient} | voice, at=at)
+        book.write(reading, own, {"identifiers": logical, "merged_into": patient, "deleted": False} | voice, at=at)
     _links(reading, book, patient, at)
 
 

@@ -33,7 +33,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
 STRANGE: Final = "a Patient on a server that is no peer's `base`: filed under that URL, of which nothing is known"
 _DEEPEST: Final = 8  # parts of parts of a stay followed before they are taken for a circle
 _USES: Final = {"secondary": SECONDARY, "temp": TEMPORARY}  # http://hl7.org/fhir/R4/valueset-identifier-use.html
-_TEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
+HTEST: Final = "HTEST"  # http://terminology.hl7.org/CodeSystem/v3-ActReason: health care test data (meta.security, meta.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,14 @@ class Stay:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a Media resource was last said to show: pictures by instance UID, and of whom. `updated`: its `meta.lastUpdated`."""
+    """What a Media resource was last said to show: pictures by instance UID, and of whom. `updated`: its `meta.lastUpdated`.
+
+    `version`: what tells the version that said so from others.
+    """
 
     pictures: frozenset[tuple[str, str]]
     updated: datetime | None
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Sender:
     def of(self, resource: Json) -> "Sender":
         """Return the sender of what a resource says or holds: a test system where it is marked as test data (HTEST)."""
         meta = resource.get("meta")
-        marked = isinstance(meta, dict) and any(one.get("code") == _TEST for one in objects(meta, "security", "tag"))
+        marked = isinstance(meta, dict) and any(one.get("code") == HTEST for one in objects(meta, "security", "tag"))
         if not marked or self.peer.processing != "production":
             return self
         return replace(self, peer=self.peer.model_copy(update={"processing": "training"}))

@@ -188,12 +188,15 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
         return
     service = codings(obr, 4) if obr else ()
     order = (obr.get(3) or obr.get(2)) if obr else ""
-    elsewhere = None
+    elsewhere, authored = (
+        None,
+        reading.moment_or_none(obr, 22, 7) or reading.moment_or_none(report.first, 14) or reading.sent_at,
+    )
     if order and obr:
         number = _number(reading, obr.get(3, 2) or obr.get(2, 2), order, service[0][0] if service else "")
         number = _further(reading, subject, number, obr.get(2) if obr.get(3) else "")
         takes = corrects or status in _TAKEN_BACK
-        note_id, elsewhere = _filed(reading, subject, number, at=obr.get(7), takes=takes)
+        note_id, elsewhere = _filed(reading, subject, number, at=obr.get(7), authored=authored, takes=takes)
     else:
         note_id = natural_id(*reading.identity, "note", report.first.number if report.first else 0)
         reading.flags["a report without order number: later versions of it will not be recognised"] += 1
@@ -208,7 +211,7 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
         replaces=elsewhere,
         kind=_kind(kinds),
         text=text,
-        authored_at=reading.moment_or_none(obr, 22, 7) or reading.moment_or_none(report.first, 14),
+        authored_at=authored,
     )
 
 
@@ -248,13 +251,14 @@ def map_document(
         reading.flags["a document without its number: later versions of it will not be recognised"] += 1
     if relation in ("addendum", "replacement") and parent is None:
         reading.flags["an addendum or replacement that does not name its document (TXA-13)"] += 1
+    authored = reading.moment_or_none(txa, 6, 4, 7) or reading.moment_or_none(report.first, 14) or reading.sent_at
     # What is edited or cancelled by its own number may be an addendum: the document that it adds to stays.
     of_parent = number is None or (relation in ("addendum", "replacement") and parent != number)
     replaces = _named(reading, subject, parent, takes=relation != "addendum") if parent and of_parent else None
     note_id, elsewhere = natural_id(*reading.identity, "note", 0), None
     if number:
         takes = replaces is None and (withdrawn or relation in ("edit", "replacement", "cancel"))
-        note_id, elsewhere = _filed(reading, subject, number, at=txa.get(4) if txa else "", takes=takes)
+        note_id, elsewhere = _filed(reading, subject, number, at=txa.get(4) if txa else "", authored=authored, takes=takes)
     _publish(
         reading,
         subject,
@@ -265,7 +269,7 @@ def map_document(
         replaces=replaces or elsewhere,
         kind=_kind([*(_txa_types(txa)), *report.types]),
         text=text,
-        authored_at=reading.moment_or_none(txa, 6, 4, 7) or reading.moment_or_none(report.first, 14),
+        authored_at=authored,
     )
 
 
@@ -281,7 +285,7 @@ def _further(reading: Reading, subject: Subject, number: str, placer: str) -> st
     place = reading.report_numbers[whose, number]
     own_number = number_of(identities, "", number, "placer", placer)
     free = bool(placer) and (whose, own_number) not in taken
-    if free and _notes(reading, own_number)[1]:
+    if free and _notes(reading, subject, own_number)[1]:
         found = own_number
     elif (whose, number) not in taken:
         found = number
@@ -302,18 +306,21 @@ def _txa_number(reading: Reading, txa: Segment | None, position: int) -> str | N
     return _number(reading, scope, number) if number else None
 
 
-def _filed(reading: Reading, subject: Subject, number: str, *, at: str, takes: bool) -> tuple[str, str | None]:
+def _filed(
+    reading: Reading, subject: Subject, number: str, *, at: str, authored: datetime | None, takes: bool
+) -> tuple[str, str | None]:
     """File a document by its number; return its note and, where it takes one away from another patient, that one.
 
-    `takes`: the message says that a document which is there already is corrected or withdrawn; `at`: when it says that it is of.
+    `takes`: the message says that a document which is there already is corrected or withdrawn; `at`: when it says that it is of,
+    and `authored` when it was written: of a note that was read back the former is not known, and the latter must be the same.
     """
-    key, notes = _notes(reading, number)
+    key, notes = _notes(reading, subject, number, anybody=takes)
     mine = own(notes, reading.tables.contexts, subject.patient_id)
     others = [one for one in notes if one not in mine]
     note_id = mine[-1].note_id if mine else note_of(number, subject.patient_id)
     took = mine[-1].took if mine else None
     if others and not mine:
-        if takes and len(others) == 1 and (not at or others[0].at in ("", at)):
+        if takes and len(others) == 1 and (not at or others[0].at in ("", at)) and others[0].authored in (None, authored):
             took, notes = others[0].note_id, ()
             reading.flags["a correction of a document that was another patient's: taken from there"] += 1
         else:
@@ -325,16 +332,22 @@ def _filed(reading: Reading, subject: Subject, number: str, *, at: str, takes: b
 
 def _named(reading: Reading, subject: Subject, number: str, *, takes: bool) -> str:
     """Return the note of a document that another one names; `takes`: it takes its place, so that it may be of a wrong patient."""
-    _, notes = _notes(reading, number)
+    _, notes = _notes(reading, subject, number, anybody=takes)
     mine = own(notes, reading.tables.contexts, subject.patient_id)
     found = mine or (notes if takes and len(notes) == 1 else ())
     return found[-1].note_id if found else note_of(number, subject.patient_id)
 
 
-def _notes(reading: Reading, number: str) -> tuple[str, tuple[Filed, ...]]:
-    """Return by what a sender's number is remembered, and the notes that were filed under it; test traffic's are apart."""
-    key = "\x1f".join((*reading.identity[:4], reading.processing, number))
-    return key, reading.documents.get(key) or reading.tables.documents.get(key)
+def _notes(reading: Reading, subject: Subject, number: str, *, anybody: bool = False) -> tuple[str, tuple[Filed, ...]]:
+    """Return by what a sender's number is remembered, and the notes that were filed under it; test traffic's are apart.
+
+    Of what was filed before this process began the subject's, else with `anybody` whoever's.
+    """
+    key, documents = "\x1f".join((*reading.identity[:4], reading.processing, number)), reading.tables.documents
+    if known := reading.documents.get(key) or documents.get(key):
+        return key, known
+    source, contexts = (reading.peer.name, reading.processing), reading.tables.contexts
+    return key, documents.former.of(source, number, contexts, subject.patient_id, anybody=anybody)
 
 
 def _txa_types(txa: Segment | None) -> list[Coding]:
@@ -366,7 +379,7 @@ def _publish(
     replaces: str | None,
     kind: Coding,
     text: str,
-    authored_at: datetime | None,
+    authored_at: datetime,
 ) -> None:
     reading.events.append(
         NoteEvent(
@@ -379,7 +392,7 @@ def _publish(
             replaces=replaces,
             note_type=kind,
             text=text,
-            authored_at=authored_at or reading.sent_at,
+            authored_at=authored_at,
             received_at=reading.received_at,
             processing=reading.processing,
             origin=reading.origin,

@@ -40,6 +40,7 @@ from connectors.contexts import (
     FACTS,
     STAY,
     Contexts,
+    Numbers,
     among,
     beside_own,
     in_future,
@@ -235,7 +236,8 @@ def _facts(book: Book, subject: Subject) -> None:
 def _snapshot(book: Book, group: Group, subject: Subject, trigger: str) -> None:
     reading, known = book.reading, book.get(subject.patient_id)
     contexts, identities, sent = reading.tables.contexts, reading.tables.identities, reading.identifiers(group.pid, 3)
-    others = [one for one in kept(contexts, identities, known, sent) if not among(one, subject.identifiers)]
+    listed = Numbers(subject.identifiers)
+    others = [one for one in kept(contexts, identities, known, sent) if one not in listed]
     person = {"identifiers": (*subject.identifiers, *others)} | _person(reading, group.pid)
     visit = read_visit(reading, group.pv1, subject, trigger)
     if known is not None and _anew(book, known, trigger, visit.named, person.get("birth_date")):
@@ -409,7 +411,8 @@ def _merge_one(book: Book, group: Group, subject: Subject, prior: Subject) -> No
             said = _GONE | visit.said | visit.named.said
     book.write(subject.patient_id, {"merged_into": None} | taken | person | said)
     listed = other.identifiers if other else ()
-    numbers = (*listed, *(one for one in prior.identifiers if not among(one, listed)))
+    own = Numbers(listed)
+    numbers = (*listed, *(one for one in prior.identifiers if one not in own))
     book.write(prior.patient_id, {"identifiers": numbers, "merged_into": subject.patient_id})
 
 

@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
-from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
+from connectors.contexts import FUTURE, Contexts, Numbers, among, holder, registered, surviving
 from connectors.documents import Documents, Filed
-from connectors.hl7.errors import Condition, Location, Trouble
+from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
 from connectors.hl7.message import Message, Segment
 from connectors.hl7.settings import ContextCode, LocalCode, Peer
 from connectors.hl7.times import Stamp, parse_stamp, resolve
 from connectors.identity import ENDED, VALID, Identities, lasting, number_kind
 from connectors.stays import ACCOUNT, Named, Number, is_it
-from processors.events import Event, Identifier, Origin, ProcessingId
+from processors.events import MOST_IDENTIFIERS, Event, Identifier, Origin, ProcessingId
 from processors.identity import natural_id
 
 _COARSE: Final = ("year", "month", "day")
@@ -145,8 +145,8 @@ class Reading:
         identities = self.tables.identities
         chosen = identities.choose_ranked(ranked)
         if chosen and among(chosen, gone):
-            kind = chosen.kind.upper()
-            stay = [(rank, one) for rank, one in ranked if one.kind.upper() == kind and not among(one, gone)]
+            kind, leaving = chosen.kind.upper(), Numbers(gone)
+            stay = [(rank, one) for rank, one in ranked if one.kind.upper() == kind and one not in leaving]
             chosen = identities.choose_ranked(stay) or chosen
         if pid is None or chosen is None:
             return None
@@ -182,7 +182,8 @@ class Reading:
         how = "a record lists beside its own" if listed else "nobody had, beside a record's own"
         self.flags[f"a number that {how}: read as that record's"] += 1
         own = next((one for one in known.identifiers if identities.patient(one) == record), None)
-        numbers = (*known.identifiers, *(one for one in subject.identifiers if not among(one, known.identifiers)))
+        own_numbers = Numbers(known.identifiers)
+        numbers = (*known.identifiers, *(one for one in subject.identifiers if one not in own_numbers))
         return Subject(record, numbers, own.authority if own else subject.authority, own, subject.account)
 
     def watched(self, pid: Segment | None) -> Subject | None:
@@ -210,7 +211,7 @@ class Reading:
         return [(VALID if self._lasts(segment, field, n) else ENDED, one) for n, one in self._numbers(segment, field)]
 
     def _numbers(self, segment: Segment, field: int, beside: Subject | None = None) -> list[tuple[int, Identifier]]:
-        """Return the identifiers of a CX field with the repetition that each stands in."""
+        """Return the identifiers of a CX field with the repetition that each stands in. Raises `Unreadable` for too many."""
         identities, found = self.tables.identities, []
         for n in range(1, segment.count(field) + 1):
             value, kind = segment.get(field, repetition=n), number_kind(segment.get(field, 5, repetition=n))
@@ -221,6 +222,9 @@ class Reading:
                 authority = identities.authority(self.peer.settings.authority or self.message.header.get(4))
             if identities.names_somebody(value):
                 found.append((n, Identifier(authority=authority, value=value, kind=kind)))
+        if len(found) > MOST_IDENTIFIERS:  # of one person nobody has as many: before each is looked up
+            reason = f"more than the {MOST_IDENTIFIERS} identifiers that are taken"
+            raise Unreadable(reason, segment.at(field), Condition.VALUE_TOO_LONG)
         return found
 
     def _lasts(self, segment: Segment, field: int, repetition: int) -> bool:

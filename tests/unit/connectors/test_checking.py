@@ -22,13 +22,18 @@ from connectors.fhir.settings import FhirSettings
 from connectors.hl7.checking import Hl7Checker
 from connectors.hl7.settings import MllpSettings, Peer
 from models.errors import Permanent
+from models.registry import Registry
+from streams.demo.radiographs import draw, png
 from tests.dicom_objects import encode, make, rejection
 from tests.edge import identities
-from tests.fhir_resources import MRN, bundle, concept, document, encounter, observation, patient, quantity
+from tests.fhir_resources import MRN, bundle, concept, document, encounter, media, observation, patient, quantity
 from tests.hl7_messages import PID, PULSE, mapper, message, obx, vitals
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 SECRET = "Zq7SECRET"
+
+
+MODEL: dict[str, Any] = {"model_of": lambda patient: Registry.load().entry("image-text")}
 
 
 def shared(**more: Any) -> dict[str, Any]:
@@ -41,11 +46,11 @@ def hl7(settings: MllpSettings | None = None, **more: Any) -> Hl7Checker:
 
 
 def fhir(settings: FhirSettings | None = None, **more: Any) -> FhirChecker:
-    return FhirChecker(settings or FhirSettings(), "fhir", **shared(largest_object=2**28, **more))
+    return FhirChecker(settings or FhirSettings(), "fhir", **shared(largest_object=2**28, **MODEL, **more))
 
 
 def dicom(settings: DicomSettings | None = None, **more: Any) -> DicomChecker:
-    return DicomChecker(settings or DicomSettings(), DicomPeer(ae_title="CT1"), **shared(largest_object=2**28, **more))
+    return DicomChecker(settings or DicomSettings(), DicomPeer(ae_title="CT1"), **shared(largest_object=2**28, **MODEL, **more))
 
 
 async def tried(checker: Checker, content: bytes, name: str = "one") -> list[Row]:
@@ -437,6 +442,38 @@ async def test_dicom_statuses_and_figures() -> None:
     (row,) = await tried(dicom(), encode(make(PatientID=None)))
     assert (row.outcome, row.code, row.refused) == ("dead-letter", "0000", False)
     assert found([row], "identifier")
+
+
+async def test_of_each_picture_it_is_told_whether_a_model_would_judge_it() -> None:
+    serves = Registry.load().entry("image-text")
+    assert serves.meant_for is not None
+    by = f"{serves.name} {serves.version}"
+    film = make(Modality="DX", BodyPartExamined="CHEST", ViewPosition="PA")
+    sent = [film, make(Modality="DX", BodyPartExamined=SECRET), make(), rejection(film), make(PatientID=None)]
+    checker = dicom()
+    rows = [row for one in sent for row in await tried(checker, encode(one))]
+    assert [(row.details["judged"], row.details["model"], row.details["not_judged"]) for row in rows] == [
+        (True, by, ""),
+        (False, by, f"another body part than the model is meant for: {', '.join(serves.meant_for.body_parts)}"),
+        (False, by, "another modality than the model is meant for: CR, DX, RG"),
+        (None, "", ""),  # takes back
+        (None, "", ""),  # held apart
+    ]
+    assert found(rows, "picture") == [f"not judged by {by}: {rows[n].details['not_judged']}" for n in (1, 2)]
+    assert SECRET not in said(rows)
+    totals = Totals()
+    for row in rows:
+        totals.add(row)
+    assert totals.judged == 1
+    assert {(one["judged"], one["not_judged"], one["count"]) for one in totals.json()["pictures"]} == {
+        (row.details["judged"], row.details["not_judged"], 1) for row in rows[:3]
+    }
+
+
+async def test_a_picture_in_a_media_is_told_of_too() -> None:
+    (row,) = await tried(fhir(), json.dumps(media(png(draw(1, "clear", 64)))).encode())
+    assert row.outcome == "accepted"
+    assert found([row], "picture")[0].startswith("not judged by ")
 
 
 async def test_dicom_advice_and_repeats() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from connectors.checking import Row, Sample
 from models.errors import Permanent
 from streams.cli.check_feed import _rows, check_feed
+from streams.team import in_share
 from tests.dicom_objects import encode, make
 from tests.fhir_resources import observation
 from tests.hl7_messages import PULSE, message, vitals
@@ -52,7 +53,7 @@ KEYS = {"file", "index", "outcome", "code", "reason", "events", "seconds"}
 OWN_KEYS = {
     "hl7": {"message_type", "version", "control_id"},
     "fhir": {"resource_type", "issues"},
-    "dicom": {"sop_class", "transfer_syntax", "shape", "dtype", "min", "max"},
+    "dicom": {"sop_class", "transfer_syntax", "shape", "dtype", "min", "max", "judged", "model", "not_judged"},
 }
 
 
@@ -130,3 +131,64 @@ async def test_a_message_that_breaks_the_check_has_a_row_without_its_text(tmp_pa
         (1, True, "the check itself failed (ValueError)"),
     ]
     assert tried[1].json()["control_id"] == ""
+
+
+SITE = """
+[meant_for.chest-xray]
+modalities = ["DX"]
+body_parts = ["TORSO"]
+"""
+
+
+def test_what_a_model_would_judge_is_told_by_the_words_of_the_site(tmp_path: Path) -> None:
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    for name, part in (("1.dcm", "TORSO"), ("2.dcm", "CHEST"), ("3.dcm", "TORSO")):
+        (feed / name).write_bytes(encode(make(Modality="DX", BodyPartExamined=part)))
+    (tmp_path / "models.toml").write_text(SITE)
+    (tmp_path / "vigil.toml").write_text('[models]\nregistry = "models.toml"\n')
+    rc, out = run("dicom", "feed", "--json", "out.json")
+    assert rc == 0, out
+    report = json.loads((tmp_path / "out.json").read_bytes())
+    assert [row["judged"] for row in report["rows"]] == [True, False, True]
+    assert {row["model"].partition(" ")[0] for row in report["rows"]} == {"chest-xray"}
+    why = "another body part than the model is meant for: TORSO"
+    assert [(one["judged"], one["not_judged"], one["count"]) for one in report["totals"]["pictures"]] == [
+        (True, "", 2),
+        (False, why, 1),
+    ]
+    assert "judged:  2 of 3 pictures, by chest-xray " in out
+    (unjudged,) = (line for line in out.splitlines() if "2.dcm" in line)
+    assert [cell.strip() for cell in unjudged.strip("│┃ ").split("│")][-2:] == ["no", why]
+    assert "list the site's own words in [meant_for.chest-xray] of the registry file" in out
+
+
+SPLIT = """
+[tasks.image-text]
+champion = "chest-xray"
+challenger = "everything"
+mode = "split"
+percent = 50
+
+[[model]]
+task = "image-text"
+name = "everything"
+version = "2"
+runtime = "onnx-image-text"
+location = "not-here"
+licence = "the site's own"
+"""
+
+
+def test_in_a_split_each_patient_is_told_by_the_model_that_answers_for_them(tmp_path: Path) -> None:
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    for n in range(12):
+        (feed / f"{n:02}.dcm").write_bytes(encode(make(PatientID=f"P{n}")))
+    (tmp_path / "models.toml").write_text(SPLIT)
+    (tmp_path / "vigil.toml").write_text('[models]\nregistry = "models.toml"\n')
+    assert run("dicom", "feed", "--json", "out.json")[0] == 0
+    rows = json.loads((tmp_path / "out.json").read_bytes())["rows"]
+    shared = [in_share(row["events"][0]["key"], 50) for row in rows]
+    assert 0 < sum(shared) < 12
+    assert [(row["judged"], row["model"] == "everything 2") for row in rows] == [(one, one) for one in shared]

@@ -8,9 +8,10 @@ import pytest
 
 from connectors.fhir.handling import FhirMapper, Request
 from connectors.fhir.settings import FhirSettings
-from processors.events import VitalsEvent
+from processors.events import MOST_IDENTIFIERS, VitalsEvent
 from tests.edge import identities
 from tests.fhir_resources import MRN, bundle, concept, observation, patient, quantity
+from tests.work import calls
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PANEL = observation("85353-1", valueQuantity=None)
@@ -88,3 +89,30 @@ def test_in_a_batch_only_the_entry_that_is_too_large_is_refused():
     using = FhirMapper(FhirSettings(most_entries=2), identities())
     outcome = using.handle(orjson.dumps(bundle(components(3), observation(), kind="batch")), using.sender("fhir", NOW))
     assert [one["response"]["status"][:3] for one in outcome.answer.body["entry"]] == ["400", "201"]
+
+
+def of_many(count: int, system: str) -> list[dict]:
+    return [{"system": system.format(n=n), "value": f"P{n}"} for n in range(count)]
+
+
+@pytest.mark.parametrize("system", [MRN, "urn:s{n}"], ids=["of-one", "of-many"])
+def test_many_numbers_of_a_patient_take_as_much_more_as_there_are_more_of_them(system):
+    def work(count: int) -> int:
+        using = FhirMapper(FhirSettings(), identities())
+        bodies = [orjson.dumps(patient(id="p", identifier=of_many(count, system), gender=one)) for one in ("male", "female")]
+        return calls(lambda: [using.learn(using.handle(body, using.sender("fhir", NOW))) for body in bodies])
+
+    work(1)  # the first builds the models
+    assert work(MOST_IDENTIFIERS) < 3 * work(MOST_IDENTIFIERS // 2)  # with the square four times
+
+
+def test_more_numbers_than_anybody_has_are_refused_with_their_place():
+    using = FhirMapper(FhirSettings(), identities())
+    held = {"resourceType": "Patient", "id": "p", "identifier": of_many(MOST_IDENTIFIERS + 1, "urn:s{n}")}
+    sent = [patient(identifier=held["identifier"]), observation(contained=[held], subject={"reference": "#p"})]
+    answers = [using.handle(orjson.dumps(one), using.sender("fhir", NOW)) for one in sent]
+    assert [(one.verdict, one.code, one.events) for one in answers] == [("refused", 400, ())] * 2
+    assert [[(issue.code, issue.expression) for issue in one.issues] for one in answers] == [
+        [("too-costly", "Patient.identifier")],
+        [("too-costly", "Observation.contained[0].identifier")],
+    ]
