@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,6 +37,14 @@ class OneAtATime:
         async with self._lock:
             await self._fetcher.resources(peer, references)
 
+    def noted(self, subscription: str) -> int | None:
+        """As `Fetcher.noted`."""
+        return self._fetcher.noted(subscription)
+
+    def note(self, subscription: str, number: int) -> None:
+        """As `Fetcher.note`."""
+        self._fetcher.note(subscription, number)
+
 
 @asynccontextmanager
 async def fetchers(
@@ -49,8 +57,9 @@ async def fetchers(
             if peer.fetch:
                 base = checked_base(peer.base)
                 http = await stack.enter_async_context(client(base, peer, now))
+                overlap = timedelta(seconds=peer.fetch_overlap)
                 mark = Bookmark(_mark(settings.bookmarks, base), base)
-                found[name] = OneAtATime(Puller(base, name, http, publishing, now=now, bookmark=mark))
+                found[name] = OneAtATime(Puller(base, name, http, publishing, now=now, bookmark=mark, overlap=overlap))
         yield found
 
 

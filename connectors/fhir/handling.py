@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal, TypeVar
 
+import orjson
 from pydantic import ValidationError
 
 from connectors.contexts import Contexts, MemoryContexts
@@ -56,7 +57,7 @@ from connectors.fhir.bundles import (
     request_issues,
 )
 from connectors.fhir.capability import DELETABLE, SUPPORTED
-from connectors.fhir.letters import REASONS_SHOWN, discreet, in_words, letters_of
+from connectors.fhir.letters import REASONS_SHOWN, discreet, in_words, letter_of_refused, letters_of
 from connectors.fhir.mapping.deletions import Deleted, map_deletion
 from connectors.fhir.mapping.documents import map_communication, map_document, map_report
 from connectors.fhir.mapping.media import map_media
@@ -277,7 +278,11 @@ class FhirMapper:
             sender = sender.of(header[0].resource) if header else sender
             if refusal:
                 return _refused(header[0].refusal if header else BAD_REQUEST, (refusal,), "Bundle")
-        if kind != "batch" and (refused := [entry for entry in entries if entry.refused]):
+        # A notification is not sent again: what cannot be taken of it is kept, and the others of it stand.
+        alone = notification is not None or (
+            request.door == "hook" and kind not in ("batch", "transaction") and _stands(entries)
+        )
+        if kind != "batch" and not alone and (refused := [entry for entry in entries if entry.refused]):
             status = min(entry.refusal for entry in refused)
             return _refused(status, tuple(issue for entry in entries for issue in entry.issues), "Bundle")
         refusals = tuple((n, _why(entry)) for n, entry in enumerate(entries) if entry.refused)
@@ -286,6 +291,12 @@ class FhirMapper:
         events, learnt = self._map(usable, sender, request, given, told=kind in NOTIFICATIONS)
         for entry in entries:
             self._grade(entry)
+        if alone and (notification is not None or _stands(entries)):
+            events += [
+                letter_of_refused(orjson.dumps(entry.resource), sender.name, _why(entry), sender.received_at)
+                for entry in entries
+                if entry.refused
+            ]
         verdict = _verdict(events, entries)
         all_or_none = kind in ("transaction", "message") and any(entry.refused for entry in entries)
         if all_or_none or (verdict == "refused" and kind != "batch"):  # a batch is answered entry by entry
@@ -514,6 +525,10 @@ def _contradiction(resource: Json, request: Request) -> Issue | None:
     if request.door == "update" and resource.get("id") != request.id:
         return Issue("error", "invalid", "the resource's id is not the id in the URL", f"{kind}.id")
     return None
+
+
+def _stands(entries: Iterable[Entry]) -> bool:
+    return any(not entry.refused for entry in entries)
 
 
 def _verdict(events: Sequence[Event], entries: Sequence[Entry]) -> Verdict:

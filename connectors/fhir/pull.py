@@ -39,7 +39,7 @@ ORDER: Final = ("Patient", "Encounter", "Observation", "DiagnosticReport", "Docu
 PAGE: Final = 200  # resources of one page, and of one publish ...
 _FEW: Final = 20  # ... of types whose content may lie behind URLs: it is fetched, and held in memory, for one publish
 _BY_URL: Final = frozenset({"DiagnosticReport", "DocumentReference", "Media", "Communication"})
-_OVERLAP: Final = timedelta(seconds=5)  # a server may show a resource a little after its stamp; repeats have the same ids
+OVERLAP: Final = timedelta(minutes=5)  # a server may show a resource that long after its stamp; repeats have the same ids
 _TYPE: Final = "application/fhir+json"
 
 
@@ -68,10 +68,14 @@ class Puller:
         *,
         now: Callable[[], datetime],
         bookmark: Bookmark | None = None,
+        overlap: timedelta = OVERLAP,
         sleep: Callable[[float], Any] = asyncio.sleep,
         progress: Callable[[Pulled], None] = lambda pulled: None,
     ) -> None:
-        """`base` is the server's base URL, `client` brings what it needs to be let in (token, certificates, time-outs)."""
+        """`base` is the server's base URL, `client` brings what it needs to be let in (token, certificates, time-outs).
+
+        `overlap`: how far before its bookmark a pull begins.
+        """
         self.base = base.rstrip("/")
         self.peer = peer
         self.done = Pulled()
@@ -79,6 +83,7 @@ class Puller:
         self._publishing = publishing
         self._now = now
         self._bookmark = bookmark or Bookmark(None)
+        self._overlap = overlap
         self._sleep = sleep
         self._progress = progress
         self._served: tuple[str, ...] = ()
@@ -117,7 +122,7 @@ class Puller:
         """Fetch all that changed since the bookmark, else `since`, else ever; one type after the other, oldest first."""
         for kind in kinds:
             mark = self._bookmark.get(kind)
-            begin = datetime.fromisoformat(mark) - _OVERLAP if mark else since
+            begin = datetime.fromisoformat(mark) - self._overlap if mark else since
             first = f"{self.base}/{kind}?_sort=_lastUpdated&_count={PAGE}"
             if begin is not None:
                 first += f"&_lastUpdated=ge{begin.astimezone(UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}"
@@ -137,10 +142,21 @@ class Puller:
                 sorted_so_far = sorted_so_far and [newest, *stamps] == sorted([newest, *stamps])
                 newest = max([newest, *stamps])
                 if newest and sorted_so_far:
-                    self._bookmark.set(kind, newest)
+                    self._go_on_from(kind, newest)
             url = self._next(page)
             if newest and not url:
-                self._bookmark.set(kind, newest)
+                self._go_on_from(kind, newest)
+
+    def _go_on_from(self, kind: str, newest: str) -> None:
+        """Set the bookmark, never to a time to come: what is stamped meanwhile would be passed over."""
+        now = self._now().astimezone(UTC)
+        ahead = datetime.fromisoformat(newest) - now
+        if ahead > self._overlap:
+            log.warning(
+                "FHIR: %s stamps a %s %.0f s ahead of this host's clock: it is fetched again each time",
+                self.peer, kind, ahead.total_seconds(),
+            )  # fmt: skip
+        self._bookmark.set(kind, now.isoformat(timespec="milliseconds") if ahead > timedelta() else newest)
 
     async def follow(self, every: float, since: datetime | None = None, kinds: tuple[str, ...] = ORDER) -> None:
         """Pull for ever, every so many seconds: what a plain R4 subscription needs beside it, since it may lose notices."""
@@ -269,10 +285,24 @@ class Puller:
         if named:
             await self.resources(peer, named)
 
+    def noted(self, subscription: str) -> int | None:
+        """Return the number of a subscription that was confirmed last, None where none is kept."""
+        known = self._bookmark.get(f"notified {subscription}")
+        return known if isinstance(known, int) else None
+
+    def note(self, subscription: str, number: int) -> None:
+        """Keep the number of a subscription that was confirmed last."""
+        self._bookmark.set(f"notified {subscription}", number)
+
     async def resources(self, peer: str, references: tuple[str, ...]) -> None:
-        """Fetch resources one by one."""
+        """Fetch resources one by one; a reference to another server is kept as a dead letter, and does not stop the others."""
         for reference in references:
-            url = self._absolute(reference)
+            try:
+                url = self._absolute(reference)
+            except Permanent as error:
+                log.warning("FHIR: %s announced what is not its own: %s", self.peer, error.advice)
+                await self._keep(reference.encode(), str(error))
+                continue
             answer = await self._request(url, headers={"Accept": _TYPE})
             if answer.status_code == httpx.codes.GONE:
                 await self._gone(reference)

@@ -53,11 +53,11 @@ from connectors.fhir.handling import Door, FhirMapper, Outcome
 from connectors.fhir.handling import Request as Asked
 from connectors.fhir.publishing import Publishing
 from connectors.fhir.settings import FhirSettings
-from connectors.fhir.subscriptions import Counts, Fetcher
+from connectors.fhir.subscriptions import Counts, Fetcher, Lost
 from connectors.identity import Identities
 from connectors.publisher import Publisher, Store
 from connectors.serving import HttpServer, application, paced, server_context
-from models.errors import Transient
+from models.errors import Transient, VigilError
 
 log = logging.getLogger(__name__)
 
@@ -265,13 +265,14 @@ class FhirServer:
         assert status is not None
         if outcome.announced:
             answer = await self._fetched(peer, lambda fetcher: fetcher.resources(peer, outcome.announced))
-        if (gap := self.counts.gap(peer, status)) and answer.status == OK:
+        own = self._fetchers.get(peer)
+        if answer.status == OK and (lost := self.counts.lost(peer, status, own)) is not None:
             self.counts.gaps += 1
-            log.warning("FHIR: notifications %d to %d of a subscription of peer %s were lost", *gap, peer)
-            if peer in self._fetchers:  # without one the loss stands in the log and the count: refusing would lose more
-                answer = await self._fetched(peer, lambda fetcher: fetcher.missed(peer, status.subscription, *gap))
+            log.warning("FHIR: notifications %s of a subscription of peer %s may be lost", lost, peer)
+            if own is not None:  # without one the loss stands in the log and the count: refusing would lose more
+                answer = await self._fetched(peer, lambda fetcher: _caught_up(fetcher, peer, status.subscription, lost))
         if answer.status == OK:
-            self.counts.confirmed(peer, status)
+            self.counts.confirmed(peer, status, own)
         return answer
 
     async def _fetched(self, peer: str, work: Callable[[Fetcher], Awaitable[None]]) -> Answer:
@@ -282,9 +283,17 @@ class FhirServer:
             async with asyncio.timeout(self.settings.confirm_timeout):
                 await work(fetcher)
         except Exception as error:
-            log.warning("FHIR: fetching what a notification announced failed (%s)", type(error).__name__)
+            words = error.advice if isinstance(error, VigilError) else type(error).__name__
+            log.warning("FHIR: fetching what a notification announced failed: %s", words)
             return unconfirmed(self.settings.retry_after)
         return Answer(OK, acknowledgement.operation_outcome(()))
+
+
+async def _caught_up(fetcher: Fetcher, peer: str, subscription: str, lost: Lost) -> None:
+    if lost.first is None or lost.last is None:
+        await fetcher.latest(peer)
+    else:
+        await fetcher.missed(peer, subscription, lost.first, lost.last)
 
 
 def _wants_xml(request: Request) -> bool:

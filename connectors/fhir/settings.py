@@ -57,6 +57,12 @@ class FhirPeer(Section):
     fetch_key_file: Path | None = Field(
         None, description="its PEM key, not encrypted; unset: it is in `fetch_certificate_file`"
     )
+    fetch_overlap: Seconds = Field(
+        300.0,
+        ge=0,
+        description="seconds before what was fetched last from which a fetch begins: a server may show a resource so long after "
+        "its stamp, at the end of a long transaction. What comes again has the same ids",
+    )
     authority: str = Field("", description="assigning authority of identifiers that name no system; empty: `base`")
     zone: str = Field("UTC", description="IANA zone of times that are only a date; FHIR times of day carry their offset")
     codes: dict[str, LocalCode] = Field(

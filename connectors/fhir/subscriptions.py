@@ -11,8 +11,12 @@ build).
 | event-notification, query-event | the resources behind the status; those that it only names are fetched |
 | query-status | 200 |
 
-Events are numbered from the start of the subscription. A number that does not follow the last one means that notifications were
-lost: they are fetched (`$events`), before the notification that showed it is answered.
+Events are numbered from the start of the subscription. A number that does not follow the last one, or is left out, means that
+notifications were lost: they are fetched (`$events`), before the notification that showed it is answered. Where nobody knows which
+numbers those were (a subscription that is not remembered, ten thousand and more), what has changed meanwhile is fetched.
+
+A count of events (`events-since-subscription-start`) may be ahead of the notification that tells it: what it counts beyond that is
+still to come. A heartbeat's and a query's is of what was sent before it.
 """
 
 from collections.abc import Iterator
@@ -24,7 +28,7 @@ from connectors.fhir.structure import Json, kind_of
 
 KINDS: Final = frozenset({"handshake", "heartbeat", "event-notification", "query-status", "query-event"})
 EVENTS: Final = frozenset({"event-notification", "query-event"})
-_NUMBERS: Final = 10_000  # events that one notification may claim; above that it counts as a new beginning
+_NUMBERS: Final = 10_000  # events that are asked for by number
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ class Status:
 
     @property
     def newest(self) -> int | None:
-        """The number of the newest event that the server knows of."""
-        return max((*self.numbers, *((self.since_start,) if self.since_start is not None else ())), default=None)
+        """The number of the newest event that was sent, this notification's own among them."""
+        return max(self.numbers, default=self.since_start)
 
     @property
     def carries_events(self) -> bool:
@@ -63,29 +67,55 @@ class Fetcher(Protocol):
         """Fetch these resources."""
         ...
 
+    def noted(self, subscription: str) -> int | None:
+        """Return the number of a subscription that was confirmed last, before this process too; None where none is kept."""
+        ...
+
+    def note(self, subscription: str, number: int) -> None:
+        """Keep it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Numbers that were missed, the first and the last; None for both: nobody knows which."""
+
+    first: int | None = None
+    last: int | None = None
+
+    def __str__(self) -> str:
+        """Say which."""
+        return "that nobody counted" if self.first is None else f"{self.first} to {self.last}"
+
 
 class Counts:
-    """The last number of each subscription that was confirmed. Forgotten with the process: a fetcher's own bookmark is not."""
+    """The last number of each subscription that was confirmed: in memory, and with a peer's fetcher for the next process."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, str], int] = {}
         self.gaps = 0
 
-    def gap(self, peer: str, status: Status) -> tuple[int, int] | None:
-        """Return the first and last number that were missed before this notification, None for none."""
+    def lost(self, peer: str, status: Status, fetcher: Fetcher | None = None) -> Lost | None:
+        """Return what was missed up to this notification, None for nothing."""
+        if status.newest is None or status.kind == "handshake":
+            return None
         last = self._last.get((peer, status.subscription))
-        if last is None or status.newest is None or status.kind == "handshake":
-            return None
-        # a heartbeat counts what was sent before it, a notification begins with its own first number
-        before = min(status.numbers) - 1 if status.numbers else status.newest
-        if before <= last or before - last > _NUMBERS:
-            return None
-        return last + 1, before
+        if last is None and fetcher is not None:
+            last = fetcher.noted(status.subscription)
+        first = min(status.numbers, default=status.newest + 1)
+        if last is None:  # unless it begins here, somebody may have been told of what came before
+            return Lost() if first > 1 and fetcher is not None else None
+        if status.newest - last > _NUMBERS:
+            return Lost()
+        missed = sorted(set(range(last + 1, status.newest + 1)) - set(status.numbers))
+        return Lost(missed[0], missed[-1]) if missed else None
 
-    def confirmed(self, peer: str, status: Status) -> None:
+    def confirmed(self, peer: str, status: Status, fetcher: Fetcher | None = None) -> None:
         """Take over the numbers of a notification that was answered. A handshake, or a count that went back, begins anew."""
         if status.newest is not None:
             self._last[peer, status.subscription] = status.newest
+            if fetcher is not None:
+                fetcher.note(status.subscription, status.newest)
 
 
 def status_of(bundle: Json) -> Status | None:

@@ -205,7 +205,10 @@ async def _fhir(
                 newest = f"to {done.newest}" if done.newest else ""
                 bar.update(task, description=done.kind, completed=done.resources, events=done.events, newest=newest)
 
-            puller = Puller(base, peer, http, publishing, now=clock, bookmark=Bookmark(mark, base), progress=progress)
+            overlap = timedelta(seconds=own.peers[peer].fetch_overlap)
+            puller = Puller(
+                base, peer, http, publishing, now=clock, bookmark=Bookmark(mark, base), overlap=overlap, progress=progress
+            )
             served = await puller.check(searched=not export)
             if missing := [kind for kind in kinds if kind not in served]:
                 bar.console.print(f"the server has no {', '.join(missing)}", markup=False, soft_wrap=True)

@@ -166,8 +166,10 @@ async def test_pages_are_pulled_and_the_next_time_only_what_is_new(tmp_path):
         ehr.resources.append(observation(id="new", meta={"lastUpdated": ehr.stamp(30)}))
         async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
             done = await puller.pull()
-            assert done.resources == 2  # the new one, and the last one again: under its old id
-        assert any("_lastUpdated=ge2026-11-01T00:21:55.000Z" in asked.replace("%3A", ":") for asked in ehr.asked)
+            assert (
+                done.resources == 7
+            )  # the new one, and what was stamped in the five minutes before the last: under their old ids
+        assert any("_lastUpdated=ge2026-11-01T00:17:00.000Z" in asked.replace("%3A", ":") for asked in ehr.asked)
 
 
 async def test_a_stop_half_way_repeats_and_skips_nothing(tmp_path):
@@ -332,8 +334,22 @@ async def test_pages_and_references_to_another_host_are_not_followed():
         ehr.url = "http://127.0.0.1:1/fhir"
         with pytest.raises(Permanent, match="another host"):
             await puller.pull()
-        with pytest.raises(Permanent, match="another host"):
-            await puller.resources("fhir", ("https://elsewhere.example/fhir/Observation/o1",))
+        asked = len(ehr.asked)
+        await puller.resources("fhir", ("https://elsewhere.example/fhir/Observation/o1",))
+        assert len(ehr.asked) == asked
+        (letter,) = letters(puller.publisher)
+        assert letter.message == "a notification refers to another host"
+
+
+async def test_what_was_shown_late_is_fetched_and_a_stamp_of_a_time_to_come_hides_nothing(tmp_path):
+    async with running(Ehr()) as ehr:
+        ehr.resources.append(observation(id="ahead", meta={"lastUpdated": (NOW + timedelta(days=300)).isoformat()}))
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+            await puller.pull()
+        before = (NOW - timedelta(minutes=4)).isoformat()  # of a transaction that ended after it
+        ehr.resources.append(observation(id="late", meta={"lastUpdated": before}))
+        async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
+            assert (await puller.pull()).resources == 2
 
 
 async def test_bulk_data_goes_on_where_it_broke_off(tmp_path):

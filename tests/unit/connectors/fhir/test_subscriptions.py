@@ -3,7 +3,7 @@ import pytest
 
 from connectors.fhir.handling import FhirMapper, Request
 from connectors.fhir.settings import FhirSettings
-from connectors.fhir.subscriptions import Counts, Status, status_of
+from connectors.fhir.subscriptions import Counts, Lost, Status, status_of
 from tests.edge import identities
 from tests.fhir_resources import observation
 from tests.unit.connectors.fhir.test_handling import NOW
@@ -135,9 +135,9 @@ def test_gaps():
 
     def arrives(kind, *numbers, since=None):
         status = Status(kind, SUBSCRIPTION, since, numbers)
-        gap = counts.gap("ehr", status)
+        lost = counts.lost("ehr", status)
         counts.confirmed("ehr", status)
-        return gap
+        return lost and (lost.first, lost.last)
 
     assert arrives("handshake", since=0) is None
     assert arrives("event-notification", 1) is None
@@ -149,4 +149,42 @@ def test_gaps():
     assert arrives("event-notification", 9) is None  # sent again
     assert arrives("handshake", since=0) is None  # the subscription was made anew
     assert arrives("event-notification", 1) is None
-    assert counts.gap("other", Status("event-notification", SUBSCRIPTION, None, (50,))) is None  # nothing is known of it
+    assert arrives("event-notification", 3, 5) == (2, 4)  # one of them between its own
+    assert arrives("event-notification", 6, since=8) is None  # 7 and 8 are still to come
+    assert arrives("event-notification", 9, since=9) == (7, 8)
+    assert arrives("event-notification", 20_000) == (None, None)
+    assert counts.lost("other", Status("event-notification", SUBSCRIPTION, None, (50,))) is None  # nothing is known of it
+
+
+class Notes:
+    """A fetcher's memory, which outlives the process."""
+
+    def __init__(self, **known):
+        self.known = known
+
+    def noted(self, subscription):
+        return self.known.get(subscription)
+
+    def note(self, subscription, number):
+        self.known[subscription] = number
+
+
+def test_what_was_lost_while_nobody_was_there_is_known_by_the_number_before():
+    status = Status("event-notification", "s", None, (9,))
+    assert Counts().lost("ehr", status, Notes(s=5)) == Lost(6, 8)
+    assert Counts().lost("ehr", status, Notes(s=8)) is None
+    assert Counts().lost("ehr", status, Notes()) == Lost()  # what has changed is fetched
+    assert Counts().lost("ehr", Status("event-notification", "s", None, (1,)), Notes()) is None
+    assert Counts().lost("ehr", Status("heartbeat", "s", 9), Notes(s=5)) == Lost(6, 9)
+    counts, notes = Counts(), Notes()
+    counts.confirmed("ehr", status, notes)
+    assert notes.known == {"s": 9}
+
+
+def test_one_that_cannot_be_taken_leaves_the_others_of_its_notification():
+    """An EHR does not repeat what was refused, and may end a subscription that is."""
+    bad = observation() | {"id": "o2", "status": "nonsense"}
+    outcome = handle(history(parameters("event-notification", 2, 1, 2), observation(), bad))
+    assert (outcome.verdict, outcome.code) == ("accepted", 200)
+    kinds = [type(event).__name__ for event in outcome.events]
+    assert kinds.count("VitalsEvent") == 1 and kinds.count("DeadLetterEvent") == 1
