@@ -25,7 +25,7 @@ from processors.events import AuditEntry, DeadLetterEvent, Event, ScoreEvent, Vi
 from processors.monitor import Assessment, Monitor
 from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
-from streams.deadletters import dead_letter
+from streams.deadletters import dead_letter, failed_before
 from streams.intake import Intake
 from streams.journal import Entry, Journal, Lapse
 from streams.ledger import Slice
@@ -451,7 +451,7 @@ class MonitorWorker:
         now = self._clock()
         letter = dead_letter(record, error, lane="vitals", failed_at=now, model_digest=digest, room=room)
         log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
-        self._metrics.dead_lettered(letter.stage, letter.error)
+        self._metrics.dead_lettered(letter.stage, letter.error, again=failed_before(record, "vitals"))
         return self._written(letter, record, iso(now))
 
     async def _send(self, messages: Sequence[Written]) -> list[tuple[Written, Poison]]:
