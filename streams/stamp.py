@@ -3,10 +3,14 @@
 Two workers whose stamps are equal decide the same upon the same history; where they differ, they may not (journal rule 8).
 """
 
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 import processors
 from processors.monitor import Monitor
@@ -18,6 +22,28 @@ def stamp(monitor: Monitor) -> str:
     """Return a monitor's stamp: words for the log, to be compared as a whole."""
     pages = f", model {monitor.model.digest[:_LETTERS] if monitor.model else 'none'}" if monitor.rules.model_pages else ""
     return f"{version('vigil-stream')}, code {_code()}, rules {_digest(monitor.rules.model_dump_json().encode())}{pages}"
+
+
+def basis(monitor: Monitor) -> dict[str, str]:
+    """Return what a monitor decides by, as names and values: each rule, version, code, and the model even where it only scores.
+
+    Tables are told line by line (`monitor.silence.high`). No secret and no patient is among them.
+    """
+    model = monitor.model
+    return {
+        "version": version("vigil-stream"),
+        "code": _code(),
+        "model": f"{model.name} {model.version} ({model.digest[:_LETTERS]})" if model else "none",
+        **dict(_lines("monitor", monitor.rules.model_dump(mode="json"))),
+    }
+
+
+def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _lines(f"{name}.{key}", inner)
+    else:
+        yield name, value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 @cache
