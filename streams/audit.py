@@ -10,6 +10,7 @@ from models.tasks import ModelIdentity
 from processors.events import AuditEntry, AuditEvent, ModelRef, SettingChange
 from processors.identity import natural_id
 from streams.clock import Clock
+from streams.differing import differences
 from streams.outbox import Outbox
 
 
@@ -78,12 +79,7 @@ def configuration_audits(
 
     `before` is None where it is not known what held: then all of what holds is told.
     """
-    known = before or {}
-    changes = [
-        SettingChange(name=name, before=known.get(name), after=after.get(name))
-        for name in sorted({**known, **after})
-        if known.get(name) != after.get(name)
-    ]
+    changes = [SettingChange(name=name, before=was, after=now) for name, was, now in differences(before or {}, after)]
     part, number, room = list[SettingChange](), 0, largest // 2
     for change in [*changes, None]:
         # JSON escapes a character to six bytes at most.

@@ -3,13 +3,11 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
 
+from streams.differing import differences, short
 from streams.journal import Basis
 
 Decided = tuple[datetime | None, int | None]  # at which logged time, and upon the vitals at which offset, if upon any
-
-_LONG: Final = 60  # characters of a value that are told
 
 
 class Bases:
@@ -20,11 +18,7 @@ class Bases:
         self._ats = [one.at for one in bases]
         self._words = ["by which rules and version it was decided then is not known: nobody wrote it down"]
         for number, one in enumerate(bases):
-            differs = [
-                f"{name} {_short(one.values.get(name))} then, {_short(here.get(name))} here"
-                for name in sorted({**one.values, **here})
-                if one.values.get(name) != here.get(name)
-            ]
+            differs = [f"{name} {short(then)} then, {short(now)} here" for name, then, now in differences(one.values, here)]
             until = f" until {_time(self._begins[number + 1])}" if number + 1 < len(bases) else ""
             told = f"from {_time(one.since)}{until} it was decided by something else: {', '.join(differs)}"
             self._words.append(told if differs else "")
@@ -52,7 +46,3 @@ class Bases:
 
 def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _short(value: str | None) -> str:
-    return "none" if value is None else value if len(value) <= _LONG else f"{value[:_LONG]}..."

@@ -3,17 +3,14 @@
 Two workers whose stamps are equal decide the same upon the same history; where they differ, they may not (journal rule 8).
 """
 
-from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 import processors
 from processors.monitor import Monitor
+from streams.differing import lines
 
 _LETTERS = 12  # of a digest: it is to tell versions apart, nothing more
 
@@ -34,16 +31,8 @@ def basis(monitor: Monitor) -> dict[str, str]:
         "version": version("vigil-stream"),
         "code": _code(),
         "model": f"{model.name} {model.version} ({model.digest[:_LETTERS]})" if model else "none",
-        **dict(_lines("monitor", monitor.rules.model_dump(mode="json"))),
+        **dict(lines("monitor", monitor.rules.model_dump(mode="json"))),
     }
-
-
-def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _lines(f"{name}.{key}", inner)
-    else:
-        yield name, value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 @cache
