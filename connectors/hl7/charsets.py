@@ -85,6 +85,12 @@ def declared(raw: bytes) -> tuple[str, ...]:
     return tuple(name.decode("ascii", "replace").strip() for name in names)
 
 
+_WIDE_HEADERS: Final = tuple(
+    (codec, tuple(name.encode(codec) for name in ("MSH", "FHS", "BHS")))
+    for codec in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+)
+
+
 def unwrap(raw: bytes) -> bytes:
     """Bring a file's bytes to what may travel: byte order marks are taken off, UTF-16 and UTF-32 become UTF-8.
 
@@ -93,8 +99,9 @@ def unwrap(raw: bytes) -> bytes:
     for mark, codec in (*_BOMS, *_BOMS_16):
         if raw.startswith(mark):
             return raw[len(mark) :] if codec == "utf-8" else raw.decode(codec, "replace").encode()
-    for codec in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-        if raw[:32].lstrip().startswith(tuple(name.encode(codec) for name in ("MSH", "FHS", "BHS"))):
+    start = raw[:32].lstrip()
+    for codec, headers in _WIDE_HEADERS:
+        if start.startswith(headers):
             return raw.decode(codec, "replace").encode()
     return raw
 

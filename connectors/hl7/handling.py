@@ -103,7 +103,7 @@ class Hl7Mapper:
         window = timedelta(seconds=settings.set_seconds)
         self._documents = Documents()
         self._tables = Tables(
-            identities, settings.codes, settings.units, settings.context_codes, window, self.contexts, self._documents
+            identities, settings.codes, settings.units, settings.context_codes, window, self.contexts, self._documents, {}
         )
 
     def handle(self, raw: bytes, peer: Peer, received_at: datetime) -> Outcome:

@@ -89,6 +89,10 @@ class Segment:
         text = self._fields[field] if field < len(self._fields) else ""
         return _components(text, self._delimiters, self._codec) if text else ()
 
+    def beside(self, field: int) -> tuple[str, ...]:
+        """Return the fields as sent, without the set id (the first) and `field`: what segments that say the same have in common."""
+        return (*self._fields[2:field], *self._fields[field + 1 :])
+
     def whole(self, field: int) -> str:
         """Return a field's text with repetitions as lines and nothing else split: for TX, FT and ST text."""
         marks = self._delimiters

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from connectors.contexts import FUTURE, Contexts, among, holder, registered, surviving
 from connectors.documents import Documents, Filed
@@ -53,6 +53,7 @@ class Tables:
     set_window: timedelta
     contexts: Contexts
     documents: Documents
+    plain: dict[tuple[object, ...], Any]  # what `vitals.recall` goes by
 
 
 class Reading:
@@ -95,6 +96,11 @@ class Reading:
         self.sent_at = self._sent()
 
     # ------------------------------------------------------------------------------------------------------- what was found
+
+    @property
+    def remarks(self) -> int:
+        """Return how much has been noted so far."""
+        return len(self.troubles) + self.skipped.total() + self.flags.total()
 
     def event_id(self, kind: type[Event]) -> str:
         """Return the id of the next event of a kind: from what identifies the message, the type, and the position among them."""
@@ -277,10 +283,10 @@ class Reading:
         `latest`, the message's own time, no later than the day's end: what was measured today must not pass for midnight's. Raises
         `ValueError` when a place holds something that is no timestamp.
         """
-        texts = tuple(segment.get(field) if segment else "" for segment, field in places)
+        texts = tuple([segment.raw(field) if segment else "" for segment, field in places])
         if (known := self._moments.get(texts)) is not None:  # the observations of a set have one time
             return known
-        stamps = [stamp for text in texts if (stamp := parse_stamp(text))]
+        stamps = [stamp for segment, field in places if segment and (stamp := parse_stamp(segment.get(field)))]
         if not stamps:
             return None
         first, before = _finest(stamps), self.flags.total()

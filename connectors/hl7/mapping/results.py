@@ -25,7 +25,7 @@ from connectors.hl7.mapping.patients import Book
 from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading
 from connectors.hl7.mapping.standing import check_order, own_letter
-from connectors.hl7.mapping.vitals import Observed, is_vital, observe, publish_sets
+from connectors.hl7.mapping.vitals import Observed, is_vital, observe, publish_sets, recall
 from connectors.hl7.message import Segment
 
 
@@ -101,6 +101,8 @@ def _sort(reading: Reading, order: Order) -> tuple[list[Observed], Report, list[
     for segment in order.body:
         if segment.name == "NTE":
             report.add_note(reading, segment)
+        elif plain := recall(reading, segment, order.obr):
+            observed += plain
         elif meaning := fact_of(reading, segment):
             facts += [fact] if (fact := read_fact(reading, segment, meaning, order.obr)) else []
         elif is_vital(reading, segment):

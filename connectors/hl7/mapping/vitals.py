@@ -50,7 +50,7 @@ from connectors.hl7.mapping.codes import (
 from connectors.hl7.mapping.reading import Reading, Subject
 from connectors.hl7.mapping.standing import UNKNOWN, letter_of, own_letter
 from connectors.hl7.message import Segment
-from connectors.hl7.settings import LocalCode
+from connectors.hl7.settings import Hl7Peer, LocalCode
 from processors.events import Comparator, Observation, ObservationStatus, VitalsEvent
 from processors.loinc import ON_OXYGEN, ROOM_AIR
 from processors.vitals import one_band
@@ -85,6 +85,51 @@ class Observed:
     charted: bool
 
 
+class _Plain(NamedTuple):
+    """What an observation says whenever it is sent: nothing had to be noted about it."""
+
+    settings: Hl7Peer  # by which it was read
+    values: "tuple[Value, ...]"
+    status: ObservationStatus
+    device: str
+    charted: bool
+
+
+_REMEMBERED: Final = 20_000  # plain observations, the most that are remembered; of
+_SHORT: Final = 400  # characters at most
+
+
+def _key(reading: Reading, obx: Segment, obr: Segment | None) -> tuple[object, ...]:
+    """Return all that the meaning of an observation comes of, its time apart."""
+    message, order = reading.message, obr.raw(25) if obr else ""
+    return id(reading.peer.settings), message.delimiters, message.codec, order, obx.beside(14)
+
+
+def recall(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observed] | None:
+    """Return what `observe` found in an OBX that said the same but for its time, and without a remark; None for any other.
+
+    Wards repeat themselves, and reading eight observations anew is two thirds of the work on a message.
+    """
+    plain: _Plain | None = reading.tables.plain.get(_key(reading, obx, obr))
+    if plain is None or plain.settings is not reading.peer.settings:
+        return None
+    try:
+        at = reading.moment((obx, 14), (obr, 7), (obr, 22), latest=True)
+    except ValueError:
+        return None
+    if at is None:
+        return None
+    return [Observed(*value, plain.status, at, 0, plain.device, plain.charted) for value in plain.values]
+
+
+def _remember(reading: Reading, obx: Segment, obr: Segment | None, plain: _Plain) -> None:
+    if sum(map(len, obx.beside(14))) > _SHORT:
+        return
+    if len(reading.tables.plain) >= _REMEMBERED:
+        reading.tables.plain.clear()
+    reading.tables.plain[_key(reading, obx, obr)] = plain
+
+
 def is_vital(reading: Reading, obx: Segment) -> bool:
     """Whether an OBX is a vital sign by its code. A contradiction in its codes is noted and counts as one (and is not used)."""
     try:
@@ -95,6 +140,7 @@ def is_vital(reading: Reading, obx: Segment) -> bool:
 
 def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observed]:
     """Read an OBX that is a vital sign. What cannot be used is noted as trouble and refused, what says nothing is counted."""
+    remarks = reading.remarks
     coded = codings(obx, 3)
     conflict: Conflict | None = None
     loinc, local = "", None
@@ -164,6 +210,8 @@ def observe(reading: Reading, obx: Segment, obr: Segment | None) -> list[Observe
     if charted is None:
         charted = letter != "R" and not any(map(is_mdc, coded))
     charted = charted and not flags & UNSURE
+    if status not in _TAKEN_BACK | _CHANGED and reading.remarks == remarks:
+        _remember(reading, obx, obr, _Plain(reading.peer.settings, tuple(values), status, device, charted))
     return [Observed(*value, status, at, span, device, charted) for value in values]
 
 

@@ -105,6 +105,72 @@ def test_contexts_grow_from_whatever_comes(raws: list[bytes]) -> None:
             contexts.remember(context)
 
 
+PEERS = [
+    Peer("plain", Hl7Peer()),
+    Peer("plain", Hl7Peer(statuses={"F": "P", "Done": "F"}, charted=False)),
+    Peer("own", Hl7Peer(zone="Europe/Berlin", units={"/min": "Cel"}, text_types={"NM"})),
+]
+
+SAID = [
+    "NM|8867-4^Heart rate^LN||70|/min^^UCUM",
+    "NM|8867-4^Heart rate^LN~X||70|/min",
+    "NM|8310-5^T^LN||36,8|Cel",
+    "ST|85354-9^BP^LN||120/80|mmHg",
+    "NM|149530^MDC_PULS_OXIM_PULS_RATE^MDC|1.2.3|88|264864^MDC_DIM_BEAT_PER_MIN^MDC",
+    "CWE|67775-7^ACVPU^LN||LA9340-6^Alert^LN|",
+    "NM|8867-4^Heart rate^LN|||/min",
+]
+
+
+@st.composite
+def results_again(draw: st.DrawFn) -> bytes:
+    """A result message of a few observations that differ little, as wards repeat them."""
+
+    def mostly(usual: str, *others: str) -> str:
+        return draw(st.sampled_from([*[usual] * (2 * len(others)), *others]))
+
+    lines = [f"OBR|1|P1|F1|VS^Vitals^L|||{mostly('20260302095500', '', 'soon')}{'|' * 18}{mostly('F', 'X', 'C', '?')}"]
+    for number in range(1, draw(st.integers(1, 4)) + 1):
+        said = draw(st.sampled_from(SAID)).split("|")
+        status, flag = mostly("F", "", "P", "R", "C", "D", "X", "Done"), mostly("", "INV", "QUES")
+        observed = mostly("20260302095000", "", "20260302", "202610250230", "soon")
+        lines.append("|".join(["OBX", str(number), *said, "", flag, "", "", status, "", "", observed, "", "", "", "MON-1"]))
+    return message(PID, PV1, *lines, kind="ORU^R01")
+
+
+BEFORE = Hl7Mapper(MllpSettings(), identities())  # reads whatever the examples below have
+
+
+@settings(deadline=None, max_examples=300)
+@given(raw=st.one_of(results_again(), mutated()), peer=st.sampled_from(PEERS))
+def test_a_message_means_the_same_whatever_was_read_before(raw: bytes, peer: Peer) -> None:
+    """What observations said before is remembered by their text: by all of it, and by who sends it."""
+    assert BEFORE.handle(raw, peer, NOW) == Hl7Mapper(MllpSettings(), identities()).handle(raw, peer, NOW)
+
+
+@pytest.mark.parametrize("order", ["X", "C", "?"])
+@pytest.mark.parametrize("peer", PEERS)
+def test_an_observation_that_was_read_before_stands_as_its_order_and_peer_say(order: str, peer: Peer) -> None:
+    def raw(order: str) -> bytes:
+        line = f"OBX|1|{SAID[0]}|||||F|||20260302095000"
+        return message(PID, PV1, f"OBR|1|P1|F1|VS|||20260302095500{'|' * 18}{order}", line, kind="ORU^R01")
+
+    mapper, fresh = (Hl7Mapper(MllpSettings(), identities()) for _ in range(2))
+    mapper.handle(raw("F"), PEERS[0], NOW)
+    assert mapper.tables.plain
+    assert mapper.handle(raw(order), peer, NOW) == fresh.handle(raw(order), peer, NOW)
+
+
+def test_what_is_remembered_of_observations_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.hl7.mapping.vitals._REMEMBERED", 10)
+    mapper = Hl7Mapper(MllpSettings(), identities())
+    for rate in range(60, 90):
+        mapper.handle(vitals(obx("8867-4^HR^LN", str(rate), "/min")), PEERS[0], NOW)
+    assert 0 < len(mapper.tables.plain) <= 10
+    mapper.handle(vitals(obx("8867-4^HR^LN", "70", "/min") + "|" * 12 + "x" * 1000), PEERS[0], NOW)
+    assert not any("x" * 1000 in map(str, key[-1]) for key in mapper.tables.plain)  # type: ignore[call-overload]
+
+
 @settings(deadline=None)
 @given(noise=st.binary(max_size=200), at=st.integers(0, 400), length=st.integers(0, 50))
 def test_bytes_overwritten_anywhere(noise: bytes, at: int, length: int) -> None:
