@@ -5,6 +5,7 @@ Lanes take up a registry file as it is written, without a promotion. So who trai
 """
 
 import asyncio
+import getpass
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from models.errors import Transient
-from streams.settings import KafkaSettings, load
+from streams.settings import KafkaSettings, Settings, load
 
 if TYPE_CHECKING:
     from models.registry import ModelEntry
+    from models.tasks import ModelIdentity
 
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask where the entry is one in use: lanes take it up at once")]
 
@@ -79,8 +81,6 @@ class InUse:
         """Put it on record that the entry is written over, where it is one in use. Raises as `recording` does."""
         if not self.role:
             return
-        from streams.cli.models import audit_change
-
         settings = load()
         try:
             asyncio.run(audit_change(settings, self.task, entry.identity, f"{entry.name} {self.role}, written over by {by}"))
@@ -88,3 +88,17 @@ class InUse:
             if settings.kafka.bootstrap != KafkaSettings().bootstrap:
                 raise
             typer.echo(f"no audit record was written: no broker is configured, and at the default {error}", err=True)
+
+
+async def audit_change(settings: Settings, task: str, model: "ModelIdentity", reason: str) -> None:
+    """Write down that a model is to serve or to be tried, before it does."""
+    from streams.audit import model_change_audit, recorder
+    from streams.clock import real_clock
+    from streams.outbox import Outbox
+
+    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
+    await outbox.start()
+    try:
+        await recorder(model_change_audit, outbox, getpass.getuser(), real_clock)(task, model, reason)
+    finally:
+        await outbox.stop()
