@@ -29,7 +29,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from models.errors import Fatal, Poison, Transient
-from processors.events import AuditEvent, Event
+from processors.events import AuditEvent, DeadLetterEvent, Event
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import Settings
 from streams.topic_options import JOURNAL
@@ -37,6 +37,7 @@ from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
 
+_BATCH, _HEADER = 128, 10  # bytes of a batch and its one record, and of a header, around what they hold (KIP-98), at most
 _PACE = 0.1  # seconds between two questions what the cluster looks like
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _NEVER = (
@@ -154,8 +155,8 @@ class Outbox:
         producer = await self._current()
         by_partition: dict[tuple[str, int], list[Message]] = defaultdict(list)
         for message in messages:
-            if len(message.value or b"") > self._largest:
-                raise MessageSizeTooLargeError(f"{len(message.value or b'')} bytes for {message.topic}")
+            if (size := _size(message)) > self._limit(message.topic):  # before anything is written: all of a message or nothing
+                raise MessageSizeTooLargeError(f"{size} bytes for {message.topic}")
             topic = self._prefix + message.topic
             by_partition[topic, await self._partition(message, topic)].append(message)
         for topic in {topic for topic, _ in by_partition}:
@@ -176,6 +177,9 @@ class Outbox:
             self._spent = producer
             # One that is too large fails its successors by its gap in the sequence: it is the cause.
             raise next((error for error in errors if isinstance(error, _TOO_LARGE)), errors[0])
+
+    def _limit(self, topic: str) -> int:
+        return self._largest if topic == DeadLetterEvent.topic else self._settings.topics.largest_message_bytes
 
     async def audit(self, event: AuditEvent) -> None:
         """Write an audit record, confirmed. Raises as `send`."""
@@ -276,6 +280,12 @@ class Outbox:
                 raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
             count = self._partition_counts[topic] = self._settings.topics.used(topic.removeprefix(self._prefix), there)
         return count
+
+
+def _size(message: Message) -> int:
+    """Return the bytes of a batch with this record alone, at most: what a broker holds against `max.message.bytes`."""
+    headers = sum(len(name) + len(value) + _HEADER for name, value in message.headers)
+    return _BATCH + len(message.key or b"") + len(message.value or b"") + headers
 
 
 def unhurried(client: Any) -> None:
