@@ -864,6 +864,17 @@ class AuditEntry(Part):
     """Vigil's pseudonym of the patient; empty where it is about none."""
 
 
+class SettingChange(Part):
+    """One of the things that a lane decides by, before and after: a setting, the version, the code or the model."""
+
+    name: str
+    """As `vigil settings` has it (`monitor.medium_total`); `version`, `code` (its digest) or `model`."""
+    before: str | None = None
+    """The value before, a text as it is and all else as JSON; null where there was none, or it is not known."""
+    after: str | None = None
+    """The value from now on, likewise."""
+
+
 class AuditEvent(Event):
     """Who or what did what: after FHIR AuditEvent / IHE BALP. One record may carry the entries of a micro-batch.
 
@@ -883,6 +894,8 @@ class AuditEvent(Event):
     """The model that answered, or that was changed."""
     entries: tuple[AuditEntry, ...] = ()
     """The predictions or accesses of one micro-batch or request; none where the record says it all."""
+    changes: tuple[SettingChange, ...] = ()
+    """Of a configuration-change: what a lane decides by otherwise from now on."""
     reason: str = ""
     """Why, as the user gave it, or what happened, in words."""
     source: Source | None = None

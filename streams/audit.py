@@ -1,13 +1,16 @@
-"""Audit records: of predictions, one Kafka record for a micro-batch, confirmed together with its outputs; of a model's change."""
+"""Audit records: of predictions, one Kafka record for a micro-batch, confirmed together with its outputs; of a model's change; of a
+change of what a lane decides by.
+"""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
 from models.tasks import ModelIdentity
-from processors.events import AuditEntry, AuditEvent, ModelRef
+from processors.events import AuditEntry, AuditEvent, ModelRef, SettingChange
 from processors.identity import natural_id
 from streams.clock import Clock
+from streams.differing import differences
 from streams.outbox import Outbox
 
 
@@ -59,6 +62,42 @@ def drift_audit(task: str, model: ModelIdentity, *, agent: str, reason: str, rec
     """Make the record of a shift: what a model sees or says now is no longer what it was measured on."""
     request = natural_id("drift", agent, task, model.digest, reason, recorded_at.isoformat())
     return _of_model(request, "lifecycle", task, model, agent, reason, recorded_at)
+
+
+def configuration_audits(
+    request: str,
+    lane: str,
+    before: Mapping[str, str] | None,
+    after: Mapping[str, str],
+    *,
+    agent: str,
+    reason: str,
+    recorded_at: datetime,
+    largest: int,
+) -> Iterator[AuditEvent]:
+    """Make the record of what a lane decides by from now on, as names and values; several where one would not fit `largest` bytes.
+
+    `before` is None where it is not known what held: then all of what holds is told.
+    """
+    changes = [SettingChange(name=name, before=was, after=now) for name, was, now in differences(before or {}, after)]
+    part, number, room = list[SettingChange](), 0, largest // 2
+    for change in [*changes, None]:
+        # JSON escapes a character to six bytes at most.
+        size = 0 if change is None else 6 * sum(len(one or "") for one in (change.name, change.before, change.after)) + 64
+        if part and (change is None or size > room):
+            yield AuditEvent(
+                id=request if number == 0 else natural_id(request, number),
+                action="configuration-change",
+                agent=agent,
+                subject=f"lane/{lane}",
+                changes=tuple(part),
+                reason=reason,
+                recorded_at=recorded_at,
+            )
+            part, number, room = [], number + 1, largest // 2
+        if change is not None:
+            part.append(change)
+            room -= size
 
 
 def _of_model(

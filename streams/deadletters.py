@@ -110,7 +110,7 @@ def dead_letter(
     partition, offset, timestamp = record.partition, record.offset, record.timestamp
     if source is not None:
         partition, offset, timestamp = source.partition, source.offset, source.written
-    letter_id = natural_id("dead-letter", lane, record.topic, partition, offset)
+    letter_id = _letter_id(lane, record.topic, partition, offset)
     if source is not None:
         attempts += source.attempts.get(letter_id, 0)
     headers = tuple((name, value) for name, value in record.headers if source is None or name not in _OURS)
@@ -145,6 +145,16 @@ def dead_letter(
         tried_offset=record.offset,
         failed_at=failed_at,
     )
+
+
+def failed_before(record: Any, lane: str) -> bool:
+    """Tell whether a record is a copy of what this lane has failed on: its letter is known, and comes back."""
+    source = redriven(record)
+    return source is not None and _letter_id(lane, record.topic, source.partition, source.offset) in source.attempts
+
+
+def _letter_id(lane: str, topic: str, partition: int, offset: int) -> str:
+    return natural_id("dead-letter", lane, topic, partition, offset)
 
 
 def _sender(value: bytes | None) -> tuple[str, str]:

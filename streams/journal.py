@@ -11,6 +11,7 @@ those topics: so the lane writes it down, in one partition of the journal topic 
             snapshots write in turn: the last state that a marker stands for is never written over
     marker  "every state changed up to (vitals offset, entry number) has been written, as decided by `stamp`": a rebuild starts here
     stamp   "since the last marker it was, or will be, decided by these": rules, code, the model that pages (`streams.stamp`)
+    basis   "from here on I decide by these settings, this version, code and model": names and values, for whoever asks later
     epoch   "from here on I own this partition": its own offset is the epoch's number, and what other epochs write after it is
             a zombie's and does not count
 
@@ -42,6 +43,8 @@ Rules
     what was told since. Whose stamp is not among those since the marker adds it, confirmed, before anything is published: so
     whoever comes next knows, and be it the older version again. A marker begins anew with its writer's. Where there is none, since
     the journal is older than stamps, another version decided.
+ 9. Whose basis is not the last one in the partition has the change audited (`streams.configuration`) and adds it, confirmed, before
+    anything is published. No rebuild goes by it; time travel says by what it was decided then (`streams.timetravel`).
 """
 
 import logging
@@ -69,6 +72,7 @@ TOPIC = JOURNAL
 _RING = 65_536
 _FRESH = 1.0  # seconds that the partition is taken for one's own after a write that showed it
 _PLACES = ("state/", "state-b/")
+_BASES = 256  # changes of the basis that a partition remembers, 5 kB each
 SKEW = 30.0  # seconds that the clocks of those who write vitals and of the lane's hosts may differ (rule 1)
 
 
@@ -112,6 +116,19 @@ class Lapse:
     offset: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What decided `since` a logged time, until the next one's: names and values (`streams.stamp.basis`).
+
+    Vitals from `at` on are decided by it, those too that came in before `since`, while nobody worked.
+    """
+
+    number: int
+    at: int
+    since: datetime
+    values: dict[str, str]
+
+
 class Lapses:
     """Those of a partition, looked up by set."""
 
@@ -138,6 +155,7 @@ class Memory:
     lapses: list[Lapse] = field(default_factory=list)
     reach: int = -1
     written: float = -math.inf  # when the last entry was, seconds since 1970
+    bases: list[Basis] = field(default_factory=list)
     stamps: set[str] = field(default_factory=set)  # by which it was decided since the marker; "": by nobody knows what (rule 8)
     _marked: float = math.inf  # when the marker was written, seconds since 1970
 
@@ -177,6 +195,8 @@ class Memory:
             self.lapses = [lapse for lapse in self.lapses if not Moment(lapse.end, lapse.number).reached_by(at, number)]
         elif kind == "reach":
             self.reach = body["upto"]
+        elif kind == "basis":
+            self.bases.append(Basis(body["number"], body["at"], datetime.fromisoformat(body["since"]), body["values"]))
         elif kind == "lapse":
             self.lapses.append(Lapse(body["number"], body["first"], body["end"], body["reason"], record.offset))
         elif kind == "entry":
@@ -249,6 +269,11 @@ class Journal:
     async def sign(self, stamps: Iterable[str]) -> None:
         """Write, confirmed, by what it was decided since the marker and will be, before anything is published (rule 8)."""
         await self._append(b"stamp", {"kind": "stamp", "epoch": self.epoch, "stamps": sorted(stamps)})
+
+    async def found(self, basis: Basis) -> None:
+        """Write, confirmed, what is decided by from now on, before anything is published (rule 9)."""
+        body = {"number": basis.number, "at": basis.at, "since": basis.since.isoformat(), "values": basis.values}
+        await self._append(f"basis/{basis.number % _BASES}".encode(), {"kind": "basis", "epoch": self.epoch, **body})
 
     async def enter(self, entry: Entry) -> Entry:
         """Write an entry, confirmed (rule 1); returns it with its offset."""

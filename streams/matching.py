@@ -96,7 +96,7 @@ def compared(score: ScoreEvent, said: Said, notes: Sequence[str], scores_cut: bo
     if published.deterioration_reason in (ABSENT, LATE, FAILED):
         why.append(published.deterioration_reason)
     if not why or set(differs) - {"deterioration", "deterioration_reason"}:
-        why += notes or ["rules or code have changed since"]
+        why += notes
     return Row(score, published, tuple(differs), tuple(why), copy_of)
 
 

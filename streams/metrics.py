@@ -36,6 +36,11 @@ class LaneMetrics:
         self.consumed = counter("consumed", "records whose outputs are all confirmed").labels(**constant)
         self._produced = counter("produced", "records written and confirmed", ("topic",))
         self._dead = counter("dead_lettered", "inputs that went to the dead letters", ("stage", "error"))
+        self._again = counter(
+            "dead_lettered_again",
+            "copies by a redrive or replay on which the lane failed once more: no new letters",
+            ("stage", "error"),
+        )
         self._retries = counter("retries", "attempts repeated after transient trouble", ("step",))
         self.in_flight = gauge("in_flight", "records taken in and not yet settled").labels(**constant)
         self._lag = gauge("lag", "records between what is settled and the end of the log", ("topic", "partition"))
@@ -128,9 +133,12 @@ class LaneMetrics:
         """Count records confirmed on a topic."""
         self._produced.labels(self.lane, topic).inc(count)
 
-    def dead_lettered(self, stage: str, error: str) -> None:
-        """Count a dead letter, by the stage that failed and the error's type: what `vigil dead-letters list` counts by."""
-        self._dead.labels(self.lane, stage, error).inc()
+    def dead_lettered(self, stage: str, error: str, *, again: bool = False) -> None:
+        """Count a dead letter, by the stage that failed and the error's type: what `vigil dead-letters list` counts by.
+
+        One that a redrive or replay has open `again` is counted apart: who gave it back looks, and nobody is woken by it.
+        """
+        (self._again if again else self._dead).labels(self.lane, stage, error).inc()
 
     def retried(self, step: str) -> None:
         """Count an attempt repeated."""

@@ -25,9 +25,10 @@ from processors.events import AuditEntry, DeadLetterEvent, Event, ScoreEvent, Vi
 from processors.monitor import Assessment, Monitor
 from streams.audit import portions, prediction_audit
 from streams.clock import Clock, SteadyClock
-from streams.deadletters import dead_letter
+from streams.configuration import Configuration
+from streams.deadletters import dead_letter, failed_before
 from streams.intake import Intake
-from streams.journal import Entry, Journal, Lapse
+from streams.journal import Basis, Entry, Journal, Lapse
 from streams.ledger import Slice
 from streams.machine import SECONDARY, Machine
 from streams.metrics import LaneMetrics
@@ -38,7 +39,7 @@ from streams.restoring import Restoring
 from streams.scoring import Retold, Scoring
 from streams.settings import Settings
 from streams.snapshots import Snapshots
-from streams.stamp import stamp
+from streams.stamp import basis, stamp
 from streams.tracing import Tracing, Work
 from streams.wire import Message, iso
 
@@ -143,6 +144,7 @@ class MonitorWorker:
         room: asyncio.Semaphore | None = None,
         rounds: "Rounds | None" = None,
         logged: SteadyClock | None = None,
+        configuration: Configuration | None = None,
     ) -> None:
         self.number = number
         # Decoded sets are large, and deciding is the processor's work: more partitions at it at once would only hold more memory.
@@ -157,6 +159,8 @@ class MonitorWorker:
         self._logged = logged or SteadyClock(clock, settings.clock, count=metrics.event)
         self._scoring = scoring
         self._agent = agent
+        self._configuration = configuration or Configuration("vitals", settings, outbox, agent)
+        self._basis: Basis | None = None  # what was decided by here last
         self._tracing = tracing
         self._traces: dict[int, Work] = {}  # of the records in hand, by their identity
         self._new_monitor = new_monitor
@@ -205,6 +209,7 @@ class MonitorWorker:
         try:
             await self.steps.persist("claim the journal", self._journal.claim)
             await self.steps.persist("restore the state", self._restore)
+            await self.steps.persist("tell what decides", self._tell_basis)
             while not self.steps.closing.is_set():
                 await self._turn()
                 await self._snapshots.turn(self._machine, self._committed(), begin=not self._forced)
@@ -451,7 +456,7 @@ class MonitorWorker:
         now = self._clock()
         letter = dead_letter(record, error, lane="vitals", failed_at=now, model_digest=digest, room=room)
         log.warning("%s offset %d: dead letter %s (%s)", self.steps.name, record.offset, letter.id, letter.message)
-        self._metrics.dead_lettered(letter.stage, letter.error)
+        self._metrics.dead_lettered(letter.stage, letter.error, again=failed_before(record, "vitals"))
         return self._written(letter, record, iso(now))
 
     async def _send(self, messages: Sequence[Written]) -> list[tuple[Written, Poison]]:
@@ -508,5 +513,18 @@ class MonitorWorker:
         self._machine, self._forced = restored.machine, restored.forced
         self._reach, self._word, self._snapshots.marked = restored.reach, restored.word, restored.marked
         self._said, self._retold = restored.said, restored.retold
+        self._basis = restored.basis
         for lapse in restored.lapses:  # whoever comes next restores what this worker goes on with
             await self._journal.lapse(lapse)
+
+    async def _tell_basis(self) -> None:
+        """Have it on record, before anything is published, that other rules, another version or another model decide here now."""
+        values, before = basis(self._machine.monitor), self._basis
+        if before is not None and before.values == values:
+            return
+        number = before.number + 1 if before else 1
+        try:
+            await self._configuration.tell(values, self._journal.stamp, self._clock())
+            await self._journal.found(Basis(number, self._machine.at, self._logged(), values))
+        except Poison as error:
+            log.error("%s: what it decides by is too large to be written down: %s", self.steps.name, error)

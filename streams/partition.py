@@ -23,7 +23,7 @@ from models.tasks import ModelIdentity
 from processors.events import AuditEntry, Event, ShadowEvent
 from streams.audit import drift_audit, model_change_audit, prediction_audit, recorder
 from streams.clock import Clock
-from streams.deadletters import dead_letter
+from streams.deadletters import dead_letter, failed_before
 from streams.intake import Intake
 from streams.lane import Input, Lane, Outcome
 from streams.ledger import Slice
@@ -266,7 +266,8 @@ class PartitionWorker(Generic[E]):
             self.lane.metrics.produced(message.topic)
         for one in dead:
             stage = one.error.stage if isinstance(one.error, Poison) else "process"
-            self.lane.metrics.dead_lettered(stage, type(one.error).__name__)
+            again = failed_before(one.record, self.lane.name)
+            self.lane.metrics.dead_lettered(stage, type(one.error).__name__, again=again)
 
     async def _write_singly(
         self,

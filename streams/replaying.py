@@ -6,8 +6,9 @@ and what goes out carries the redrive's headers, by which a lane knows late data
 vitals whose score stands (`streams.standing`): those are held back too, unless they are to be scored anew.
 
 Each part (a hundred, or fewer where a lane is slow) is audited, then written and confirmed, then noted in the progress
-file: a crash between two steps repeats at most that many, which overwrites the same ids. Letters that were chosen by their ids
-are marked as redriven before they are noted.
+file: a crash between two steps repeats at most that many, which overwrites the same ids. What failed before goes out as by a
+redrive, whether it was chosen by its letter or not: the open letters about it are marked as redriven before it is noted, and what
+fails once more is the same letter, open again, its attempts added up (and counted apart: `LaneMetrics.dead_lettered`).
 """
 
 import asyncio
@@ -40,6 +41,7 @@ from streams.yielding import SECONDS, Room
 REPLAYABLE: Final = (NoteEvent.topic, ImageEvent.topic, VitalsEvent.topic, PatientEvent.topic)
 """Not what people did (`clinical.feedback`): an acknowledgement of then would be one of now."""
 
+_REPLAY: Final = "replay"  # the lane of a letter that is none: a record in a letter's form
 _TOGETHER: Final = 100  # records that are audited and written together, at most
 _DISORDER: Final = timedelta(days=1)  # by which a record's time may be behind that of one before it in the log
 
@@ -289,16 +291,22 @@ class Replays:
     async def plan(self, letters: Sequence[Letter], *, unverified: bool = False, rescore: bool = False) -> Plan:
         """Sort into what can be replayed now and what is held back, by the redrive's own rules and `streams.standing`'s.
 
-        `rescore`: vitals whose score stands are not held back.
+        `rescore`: vitals whose score stands are not held back. Letters about what is ready are its `twins` (`failures`).
         """
         async with DeadLetters(self.settings, clock=self.clock) as desk:
             plan = await desk.plan(letters, unverified=unverified)
+            before = await desk.find(WhichLetters(), states=("open", "discarded"))
         why = {} if rescore else await standing(self.settings, plan.ready)
         for letter in plan.ready:
             if letter.event.id in why:
                 plan.held[why[letter.event.id]].append(letter)
         plan.ready = [letter for letter in plan.ready if letter.event.id not in why]
         plan.ready.sort(key=_place)
+        ready = {(*_place(letter), letter.event.original_timestamp): letter for letter in plan.ready}
+        for letter in before:
+            one = ready.get((*_place(letter), letter.event.original_timestamp))  # the time: a topic may be made anew
+            if one is not None and letter.event.id not in {known.event.id for known in failures([one])}:
+                one.twins.append(letter)
         return plan
 
     async def run(
@@ -337,9 +345,11 @@ class Replays:
                 [redrive(one.event, *(twin.event for twin in one.twins), topic=self._topic(one)) for one in part]
             )
             room.wrote()
-            if choice.letters:  # else the next redrive of what is open would do them once more
+            # Else the next redrive of what is open would do them once more.
+            asked = tuple(choice.letters)
+            if again := [one for one in failures(part) if one.state == "open" or one.event.id.startswith(asked)]:
                 desk = DeadLetters(self.settings, outbox=self.outbox, user=self.user, clock=self.clock)
-                await desk.mark([letter for one in part for letter in (one, *one.twins)], "redriven")
+                await desk.mark(again, "redriven")
             progress.note(part)
             tell(Told(progress.done))
             if pace.rate and start < len(todo):
@@ -379,7 +389,7 @@ def as_letter(record: Any) -> Letter:
     """Put a record into a dead letter's form: the original's place, bytes and headers, of a copy those of its original."""
     written = datetime.fromtimestamp(max(0, record.timestamp) / 1000).astimezone()
     # When it was written bounds when it was received, by which the redrive's plan knows whether vitals are history.
-    event = dead_letter(record, Permanent("replayed"), lane="replay", failed_at=written)
+    event = dead_letter(record, Permanent("replayed"), lane=_REPLAY, failed_at=written)
     value = record.value or b""
     return Letter(event, "open", record.partition, record.offset, written, len(value), sha256(value).hexdigest())
 
@@ -395,6 +405,11 @@ def counts(letters: Sequence[Letter]) -> list[tuple[str, str, int, int]]:
         records[which] += 1
         patients.setdefault(which, set()).add(body.get("patient_id"))
     return [(*which, number, len(patients[which])) for which, number in records.most_common()]
+
+
+def failures(letters: Iterable[Letter]) -> list[Letter]:
+    """Return the letters about chosen records: lanes failed on these before, and may again."""
+    return [one for letter in letters for one in (letter, *letter.twins) if one.event.lane != _REPLAY]
 
 
 def audit_entry(letter: Letter, request: str, outcome: str) -> AuditEntry:

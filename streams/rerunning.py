@@ -85,6 +85,7 @@ class Rerun:
         self._next: dict[type[Any], Any] = {}
         self._step = settings.monitor.blind_after / 2  # logged time never stands still for an outage that was none
         self.scores: list[ScoreEvent] = []
+        self.scored_at: list[datetime | None] = []  # each one's logged time
         self.alerts: list[AlertEvent] = []
         self.copies: dict[int, int] = {}  # of the sets asked for, those that were replayed or redriven: of which offset each is
         self.windows: dict[int, Floats] = {}  # what the model was given for the sets asked for, by their offsets
@@ -164,7 +165,9 @@ class Rerun:
             self._keep(self._machine.hear(kind, record))
 
     def _keep(self, events: Sequence[Event]) -> None:
-        self.scores += [event for event in events if isinstance(event, ScoreEvent) and self._asked.takes(event)]
+        scores = [event for event in events if isinstance(event, ScoreEvent) and self._asked.takes(event)]
+        self.scores += scores
+        self.scored_at += [self._machine.monitor.now] * len(scores)
         self.alerts += [event for event in events if isinstance(event, AlertEvent) and self._asked.hears(event)]
 
     async def _work(self, records: Sequence[Any]) -> None:

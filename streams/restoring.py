@@ -29,7 +29,7 @@ from models.errors import Poison
 from processors.events import AlertEvent, HeartbeatEvent, PatientEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
 from streams import journal, placement
-from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, Moment, stretch
+from streams.journal import TOPIC, Basis, Entry, Journal, Lapse, Lapses, Memory, Moment, stretch
 from streams.machine import SECONDARY, Machine, entry_of
 from streams.reader import Reader
 from streams.scoring import Retold, Scored, Scoring
@@ -53,6 +53,7 @@ class Restored:
     marked: int  # number of the entry that the last marker stands for
     said: int  # vitals below this offset may have been published by somebody before
     retold: Retold  # scores for those
+    basis: Basis | None  # what was decided by last, as far as it was written down
     lapses: list[Lapse] = field(default_factory=list)  # of the model in this restore: to be journalled before anything goes out
 
 
@@ -139,7 +140,8 @@ class Restoring:
         # The log may end earlier than it did: a new topic, or one restored from a backup. Nobody waits for what it lost.
         obeyed = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
         said = max([word, *(entry.at for entry in obeyed)])
-        return Restored(machine, obeyed, memory.reach, word, memory.marker.number, said, self._retold, self._lapses)
+        basis, marked = memory.bases[-1] if memory.bases else None, memory.marker.number
+        return Restored(machine, obeyed, memory.reach, word, marked, said, self._retold, basis, self._lapses)
 
     async def _placed(self, reader: Reader, memory: Memory) -> None:
         """Raise `Fatal` where the patients whose state is kept belong elsewhere by the partitions in use now."""

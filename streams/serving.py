@@ -30,6 +30,7 @@ from models.mirror import fetched
 from models.registry import ModelEntry, Registry
 from models.tasks import ModelIdentity
 from streams.caching import PredictionCache, key_of_model
+from streams.differing import differences, lines, short
 from streams.drifting import Remark, observe, watch
 from streams.inference import batcher
 from streams.metrics import LaneMetrics
@@ -219,7 +220,9 @@ class Serving(Generic[M]):
             return
         if new.champion is not old.champion:
             before, now = old.champion.identity, new.champion.identity
-            was = "the same, its entry changed" if before == now else f"before {before.name} {before.version}"
+            was = f"before {before.name} {before.version}"
+            if before == now:
+                was = f"the same, its entry changed: {_changes(old.champion.entry, new.champion.entry)}"
             await self.announce(self.task, now, f"live, {was}")
         if new.answering and (new.challenger, new.stage.share) != (old.answering, old.stage.share):
             await self.announce(
@@ -317,6 +320,12 @@ class Serving(Generic[M]):
         if said != self._said:  # once, and not at every try
             self._said = said
             log.error("%s: %s refused, what served goes on: %s", self.task, role, said)
+
+
+def _changes(before: ModelEntry, after: ModelEntry) -> str:
+    """Say what an entry says otherwise: thresholds, what it is meant for, figures."""
+    was, now = (dict(lines("", one.model_dump(mode="json"))) for one in (before, after))
+    return ", ".join(f"{name} {short(old)} -> {short(new)}" for name, old, new in differences(was, now))
 
 
 async def infer(asked: Sequence[tuple[Loaded[Any], Any]]) -> list[Any]:

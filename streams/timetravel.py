@@ -5,7 +5,8 @@ patient's newest. The whole partition is run through the pure monitor in this pr
 move the feeds' clocks and the catching-up after an outage. Only the asked patient's windows go to the model.
 
 `Other` asks what other rules or another model would have said. What retention and compaction have taken is told in `Travel.notes`,
-and a score that differs names which of these may be why.
+and that other rules, another version or another model decided then, with the settings that differ; a score that differs names which
+of these may be why.
 
 Nothing is written to a topic but the audit record of the access, before anything is shown.
 """
@@ -30,11 +31,13 @@ from processors.events import (
     AuditEvent,
     PatientEvent,
     ScoreEvent,
+    Source,
     VitalsEvent,
 )
 from processors.identity import natural_id
 from processors.monitor import Monitor
 from processors.rules import MonitorRules
+from streams.bases import Bases
 from streams.clock import Clock, real_clock
 from streams.inference import open_model
 from streams.journal import TOPIC as JOURNAL
@@ -46,6 +49,7 @@ from streams.reader import Reader
 from streams.rerunning import History, Rerun, Tell, written
 from streams.scoring import Scoring
 from streams.settings import Settings
+from streams.stamp import basis
 from streams.wire import decode
 
 Hours = dict[int, tuple[HourDriver, ...]]  # by the offset of the set
@@ -183,17 +187,21 @@ class TimeTravel:
             scores, scores_cut = await self._published(reader, asked, ScoreEvent)
             alerts, alerts_cut = await self._published(reader, asked, AlertEvent)
             travel = Travel()
-            rerun, hours = await self._run(reader, number, asked, last, travel, tell)
+            rerun, hours, bases = await self._run(reader, number, asked, last, travel, tell)
             await self._note_retention(reader, number, asked, travel, oldest)
         said = Said((one for one in scores if isinstance(one, ScoreEvent) and asked.takes(one)), rerun.copies)
-        reasons = (f"asked with other {self._other.words}",) if self._other.words else tuple(travel.notes)
-        travel.rows = [
-            replace(compared(score, said, reasons, scores_cut), hours=hours.get(score.source.offset, ()))
-            if score.deterioration is not None
-            else compared(score, said, reasons, scores_cut)
-            for score in rerun.scores
-        ]
+        lost, known = tuple(travel.notes), ("nothing that is known: rules, version and model are those of then",)
+        decided = [(at, _offset(score.source)) for score, at in zip(rerun.scores, rerun.scored_at, strict=True)]
+        for score, when in zip(rerun.scores, decided, strict=True):
+            reasons = (*lost, *filter(None, [bases.why(when)])) or known
+            if self._other.words:
+                reasons = (f"asked with other {self._other.words}",)
+            row = compared(score, said, reasons, scores_cut)
+            answered = score.deterioration is not None
+            travel.rows.append(replace(row, hours=hours.get(score.source.offset, ())) if answered else row)
         travel.alerts = steps(rerun.alerts, [one for one in alerts if isinstance(one, AlertEvent) and asked.hears(one)])
+        decided += [(step.said.decided_at, _offset(step.said.source)) for step in travel.alerts]
+        travel.notes += bases.notes(decided)
         if travel.copies:
             travel.notes.append(
                 f"{travel.copies} of these scores are of copies that a replay or redrive brought, with the state as it was then: "
@@ -273,7 +281,7 @@ class TimeTravel:
 
     async def _run(
         self, reader: Reader, number: int, asked: Asked, last: int, travel: Travel, tell: Tell
-    ) -> tuple[Rerun, Hours]:
+    ) -> tuple[Rerun, Hours, Bases]:
         history = await self._history(reader, number)
         begin, _ = await reader.bounds(self._prefix + VitalsEvent.topic, number)
         late = history.begins_late(begin)
@@ -304,6 +312,7 @@ class TimeTravel:
         scoring = Scoring(model, models, LaneMetrics("replay"))
         travel.model = f"{scoring.identity.name}@{scoring.identity.version}" if scoring.identity else "none"
         monitor = Monitor(self._settings.monitor, partition=number, model=scoring.identity)
+        bases = Bases(history.bases, basis(monitor))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(scoring.stop)
             # Another model is asked everywhere: what it would have said is the question.
@@ -322,7 +331,7 @@ class TimeTravel:
         travel.sets = rerun.sets
         answered = [one.source.offset for one in rerun.scores if one.deterioration is not None]
         hours = await asyncio.to_thread(_hours, model, rerun.windows, answered) if asked.hours and model is not None else {}
-        return rerun, hours
+        return rerun, hours, bases
 
     async def _note_retention(self, reader: Reader, number: int, asked: Asked, travel: Travel, oldest: datetime | None) -> None:
         begin, _ = await reader.bounds(self._prefix + VitalsEvent.topic, number)
@@ -367,6 +376,10 @@ class TimeTravel:
             recorded_at=at,
         )
         await self._outbox.audit(event)
+
+
+def _offset(source: Source) -> int | None:
+    return source.offset if source.topic == VitalsEvent.topic else None
 
 
 def _hours(model: DeteriorationModel, windows: Mapping[int, Floats], offsets: Sequence[int]) -> Hours:

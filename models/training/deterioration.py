@@ -31,6 +31,7 @@ from models.tasks import Floats
 from models.training.deterioration_teacher import soft_targets
 
 _log = logging.getLogger(__name__)
+NAME = "deterioration-lstm"
 HORIZON_HOURS = 6
 DEV = 0.25  # patients whose `part(id)` lies below it are never touched by training
 _CALIBRATION_FOLDS = 3
@@ -348,7 +349,7 @@ def ship(data: Path, *, registry: Path = PACKAGED, out: Path | None = None, seed
     train(data, folder, seed=seed)
     entry = ModelEntry(
         task="deterioration",
-        name="deterioration-lstm",
+        name=NAME,
         version="1.1.0",
         runtime="onnx-deterioration",
         location=location(folder, registry),

@@ -109,6 +109,7 @@ def _facts(one: "Found") -> dict[str, Any]:
         "model": f"{model.name} {model.version}" if model else "",
         "model_digest": model.digest if model else "",
         "reason": record.reason,
+        "changes": [change.model_dump() for change in record.changes],
         "record": f"clinical.audit/{one.partition}/{one.offset}",
         "repeats": one.repeats,
     }
@@ -158,13 +159,19 @@ def _print(facts: dict[str, Any]) -> None:
     lines = [
         f"  {name.replace('_', ' '):<13} {printable(str(value))}"
         for name, value in facts.items()
-        if name not in ("found", "repeats", *named) and value != ""
+        if name not in ("found", "repeats", "changes", *named) and value != ""
     ]
+    lines += [f"  {_change(one)}" for one in facts.get("changes", ())]
     if repeats := facts.get("repeats"):
         lines.append(f"  {'said again':<13} {repeats} times, by reruns")
     console = Console()
     console.print(Text(head, style="bold"), soft_wrap=True)
     console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _change(one: dict[str, str | None]) -> str:
+    before, after = ("none" if value is None else value for value in (one["before"], one["after"]))
+    return printable(f"{one['name']}: {before} -> {after}")
 
 
 def _head(facts: dict[str, Any]) -> tuple[str, tuple[str, ...]]:

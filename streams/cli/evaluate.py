@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.errors import Permanent
+from streams.cli.model_in_use import InUse, Yes
 from streams.keeping import try_out
 from streams.settings import load
 
@@ -57,6 +58,7 @@ def evaluate(
     record: Annotated[
         bool, typer.Option("--record", help="put figures into the registry's entry, figures.md beside the weights")
     ] = False,
+    yes: Yes = False,
 ) -> None:
     """Measure a model on a folder of data that it did not learn from, with 95% intervals and baselines.
 
@@ -74,6 +76,7 @@ def evaluate(
         try_out(json_, "report")
     site = registry or load().models.registry
     known = Registry.load(site)
+    in_use = _asked(known, site, _registered(task, known, data, model), model, yes=yes) if record else None
     began = time.monotonic()
     with bars() as report:
         found = _MEASURES[task](known, data, model, rounds, report)
@@ -90,8 +93,8 @@ def evaluate(
     else:
         drawn = f"figures.md in {folder}; no plots: matplotlib is not installed (pip install 'vigil-stream[bench]')"
     shown.print(f"{drawn}; {time.monotonic() - began:.0f} s", style="dim", highlight=False, soft_wrap=True)
-    if record:
-        _record(shown, known, site, task, model, found)
+    if in_use is not None:
+        _record(shown, known, in_use, found)
 
 
 def _ner(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
@@ -129,10 +132,9 @@ def _assertion(registry: "Registry", data: Path, name: str | None, rounds: int, 
 
 
 def _deterioration(registry: "Registry", data: Path, name: str | None, rounds: int, report: "Report") -> "Evaluation":
-    from models.evaluation import deterioration, home, home_sets
+    from models.evaluation import deterioration, home
 
-    names = {entry.name for entry in registry.entries(home.TASK)}
-    if name in names or (name is None and home_sets.found_in(data)):
+    if _registered(Task.DETERIORATION, registry, data, name) == home.TASK:
         weights, monitor = registry.weights(home.TASK, name, beside=True), registry.open(home.TASK, name=name)
         return home.evaluate_all(monitor, data, weights.folder, rounds=rounds, progress=report)
     weights, model, notes = (
@@ -224,15 +226,32 @@ def table_of(console: Console, found: "Evaluation") -> None:
         console.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
 
 
-def _record(
-    console: Console, registry: "Registry", site: Path | None, task: Task, name: str | None, found: "Evaluation"
-) -> None:
-    from models.registering import amend, holder
+def _registered(task: Task, registry: "Registry", data: Path, name: str | None) -> str:
+    """Return what the registry calls the task of what is measured; "" for rules."""
+    from models.evaluation import home, home_sets
 
-    if found.model is None:
+    if task is Task.DETERIORATION:
+        names = {entry.name for entry in registry.entries(home.TASK)}
+        if name in names or (name is None and home_sets.found_in(data)):
+            return home.TASK
+    return REGISTERED.get(task, "")
+
+
+def _asked(registry: "Registry", site: Path | None, task: str, name: str | None, *, yes: bool) -> InUse:
+    """Ask before the work whether figures may be written into the entry."""
+    from models.registering import holder
+
+    if not task:
         raise Permanent("nothing to record: rules stand in no registry", hint="leave --record out")
-    weights = registry.weights("deterioration-home" if found.task == "deterioration-home" else REGISTERED[task], name)
-    where = holder(weights.entry, site)
+    entry = registry.entry(task, name)
+    return InUse.ask(holder(entry, site), task, entry.name, yes=yes)
+
+
+def _record(console: Console, registry: "Registry", in_use: InUse, found: "Evaluation") -> None:
+    from models.registering import amend
+
+    weights, where = registry.weights(in_use.task, in_use.name), in_use.site
+    in_use.audit(weights.entry, "the figures of vigil models evaluate --record")
     amend(weights.entry, where, quality=found.quality())  # its thresholds may be the site's own, not the entry's
     (weights.folder / "figures.md").write_text(found.as_markdown(), encoding="utf-8")
     console.print(f"recorded in {where.name} and {weights.folder.name}/figures.md", style="dim", highlight=False)

@@ -1,7 +1,6 @@
 """`vigil models`: which models there are, how good they are, and which one serves."""
 
 import asyncio
-import getpass
 import json
 import os
 import platform
@@ -18,15 +17,15 @@ from rich.table import Table
 
 from models.errors import Fatal, Permanent, VigilError
 from streams.cli.evaluate import evaluate
+from streams.cli.model_in_use import audit_change
 from streams.cli.model_intake import add, pull, tell
 from streams.cli.model_reference import reference
 from streams.keeping import try_out
-from streams.settings import Settings, load
+from streams.settings import load
 
 if TYPE_CHECKING:
     from models.quantising import Comparison
     from models.registry import ModelEntry, Registry
-    from models.tasks import ModelIdentity
     from models.training.embedding_export import Judged
 
 app = typer.Typer(
@@ -363,20 +362,6 @@ def _reaches(task: str) -> str:
     if task == "deterioration":
         return "Restart the vitals lane: it takes a model at its start."
     return "Running lanes switch within seconds; vigil_model_info shows it."
-
-
-async def audit_change(settings: Settings, task: str, model: "ModelIdentity", reason: str) -> None:
-    """Write down that a model is to serve or to be tried, before it does."""
-    from streams.audit import model_change_audit, recorder
-    from streams.clock import real_clock
-    from streams.outbox import Outbox
-
-    outbox = Outbox(settings, source=f"/vigil/{settings.site.name}/cli")
-    await outbox.start()
-    try:
-        await recorder(model_change_audit, outbox, getpass.getuser(), real_clock)(task, model, reason)
-    finally:
-        await outbox.stop()
 
 
 @app.command("export")

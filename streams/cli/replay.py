@@ -76,7 +76,8 @@ def run(
 ) -> None:
     """Write chosen records to their topic again, byte for byte: outputs overwrite by the same ids, and nothing alerts.
 
-    What could alert live, or would overwrite something newer or better, is held back; the counts say why.
+    What could alert live, or would overwrite something newer or better, is held back; the counts say why. What failed before is
+    counted too, by its dead letters, which are marked as redriven.
     """
     from streams.replaying import Pace, Progress
 
@@ -85,6 +86,7 @@ def run(
     progress, pace = Progress.open(resume, choice), Pace(rate, max_wait)
     plan = asyncio.run(_plan(settings, choice, limit, unverified, rescore))
     _print_counts(plan.ready, f"{len(plan.ready)} to replay")
+    _print_failures(plan.ready)
     for why, held in plan.held.items():
         print(f"held back: {len(held)} x {why}")
     if rescore and any(one.event.original_topic == f"{settings.kafka.topic_prefix}{VITALS}" for one in plan.ready):
@@ -284,3 +286,26 @@ def _print_counts(letters: list["Letter"], title: str) -> None:
     if not console.is_terminal:
         console.width = 200  # for grep: a row stays a line
     console.print(table)
+
+
+def _print_failures(letters: list["Letter"]) -> None:
+    """Say which of these failed before, by lane, stage and class, and what becomes of their letters."""
+    from streams.redriving import counts
+    from streams.replaying import failures
+
+    before = failures(letters)
+    if not before:
+        return
+    records = sum(bool(failures([letter])) for letter in letters)
+    table = Table(
+        "lane", "stage", "class", "error", "model", "letters", title=f"{records} of these failed before, and may again"
+    )
+    for lane, stage, class_, error, model, number in counts(before):
+        table.add_row(lane, stage, class_, error, model[:12], f"{number:,}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # for grep: a row stays a line
+    console.print(table)
+    open_ = sum(letter.state == "open" for letter in before)
+    rest = f", {len(before) - open_} are not open now" if open_ < len(before) else ""
+    print(f"open letters, which then count as redriven: {open_}{rest}; what fails again is the same letter, open again")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from models.errors import Permanent
 from streams.cli.evaluate import bars, console
-from streams.cli.models import audit_change
+from streams.cli.model_in_use import audit_change
 from streams.keeping import try_out
 from streams.settings import Settings, load
 

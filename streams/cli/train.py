@@ -10,6 +10,7 @@ from rich.console import Console
 
 from models.errors import Permanent
 from streams.cli.evaluate import bars, console, table_of
+from streams.cli.model_in_use import InUse, Yes
 
 app = typer.Typer(
     help="Train a model on a folder of data; `vigil models evaluate` then measures it. Needs the train extra.",
@@ -46,6 +47,7 @@ def ner(
         typer.Option("--from", help="a run of before (its folder `run` or `tuned`): no plain training, only --rounds"),
     ] = None,
     licence: Annotated[str, typer.Option(help="of what is made; that of the start counts too")] = "Apache-2.0",
+    yes: Yes = False,
 ) -> None:
     """Train the entity model on BC5CDR-IOB, NCBI-disease-IOB and maccrobat, keep the best epoch, export it to INT8 ONNX.
 
@@ -57,6 +59,7 @@ def ner(
     from models.training import ner as training
     from models.training import ner_export, ner_tune
 
+    in_use = InUse.ask(registry, "ner", ner_export.NAME, yes=yes)
     run = trained or out / "run"
     if trained is None:
         training.train(data, run, seed=seed, epochs=epochs, recipe=training.Recipe(learning_rate=rate), start=start)
@@ -64,7 +67,8 @@ def ner(
         tuning = ner_tune.Tuning(learning_rate=rounds_rate)
         ner_tune.tune(data, run, out / "tuned", seed=seed, rounds=rounds, tuning=tuning)
         run = out / "tuned"
-    entry, _ = ner_export.export(run, data, version=version, out=out, registry=registry, licence=licence)
+    with in_use.recording("vigil train ner") as place:
+        entry, _ = ner_export.export(run, data, version=version, out=out, registry=place, licence=licence)
     _say(entry.name, entry.version, entry.digest, out)
 
 
@@ -86,6 +90,7 @@ def deterioration(
         typer.Option("--synthetic", help="with --home: what --data or --sql gives was made by a program, and is not marked so"),
     ] = False,
     version: Annotated[str, typer.Option(help="with --home: version of what is made")] = "1",
+    yes: Yes = False,
 ) -> None:
     """Train the deterioration model on cinc2019 and physionet2012 set a, by patient; others stay unseen for measuring.
 
@@ -95,7 +100,8 @@ def deterioration(
     whose column synthetic has a 1, as `vigil home generate` writes it, or with --synthetic.
     """
     if home:
-        _home(out, registry, data, sql, table, patients, made=synthetic, seed=7 if seed is None else seed, version=version)
+        drawn = 7 if seed is None else seed
+        _home(out, registry, data, sql, table, patients, made=synthetic, seed=drawn, version=version, yes=yes)
         return
     if sql is not None:
         raise Permanent("--sql is for home monitoring", hint="add --home, or give --data")
@@ -104,7 +110,9 @@ def deterioration(
     _ready(data)
     from models.training import deterioration as training
 
-    entry = training.ship(data, registry=registry, out=out, seed=20261123 if seed is None else seed)
+    in_use = InUse.ask(registry, "deterioration", training.NAME, yes=yes)
+    with in_use.recording("vigil train deterioration") as place:
+        entry = training.ship(data, registry=place, out=out, seed=20261123 if seed is None else seed)
     _say(entry.name, entry.version, entry.digest, out)
 
 
@@ -119,7 +127,9 @@ def _home(
     made: bool,
     seed: int,
     version: str,
+    yes: bool,
 ) -> None:
+    from models.evaluation.home import TASK
     from models.evaluation.home_sets import read_csv, read_sql
     from models.training import home_synthetic
     from models.training.home_synthetic import Cohort
@@ -138,12 +148,13 @@ def _home(
         diaries, origin, licence = home_synthetic.diaries(cohort), cohort.origin, "Apache-2.0"
     if (made := made or diaries.synthetic) and (data is not None or sql is not None):
         origin = f"synthetic diaries of {len(diaries.stays.ids)} patients, read from a table"
-    with bars() as progress:
+    in_use = InUse.ask(registry, TASK, training.NAME, yes=yes)
+    with in_use.recording("vigil train deterioration --home") as place, bars() as progress:
         entry, found = training.ship(
             diaries,
             origin=origin,
             synthetic=made,
-            registry=registry,
+            registry=place,
             out=out,
             version=version,
             licence=licence,
@@ -155,12 +166,14 @@ def _home(
 
 
 @app.command("images")
-def images(data: Data, out: Out, registry: Site, seed: Seed = 20261123) -> None:
+def images(data: Data, out: Out, registry: Site, seed: Seed = 20261123, yes: Yes = False) -> None:
     """Train the chest X-ray model on images of two classes, by patient; a fifth of the patients stays unseen for measuring."""
     _ready(data)
     from models.training import image_text as training
 
-    entry = training.ship(data, registry=registry, out=out, seed=seed)
+    in_use = InUse.ask(registry, "image-text", training.NAME, yes=yes)
+    with in_use.recording("vigil train images") as place:
+        entry = training.ship(data, registry=place, out=out, seed=seed)
     _say(entry.name, entry.version, entry.digest, out)
 
 

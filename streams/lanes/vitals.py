@@ -15,6 +15,7 @@ from processors.events import AlertState, FeedbackEvent, PatientEvent, VitalsEve
 from processors.monitor import Monitor
 from streams.audit import drift_audit, recorder
 from streams.clock import Clock, SteadyClock
+from streams.configuration import Configuration
 from streams.drifting import watch
 from streams.inference import open_model
 from streams.intake import Intake
@@ -53,6 +54,7 @@ class VitalsJob:
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._rounds = Rounds(settings.engine.gather)
         self._logged = SteadyClock(clock, settings.clock, count=metrics.event)  # of all partitions: more witnesses
+        self._configuration = Configuration(self.name, settings, outbox, settings.worker.agent(self.name))
         metrics.expect(_COUNTED)
 
     @property
@@ -139,6 +141,7 @@ class VitalsJob:
                 room=self._room,
                 rounds=self._rounds,
                 logged=self._logged,
+                configuration=self._configuration,
             )
             workers.update(dict.fromkeys(meeting, worker))
         return workers

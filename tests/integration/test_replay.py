@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from processors.monitor import Assessment
 from streams import yielding
 from streams.deadletters import dead_letter, redriven
 from streams.lagging import Lag
+from streams.lane import Input, Outcome
+from streams.letters import Letter, State
 from streams.machine import Machine
 from streams.outbox import Outbox, partition_of
 from streams.reader import Reader
 from streams.redriving import REPLACED, YOUNG, DeadLetters, Which
-from streams.replaying import Choice, Pace, Progress, Replays, Told
+from streams.replaying import Choice, Pace, Progress, Replays, Told, failures
 from streams.standing import COMING, SCORED
 from tests import vitals as bedside
 from tests.clinic import PARTITIONS, Clinic, note
 from tests.kafka import Kafka
-from tests.lanes import bodies, running, until
+from tests.lanes import Echo, bodies, echo, running, until
 from tests.lanes import note as small_note
 from tests.site import Site
 
@@ -191,6 +193,54 @@ async def test_the_original_behind_a_dead_letter_is_chosen_by_the_letters_id(kaf
     async with DeadLetters(site.settings) as desk:  # or the next redrive would do them once more
         assert await desk.find(Which()) == []
         assert [one.by for one in await desk.find(Which(), states=("redriven",))] == ["ops-7", "ops-7"]
+
+
+async def test_what_failed_before_is_counted_and_a_second_failure_is_the_same_letter_and_no_new_burst(kafka: Kafka) -> None:
+    site, choice = Site(kafka), Choice(topic=NOTES)
+    await site.write(*(small_note(n, patient="p", text="poison" if n % 2 else "") for n in range(4)))
+
+    async def replay(replays: Replays) -> list[Letter]:
+        plan = await replays.plan(await replays.choose(choice, limit=100))
+        await replays.run(plan.ready, choice, "again", pace=Pace(), progress=Progress.open(None, choice))
+        return failures(plan.ready)
+
+    async def letters(*states: State) -> dict[str, tuple[str, int]]:
+        async with DeadLetters(site.settings()) as desk:
+            found = await desk.find(Which(), states=states or ("open", "redriven", "discarded"))
+        return {one.event.id: (one.state, one.event.attempts) for one in found}
+
+    async with replays_of(site.settings()) as replays:
+        async with running(site.settings()) as (_, _, lane):
+            await site.until_committed(4)
+            first = await letters()
+            assert [*first.values()] == [("open", 1)] * 2
+            before = await replay(replays)
+            assert {one.event.id for one in before} == first.keys()
+            assert [(one.event.stage, one.event.error_class) for one in before] == [("model", "Poison")] * 2
+            await site.until_committed(8)
+            assert await letters() == dict.fromkeys(first, ("open", 2))
+            counted = {
+                name: lane.metrics.registry.get_sample_value(
+                    f"vigil_{name}_total", {"lane": "echo", "stage": "model", "error": "Poison"}
+                )
+                for name in ("dead_lettered", "dead_lettered_again")
+            }
+            assert counted == {"dead_lettered": 2, "dead_lettered_again": 2}
+            async with DeadLetters(site.settings(), outbox=Outbox(site.settings(), source="/test"), user="ops-7") as desk:
+                await desk.discard([one for one in await desk.find(Which()) if one.event.id == before[0].event.id], "never")
+            assert len(await replay(replays)) == 2  # it failed before, whatever was said of it
+            await site.until_committed(12)
+            assert await letters() == dict.fromkeys(first, ("open", 3))
+
+        class Mended(Echo):
+            async def process(self, inputs: Sequence[Input[NoteEvent]]) -> list[Outcome]:
+                return [Outcome([echo(one)]) for one in inputs]
+
+        async with running(site.settings(), Mended):
+            await replay(replays)
+            await site.until_committed(16)
+    assert await letters("open") == {}
+    assert [audit["entries"] for audit in await site.outputs("clinical.audit") if audit["action"] == "redrive"] == []
 
 
 def test_a_choice_that_says_nothing_or_two_things_is_refused() -> None:
@@ -370,6 +420,11 @@ async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
     site = Clinic(kafka, tmp_path)
     events: list[NoteEvent] = [note("p", f"n{n}", "Mrs Jones coughs.") for n in range(3)]
     await site.write(*events, _ill(1, datetime.now(UTC) - timedelta(hours=9)))
+    async with replays_of(site.settings) as replays:
+        assert replays.outbox is not None
+        poison = Poison("cannot", stage="process")
+        letter = dead_letter((await site.records(NOTES))[0], poison, lane="notes-entities", failed_at=datetime.now(UTC))
+        await replays.outbox.send([replays.outbox.encode(letter)])
     file = tmp_path / "file"
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")},
@@ -402,6 +457,10 @@ async def test_the_command_line(kafka: Kafka, tmp_path: Path) -> None:
         assert "is not replayed" in vigil(2, "--topic", "clinical.feedback")
         assert "no range of offsets" in vigil(2, "--topic", NOTES, "--offsets", "1-2")
         assert "dry run: nothing was done" in vigil(0, "--topic", NOTES, "--dry-run")
+        assert "failed before" not in vigil(0, "--topic", "clinical.vitals", "--dry-run", "--rescore")
+        failed = vigil(0, "--topic", NOTES, "--dry-run")
+        assert "1 of these failed before, and may again" in failed and "notes-entities │ process │ Poison" in failed
+        assert "which then count as redriven: 1; what fails again is the same letter" in failed
         assert "a reason is needed" in vigil(2, "--topic", NOTES, "--yes")
         assert f"held back: 1 x {COMING}" in vigil(0, "--topic", "clinical.vitals", "--dry-run")
         told = "from the state as it is now: that replaces what stands"

@@ -197,7 +197,8 @@ async def test_rules_that_changed_since_and_scores_that_are_missing_are_told(pas
     asked = Asked(PATIENT, start, start + timedelta(hours=1), "why")
     found = await TimeTravel(changed, outbox, user="ops-7").go(asked)
     await outbox.stop()
-    assert {row.why for row in found.rows if not row.equal} == {("rules or code have changed since",)}
+    (why,) = {why for row in found.rows if not row.equal for why in row.why}
+    assert why.endswith("it was decided by something else: monitor.staleness PT1H then, PT2M here") and why in found.notes
     await site.write(charted(OTHERS[0], start + timedelta(minutes=28), WELL, 99))  # no lane runs that would score it
     (missing,) = (await travelled(site, start + timedelta(minutes=27), OTHERS[0], hours=1 / 20)).rows
     assert missing.differs == ("missing",)
@@ -239,7 +240,8 @@ async def test_without_the_journal_the_order_of_writing_is_taken_and_told(
     await producer.stop()
     found = await travelled(copy, start)
     assert [row.equal for row in found.rows] == [True] * 6
-    note, cut = found.notes
+    note, unknown, cut = found.notes
+    assert unknown.startswith("by which rules and version it was decided then is not known")
     assert cut.startswith("the vitals lane has decided up to ")
     assert note.startswith("there is no journal yet")
 
@@ -256,7 +258,28 @@ async def test_a_journal_that_was_lost_is_told_and_not_taken_for_a_change_of_rul
     assert len(found.rows) == 7
     assert [note for note in found.notes if note.startswith("the journal begins at offset ")]
     assert all(row.score.news2 is not None for row in found.rows), "the contexts of before are known, and so the age"
-    assert not [why for row in found.rows for why in row.why if "rules or code" in why]
+    assert not [why for row in found.rows for why in row.why if "something else" in why]
+
+
+async def test_what_was_decided_by_other_rules_names_them_and_the_rest_does_not(kafka: Kafka, tmp_path: Path) -> None:
+    site = site_of(kafka, tmp_path)
+    ships, start = site.settings, datetime.now(UTC) - timedelta(minutes=30)
+    strict = ships.model_copy(update={"monitor": MonitorRules(staleness=timedelta(minutes=2), ward_routes={"A": "a-team"})})
+    for number, settings in enumerate((ships, strict, ships)):
+        site.settings = settings
+        async with site.running("vitals"):
+            if number == 0:
+                await site.write(*(context(one, start) for one in (PATIENT, *OTHERS)))
+                await site.until_done("vitals", PatientEvent.topic)
+            await site.write(charted(PATIENT, start + timedelta(minutes=5 * number), WELL, number))
+            await site.until_done("vitals", VitalsEvent.topic)
+    found = await travelled(site, start)
+    assert [row.differs for row in found.rows] == [(), ("late", "flags"), ()]
+    (why,) = found.rows[1].why
+    assert " until " in why and why.endswith(
+        ": monitor.staleness PT2M then, PT1H here, monitor.ward_routes.A a-team then, none here"
+    )
+    assert [note for note in found.notes if "something else" in note] == [why]
 
 
 @pytest.mark.real_kafka

@@ -103,6 +103,20 @@ def test_evaluate_says_whose_thresholds_hold(tmp_path: Path, site: Path) -> None
     assert "this site's own thresholds for symptom, else the shipped ones" in " ".join(ran.stdout.split()), ran.stderr
 
 
+def test_figures_of_a_model_that_serves_are_recorded_only_when_somebody_says_so(tmp_path: Path, site: Path) -> None:
+    data, before = reports(tmp_path / "data"), site.read_bytes()
+    command = ("models", "evaluate", "ner", "--data", data, "--registry", site, "--rounds", 20, "--record")
+    asked = vigil(*command, cwd=tmp_path)  # nobody answers
+    assert asked.returncode == 1 and "tiny serves ner by site.toml" in " ".join((asked.stdout + asked.stderr).split())
+    assert (site.read_bytes(), (tmp_path / "evaluation-ner").exists()) == (before, False)
+    ran = vigil(*command, "--yes", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "no audit record was written: no broker is configured" in " ".join(ran.stderr.split())
+    assert b"quality" in site.read_bytes()
+    rules = vigil("models", "evaluate", "assertion", "--data", data, "--registry", site, "--record", cwd=tmp_path)
+    assert "rules stand in no registry" in rules.stderr
+
+
 def test_verify_names_the_file_that_was_changed(tmp_path: Path, site: Path) -> None:
     assert vigil("models", "verify", "tiny", "--registry", site, cwd=tmp_path).returncode == 0
     graph = tmp_path / "tiny" / "model.onnx"
