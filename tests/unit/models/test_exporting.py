@@ -422,3 +422,21 @@ def test_a_registry_that_cannot_be_changed_leaves_no_folder(tmp_path: Path, monk
     with pytest.raises(Fatal, match="cannot be written"):
         exported(hub.entry_of(folder, "ner", NER), folder, data, precision="fp32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "data"]
+
+
+def test_the_fastest_of_the_near_ways_is_taken(tmp_path: Path) -> None:
+    from models.export import Parity
+    from models.exporting.report import Way
+
+    def way(name: str, cosine: float, seconds: float) -> Way:
+        measured = Compared({"F1": 0.9}, dict.fromkeys(course.THREADS, seconds))
+        return Way(name, tmp_path, measured, Parity(1, 0.1, cosine, cosine), None, 1.0, name != "fp32")
+
+    def taken(*ways: Way) -> str:
+        before = Compared({"F1": 0.9}, dict.fromkeys(course.THREADS, 9.0))
+        target = Target(tmp_path / "out", tmp_path / "site.toml", "x", "1")
+        return course._chosen([way("fp32", 1.0, 1.0), *ways], before, target, "model x 1", []).name
+
+    assert taken(way("slow", 0.995, 4.0), way("near", 0.991, 3.0), way("far", 0.94, 2.0)) == "near"
+    assert taken(way("slow", 0.95, 4.0), way("far", 0.94, 2.0)) == "far"
+    assert taken(way("dynamic, per tensor", 0.999, 1.0), way("near", 0.991, 3.0)) == "near"
