@@ -4,12 +4,14 @@ Dynamic INT8 with a scale per output channel: weights are stored as 8-bit intege
 calibration set is needed. `models.quantising` holds the other ways against it.
 """
 
+import contextlib
+import logging
 import math
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -28,6 +30,7 @@ Axes = Mapping[str, Mapping[int, str]]
 OUTLIERS: Final = ("layer.0/output/dense/MatMul",)
 
 
+_WARNINGS, _ERRORS = 2, 3  # as ONNX Runtime numbers them; it begins with warnings
 _FAR: Final = 4.0  # times what a channel reaches in the middle: one that reaches further is an outlier
 _MOST_OUTLIERS: Final = 16  # channels of one input
 
@@ -78,12 +81,18 @@ def to_onnx(
 
 
 def to_int8(
-    source: Path, target: Path, *, reduce_range: bool = True, skip: Sequence[str] = (), per_channel: bool = True
+    source: Path,
+    target: Path,
+    *,
+    reduce_range: bool = True,
+    skip: Sequence[str] = (),
+    per_channel: bool = True,
+    kinds: Sequence[str] = (),
 ) -> Path:
     """Quantise weights to INT8, a scale per channel (or per tensor); activations at run time.
 
-    `reduce_range` keeps weights to 7 bits: without VNNI instructions a processor adds products in 16 bits, where 8-bit
-    weights can overflow. `skip` names graph nodes to leave as they are.
+    `reduce_range` keeps weights to 7 bits: without VNNI instructions a processor adds products in 16 bits, where 8-bit weights
+    can overflow. `skip` names graph nodes to leave as they are, `kinds` those to look at (none: all that the runtime knows).
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -95,6 +104,7 @@ def to_int8(
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(skip),
+            op_types_to_quantize=list(kinds) or None,
         )
 
     return quantised(source, target, write)
@@ -105,13 +115,33 @@ def quantised(source: Path, target: Path, write: Callable[[str, str], None]) -> 
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, written = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         # symbolic shapes fail on positions cut to the length of the input, and INT8 of products does not need them
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         write(str(prepared), str(written))
         shutil.copyfile(written, target)
     return target
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what the quantiser warns of, through the root logger and at the terminal: shapes that it does not need."""
+    import onnxruntime
+
+    def others(record: logging.LogRecord) -> bool:
+        return "onnxruntime" not in record.pathname or record.levelno >= logging.ERROR
+
+    root, silent = logging.getLogger(), logging.NullHandler()  # with a handler, logging.warning sets none up
+    root.addFilter(others)
+    root.addHandler(silent)
+    onnxruntime.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNINGS)
+        root.removeHandler(silent)
+        root.removeFilter(others)
 
 
 def nodes(path: Path, endings: Sequence[str]) -> list[str]:
@@ -143,7 +173,8 @@ def apart(source: Path, target: Path, feeds: Sequence[Feeds]) -> list[str]:
     weights = {one.name: one for one in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     left: list[str] = []
-    for name, reach in _reach(model, dict.fromkeys(node.input[0] for node in products), feeds).items():
+    inputs = dict.fromkeys(node.input[0] for node in products)
+    for name, reach in _reach(model, inputs, feeds).items() if products else ():
         far = np.flatnonzero(reach > _FAR * np.median(reach))
         far = np.sort(far[np.argsort(-reach[far], kind="stable")][:_MOST_OUTLIERS])
         if not len(far):

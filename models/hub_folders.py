@@ -66,19 +66,8 @@ def add(
     `Permanent` for a folder or runtime that is not known, or the name of a model in use, `Fatal` for a folder without files, and as
     `Registry.open`.
     """
-    task, runtime = kind or kind_of(folder)
-    if runtime not in LOADERS:
-        raise Permanent(f"unknown runtime {runtime!r}", hint=f"known: {', '.join(sorted(LOADERS))}")
-    files = {file: sha256_of(folder / file) for file in files_of(folder)}
-    if not files:
-        raise Fatal(f"no files in {folder}", hint="put the model's files there")
-    said = {"task": task, "name": name or folder.resolve().name, "version": version, "runtime": runtime, "licence": licence}
-    try:
-        where = address or location(folder, registry)
-        entry = ModelEntry.model_validate({**(more or {}), **said, "location": where, "files": files})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    entry = described(folder, registry, name=name, version=version, licence=licence, kind=kind, more=more, address=address)
+    task = entry.task
     own_name(entry, registry)
     if opened:
         model = Registry([(entry, folder)], {}).open(task, name=entry.name)
@@ -91,6 +80,33 @@ def add(
         folder.replace(kept)
     record(entry, registry, serve=False, in_use=False)
     return entry
+
+
+def described(
+    folder: Path,
+    registry: Path,
+    *,
+    name: str = "",
+    version: str = "1",
+    licence: str = "site",
+    kind: tuple[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
+    address: str = "",
+) -> ModelEntry:
+    """Return the entry of a folder, every file hashed; nothing is recorded. As `add`, which says the errors too."""
+    task, runtime = kind or kind_of(folder)
+    if runtime not in LOADERS:
+        raise Permanent(f"unknown runtime {runtime!r}", hint=f"known: {', '.join(sorted(LOADERS))}")
+    files = {file: sha256_of(folder / file) for file in files_of(folder)}
+    if not files:
+        raise Fatal(f"no files in {folder}", hint="put the model's files there")
+    said = {"task": task, "name": name or folder.resolve().name, "version": version, "runtime": runtime, "licence": licence}
+    try:
+        where = address or location(folder, registry)
+        return ModelEntry.model_validate({**(more or {}), **said, "location": where, "files": files})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Permanent(f"model {said['name']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

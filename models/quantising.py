@@ -19,6 +19,8 @@ Metric = Callable[[Path], float]
 
 THREADS: Final = 2
 FP32: Final = "fp32"
+PER_TENSOR: Final = "dynamic, per tensor"
+EIGHT_BITS: Final = "dynamic, per channel"
 SHIPPED: Final = "dynamic, per channel, 7-bit weights, outliers left"
 
 
@@ -91,23 +93,36 @@ def compare(
 Make = Callable[[Path, Path], Path]
 
 
-def ways(calibration: Sequence[Feeds], skip: Sequence[str]) -> Mapping[str, Make | None]:
-    """Return the ways by name; fp32 is None, for nothing is to be made."""
+def ways(
+    calibration: Sequence[Feeds], skip: Sequence[str], *, split: Path | None = None, convolutions: bool = False
+) -> Mapping[str, Make | None]:
+    """Return the ways by name; fp32 is None, for nothing is to be made.
+
+    `split` is the graph with its outliers multiplied apart, of which `skip` are the nodes (`models.export.apart`); without, `skip`
+    are nodes of the graph itself. With `convolutions` static quantises those too; dynamic leaves them, for the runtime has no fast
+    product of integers with a scale per channel for them.
+    """
+    only: Sequence[str] = ("MatMul",) if convolutions else ()
+    kinds: Sequence[str] = ("MatMul", "Conv") if convolutions else ("MatMul",)
     return {
         FP32: None,
-        "dynamic, per tensor": lambda full, to: to_int8(full, to, per_channel=False, reduce_range=False),
-        "dynamic, per channel": lambda full, to: to_int8(full, to, reduce_range=False),
-        "dynamic, per channel, 7-bit weights": lambda full, to: to_int8(full, to),
-        SHIPPED: lambda full, to: to_int8(full, to, skip=skip),
-        "static, per channel": lambda full, to: to_static(full, to, calibration),
-        "static, per channel, outliers left": lambda full, to: to_static(full, to, calibration, skip=skip),
+        PER_TENSOR: lambda full, to: to_int8(full, to, per_channel=False, reduce_range=False, kinds=only),
+        EIGHT_BITS: lambda full, to: to_int8(full, to, reduce_range=False, kinds=only),
+        "dynamic, per channel, 7-bit weights": lambda full, to: to_int8(full, to, kinds=only),
+        SHIPPED: lambda full, to: to_int8(split or full, to, skip=skip, kinds=only),
+        "static, per channel": lambda full, to: to_static(full, to, calibration, kinds=kinds),
+        "static, per channel, outliers left": lambda full, to: to_static(
+            split or full, to, calibration, skip=skip, kinds=kinds
+        ),
     }
 
 
-def to_static(source: Path, target: Path, calibration: Sequence[Feeds], *, skip: Sequence[str] = ()) -> Path:
+def to_static(
+    source: Path, target: Path, calibration: Sequence[Feeds], *, skip: Sequence[str] = (), kinds: Sequence[str] = ("MatMul",)
+) -> Path:
     """Quantise matrix products to INT8 with activation scales from `calibration` (smallest and largest value seen).
 
-    Only products: their neighbours in a transformer (softmax, layer norm) lose much and cost little.
+    Only products: their neighbours in a transformer (softmax, layer norm) lose much and cost little. `kinds` of nodes.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
@@ -126,7 +141,7 @@ def to_static(source: Path, target: Path, calibration: Sequence[Feeds], *, skip:
             written,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=list(kinds),
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,

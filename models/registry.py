@@ -81,6 +81,7 @@ LOADERS: Final[dict[str, str]] = {
     "onnx-token-classifier": "models.runtimes.token_classifier:load",
     "onnx-text-embedder": "models.runtimes.text_embedder:load",
     "onnx-image-text": "models.runtimes.image_text:load",
+    "onnx-image-classifier": "models.runtimes.image_classifier:load",
     "onnx-deterioration": "models.runtimes.deterioration:load",
     "onnx-home": "models.runtimes.home:load",
     # What hospitals bring as it is, a folder in the hub's own format; these need torch (extra: train).
@@ -149,6 +150,21 @@ class MeantFor(BaseModel):
     views: tuple[str, ...] = Field((), description="(0018,5101), else what these name: PA, AP, ...")
 
 
+class Origin(BaseModel):
+    """What an exported model was made of, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    runtime: str
+    digest: Annotated[str, AfterValidator(_hex_digest)] = Field(description="Over all its files, as `ModelEntry.digest`.")
+    way: str = Field(description="How it was quantised, or fp32.")
+    calibrated_on: str = Field("", description="What scales were taken from, where the way takes any beforehand.")
+    measured_on: str = Field("", description="What its quality was measured on.")
+    tolerance: float = Field(ge=0, description="Points of the task's metric that it might have lost.")
+
+
 class ModelEntry(BaseModel):
     """One model as the registry describes it. Frozen; a changed model is a new version."""
 
@@ -181,6 +197,7 @@ class ModelEntry(BaseModel):
     )
     preprocessing: dict[str, Any] = Field(default_factory=dict, description="What the runtime needs to know.")
     quality: dict[str, float] = Field(default_factory=dict, description="Metric -> measured value, written by evaluation.")
+    made_of: Origin | None = Field(default=None, description="Of an exported model (`vigil models export`): its source.")
 
     @model_validator(mode="after")
     def _thresholds_of_labels(self) -> Self:

@@ -15,7 +15,7 @@ it, and BM25.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -74,11 +74,17 @@ def first(model: TextEmbedder, files: Sequence[Questions]) -> float:
     return float((found <= 1).mean())
 
 
+def by_meaning(model: TextEmbedder, asked: Questions, progress: Progress = silent) -> dict[str, float]:
+    """Return recall@1, recall@10 and nDCG@10 of one file by meaning alone, as `evaluate` has them."""
+    places = _places(embedded_scores(model, asked, progress, asked.name), asked)
+    return {name: float(gain(places).mean()) for name, gain in _GAINS.items()}
+
+
 def figures(ranks: Mapping[str, NDArray[np.int64]], rounds: int) -> list[Metric]:
     """Recall@1, recall@10 and nDCG@10 of the first method, with the others as baselines and the paired differences."""
     bootstrap = Bootstrap(np.arange(len(next(iter(ranks.values())))), rounds=rounds)
     found = []
-    for name, gain in (("recall@1", _recall(1)), ("recall@10", _recall(10)), ("nDCG@10", _ndcg)):
+    for name, gain in _GAINS.items():
         gains = {kind: gain(places) for kind, places in ranks.items()}
         mine, *_ = gains.values()
         baselines = {}
@@ -105,6 +111,13 @@ def _recall(k: int) -> Any:
 
 def _ndcg(places: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(places <= 10, 1 / np.log2(1 + places.astype(np.float64)), 0.0)
+
+
+_GAINS: Final[Mapping[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]] = {
+    "recall@1": _recall(1),
+    "recall@10": _recall(10),
+    "nDCG@10": _ndcg,
+}
 
 
 def _places(scores: NDArray[np.float32], asked: Questions) -> NDArray[np.int64]:

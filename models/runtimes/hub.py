@@ -21,6 +21,7 @@ from typing import Any, Final
 import torch
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
@@ -28,6 +29,7 @@ from models.errors import Fatal, Permanent, Poison, Transient
 from models.parts import part_done
 from models.registering import files_of
 from models.registry import Weights
+from models.runtimes.pixels import Pixels
 
 # For every from_pretrained; the second for a model's, whose answer goes to `whole`.
 OFFLINE: Final[Mapping[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
@@ -49,6 +51,7 @@ _CUTTING: Final = (
 # Said of a patient, in short words: a vocabulary of any language with Latin letters has a piece of one of them.
 _PLAIN: Final = "a mild fever chest pain cough the patient was seen today"
 _SMALLEST: Final = 0.5  # of the embedding's rows: models round them up by some hundreds, not to twice as many
+_STRETCHED: Final = 384  # pixels from which ConvNeXT's processor cuts nothing off
 _one_at_a_time = threading.Lock()
 
 
@@ -279,6 +282,55 @@ def rows_of(config: Any) -> int | None:
     """Return the rows of the embedding of tokens, by a transformers config (of the text tower, where there are two)."""
     rows = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
     return None if rows is None else int(rows)
+
+
+def traceable(model: Any) -> Any:
+    """Return a model with attention in plain products, where it has any: fused kernels are not traced into what quantises."""
+    for part in model.modules():
+        if isinstance(part, transformers.PreTrainedModel):
+            part.set_attn_implementation("eager")
+    return model
+
+
+def heads_of(config: Any) -> int:
+    """Return the heads of each attention, by a transformers config; 0 where it does not say."""
+    return int(getattr(config, "num_attention_heads", 0) or 0)
+
+
+def pixels_of(processor: Any, channels: int, where: str) -> Pixels:
+    """Say in numbers what an image processor of transformers does. Raises `Permanent` where it does what cannot be said so."""
+    size, crop = (getattr(processor, name, None) or {} for name in ("size", "crop_size"))
+    shortest, resized = _side(size, "shortest_edge"), (_side(size, "height"), _side(size, "width"))
+    cut = (_side(crop, "height"), _side(crop, "width")) if getattr(processor, "do_center_crop", False) else (0, 0)
+    if shortest and hasattr(processor, "crop_pct"):  # ConvNeXT: resized by more and cut back, or from 384 pixels on stretched
+        wide = shortest >= _STRETCHED
+        resized, cut = ((shortest, shortest), (0, 0)) if wide else (resized, (shortest, shortest))
+        shortest = 0 if wide else int(shortest / processor.crop_pct)
+    if not getattr(processor, "do_resize", False) or not (all(resized) or (shortest and all(cut))):
+        raise Permanent(
+            f"{where}: its {type(processor).__name__} does not bring an image to one size",
+            hint="an ONNX entry can say height and width, or a shortest side and a crop: mend preprocessor_config.json",
+        )
+    scaled = getattr(processor, "do_normalize", False)
+    mean, std = processor.image_mean if scaled else 0.0, processor.image_std if scaled else 1.0
+    return Pixels(
+        _by_channel(mean, channels),
+        _by_channel(std, channels),
+        factor=float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else 1.0,
+        fit=resized if all(resized) else (),
+        shortest=0 if all(resized) else shortest,
+        crop=cut if all(cut) else (),
+        resample=Image.Resampling(int(processor.resample)).name.lower(),
+    )
+
+
+def _by_channel(said: Any, channels: int) -> tuple[float, ...]:
+    return tuple(map(float, said if isinstance(said, list | tuple) else [said] * channels))
+
+
+def _side(size: Any, name: str) -> int:
+    found = size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
+    return int(found or 0)
 
 
 def device_of(weights: Weights) -> str:

@@ -2,13 +2,16 @@
 
 The text side is the text embedder that ships anyway (by its name in the registry) and a matrix: no second copy of its weights.
 `prepare` is the whole of the preprocessing, the same code in training and serving; it needs numpy and Pillow only.
+
+A CLIP of the hub, exported, has two towers of its own and sees images as `pixels` says (`models.runtimes.pixels`).
 """
 
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +21,12 @@ from PIL import Image
 from models.errors import Fatal, Poison
 from models.registry import Registry, Weights
 from models.runtimes.onnx import Session
+from models.runtimes.pixels import SMALLEST, Pixels, picture
 from models.runtimes.said import Said
+from models.runtimes.text_embedder import OnnxTextEmbedder, unit
 from models.tasks import Floats, ModelIdentity, TextEmbedder
 
 BATCH = 8  # images per run: more gains nothing on a CPU and costs memory
-_SMALLEST = 32  # pixels a side; below it there is nothing to see
-_LONGEST = 20_000  # pixels a side; above it no X-ray
 _MIDDLE, _HALF = 127.0, 128.0  # the scaling that the ImageNet weights learned with
 
 
@@ -45,16 +48,6 @@ def prepare(image: NDArray[np.uint8], size: int) -> Floats:
     canvas[top : top + fitted[1], left : left + fitted[0]] = np.asarray(grey, np.float32)
     prepared: Floats = ((canvas - _MIDDLE) / _HALF)[None].astype(np.float32)
     return prepared
-
-
-def picture(image: NDArray[np.uint8]) -> Image.Image:
-    """Return an 8-bit greyscale [h, w] or RGB [h, w, 3] image as Pillow's, as it is. Raises `Poison` where it is no such image."""
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise Poison(f"image of type {image.dtype} and shape {image.shape}, expected 8-bit [h, w] or [h, w, 3]", stage="model")
-    height, width = image.shape[:2]
-    if min(height, width) < _SMALLEST or max(height, width) > _LONGEST:
-        raise Poison(f"image of {width} x {height} pixels cannot be judged", stage="model")
-    return Image.fromarray(np.ascontiguousarray(image))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,27 +140,29 @@ class PromptedImageText(ABC):
 
 
 class OnnxImageText(PromptedImageText):
-    """`ImageTextModel` on ONNX Runtime. The graph takes `image` [n, 1, size, size] and gives `embedding` [n, d], unit length."""
+    """`ImageTextModel` on ONNX Runtime. The graph takes `image` [n, channels, h, w] and gives `embedding` [n, d], unit length."""
 
     def __init__(
         self,
         tower: ImageTower,
         text: TextEmbedder,
-        projection: Floats,
+        projection: Floats | None,
         prompts: Prompts,
         identity: ModelIdentity,
         *,
-        size: int,
+        see: Callable[[NDArray[np.uint8]], Floats],
         thresholds: Mapping[str, float] | None = None,
+        batch: int = BATCH,
     ) -> None:
-        """Take the towers; `projection` [text dimensions, d] maps the embedder's vectors into the common space.
+        """Take towers; `projection` [text dimensions, d] maps the embedder's vectors into the common space (None: they are in it).
 
-        `thresholds` is the lowest score per label that counts as found; 0.5 where none is given.
+        `see` makes of an image what the graph takes. `thresholds` is the lowest score per label that counts as found; 0.5 where
+        none is given.
         """
-        if projection.ndim != 2 or projection.shape[0] != text.dimensions:
+        if projection is not None and (projection.ndim != 2 or projection.shape[0] != text.dimensions):
             raise Fatal(f"{identity.name}: projection of shape {projection.shape} on text of {text.dimensions} dimensions")
-        self._tower, self._text, self._projection, self._size = tower, text, projection, size
-        self.dimensions: int = projection.shape[1]
+        self._tower, self._text, self._projection, self._see, self._batch = tower, text, projection, see, batch
+        self.dimensions: int = text.dimensions if projection is None else projection.shape[1]
         super().__init__(identity, prompts, thresholds)
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
@@ -177,13 +172,13 @@ class OnnxImageText(PromptedImageText):
             Poison: an image is not such an image, or the tower answered with NaN.
         """
         found = np.empty((len(images), self.dimensions), np.float32)
-        for at in range(0, len(images), BATCH):
-            prepared = np.stack([prepare(image, self._size) for image in images[at : at + BATCH]])
+        for at in range(0, len(images), self._batch):
+            prepared = np.stack([self._see(image) for image in images[at : at + self._batch]])
             rows = self._tower.run("embedding", {"image": prepared})
             if rows.shape != (len(prepared), self.dimensions):  # one column would be taken for all of them
                 raise Fatal(
                     f"model {self._identity.name} {self._identity.version}: the graph gives {rows.shape[-1]} values an image, "
-                    f"text_projection.npy {self.dimensions} a text"
+                    f"{'the text tower' if self._projection is None else 'text_projection.npy'} {self.dimensions} a text"
                 )
             found[at : at + len(prepared)] = rows
         return found
@@ -192,7 +187,8 @@ class OnnxImageText(PromptedImageText):
         """Embed texts: [len(texts), dimensions], unit length. A text over the embedder's limit raises `Poison`."""
         if not texts:
             return np.empty((0, self.dimensions), np.float32)
-        return unit(self._text.embed(texts) @ self._projection)
+        vectors = self._text.embed(texts)
+        return vectors if self._projection is None else unit(vectors @ self._projection)
 
 
 def softmax(logits: Floats) -> Floats:
@@ -201,22 +197,20 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def unit(rows: Floats) -> Floats:
-    """Scale rows to unit length."""
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
-
-
 def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:
     """Open a verified model (the registry's loader for `onnx-image-text`): `model.onnx`, `text_projection.npy`.
 
-    `[model.preprocessing]` gives size, text_tower (an embedding model of the registry), prompts, scale and offsets.
+    `[model.preprocessing]` gives size, text_tower (an embedding model of the registry), prompts, scale and offsets; with `pixels`
+    in place of the first two it is a model of two towers (`_towers`).
 
     Raises:
         Fatal: files or settings do not make such a model.
     """
     entry = weights.entry
+    if "pixels" in entry.preprocessing:
+        return _towers(weights, threads)
     said = Said(weights, "size", "text_tower", "prompts", "scale", "offsets", "device", "images_learned")
-    size, name = said.whole("size", 0, least=_SMALLEST), said.text("text_tower", "")
+    size, name = said.whole("size", 0, least=SMALLEST), said.text("text_tower", "")
     tower = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
     tower.require(inputs=["image"], outputs=["embedding"])
     if (found := tower.width("image")) not in (None, size):
@@ -230,4 +224,21 @@ def load(weights: Weights, *, threads: int = 1) -> OnnxImageText:
         raise Fatal(f"{said.where}: text_projection.npy has values that are not finite", hint="it is damaged: train it again")
     text = Registry.load().open("embedding", name=name, threads=threads)
     prompts = Prompts.from_registry(said.raw, entry.labels, said.where)
-    return OnnxImageText(tower, text, matrix, prompts, weights.identity, size=size, thresholds=entry.thresholds)
+    return OnnxImageText(
+        tower, text, matrix, prompts, weights.identity, see=partial(prepare, size=size), thresholds=entry.thresholds
+    )
+
+
+def _towers(weights: Weights, threads: int) -> OnnxImageText:
+    """Open two towers: `model.onnx` of images, `text.onnx` (`input_ids` [, `attention_mask`]) with `tokenizer.json` of texts.
+
+    `limit` are the tokens of a text, `batch` the images of one run: 1 (the default) lets a vector depend on nothing but its image.
+    """
+    said = Said(weights, "pixels", "limit", "dimensions", "prompts", "scale", "offsets", "batch", "device")
+    pixels = Pixels.from_registry(said.raw["pixels"], said.where)
+    tower = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
+    tower.require(inputs=["image"], outputs=["embedding"])
+    text = OnnxTextEmbedder.tower(weights, said, "text.onnx", threads=threads)
+    prompts = Prompts.from_registry(said.raw, weights.entry.labels, said.where)
+    thresholds, batch = weights.entry.thresholds, said.whole("batch", 1)
+    return OnnxImageText(tower, text, None, prompts, weights.identity, see=pixels.of, thresholds=thresholds, batch=batch)

@@ -13,14 +13,20 @@ from typing import Any, Final
 
 import open_clip
 import torch
+from open_clip.hf_model import HFTextEncoder
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import models as bpe
 
-from models.errors import Fatal
+from models.errors import Fatal, Permanent
 from models.registry import Weights
 from models.runtimes import hub
-from models.runtimes.clip import TorchImageText, scale_of
+from models.runtimes.clip import Export, TorchImageText, Tower, scale_of
+from models.runtimes.pixels import Pixels
 
 _CONFIG: Final = "open_clip_config.json"
 _TEXT: Final = "text_model"
+_ENDS: Final = ("<start_of_text>", "<end_of_text>")
+_WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # open_clip's own, ends left out
 
 
 def load(weights: Weights, *, threads: int) -> TorchImageText:
@@ -31,12 +37,50 @@ def load(weights: Weights, *, threads: int) -> TorchImageText:
     model.eval()
     return TorchImageText(
         weights,
-        lambda images: model.encode_image(torch.stack([prepare(image) for image in images]).to(device)),
-        lambda texts: model.encode_text(tokenizer(list(texts)).to(device)),
+        Tower(lambda images: {"image": torch.stack([prepare(image) for image in images]).to(device)}, model.encode_image),
+        Tower(lambda texts: {"text": tokenizer(list(texts)).to(device)}, model.encode_text),
         tokens=_counter(tokenizer),
         limit=int(tokenizer.context_length),
         scale=scale_of(model),
+        export=Export(
+            model,
+            lambda: _pixels(model, weights),
+            lambda: _cutter(tokenizer, weights),
+            # A tower of open_clip's own has a mask of the whole context's size; one of transformers takes any length.
+            context=0 if isinstance(getattr(model, "text", None), HFTextEncoder) else int(tokenizer.context_length),
+            pad=int(getattr(getattr(model, "text", model), "pad_id", 0) or 0),
+        ),
     )
+
+
+def _pixels(model: Any, weights: Weights) -> Pixels:
+    said = dict(model.visual.preprocess_cfg)
+    height, width = said["size"] if isinstance(said["size"], list | tuple) else (said["size"], said["size"])
+    mode = said["resize_mode"]
+    if mode not in ("shortest", "squash") or (mode == "shortest" and height != width):
+        raise Permanent(
+            f"{hub.where(weights)}: {_CONFIG} has resize_mode {mode!r} to {width} x {height}, which no ONNX entry can say",
+            hint="resize_mode shortest (of a square) and squash can be exported",
+        )
+    size = {"shortest": height, "crop": (height, width), "round": "even"} if mode == "shortest" else {"fit": (height, width)}
+    return Pixels(tuple(map(float, said["mean"])), tuple(map(float, said["std"])), resample=said["interpolation"], **size)
+
+
+def _cutter(tokenizer: Any, weights: Weights) -> Tokenizer:
+    """Return the folder's tokenizer, or OpenAI's, which the library has in a form of its own, as `tokenizers` has it."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:
+        return hub.cutter(inner, weights, rows=None)
+    vocabulary, (first, last) = tokenizer.encoder, _ENDS
+    made = Tokenizer(bpe.BPE(dict(vocabulary), list(tokenizer.bpe_ranks), end_of_word_suffix="</w>", unk_token=last))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    ends = [(token, vocabulary[token]) for token in _ENDS]
+    made.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=ends)
+    return made
 
 
 def _opened(folder: Path, device: str, weights: Weights) -> tuple[Any, Any, Any]:

@@ -19,8 +19,10 @@ from sentence_transformers.util import import_from_string
 from models.errors import Fatal, Permanent, Poison
 from models.registry import Weights
 from models.runtimes import hub
+from models.runtimes.exportable import TOKENIZER, Network, Plan
 from models.runtimes.onnx import finite
 from models.runtimes.said import Said
+from models.runtimes.text_embedder import POOLED
 from models.tasks import Floats, ModelIdentity
 
 _LONGEST = 512  # tokens, where neither folder nor tokenizer says less
@@ -92,6 +94,36 @@ class SentenceTransformersEmbedder:
         if not texts:
             return np.empty((0, self.dimensions), np.float32)
         return self._encoded(texts)
+
+    def plan(self) -> Plan:
+        """Say how it is exported: with all its modules in the graph. Raises `Permanent` for a prompt that pooling leaves out."""
+        pooling = next((part for part in self._model if hasattr(part, "include_prompt")), None)
+        if self._prompt and pooling is not None and not pooling.include_prompt:
+            raise Permanent(
+                f"{self._where}: its pooling leaves the prompt out, which an ONNX graph here cannot",
+                hint='prompt = "..." in [model.preprocessing] names another of its prompts, an empty one say',
+            )
+
+        def feed(text: str) -> dict[str, Any]:
+            ids = torch.tensor([self._tokenizer.encode(self._prompt + text).ids])
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+        def call(input_ids: Any, attention_mask: Any) -> Any:
+            features = {"input_ids": input_ids, "attention_mask": attention_mask}
+            for module in self._model:
+                features = module(features)
+            return features["sentence_embedding"]
+
+        inner = next((part for part in self._model.modules() if isinstance(part, transformers.PreTrainedModel)), None)
+        heads = 0 if inner is None else hub.heads_of(inner.config)
+        said: dict[str, Any] = {"dimensions": self.dimensions, "limit": self.limit}
+        return Plan(
+            "onnx-text-embedder",
+            (Network("model.onnx", hub.traceable(self._model), call, feed, POOLED, heads=heads),),
+            said | ({"prompt": self._prompt} if self._prompt else {}),
+            (),
+            lambda folder: self._tokenizer.save(str(folder / TOKENIZER), pretty=False),
+        )
 
     def _encoded(self, texts: Sequence[str]) -> Floats:
         with hub.running(self._where):

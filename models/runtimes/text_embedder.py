@@ -1,7 +1,9 @@
 """Sentence embeddings: tokens in, mean of the last states over real tokens, scaled to unit length.
 
 The graph gives `last_hidden_state` [batch, tokens, dimensions]; pooling is done here, in numpy, so that the file is the encoder
-as published. A text longer than `limit` is refused, never cut: chunking is the processor's work, by `offsets`.
+as published. Or it pools itself, in whatever way (`sentence_embedding` [batch, dimensions], as exported from the hub's format);
+then `prompt` may be the words that go before every text. A text longer than `limit` is refused, never cut: chunking is the
+processor's work, by `offsets`.
 
 Dynamic INT8 scales activations over a whole run, so what shares a run with a text would change its vector a little, and a
 rerun batches otherwise. `batch` = 1 (the default) makes a text's vector depend on nothing but the text; more is for
@@ -9,7 +11,7 @@ processors where batching pays (CUDA), where runs are of like lengths to save pa
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,14 @@ from tokenizers import Encoding
 
 from models.errors import Fatal, Poison
 from models.registry import Weights
+from models.runtimes.exportable import TOKENIZER
 from models.runtimes.onnx import Session
 from models.runtimes.said import Said
 from models.runtimes.token_classifier import tokenizer_of
 from models.tasks import Floats, ModelIdentity
 
+POOLED: Final = "sentence_embedding"
+STATES: Final = "last_hidden_state"
 LIMIT: Final = 256  # tokens, special ones included: what all-MiniLM-L6-v2's configuration says
 
 
@@ -30,18 +35,34 @@ class OnnxTextEmbedder:
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where graph and tokenizer do not fit."""
-        said = Said(weights, "dimensions", "limit", "batch", "device")
+        self._read(weights, Said(weights, "dimensions", "limit", "batch", "prompt", "device"), "model.onnx", threads)
+
+    @classmethod
+    def tower(cls, weights: Weights, said: Said, file: str, *, threads: int) -> Self:
+        """Load the text tower of another kind of model from one of its files; the entry's `limit` is the tower's.
+
+        Raises `Fatal` as the constructor.
+        """
+        made = cls.__new__(cls)
+        made._read(weights, said, file, threads, batch=1)
+        return made
+
+    def _read(self, weights: Weights, said: Said, file: str, threads: int, batch: int = 0) -> None:
         self._identity, self._where = weights.identity, said.where
-        self._batch = said.whole("batch", 1)
-        self.limit = said.whole("limit", LIMIT, least=3)
-        self._tokenizer = tokenizer_of(weights)
-        self._session = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
-        self._session.require(inputs=["input_ids", "attention_mask"], outputs=["last_hidden_state"])
-        width = self._session.width("last_hidden_state")
+        self.limit, self._prompt = said.whole("limit", LIMIT, least=3), said.text("prompt", "") if "prompt" in said.raw else ""
+        self._tokenizer = tokenizer_of(weights, TOKENIZER)
+        self._session = Session(weights, file, threads=threads, device=said.text("device", "cpu"))
+        self._output = POOLED if POOLED in self._session.outputs else STATES
+        masked = "attention_mask" in self._session.inputs
+        self._session.require(
+            inputs=["input_ids", *(["attention_mask"] if self._output == STATES else [])], outputs=[self._output]
+        )
+        self._batch = batch or (said.whole("batch", 1) if masked else 1)  # without a mask nothing may be filled up
+        width = self._session.width(self._output)
         self.dimensions = said.whole("dimensions", width or 0)
         if width not in (None, self.dimensions):
             raise Fatal(
-                f"{self._where}: the graph gives {width} values a token, preprocessing.dimensions is {self.dimensions}",
+                f"{self._where}: the graph gives {width} values a {self._each}, preprocessing.dimensions is {self.dimensions}",
                 hint=f"dimensions = {width}, or another graph",
             )
 
@@ -68,6 +89,8 @@ class OnnxTextEmbedder:
                     stage="model",
                     hint="cut it into chunks by offsets()",
                 )
+        if self._prompt:  # which the limit does not count
+            encodings = [self._tokenizer.encode(self._prompt + text) for text in texts]
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         by_length = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
         for at in range(0, len(texts), self._batch):
@@ -82,13 +105,20 @@ class OnnxTextEmbedder:
         for row, encoding in enumerate(encodings):
             ids[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = 1
-        feeds: dict[str, NDArray[np.int64]] = {"input_ids": ids, "attention_mask": mask}
+        feeds: dict[str, NDArray[np.int64]] = {"input_ids": ids}
+        if "attention_mask" in self._session.inputs:
+            feeds["attention_mask"] = mask
         if "token_type_ids" in self._session.inputs:
             feeds["token_type_ids"] = np.zeros_like(ids)
-        states = self._session.run("last_hidden_state", feeds)
-        if states.shape != (*ids.shape, self.dimensions):
-            raise Fatal(f"{self._where}: the graph gives {states.shape[-1:]} values a token, not {self.dimensions}")
-        return mean_pooled(states, mask)
+        found = self._session.run(self._output, feeds)
+        pooled = self._output == POOLED
+        if found.shape != ((len(ids), self.dimensions) if pooled else (*ids.shape, self.dimensions)):
+            raise Fatal(f"{self._where}: the graph gives {found.shape[-1:]} values a {self._each}, not {self.dimensions}")
+        return unit(found) if pooled else mean_pooled(found, mask)
+
+    @property
+    def _each(self) -> str:
+        return "text" if self._output == POOLED else "token"
 
 
 def mean_pooled(states: Floats, mask: NDArray[np.int64]) -> Floats:
@@ -98,7 +128,12 @@ def mean_pooled(states: Floats, mask: NDArray[np.int64]) -> Floats:
     """
     weights = mask[..., None].astype(np.float32)
     mean = (states * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0)
-    return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+    return unit(mean)
+
+
+def unit(rows: Floats) -> Floats:
+    """Scale rows to unit length."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def load(weights: Weights, *, threads: int) -> OnnxTextEmbedder:

@@ -23,6 +23,7 @@ from tokenizers import Encoding, Tokenizer
 from models.errors import Fatal
 from models.figures import whole
 from models.registry import Weights
+from models.runtimes.label_map import Columns
 from models.runtimes.onnx import Session
 from models.runtimes.said import Said
 from models.runtimes.tagging import Head, decode
@@ -116,6 +117,10 @@ class WindowedTagger:
         Raises `Poison` (stage `model`) where the model gives values that are not finite.
         """
         return [self._find(text) for text in texts]
+
+    def scores(self, text: str) -> Floats:
+        """Return what the model itself says of a text's tokens, special ones left out: [tokens, columns]."""
+        return self._token_logits(np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64))
 
     def _find(self, text: str) -> list[Span]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -261,16 +266,22 @@ def heads_of(weights: Weights) -> dict[str, Head]:
 
 
 class OnnxTokenClassifier(WindowedTagger):
-    """The same, from an ONNX file whose graph gives `logits`."""
+    """The same, from an ONNX file whose graph gives `logits`.
+
+    The label map is `preprocessing.heads`, or for a model exported from the hub's format `columns`, its labels as it has them, with
+    the `types` and `aggregation` of `transformers-token-classifier`.
+    """
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         """Load it. Raises `Fatal` where graph, tokenizer and label map do not fit each other."""
-        entry, said = weights.entry, Said(weights, "heads", "serve", "window", "overlap", "device")
+        keys = ("columns", "types", "aggregation") if "columns" in weights.entry.preprocessing else ("heads", "serve")
+        entry, said = weights.entry, Said(weights, *keys, "window", "overlap", "device")
         where, window = said.where, said.whole("window", WINDOW)
-        heads = heads_of(weights)
+        self._columns = _columns(said) if "columns" in keys else None
+        heads = heads_of(weights) if self._columns is None else {self._columns.head.name: self._columns.head}
         session = Session(weights, "model.onnx", threads=threads, device=said.text("device", "cpu"))
         session.require(inputs=["input_ids"], outputs=["logits"])
-        width = sum(len(head.tags) for head in heads.values())
+        width = self._columns.width if self._columns else sum(len(head.tags) for head in heads.values())
         if (found := session.width("logits")) not in (None, width):
             raise Fatal(f"{where}: the graph gives {found} scores a token, its label map names {width} tags")
         serve = said.raw.get("serve", list(heads))
@@ -301,6 +312,16 @@ class OnnxTokenClassifier(WindowedTagger):
             overlap=said.whole("overlap", min(OVERLAP, window // 4), least=0),
         )
         self.heads = heads  # of which `names` speak
+
+    def _words(self, logits: Floats, firsts: NDArray[np.int64]) -> Floats:
+        return super()._words(logits, firsts) if self._columns is None else self._columns.words(logits, firsts)
+
+
+def _columns(said: Said) -> Columns:
+    named = said.raw["columns"]
+    if not isinstance(named, list | tuple) or not named:
+        raise said.wrong("columns", "the label of each column, in their order")
+    return Columns([str(one) for one in named], said.raw, said.where)
 
 
 def load(weights: Weights, *, threads: int) -> OnnxTokenClassifier:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from models.registry import Weights
 from models.runtimes import hub
-from models.runtimes.clip import TorchImageText, scale_of
+from models.runtimes.clip import Export, TorchImageText, Tower, scale_of
 
 
 def load(weights: Weights, *, threads: int) -> TorchImageText:
@@ -20,21 +20,28 @@ def load(weights: Weights, *, threads: int) -> TorchImageText:
     model = model.eval().to(device)
     limit = int(model.config.text_config.max_position_embeddings)
 
-    def images(pictures: Sequence[Image.Image]) -> Any:
-        pixels = processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(device)
-        return _features(model.get_image_features(pixel_values=pixels))
+    def see(pictures: Sequence[Image.Image]) -> dict[str, Any]:
+        return {"pixel_values": processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(device)}
 
-    def texts(given: Sequence[str]) -> Any:
+    def cut(given: Sequence[str]) -> dict[str, Any]:
         tokens = tokenizer(list(given), padding=True, return_tensors="pt").to(device)
-        return _features(model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
+        return {key: tokens[key] for key in ("input_ids", "attention_mask")}
+
+    def texts(input_ids: Any, attention_mask: Any) -> Any:
+        return _features(model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
 
     return TorchImageText(
         weights,
-        images,
-        texts,
+        Tower(see, lambda pixel_values: _features(model.get_image_features(pixel_values=pixel_values))),
+        Tower(cut, texts),
         tokens=lambda text: len(tokenizer(text, truncation=False)["input_ids"]),
         limit=limit,
         scale=scale_of(model),
+        export=Export(
+            model,
+            lambda: hub.pixels_of(processor, 3, hub.where(weights)),
+            lambda: hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config)),
+        ),
     )
 
 

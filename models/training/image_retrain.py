@@ -115,8 +115,9 @@ def retrain(
         Permanent: too few labels, a champion of another runtime, or a fixed set without both classes.
     """
     weights = registry.weights(TASK)
-    if weights.entry.runtime != _RUNTIME:
-        raise Permanent(f"{weights.entry.name} cannot be retrained here", hint=f"only models of the runtime {_RUNTIME} can")
+    if weights.entry.runtime != _RUNTIME or "text_tower" not in weights.entry.preprocessing:
+        hint = f"only models of the runtime {_RUNTIME} can, with a text_tower that their projection is fitted on"
+        raise Permanent(f"{weights.entry.name} cannot be retrained here", hint=hint)
     notes: list[str] = []
     images = _fixed(fixed, weights, notes)
     kept = _apart(examples, images, notes)

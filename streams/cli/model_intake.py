@@ -60,7 +60,7 @@ def add(
     folder, address = Path(source), ""
     if bool(task) != bool(runtime):
         raise Permanent("--task and --runtime go together", hint="leave both out where the folder says what it is")
-    kind, more = (task, runtime) if task else None, _more(entry)
+    kind, more = (task, runtime) if task else None, more_of(entry)
     if is_address(source):
         address = pinned(source)
         name = name or address.partition("@")[0].rpartition("/")[2]
@@ -175,7 +175,8 @@ def _site(registry: Path | None) -> Path:
     return site
 
 
-def _more(path: Path | None) -> dict[str, Any]:
+def more_of(path: Path | None) -> dict[str, Any]:
+    """Read a TOML file with more of an entry, {} where there is none. Raises `Permanent` where it is absent or is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) if path is not None else {}
     except FileNotFoundError as error:

@@ -2,11 +2,7 @@
 
 import asyncio
 import json
-import os
-import platform
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,16 +13,14 @@ from rich.table import Table
 
 from models.errors import Fatal, Permanent, VigilError
 from streams.cli.evaluate import evaluate
+from streams.cli.model_export import export
 from streams.cli.model_in_use import audit_change
 from streams.cli.model_intake import add, pull, tell
 from streams.cli.model_reference import reference
-from streams.keeping import try_out
 from streams.settings import load
 
 if TYPE_CHECKING:
-    from models.quantising import Comparison
     from models.registry import ModelEntry, Registry
-    from models.training.embedding_export import Judged
 
 app = typer.Typer(
     help="The models: list, show, verify, add, pull, evaluate, challenge, promote, roll back, export.", no_args_is_help=True
@@ -35,6 +29,7 @@ app.command("add")(add)
 app.command("pull")(pull)
 app.command("evaluate")(evaluate)
 app.command("reference")(reference)
+app.command("export")(export)
 
 Site = Annotated[Path | None, typer.Option("--registry", help="a site's registry file; default: the setting models.registry")]
 Unopened = Annotated[
@@ -103,6 +98,7 @@ def show(
             "thresholds chosen": entry.thresholds_chosen,
             "meant for": "; ".join(f"{key}: {', '.join(said)}" for key, said in entry.meant_for or () if said),
             "digest": entry.digest,
+            "made of": _made_of(entry),
         }
         for fact, value in (facts | {f"figure: {metric}": f"{v:g}" for metric, v in entry.quality.items()}).items():
             table.add_row(fact, escape(value))
@@ -113,6 +109,17 @@ def show(
                 console.print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
             elif part == "card.md":
                 console.print(f"no card: {part} is not beside the weights", style="yellow", highlight=False)
+
+
+def _made_of(entry: "ModelEntry") -> str:
+    """Say what an exported model was made of, and how."""
+    if (source := entry.made_of) is None:
+        return ""
+    scales = f", scales of {source.calibrated_on}" if source.calibrated_on else ""
+    return (
+        f"{source.name} {source.version} ({source.runtime}, {source.digest}), {source.way}{scales}; measured on "
+        f"{source.measured_on}, tolerance {source.tolerance:g} points"
+    )
 
 
 @app.command("verify")
@@ -364,72 +371,6 @@ def _reaches(task: str) -> str:
     return "Running lanes switch within seconds; vigil_model_info shows it."
 
 
-@app.command("export")
-def export(
-    task: Annotated[str, typer.Argument(help="embedding, or ner with --run")],
-    out: Annotated[Path, typer.Option(help="folder for the ONNX file, the tokenizer and the card")],
-    registry: Annotated[Path, typer.Option("--registry", help="the registry file that gets the entry; made if absent")],
-    run: Annotated[Path | None, typer.Option(help="ner: the folder of a training run (model.pt, made.json)")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="ner: the corpora, for thresholds and the card's figures. embedding: notes and questions (mtsamples queries), on "
-            "which every way of quantising is compared"
-        ),
-    ] = None,
-    version: Annotated[str, typer.Option(help="ner: the version of what is made")] = "1",
-    report: Annotated[Path | None, typer.Option(help="embedding with --data: write the comparison here, as JSON")] = None,
-) -> None:
-    """Export a torch model to INT8 ONNX, with its parity to fp32; refused where too much is lost. Needs the train extra."""
-    if report is not None and (task != "embedding" or data is None):
-        raise Permanent("--report writes the comparison that `embedding --data` makes")
-    try_out(report, "comparison")
-    if task == "embedding":
-        from models.training import embedding_export
-
-        made = embedding_export.export(out, registry=registry, judged=_judged(data) if data else None)
-        entry = made.entry
-        if made.ways:
-            _console().print(_ways(made.ways))
-            if report:
-                report.write_text(json.dumps(asdict(made.ways), indent=1) + "\n")
-    elif task == "ner":
-        if run is None or data is None:
-            raise Permanent("ner needs --run and --data", hint="`vigil train ner` makes the run's folder")
-        from models.training import ner_export
-
-        entry, _ = ner_export.export(run, data, version=version, out=out, registry=registry)
-    else:
-        raise Permanent(
-            f"no export for {task!r}", hint="embedding and ner; deterioration and images are exported as they train"
-        )
-    _console().print(f"{entry.name} {entry.version} {entry.digest} in {out}", highlight=False, soft_wrap=True)
-    for metric, value in entry.quality.items():
-        _console().print(f"  {metric}: {value:g}", highlight=False)
-
-
-def _judged(data: Path) -> "Judged":
-    from models.evaluation.question_sets import gather
-    from models.training.embedding_export import Judged
-    from processors import retrieval_quality
-
-    files, _ = gather(data)
-    texts = [note[:1500] for asked in files for note in asked.notes if note.strip()][:128]
-
-    def told(name: str) -> None:
-        Console(stderr=True).print(f"{name} ...", highlight=False)
-
-    about = ", ".join(f"{len(asked.questions):,} questions to the notes of {asked.name}" for asked in files)
-    machine = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {datetime.now(UTC):%Y-%m-%d}"
-    return Judged(texts, "recall@1", lambda model: retrieval_quality.first(model, files), about, machine, told)
-
-
-def _ways(ways: "Comparison") -> Table:
-    head, *rows = ways.table()
-    table = Table(*head, title="against fp32", title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _site(registry: Path | None) -> Path | None:

@@ -130,7 +130,7 @@ def test_every_kind_of_label_map_gives_the_same_entities(tmp_path: Path, labels:
     ],
 )
 def test_a_label_map_is_read_by_what_it_means(labels: list[str], types: dict[str, str], tags: str) -> None:
-    from models.runtimes.transformers_token_classifier import LabelMap
+    from models.runtimes.label_map import LabelMap
 
     assert " ".join(LabelMap(labels, "model x 1", types).tags) == tags
 
@@ -148,7 +148,7 @@ def test_a_label_map_is_read_by_what_it_means(labels: list[str], types: dict[str
     ],
 )
 def test_a_label_map_that_means_nothing_is_refused(labels: list[str], types: dict[str, str], says: str) -> None:
-    from models.runtimes.transformers_token_classifier import LabelMap
+    from models.runtimes.label_map import LabelMap
 
     with pytest.raises(Fatal, match=f"model x 1: .*{says}") as refused:
         LabelMap(labels, "model x 1", types)

@@ -1,6 +1,7 @@
 """The image-text runtime: preprocessing, scores by prompts, and the weights that ship."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ PROMPTS = Prompts({"no finding": ("clear", "normal"), "pneumonia": ("opaque", "i
 
 def small(prompts: Prompts = PROMPTS) -> OnnxImageText:
     identity = ModelIdentity("small", "1", "ab")
-    return OnnxImageText(Brightness(), Words(), np.eye(2, dtype=np.float32), prompts, identity, size=64)
+    return OnnxImageText(Brightness(), Words(), np.eye(2, dtype=np.float32), prompts, identity, see=partial(prepare, size=64))
 
 
 def test_scores_follow_the_prompts_and_sum_to_one() -> None:
@@ -171,7 +172,8 @@ def test_without_prompts_it_is_said_that_they_are_missing() -> None:
 
 def test_a_projection_that_does_not_fit_the_text_is_refused() -> None:
     with pytest.raises(Fatal, match="projection"):
-        OnnxImageText(Brightness(), Words(), np.eye(3, dtype=np.float32), PROMPTS, ModelIdentity("x", "1", "a"), size=64)
+        see = partial(prepare, size=64)
+        OnnxImageText(Brightness(), Words(), np.eye(3, dtype=np.float32), PROMPTS, ModelIdentity("x", "1", "a"), see=see)
 
 
 # ------------------------------------------------------------------------------------------ the weights that ship

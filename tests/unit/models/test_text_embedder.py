@@ -135,3 +135,44 @@ def test_vectors_are_those_of_the_published_weights(shipped: TextEmbedder) -> No
     cosines = (rows * shipped.embed(SAMPLES)).sum(axis=1)
     assert cosines.mean() >= 0.99
     assert cosines.min() >= 0.98
+
+
+# --- graphs that pool themselves, as they are exported from the hub's format ---
+
+
+def pooled(folder: Path, *, masked: bool, **preprocessing: object) -> TextEmbedder:
+    """Give the sum of a table's rows over the tokens, whatever the mask says."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    table = np.random.default_rng(3).normal(size=(len(tiny.TOKENS), 4)).astype(np.float32)
+    names = ["input_ids", *(["attention_mask"] if masked else [])]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["rows"], axis=0),
+            helper.make_node("ReduceSum", ["rows", "over"], ["sentence_embedding"], keepdims=0),
+        ],
+        "pooled",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in names],
+        [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "over")],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    tiny.tokenizer().save(str(folder / "tokenizer.json"))
+    return load(tiny.weights_of(folder, task="embedding", runtime="onnx-text-embedder", preprocessing=preprocessing), threads=1)
+
+
+def test_a_graph_that_pools_is_taken_at_its_word(tmp_path: Path) -> None:
+    texts = ["chest pain and cough", "fever", ""]
+    model = pooled(tmp_path, masked=False, batch=3, limit=12)
+    vectors = model.embed(texts)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    # without a mask texts of different lengths never share a run, whatever `batch` says
+    assert np.array_equal(vectors, np.concatenate([model.embed([text]) for text in texts]))
+    asked = pooled(tmp_path, masked=True, prompt="mild ", limit=12)
+    assert np.allclose(asked.embed(["cough"]), model.embed(["mild cough"]))
+    assert asked.embed(["fever " * 10]).shape == (1, 4)  # its prompt is none of the 12 tokens
+    with pytest.raises(Poison, match="has 13 tokens, more than 12"):
+        asked.embed(["fever " * 11])
+    with pytest.raises(Fatal, match="gives 4 values a text"):
+        pooled(tmp_path, masked=True, dimensions=5)

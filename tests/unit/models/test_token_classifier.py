@@ -308,3 +308,27 @@ def test_the_shipped_model_reads_past_its_window(shipped: TokenClassifier) -> No
     found = texts_of(text, shipped.find([text])[0])
     assert ("symptom", "fever") in found
     assert ("medication", "amoxicillin") in found
+
+
+def test_columns_of_the_hub_are_read_as_they_are(tmp_path: Path) -> None:
+    labels = ["problem-I", "O", "problem-B", "[PAD]", "drug-B", "drug-I"]
+    table = np.zeros((len(tiny.TOKENS), len(labels)), np.float32)
+    table[:, 1] = 8.0
+    for word, label in (("chest", "problem-B"), ("pain", "problem-I"), ("aspirin", "drug-B"), ("##7", "drug-B")):
+        table[tiny.IDS[word], labels.index(label)] = 16.0
+    folder = tiny.classifier_folder(tmp_path, table)
+    said: dict[str, object] = {"columns": labels, "types": {"problem": "symptom"}}
+    model = load(tiny.weights_of(folder, preprocessing=said), threads=1)
+    assert [(s.label, s.start, s.end) for s in model.find(["mild chest pain, aspirin"])[0]] == [("symptom", 5, 15)]
+    both = {"columns": labels, "aggregation": "max"}
+    model = load(tiny.weights_of(folder, preprocessing=both), threads=1)
+    assert [s.label for s in model.find(["a7"])[0]] == ["drug"]
+    assert model.find(["a7"]) != load(tiny.weights_of(folder, preprocessing={"columns": labels}), threads=1).find(["a7"])
+    for wrong, words in (
+        ({"columns": labels[:-1]}, "gives 6 scores a token, its label map names 5"),
+        ({"columns": []}, r"preprocessing\.columns is \[\]"),
+        (both | {"heads": []}, "knows no such key"),
+        ({"columns": [label for label in labels if label != "O"] + ["X"]}, "not exactly one O"),
+    ):
+        with pytest.raises(Fatal, match=words):
+            load(tiny.weights_of(folder, preprocessing=wrong), threads=1)
