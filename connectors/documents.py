@@ -21,6 +21,7 @@ from typing import Final
 
 from connectors.contexts import Contexts, surviving
 from connectors.identity import Identities
+from processors.events import NoteEvent, ProcessingId
 from processors.identity import natural_id
 
 _KEPT: Final = 4  # notes of a number: more only show again that it is given to several documents
@@ -31,21 +32,27 @@ class Filed:
     """A note that was filed under a number.
 
     `at`: the time that the document says it is of, as sent; empty where it says none. `took`: the note whose place it took, so that
-    what was not confirmed says the same when it comes again.
+    what was not confirmed says the same when it comes again. `event`: the id of the event that filed it last, where that is asked.
     """
 
     patient_id: str
     note_id: str
     at: str = ""
     took: str | None = None
+    event: str = ""
 
 
 class Documents:
-    """The notes of the numbers heard of most recently, at most `limit` (about 500 bytes each); forgets the oldest above that."""
+    """The notes of the numbers heard of most recently, at most `limit` (about 500 bytes each); forgets the oldest above that.
 
-    def __init__(self, limit: int = 100_000) -> None:
+    And the newest texts, at most `characters` of them in all: what changes a document's status may come without its text.
+    """
+
+    def __init__(self, limit: int = 100_000, characters: int = 32_000_000) -> None:
         self._limit = limit
         self._known: OrderedDict[str, tuple[Filed, ...]] = OrderedDict()
+        self._room = characters
+        self._notes: OrderedDict[tuple[str, ProcessingId], NoteEvent] = OrderedDict()
 
     def get(self, number: str) -> tuple[Filed, ...]:
         """Return the notes of a number, the newest last; none where nothing is known."""
@@ -58,6 +65,22 @@ class Documents:
             self._known.move_to_end(number)
         while len(self._known) > self._limit:
             self._known.popitem(last=False)
+
+    def keep(self, note: NoteEvent) -> None:
+        """Remember the version of a note that came last, where it has a text."""
+        key = note.note_id, note.processing
+        if before := self._notes.pop(key, None):
+            self._room += len(before.text)
+        if note.text:
+            self._notes[key] = note
+            self._room -= len(note.text)
+        while self._room < 0:
+            _, oldest = self._notes.popitem(last=False)
+            self._room += len(oldest.text)
+
+    def last(self, note_id: str, processing: ProcessingId) -> NoteEvent | None:
+        """Return the version of a note that came last, None where it has no text or is not remembered."""
+        return self._notes.get((note_id, processing))
 
 
 def after(notes: Iterable[Filed], one: Filed) -> tuple[Filed, ...]:
