@@ -63,10 +63,18 @@ class RowMapper:
         self._identities = identities
         self._zone = ZoneInfo(mapping.zone)
         self._authority = identities.authority(mapping.authority, self.name)
+        self._columns, self._names = set(mapping.wanted), set(mapping.names)  # that no row has had so far
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What the mapping names and no row had: columns (of JSON lines; a table without one is refused) and names."""
+        return tuple(sorted(self._columns | self._names))
 
     def read(self, row: Row) -> Reading:
         """Read one row. Raises `Unusable` where patient or time is missing or cannot be read."""
         mapping = self.mapping
+        self._columns.difference_update(row.values)
+        self._names.discard(self._text(row, mapping.parameter))
         patient = self._text(row, mapping.patient)
         if not patient:
             raise Unusable("no patient")
