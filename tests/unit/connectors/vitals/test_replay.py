@@ -260,6 +260,51 @@ async def test_an_empty_cell_is_no_value_whatever_else_is_none(tmp_path):
     assert events[1].message == "line 3: no time"
 
 
+BERLIN = RATE.model_copy(update={"zone": "Europe/Berlin"})
+AUTUMN = ["01:50", "02:10", "02:50", "02:10", "02:50", "03:10"]  # 2026-10-25: 03:00 is 02:00 once more
+
+
+async def times_of(path, mapping, **changes):
+    reader = source(path, mapping, **changes)
+    sets = [event async for _, event in reader if isinstance(event, VitalsEvent)]
+    return [one.observed_at.astimezone(UTC).strftime("%H:%M") for one in sets], reader.flags
+
+
+async def test_the_hour_that_occurs_twice_is_told_apart_by_the_order_of_the_rows(tmp_path):
+    rows = [f"{who},2026-10-25T{at}:00,7{n}\n" for n, at in enumerate(AUTUMN) for who in ("P1", "P2")]
+    (tmp_path / "wide.csv").write_text("id,at,hr\n" + "".join(rows))
+    expected = [one for one in ("23:50", "00:10", "00:50", "01:10", "01:50", "02:10") for _ in range(2)]
+    for order in ("time", "file"):
+        times, flags = await times_of(tmp_path / "wide.csv", BERLIN, order=order)
+        assert times == expected
+        assert flags == {"a time that occurred twice (daylight saving)": 8}
+    done = await replay(source(tmp_path / "wide.csv", BERLIN), RecordingPublisher())
+    assert done.flags.total() == 8
+    events = await played(tmp_path / "wide.csv", BERLIN)
+    assert len({event.id for event in events}) == 12
+
+
+async def test_the_hour_that_occurs_twice_in_a_long_file_and_out_of_order(tmp_path):
+    long = LONG.model_copy(update={"zone": "Europe/Berlin", "time": "at", "time_in": "timestamp"})
+    hourly = [("01:00", "23:00"), ("02:00", "00:00"), ("02:00", "01:00"), ("03:00", "02:00")]
+    for names in (("HR", "RR"), ("RR", "HR")):
+        rows = [f"P1,2026-10-25T{at}:00,{name},7{n}\n" for n, (at, _) in enumerate(hourly) for name in names]
+        for order in (rows, sorted(rows, key=lambda row: row.split(",")[2])):
+            (tmp_path / "long.csv").write_text("id,at,what,value\n" + "".join(order))
+            times, _ = await times_of(tmp_path / "long.csv", long)
+            assert times == [at for _, at in hourly]
+    backwards = [f"P1,2026-10-25T{at}:00,70\n" for at in ("03:10", "02:50", "01:10")]
+    (tmp_path / "back.csv").write_text("id,at,hr\n" + "".join(backwards))
+    assert (await times_of(tmp_path / "back.csv", BERLIN))[0] == ["23:10", "00:50", "02:10"]
+
+
+async def test_a_time_that_never_occurred_and_offsets(tmp_path):
+    rows = ["P1,2026-03-29T02:30:00,70", "P1,2026-10-25T02:30:00+01:00,71", "P1,2026-10-25T02:30:00+02:00,72"]
+    (tmp_path / "a.csv").write_text("id,at,hr\n" + "\n".join(rows) + "\n")
+    times, flags = await times_of(tmp_path / "a.csv", BERLIN)
+    assert (times, flags) == (["01:30", "00:30", "01:30"], {"a time that never occurred (daylight saving)": 1})
+
+
 async def test_publishing_until_it_is_confirmed(tmp_path):
     (tmp_path / "ward.csv").write_text(CSV)
 
