@@ -14,6 +14,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     IncompatibleBrokerVersion,
     InvalidTimestampError,
     InvalidTopicError,
@@ -31,6 +32,7 @@ from models.errors import Fatal, Poison, Transient
 from processors.events import AuditEvent, Event
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import Settings
+from streams.topic_options import JOURNAL
 from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
@@ -39,11 +41,14 @@ _PACE = 0.1  # seconds between two questions what the cluster looks like
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _NEVER = (
     TopicAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
     InvalidTopicError,
     UnsupportedVersionError,
     IncompatibleBrokerVersion,
     ProducerFenced,
 )
+
+_DENIED = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 class Outbox:
@@ -63,6 +68,7 @@ class Outbox:
         self._under_way: dict[object, tuple[float, set[TopicPartition]]] = {}  # since when, to where
         self.source = source
         self.sent = 0
+        self._refused: dict[str, str] = {}  # topics that the broker does not take from us, and why; until it takes something
 
     @property
     def letter_room(self) -> int:
@@ -132,10 +138,13 @@ class Outbox:
         except _TOO_LARGE as error:
             raise Poison(f"an output is too large for its topic ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
-            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+            raise self._refusal(messages, error) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise _unconfirmed(error) from error
         self.sent += len(messages)
+        if self._refused:
+            for topic in {message.topic for message in messages}:
+                self._refused.pop(topic, None)
 
     async def _send(self, messages: Sequence[Message]) -> None:
         with self._waiting() as places:
@@ -191,12 +200,27 @@ class Outbox:
         except _TOO_LARGE as error:
             raise Poison(f"a record is too large for {message.topic} ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
-            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+            raise self._refusal([message], error) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise _unconfirmed(error) from error
         self.sent += 1
         offset: int = written.offset
         return offset
+
+    def _refusal(self, messages: Sequence[Message], error: Exception) -> Fatal:
+        """Note that writes are refused for good, and return what to raise: which topic of a batch it was nobody can tell."""
+        topics = sorted({message.topic for message in messages})
+        words = (
+            f"the broker refuses what is written to {', '.join(self._prefix + one for one in topics)} ({type(error).__name__})"
+        )
+        self._refused |= dict.fromkeys(topics, words)
+        needs = "this account needs WRITE and DESCRIBE on each of them" if isinstance(error, _DENIED) else None
+        return Fatal(words, hint=needs)
+
+    @property
+    def refused(self) -> str:
+        """Return why the broker takes something for good not, in words; empty where it takes all, as far as was tried."""
+        return next(iter(self._refused.values()), "")
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[set[TopicPartition]]:
@@ -233,19 +257,24 @@ class Outbox:
 
     async def _partition(self, message: Message, topic: str) -> int:
         count = await self.partitions(topic)
-        return partition_of(message.key, count, self._hashes) if message.partition is None else message.partition % count
+        if message.partition is None:
+            return partition_of(message.key, count, self._hashes)
+        if message.topic == JOURNAL and message.partition >= count:  # another partition's state lies where it would come round
+            raise Fatal(f"{topic} has no partition {message.partition} of its own", hint="it must agree with clinical.vitals")
+        return message.partition % count
 
     async def partitions(self, topic: str) -> int:
-        """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about.
+        """Return how many partitions of a topic (with the site's prefix) are used; remembered, since outputs must not move about.
 
         Raises `Transient` when it is not there, after the time that a request may take: it may be about to be made.
         """
         count = self._partition_counts.get(topic)
         if count is None:
             try:
-                count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
+                there = len(await self._producer.partitions_for(topic))
             except UnknownTopicOrPartitionError as error:
                 raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
+            count = self._partition_counts[topic] = self._settings.topics.used(topic.removeprefix(self._prefix), there)
         return count
 
 
