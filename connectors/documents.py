@@ -27,7 +27,7 @@ from typing import Final
 
 from connectors.contexts import Contexts, surviving
 from connectors.identity import Identities
-from processors.events import NoteEvent
+from processors.events import NoteEvent, ProcessingId
 from processors.identity import natural_id
 
 _KEPT: Final = 4  # notes of a number: more only show again that it is given to several documents
@@ -108,13 +108,16 @@ def _with_merged(contexts: Contexts, patient_id: str) -> list[str]:
 class Documents:
     """The notes of the numbers heard of most recently, at most `limit` (about 500 bytes each); forgets the oldest above that.
 
-    `former`: what was filed before this process began.
+    `former`: what was filed before this process began. And the newest texts, at most `characters` of them in all: what changes a
+    document's status may come without its text.
     """
 
-    def __init__(self, limit: int = 100_000, former: Former | None = None) -> None:
+    def __init__(self, limit: int = 100_000, former: Former | None = None, characters: int = 32_000_000) -> None:
         self.former = former if former is not None else Former()
         self._limit = limit
         self._known: OrderedDict[str, tuple[Filed, ...]] = OrderedDict()
+        self._room = characters
+        self._notes: OrderedDict[tuple[str, ProcessingId], NoteEvent] = OrderedDict()
 
     def get(self, number: str) -> tuple[Filed, ...]:
         """Return the notes of a number, the newest last; none where nothing is known."""
@@ -127,6 +130,22 @@ class Documents:
             self._known.move_to_end(number)
         while len(self._known) > self._limit:
             self._known.popitem(last=False)
+
+    def keep(self, note: NoteEvent) -> None:
+        """Remember the version of a note that came last, where it has a text."""
+        key = note.note_id, note.processing
+        if before := self._notes.pop(key, None):
+            self._room += len(before.text)
+        if note.text:
+            self._notes[key] = note
+            self._room -= len(note.text)
+        while self._room < 0:
+            _, oldest = self._notes.popitem(last=False)
+            self._room += len(oldest.text)
+
+    def last(self, note_id: str, processing: ProcessingId) -> NoteEvent | None:
+        """Return the version of a note that came last, None where it has no text or is not remembered."""
+        return self._notes.get((note_id, processing))
 
 
 def after(notes: Iterable[Filed], one: Filed) -> tuple[Filed, ...]:

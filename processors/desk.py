@@ -381,13 +381,15 @@ class Desk:
     # ------------------------------------------------------------------------------------------------ people and context
 
     def answer(self, patient: Patient, event: FeedbackEvent, cause: Cause, score: News2 | None) -> list[AlertEvent] | None:
-        """Take an answer; None when there is nothing that it could be about (never raised, over, or answered the same way).
+        """Take an answer; None when there is nothing that it could be about (never raised, over, answered so, no such step).
 
         One that was given before the alert had to be answered anew is about what was told before: it is noted and changes nothing.
         So is one that comes to the lane when what it asks for is over (redriven, or after an outage).
         """
         alert = next((one for one in patient.alerts.values() if one.id == event.target_id), None)
         if alert is None or (event.kind == "alert-acknowledged" and alert.state == "acknowledged"):
+            return None
+        if event.sequence is not None and event.sequence > alert.sequence:  # nobody was told such a step
             return None
         if event.kind == "alert-answer-retracted":
             if alert.waiting_since is not None:  # nobody has answered, or it got graver since

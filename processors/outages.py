@@ -115,6 +115,8 @@ class Outages:
     def answer(self, event: FeedbackEvent, now: int, source: Source) -> list[AlertEvent] | None:
         """Take an answer; None when it fits nothing. The alert stands until its cause ends: it is never raised anew meanwhile."""
         alert = next((one for one in self._partition.alerts.values() if one.id == event.target_id), None)
+        if alert is not None and event.sequence is not None and event.sequence > alert.sequence:  # nobody was told such a step
+            return None
         if event.kind == "alert-answer-retracted":
             if alert is None or alert.state not in ("acknowledged", "declined"):
                 return None

@@ -19,6 +19,7 @@ MISMATCH: Final = 0xA900  # PS3.4 B.2.3: the data set does not match its SOP cla
 CANNOT_UNDERSTAND: Final = 0xC000  # PS3.4 B.2.3: the data set cannot be parsed
 MISSING_ATTRIBUTE: Final = 0xC001  # ours, inside Cxxx: SOP class or instance UID is absent
 TOO_DEEP: Final = 0xC002  # ours, inside Cxxx: sequences nested beyond reading, or a deflate bomb
+TOO_LONG: Final = 0xC003  # ours, inside Cxxx: larger than what is taken
 
 STATUSES: dict[int, tuple[Verdict, str]] = {
     SUCCESS: ("accepted", "object store and Kafka have confirmed; also for what was kept as dead letter or ignored"),
@@ -30,6 +31,7 @@ STATUSES: dict[int, tuple[Verdict, str]] = {
     CANNOT_UNDERSTAND: ("refused", "data set cannot be parsed"),
     MISSING_ATTRIBUTE: ("refused", "data set has no SOP class or instance UID"),
     TOO_DEEP: ("refused", "data set is nested or inflates beyond the limits"),
+    TOO_LONG: ("refused", "longer than the limit: one object of a STOW-RS request (over C-STORE it is cut off)"),
 }
 
 # Association rejection (PS3.8 Table 9-21): result 2 transient, source 3 presentation-related provider

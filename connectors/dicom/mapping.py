@@ -159,6 +159,18 @@ def is_directory(data: bytes) -> bool:
     return text(found.file_meta, "MediaStorageSOPClassUID") == _DIRECTORY
 
 
+def named(beginning: bytes) -> Subject:
+    """Say which object begins so, by its file meta information alone; an empty `Subject` where that says nothing."""
+    stream = BytesIO(beginning)
+    try:
+        read_preamble(stream, force=False)
+        meta = _read_file_meta_info(stream)
+    except Exception:  # cut off, or none
+        return Subject()
+    uids = (text(meta, "MediaStorageSOPInstanceUID"), text(meta, "MediaStorageSOPClassUID"))
+    return Subject(*uids) if all(map(_UID.match, uids)) else Subject()
+
+
 def handle(data: bytes, context: Context, *, command: Command | None = None, every_frame: bool = False) -> Outcome:
     """Decide what happens with one object in the DICOM file format (PS3.10), without touching store, broker or clock.
 

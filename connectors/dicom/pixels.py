@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from connectors.dicom.settings import FramePolicy
 from models.errors import Poison
@@ -89,16 +89,31 @@ def check_size(dataset: Dataset, limit: int) -> None:
 def decode(dataset: Dataset, frame: int | None) -> NDArray[Any]:
     """Decode stored values: one frame [h, w] or [h, w, 3], or with `frame=None` all of them ([n, h, w, ...] where n > 1).
 
-    YBR colour comes back as RGB. Raises `Poison` (stage `decode`) for whatever the codecs cannot do.
+    YBR colour comes back as RGB. Values that do not stand in the lowest bits are moved there (High Bit above Bits Stored - 1,
+    retired, of pixels as they are or in RLE: pydicom takes the lowest bits whatever High Bit says). Raises `Poison` (stage
+    `decode`) for whatever the codecs cannot do.
     """
     try:
-        array: NDArray[Any] = pixel_array(dataset, index=frame)
-        return array
+        below = _bits_below(dataset)
+        options = {"bits_stored": int(dataset.BitsStored) + below} if below else {}
+        array: NDArray[Any] = pixel_array(dataset, index=frame, **options)
+        return array >> below if below else array
     except MemoryError:
         raise
     except Exception as error:
         # The codecs raise anything, and quote the data set in it: only the class and the technical attributes go on.
         raise Poison(f"cannot decode pixels ({type(error).__name__}): {_technical(dataset)}", stage="decode") from error
+
+
+def _bits_below(dataset: Dataset) -> int:
+    """Return how many bits of a pixel stand below its lowest one (PS3.5 8.1.1)."""
+    allocated, kept, high = (dataset.get(keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
+    if not (isinstance(allocated, int) and isinstance(kept, int) and isinstance(high, int)):
+        return 0
+    if "PixelData" not in dataset or not 0 < kept <= high < allocated <= 32:
+        return 0
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return 0 if syntax.is_encapsulated and syntax != RLELossless else high + 1 - kept
 
 
 def stored(dataset: Dataset, frame: int | None = None) -> tuple[Stored, NDArray[Any]]:
@@ -116,7 +131,7 @@ def render(dataset: Dataset, array: NDArray[Any], frame: int = 0) -> Pixels:
         view = _frame_attributes(dataset, frame)
         photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper()
         if photometric == "PALETTE COLOR":
-            return _eight_bits(apply_color_lut(array, dataset), bits=None)
+            return _coloured(array, dataset)
         if array.ndim == 3:
             return _eight_bits(array[..., :3], bits=int(dataset.get("BitsStored") or array.dtype.itemsize * 8))
         return _grey(view, array, _words(dataset), invert=_inverted(dataset, photometric))
@@ -187,12 +202,19 @@ def _looked_up(values: NDArray[Any], table: Dataset, words: str) -> tuple[NDArra
     code: pydicom asks the data set around the table for its encoding, takes only depths of 8 and 16 in a modality LUT, and looks up
     modulo 256 in a VOI LUT of 8 bits. Raises `ValueError` where entries are missing, and whatever reading a broken table does.
     """
+    entries, first, depth = _entries(table, words, signed=bool(values.min() < 0))
+    return _at(entries, values, first), depth
+
+
+def _entries(table: Dataset, words: str, *, signed: bool) -> tuple[NDArray[Any], int, int]:
+    """Return a table's entries, the first value that it maps, and how many bits an entry has."""
     count, first, depth = (int(one) for one in table.LUTDescriptor)
     count, depth = count or 2**16, _lut_bits(depth)
-    if first >= 2**15 and values.min() < 0:
+    if first >= 2**15 and signed:
         first -= 2**16  # read as unsigned, where the values that it maps are signed
     data = table.LUTData
     if isinstance(data, bytes):
+        data += b"\0" * (len(data) % 2) if depth == 8 else b""
         entries = np.frombuffer(data[: len(data) // 2 * 2], words).astype("<u2")
     else:
         entries = np.atleast_1d(np.asarray(data)).astype("<u2")
@@ -200,7 +222,11 @@ def _looked_up(values: NDArray[Any], table: Dataset, words: str) -> tuple[NDArra
         entries = entries.view(np.uint8)
     if len(entries) < count:
         raise ValueError("a LUT with fewer entries than its descriptor says")
-    return entries[np.clip(values.astype(np.int64) - first, 0, count - 1)].astype(np.float64), depth
+    return entries[:count], first, depth
+
+
+def _at(entries: NDArray[Any], values: NDArray[Any], first: int) -> NDArray[np.float64]:
+    return entries[np.clip(values.astype(np.int64) - first, 0, len(entries) - 1)].astype(np.float64)
 
 
 def linear(values: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
@@ -228,6 +254,25 @@ WINDOW_FUNCTIONS: dict[str, Callable[[NDArray[np.float64], float, float], NDArra
     "LINEAR_EXACT": linear_exact,
     "SIGMOID": sigmoid,
 }
+
+
+def _coloured(array: NDArray[Any], dataset: Dataset) -> Pixels:
+    """Look values up in the palette (PS3.3 C.7.6.3.1.5, .6). Raises whatever a table does that cannot be read."""
+    if "RedPaletteColorLookupTableData" not in dataset:  # segmented (PS3.3 C.7.9.2)
+        return _eight_bits(apply_color_lut(array, dataset), bits=None)
+    shown, most = [], 0.0
+    for colour in ("Red", "Green", "Blue"):
+        table = Dataset()
+        count, start, bits = dataset[f"{colour}PaletteColorLookupTableDescriptor"].value
+        data = dataset[f"{colour}PaletteColorLookupTableData"].value
+        packed = isinstance(data, bytes) and len(data) <= (count or 2**16) + 1  # a byte each, whatever is said of them
+        table.LUTDescriptor, table.LUTData = [count, start, 8 if packed else bits], data
+        entries, first, depth = _entries(table, _words(dataset), signed=bool(array.min() < 0))
+        shown.append(_at(entries, array, first))
+        most = max(most, float(entries.max()))
+    if most <= 255:  # entries of 8 bits under a descriptor that says 16, as some write them: by it all would be black
+        depth = 8
+    return np.asarray(np.round(np.stack(shown, axis=-1) / (2**depth - 1) * 255).clip(0, 255).astype(np.uint8))
 
 
 def _spread(values: NDArray[np.float64], padding: NDArray[np.bool_] | None) -> NDArray[np.float64]:
@@ -285,9 +330,21 @@ def _padding(view: Dataset, array: NDArray[Any]) -> NDArray[np.bool_] | None:
     value, limit = view.get("PixelPaddingValue"), view.get("PixelPaddingRangeLimit")
     if not isinstance(value, int):
         return None
-    low, high = sorted((value, limit)) if isinstance(limit, int) else (value, value)
+    ends = [_represented(view, array, one) for one in (value, limit) if isinstance(one, int)]
+    low, high = min(ends), max(ends)
     mask: NDArray[np.bool_] = (array >= low) & (array <= high)
     return mask if mask.any() and not mask.all() else None
+
+
+def _represented(view: Dataset, array: NDArray[Any], value: int) -> int:
+    """Return a padding value as the pixels have it: some write a signed one as unsigned (63536 for -2000), or the reverse."""
+    if array.dtype.kind not in "iu":
+        return value
+    signed, bits = array.dtype.kind == "i", int(view.get("BitsStored") or array.dtype.itemsize * 8)
+    if signed and value >= 2 ** (bits - 1):
+        value %= 2**bits
+        return value - 2**bits if value >= 2 ** (bits - 1) else value
+    return value % 2**bits if value < 0 and not signed else value
 
 
 def _first(value: Any) -> float | None:

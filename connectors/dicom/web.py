@@ -3,16 +3,17 @@
 | what happened | status |
 |---|---|
 | every object stored (kept as dead letter or ignored too) | 200 |
-| some refused or not confirmed | 202, with FailedSOPSequence |
+| some refused or not confirmed, or the multipart broke off behind what is stored | 202, with FailedSOPSequence |
 | none stored, all refused | 409, with FailedSOPSequence |
 | none confirmed, or the disk is nearly full, or too many requests at once | 503 with Retry-After |
 | not multipart/related of application/dicom | 415 |
-| multipart that breaks off or has no form | 400 |
-| an object longer than the limit | 413 |
+| multipart that breaks off or has no form, and nothing stored | 400 |
+| none stored, all longer than the limit | 413, with FailedSOPSequence |
 | no token, or one that is not known | 401 |
 
 The answer is DICOM JSON (PS3.18 Annex F): ReferencedSOPSequence (0008,1199), FailedSOPSequence (0008,1198) with the C-STORE status
-as FailureReason (0008,1197).
+as FailureReason (0008,1197). What is too long is passed over, and a part without form likewise: what comes behind it is taken. A
+failed item without UIDs is of a part, or of the rest of a body, that does not say what it is.
 """
 
 import asyncio
@@ -30,9 +31,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.contexts import Contexts
-from connectors.dicom.acknowledgement import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS
-from connectors.dicom.mapping import Context, Outcome, handle
-from connectors.dicom.multipart import Malformed, Part, TooLong, boundary_of, parts
+from connectors.dicom.acknowledgement import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, TOO_LONG
+from connectors.dicom.mapping import Context, Outcome, handle, named
+from connectors.dicom.multipart import Malformed, Part, boundary_of, parts
 from connectors.dicom.publishing import Publishing
 from connectors.dicom.settings import DicomPeer, DicomSettings, StowSettings
 from connectors.identity import Identities
@@ -121,8 +122,6 @@ class StowServer:
             if await asyncio.to_thread(self._under_pressure):
                 return self._busy()
             return await self._taken(request)
-        except TooLong:
-            return _answer(413)
         except (Malformed, ClientDisconnect, TimeoutError):
             return _answer(400)
         except Exception as error:  # further out it would be logged with its words, which may quote an object
@@ -147,14 +146,27 @@ class StowServer:
         boundary = boundary_of(kind)
         results: list[tuple[Outcome, int]] = []
         chunks = paced(request.stream(), self.settings.silence, _BYTES_PER_SECOND)  # read as they are wanted, not ahead
-        async for part in parts(chunks, boundary, self._objects.largest_object):
-            results.append(await self._store(part, peer, request.path_params.get("study", "")))
+        try:
+            async for part in parts(chunks, boundary, self._objects.largest_object):
+                results.append(await self._store(part, peer, request.path_params.get("study", "")))
+        except Exception as error:
+            if not any(status == SUCCESS for _, status in results):
+                raise
+            cut = isinstance(error, (Malformed, ClientDisconnect, TimeoutError))
+            log.warning("STOW-RS: a request of peer %s ended early (%s)", peer.name, type(error).__name__)
+            status = CANNOT_UNDERSTAND if cut else OUT_OF_RESOURCES
+            results.append((Outcome("refused", status, "the rest of the body"), status))
         return self._response(results)
 
     async def _store(self, part: Part, peer: DicomPeer, study: str) -> tuple[Outcome, int]:
         started = monotonic()
-        if part.media_type != _DICOM:
+        if part.flaw == "form":
+            outcome = Outcome("refused", CANNOT_UNDERSTAND, "a part without an end of its headers")
+        elif part.media_type != _DICOM:
             outcome = Outcome("refused", CANNOT_UNDERSTAND, "a part is no application/dicom")
+        elif part.flaw:
+            reason = f"longer than the {self._objects.largest_object} bytes that are taken"
+            outcome = Outcome("refused", TOO_LONG, reason, subject=named(part.data))
         else:
             context = Context(self._objects, self._identities, peer, self._now(), study=study, contexts=self._contexts)
             async with self._decoders:
@@ -195,7 +207,7 @@ class StowServer:
             return _answer(200 if not failed else 202, body)
         if all(status == OUT_OF_RESOURCES for _, status in failed):
             return _answer(503, body, {"Retry-After": str(self.settings.retry_after)})
-        return _answer(409, body)
+        return _answer(413 if all(status == TOO_LONG for _, status in failed) else 409, body)
 
     def _busy(self) -> Response:
         return _answer(503, headers={"Retry-After": str(self.settings.retry_after)})

@@ -30,6 +30,7 @@ from connectors.hl7.charsets import unwrap
 from connectors.hl7.errors import Unreadable
 from connectors.hl7.handling import RESULTS, Hl7Mapper, Outcome, message_type
 from connectors.hl7.mapping.codes import Conflict, codings, observation_code
+from connectors.hl7.mapping.documents import ANOTHER_ADDENDUM, UNDER_ITS_NUMBER
 from connectors.hl7.mapping.facts import STANDARD
 from connectors.hl7.mapping.standing import NO_LETTER
 from connectors.hl7.message import Message, Segment, parse
@@ -207,6 +208,10 @@ class Hl7Checker:
         kind, trigger = message_type(message)
         if kind == "ADT":
             yield from self._classes(message)
+        if kind == "MDM" and (UNDER_ITS_NUMBER in outcome.reason or ANOTHER_ADDENDUM in outcome.reason):
+            what = "addenda (MDM^T06) without a number of their own (TXA-12, the document's in TXA-13)"
+            mend = "each is kept as a note of its own; an edit of one (T08) by that number is read as of the document"
+            yield Finding("identifier", what, f"{mend}: the sender should number them")
         if kind == "ORU" and (trigger in RESULTS or not trigger):
             yield from self._codes(message)
             yield from self._devices(message, outcome.events)

@@ -9,6 +9,7 @@ the outcome. The decision table stands in `acknowledgement`; what becomes of eac
 | MDM T02, T04, T06, T08, T10, T11 | notes, and a context likewise |
 | ADT (see `mapping.patients`) | patient contexts |
 | MDM T01, T03, T05, T07, T09 | ignored: notices without text, which the even numbers carry; one with text is the next even one |
+| MDM T03 (or T04) without text | a note's new status, or its withdrawal, by TXA-17 and TXA-19 |
 | ORA^R41 of a peer with `answers_alerts` | feedback (see `mapping.answers`) |
 | ACK, MCF, NAK | ignored without an answer: nobody acknowledges an acknowledgement |
 | everything else | ignored, AA (AR by setting) |
@@ -34,7 +35,7 @@ from connectors.hl7 import acknowledgement
 from connectors.hl7.acknowledgement import Code, Grade, Header
 from connectors.hl7.errors import Condition, Location, Trouble, Unreadable
 from connectors.hl7.mapping.answers import map_answer
-from connectors.hl7.mapping.documents import RELATIONS, WITHOUT_CONTENT, carries_text, map_document
+from connectors.hl7.mapping.documents import NOTICE, RELATIONS, WITHOUT_CONTENT, carries_text, map_document, tells_status
 from connectors.hl7.mapping.patients import TRIGGERS, Book, map_patients
 from connectors.hl7.mapping.persons import fill
 from connectors.hl7.mapping.reading import Reading, Tables
@@ -42,7 +43,7 @@ from connectors.hl7.mapping.results import map_results
 from connectors.hl7.message import Message, parse
 from connectors.hl7.settings import MllpSettings, Peer
 from connectors.identity import Identities
-from processors.events import DeadLetterEvent, Event, Excess, PatientEvent, ProcessingId, excess
+from processors.events import DeadLetterEvent, Event, Excess, NoteEvent, PatientEvent, ProcessingId, excess
 from processors.identity import content_hash
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,9 @@ class Hl7Mapper:
         for context in outcome.contexts:
             self.contexts.remember(context)
         self._documents.remember(outcome.documents)
+        for event in outcome.events:
+            if isinstance(event, NoteEvent) and "MDM" in event.origin.message_type.upper():
+                self._documents.keep(event)
 
     def oversize(self, head: bytes, peer: Peer, received_at: datetime, limit: int) -> Outcome:
         """Refuse a message above the size limit, of which only the head was kept."""
@@ -232,11 +236,13 @@ class _Case:
                 raise Unreadable("an MDM message without TXA and OBX", Location("TXA"))
             self._map_document(reading, trigger)
         elif kind == "MDM" and trigger in WITHOUT_CONTENT:
-            if not carries_text(reading.message):
-                reading.skipped["a notice without the document's text"] += 1
-                return True
-            reading.flags["a notice that carries the text: read as the event that does"] += 1
-            self._map_document(reading, WITHOUT_CONTENT[trigger])
+            if carries_text(reading.message):
+                reading.flags["a notice that carries the text: read as the event that does"] += 1
+                self._map_document(reading, WITHOUT_CONTENT[trigger])
+            elif trigger == "T03" and tells_status(reading.message):
+                self._map_document(reading, trigger)
+            else:
+                reading.skipped[NOTICE] += 1
         elif kind == "ADT" and trigger in TRIGGERS:
             map_patients(reading, self.mapper.contexts, trigger)
         elif kind == "ORA" and trigger == "R41" and self.peer.settings.answers_alerts:

@@ -1,13 +1,18 @@
-"""From the rows of a file to sets of vitals. Pure: a row in, what it says out.
+"""From the rows of a file to sets of vitals: a row in, what it says out.
 
 A row whose patient or time cannot be read, a value that is no number, and a line that is no row (`connectors.vitals.tables`) is not
 dropped but counted and kept as a dead letter: the row as it stood, with the reason and its place in the file. Of a value that is no
 number the set says so too (`Observation.refused`): then no older value shows the patient well.
+
+Daylight saving, of timestamps without an offset: a local time that occurred twice is the first one, unless by the row before it of
+the same patient, device and (long) name the first is over already and the second is not: so where a file goes on in time. One that
+never occurred is read with the offset from before the jump, as in `connectors.hl7.times`. Both are counted (`RowMapper.flags`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -54,7 +59,7 @@ class Unusable(ValueError):
 
 
 class RowMapper:
-    """Reads the rows of one file."""
+    """Reads the rows of one file, in its order. `flags` counts what was read by a rule."""
 
     def __init__(self, mapping: FileMapping, identities: Identities, *, name: str) -> None:
         """`name` stands for the file in events and their ids where the mapping has no name of its own."""
@@ -63,10 +68,20 @@ class RowMapper:
         self._identities = identities
         self._zone = ZoneInfo(mapping.zone)
         self._authority = identities.authority(mapping.authority, self.name)
+        self.flags: Counter[str] = Counter()
+        self._before: dict[tuple[str, ...], datetime] = {}  # patient, device, name of a long file -> time of the row before
+        self._columns, self._names = set(mapping.wanted), set(mapping.names)  # that no row has had so far
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What the mapping names and no row had: columns (of JSON lines; a table without one is refused) and names."""
+        return tuple(sorted(self._columns | self._names))
 
     def read(self, row: Row) -> Reading:
-        """Read one row. Raises `Unusable` where patient or time is missing or cannot be read."""
+        """Read one row, the time in UTC. Raises `Unusable` where patient or time is missing or cannot be read."""
         mapping = self.mapping
+        self._columns.difference_update(row.values)
+        self._names.discard(self._text(row, mapping.parameter))
         patient = self._text(row, mapping.patient)
         if not patient:
             raise Unusable("no patient")
@@ -113,10 +128,23 @@ class RowMapper:
         try:
             if self.mapping.time_in == "timestamp":
                 at = datetime.fromisoformat(text)
-                return at if at.tzinfo else at.replace(tzinfo=self._zone)
+                return at.astimezone(UTC) if at.tzinfo else self._local(row, at)
             return self.mapping.epoch + timedelta(seconds=number(text) * _PER[self.mapping.time_in])
         except (ValueError, OverflowError):
             raise Unusable(f"column {self.mapping.time!r}: cannot be read as a time ({_TIMES[self.mapping.time_in]})") from None
+
+    def _local(self, row: Row, at: datetime) -> datetime:
+        names = (self.mapping.patient, self.mapping.device, self.mapping.parameter)
+        which = tuple(self._text(row, name) for name in names)
+        first, second = (at.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        before, found = self._before.get(which), first
+        if first < second:
+            self.flags["a time that occurred twice (daylight saving)"] += 1
+            found = second if before is not None and first <= before < second else first
+        elif first > second:
+            self.flags["a time that never occurred (daylight saving)"] += 1
+        self._before[which] = found
+        return found
 
     # ------------------------------------------------------------------------------------------------------------- events
 

@@ -36,6 +36,8 @@ class Progress:
     repeated: int = 0  # batches that were not confirmed at the first try
     at: datetime | None = None
     troubles: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)  # what was read by a rule
+    unread: tuple[str, ...] = ()  # what the mapping names and the file, read to its end, never had
 
 
 class FileReplay:
@@ -68,6 +70,16 @@ class FileReplay:
         self._sleep = sleep
         self._skip = skip
         self._lost: list[Event] = []
+
+    @property
+    def flags(self) -> Counter[str]:
+        """What was read by a rule so far."""
+        return self._mapper.flags
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What the mapping names and no row had so far."""
+        return self._mapper.unread
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         """Yield (number of the set from 1, event), waiting until each is due.
@@ -156,7 +168,7 @@ async def replay(
     if not reading.cancelled() and (error := reading.exception()):
         raise error
     await player.close()
-    return player.done
+    return replace(player.done, flags=Counter(source.flags), unread=source.unread)
 
 
 class _Player:

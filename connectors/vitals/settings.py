@@ -10,8 +10,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from connectors.zones import known_zone
 from models.errors import Permanent
-from processors import loinc
+from processors import loinc, ucum
 from processors.events import ProcessingId
+from processors.vitals import UNITS_OF
 
 _PACKAGED = "connectors.vitals.mappings"
 
@@ -35,6 +36,13 @@ class Column(Section):
         if code not in loinc.LOINC:
             raise ValueError(f"{code} is no vital sign that is scored")
         return code
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        wanted = UNITS_OF.get(loinc.LOINC[self.code].quantity)  # none: an answer, which has no unit
+        if self.unit and wanted and ucum.conversion(self.unit, wanted) is None:
+            raise ValueError(f"{self.unit!r} is no unit of {self.code}, which is scored in {wanted}")
+        return self
 
 
 class FileMapping(Section):
@@ -60,7 +68,8 @@ class FileMapping(Section):
         description="column (wide) or name (long) of the age in years: NEWS2 is for 16 years and older, and unknown is not old",
     )
     missing: frozenset[str] = Field(
-        frozenset({"", "NA", "NaN", "nan", "null", "None"}), description="how the file writes that there is no value"
+        frozenset({"", "NA", "NaN", "nan", "null", "None"}),
+        description="how the file writes that there is no value; an empty cell is none whatever stands here",
     )
     delimiter: str = Field("", max_length=1, description="of CSV; empty: a tab in .tsv, else a comma")
     charted: bool = Field(True, description="validated sets; false: a monitor's stream")
@@ -71,11 +80,27 @@ class FileMapping(Section):
     def _known_zone(cls, zone: str) -> str:
         return known_zone(zone)
 
+    @field_validator("missing")
+    @classmethod
+    def _empty_too(cls, missing: frozenset[str]) -> frozenset[str]:
+        return missing | {""}
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.layout == "long" and not (self.parameter and self.value):
             raise ValueError("a long file needs `parameter` and `value`")
         return self
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The columns that a file must have."""
+        own = (self.parameter, self.value) if self.layout == "long" else (self.age, *self.columns)
+        return frozenset({self.patient, self.time, self.encounter, self.device, *own}) - {""}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Long: the names that stand in the column `parameter`."""
+        return frozenset({self.age, *self.columns} - {""} if self.layout == "long" else ())
 
     @classmethod
     def load(cls, source: str | Path) -> "FileMapping":

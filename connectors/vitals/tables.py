@@ -7,7 +7,7 @@
 | CSV with a quote that does not close, or goes on behind its end | is no row; what the quote would swallow is read line by line |
 | the last line of a CSV, without a line end and with values missing | is no row: it was cut, and so may its last value be |
 | any other CSV line with fewer values than columns | is a row; the others are missing |
-| of more than 1 MiB, or a heading that is not UTF-8 or lacks a column | the file is no table: nothing more is read |
+| of more than 1 MiB, or a heading that is not UTF-8 or lacks a column of the mapping | the file is no table: nothing more is read |
 """
 
 import csv
@@ -116,10 +116,11 @@ def _table(lines: _Lines, mapping: FileMapping, delimiter: str) -> Iterator[Row 
     columns = next(reader, [])
     if not _is_utf8("".join(columns)):
         raise Permanent("the file cannot be read as a table: its first line is not UTF-8")
-    wanted = {mapping.patient, mapping.time} | ({mapping.parameter, mapping.value} if mapping.layout == "long" else set())
-    absent = sorted(wanted - set(columns))
-    if absent:
-        raise Permanent(f"the file has no column {', '.join(map(repr, absent))}", hint="the mapping names the columns")
+    if absent := sorted(mapping.wanted - set(columns)):
+        alike = sorted(set(columns) & {column for column in columns for one in absent if column.casefold() == one.casefold()})
+        what = f", but {', '.join(map(repr, alike))}" if alike else ""
+        hint = "the mapping names the columns as the file's first line writes them"
+        raise Permanent(f"the file has no column {', '.join(map(repr, absent))}{what}", hint=hint)
     while True:
         lines.begin()
         try:

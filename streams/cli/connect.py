@@ -50,6 +50,11 @@ def vitals(
     done = _run(_vitals(load(), file, mapping, speed=_speed(speed), from_now=from_now, resume=resume), resumable=resume)
     print(f"{done.sets} sets, {done.vitals} published, {done.dead_letters} dead letters, {done.repeated} batches repeated")
     _print_reasons(done.troubles)
+    if done.flags:
+        print("read by a rule, see CONFORMANCE.md:")
+        _print_reasons(done.flags)
+    if done.unread:
+        print(f"warning: the mapping names what the file never has: {', '.join(map(repr, done.unread))}")
 
 
 def _speed(text: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from connectors.hl7.settings import Hl7Peer, Peer
 from connectors.qdrant.embedded import EmbeddedQdrant
 from connectors.qdrant.settings import NOTES, QdrantSettings
 from connectors.qdrant.store import Point, VectorStore, Where
@@ -25,6 +26,7 @@ from streams.metrics import LaneMetrics
 from streams.searching import Searcher
 from streams.settings import Settings
 from tests.clinic import note, note_id
+from tests.hl7_messages import NOW, PID, mapper, message
 
 pytestmark = [pytest.mark.qdrant, pytest.mark.timeout(300)]
 
@@ -154,6 +156,34 @@ async def test_a_replaced_note_stays_replaced(desk: Desk) -> None:
     revived = desk.version("old", "A version of its own, later.", 4)
     await desk.come(old, new, revived, again(old))
     assert await desk.passages("old") == [revived.text]
+
+
+async def test_what_an_addendum_adds_to_stands_whatever_number_it_comes_under(desk: Desk) -> None:
+    reader, peer = mapper(), Peer("ris", Hl7Peer())
+    feed = [
+        ("T02", "D1", "", "DI", "Large subdural haematoma."),
+        ("T06", "D1", "", "AU", "Neurosurgery called."),
+        ("T06", "D2", "D1", "AU", "Dictated by Dr X."),
+        ("T06", "D2", "D1", "AU", "Read again by Dr Y."),
+        ("T03", "D1", "", "AU", ""),
+    ]
+
+    async def send(trigger: str, number: str, parent: str, status: str, text: str) -> None:
+        lines = [f"OBX|1|TX|18842-5^Summary^LN||{text}||||||F"] if text else []
+        raw = message(PID, f"TXA|1|DS|TX|||||||||{number}|{parent}||||{status}", *lines, kind=f"MDM^{trigger}")
+        outcome = reader.handle(raw, peer, NOW + timedelta(minutes=desk.offset))
+        reader.learn(outcome)
+        made = [event for event in outcome.events if isinstance(event, NoteEvent)]
+        assert made
+        await desk.come(*(event.model_copy(update={"patient_id": desk.patient}) for event in made))
+
+    for one in feed:
+        await send(*one)
+    assert sorted(await desk.passages()) == sorted(text for *_, text in feed if text)
+    assert {point.payload["status"] for point in await desk.held()} == {"final"}
+    assert sorted(str(point.payload["relation"]) for point in await desk.held()) == ["addendum"] * 3 + ["original"]
+    await send("T03", "D1", "", "AU||CA", "")
+    assert sorted(await desk.passages()) == ["Dictated by Dr X.", "Read again by Dr Y."]
 
 
 async def test_every_order_and_every_batch_ends_alike(desk: Desk) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import SecretStr
 from pydicom.dataset import Dataset
@@ -109,11 +110,45 @@ async def test_not_confirmed_is_503_and_partly_202():
         (b"--cut--", {}, 400),
         (body(b"x", kind="image/jpeg"), {}, 409),
         (body(b"x" * 3000), {}, 413),
+        (body(b"x" * 3000, b"garbage"), {}, 409),
+        (body(b"garbage")[:-20], {}, 400),
     ],
 )
 async def test_what_is_no_stow(content, headers, status):
     async with site(objects=DicomSettings(largest_object=2000)) as server:
         assert (await stow(server, content=content, headers=headers)).status_code == status
+
+
+async def test_what_is_behind_a_part_that_is_not_taken_is_stored():
+    one, long, other = make(), make(np.zeros((400, 400), np.uint16)), make()
+    async with site(objects=DicomSettings(largest_object=20_000)) as server:
+        answer = await stow(server, one, long, other)
+        assert answer.status_code == 202
+        told = Dataset.from_json(answer.json())
+        assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == [
+            one.SOPInstanceUID,
+            other.SOPInstanceUID,
+        ]
+        (failed,) = told.FailedSOPSequence
+        named = failed.ReferencedSOPInstanceUID, failed.ReferencedSOPClassUID, failed.FailureReason
+        assert named == (long.SOPInstanceUID, long.SOPClassUID, ack.TOO_LONG)
+        assert [event.instance_uid for event in server.publisher.events] == [one.SOPInstanceUID, other.SOPInstanceUID]
+
+        broken = b"--cut\r\nContent-Type: application/dicom\r\nnoend\r\n"
+        answer = await stow(server, content=body(encode(make())).removesuffix(b"--cut--\r\n") + broken + body(encode(make())))
+        assert answer.status_code == 202
+        told = Dataset.from_json(answer.json())
+        assert (len(told.ReferencedSOPSequence), told.FailedSOPSequence[0].FailureReason) == (2, ack.CANNOT_UNDERSTAND)
+
+
+async def test_a_body_that_breaks_off_is_told_what_is_stored():
+    async with site() as server:
+        one, other = make(), make()
+        answer = await stow(server, content=body(encode(one), encode(other))[:-2000])
+        assert answer.status_code == 202
+        told = Dataset.from_json(answer.json())
+        assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == [one.SOPInstanceUID]
+        assert [item.FailureReason for item in told.FailedSOPSequence] == [ack.CANNOT_UNDERSTAND]
 
 
 async def test_tokens_and_pressure():

@@ -11,11 +11,24 @@ later is known by OBR-2 as long as that is remembered; else it is a version of t
 | message | relation |
 |---|---|
 | MDM T02 original, T04 status change | original; edit where it is a correction |
-| MDM T06 addendum | addendum to TXA-13 |
+| MDM T03 or T04 without a text | the remembered version's, with the status of TXA-17; TXA-19 CA: original, cancelled |
+| MDM T06 addendum | addendum to TXA-13, else to TXA-12 |
 | MDM T08 edit | edit |
 | MDM T10 replacement | replacement of TXA-13 |
 | MDM T11 cancel | cancel |
 | ORU with text | original; edit where it is a correction |
+
+An addendum adds and takes the place of nothing (chapter 9). By the standard it has a number of its own; some senders repeat the
+document's. One under the number of what it adds to, or of another addendum, is a note of its own, its id derived from the message:
+
+| a T06 under such a number | |
+|---|---|
+| the message that brought an addendum before | that note |
+| a correction (OBX-11 C, A, B), of one addendum that came under the number | a version of that one |
+| OBX-11 D, W, X | those that came under the number are withdrawn; the document, where the number is its own, stays |
+| any other | another note |
+
+What withdraws a document (T11, T03 and T04 with TXA-19 CA, OBX-11 D, W, X) withdraws what was added under its very number as well.
 
 What an MDM changes it names, by TXA-12; an edit or replacement by TXA-13 too. Where it does not, the old version stays, and that is
 a trouble; a text that was to take its place is a note by itself.
@@ -64,6 +77,10 @@ WITHOUT_CONTENT: Final = {  # notices -> the event that brings the text, which s
     "T09": "T10",
 }
 _TAKEN_BACK: Final = frozenset({"entered-in-error", "cancelled"})
+_ADDENDA: Final = 16  # of one number that are remembered
+NOTICE: Final = "a notice without the document's text"
+UNDER_ITS_NUMBER: Final = "an addendum under the number of its document: a note of its own"
+ANOTHER_ADDENDUM: Final = "an addendum under the number of one that stands: a note of its own"
 NOT_FETCHED: Final = "a reference to a document elsewhere is not fetched"
 LOINC: Final = "http://loinc.org"
 
@@ -175,6 +192,12 @@ def carries_text(message: Message) -> bool:
     return any(obx.whole(5).strip() for obx in texts)
 
 
+def tells_status(message: Message) -> bool:
+    """Whether a notice says how a document stands: completion (TXA-17), or that it was deleted (TXA-19 CA)."""
+    txa = message.first("TXA")
+    return txa is not None and bool(txa.get(17) or of_document(txa, cancelled=False).cancelled)
+
+
 def coding(code: str, text: str, system: str) -> Coding:
     """Return a coded value with the system's URI where it is LOINC."""
     return Coding(system=LOINC if system == "LN" else "", code=code or text, display=text if code else "")
@@ -218,16 +241,16 @@ def publish_report(reading: Reading, subject: Subject, encounter_id: str | None,
 def map_document(
     reading: Reading, subject: Subject, encounter_id: str | None, segments: Sequence[Segment], trigger: str
 ) -> None:
-    """Map the TXA and OBX segments of an MDM message."""
+    """Map the TXA and OBX segments of an MDM message; of a T03 that `tells_status` the TXA alone."""
     txa = next((segment for segment in segments if segment.name == "TXA"), None)
     report = Report()
-    for segment in segments:
+    for segment in segments if trigger in RELATIONS else ():
         if segment.name == "OBX":
             report.add(reading, segment)
         elif segment.name == "NTE":
             report.add_note(reading, segment)
     report.finish(reading)
-    relation = RELATIONS[trigger]
+    relation = RELATIONS.get(trigger, "original")
     number = _txa_number(reading, txa, 12)
     status, corrects = standing(report.statuses, of_document(txa, cancelled=relation == "cancel"))
     withdrawn = status in _TAKEN_BACK
@@ -239,7 +262,11 @@ def map_document(
         reading.trouble("a cancelled document without its number", Location("TXA", 1, 12), Condition.REQUIRED_FIELD_MISSING)
         return
     if not text.strip() and not withdrawn:
-        if not reading.troubles:
+        if trigger in ("T03", "T04") and number and txa and txa.get(17) and _restate(reading, subject, number, status):
+            return
+        if trigger not in RELATIONS:
+            reading.skipped[NOTICE] += 1
+        elif not reading.troubles:
             reading.trouble("a document without text", Location("OBX", 1, 5), Condition.REQUIRED_FIELD_MISSING)
         return
     if named is None and (withdrawn or relation in ("edit", "replacement")):
@@ -256,7 +283,16 @@ def map_document(
     of_parent = number is None or (relation in ("addendum", "replacement") and parent != number)
     replaces = _named(reading, subject, parent, takes=relation != "addendum") if parent and of_parent else None
     note_id, elsewhere = natural_id(*reading.identity, "note", 0), None
-    if number:
+    event_id, shares = reading.event_id(NoteEvent), number is not None and relation == "addendum" and parent in (None, number)
+    if number and shares and withdrawn:
+        if not _withdraw_added(reading, subject, encounter_id, number, status, txa):
+            reading.trouble("the withdrawal of an addendum that is not known", Location("TXA", 1, 12), Condition.UNKNOWN_KEY)
+        return
+    if number and relation == "addendum" and not withdrawn:
+        at = txa.get(4) if txa else ""
+        note_id = _adds(reading, subject, number, event_id, shares=shares, corrects=corrects, at=at, authored=authored)
+        replaces = _named(reading, subject, number, takes=False) if shares else replaces
+    elif number:
         takes = replaces is None and (withdrawn or relation in ("edit", "replacement", "cancel"))
         note_id, elsewhere = _filed(reading, subject, number, at=txa.get(4) if txa else "", authored=authored, takes=takes)
     _publish(
@@ -270,7 +306,89 @@ def map_document(
         kind=_kind([*(_txa_types(txa)), *report.types]),
         text=text,
         authored_at=authored,
+        event_id=event_id,
     )
+    if number and withdrawn:
+        _withdraw_added(reading, subject, encounter_id, number, status, txa, but=note_id)
+
+
+def _adds(
+    reading: Reading, subject: Subject, number: str, event_id: str, *, shares: bool, corrects: bool, at: str, authored: datetime
+) -> str:
+    """Return the note of an addendum that comes under a number; `shares`: the number is of what it adds to."""
+    key, before = _notes(reading, subject, _of_addenda(reading, number))
+    added = own(before, reading.tables.contexts, subject.patient_id)
+    filed = own(_notes(reading, subject, number)[1], reading.tables.contexts, subject.patient_id)
+    if same := next((one for one in (*added, *filed) if one.event == event_id), None):
+        return same.note_id
+    if corrects and len({one.note_id for one in added}) == 1:
+        note_id = added[0].note_id
+    elif shares or (filed and not corrects):
+        note_id = natural_id(*reading.identity, "note", 0)
+        reading.flags[UNDER_ITS_NUMBER if shares else ANOTHER_ADDENDUM] += 1
+    else:
+        note_id, _ = _filed(reading, subject, number, at=at, authored=authored, takes=False)
+    # One for each message, not for each note: the original of an addendum that was corrected may come again.
+    reading.documents[key] = (*before, Filed(subject.patient_id, note_id, at, event=event_id))[-_ADDENDA:]
+    return note_id
+
+
+def _of_addenda(reading: Reading, number: str) -> str:
+    """Return by what the addenda are remembered that came under a document's number."""
+    return number_of(reading.tables.identities, "", number, "addenda")
+
+
+def _added(reading: Reading, subject: Subject, number: str) -> list[str]:
+    """Return the notes of the addenda that came under a document's number."""
+    added = own(_notes(reading, subject, _of_addenda(reading, number))[1], reading.tables.contexts, subject.patient_id)
+    return [*dict.fromkeys(one.note_id for one in added)]
+
+
+def _withdraw_added(
+    reading: Reading,
+    subject: Subject,
+    encounter_id: str | None,
+    number: str,
+    status: Status,
+    txa: Segment | None,
+    but: str = "",
+) -> bool:
+    """Withdraw what was added under a document's number, `but` for one; False where nothing was."""
+    added = _added(reading, subject, number)
+    for note_id in added:
+        if note_id != but:
+            _publish(
+                reading,
+                subject,
+                encounter_id,
+                note_id=note_id,
+                status=status,
+                relation="cancel",
+                replaces=None,
+                kind=_kind(_txa_types(txa)),
+                text="",
+                authored_at=reading.moment_or_none(txa, 6, 4, 7) or reading.sent_at,
+            )
+    return bool(added)
+
+
+def _restate(reading: Reading, subject: Subject, number: str, status: Status) -> bool:
+    """Add the remembered version of a document, and of what was added under its number, with another status; False for none."""
+    documents, filed = (
+        reading.tables.documents,
+        own(_notes(reading, subject, number)[1], reading.tables.contexts, subject.patient_id),
+    )
+    note_id = filed[-1].note_id if filed else note_of(number, subject.patient_id)
+    note_ids = dict.fromkeys([note_id, *_added(reading, subject, number)])
+    known = [note for one in note_ids if (note := documents.last(one, reading.processing))]
+    for note in known:
+        event_id = reading.event_id(NoteEvent)
+        if event_id != note.id and (note.status == status or (status == "final" and note.status != "preliminary")):
+            reading.skipped["a status that the document has already"] += 1
+            continue
+        new = {"id": event_id, "patient_id": subject.patient_id, "status": status}
+        reading.events.append(note.model_copy(update=new | {"received_at": reading.received_at, "origin": reading.origin}))
+    return bool(known)
 
 
 def _number(reading: Reading, scope: str, *number: str) -> str:
@@ -380,10 +498,11 @@ def _publish(
     kind: Coding,
     text: str,
     authored_at: datetime,
+    event_id: str = "",
 ) -> None:
     reading.events.append(
         NoteEvent(
-            id=reading.event_id(NoteEvent),
+            id=event_id or reading.event_id(NoteEvent),
             patient_id=subject.patient_id,
             encounter_id=encounter_id,
             note_id=note_id,

@@ -276,6 +276,19 @@ async def test_a_missing_and_an_unknown_unit_have_lines() -> None:
     assert not found(again, "unit")
 
 
+async def test_addenda_without_a_number_of_their_own_are_told() -> None:
+    def mdm(trigger: str, number: str, parent: str, text: str) -> bytes:
+        txa = f"TXA|1|DS|TX|||||||||{number}|{parent}||||AU"
+        return message(PID, txa, f"OBX|1|TX|18842-5^Summary^LN||{text}||||||F", kind=f"MDM^{trigger}")
+
+    feed = [("T02", "D1", "", "a"), ("T06", "D2", "D1", "b"), ("T06", "D1", "", "c"), ("T06", "D2", "D1", "d")]
+    checker = hl7()
+    rows = [row for one in feed for row in await tried(checker, mdm(*one))]
+    told = ["addenda (MDM^T06) without a number of their own (TXA-12, the document's in TXA-13)"]
+    about = [[one.what for one in row.findings if "addenda" in one.what] for row in rows]
+    assert about == [[], [], told, told]
+
+
 async def test_a_status_in_words_has_a_line() -> None:
     words = {"In Error": "D", "Auth (Verified)": "F", "Modified": "C", "Unauth": "P"}
     own = {"peers": {"loopback": {"addresses": ["127.0.0.1"]}}}

@@ -90,6 +90,19 @@ def test_an_answer_that_names_its_step_is_judged_by_it() -> None:
     assert only(alerts(ward.say(answer(raised.alert_id, 4, given=-60, sequence=1)))).state == "acknowledged"
 
 
+@pytest.mark.parametrize("kind", ["alert-acknowledged", "alert-declined", "alert-answer-retracted"])
+def test_an_answer_that_names_a_step_which_was_not_told_fits_none(kind: str) -> None:
+    ward = Ward()
+    raised = only(ward.chart(0, ILL)[1])
+    if kind == "alert-answer-retracted":
+        ward.say(answer(raised.alert_id, 1))
+    told = raised.sequence + (kind == "alert-answer-retracted")
+    assert ward.say(answer(raised.alert_id, 2, kind, sequence=told + 1)) == []
+    assert ward.say(answer(raised.alert_id, 2, kind, sequence=99)) == []
+    assert ward.monitor.counts["unmatched_feedback"] == 2
+    assert len(ward.say(answer(raised.alert_id, 3, kind, sequence=told))) == 1
+
+
 def test_a_receivers_slow_clock_does_not_undo_its_first_answer() -> None:
     ward = Ward()
     raised = only(ward.chart(0, RED)[1])

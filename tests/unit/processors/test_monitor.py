@@ -1586,7 +1586,9 @@ def test_an_answer_to_the_partitions_own_alert() -> None:
     ward = Ward()
     ward.chart(0, WELL)
     stopped = only([one for one in ward.wait(31) if one.kind == "feed-stopped"])
-    said = ward.say(answer(stopped.alert_id, 32, patient=ward.monitor.id))
+    assert ward.say(answer(stopped.alert_id, 32, patient=ward.monitor.id, sequence=1)) == []  # no such step was told
+    assert ward.monitor.counts["unmatched_feedback"] == 1
+    said = ward.say(answer(stopped.alert_id, 32, patient=ward.monitor.id, sequence=0))
     assert steps(said) == [("feed-stopped", "acknowledged", "information")]
     back = [answer(stopped.alert_id, minute, "alert-answer-retracted", patient=ward.monitor.id) for minute in (33, 34)]
     assert steps(ward.say(back[0])) == [("feed-stopped", "updated", "information")]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.dicom.multipart import Malformed, Part, TooLong, boundary_of, parts
+from connectors.dicom.multipart import Malformed, Part, boundary_of, parts
 
 
 async def cut(data, size):
@@ -37,18 +37,30 @@ async def test_a_preamble_parameters_and_missing_headers():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"--x", b"nothing", b"--x\r\nA: b\r\n\r\nno end", b"--x\r\nno headers' end\r\n--x--", b"--xy\r\n\r\n\r\n--xy--"],
+    [b"", b"--x", b"nothing", b"--x\r\nA: b\r\n\r\nno end", b"--xy\r\n\r\n\r\n--xy--"],
 )
 async def test_malformed(data):
     with pytest.raises(Malformed):
         await read(data)
 
 
-async def test_too_long():
-    with pytest.raises(TooLong):
-        await read(body(b"a" * 2000), size=100)
-    with pytest.raises(TooLong):
-        await read(b"--x\r\nContent-Type: a\r\n\r\n" + b"a" * 100_000, size=1000)
+@pytest.mark.parametrize("size", [7, 100, 16_384, 1_000_000])
+@pytest.mark.parametrize("length", [1001, 20_000, 100_000])
+async def test_what_is_too_long_is_passed_over(size, length):
+    one, long, other = await read(body(b"one", b"a" * length, b"other"), size=size)
+    assert (one, other) == (Part("application/dicom", b"one"), Part("application/dicom", b"other"))
+    assert (long.media_type, long.flaw) == ("application/dicom", "long")
+    assert long.data == b"a" * len(long.data)
+    assert 1000 < len(long.data) <= 40_000
+    assert await read(b"p" * length + b"\r\n" + body(b"one"), size=size) == [one]  # a preamble
+    with pytest.raises(Malformed):
+        await read(body(b"a" * length)[:-20], size=size)
+
+
+@pytest.mark.parametrize("broken", [b"--x\r\nno headers' end", b"--x behind\r\n\r\ntext", b"--x\r\n" + b"h" * 20_000])
+async def test_what_follows_a_part_without_form_is_read(broken):
+    whole = Part("application/dicom", b"one")
+    assert await read(broken + b"\r\n" + body(b"one")) == [Part("", b"", "form"), whole]
 
 
 def test_boundaries():

@@ -6,7 +6,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from connectors.dicom import pixels
 from models.errors import Poison
@@ -78,6 +78,46 @@ def test_padding_is_black_and_does_not_count():
     shown = picture(make(values, PixelPaddingValue=63000, PhotometricInterpretation="MONOCHROME1"))
     assert (shown[:, :8] == 0).all()
     assert shown[0, 8:].mean() > 250  # lowest value, inverted: white
+
+
+@pytest.mark.parametrize(
+    ("signed", "stored", "padding"),
+    [(True, 16, 63536), (True, 12, 63536), (True, 12, 2096), (True, 16, -2000), (False, 16, -2000), (False, 12, -2000)],
+)
+def test_padding_is_known_however_its_sign_is_written(signed, stored, padding):
+    values = np.tile(np.linspace(-900, 900, 64), (64, 1)).astype(np.int32) + (0 if signed else 1000)
+    values[:, :8] = -2000 if signed else -2000 % 2**stored
+    dataset = make(values.astype(np.int16 if signed else np.uint16), BitsStored=stored, HighBit=stored - 1)
+    dataset.add_new("PixelPaddingValue", "SS" if padding < 0 else "US", padding)
+    shown = picture(dataset)
+    assert (shown[:, :8] == 0).all()
+    assert shown[0, 8] < 3  # the contrast is spread over what is image
+    assert shown[0, 40] > 100
+    dataset.add_new("PixelPaddingRangeLimit", dataset["PixelPaddingValue"].VR, padding + 100)
+    assert (picture(dataset)[:, :8] == 0).all()
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_above_the_lowest_bits_are_moved_there(signed, syntax):
+    values = RAMP.astype(np.int16) - 2048 if signed else RAMP
+    window = {"WindowCenter": 0 if signed else 2048, "WindowWidth": 4096}
+    usual = make(values, BitsStored=12, HighBit=11, **window)
+    left = make(values << 4 | 0b1010, BitsStored=12, HighBit=15, **window)  # an overlay's bits below
+    middle = make((values & 0xFFF).astype(values.dtype) << 2, BitsStored=12, HighBit=13, **window)
+    for one in (usual, left, middle):
+        if syntax == RLELossless:
+            one.compress(RLELossless)
+        elif syntax == ExplicitVRBigEndian:
+            one.PixelData = np.frombuffer(one.PixelData, "<u2").astype(">u2").tobytes()
+        one.file_meta.TransferSyntaxUID = syntax
+        assert np.array_equal(pixels.decode(one, 0), values)
+        assert np.array_equal(picture(one), picture(usual))
+
+
+@pytest.mark.parametrize("high", [0, 10, 16, 40, None])
+def test_a_high_bit_that_cannot_be_changes_nothing(high):
+    assert np.array_equal(pixels.decode(make(RAMP, BitsStored=12, HighBit=high), 0), RAMP)
 
 
 def lut(entries, bits, vr="US", first=0, count=None, packed=False, order="<"):
@@ -205,6 +245,38 @@ def test_a_palette_becomes_rgb():
     shown = picture(dataset)
     assert shown[0, 0].tolist() == [0, 0, 255]
     assert shown[0, 1].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize("form", ["words", "bytes", "words of bytes", "bytes of words"])
+def test_a_palette_of_eight_bits_is_shown_however_it_is_written(form):
+    values = np.tile(np.arange(64, dtype=np.uint16), (64, 1)) * 4
+    dataset = make(values)
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour, entries in (("Red", np.arange(256)), ("Green", np.arange(256)[::-1]), ("Blue", np.zeros(256))):
+        said = 8 if form in ("bytes", "bytes of words") else 16
+        data = entries.astype("u1" if form in ("bytes", "words of bytes") else "<u2").tobytes()
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, said])
+        dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", data)
+    assert np.array_equal(picture(dataset), np.stack([values, 255 - values, values * 0], axis=-1))
+
+
+def test_a_palette_of_more_entries_than_a_byte_counts():
+    dataset = make(np.array([[0, 300, 599, 5000]], np.uint16))
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [600, 0, 8])
+        data = (np.arange(600) // 3).astype("u1").tobytes()
+        dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", data)
+    assert picture(dataset)[0, :, 0].tolist() == [0, 100, 199, 199]
+
+
+def test_a_dark_palette_stays_dark():
+    dataset = make(np.array([[0, 1]], np.uint8))
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [3, 0, 16])
+        dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", np.array([0, 200, 65535], "<u2").tobytes())
+    assert picture(dataset).max() == 1  # bright entries that this picture does not use
 
 
 def test_sixteen_bit_colour_becomes_eight():

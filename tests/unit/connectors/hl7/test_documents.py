@@ -5,6 +5,7 @@ import pytest
 from pypdf import PdfWriter
 from pypdf.generic import DictionaryObject, NameObject, StreamObject
 
+from connectors.documents import Documents
 from connectors.hl7.handling import Outcome
 from connectors.hl7.settings import Hl7Peer, Peer
 from processors.events import DeadLetterEvent, NoteEvent
@@ -463,6 +464,135 @@ def test_what_is_added_under_another_patient_is_added_to_nothing_of_the_first() 
     first = feed.note(mdm("T02", txa("D1"), line("text")))
     added = feed.note(mdm("T06", txa("D2", "D1"), line("more")), "9999")
     assert added.replaces not in (None, first.note_id)
+
+
+@pytest.mark.parametrize("parent", ["", "D1"])
+def test_an_addendum_under_its_documents_number_adds_and_replaces_nothing(parent: str) -> None:
+    feed = Feed()
+    bleed = feed.note(mdm("T02", txa("D1"), line("Large subdural haematoma.")))
+    raw = mdm("T06", txa("D1", parent), line("Dictated by Dr X."))
+    outcome = feed(raw)
+    (added,) = notes(outcome)
+    assert (added.relation, added.replaces, added.text) == ("addendum", bleed.note_id, "Dictated by Dr X.")
+    assert added.note_id != bleed.note_id
+    assert set(owners(added, ())) == {added.note_id}
+    assert "an addendum under the number of its document: a note of its own" in outcome.reason
+    assert feed.note(raw) == added  # a resend is no further one
+    further = feed.note(mdm("T06", txa("D1", parent), line("Dictated by Dr Y.")))
+    assert (further.relation, further.replaces) == ("addendum", bleed.note_id)
+    assert further.note_id not in (added.note_id, bleed.note_id)
+    # The document's own versions are its own still, also where nothing of it is remembered.
+    assert feed.note(mdm("T08", txa("D1"), line("Small subdural haematoma."))).note_id == bleed.note_id
+    alone = Feed().note(raw)
+    assert (alone.note_id, alone.replaces) == (added.note_id, bleed.note_id)
+
+
+def test_further_addenda_under_one_number_are_notes_of_their_own() -> None:
+    feed = Feed()
+    bleed = feed.note(mdm("T02", txa("D1"), line("Large subdural haematoma.")))
+    raws = [mdm("T06", txa("D2", "D1"), line(text)) for text in ("First.", "Second.", "Third.")]
+    added = [feed.note(raw) for raw in raws]
+    assert {(one.relation, one.replaces) for one in added} == {("addendum", bleed.note_id)}
+    assert len({one.note_id for one in (bleed, *added)}) == 4
+    edited = feed.note(mdm("T08", txa("D2", "D1"), line("First, read again.")))
+    assert edited.note_id == added[0].note_id
+    assert [feed.note(raw) for raw in raws] == added
+
+
+def test_a_corrected_addendum_is_a_version_of_it() -> None:
+    for numbers in (("D1", ""), ("D2", "D1")):
+        feed = Feed()
+        feed.note(mdm("T02", txa("D1"), line("Large subdural haematoma.")))
+        raw = mdm("T06", txa(*numbers), line("Seen by Dr X."))
+        added = feed.note(raw)
+        better = feed.note(mdm("T06", txa(*numbers), line("Seen by Dr Y.", status="C")))
+        assert (better.note_id, better.status, better.replaces) == (added.note_id, "corrected", added.replaces)
+        assert feed.note(raw) == added  # sent again it stays the older version
+
+
+@pytest.mark.parametrize("trigger", ["T11", "T03", "T04", "T08"])
+def test_what_withdraws_a_document_withdraws_what_was_added_under_its_number(trigger: str) -> None:
+    feed = Feed()
+    document = feed.note(mdm("T02", txa("D1"), line("Of somebody else.")))
+    added = [feed.note(mdm("T06", txa("D1"), line(text))) for text in ("More.", "Yet more.")]
+    apart = feed.note(mdm("T06", txa("D2", "D1"), line("Its own.")))
+    lines = (line("Of somebody else.", status="W"),) if trigger == "T08" else ()
+    gone = notes(feed(mdm(trigger, txa("D1", completion="AU||CA" if trigger in ("T03", "T04") else "AU"), *lines)))
+    assert [one.note_id for one in gone] == [one.note_id for one in (document, *added)]
+    assert {one.status for one in gone} == {"entered-in-error" if trigger == "T08" else "cancelled"}
+    assert {one.text for one in gone} == {""}
+    assert len({one.id for one in gone}) == 3
+    assert apart.note_id not in [one.note_id for one in gone]
+
+
+def test_an_addendum_that_was_wrong_leaves_its_document() -> None:
+    feed = Feed()
+    feed.note(mdm("T02", txa("D1"), line("Large subdural haematoma.")))
+    wrong = mdm("T06", txa("D1"), line("Of somebody else.", status="W"))
+    outcome = feed(wrong)
+    assert (outcome.verdict, notes(outcome)) == ("dead-letter", [])
+    assert "TXA-12: the withdrawal of an addendum that is not known" in outcome.reason
+    added = feed.note(mdm("T06", txa("D1"), line("Of somebody else.")))
+    gone = feed.note(wrong)
+    assert (gone.note_id, gone.status, gone.text) == (added.note_id, "entered-in-error", "")
+
+
+def test_a_notice_of_deletion_withdraws_the_document() -> None:
+    feed = Feed()
+    wrong = feed.note(mdm("T02", txa(), line("Wrong text.")))
+    gone = feed.note(mdm("T03", txa(completion="AU||CA")))
+    assert (gone.note_id, gone.status, gone.text) == (wrong.note_id, "cancelled", "")
+    alone = note(mdm("T03", txa(completion="AU||CA")))  # after a restart, say
+    assert (alone.note_id, alone.status) == (wrong.note_id, "cancelled")
+
+
+@pytest.mark.parametrize("trigger", ["T03", "T04"])
+def test_a_status_without_the_text_is_the_remembered_texts(trigger: str) -> None:
+    feed = Feed()
+    draft = feed.note(mdm("T02", txa(completion="DI"), line("Draft.")))
+    added = feed.note(mdm("T06", txa("D2", "DOC1^EPIC", completion="DI"), line("More.")))
+    raw = mdm(trigger, txa(completion="AU", kind="OP"))
+    final = feed.note(raw)
+    assert draft.status == "preliminary"
+    assert final.id != draft.id
+    assert (final.status, final.text, final.note_id, final.relation) == ("final", "Draft.", draft.note_id, "original")
+    assert (final.note_type, final.authored_at) == (draft.note_type, draft.authored_at)
+    assert feed.note(raw) == final  # sent again, since it was not confirmed
+    signed = feed.note(mdm(trigger, txa("D2", completion="LA")))
+    assert (signed.note_id, signed.relation, signed.replaces, signed.status) == (
+        *(added.note_id, "addendum"),
+        *(draft.note_id, "final"),
+    )
+    outcome = feed(mdm(trigger, txa(completion="LA")))
+    assert (outcome.verdict, outcome.reason) == ("ignored", "1 x a status that the document has already")
+    again = feed.note(mdm(trigger, txa(completion="DI")))
+    assert (again.status, again.text) == ("preliminary", "Draft.")
+
+
+def test_a_status_of_what_is_not_remembered_changes_nothing() -> None:
+    draft = mdm("T02", txa(completion="DI"), line("Draft."))
+    assert reader()(mdm("T03", txa(completion="AU"))).reason == "1 x a notice without the document's text"
+    assert reader()(mdm("T04", txa(completion="AU"))).reason == "OBX-5: a document without text"
+    for tell in (("9999", "P"), ("4711", "T")):  # another patient's, and test traffic's
+        feed = Feed()
+        feed.note(draft)
+        raw = mdm("T03", txa(completion="AU"), processing=tell[1])
+        assert notes(feed(raw, tell[0])) == []
+    feed = Feed()
+    feed.note(draft)
+    feed.note(mdm("T11", txa()))
+    assert notes(feed(mdm("T03", txa(completion="AU")))) == []  # nothing that could come back
+
+
+def test_texts_are_remembered_up_to_a_limit() -> None:
+    one, other = (note(mdm("T02", txa(number), line("x" * 60))) for number in ("D1", "D2"))
+    kept = Documents(characters=100)
+    kept.keep(one)
+    kept.keep(one)
+    assert kept.last(one.note_id, "production") == one
+    assert kept.last(one.note_id, "training") is None
+    kept.keep(other)
+    assert (kept.last(one.note_id, "production"), kept.last(other.note_id, "production")) == (None, other)
 
 
 def test_a_correction_takes_nothing_away_where_the_number_says_too_little() -> None:

@@ -26,6 +26,7 @@ WIDE = FileMapping(
         "o2": Column(code="3151-8", unit="L/min", values={"RA": 0}),
     },
 )
+RATE = WIDE.model_copy(update={"age": "", "columns": {"hr": WIDE.columns["hr"]}})
 LONG = FileMapping(
     layout="long", patient="id", time="minute", time_in="minutes", parameter="what", value="value",
     columns={"HR": Column(code="8867-4", unit="/min"), "RR": Column(code="9279-1", unit="/min")},
@@ -108,7 +109,7 @@ async def test_a_long_table_is_joined_into_sets(tmp_path):
 
 async def test_what_cannot_be_used_is_kept(tmp_path):
     (tmp_path / "bad.csv").write_text(CSV + "P3,2026-01-01T10:00:00Z,fast,1\n,2026-01-01T10:00:00Z,70\nP4,yesterday,70\n")
-    (tmp_path / "only-bad.csv").write_text("id,at,hr\nP4,yesterday,70\n")
+    (tmp_path / "only-bad.csv").write_text("id,at,hr,o2,age\nP4,yesterday,70\n")
     reader = source(tmp_path / "bad.csv")
     events = [event async for _, event in reader]
     letters = [event for event in events if isinstance(event, DeadLetterEvent)]
@@ -175,7 +176,7 @@ async def test_a_line_of_a_table_that_is_no_row_is_kept_as_it_stood(tmp_path):
 
 async def test_a_value_over_several_lines_is_one_row(tmp_path):
     (tmp_path / "a.csv").write_text('id,at,hr,words\nP1,2026-01-01T10:00:00Z,72,"two\nlines"\nP2,,73,\n')
-    assert [message for message, _ in await letters_of(tmp_path / "a.csv")] == ["line 4: no time"]
+    assert [message for message, _ in await letters_of(tmp_path / "a.csv", RATE)] == ["line 4: no time"]
 
 
 async def test_json_that_no_table_holds_is_no_silence(tmp_path):
@@ -188,7 +189,7 @@ async def test_json_that_no_table_holds_is_no_silence(tmp_path):
 
 async def test_equal_rows_have_a_letter_each(tmp_path):
     (tmp_path / "a.csv").write_text("id,at,hr\n,30/11/2026 08:00,70\n,30/11/2026 08:00,70\nP1,30/11/2026 08:00,70\n")
-    assert [message for message, _ in await letters_of(tmp_path / "a.csv")] == [
+    assert [message for message, _ in await letters_of(tmp_path / "a.csv", RATE)] == [
         "line 2: no patient",
         "line 3: no patient",
         "line 4: column 'at': cannot be read as a time (ISO 8601: 2026-11-30T08:00:00)",
@@ -214,10 +215,11 @@ async def test_the_pace_and_times_from_now(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a,b\n1,2\n", "no column 'at', 'id'"),
-        ("id,at,hr\n" + "P1,never,7\n" * 300, "does not fit"),
-        ("id,at,pulse\n" + "P1,2026-01-01,7\n" * 300, "does not fit"),
-        ("id,at\n" + "x" * 3_000_000, "cannot be read as a table: line 2 has 1048576 characters or more"),
+        ("a,b\n1,2\n", "no column 'age', 'at', 'hr', 'id', 'o2'"),
+        ("id,at,HR,o2,Age\nP1,2026-01-01,7,2,70\n", "no column 'age', 'hr', but 'Age', 'HR'"),
+        ("id,at,hr,o2,age\n" + "P1,never,7\n" * 300, "does not fit"),
+        ("id,at,hr,o2,age\n" + "P1,2026-01-01,fast\n" * 300, "does not fit"),
+        ("id,at,hr,o2,age\n" + "x" * 3_000_000, "cannot be read as a table: line 2 has 1048576 characters or more"),
         (b"\xff\xfe\x00\x01" * 100, "cannot be read"),
     ],
 )
@@ -228,6 +230,79 @@ async def test_a_file_that_does_not_fit_stops_with_the_reason(tmp_path, content,
         await replay(source(path), RecordingPublisher())
     with pytest.raises(Permanent, match="cannot be read"):
         await played(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize("column", ["encounter", "device"])
+async def test_a_column_beside_the_values_must_be_there_too(tmp_path, column):
+    for name, mapping in (("a.csv", WIDE), ("b.csv", LONG)):
+        (tmp_path / name).write_text("id,at,hr,o2,age,minute,what,value\n")
+        with pytest.raises(Permanent, match="no column 'csn'"):
+            await played(tmp_path / name, mapping.model_copy(update={column: "csn"}))
+
+
+async def test_what_the_mapping_names_and_the_file_never_has_is_told(tmp_path):
+    (tmp_path / "long.csv").write_text("id,minute,what,value\nP1,0,hr,131\nP1,0,RR,28\n")
+    done = await replay(source(tmp_path / "long.csv", LONG.model_copy(update={"age": "Age"})), RecordingPublisher())
+    assert (done.vitals, done.unread) == (1, ("Age", "HR"))
+    (tmp_path / "wide.jsonl").write_text('{"id": "P1", "at": "2026-01-01T10:00:00Z", "hr": 72, "O2": 3}')
+    done = await replay(source(tmp_path / "wide.jsonl"), RecordingPublisher())
+    assert (done.vitals, done.unread) == (1, ("age", "o2"))
+    (tmp_path / "ward.csv").write_text(CSV)
+    assert (await replay(source(tmp_path / "ward.csv"), RecordingPublisher())).unread == ()
+
+
+async def test_an_empty_cell_is_no_value_whatever_else_is_none(tmp_path):
+    (tmp_path / "a.csv").write_text("id,at,hr,o2,age\nP1,2026-01-01T10:00:00Z,,2,-9\nP1,,70,2,70\n")
+    mapping = FileMapping.model_validate(WIDE.model_dump() | {"missing": ["-9"]})
+    events = await played(tmp_path / "a.csv", mapping)
+    assert [type(event) for event in events] == [VitalsEvent, DeadLetterEvent]
+    assert [(one.code, one.value, one.refused) for one in events[0].observations] == [("3151-8", 2, "")]
+    assert events[1].message == "line 3: no time"
+
+
+BERLIN = RATE.model_copy(update={"zone": "Europe/Berlin"})
+AUTUMN = ["01:50", "02:10", "02:50", "02:10", "02:50", "03:10"]  # 2026-10-25: 03:00 is 02:00 once more
+
+
+async def times_of(path, mapping, **changes):
+    reader = source(path, mapping, **changes)
+    sets = [event async for _, event in reader if isinstance(event, VitalsEvent)]
+    return [one.observed_at.astimezone(UTC).strftime("%H:%M") for one in sets], reader.flags
+
+
+async def test_the_hour_that_occurs_twice_is_told_apart_by_the_order_of_the_rows(tmp_path):
+    rows = [f"{who},2026-10-25T{at}:00,7{n}\n" for n, at in enumerate(AUTUMN) for who in ("P1", "P2")]
+    (tmp_path / "wide.csv").write_text("id,at,hr\n" + "".join(rows))
+    expected = [one for one in ("23:50", "00:10", "00:50", "01:10", "01:50", "02:10") for _ in range(2)]
+    for order in ("time", "file"):
+        times, flags = await times_of(tmp_path / "wide.csv", BERLIN, order=order)
+        assert times == expected
+        assert flags == {"a time that occurred twice (daylight saving)": 8}
+    done = await replay(source(tmp_path / "wide.csv", BERLIN), RecordingPublisher())
+    assert done.flags.total() == 8
+    events = await played(tmp_path / "wide.csv", BERLIN)
+    assert len({event.id for event in events}) == 12
+
+
+async def test_the_hour_that_occurs_twice_in_a_long_file_and_out_of_order(tmp_path):
+    long = LONG.model_copy(update={"zone": "Europe/Berlin", "time": "at", "time_in": "timestamp"})
+    hourly = [("01:00", "23:00"), ("02:00", "00:00"), ("02:00", "01:00"), ("03:00", "02:00")]
+    for names in (("HR", "RR"), ("RR", "HR")):
+        rows = [f"P1,2026-10-25T{at}:00,{name},7{n}\n" for n, (at, _) in enumerate(hourly) for name in names]
+        for order in (rows, sorted(rows, key=lambda row: row.split(",")[2])):
+            (tmp_path / "long.csv").write_text("id,at,what,value\n" + "".join(order))
+            times, _ = await times_of(tmp_path / "long.csv", long)
+            assert times == [at for _, at in hourly]
+    backwards = [f"P1,2026-10-25T{at}:00,70\n" for at in ("03:10", "02:50", "01:10")]
+    (tmp_path / "back.csv").write_text("id,at,hr\n" + "".join(backwards))
+    assert (await times_of(tmp_path / "back.csv", BERLIN))[0] == ["23:10", "00:50", "02:10"]
+
+
+async def test_a_time_that_never_occurred_and_offsets(tmp_path):
+    rows = ["P1,2026-03-29T02:30:00,70", "P1,2026-10-25T02:30:00+01:00,71", "P1,2026-10-25T02:30:00+02:00,72"]
+    (tmp_path / "a.csv").write_text("id,at,hr\n" + "\n".join(rows) + "\n")
+    times, flags = await times_of(tmp_path / "a.csv", BERLIN)
+    assert (times, flags) == (["01:30", "00:30", "01:30"], {"a time that never occurred (daylight saving)": 1})
 
 
 async def test_publishing_until_it_is_confirmed(tmp_path):
@@ -298,6 +373,8 @@ def test_mappings():
         "][",
         'patient="p"\ntime="t"\n[columns]\nx={code="2339-0"}',
         'layout="long"\npatient="p"\ntime="t"\n[columns]',
+        'patient="p"\ntime="t"\n[columns]\nx={code="8310-5", unit="bananas"}',
+        'patient="p"\ntime="t"\n[columns]\nx={code="8310-5", unit="/min"}',
     ],
 )
 def test_a_mapping_that_is_wrong_says_so(tmp_path, text):
