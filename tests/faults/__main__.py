@@ -14,7 +14,20 @@ from tempfile import TemporaryDirectory
 from infra.kafka.host import LocalKafkaError, free_ports, require_free
 from infra.kafka.kafka import LocalKafka
 from tests import qdrant
-from tests.faults import boundaries, broken_models, merging, messages, outside, report, senders, stores, workers
+from tests.faults import (
+    both,
+    boundaries,
+    broken_models,
+    contexts,
+    merging,
+    messages,
+    outside,
+    passages,
+    report,
+    senders,
+    stores,
+    workers,
+)
 from tests.faults.arena import Fault, Row, arena
 from tests.faults.disk import small_disk
 from tests.faults.proxy import Proxy
@@ -28,6 +41,9 @@ MATRIX: list[Fault] = [
     *stores.FAULTS,
     *merging.FAULTS,
     *messages.FAULTS,
+    *passages.FAULTS,
+    *contexts.FAULTS,
+    *both.FAULTS,
     *broken_models.FAULTS,
     *senders.FAULTS,
 ]

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from infra.kafka.kafka import LocalKafka
 from processors.events import TOPICS
 from streams.journal import TOPIC as JOURNAL
 from tests.faults import answers, inputs
-from tests.faults.inputs import Load, Place, Sender, Sent
+from tests.faults.inputs import Course, Load, Place, Sender, Sent
 from tests.faults.proxy import Proxy
 from tests.faults.verify import INPUT, Judge, Verdict
 from tests.faults.watch import Watch, Worker, log_lines
@@ -52,10 +52,12 @@ class Fault:
     brokers: int = 1
     settings: tuple[tuple[str, str], ...] = ()
     same: bool = True  # whether the outputs must equal those of an undisturbed run
+    but: tuple[str, ...] = ()  # fields of outputs, and `deterioration`, that its own load has otherwise
     like: str = "undisturbed"  # which fault's run that is: the same load without a fault
     deaths: bool = False  # whether a worker may end by itself
     seen: str = ""  # words (a regular expression) that an operator must find in log, health or metrics
     load: "Callable[[Arena], Load] | None" = None  # instead of the lane's own load
+    over: float | None = None  # seconds that the lane's own load is spread over, where it is not sent in its own time
     settle: float = SETTLE  # seconds, its patience after the load
     needs: "Callable[[], str | None]" = lambda: None  # what this machine lacks for it, in words
     small_disk: bool = False  # whether the broker lies on a small file system of its own
@@ -84,6 +86,8 @@ class Row:
     ignored: dict[str, int] = field(default_factory=dict)
     repeats: int = 0
     moved: int = 0  # points that merges gave to another patient
+    taken_back: int = 0  # images
+    of_several: int = 0  # notes that have more than one passage
     answers: int = 0  # of people, to alerts
     escalated: int = 0  # steps of alerts that nobody answered
     compared: dict[str, int] = field(default_factory=dict)  # how much of each was held against the undisturbed run's
@@ -113,6 +117,7 @@ class Arena:
         self.prefix = kafka.name("f." + fault.lane) + "."
         self.objects = folder / "objects"
         self.wrong: list[str] = []
+        self.courses: dict[str, Course] = {}  # what must be said of patients whose context changes under the load, by their id
         self.marks = set(inputs.MARKS)  # what tells who somebody is, of all whom the load is about
         self.spoilt = 0  # records with an id that must end as dead letters
         self.gone = 0  # accepted records that Kafka deleted before they were read
@@ -213,6 +218,8 @@ class Arena:
             if self.fault.load
             else inputs.of_lane(self.fault.lane, self.seed, self.fault.seconds, str(self.objects))
         )
+        if self.fault.over is not None:
+            load = replace(load, rate=len(load.paced) / self.fault.over)
         if self.fault.prepare:
             self.fault.prepare(self)
         for slot in range(self.fault.workers):
@@ -238,11 +245,11 @@ class Arena:
         store, names = self._store(), self.sender.names
         judge = Judge(
             self.fault.lane, self.kafka.bootstrap, self.prefix, self.sender.accepted, store, names, self.erased, self.marks,
-            answers.AFTER if self.answered else None,
+            answers.AFTER if self.answered else None, self.courses,
         )  # fmt: skip
         logs = "\n".join(worker.log for worker in self.workers)
         seen = "\n".join([logs, *self.watch.not_ready, *self.watch.metrics])
-        verdict = judge.judge(seen, undisturbed if self.fault.same else None)
+        verdict = judge.judge(seen, undisturbed if self.fault.same else None, self.fault.but)
         return self._row(verdict, logs, time.monotonic() - began), verdict
 
     def _play(self, load: Load) -> None:
@@ -325,6 +332,8 @@ class Arena:
             ignored=verdict.ignored,
             repeats=verdict.repeats,
             moved=verdict.moved,
+            taken_back=verdict.taken_back,
+            of_several=verdict.of_several,
             answers=verdict.answers,
             escalated=verdict.escalated,
             compared=verdict.compared,

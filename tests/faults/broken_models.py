@@ -1,8 +1,9 @@
 """Models that fail in their real runtime: graphs of a few bytes with which ONNX Runtime gives NaN, raises, dawdles, hangs or finds
-no memory. Needs `onnx`."""
+no memory; and the shipped deterioration model, with nodes behind it that do so for patients who get worse. Needs `onnx`."""
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from models.registry import WEIGHTS, Registry, sha256_of
+from models.runtimes.deterioration import FEATURES, VITALS
 from tests.clinic import site_registry
 from tests.faults.arena import Arena, Fault, Twist
 from tests.faults.inputs import PHI, Sent
@@ -65,21 +69,25 @@ def lingering(turns: int) -> Callable[[Path], None]:
     """Write a graph that goes so many times through an empty loop for each of one word in a batch: 2**62 is for ever."""
 
     def write(path: Path) -> None:
-        body = helper.make_graph(
-            [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["sum", "one"], ["sum_after"])],
-            "body",
-            [
-                _value("turn", TensorProto.INT64, []),
-                _value("go_on", TensorProto.BOOL, []),
-                _value("sum", TensorProto.FLOAT, []),
-            ],
-            [_value("goes_on", TensorProto.BOOL, []), _value("sum_after", TensorProto.FLOAT, [])],
-            [_constant("one", np.float32(0.0))],
-        )
-        loop = helper.make_node("Loop", ["turns", "yes", "zero"], ["waste"], body=body)
-        _with_waste(path, [helper.make_node("Mul", ["found", "each"], ["turns"]), loop], turns)
+        _with_waste(path, [helper.make_node("Mul", ["found", "each"], ["turns"]), _loop()], turns)
 
     return write
+
+
+def _loop() -> Any:
+    """Return a node that makes the scalar `waste` (of 0) by going `turns` times round for nothing."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["sum", "one"], ["sum_after"])],
+        "body",
+        [
+            _value("turn", TensorProto.INT64, []),
+            _value("go_on", TensorProto.BOOL, []),
+            _value("sum", TensorProto.FLOAT, []),
+        ],
+        [_value("goes_on", TensorProto.BOOL, []), _value("sum_after", TensorProto.FLOAT, [])],
+        [_constant("one", np.float32(0.0))],
+    )
+    return helper.make_node("Loop", ["turns", "yes", "zero"], ["waste"], body=body)
 
 
 def greedy(path: Path) -> None:
@@ -156,6 +164,68 @@ def _serve(arena: Arena, name: str) -> None:
     arena.env["VIGIL_MODELS__REGISTRY"] = str(registry)
 
 
+WORSE, WORST = 0.03, 0.075
+"""The shipped model says some .007 of the load's patients who are well and .05 of those who get worse; and .09 or more where it is
+tried as it is loaded, since a model that fails then is not served at all."""
+_RAISES = [
+    helper.make_node("Cast", ["is_worse"], ["place"], to=TensorProto.INT64),
+    helper.make_node("Gather", ["nothings", "place"], ["trouble"]),  # a table of one: ONNX Runtime raises for its second row
+    helper.make_node("Add", ["said", "trouble"], ["probability"]),
+]
+_NAN = [helper.make_node("Where", ["is_worse", "nan", "said"], ["probability"])]
+_HANGS = [
+    helper.make_node("Cast", ["is_worse"], ["ones"], to=TensorProto.INT64),
+    helper.make_node("ReduceSum", ["ones"], ["found"], keepdims=0),
+    helper.make_node("Mul", ["found", "each"], ["turns"]),
+    _loop(),
+    helper.make_node("Add", ["said", "waste"], ["probability"]),
+]
+
+
+def deterioration(nodes: list[Any]) -> Callable[[Arena], None]:
+    """Lay a registry over the packaged one, whose deterioration model makes `probability` of what was `said` by these nodes."""
+
+    def prepare(arena: Arena) -> None:
+        entry = Registry.load().entry("deterioration")
+        folder = arena.folder / "deterioration"
+        shutil.copytree(WEIGHTS / entry.location, folder)
+        model = onnx.load(folder / "model.onnx")
+        graph = model.graph
+        for node in graph.node:
+            node.output[:] = ["said" if name == "probability" else name for name in node.output]
+        graph.node.extend(
+            [  # rows that fill a block up hold nothing that was measured
+                helper.make_node("Slice", ["x", "first", "last", "inputs"], ["seen"]),
+                helper.make_node("ReduceMax", ["seen"], ["most_seen"], axes=[0, 2], keepdims=0),
+                helper.make_node("Greater", ["most_seen", "zero"], ["is_seen"]),
+                helper.make_node("Greater", ["said", "worse"], ["is_grave"]),
+                helper.make_node("Less", ["said", "worst"], ["is_of_load"]),
+                helper.make_node("And", ["is_seen", "is_grave"], ["is_seen_grave"]),
+                helper.make_node("And", ["is_seen_grave", "is_of_load"], ["is_worse"]),
+                *nodes,
+            ]
+        )
+        constants = {
+            "worse": np.float32(WORSE),
+            "worst": np.float32(WORST),
+            "first": np.array([len(FEATURES)], np.int64),  # of a row's inputs: what was measured of the vital signs
+            "last": np.array([len(FEATURES) + VITALS], np.int64),
+            "inputs": np.array([2], np.int64),
+            "nan": np.float32(np.nan),
+            "nothings": np.zeros(1, np.float32),
+            "each": np.int64(2**62),
+            "yes": np.bool_(True),
+            "zero": np.float32(0.0),
+        }
+        graph.initializer.extend([_constant(name, value) for name, value in constants.items()])
+        onnx.save(model, folder / "model.onnx")
+        files = {**entry.files, "model.onnx": sha256_of(folder / "model.onnx")}
+        described = {**entry.model_dump(), "location": str(folder), "files": files}
+        arena.env["VIGIL_MODELS__REGISTRY"] = str(site_registry(arena.folder, models=[described]))
+
+    return prepare
+
+
 def other_model(arena: Arena) -> None:
     """Wait until the hung worker ends; then the operator goes back to the model of before."""
     deadline = time.monotonic() + 60.0
@@ -199,6 +269,15 @@ FAULTS = [
         for name, words, trouble, prepare in (
             ("model-raises", "ONNX Runtime raises on a tenth of the notes", RAISES, model_of(short_table)),
             ("model-nan", "the model's scores are not a number for a tenth of the notes", SPOILS, model_of(nan_table)),
+        )
+    ),
+    *(  # vitals wait for no model: NEWS2 goes out alone, says so, and the alerts are those of a run whose model is well
+        # Its answers and the scores' ids are another model's.
+        Fault(name, "vitals", words, nothing, prepare=deterioration(nodes), but=("id", "deterioration"), seconds=24, seen=seen)
+        for name, words, nodes, seen in (
+            ("model-raises", "ONNX Runtime raises of patients who get worse", _RAISES, "deterioration model fails"),
+            ("model-nan", "the model's score is not a number of patients who get worse", _NAN, "deterioration model fails"),
+            ("model-hung", "the model never comes back from patients who get worse", _HANGS, "score-late"),
         )
     ),
     Fault(

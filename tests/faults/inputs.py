@@ -113,11 +113,29 @@ class Accepted:
 
     at: dict[Place, str] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)  # sent, and neither confirmed nor refused for good
+    lain: list[tuple[int, int, bytes | None]] = field(default_factory=list)
+    """What lay on the input topic that was deleted: partition, place as `at` has it now, value."""
 
     def ids(self, topics: Iterable[str]) -> set[str]:
         """The ids of what lies on these topics."""
         wanted = set(topics)
         return {event_id for (topic, _, _), event_id in self.at.items() if topic in wanted and event_id}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What must be said of one patient whose context changes, as their sender knows it. A context's ids are the records'.
+
+    `steps`: of alerts, in order: what led to it (an id; `moved`: a set that a merge passed on), state, severity, ward, stay.
+    `sets`: by id what its score says of the patient: a flag or none, why there is no NEWS2 or nothing. Where the record was merged:
+    `heir`, who survives; `rates`, heart rates and when (ms since 1970) that were known by then; `after`, sets that came later.
+    """
+
+    steps: tuple[tuple[str, str, str, str, str], ...]
+    sets: dict[str, tuple[str, str]]
+    heir: str | None = None
+    rates: tuple[tuple[int, float], ...] = ()
+    after: int = 0
 
 
 class Sender:

@@ -11,7 +11,7 @@ from tests.faults.inputs import Load, Sent, sent
 from tests.faults.outside import backlog, broker_kill
 from tests.faults.stores import qdrant_down
 from tests.faults.watch import Worker
-from tests.faults.workers import nothing, sigkill
+from tests.faults.workers import nothing, sigkill, zombie
 
 LANE = "merges"
 NOTES, PATIENTS, SURVIVORS = 80, 40, 10
@@ -62,6 +62,7 @@ def row(name: str, words: str, strike: Any, **more: Any) -> Fault:
 FAULTS = [
     row("undisturbed", "no fault: thirty patients are merged into ten", nothing),
     row("sigkill", "SIGKILL three times at random moments", sigkill, seconds=20),
+    row("zombie", "one of two workers frozen past its session, then it wakes up", zombie, workers=2, seconds=18),
     row("broker-kill", "the broker killed, started 4 s later", broker_kill, seconds=18),
     row("qdrant-down", "Qdrant killed, started 6 s later", qdrant_down, seen="store"),
     row("backlog", "all of the load waits for a worker that starts", backlog),

@@ -37,7 +37,7 @@ from tests.faults.disk import full, no_mounting, small_disk
 from tests.faults.inputs import EVERY, PATIENTS, PHI, Load, Sender, Sent, beginning, dates
 from tests.faults.outside import broker_kill, partition
 from tests.faults.watch import Worker
-from tests.faults.workers import nothing
+from tests.faults.workers import clock_jumps, fake_clock, no_faketime, nothing
 
 RATE = PATIENTS / EVERY.total_seconds()  # messages a second
 ANSWER = 10.0  # seconds that a sender waits for one
@@ -217,6 +217,15 @@ def front_on_a_small_disk(arena: Arena) -> None:
     front(arena)
 
 
+def front_with_a_clock(arena: Arena) -> None:
+    """The same, and it sees the wall clock through a file that a fault may set; the lane does not."""
+    before = dict(arena.env)
+    fake_clock(arena)
+    front(arena)
+    arena.env.clear()
+    arena.env |= before
+
+
 def listener_sigkill(arena: Arena) -> None:
     """SIGKILL `vigil serve` at three random moments, started again at once."""
     listener = arena.worker(SLOT)
@@ -262,6 +271,15 @@ FAULTS = [
     *through("listener-sigterm", "`vigil serve` ended twice in the middle of work", listener_sigterm, ("vitals", "images")),
     *through("listener-broker-kill", "the broker killed for 4 s, under connectors and lane", broker_kill, FEEDS),
     *through("listener-partition", "nothing passes to the broker for 9 s", partition, ("vitals", "images"), seconds=20.0),
+    *through(
+        "listener-clock-jump",
+        "the clock of `vigil serve` an hour ahead, then an hour back, 4 s each",
+        clock_jumps,
+        ("vitals", "notes-entities"),
+        prepare=front_with_a_clock,
+        needs=no_faketime,
+        seen="the clock stepped",
+    ),
     *through("fhir", "no fault: the load as FHIR over HTTP", nothing, **FHIR, seconds=20.0),
     *through("fhir-listener-sigkill", "`vigil serve` killed three times, under FHIR", listener_sigkill, **FHIR, seconds=20.0),
     *through("fhir-broker-kill", "the broker killed for 4 s, under the FHIR endpoint and lane", broker_kill, **FHIR),

@@ -49,7 +49,7 @@ def test_the_parts_together_are_all_rows() -> None:
         (["--part", "1/0"], "'1/0' is no K/N"),
         (["--part", "3/2"], "'3/2' is no K/N"),
         (["--part", "0/2"], "'0/2' is no K/N"),
-        (["--only", "late", "--part", "2/2"], "that part has none"),
+        (["--only", "cut-off", "--part", "2/2"], "that part has none"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_words(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

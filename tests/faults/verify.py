@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -14,7 +14,8 @@ from typing import Any
 
 from qdrant_client import QdrantClient
 
-from tests.faults.inputs import LATE, MARKS, Accepted, Place
+from tests.faults import chart
+from tests.faults.inputs import LATE, MARKS, Accepted, Course, Place
 from tests.storm.verify import Came, Entry, Ledger, Reckoning, alerts, entries, untrue
 
 INPUT = {
@@ -55,6 +56,9 @@ CARRIED: dict[str, dict[str, str]] = {
 WITHDRAWN = ("cancelled", "entered-in-error")  # states of a note or image without content
 ENOUGH = 60  # scores: a load of so many has patients who are ill
 GRAVE = 7  # NEWS2 from which somebody must have been told
+SAID_OF_SILENCE = ("escalated",)  # steps of a course that come when nobody answers, whenever that is
+CHILDREN = "2010"  # who was born later is no adult as of these loads, and of unknown age who has no date
+HELD = {"catching-up", "not-watched", "moved", "test-traffic"}  # flags of a score that by itself need lead to no alert
 OVER = ("resolved", "declined", "withdrawn")  # states of an alert after which nothing comes
 SILENT = ("the deterioration model was late", "the deterioration model failed")  # how a score says that NEWS2 stands alone
 
@@ -69,6 +73,9 @@ class Verdict:
     dead_letters: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
     moved: int = 0  # points that merges gave to another patient
+    taken_back: int = 0  # images
+    passages: int = 0  # of notes
+    of_several: int = 0  # notes that have more than one
     repeats: int = 0  # records beyond the first of one logical output: allowed
     said: dict[str, dict[str, Any]] = field(default_factory=dict)  # input id -> what its output says, field by field
     risk: dict[str, str] = field(
@@ -90,6 +97,25 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Set:
+    """One set of vital signs, as far as the verifier scores it itself."""
+
+    patient: str
+    at: int  # ms: observed, and not later than received
+    place: tuple[bool, int, int]  # whether it lies on the log of now, partition, offset
+    points: chart.Points
+    correcting: bool
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], place: tuple[bool, int, int]) -> "Set":
+        """Of an event."""
+        times = [_milliseconds(body.get(name)) or 0 for name in ("observed_at", "received_at")]
+        given = [one for one in body.get("observations", ()) if one.get("status", "final") in ("final", "corrected")]
+        correcting = any(one.get("status") == "corrected" for one in given)
+        return cls(body["patient_id"], min(times), place, chart.points_of(given), correcting)
+
+
 class Judge:
     """Reads a row's topics and vectors once, and says what is wrong."""
 
@@ -104,13 +130,16 @@ class Judge:
         erased: Mapping[str, set[Place]] | None = None,
         marks: Collection[str] = MARKS,
         calls_after: float | None = None,
+        courses: Mapping[str, Course] | None = None,
     ) -> None:
         """`names`: what senders call the inputs, by event id. `erased`: what was accepted when an output topic was deleted.
 
         `marks`: what tells who somebody is, of all whom the load is about. `calls_after`: so many seconds after it asked, an
-        emergency that nobody answered calls the one link of its chain.
+        emergency that nobody answered calls the one link of its chain. `courses`: what must be said of patients whose context
+        changes under the load, by their id.
         """
         self.calls_after = calls_after
+        self.courses = courses or {}
         self.names = names or {}
         self.marks = _pattern(marks)
         self.erased = erased or {}
@@ -133,9 +162,20 @@ class Judge:
         self.began = 0  # of the load, ms since 1970
         self.scored: dict[str, dict[str, Any]] = {}  # score id -> whose it is and what it says
         self.placed: dict[str, list[dict[str, Any]]] = defaultdict(list)  # patient -> their contexts' stay and place
+        self.anew: set[str] = set()  # ids of scores that a context led to
+        self.met: dict[str, str] = {}  # patient -> the message that they came with, where connectors made the inputs
+        self.unscored: set[str] = set()  # patients to whom NEWS2 does not apply, by some context of theirs
+        self.sets: dict[str, Set] = {}  # vital signs that were accepted, by id
+        self.moved: dict[str, dict[str, Any]] = {}  # sets that the lane passed on from a merged record, by id
+        self.texts: dict[str, str] = {}  # of notes, by version
+        self.images: dict[str, dict[str, Any]] = {}  # by version
+        self.taken_back: dict[str, set[str]] = defaultdict(set)  # images of which it is said that they are: by whose word
 
-    def judge(self, logs: str, undisturbed: Verdict | None = None) -> Verdict:
-        """Hold everything against everything; `undisturbed` is the same load's verdict without a fault."""
+    def judge(self, logs: str, undisturbed: Verdict | None = None, but: Collection[str] = ()) -> Verdict:
+        """Hold everything against everything; `undisturbed` is the same load's verdict without a fault.
+
+        `but`: fields of outputs, and `deterioration`, that a row's load rightly has otherwise than that one's.
+        """
         self._inputs()
         self._letters()
         self._originals()
@@ -146,7 +186,8 @@ class Judge:
             outputs = self._merged(ids)
         vectors = self._vectors(ids) if self.lane in COLLECTION else set(ids)
         made = set[str]().union(outputs if self.lane in (*OUTPUT, "merges") else (), vectors if self.lane in COLLECTION else ())
-        self._account(ids, outputs & vectors, made, vectors)
+        gone = self._withdrawn(vectors) if self.lane == "images" else set()
+        self._account(ids, ((outputs - gone) & vectors) | (gone & set(self.taken_back)), made, vectors)
         self._bear_out()
         self._silence(logs)
         if self.names:
@@ -158,8 +199,11 @@ class Judge:
             self._steps()
             self._rests()
             self._told()
+            self._charted()
+            self._one_each()
+            self._courses()
         if undisturbed is not None:
-            self._compare(undisturbed)
+            self._compare(undisturbed, but)
         self.verdict.wrong = self.found.wrong
         return self.verdict
 
@@ -169,14 +213,23 @@ class Judge:
         accepted = self.accepted.ids([self.topic]) | self.accepted.unknown
         self.came = {one: Came() for one in accepted}
         happened = []
-        for partition, offset, value in self.ledger.values(self.topic):
+        for partition, offset, value in (*self.accepted.lain, *self.ledger.values(self.topic)):
             body = _read(value)
             one = body.get("id", "")
             spoilt = not self.accepted.at.get((self.topic, partition, offset), "unknown")
-            if spoilt or one not in accepted:
+            if body.get("moved_from") and one not in accepted:
+                self.moved[one] = body
+            elif spoilt or one not in accepted:
                 continue
             self._lies(one, body, value)
-            if (at := _milliseconds(body.get(HAPPENED[self.topic]))) is not None:
+            if self.lane == "vitals":
+                self.sets.setdefault(one, Set.of(body, (offset >= 0, partition, offset if offset >= 0 else -1 - offset)))
+            elif self.lane == "notes-vectors":
+                self.texts[one] = body.get("text", "")
+            elif self.lane == "images":
+                self.images.setdefault(one, body)
+            # What a row sends as history lies before the load's beginning.
+            if not one.endswith(LATE) and (at := _milliseconds(body.get(HAPPENED[self.topic]))) is not None:
                 happened.append(at)
             carried = {name: body[name] for name in fields if name in body}
             if carried not in self.told[one]:
@@ -191,10 +244,9 @@ class Judge:
             stay = {name: body.get(name) for name in ("encounter_id", "location")}
             if stay not in self.placed[body["patient_id"]]:
                 self.placed[body["patient_id"]].append(stay)
+            if body.get("pregnant") or (body.get("birth_date") or "9999") > CHILDREN:
+                self.unscored.add(body["patient_id"])
             self._lies(body["id"], body, value)  # a score may come of it
-        for (topic, _, offset), one in self.accepted.at.items():
-            if one and topic == self.topic and offset < 0:  # the log that it lay on is no more
-                self.came[one].digests.clear()
 
     def _lies(self, one: str, body: Mapping[str, Any], value: bytes) -> None:
         came = self.came.setdefault(one, Came())
@@ -298,10 +350,17 @@ class Judge:
                 self.scored[body["id"]]["source"] = self.names.get(source, source)
             if body["source"].get("topic", self.topic) != self.topic:  # scored anew by a context that was read after the set
                 anew.append(body)
+                self.anew.add(body["id"])
                 continue
+            if body.get("image_status", "final") != "final":  # whose word it is depends on what came together
+                self.taken_back[body["image_id"]].add(source)
+                self.came.setdefault(body["image_id"], Came()).outputs[body["id"]] = body.get("patient_id", "")
+                if body["image_id"] != source:
+                    said[body["id"]].add(json.dumps({**body, "source": None, "reason": None}, sort_keys=True))
+                    continue
             records += 1
             of_input[source].add(body["id"])
-            if body.get("image_id", source) == source and not self._carried(output, source, body):  # else it withdraws another
+            if not self._carried(output, source, body):
                 otherwise.append(body["id"])
             # A note that its sender sends again has an event for each time that it came, alike but for that.
             apart = ("source", "received_at") if self.lane == "notes-entities" else ("source",)
@@ -313,7 +372,7 @@ class Judge:
         self._anew(anew)
         several = [one for one, outs in of_input.items() if len(outs) > 1]
         split = [one for one, texts in said.items() if len(texts) > 1]
-        never = set(of_input) - ids - self.accepted.unknown
+        never = set(of_input) - ids - self.accepted.unknown - set(self.moved)
         self.verdict.repeats += records - len(said)
         self.verdict.duplicated += len(several) + len(split) + len(never)
         self.found.blame("inputs with several logical outputs", several)
@@ -370,8 +429,10 @@ class Judge:
     def _vectors(self, ids: set[str]) -> set[str]:
         assert self.qdrant is not None
         points: dict[str, list[tuple[str, list[float]]]] = defaultdict(list)
+        payloads: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         hollow, otherwise = [], []
         for payload, vector in _scroll(self.qdrant, COLLECTION[self.lane]):
+            payloads[payload["version"]].append(payload)
             points[payload["version"]].append((json.dumps(self._compared(payload, PLACE), sort_keys=True), vector))
             if not self._carried("points", payload["version"], payload):
                 otherwise.append(payload["version"])
@@ -379,6 +440,7 @@ class Judge:
                 hollow.append(payload["version"])
         self.found.blame("points whose vector is not of unit length", hollow)
         self.found.blame("points that tell otherwise of their input than it does", sorted(set(otherwise)))
+        self._passages(payloads)
         for version, found in points.items():
             found.sort()
             name = self.names.get(version, version)
@@ -389,6 +451,53 @@ class Judge:
         self.verdict.duplicated += len(never)
         self.found.blame("vectors of what was never accepted", never)
         return versions
+
+    def _withdrawn(self, vectors: set[str]) -> set[str]:
+        """Return the images that were taken back and the words that took them: of each it must be said, and none has a vector.
+
+        A word takes back what came before it under its UID of its own patient, or where there is none, of any; a picture what came
+        of another patient.
+        """
+        of_instance: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for body in sorted(self.images.values(), key=lambda body: _milliseconds(body["received_at"]) or 0):
+            of_instance[body["instance_uid"]].append(body)
+        by: dict[str, set[str]] = defaultdict(set)
+        for versions in of_instance.values():
+            for place, one in enumerate(versions):
+                word = one["status"] in WITHDRAWN
+                before = [other for other in versions[:place] if other["status"] not in WITHDRAWN]
+                own = [other for other in before if other["patient_id"] == one["patient_id"]]
+                for other in (own or before) if word else [other for other in before if other not in own]:
+                    by[other["id"]].add(one["id"])
+                if word:
+                    by[one["id"]].add(one["id"])
+        spoilt = {one for place in self.dead if (one := self.accepted.at.get(place))}
+        gone = set(by) - spoilt
+        self.verdict.taken_back = len(gone)
+        self.found.blame("images that were taken back and have a vector", sorted(gone & vectors))
+        self.verdict.duplicated += len(gone & vectors)
+        astray = {one for one, words in self.taken_back.items() if not words <= by.get(one, set())}
+        self.found.blame("images of which it is said that they were taken back, and nobody did", sorted(astray))
+        return gone
+
+    def _passages(self, found: Mapping[str, list[Mapping[str, Any]]]) -> None:
+        """A note's points are its passages from the first to the last, each in its words, and together all of its words."""
+        torn, misquoted = [], []
+        for version, payloads in found.items():
+            text, several = self.texts.get(version), sorted(payloads, key=lambda payload: int(payload.get("chunk", 0)))
+            if text is None or "chunks" not in several[0]:
+                continue
+            self.verdict.passages += len(several)
+            self.verdict.of_several += len(several) > 1
+            if any(payload["passage"] != text[payload["start"] : payload["end"]] for payload in several):
+                misquoted.append(version)
+            held = {place for payload in several for place in range(payload["start"], payload["end"])}
+            whole = [payload["chunk"] for payload in several] == list(range(several[0]["chunks"]))
+            if not whole or any(place not in held for place, letter in enumerate(text) if not letter.isspace()):
+                torn.append(version)
+        self.verdict.lost += len(torn)
+        self.found.blame("notes of which passages are missing, or left over", torn)
+        self.found.blame("points whose passage is not their note's words", misquoted)
 
     def _merged(self, ids: set[str]) -> set[str]:
         """Return the merges that were carried out: audited, and every point of the patient's notes carries the survivor's id."""
@@ -579,6 +688,8 @@ class Judge:
                 words = " ".join(str(one) for one in told if one is not None)
                 rests_on = self.scored.get(body.get("score_id") or "", {}).get("source")
                 # What a context leads to rests on a set; on a patient's first it may or may not, as either came first (`first`).
+                if body.get("score_id") in self.anew:
+                    rests_on = self.met.get(body["patient_id"], rests_on)
                 under = source if source in self.verdict.said else rests_on if rests_on in self.verdict.first else ""
                 found[under][body["id"]] = words
                 bodies[under, words][body["id"]] = {
@@ -653,13 +764,120 @@ class Judge:
         if scored >= ENOUGH and not told:
             self.found.wrong.append(f"{scored} scores and no alert: the row shows nothing")
 
+    def _charted(self) -> None:
+        """Each score is what the chart gives for its set, and each patient's gravest so far led to a step that says how grave.
+
+        Asked of sets that hold all of NEWS2, with what corrects them. Left out are first sets that came with their patient's first
+        context (either may be read first), what is not to alert by itself (history, an outage's backlog, who is not watched), and
+        whom an answer or a context had an alert end.
+        """
+        scores: dict[str, dict[str, Any]] = {}
+        for _, _, body in self.ledger.read("clinical.scores"):
+            if body["source"].get("topic", self.topic) == self.topic:
+                scores.setdefault(body["source"]["event_id"], body)
+        steps = {
+            (body["source"]["event_id"], body["severity"])
+            for _, _, body in self.ledger.read("clinical.alerts")
+            if body.get("kind") == "news2" and body["state"] in ("raised", "updated")
+        }
+        first: dict[str, str] = {}
+        states: dict[tuple[str, int], chart.Points] = {}
+        gravest: dict[str, int] = {}
+        erased = {self.accepted.at.get(place) for place in self.erased.get("clinical.alerts", ())}
+        aside = self.verdict.declined | self.courses.keys()
+        wrong, untold, checked = [], [], 0
+        for one, of in sorted(self.sets.items(), key=lambda item: item[1].place):
+            alone = one == first.setdefault(of.patient, one) and bool(self.names)
+            points = {**states.get((of.patient, of.at), {}), **of.points} if of.correcting else of.points
+            states[of.patient, of.at] = points
+            score = scores.get(one)
+            if score is None or one in self.moved or points.keys() != chart.PARAMETERS:
+                continue
+            if score["news2"] is None and (alone or of.patient in self.courses or of.patient in self.unscored):
+                gravest[of.patient] = max(chart.RANK[chart.band(points)], gravest.get(of.patient, 0))
+                continue
+            checked += 1
+            if not _as_charted(score, points, of.at):
+                wrong.append(one)
+            rank, before = chart.RANK[chart.band(points)], gravest.get(of.patient, 0)
+            if score["late"]:
+                continue
+            gravest[of.patient] = max(rank, before)
+            held = HELD & set(score["flags"]) or self.verdict.blind or one in erased or of.patient in aside
+            if rank > before and not held and (one, chart.band(points)) not in steps:
+                untold.append(one)
+        self.found.blame("scores whose NEWS2 is not what the chart gives for their set", wrong)
+        self.found.blame("sets that were graver than all before and that no step of an alert tells of", untold)
+        self.verdict.compared["charted"] = checked
+        if len(scores) >= ENOUGH and 2 * checked < len(scores):
+            self.found.wrong.append(f"{checked} of {len(scores)} scores were held against the chart alone")
+
+    def _one_each(self) -> None:
+        """One condition of a patient is one alert: no second of its kind is raised while the first goes on."""
+        seen, standing, twice = set(), dict[tuple[str, str], str](), set()
+        for _, _, body in self.ledger.read("clinical.alerts"):
+            if "alert_id" not in body or body["id"] in seen:
+                continue
+            seen.add(body["id"])
+            kind = body["patient_id"], body["kind"] + body.get("peer", "")
+            if standing.setdefault(kind, body["alert_id"]) != body["alert_id"]:
+                twice.add(body["alert_id"])
+            if body["state"] in OVER:
+                standing.pop(kind, None)
+        self.verdict.duplicated += len(twice)
+        self.found.blame("alerts raised while another tells of the same", sorted(twice))
+
+    def _courses(self) -> None:
+        """What is said of each patient whose context changes is what it was to be, step by step, by the context of then."""
+        steps: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        seen = set()
+        for _, _, body in self.ledger.read("clinical.alerts"):
+            if body.get("kind") not in ("news2", "observed-after-end") or body["id"] in seen:
+                continue
+            seen.add(body["id"])
+            if body["patient_id"] in self.courses and body["state"] not in SAID_OF_SILENCE:
+                source = body["source"]["event_id"]
+                led = "moved" if source in self.moved else source
+                steps[body["patient_id"]].append(
+                    (led, body["state"], body["severity"], body["location"]["ward"], body["encounter_id"])
+                )
+        scored: dict[str, dict[str, Any]] = {}
+        for _, _, body in self.ledger.read("clinical.scores"):
+            if body["source"].get("topic", self.topic) == self.topic:
+                scored.setdefault(body["source"]["event_id"], body)
+        passed_on: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for body in self.moved.values():
+            passed_on[body["moved_from"][-1]].append(body)
+        otherwise, context, left = [], [], []
+        for patient, course in self.courses.items():
+            if (told := steps.get(patient, [])) != list(course.steps):
+                otherwise.append(f"{patient}: {_first_other(told, course.steps)}")
+            for one, (flag, reason) in course.sets.items():
+                score = scored.get(one, {"flags": [], "news2_reason": "no score"})
+                flags = [name for name in score["flags"] if name in HELD]
+                if flags != ([flag] if flag else []) or score["news2_reason"] != reason:
+                    context.append(f"{one} ({flags}, {score['news2_reason']!r})")
+            if course.heir is not None:
+                sets = passed_on.pop(patient, [])
+                kept = {(at, value) for body in sets for at, value in _rates(body)}
+                # All that was known of the last day in one set, and then each set by itself.
+                all_went = len(sets) == 1 + course.after and {body["patient_id"] for body in sets} == {course.heir}
+                if not all_went or not set(course.rates) <= kept:
+                    left.append(patient)
+        self.found.blame("patients of whom steps of alerts are not as their contexts have it", otherwise)
+        self.found.blame("scores that do not go by the context of then", context)
+        self.found.blame("merged patients whose observations did not go to the survivor, each once", left)
+        self.found.blame("sets passed on of patients whom nobody merged", sorted(passed_on))
+        self.verdict.lost += len(left)
+        if self.courses:
+            self.verdict.compared["courses"] = len(self.courses)
+
     def _made(self) -> None:
         """Note what the connectors made: the event of each message, and what each patient's context came to."""
-        met: dict[str, str] = {}
         for _, _, body in self.ledger.read(self.topic):
             self.verdict.made[self.names[body["id"]]] = self._compared(body, ())
-            met.setdefault(body["patient_id"], self.names[body["id"]])
-        self.verdict.first = set(met.values())
+            self.met.setdefault(body["patient_id"], self.names[body["id"]])
+        self.verdict.first = set(self.met.values())
         for _, _, body in self.ledger.read("clinical.patients"):
             self.verdict.contexts[body["patient_id"]] = self._compared(body, ())
 
@@ -667,16 +885,20 @@ class Judge:
         if times := len(self.marks.findall(logs)):
             self.found.wrong.append(f"a log or metric tells who somebody is ({times} times)")
 
-    def _compare(self, undisturbed: Verdict) -> None:
+    def _compare(self, undisturbed: Verdict, but: Collection[str] = ()) -> None:
         """Hold what both runs were sent against one another: a longer row has more, and a twisted one other inputs beside."""
         mine, theirs = self.verdict, undisturbed
+        said, wanted = (
+            {one: {name: value for name, value in of.items() if name not in but} for one, of in run.said.items()}
+            for run in (mine, theirs)
+        )
         both = mine.said.keys() & theirs.said.keys()
         if self.lane == "vitals":  # of a context and a set that come at once the lane rightly meets either first
             both -= mine.first | theirs.first
         if mine.blind or theirs.blind:  # longer than `monitor.blind_after`: then a backlog is an outage's
-            for said in (*mine.said.values(), *theirs.said.values()):
-                said["flags"] = [one for one in said.get("flags", ()) if one != "catching-up"]
-        self.found.blame("outputs that an undisturbed run says otherwise", _unlike(mine.said, theirs.said, both))
+            for of in (*said.values(), *wanted.values()):
+                of["flags"] = [one for one in of.get("flags", ()) if one != "catching-up"]
+        self.found.blame("outputs that an undisturbed run says otherwise", _unlike(said, wanted, both))
         gone = {one for one, reason in mine.passed.items() if reason in ("no-text", "no-merge")}
         self.found.blame(
             "inputs ignored of which an undisturbed run makes something",
@@ -695,24 +917,31 @@ class Judge:
         self.found.blame(
             "patients whose context an undisturbed run has otherwise", _unlike(patients, theirs.contexts, theirs.contexts)
         )
-        mine.compared = {"outputs": len(both), "points": len(stored), "events": len(events), "contexts": len(theirs.contexts)}
+        mine.compared |= {"outputs": len(both), "points": len(stored), "events": len(events), "contexts": len(theirs.contexts)}
         if self.lane == "vitals":
-            self._compare_alerts(theirs, both)
+            self._compare_alerts(theirs, both, deterioration="deterioration" not in but)
         whole = {"outputs": theirs.said, "points": theirs.points, "events": theirs.made, "alert_steps": theirs.steps}
         nothing = [name for name, of in whole.items() if of and not mine.compared.get(name, 1)]
-        if nothing or not any(mine.compared.values()):
+        if nothing or not any(mine.compared[name] for name in ("outputs", "points")):
             self.found.wrong.append(f"nothing was compared with an undisturbed run: {', '.join(nothing) or 'it has nothing'}")
 
-    def _compare_alerts(self, theirs: Verdict, both: Collection[str]) -> None:
+    def _erased(self, topic: str) -> set[str]:
+        """Names of the inputs that were accepted when a topic was deleted."""
+        found = (self.accepted.at.get(place, "") for place in self.erased.get(topic, ()))
+        return {self.names.get(one, one) for one in found if one}
+
+    def _compare_alerts(self, theirs: Verdict, both: Collection[str], *, deterioration: bool = True) -> None:
         mine = self.verdict
-        asked = mine.risk.keys() & theirs.risk.keys() & set(both)
+        asked = mine.risk.keys() & theirs.risk.keys() & set(both) if deterioration else set()
         self.found.blame(
             "deterioration that an undisturbed run says otherwise",
             [one for one in sorted(asked) if mine.risk[one] != theirs.risk[one]],
         )
-        if 2 * len(asked) < len(both):  # now and then it may be late, by the machine's load (LIMITATIONS.md)
+        if deterioration and 2 * len(asked) < len(both):  # now and then it may be late, by the machine's load (LIMITATIONS.md)
             self.found.wrong.append(f"the deterioration model answered in both runs of {len(asked)} in {len(both)} sets alone")
-        causes = [*sorted(both), ""]
+        # Of what stood on a topic that was deleted nothing is known, nor of what followed from no set.
+        erased = {one for topic in ("clinical.alerts", "clinical.scores") for one in self._erased(topic)}
+        causes = [*sorted(both - erased), *(() if erased else ("",))]
         declined = mine.declined | theirs.declined  # what follows depends on when that was
         told, wanted = (
             Counter((one, step) for one in causes for step in run.steps.get(one, ()) if step.partition(" ")[0] not in declined)
@@ -722,7 +951,7 @@ class Judge:
         self.found.blame("steps of alerts that an undisturbed run has not", sorted((told - wanted).elements()))
         otherwise = [
             f"{where[0]}: {where[1]} ({_differing(one, other)})"
-            for where in sorted((told & wanted).keys())
+            for where in sorted((told & wanted).keys() if not erased else ())
             for one, other in zip(mine.bodies.get(where, ()), theirs.bodies.get(where, ()), strict=False)
             if one != other
         ]
@@ -855,6 +1084,32 @@ def _survivor(patient: str, survivors: Mapping[str, str]) -> str:
     while patient in survivors:
         patient = survivors[patient]
     return patient
+
+
+def _as_charted(score: Mapping[str, Any], points: chart.Points, at: int) -> bool:
+    """Say whether a score's NEWS2 is the sum of these points, each of the set's own time."""
+    news2 = score["news2"]
+    if news2 is None:
+        return False
+    told = {one["name"]: one["points"] for one in news2["parameters"]}
+    times = {_milliseconds(one["observed_at"]) for one in news2["parameters"]}
+    rest = not news2["missing"] and news2["total"] == sum(points.values()) and news2["band"] == chart.band(points)
+    return rest and told == points and times == {at}
+
+
+def _rates(body: Mapping[str, Any]) -> Iterator[tuple[int | None, Any]]:
+    """Yield the heart rates of a set with their times: by them the observations that a merge passes on are known."""
+    for one in body["observations"]:
+        if one["code"] == "8867-4":
+            yield _milliseconds(one.get("observed_at") or body["observed_at"]), one["value"]
+
+
+def _first_other(told: Sequence[Any], wanted: Sequence[Any]) -> str:
+    """Say where two courses part."""
+    for number, (one, other) in enumerate(zip_longest(told, wanted)):
+        if one != other:
+            return f"step {number} is {one}, and was to be {other}"
+    return "they are alike"
 
 
 def _alike(mine: list[list[float]], theirs: list[list[float]]) -> bool:

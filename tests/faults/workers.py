@@ -157,7 +157,7 @@ FAULTS = [
             seconds=18,
             deaths=lane == "vitals",
         )  # it finds itself replaced in the journal and stops
-        for lane in ("vitals", "notes-entities", "notes-vectors")
+        for lane in ALL
     ),
     *(Fault("rebalance", lane, "workers added and removed mid-batch", rebalance, seconds=24) for lane in ALL),
     *(Fault("rolling-restart", lane, "all workers restarted in turn", rolling, workers=2) for lane in ALL),
