@@ -81,12 +81,7 @@ class Reader:
 
         To ask for the partitions of one that is not makes aiokafka say so a dozen times in the log.
         """
-        missing = await self._missing(topics)
-        for _ in range(_LOOKS - 1):
-            if missing:
-                await asyncio.sleep(1)
-                missing = await self._missing(topics)
-        if missing:
+        if missing := await self.missing(topics):
             prefix = self._kafka.topic_prefix
             raise Permanent(
                 f"not on {self._kafka.bootstrap}: {', '.join(missing)}",
@@ -95,6 +90,16 @@ class Reader:
         for topic in topics:
             if not await self.partitions(topic):  # from a broker that goes away meanwhile: nothing is not what the topic holds
                 raise Transient(f"the cluster does not say which partitions {topic} has")
+
+    async def missing(self, topics: Collection[str], *, known: Collection[str] = ()) -> list[str]:
+        """Return those of these topics that are not there. `known`: what was missing before is not looked for again and again."""
+        missing = await self._missing(topics)
+        for _ in range(_LOOKS - 1):
+            if set(missing) <= set(known):
+                break
+            await asyncio.sleep(1)
+            missing = await self._missing(topics)
+        return missing
 
     async def _missing(self, topics: Iterable[str]) -> list[str]:
         try:

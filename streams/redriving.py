@@ -289,14 +289,19 @@ class DeadLetters:
         """Write planned letters back to their topics, in their order, audited and marked; return how many.
 
         An original is written once, with the attempts of each of its letters. Yields to live traffic: no more is written at a time
-        than what the lanes that read the topics do in `seconds`, and not before they have done half of it (`streams.yielding`).
+        than what the lanes that read the topics do in `seconds`, and not before they have done half of it (`streams.yielding`). A
+        topic whose lanes are behind holds no other up, nor does a lane that stands still and that no letter is of.
         Raises `Transient` or `Fatal` as the outbox does: what was not marked is open still.
         """
         assert self._outbox is not None
-        done, originals = 0, _originals(letters)
+        done, todo = 0, dict[str, list[list[Letter]]]()
+        for group in _originals(letters):
+            todo.setdefault(self._topic(group[0].event), []).append(group)
         room = Room(self._settings, seconds=seconds, waits=waits)
-        while originals:
-            may = await room.wait({self._topic(group[0].event) for group in originals[:_TOGETHER]})
+        while todo := {topic: groups for topic, groups in todo.items() if groups}:
+            lanes = {topic: {one.event.lane for group in groups for one in group} for topic, groups in todo.items()}
+            topic, may = await room.first(lanes)
+            originals = todo[topic]
             groups = _part(originals, min(may, _TOGETHER))
             del originals[: len(groups)]
             part = [letter for group in groups for letter in group]
