@@ -206,6 +206,8 @@ class Reader:
         it begins anew.
         """
         partitions = [TopicPartition(topic, number) for number in await self.partitions(topic)]
+        if not partitions:
+            raise Transient(f"the cluster does not say which partitions {topic} has")
         bounds = await self.all_bounds(partitions)
         begins = self._consumer.assignment() != set(partitions)
         if begins:
