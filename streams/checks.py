@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from aiokafka.errors import KafkaError
-
 from connectors.objects import ObjectStore
 from connectors.qdrant.search import unsearched
 from connectors.qdrant.settings import NOTES, CollectionSpec, images
@@ -20,12 +18,12 @@ from models.tasks import ImageTextModel, TextEmbedder, TokenClassifier
 from models.vocabulary import vocabulary
 from processors.events import PatientEvent
 from processors.rules import MonitorRules
-from streams import brokertime, groups, placement, topics
+from streams import brokertime, placement, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
 from streams.health import asked_at
 from streams.inference import open_model
-from streams.lagging import READS, group_of, hung, lags, patients, unready
+from streams.lagging import READS, hung, lags, patients, unattended, unready
 from streams.lanes.merges import WRITERS
 from streams.listeners import listeners
 from streams.progress import Progress
@@ -257,8 +255,8 @@ async def _lanes(settings: Settings) -> list[Check]:
             waiting[one.lane] += one.records
             began |= {one.lane} if one.committed else set()
         behind = [lane for lane in READS if lane in began and waiting[lane]]
-        members = await asyncio.gather(*(groups.taken(settings.kafka, group_of(settings, lane)) for lane in behind))
-    except (Transient, KafkaError):
+        alone = await asyncio.gather(*(unattended(settings, lane) for lane in behind))
+    except Transient:
         return []  # said of Kafka, or of its topics
     return [
         Check(
@@ -267,8 +265,8 @@ async def _lanes(settings: Settings) -> list[Check]:
             f"nobody runs it; records waiting: {waiting[lane]:,}",
             f"`vigil up`, or `vigil lane run {lane}`",
         )
-        for lane, partitions in zip(behind, members, strict=True)
-        if partitions is not None and not partitions
+        for lane, nobody in zip(behind, alone, strict=True)
+        if nobody
     ]
 
 

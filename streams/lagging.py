@@ -10,19 +10,21 @@ import re
 import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as Committed
 from pydantic import TypeAdapter, ValidationError
 
 from models.errors import Permanent, Transient
 from processors.events import FeedbackEvent, ImageEvent, NoteEvent, PatientEvent, VitalsEvent
+from streams import groups
 from streams.clock import Clock, real_clock
 from streams.kafka import confluent_config, require_broker
 from streams.reader import Reader
@@ -56,7 +58,11 @@ _OF_PATIENTS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One partition of one lane. `committed` is None where the lane never committed; seconds are None where nothing waits.
+    """One partition of one lane. `committed` is None where no commit is known; seconds are None where nothing waits.
+
+    Kafka forgets with a topic what a lane has committed of it. So a lane of which nothing is known may have worked long: it `runs`
+    where its group has members. `anew`: what it committed is known to be of another log than the one that is there. `missing`: the
+    topic is not there, and has no partition (-1).
 
     What stands in flight and is held only the worker knows that has it: None where none was asked or answers. So does it know to
     the moment when it committed; else that is by when the commit was seen to move, so at most so long ago, and None before.
@@ -74,6 +80,9 @@ class Lag:
     in_flight: int | None = None
     seconds_since_commit: float | None = None
     held_seconds: float | None = None  # for which it waits for transient trouble to pass
+    runs: bool = False  # asked only of a lane that has committed nothing
+    anew: bool = False
+    missing: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Return it for a machine."""
@@ -116,13 +125,14 @@ async def lags(
     """Return every partition of these lanes (all if none is named), of these topics only if any is named.
 
     `before` is what was found `seconds` ago, for the rate and the last commit. Without `times` no record is read.
-    Raises `Permanent` for a lane or a topic that there is not, `Transient` when no broker answers.
+    Raises `Permanent` for a lane that there is not and where none of the topics is, `Transient` when no broker answers.
     """
     for lane in lanes:
         if lane not in READS:
             raise Permanent(f"there is no lane {lane!r}", hint=f"lanes: {', '.join(READS)}")
     wanted = {lane: [topic for topic in READS[lane] if not topics or topic in topics] for lane in lanes or READS}
-    found = await _while_there(settings, _look(settings, wanted, times, clock))
+    gone = {settings.kafka.topic_prefix + one.topic for one in before if one.missing}
+    found = await _while_there(settings, _look(settings, wanted, gone, times, clock))
     known = {(one.lane, one.topic, one.partition): one for one in before}
     return [_rated(one, known.get((one.lane, one.topic, one.partition)), seconds) for one in found]
 
@@ -143,30 +153,59 @@ async def _while_there(settings: Settings, look: Coroutine[Any, Any, list[Lag]])
             await asyncio.wait({task}, timeout=_PATIENCE)
 
 
-async def _look(settings: Settings, wanted: Mapping[str, Sequence[str]], times: bool, clock: Clock) -> list[Lag]:
+async def _look(
+    settings: Settings, wanted: Mapping[str, Sequence[str]], gone: Collection[str], times: bool, clock: Clock
+) -> list[Lag]:
     prefix = settings.kafka.topic_prefix
     async with Reader(settings.kafka, fetch_bytes=_FETCH) as reader:
         topics = dict.fromkeys(topic for read in wanted.values() for topic in read)
-        await reader.require(*(prefix + topic for topic in topics))
-        numbers = {topic: await reader.partitions(prefix + topic) for topic in topics}
-        places = {lane: [(topic, number) for topic in read for number in numbers[topic]] for lane, read in wanted.items()}
+        missing = await reader.missing([prefix + topic for topic in topics], known=gone)
+        there = [topic for topic in topics if prefix + topic not in missing]
+        await reader.require(*(prefix + topic for topic in there or topics))  # where none is there, the prefix may be wrong
+        numbers = {topic: await reader.partitions(prefix + topic) for topic in there}
+        places = {lane: [(topic, n) for topic in read for n in numbers.get(topic, ())] for lane, read in wanted.items()}
         commits = await asyncio.gather(*(asyncio.to_thread(_committed, settings, lane, of) for lane, of in places.items()))
-        partitions = [TopicPartition(prefix + topic, number) for topic in topics for number in numbers[topic]]
+        run = await asyncio.gather(*(_runs(settings, lane, of) for lane, of in zip(places, commits, strict=True)))
+        partitions = [TopicPartition(prefix + topic, number) for topic in there for number in numbers[topic]]
         bounds = await reader.all_bounds(partitions) if partitions else {}
         found: list[Lag] = []
         firsts: list[int] = []
-        for (lane, of), committed in zip(places.items(), commits, strict=True):
+        for (lane, of), committed, runs in zip(places.items(), commits, run, strict=True):
             for topic, number in of:
                 begin, end = bounds[TopicPartition(prefix + topic, number)]
                 offset = committed.get((topic, number))
-                firsts.append(max(begin, offset or 0))
-                found.append(Lag(lane, topic, number, offset, end, max(0, end - firsts[-1])))
+                anew = offset is not None and offset > end  # the lane goes on at the beginning
+                firsts.append(begin if anew else max(begin, offset or 0))
+                found.append(Lag(lane, topic, number, offset, end, max(0, end - firsts[-1]), runs=runs, anew=anew))
+        lost = [(lane, topic) for lane, read in wanted.items() for topic in read if topic not in there]
+        found += [Lag(lane, topic, -1, None, 0, 0, missing=True) for lane, topic in lost]
+        firsts += [0] * len(lost)
         return await _timed(reader, prefix, found, firsts, clock) if times else found
+
+
+async def _runs(settings: Settings, lane: str, committed: Mapping[tuple[str, int], int]) -> bool:
+    """Tell whether a lane that has committed nothing has workers all the same."""
+    if committed or settings.kafka.embedded:
+        return False
+    return not await unattended(settings, lane)
+
+
+async def unattended(settings: Settings, lane: str) -> bool:
+    """Tell whether a lane's group has no member. Raises `Transient` when the cluster does not say."""
+    if settings.kafka.embedded:
+        return False  # it describes no groups
+    try:
+        members = await groups.taken(settings.kafka, group_of(settings, lane))
+    except KafkaError as error:
+        raise Transient(f"the members of {lane} cannot be asked for ({type(error).__name__})") from error
+    return members is not None and not members
 
 
 def _rated(lag: Lag, earlier: Lag | None, seconds: float) -> Lag:
     if earlier is None or seconds <= 0:
         return lag
+    if lag.committed is None and not lag.missing and (earlier.anew or earlier.committed is not None):
+        lag = replace(lag, anew=True)
     if lag.committed != earlier.committed:
         lag = replace(lag, seconds_since_commit=seconds)
     elif earlier.seconds_since_commit is not None:
@@ -313,9 +352,10 @@ def completed(found: Sequence[Lag], said: Sequence[WorkerState], *, prefix: str)
 def _completed(lag: Lag, state: Mapping[str, float] | None) -> Lag:
     if state is None:
         return lag
-    in_flight = state.get("in_flight")
+    in_flight, since = state.get("in_flight"), state.get("seconds_since_commit")
     return replace(
         lag,
+        anew=lag.anew or (lag.committed is None and since is not None and since > _PATIENCE),  # no first commit since the look
         in_flight=None if in_flight is None else int(in_flight),
         seconds_since_commit=state.get("seconds_since_commit", lag.seconds_since_commit),  # it has committed nothing itself yet
         held_seconds=state.get("held_seconds"),

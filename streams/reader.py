@@ -81,12 +81,7 @@ class Reader:
 
         To ask for the partitions of one that is not makes aiokafka say so a dozen times in the log.
         """
-        missing = await self._missing(topics)
-        for _ in range(_LOOKS - 1):
-            if missing:
-                await asyncio.sleep(1)
-                missing = await self._missing(topics)
-        if missing:
+        if missing := await self.missing(topics):
             prefix = self._kafka.topic_prefix
             raise Permanent(
                 f"not on {self._kafka.bootstrap}: {', '.join(missing)}",
@@ -95,6 +90,16 @@ class Reader:
         for topic in topics:
             if not await self.partitions(topic):  # from a broker that goes away meanwhile: nothing is not what the topic holds
                 raise Transient(f"the cluster does not say which partitions {topic} has")
+
+    async def missing(self, topics: Collection[str], *, known: Collection[str] = ()) -> list[str]:
+        """Return those of these topics that are not there. `known`: what was missing before is not looked for again and again."""
+        missing = await self._missing(topics)
+        for _ in range(_LOOKS - 1):
+            if set(missing) <= set(known):
+                break
+            await asyncio.sleep(1)
+            missing = await self._missing(topics)
+        return missing
 
     async def _missing(self, topics: Iterable[str]) -> list[str]:
         try:
@@ -192,6 +197,51 @@ class Reader:
                 raise Transient(f"{topic} cannot be read ({type(error).__name__})") from error
             self._moved()
             yield [record for records in found.values() for record in records], not behind
+
+    async def tail(self, topic: str, positions: dict[int, int]) -> AsyncIterator[list[Any]]:
+        """Yield what each partition holds from its position on, to the ends of now or a little further; `positions` move along.
+
+        All are fetched together. For one who asks again and again, by a reader that does nothing else: the assignment stays, and
+        what has nothing new costs two questions and is not fetched. A position that the log does not hold is that of another log:
+        it begins anew.
+        """
+        partitions = [TopicPartition(topic, number) for number in await self.partitions(topic)]
+        if not partitions:
+            raise Transient(f"the cluster does not say which partitions {topic} has")
+        bounds = await self.all_bounds(partitions)
+        begins = self._consumer.assignment() != set(partitions)
+        if begins:
+            self._ahead = None
+            self._consumer.assign(partitions)
+        left: dict[TopicPartition, int] = {}
+        for tp, (begin, end) in bounds.items():
+            at = positions.get(tp.partition, begin)
+            at = positions[tp.partition] = at if begin <= at <= end else begin
+            if begins or await self._consumer.position(tp) != at:
+                self._consumer.seek(tp, at)
+            if at < end:
+                left[tp] = end
+                self._consumer.resume(tp)
+            else:
+                self._consumer.pause(tp)
+        while left:
+            try:
+                chunks = await self._consumer.getmany(*left, timeout_ms=200, max_records=2048)
+                reached = {tp: await self._consumer.position(tp) for tp in left}
+            except OffsetOutOfRangeError:  # retention took what stood there a moment ago
+                for tp, (begin, _) in (await self.all_bounds(list(left))).items():
+                    self._consumer.seek(tp, max(begin, positions[tp.partition]))
+                continue
+            except KafkaError as error:
+                raise Transient(f"{topic} cannot be read ({type(error).__name__})") from error
+            for records in chunks.values():
+                yield records
+            for tp, at in reached.items():
+                positions[tp.partition] = at
+                if at >= left[tp]:
+                    del left[tp]
+                    self._consumer.pause(tp)
+            self._moved()
 
     async def whole(
         self,

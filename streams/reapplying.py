@@ -25,7 +25,6 @@ from streams.partition import Dead, PartitionWorker
 from streams.reader import Reader
 from streams.settings import Settings
 from streams.staging import Building
-from streams.survivors import Survivors
 from streams.tracing import Tracing
 from streams.wire import decode
 
@@ -84,7 +83,7 @@ class Reapplying:
         place = TopicPartition(lane.kind.topic, -1)
         self._worker = _Worker(lane, place, outbox, settings.engine, clock, "rebuild", tracing)
         self._worker.failed, self._worker.passed, self._worker.owners = building.failed, building.passed, set()
-        self._survivors = Survivors(settings.kafka)
+        self._survivors = lane.survivors  # the lane closes it
         self.records = 0
         self.merges = 0
 
@@ -201,6 +200,16 @@ class Reapplying:
             return None
         survivor = self._survivors.of(event.patient_id)
         return (event.patient_id, survivor) if event.merged_into and survivor != event.patient_id else None
+
+    async def settle(self) -> None:
+        """Give what lies under a record that was merged to the one that stands for it, whatever wrote it there or left it."""
+        await self._survivors.catch_up()
+        collection, whose = self._lane.collection(0), set[str]()
+        async for point in self._store.scan(collection, vectors=False, payloads=("patient_id",)):
+            whose.add(str(point.payload["patient_id"]))
+        for old in sorted(whose):
+            if (survivor := self._survivors.of(old)) != old:
+                await self._store.rekey_patient([collection], old=old, new=survivor)
 
     async def _rekey(self, old: str, new: str) -> None:
         collection = self._lane.collection(0)  # only its name is asked for

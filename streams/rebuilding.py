@@ -190,6 +190,7 @@ class Rebuild:
                     await self._store.drop(staged)
                     building.remove()
                 return  # what was built is kept for the same command
+            await work.settle()  # what was carried over is whose it was in the collection that serves
             await self._ready(lane, staged, tell)
             await self._switch(building)
         lane.beside = ""
@@ -282,6 +283,7 @@ class Rebuild:
             return
         await work.recall()
         await _follow(work, tell)
+        await work.settle()
         await self._switch(building)
         lane.beside = ""
         await work.catch_up(tell)

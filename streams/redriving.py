@@ -37,6 +37,7 @@ from streams.letters import STATES, Found, Letter, State, Which, choose, fold
 from streams.outbox import Outbox
 from streams.reader import Reader
 from streams.settings import Settings
+from streams.survivors import Survivors
 from streams.wire import Message, body_of, decode, iso, key_of
 from streams.yielding import SECONDS, Room
 
@@ -68,10 +69,23 @@ class Concerned:
 
 @dataclass(slots=True)
 class Plan:
-    """What a redrive would do: `ready` in the order of the originals, and what is held back, by reason."""
+    """What a redrive would do: `ready` in the order of the originals, and what is held back, by reason.
+
+    `merged`: how many of what is ready give vectors and are of records that were merged into others.
+    """
 
     ready: list[Letter] = field(default_factory=list)
     held: dict[str, list[Letter]] = field(default_factory=lambda: defaultdict(list))
+    merged: int = 0
+
+    @property
+    def words(self) -> list[str]:
+        """Say what is held back, and what of the rest does not stay where its record says."""
+        held = [f"held back: {len(letters)} x {why}" for why, letters in self.held.items()]
+        return [
+            *held,
+            *([f"of merged records: {self.merged}; their vectors are the surviving records'"] if self.merged else []),
+        ]
 
 
 class DeadLetters:
@@ -199,7 +213,25 @@ class DeadLetters:
             ids = {letter.event.id for letter in held}
             plan.ready = [letter for letter in plan.ready if letter.event.id not in ids]
             plan.held[reason] += held
+        plan.merged = await self._merged(plan.ready)
         return plan
+
+    async def _merged(self, letters: Sequence[Letter]) -> int:
+        """Count those that give vectors and are of merged records."""
+        bodies = [
+            body_of(original(one.event)) for one in letters if self._topic(one.event) in (NoteEvent.topic, ImageEvent.topic)
+        ]
+        if not bodies:
+            return 0
+        survivors = Survivors(self._settings.kafka)
+        try:
+            await survivors.catch_up()
+        except Permanent:  # there is no topic, and so no merge: the lanes say what is missing
+            return 0
+        finally:
+            await survivors.close()
+        patients = (str(body.get("patient_id", "")) for body in bodies)
+        return sum(survivors.of(one) != one for one in patients)
 
     def _history_from(self, letter: Letter) -> datetime:
         """Say from when on the vitals lane takes a set for history, whatever it says about itself.
@@ -257,14 +289,19 @@ class DeadLetters:
         """Write planned letters back to their topics, in their order, audited and marked; return how many.
 
         An original is written once, with the attempts of each of its letters. Yields to live traffic: no more is written at a time
-        than what the lanes that read the topics do in `seconds`, and not before they have done half of it (`streams.yielding`).
+        than what the lanes that read the topics do in `seconds`, and not before they have done half of it (`streams.yielding`). A
+        topic whose lanes are behind holds no other up, nor does a lane that stands still and that no letter is of.
         Raises `Transient` or `Fatal` as the outbox does: what was not marked is open still.
         """
         assert self._outbox is not None
-        done, originals = 0, _originals(letters)
+        done, todo = 0, dict[str, list[list[Letter]]]()
+        for group in _originals(letters):
+            todo.setdefault(self._topic(group[0].event), []).append(group)
         room = Room(self._settings, seconds=seconds, waits=waits)
-        while originals:
-            may = await room.wait({self._topic(group[0].event) for group in originals[:_TOGETHER]})
+        while todo := {topic: groups for topic, groups in todo.items() if groups}:
+            lanes = {topic: {one.event.lane for group in groups for one in group} for topic, groups in todo.items()}
+            topic, may = await room.first(lanes)
+            originals = todo[topic]
             groups = _part(originals, min(may, _TOGETHER))
             del originals[: len(groups)]
             part = [letter for group in groups for letter in group]

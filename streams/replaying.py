@@ -15,7 +15,7 @@ import asyncio
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +35,7 @@ from streams.redriving import DeadLetters, Letter, Plan
 from streams.redriving import Which as WhichLetters
 from streams.settings import Settings
 from streams.standing import standing
+from streams.survivors import Survivors
 from streams.wire import body_of
 from streams.yielding import SECONDS, Room
 
@@ -54,7 +55,8 @@ class Choice:
     """Which records: all conditions hold, lists are any-of; empty asks nothing.
 
     `since` (inclusive) and `until` (exclusive) are of the time when the record was first written. `letters` are ids of dead letters
-    or their beginnings: the originals behind them are chosen, as far as they fulfil the other conditions.
+    or their beginnings: the originals behind them are chosen, as far as they fulfil the other conditions. A patient's records are
+    those of the records that were merged into this one too.
     """
 
     topic: str = ""
@@ -225,6 +227,7 @@ class Replays:
 
         Raises `Permanent` when there are more than `limit`: they are held in memory whole.
         """
+        choice = await self._widened(choice)
         if choice.letters:
             return await self._of_letters(choice, limit)
         chosen: dict[tuple[str, int, int], Letter] = {}
@@ -245,6 +248,17 @@ class Replays:
                         _take(records, choice, chosen)
                         _bounded(chosen, limit)
         return [chosen[place] for place in sorted(chosen)]
+
+    async def _widened(self, choice: Choice) -> Choice:
+        """Return the choice with the records that were merged into its patients': inputs of before a merge name those."""
+        if not choice.patients:
+            return choice
+        survivors = Survivors(self.settings.kafka)
+        try:
+            await survivors.catch_up()
+        finally:
+            await survivors.close()
+        return replace(choice, patients=(*choice.patients, *sorted(survivors.under(choice.patients))))
 
     async def _span(self, reader: Reader, topic: str, number: int, choice: Choice) -> tuple[int, int]:
         """Return the offsets between which the records of the chosen time lie; what is in between may still be of another."""

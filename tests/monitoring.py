@@ -76,11 +76,16 @@ def _last_by(expr: str) -> str:
     return str(groups)
 
 
-def command(words: list[str]) -> Any:
-    """The command of `vigil` that these words begin with, as far as they are its name; None where there is none."""
+def root() -> Any:
+    """The command `vigil` itself."""
     if not app.registered_groups:
         _register()
-    here: Any = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+def command(words: list[str]) -> Any:
+    """The command of `vigil` that these words begin with, as far as they are its name; None where there is none."""
+    here = root()
     for word in words:
         if not hasattr(here, "commands"):
             return here  # the rest are its arguments

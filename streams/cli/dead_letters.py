@@ -181,8 +181,8 @@ def redrive(
     found, plan = asyncio.run(_plan(settings, which, limit, unverified))
     _tell(found)
     _print_counts(plan.ready, f"{len(plan.ready)} to redrive")
-    for why, held in plan.held.items():
-        print(f"held back: {len(held)} x {why}")
+    for words in plan.words:
+        print(words)
     _tell_left(found)
     if _go(dry_run, yes, reason, "redrive", len(plan.ready)):
         print(f"{asyncio.run(_redrive(settings, plan.ready, reason, max_wait))} redriven")

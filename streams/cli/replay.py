@@ -30,7 +30,10 @@ Offsets = Annotated[
 ]
 Since = Annotated[datetime | None, typer.Option("--from", help="first written at or after")]
 Until = Annotated[datetime | None, typer.Option("--until", help="first written before")]
-Patients = Annotated[list[str] | None, typer.Option("--patient", help="Vigil's own id of a patient; may be repeated")]
+Patients = Annotated[
+    list[str] | None,
+    typer.Option("--patient", help="Vigil's own id of a patient, with what was merged into it; may be repeated"),
+]
 Encounters = Annotated[list[str] | None, typer.Option("--encounter", help="of this encounter; may be repeated")]
 Types = Annotated[list[str] | None, typer.Option("--type", help="code of a note's type; may be repeated")]
 Letters = Annotated[list[str] | None, typer.Option("--letter", help="the original behind a dead letter; may be repeated")]
@@ -87,8 +90,8 @@ def run(
     plan = asyncio.run(_plan(settings, choice, limit, unverified, rescore))
     _print_counts(plan.ready, f"{len(plan.ready)} to replay")
     _print_failures(plan.ready)
-    for why, held in plan.held.items():
-        print(f"held back: {len(held)} x {why}")
+    for words in plan.words:
+        print(words)
     if rescore and any(one.event.original_topic == f"{settings.kafka.topic_prefix}{VITALS}" for one in plan.ready):
         print(
             "vitals the lane has forgotten are scored from the state as it is now: that replaces what stands, mostly by worse"

@@ -99,6 +99,16 @@ def _show(
     """Look twice and print it; or `live` again and again: on a terminal in place, else one look below the other."""
     _quiet()
     console = _console()
+
+    async def tell() -> None:
+        """Say what the workers say, who answer without Kafka."""
+        seen = Seen([], trouble=await _trouble(addresses))
+        if json_:
+            _lines(seen.lines())
+        else:
+            for line in _troubled(seen.trouble):
+                console.print(line)
+
     try:
         if live and console.is_terminal and not json_:
             asyncio.run(_watch(settings, lanes, addresses, every, console, show))
@@ -106,10 +116,9 @@ def _show(
         before: Seen | None = None
         while before is None or live:
             try:
-                before = asyncio.run(_patiently(partial(_look, settings, lanes, addresses, every, before)))
-            except Transient:  # the workers answer without Kafka
-                for line in _troubled(asyncio.run(_trouble(addresses))):
-                    console.print(line)
+                before = asyncio.run(_patiently(partial(_look, settings, lanes, addresses, every, before), tell))
+            except Permanent:
+                asyncio.run(tell())
                 raise
             if json_:
                 _lines(before.lines())
@@ -139,14 +148,20 @@ def _quiet() -> None:
         logging.getLogger(name).addHandler(logging.NullHandler())
 
 
-async def _patiently(look: Callable[[], Awaitable[T]]) -> T:
-    """Look again for a short while when there is trouble that passes; raises it when it did not."""
+async def _nothing() -> None:
+    pass
+
+
+async def _patiently(look: Callable[[], Awaitable[T]], tell: Callable[[], Awaitable[None]] = _nothing) -> T:
+    """Look again for a short while when there is trouble that passes, and `tell` before; raises it when it did not."""
     until = time.monotonic() + _SHORT_WHILE
     told = False
     while True:
         try:
             return await look()
         except Transient as error:
+            if not told:
+                await tell()
             if time.monotonic() + _AGAIN > until:
                 raise
             if not told:
@@ -232,7 +247,7 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
     table = Table(*columns, title="lanes")
     state = {one.lane: one for one in said}
     for lane in dict.fromkeys(one.lane for one in found):
-        mine = [one for one in found if one.lane == lane]
+        mine = [one for one in found if one.lane == lane and not one.missing]
         rates = [one.rate for one in mine if one.rate is not None]
         workers = state.get(lane)
         commits = [one.seconds_since_commit for one in mine if one.seconds_since_commit is not None]
@@ -243,13 +258,33 @@ def _lanes(found: list["Lag"], said: list["WorkerState"]) -> Table:
             _seconds(max((one.event_seconds for one in mine if one.event_seconds is not None), default=None)),
             _seconds(max((one.oldest_unacked_seconds for one in mine if one.oldest_unacked_seconds is not None), default=None)),
             f"{sum(rates):.1f}" if rates else "",
-            f"{behind} of {len(mine)} behind",
+            "; ".join((f"{behind} of {len(mine)} behind", *_remarks([one for one in found if one.lane == lane]))),
             f"{workers.ready} of {workers.workers}" if workers else "no answer",
             str(workers.in_flight) if workers else "",
             _ago(workers.seconds_since_commit if workers else min(commits, default=None)),
             _held(workers),
         )
     return table
+
+
+def _remarks(found: list["Lag"]) -> list[str]:
+    """Say of a lane's partitions what their numbers do not."""
+    there = [one for one in found if not one.missing]
+    said = [f"topic missing: {one.topic}" for one in found if one.missing]
+    said += [f"log made anew: {topic}" for topic in dict.fromkeys(one.topic for one in there if one.anew)]
+    if there and not any(one.anew or one.committed is not None for one in there):
+        said.append("runs, nothing committed yet" if any(one.runs for one in there) else "never committed")
+    return said
+
+
+def _committed(lag: "Lag") -> str:
+    if lag.missing:
+        return "topic missing"
+    if lag.anew:
+        return "log made anew" if lag.committed is None else f"{lag.committed}, log made anew"
+    if lag.committed is None:
+        return "not yet" if lag.runs else "never"
+    return str(lag.committed)
 
 
 def _troubled(trouble: dict[str, str]) -> list[Text]:
@@ -275,12 +310,11 @@ def _partitions(found: list["Lag"], left_out: int = 0) -> Table:
     columns = (*offsets, "in flight", "last commit", "held for")
     table = Table(*columns, title="partitions", caption=f"and {left_out} that are less behind" if left_out else None)
     for one in found:
-        committed = "never" if one.committed is None else str(one.committed)
         table.add_row(
             one.lane,
             one.topic,
-            str(one.partition),
-            committed,
+            "" if one.missing else str(one.partition),
+            _committed(one),
             str(one.end),
             f"{one.records:,}",
             _seconds(one.event_seconds),

@@ -28,6 +28,7 @@ from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
 from streams.serving import Serving, infer
 from streams.settings import LaneSettings, Settings
+from streams.survivors import Survivors
 from streams.team import Loaded
 from streams.trial import Verdict
 
@@ -75,6 +76,7 @@ class ImagesToFindings(Lane[ImageEvent]):
         self._store: VectorStore | None = None
         self._objects: ObjectStore | None = None
         self.custody: Custody = Custody(settings, metrics, self.name, self.kind.topic, images_collection(dimensions=0).name)
+        self.survivors = Survivors(settings.kafka)
         self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
 
     def collection(self, dimensions: int) -> CollectionSpec:
@@ -157,11 +159,16 @@ class ImagesToFindings(Lane[ImageEvent]):
         Versions of another patient lie in another partition as a rule, and may be stored at this moment by another worker. So each
         writes what came, then its points, and then looks again: of two at least one sees the other. What has to be remembered is
         stored before any point is deleted: killed in between, a lane does, and says, the same again.
+
+        Points are of the record that stands for the image's patient by now. Versions are compared by the patients that they named
+        themselves: what a merge that comes later makes one was two when it was decided, and would be decided otherwise again.
         """
         assert self._store is not None
         made = [(one, outcome) for one, outcome in zip(inputs, outcomes, strict=True) if outcome.effect is not None]
         came = [Version.of(one.event, *one.place) for one, _ in made]
         uids = tuple({one.instance_uid for one in came})
+        if uids:
+            await self.survivors.hear()
         known: dict[str, Version] = {}
         decided: dict[str, Version] | None = None
         while uids:
@@ -180,7 +187,8 @@ class ImagesToFindings(Lane[ImageEvent]):
             gone = {one.id for one in known.values() if withdrawn_by(one, known.values())}
             points = [out.effect.point for one, out in made if out.effect.point is not None and one.event.id not in gone]
             if points:
-                await self._store.upsert(self.collection(len(points[0].vector)), points)
+                filed = [self.survivors.filed(point) for point in points]
+                await self._store.upsert(self.collection(len(points[0].vector)), filed)
             gone |= {one.event.id for one, out in made if out.effect.point is None}  # not judged, and once it was
             await self._store.delete_points(self.collection(0), [point for point, one in held.items() if one.id in gone])
         for one, outcome in made:
@@ -202,6 +210,7 @@ class ImagesToFindings(Lane[ImageEvent]):
     async def close(self) -> None:
         """End the model's thread and the connections."""
         await self._models.close()
+        await self.survivors.close()
         if self._store:
             await self._store.close()
 

@@ -99,5 +99,6 @@ class PatientsToVectors(Lane[PatientEvent]):
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._survivors.close()
         if self._store:
             await self._store.close()

@@ -24,6 +24,7 @@ from streams.lane import OUTDATED, Input, Lane, Outcome
 from streams.metrics import LaneMetrics
 from streams.serving import Serving, infer
 from streams.settings import EntitiesSettings, LaneSettings, Settings
+from streams.survivors import Survivors
 from streams.team import Loaded
 from streams.trial import Verdict
 
@@ -129,6 +130,7 @@ class NotesToVectors(Lane[NoteEvent]):
         )
         self._store: VectorStore | None = None
         self.custody: Custody = Custody(settings, metrics, self.name, self.kind.topic, NOTES.name)
+        self.survivors = Survivors(settings.kafka)
         self.beside = ""  # the collection that a rebuild makes beside the one that serves; none in a lane
 
     def collection(self, dimensions: int) -> CollectionSpec:
@@ -179,6 +181,8 @@ class NotesToVectors(Lane[NoteEvent]):
     async def store(self, inputs: Sequence[Input[NoteEvent]], outcomes: Sequence[Outcome]) -> None:
         """Let each note have the points of its newest version and no others, whichever of its versions these are.
 
+        They are of the record that stands for the note's patient by now, whenever the note was written.
+
         What has to be remembered is stored before the points, and these before what an older version left is deleted: killed in
         between, a lane finds the newest version no older than it was, and does the same again.
         """
@@ -188,6 +192,7 @@ class NotesToVectors(Lane[NoteEvent]):
             for one, outcome in zip(inputs, outcomes, strict=True)
             if outcome.effect is not None
         ]
+        await self.survivors.hear()
         known = await self._known({note_id for _, _, owned in made for note_id in owned})
         brought: dict[tuple[str, str], Sequence[Point]] = {}  # by note and version
         for one, outcome, owned in made:
@@ -203,7 +208,7 @@ class NotesToVectors(Lane[NoteEvent]):
             version = versions.newest
             held = version in versions.held
             if (note_id, version) in brought:
-                newest[note_id] = versions.placed(brought[note_id, version], version)
+                newest[note_id] = [self.survivors.filed(one) for one in versions.placed(brought[note_id, version], version)]
                 held = bool(newest[note_id])
             elif versions.held and not held:
                 newest[note_id] = ()  # the newest one's text is not at hand, and an older one is not shown for it
@@ -230,6 +235,7 @@ class NotesToVectors(Lane[NoteEvent]):
     async def close(self) -> None:
         """End the model's thread and the connections."""
         await self._embedding.close()
+        await self.survivors.close()
         if self._store:
             await self._store.close()
 

@@ -28,6 +28,7 @@ from streams.lane import Input
 from streams.lanes.images import ImagesToFindings
 from streams.metrics import LaneMetrics
 from streams.settings import Settings
+from streams.survivors import Survivors
 from tests.clinic import ORIGIN, note
 
 pytestmark = [pytest.mark.qdrant, pytest.mark.timeout(300)]
@@ -137,6 +138,16 @@ class Desk:
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> ObjectSettings:
     return ObjectSettings(url=str(tmp_path_factory.mktemp("objects")))
+
+
+@pytest.fixture(autouse=True)
+def nobody_was_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No broker is asked."""
+
+    async def hear(self: Survivors) -> None:
+        pass
+
+    monkeypatch.setattr(Survivors, "hear", hear)
 
 
 @pytest.fixture

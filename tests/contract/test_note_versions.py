@@ -25,6 +25,7 @@ from streams.lanes.notes import NotesToVectors
 from streams.metrics import LaneMetrics
 from streams.searching import Searcher
 from streams.settings import Settings
+from streams.survivors import Survivors
 from tests.clinic import note, note_id
 from tests.hl7_messages import NOW, PID, mapper, message
 
@@ -84,6 +85,16 @@ class Desk:
 
     async def passages(self, *names: str) -> list[str]:
         return [str(point.payload["passage"]) for point in await self.held(*names)]
+
+
+@pytest.fixture(autouse=True)
+def nobody_was_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No broker is asked."""
+
+    async def hear(self: Survivors) -> None:
+        pass
+
+    monkeypatch.setattr(Survivors, "hear", hear)
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ async def test_a_redrive_waits_for_a_lane_that_is_behind(kafka: Kafka, tmp_path:
         plan = await desk.plan(await desk.find(Which(), whole=True))
         work = asyncio.create_task(desk.redrive(plan.ready, "mended", waits=heard.append))
         await until(lambda: heard, what="the redrive says that it waits")
-        assert heard[-1] == "notes-entities is 6 records behind"
+        assert heard[0] == "notes-entities is 6 records behind"
         assert len(await site.records("clinical.notes")) == 7
         assert await _audit(kafka, site.prefix, "redrive") == []  # what waits is not said to be done
         async with site.running("notes-entities"):

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 
 from infra.kafka.host import free_ports
 from models.errors import Permanent, Transient
 from streams.checks import run_checks
 from streams.cli import status
-from streams.lagging import READS, lags, workers
+from streams.lagging import READS, group_of, lags, workers
 from streams.lanes import LANES
 from streams.metrics import LaneMetrics
 from streams.outbox import Outbox
@@ -118,6 +119,48 @@ def test_topics_that_are_not_there_are_named_and_refused(kafka: Kafka, tmp_path:
     assert "'elsewhere.'" in hint and "vigil topics create" in hint
 
 
+def test_a_missing_topic_is_its_lanes_row_and_hides_no_other(kafka: Kafka, tmp_path: Path) -> None:
+    site, prefix = Clinic(kafka, tmp_path), kafka.name("m") + "."
+    for topic in READS["vitals"]:
+        kafka.create(prefix + topic, PARTITIONS)
+    words = ("--every", "0.5", "--lane", "notes-vectors", "--lane", "vitals")
+    shown = command(site, "status", "--once", *words, VIGIL_KAFKA__TOPIC_PREFIX=prefix)
+    assert shown.returncode == 0, shown.stderr
+    notes, vitals = (next(line for line in shown.stdout.splitlines() if lane in line) for lane in ("notes-vectors", "vitals"))
+    assert "0 of 0 behind; topic missing: clinical.notes" in notes
+    assert "0 of 6 behind; never committed" in vitals
+    assert "topic missing" in command(site, "lag", *words, VIGIL_KAFKA__TOPIC_PREFIX=prefix).stdout
+
+
+@pytest.mark.real_kafka
+async def test_a_lane_of_which_kafka_has_forgotten_what_it_committed_runs_all_the_same(kafka: Kafka, tmp_path: Path) -> None:
+    site = Clinic(kafka, tmp_path)
+
+    async def joined() -> bool:
+        return {(one.committed, one.runs) for one in await lags(site.settings, ["notes-entities"])} == {(None, True)}
+
+    async with site.running("notes-entities"):
+        await until(joined, within=60, what="a lane that has nothing to do is known to run")
+        await site.write(note("p", "n0", "Cough."))
+        await site.until_done("notes-entities", "clinical.notes")
+        before = await lags(site.settings, ["notes-entities"])
+        await asyncio.to_thread(kafka.make_anew, site.prefix + "clinical.notes", PARTITIONS)
+        there = await lags(site.settings, ["notes-entities"], before=before, seconds=1.0)
+        assert {one.committed for one in there} == {None}
+        assert sorted(one.anew for one in there) == [False, True]  # one note, one partition
+    async with site.running("notes-entities"):  # as its supervisor starts it: it ends where its topic goes away
+        await until(joined, within=60, what="it runs again, and has nothing to commit")
+    # What is committed lies past the end: the log is another one, and all of it waits.
+    await site.write(note("p", "n0", "Cough."))
+    (place,) = [one for one in await lags(site.settings, ["notes-vectors"]) if one.records]
+    tp = TopicPartition(site.prefix + place.topic, place.partition, 500)
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group_of(site.settings, "notes-vectors")})
+    await asyncio.to_thread(consumer.commit, offsets=[tp], asynchronous=False)
+    consumer.close()
+    (found,) = [one for one in await lags(site.settings, ["notes-vectors"]) if one.records]
+    assert (found.committed, found.records, found.anew) == (500, 1, True)
+
+
 def screen() -> tuple[Console, io.StringIO]:
     """A terminal of 200 columns, and what is written to it."""
     out = io.StringIO()
@@ -181,6 +224,22 @@ async def test_one_look_waits_a_short_while_for_a_broker(
     assert sum(one.records for one in seen.found) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
     assert said == [f"no broker answers at {kafka.bootstrap}: nothing listens there; trying again for 200 s"]
+
+
+async def test_what_the_workers_say_is_told_before_a_broker_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_AGAIN", 0.01)
+    did: list[str] = []
+
+    async def look() -> None:
+        did.append("looked")
+        if did.count("looked") < 3:
+            raise Transient("no broker answers")
+
+    async def tell() -> None:
+        did.append("told")
+
+    await status._patiently(look, tell)
+    assert did == ["looked", "told", "looked", "looked"]
 
 
 async def test_trouble_that_stays_is_said_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

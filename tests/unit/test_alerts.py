@@ -1,18 +1,24 @@
 """infra/prometheus and infra/grafana ask for metrics and labels that there are, and every alert has its page in infra/runbook."""
 
+import asyncio
 import re
+import shlex
 import subprocess
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from models.errors import Permanent
 from streams.lagging import READS
 from tests import monitoring
 from tests.monitoring import ALERTS, INFRA, PANELS, RECORDED, RULES, labels_of, promtool
 
 GUIDES = {"Again"}  # pages without an alert
+USAGE = 2  # how click ends a command whose words it does not take
 LANES = {
     *READS,
     *(f"connector.{name}" for name in ("hl7", "fhir", "dicom", "vitals")),
@@ -88,6 +94,33 @@ def test_a_command_of_the_runbook_is_understood(command: str, rest: str) -> None
     options = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert set(re.findall(r"(?<!\S)(--[a-z][a-z-]*)", rest)) <= options
     assert set(re.findall(r"--lane (\S+)", rest)) <= LANES
+
+
+def _lines() -> list[str]:
+    """What a page says to type, or shows typed: the lines of `vigil` between its fences."""
+    pages = [page.read_text() for page in sorted((INFRA / "runbook").glob("*.md"))]
+    fenced = [block for page in pages for block in re.findall(r"^```\w*\n(.*?)^```", page, flags=re.M | re.S)]
+    found = [words for block in fenced for words in re.findall(r"^(?:\$ )?vigil (.+)$", block, flags=re.M)]
+    lines = dict.fromkeys(shlex.join(shlex.split(words, comments=True)) for words in found)
+    return [words for words in lines if words != "doctor"]  # that has no words to take, and looks about
+
+
+class _Begun(Exception):
+    """The command has taken its words, and begins to work."""
+
+
+@pytest.mark.parametrize("words", _lines())
+def test_what_the_runbook_says_to_type_is_enough(words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def begins(work: Coroutine[Any, Any, Any], **_: Any) -> None:
+        work.close()
+        raise _Begun
+
+    monkeypatch.setattr(asyncio, "run", begins)
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(monitoring.root(), shlex.split(words))
+    assert not isinstance(ran.exception, SystemExit) or ran.exit_code != USAGE, ran.output
+    if isinstance(ran.exception, Permanent):  # of a placeholder (ID, SAMPLES), which is no fault of the line's
+        assert "need" not in str(ran.exception)
 
 
 def test_each_alert_is_made_to_fire_by_a_rule_test() -> None:

@@ -82,6 +82,23 @@ def test_a_rate_and_a_last_commit_come_of_what_was_seen_before() -> None:
     assert completed([moved], [empty], prefix="")[0].seconds_since_commit == 2.0
 
 
+def test_a_log_that_was_made_anew_is_told_from_one_that_a_lane_never_came_to() -> None:
+    def at(committed: int | None, **more: bool) -> Lag:
+        return Lag("images", "clinical.images", 0, committed, 50, 50, **more)
+
+    lost = lagging._rated(at(None), at(30), 2.0)
+    assert lost.anew and lagging._rated(at(None), lost, 2.0).anew and not lagging._rated(at(3), lost, 2.0).anew
+    assert not lagging._rated(at(None, missing=True), at(30), 2.0).anew
+    for seconds, anew in ((60.0, True), (0.1, False)):  # a lane's very first commit may fall between the looks
+        state = WorkerState("images", 1, 1, 0, 0, 0.1, partitions={("clinical.images", 0): {"seconds_since_commit": seconds}})
+        assert completed([at(None)], [state], prefix="")[0].anew == anew
+    words = [status._committed(one) for one in (lost, at(90, anew=True), at(None, runs=True), at(None), at(None, missing=True))]
+    assert words == ["log made anew", "90, log made anew", "not yet", "never", "topic missing"]
+    assert status._remarks([lost]) == ["log made anew: clinical.images"]
+    assert status._remarks([at(None, runs=True)]) == ["runs, nothing committed yet"]
+    assert status._remarks([at(3), at(None)]) == []
+
+
 async def test_a_watch_without_a_terminal_looks_again_and_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

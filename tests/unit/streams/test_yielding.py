@@ -3,7 +3,7 @@
 import asyncio
 import random
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ class Lane:
 
     name: str
     per_second: float
+    topic: str = NOTES
+    ended: bool = False  # nobody runs it
     free: float = 0.0  # when it is through with all that it has
     ready: list[float] = field(default_factory=list)  # of each record, when it is done
 
@@ -57,18 +59,22 @@ class Lane:
 
     def lag(self, now: float) -> Lag:
         committed = sum(one <= now // COMMITS * COMMITS for one in self.ready)
-        return Lag(self.name, NOTES, 0, committed, len(self.ready), len(self.ready) - committed)
+        return Lag(self.name, self.topic, 0, committed, len(self.ready), len(self.ready) - committed)
 
 
 @pytest.fixture
 def lanes(monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
     there: list[Lane] = []
 
-    async def lags(*_: Any, **__: Any) -> list[Lag]:
+    async def lags(_: Settings, lanes: Sequence[str], **__: Any) -> list[Lag]:
         await asyncio.sleep(0.02)
-        return [lane.lag(asyncio.get_running_loop().time()) for lane in there]
+        return [lane.lag(asyncio.get_running_loop().time()) for lane in there if lane.name in lanes]
+
+    async def unattended(_: Settings, lane: str) -> bool:
+        return next(one for one in there if one.name == lane).ended
 
     monkeypatch.setattr(yielding, "lags", lags)
+    monkeypatch.setattr(yielding, "unattended", unattended)
     return there
 
 
@@ -143,6 +149,51 @@ def test_a_lane_that_never_ran_and_topics_that_none_reads_hold_nobody_up(lanes: 
         assert await Room(Settings()).wait({NOTES}) > 1000
 
     run(ask())
+
+
+def _stopped(lane: Lane) -> Lane:
+    """Let it have done something, and have a backlog that it never works off."""
+    lane.ready = [-1.0] * 5 + [1e9] * 8
+    return lane
+
+
+@pytest.mark.parametrize(("ended", "after"), [(True, 3), (False, 62)])
+def test_a_lane_that_stands_still_is_waited_for_only_where_it_is_meant(lanes: list[Lane], ended: bool, after: float) -> None:
+    patients, feedback = "clinical.patients", "clinical.feedback"
+    lanes += [Lane("vitals", 1000, topic=patients), _stopped(Lane("merges", 1000, topic=patients, ended=ended))]
+    said: list[str] = []
+
+    async def ask() -> None:
+        loop, room = asyncio.get_running_loop(), Room(Settings(), waits=said.append)
+        topic, may = await room.first({patients: {"vitals"}})
+        assert (topic, may > 0) == (patients, True) and loop.time() < after
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(120):
+                await room.first({patients: {"vitals", "merges"}})
+        began = loop.time()
+        topic, may = await room.first({patients: {"merges"}, feedback: {"vitals"}})  # holds no other topic up
+        assert (topic, may > 0) == (feedback, True) and loop.time() - began < 1
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(120):
+                await room.wait({patients, feedback})
+
+    run(ask())
+    nobody = ", and nobody runs it: `vigil lane run merges`"
+    assert said[0] == "merges is 8 records behind" and said[-1] == said[0] + (nobody if ended else "")
+
+
+def test_a_lane_of_which_nothing_is_known_and_that_runs_is_waited_for(
+    lanes: list[Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Lag("notes-entities", NOTES, 0, None, 90, 90, runs=True), Lag("vitals", NOTES, 0, None, 90, 90)]
+    said: list[str] = []
+
+    async def lags(*_: Any, **__: Any) -> list[Lag]:
+        return [] if len(said) > 3 else found  # the log was made anew: its commits went with it
+
+    monkeypatch.setattr(yielding, "lags", lags)
+    run(_once(Room(Settings(), waits=said.append)))
+    assert said == ["notes-entities is 90 records behind"] * 4
 
 
 def test_a_cluster_that_does_not_say_is_waited_for(lanes: list[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
