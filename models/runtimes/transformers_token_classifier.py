@@ -1,7 +1,8 @@
 """Named entities from a `transformers` token classifier as the hub has it: a folder with config, weights and tokenizer.
 
-What the folder says is used as it stands: `id2label` names the columns, in BIO, in BIOES or BILOU (their ends become B and I), or
-in IO and IOB1, where a run of one type is one entity (`LabelMap`). The windows, words and characters are those of `WindowedTagger`.
+What the folder says is used as it stands: `id2label` names the columns, in BIO, in BIOES or BILOU (their ends become B and I), in
+IO, where a run of one type is one entity, or in IOB1, where a B only parts neighbours of one type (`LabelMap`). The windows, words
+and characters are those of `WindowedTagger`.
 `preprocessing` may say more: `types` renames the folder's types into published labels (and leaves the others out), `aggregation`
 says how a word's score comes from its pieces ("first", as most are trained, "average", "max"), `window` and `overlap` in tokens.
 """
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from models.errors import Fatal
 from models.registry import Weights
@@ -38,6 +40,8 @@ _SPECIAL: Final = re.compile(r"x|pad|\[.*\]|<.*>", re.IGNORECASE)
 _MEANINGLESS: Final = re.compile(r"[\W\d_]*|LABEL_\d+", re.IGNORECASE)  # as a type: no letter, or the library's stand-in
 _UNREAD: Final = re.compile(rf"[{_MARKS}][-_]?|[BI][-_].+|.+[-_][BI]", re.IGNORECASE)  # what a label may not be as it stands
 _NEVER: Final = -30.0  # a log-probability that no path takes
+# A type's share of a word below which an I behind it begins an entity: by BIO there would be none (IOB1, as CoNLL 2003 has it).
+_APART: Final = 0.05
 
 
 class TransformersTokenClassifier(WindowedTagger):
@@ -67,9 +71,11 @@ class TransformersTokenClassifier(WindowedTagger):
             return values
 
         window = said.whole("window", _longest(model.config, tokenizer))
+        cutter = hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config))
+        self.capitals_lost = capitals_lost(cutter)
         super().__init__(
             entry.identity,
-            hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config)),
+            cutter,
             emit,
             [head],
             thresholds=entry.thresholds,
@@ -94,10 +100,10 @@ class LabelMap:
 
         Raises `Fatal` where there is not exactly one "O", or what would be published means nothing.
         """
-        if [label.upper() for label in labels].count("O") != 1:
+        if (outside := [label.upper() for label in labels].count("O")) != 1:
             raise Fatal(
                 f"{where}: its {len(labels)} labels ({', '.join(labels[:8])}) have not exactly one O",
-                hint="id2label in config.json must name what each column means",
+                hint="id2label in config.json must name what each column means" + ("" if outside else _outside_hint(labels)),
             )
         types = types or {}
         read = _tags([label for label in labels if label.upper() != "O"], types)
@@ -130,7 +136,7 @@ class LabelMap:
             )
         self.types: tuple[str, ...] = tuple(self._begin)
         self.tags: tuple[str, ...] = ("O", *(f"{prefix}-{kind}" for kind in self.types for prefix in "BI"))
-        # A type without a tag of its own for a beginning: its runs are its entities (IO, IOB1).
+        # A type without a tag of its own for a beginning: its runs are its entities (IO).
         self._runs = frozenset(kind for kind in self.types if not self._begin[kind])
 
     def bio(self, logits: Floats) -> Floats:
@@ -145,6 +151,9 @@ class LabelMap:
             if kind in self._runs:
                 follows = np.concatenate(([False], best[:-1] == number))
                 begin, inside = np.where(follows, 0.0, inside), np.where(follows, inside, 0.0)
+            else:
+                opens = (np.concatenate(([0.0], (begin + inside)[:-1])) < _APART) & (inside > begin)
+                begin, inside = np.where(opens, begin + inside, begin), np.where(opens, 0.0, inside)
             columns += [begin, inside]
         with np.errstate(divide="ignore"):
             return np.maximum(np.log(np.stack(columns, axis=-1)), _NEVER).astype(np.float32)
@@ -153,6 +162,16 @@ class LabelMap:
         """Return each word's likeliest type by its number, -1 for outside."""
         of_type = [p[:, self._begin[kind] + self._inside[kind]].sum(axis=-1) for kind in self.types]
         return np.asarray(np.stack([p[:, self._outside].sum(axis=-1), *of_type], axis=-1).argmax(axis=-1) - 1, dtype=np.int64)
+
+
+def _outside_hint(labels: Sequence[str]) -> str:
+    """Say which column is meant for outside, where all the others carry marks, and the line to write."""
+    bare = [column for column, label in enumerate(labels) if not _BEFORE.fullmatch(label) and not _BEHIND.fullmatch(label)]
+    if len(bare) != 1 or len(labels) < 2:
+        return ""
+    return (
+        f'; column {bare[0]} ({labels[bare[0]]!r}) seems to be outside: "id2label": {{ "{bare[0]}": "O", ... }}, label2id too'
+    )
 
 
 def _tags(labels: Sequence[str], types: Mapping[str, str]) -> dict[str, tuple[str, str] | None]:
@@ -193,6 +212,19 @@ def aggregated(logits: Floats, firsts: NDArray[np.int64], how: Aggregation) -> F
     ends = [*firsts[1:].tolist(), len(logits)]
     chosen = [first + int(surest[first:end].argmax()) for first, end in zip(firsts.tolist(), ends, strict=True)]
     return logits[chosen]
+
+
+def capitals_lost(tokenizer: Tokenizer) -> int:
+    """Count the entries of a vocabulary that no text reaches: they have a capital, and the normalizer makes it small.
+
+    Many mean a cased model under a tokenizer that nobody told so: the library's default makes letters small.
+    """
+    if tokenizer.normalizer is None:
+        return 0
+    cased = (
+        word for word in tokenizer.get_vocab(with_added_tokens=False) if not word.islower() and not _SPECIAL.fullmatch(word)
+    )
+    return sum(any(map(str.isupper, word)) and tokenizer.normalizer.normalize_str(word).islower() for word in cased)
 
 
 def _opened(weights: Weights) -> tuple[Any, Any]:
