@@ -118,7 +118,8 @@ CLAUSE_VERBS: Final = frozenset(_VERBS.split("|"))
 # Words that tell of an item of a list that it is there or was done: "no fever, infection likely", "no rash, penicillin given". Not
 # "present", "seen" or "noted": in "no icterus, cyanosis seen" neither is.
 _TOLD: Final = (
-    "confirmed|diagnosed|treated|started|commenced|restarted|given|worse|worsening|improving|ongoing|persistent|persisting|likely"
+    "confirmed|diagnosed|treated|started|commenced|restarted|given|worse|worsening|improving|ongoing|persistent|persisting|"
+    "likely"
 )
 TOLD: Final = frozenset(_TOLD.split("|"))
 # Where an item ends that is of another kind than what follows: "no pulse - VF", "hold apixaban: GI bleed"; and before a reason.

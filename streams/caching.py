@@ -256,7 +256,7 @@ def _fits(answer: Any, item: Any) -> bool:
     return isinstance(item, str) and all(_span_fits(span, len(item)) for span in answer)
 
 
-def _span_fits(span: Span, size: int) -> bool:
+def _span_fits(span: Any, size: int) -> bool:
     if not isinstance(span.start, int) or not isinstance(span.end, int) or not isinstance(span.score, int | float):
         return False
     return isinstance(span.label, str) and 0 <= span.start < span.end <= size and isfinite(span.score)
