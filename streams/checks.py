@@ -18,8 +18,9 @@ from models.figures import DOSE, VALUE
 from models.registry import ModelEntry, Registry, labels_of
 from models.tasks import ImageTextModel, TextEmbedder, TokenClassifier
 from models.vocabulary import vocabulary
+from processors.events import PatientEvent
 from processors.rules import MonitorRules
-from streams import brokertime, groups, topics
+from streams import brokertime, groups, placement, topics
 from streams.caching import redis_version
 from streams.custody import lost_collection
 from streams.health import asked_at
@@ -28,8 +29,9 @@ from streams.lagging import READS, group_of, hung, lags, patients, unready
 from streams.lanes.merges import WRITERS
 from streams.listeners import listeners
 from streams.progress import Progress
+from streams.reader import Reader
 from streams.settings import DEMO_SECRET, Settings
-from streams.topic_options import Difference, show
+from streams.topic_options import MEET, Difference, show
 
 _TASKS = ("ner", "embedding", "image-text", "deterioration")
 # Where a task's vectors go.
@@ -45,6 +47,7 @@ _USUAL: Final = {
 _LOW_DISK = 5 * 2**30
 _FIRST_PORT, _PORTS = 9101, 32  # as `vigil up` and `vigil status` have them
 _FEW = 3  # patients on whom nothing can alert: fewer are no fault of a feed (as in infra/prometheus/alerts.yml)
+_LOOKED_AT = 200  # records of a partition, to see whether patients lie where they should
 _APART, _FAR_APART = 5.0, 30.0  # seconds between this host's clock and Kafka's: NTP keeps both within far less
 
 
@@ -100,18 +103,40 @@ async def _kafka(settings: Settings) -> list[Check]:
         as_said = "" if configured or settings.kafka.embedded else ", configured as the settings say"
         checks.append(Check("ok", "topics", f"all {len(wanted)} are there{as_said}"))
     checks += configured
-    few = {name: count for name, count in found.items() if count != wanted[name] and not settings.kafka.embedded}
-    if few:
+    if settings.kafka.embedded:
+        return checks
+    used = {name: settings.topics.used(name, count) for name, count in found.items()}
+    if few := {name: count for name, count in found.items() if count < wanted[name]}:
         words = ", ".join(f"{name} has {count} partitions, the settings say {wanted[name]}" for name, count in few.items())
-        mend = (
-            "set topics.partitions or partitions_of to what is there; more for a topic in use would move patients between them"
-        )
+        mend = "set topics.partitions or partitions_of to what is there: by partitions that are added later patients would move"
         checks.append(Check("warning", "topics", words, mend))
-    meet = {name: found[name] for name in ("clinical.vitals", "clinical.patients", "clinical.feedback") if name in found}
+    if many := {name: count for name, count in found.items() if count > wanted[name]}:
+        words = ", ".join(f"{name} has {count} partitions, of which {used[name]} are used" for name, count in many.items())
+        mend = "none, if they were added since: the others stay empty, since by them patients would move"
+        checks.append(Check("warning", "topics", words, mend))
+    meet = {name: used[name] for name in MEET if name in used}
     if len(set(meet.values())) > 1:
-        mend = "recreate them with one number of partitions: a patient's records must meet in one lane"
-        checks.append(Check("wrong", "topics", f"topics that meet differ in partitions: {meet}", mend))
-    return checks
+        mend = f"set topics.partitions to {min(meet.values())}: a patient's records must meet in one partition of each"
+        checks.append(Check("wrong", "topics", f"topics that meet in the vitals lane differ in partitions: {meet}", mend))
+    return [*checks, *await _placed(settings, found)]
+
+
+async def _placed(settings: Settings, found: Mapping[str, int]) -> list[Check]:
+    """Look whether patients lie where they are looked for."""
+    name = PatientEvent.topic
+    if name not in found:
+        return []
+    topic, places = settings.kafka.topic_prefix + name, set[tuple[bytes, int]]()
+    async with Reader(settings.kafka) as reader:
+        for number in await reader.partitions(topic):
+            begin, end = await reader.bounds(topic, number)
+            async for records in reader.read(topic, number, begin, min(end, begin + _LOOKED_AT)):
+                places |= {(record.key, number) for record in records if record.key is not None}
+    try:
+        placement.require(topic, places, settings.topics.used(name, found[name]), found[name])
+    except VigilError as error:
+        return [Check("wrong", "topics", str(error), error.hint or "")]
+    return []
 
 
 async def _clock(settings: Settings) -> list[Check]:
@@ -277,7 +302,7 @@ async def _lost(settings: Settings, store: VectorStore, lane: str) -> Check | No
     """Say of a lane's collection that it is missing; one that was never written is not made yet."""
     collection, topic = WRITERS[lane]
     try:
-        if await store.exists(collection) or not await Progress(settings.kafka).began(lane, topic):
+        if await store.exists(collection) or not await Progress(settings).began(lane, topic):
             return None
     except Transient:
         return None  # said of Kafka

@@ -18,7 +18,7 @@ class Custody:
     """Watches over one lane's collection."""
 
     def __init__(self, settings: Settings, metrics: LaneMetrics, lane: str, topic: str, collection: str) -> None:
-        self._progress = Progress(settings.kafka)
+        self._progress = Progress(settings)
         self._url = settings.vectors.url
         self._metrics = metrics
         self._lane = lane

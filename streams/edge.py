@@ -30,6 +30,7 @@ from connectors.publisher import Publisher
 from models.batching import describe
 from models.errors import Fatal, Poison, Transient, VigilError
 from processors.events import Event, PatientEvent
+from streams import placement
 from streams.clock import Clock, clock_of
 from streams.collector import Collector
 from streams.health import EdgePages
@@ -38,7 +39,7 @@ from streams.metrics import EdgeMetrics
 from streams.outbox import Outbox
 from streams.publisher import KafkaPublisher
 from streams.reader import Reader
-from streams.settings import Settings
+from streams.settings import DEMO_SECRET, Settings
 from streams.tracing import REQUEST, Tracing, of_request
 from streams.wire import decode
 
@@ -46,6 +47,7 @@ log = logging.getLogger("vigil.edge")
 
 T = TypeVar("T")
 _LOOK: Final = 2.0  # seconds between looks whether Kafka answers
+_KNOWN: Final = 8  # patients by whom it is certain whether the secret is the one of before
 _LANES: Final = 30.0  # seconds between looks at the lanes' groups, and for one of them: its rule waits for many minutes
 
 
@@ -134,7 +136,8 @@ class Edge:
         """Look now and then whether Kafka still answers, for `unready`: where nothing arrives, nothing would notice."""
         while True:
             await asyncio.sleep(_LOOK)
-            was, self._trouble = self._trouble, "" if await self._outbox.answers() else "Kafka does not answer"
+            was, answers = self._trouble, await self._outbox.answers()
+            self._trouble = self._outbox.refused if answers else "Kafka does not answer"
             if was != self._trouble:
                 log.warning("not ready: %s", self._trouble) if self._trouble else log.info("ready again: Kafka answers")
 
@@ -340,15 +343,38 @@ def disk_nearly_full(objects: ObjectStore, least: int) -> bool:
 
 
 async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
-    """Fill the contexts from `clinical.patients`; returns how many patients are known. Raises `Transient` without a broker."""
-    topic = settings.kafka.topic_prefix + PatientEvent.topic
+    """Fill the contexts from `clinical.patients`; returns how many patients are known.
+
+    Raises `Transient` without a broker, `Fatal` where the settings have another number of partitions than patients lie by, or
+    another secret than their pseudonyms were made with.
+    """
+    identities, same, others = Identities(settings.identity), 0, 0
+    topic, places = settings.kafka.topic_prefix + PatientEvent.topic, set[tuple[bytes, int]]()
     async with Reader(settings.kafka) as reader:
         async for records, whole in reader.follow(topic):
             for record in records:
+                if record.key is not None and len(places) < placement.MOST:
+                    places.add((record.key, record.partition))
                 with contextlib.suppress(Poison):  # the lane makes it a dead letter
-                    contexts.remember(decode(PatientEvent, record))
+                    context = decode(PatientEvent, record)
+                    contexts.remember(context)
+                    if same < _KNOWN and context.identifiers:
+                        own = any(identities.patient(one) == context.patient_id for one in context.identifiers)
+                        same, others = same + own, others + (not own)
             if whole:
                 break
+        there = len(await reader.partitions(topic))
+    placement.require(topic, places, settings.topics.used(PatientEvent.topic, there), there)
+    if others >= _KNOWN and not same:
+        raise Fatal(
+            f"none of {others} patients on {topic} has the pseudonym that identity.site_secret gives: it is another secret",
+            hint="set VIGIL_IDENTITY__SITE_SECRET to the one of before: by another one every patient is a stranger, and "
+            "what corrects a document finds it no more",
+        )
+    if settings.identity.site_secret.get_secret_value() == DEMO_SECRET and not settings.kafka.embedded:
+        log.error(
+            "the site secret is the demo's, which everybody can read: set VIGIL_IDENTITY__SITE_SECRET before patients come"
+        )
     return len(contexts)
 
 

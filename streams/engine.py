@@ -326,7 +326,9 @@ class Engine(Service):  # type: ignore[misc]
         if held:
             return f"{len(held)} of {len(self._unique_workers())} partitions held: {held[0]}"
         if self._incomplete:
-            return f"{self._incomplete} partitions wait for the partitions of other topics that go with them"
+            return (
+                f"{self._incomplete} partitions are not worked on, for want of others that go with them or beyond those in use"
+            )
         return ""
 
     def _cut_off(self) -> str:

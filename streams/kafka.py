@@ -1,6 +1,7 @@
 """One description of a Kafka cluster, in the words of each client: aiokafka, confluent-kafka, Faust."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -13,12 +14,16 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     IllegalSaslStateError,
     KafkaError,
     SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
     UnsupportedSaslMechanismError,
 )
 from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from models.errors import Permanent, Transient
 from streams.settings import KafkaSettings
@@ -28,6 +33,9 @@ _quiet.setLevel(logging.CRITICAL)
 
 # Of the aiokafka loggers; while a broker is down they write about 80 lines a second (`streams.log` rate-limits them).
 NOISY_LOGGERS = ("aiokafka", "kafka", "aiokafka.conn", "aiokafka.cluster", "aiokafka.consumer.group_coordinator")
+
+_reached = set[str]()  # addresses of brokers that name addresses which answer too
+_DENIED = (ClusterAuthorizationFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
 
 class FileToken(AbstractTokenProvider):  # type: ignore[misc]
@@ -131,11 +139,39 @@ def faust_config(settings: KafkaSettings) -> Mapping[str, Any]:
 async def no_broker(settings: KafkaSettings) -> Transient:
     """Return the error to raise when a client could not connect, with the reason in words and how to mend it.
 
-    The clients swallow the reason: each broker of `bootstrap` is asked once more, 5 s at most, and what happens is said.
+    The clients swallow the reason: each broker of `bootstrap`, and each that these name, is asked once more, 5 s at most, and what
+    happens is said.
     """
-    said = await asyncio.gather(*(_trouble(settings, address.strip()) for address in settings.bootstrap.split(",")))
-    words, hint = next((one for one in said if one[0]), ("the connection failed a moment ago, and works now", ""))
+    addresses = [address.strip() for address in settings.bootstrap.split(",")]
+    said = await asyncio.gather(*(_trouble(settings, address) for address in addresses))
+    words, hint = next((one for one in said if one[0]), ("", ""))
+    if not words:
+        words, hint = await _advertised(settings, addresses[0])
+    if not words:
+        words = "the connection failed a moment ago, and works now"
     return Transient(f"no broker answers at {settings.bootstrap}: {words}", hint=hint or None)
+
+
+async def _advertised(settings: KafkaSettings, address: str) -> tuple[str, str]:
+    """Say where none of the addresses answers that a broker names for itself and the others: clients go there next."""
+    host, _, port = address.rpartition(":")
+    config = {**aiokafka_config(settings), "request_timeout_ms": 5000}
+    del config["bootstrap_servers"]
+    named: list[str] = []
+    with contextlib.suppress(OSError, KafkaError, TimeoutError, ValueError):
+        connection = await create_conn(host.strip("[]"), int(port), **config)
+        try:
+            answer = await connection.send(MetadataRequest([]))
+            named = [f"{broker[1]}:{broker[2]}" for broker in answer.brokers]
+        finally:
+            connection.close()
+    said = [words for words, _ in await asyncio.gather(*(_trouble(settings, one) for one in named))]
+    if not named or not all(said):
+        return "", ""
+    return (
+        f"it answers, and says that it is to be reached at {named[0]}, where {said[0]}",
+        "set the brokers' advertised.listeners to addresses that this host can reach and resolve",
+    )
 
 
 async def start_client(client: Any, settings: KafkaSettings) -> None:
@@ -147,6 +183,12 @@ async def start_client(client: Any, settings: KafkaSettings) -> None:
         await client.start()
     except BaseException as error:
         await client.stop()
+        if isinstance(error, _DENIED):
+            raise Permanent(
+                f"Kafka does not let this account in ({type(error).__name__})",
+                hint="an idempotent producer needs WRITE on a topic at least (or IDEMPOTENT_WRITE on the cluster), a consumer "
+                "READ on its topics and its group",
+            ) from error
         if isinstance(error, KafkaError | OSError):
             raise await no_broker(settings) from error
         raise
@@ -155,9 +197,14 @@ async def start_client(client: Any, settings: KafkaSettings) -> None:
 async def require_broker(settings: KafkaSettings) -> None:
     """Raise `Transient`, as `no_broker` says it, unless one of the brokers of `bootstrap` takes us now."""
     said = await asyncio.gather(*(_trouble(settings, address.strip()) for address in settings.bootstrap.split(",")))
-    if all(words for words, _ in said):
-        words, hint = said[0]
+    words, hint = said[0] if all(words for words, _ in said) else ("", "")
+    if not words and settings.bootstrap not in _reached:
+        # Once in a process: a client would go to the addresses that the brokers name, and try for ever where it reaches none.
+        well = next(address for address, (trouble, _) in zip(settings.bootstrap.split(","), said, strict=True) if not trouble)
+        words, hint = await _advertised(settings, well.strip())
+    if words:
         raise Transient(f"no broker answers at {settings.bootstrap}: {words}", hint=hint or None)
+    _reached.add(settings.bootstrap)
 
 
 async def _trouble(settings: KafkaSettings, address: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     IncompatibleBrokerVersion,
     InvalidTimestampError,
     InvalidTopicError,
@@ -28,22 +29,27 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from models.errors import Fatal, Poison, Transient
-from processors.events import AuditEvent, Event
+from processors.events import AuditEvent, DeadLetterEvent, Event
 from streams.kafka import aiokafka_config, require_broker, start_client
 from streams.settings import Settings
+from streams.topic_options import JOURNAL
 from streams.wire import Message, encode, iso
 
 log = logging.getLogger("vigil.outbox")
 
+_BATCH, _HEADER = 128, 10  # bytes of a batch and its one record, and of a header, around what they hold (KIP-98), at most
 _PACE = 0.1  # seconds between two questions what the cluster looks like
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _NEVER = (
     TopicAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
     InvalidTopicError,
     UnsupportedVersionError,
     IncompatibleBrokerVersion,
     ProducerFenced,
 )
+
+_DENIED = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 class Outbox:
@@ -63,6 +69,7 @@ class Outbox:
         self._under_way: dict[object, tuple[float, set[TopicPartition]]] = {}  # since when, to where
         self.source = source
         self.sent = 0
+        self._refused: dict[str, str] = {}  # topics that the broker does not take from us, and why; until it takes something
 
     @property
     def letter_room(self) -> int:
@@ -132,10 +139,13 @@ class Outbox:
         except _TOO_LARGE as error:
             raise Poison(f"an output is too large for its topic ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
-            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+            raise self._refusal(messages, error) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise _unconfirmed(error) from error
         self.sent += len(messages)
+        if self._refused:
+            for topic in {message.topic for message in messages}:
+                self._refused.pop(topic, None)
 
     async def _send(self, messages: Sequence[Message]) -> None:
         with self._waiting() as places:
@@ -145,8 +155,8 @@ class Outbox:
         producer = await self._current()
         by_partition: dict[tuple[str, int], list[Message]] = defaultdict(list)
         for message in messages:
-            if len(message.value or b"") > self._largest:
-                raise MessageSizeTooLargeError(f"{len(message.value or b'')} bytes for {message.topic}")
+            if (size := _size(message)) > self._limit(message.topic):  # before anything is written: all of a message or nothing
+                raise MessageSizeTooLargeError(f"{size} bytes for {message.topic}")
             topic = self._prefix + message.topic
             by_partition[topic, await self._partition(message, topic)].append(message)
         for topic in {topic for topic, _ in by_partition}:
@@ -167,6 +177,9 @@ class Outbox:
             self._spent = producer
             # One that is too large fails its successors by its gap in the sequence: it is the cause.
             raise next((error for error in errors if isinstance(error, _TOO_LARGE)), errors[0])
+
+    def _limit(self, topic: str) -> int:
+        return self._largest if topic == DeadLetterEvent.topic else self._settings.topics.largest_message_bytes
 
     async def audit(self, event: AuditEvent) -> None:
         """Write an audit record, confirmed. Raises as `send`."""
@@ -191,12 +204,27 @@ class Outbox:
         except _TOO_LARGE as error:
             raise Poison(f"a record is too large for {message.topic} ({type(error).__name__})", stage="produce") from error
         except _NEVER as error:
-            raise Fatal(f"the broker refuses to take what this process writes: {type(error).__name__}") from error
+            raise self._refusal([message], error) from error
         except (KafkaError, OSError, TimeoutError) as error:
             raise _unconfirmed(error) from error
         self.sent += 1
         offset: int = written.offset
         return offset
+
+    def _refusal(self, messages: Sequence[Message], error: Exception) -> Fatal:
+        """Note that writes are refused for good, and return what to raise: which topic of a batch it was nobody can tell."""
+        topics = sorted({message.topic for message in messages})
+        words = (
+            f"the broker refuses what is written to {', '.join(self._prefix + one for one in topics)} ({type(error).__name__})"
+        )
+        self._refused |= dict.fromkeys(topics, words)
+        needs = "this account needs WRITE and DESCRIBE on each of them" if isinstance(error, _DENIED) else None
+        return Fatal(words, hint=needs)
+
+    @property
+    def refused(self) -> str:
+        """Return why the broker takes something for good not, in words; empty where it takes all, as far as was tried."""
+        return next(iter(self._refused.values()), "")
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[set[TopicPartition]]:
@@ -233,20 +261,31 @@ class Outbox:
 
     async def _partition(self, message: Message, topic: str) -> int:
         count = await self.partitions(topic)
-        return partition_of(message.key, count, self._hashes) if message.partition is None else message.partition % count
+        if message.partition is None:
+            return partition_of(message.key, count, self._hashes)
+        if message.topic == JOURNAL and message.partition >= count:  # another partition's state lies where it would come round
+            raise Fatal(f"{topic} has no partition {message.partition} of its own", hint="it must agree with clinical.vitals")
+        return message.partition % count
 
     async def partitions(self, topic: str) -> int:
-        """Return how many partitions a topic (with the site's prefix) has; remembered, since outputs must not move about.
+        """Return how many partitions of a topic (with the site's prefix) are used; remembered, since outputs must not move about.
 
         Raises `Transient` when it is not there, after the time that a request may take: it may be about to be made.
         """
         count = self._partition_counts.get(topic)
         if count is None:
             try:
-                count = self._partition_counts[topic] = len(await self._producer.partitions_for(topic))
+                there = len(await self._producer.partitions_for(topic))
             except UnknownTopicOrPartitionError as error:
                 raise Transient(f"{topic} is not there", hint="run `vigil topics create`") from error
+            count = self._partition_counts[topic] = self._settings.topics.used(topic.removeprefix(self._prefix), there)
         return count
+
+
+def _size(message: Message) -> int:
+    """Return the bytes of a batch with this record alone, at most: what a broker holds against `max.message.bytes`."""
+    headers = sum(len(name) + len(value) + _HEADER for name, value in message.headers)
+    return _BATCH + len(message.key or b"") + len(message.value or b"") + headers
 
 
 def unhurried(client: Any) -> None:

@@ -12,7 +12,7 @@ from models.errors import Transient
 from streams.kafka import aiokafka_config, start_client
 from streams.outbox import partition_of
 from streams.reader import Reader
-from streams.settings import KafkaSettings
+from streams.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Mark:
 class Progress:
     """Compares lanes' commits with places in the log. Every call raises `Transient` when the broker does not answer."""
 
-    def __init__(self, kafka: KafkaSettings) -> None:
-        self._kafka = kafka
+    def __init__(self, settings: Settings) -> None:
+        self._kafka, self._topics = settings.kafka, settings.topics
 
     async def marks(self, topic: str, keys: Iterable[str]) -> dict[str, Mark]:
         """Return, for each key, the present end of the partition that its records lie in; nothing when there is no such topic."""
@@ -37,7 +37,8 @@ class Progress:
             partitions = await reader.partitions(name)
             if not partitions:
                 return {}
-            places = {key: partition_of(key.encode(), len(partitions)) for key in keys}
+            used = self._topics.used(topic, len(partitions))
+            places = {key: partition_of(key.encode(), used) for key in keys}
             ends = {number: (await reader.bounds(name, number))[1] for number in set(places.values())}
         return {key: Mark(name, number, ends[number]) for key, number in places.items()}
 

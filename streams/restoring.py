@@ -22,13 +22,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from models.errors import Poison
 from processors.events import AlertEvent, HeartbeatEvent, PatientEvent, VitalsEvent
 from processors.monitor import Assessment, Monitor
-from streams import journal
+from streams import journal, placement
 from streams.journal import TOPIC, Entry, Journal, Lapse, Lapses, Memory, Moment, stretch
 from streams.machine import SECONDARY, Machine, entry_of
 from streams.reader import Reader
@@ -93,6 +93,7 @@ class Restoring:
         # Two, since each goes on cheaply from where it is: vitals and contexts come in turns.
         async with Reader(kafka, moved=self._moved) as reader, Reader(kafka, moved=self._moved) as contexts:
             memory = await own.remember(reader, self._prefix + TOPIC)
+            await self._placed(reader, memory)
             self._retold = Retold(self._scoring, self._name, Lapses(memory.lapses))
             begin, end = await reader.bounds(topic, machine.number)
             given = committed.get(VitalsEvent.topic)
@@ -139,6 +140,13 @@ class Restoring:
         obeyed = deque(replace(entry, at=min(entry.at, end)) for entry in forced)
         said = max([word, *(entry.at for entry in obeyed)])
         return Restored(machine, obeyed, memory.reach, word, memory.marker.number, said, self._retold, self._lapses)
+
+    async def _placed(self, reader: Reader, memory: Memory) -> None:
+        """Raise `Fatal` where the patients whose state is kept belong elsewhere by the partitions in use now."""
+        topic, own = self._prefix + VitalsEvent.topic, self._machine.monitor.id
+        there = len(await reader.partitions(topic))
+        places = [(one.encode(), self._machine.number) for one in islice(memory.states, placement.MOST) if one != own]
+        placement.require(topic, places, self._settings.topics.used(VitalsEvent.topic, there), there, whole=False)
 
     def _start(self, memory: Memory, committed: int | None, begin: int, end: int) -> int:
         """Return the vitals offset to go on from: the marker's, or the log's beginning where the topic was made anew since."""
@@ -299,7 +307,7 @@ class Restoring:
             told.append([])
             async for record in stretch(reader, topic, number, begin, end):
                 beat = header(record, "ce_type") == HeartbeatEvent.type.encode()
-                if beat and number != machine.number % len(numbers):
+                if beat and number != machine.number % self._settings.topics.used(AlertEvent.topic, len(numbers)):
                     continue
                 with contextlib.suppress(Poison):
                     event = decode(HeartbeatEvent, record) if beat else decode(AlertEvent, record)

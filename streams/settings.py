@@ -97,7 +97,13 @@ _LONGEST_RETENTION = 100 * 365.25 * 24  # hours
 class TopicSettings(Section):
     """How `vigil topics create` makes the topics."""
 
-    partitions: int = Field(12, ge=1, le=10_000, description="of every topic that `partitions_of` does not name")
+    partitions: int = Field(
+        12,
+        ge=1,
+        le=10_000,
+        description="of every topic that `partitions_of` does not name. Patients are spread over so many, also where a topic has "
+        "got more since; for topics in use it stays as it is",
+    )
     partitions_of: dict[str, Annotated[int, Field(ge=1, le=10_000)]] = Field(
         default_factory=dict,
         description="per topic; vitals, patients, feedback and the vitals lane's journal meet in a lane and must agree",
@@ -126,6 +132,17 @@ class TopicSettings(Section):
         4_000_000, ge=100_000, le=2**30 - 1, description="of an input; dead letters may be larger (base64)"
     )
 
+    def partitions_for(self, name: str) -> int:
+        """Return how many partitions a topic is made with."""
+        return self.partitions_of.get(name, self.partitions)
+
+    def used(self, name: str, there: int) -> int:
+        """Return how many of the partitions that are there keys are spread over: no more than the topic was made with.
+
+        By those that somebody adds most patients would move, and what is known of them would stay where it is.
+        """
+        return min(there, self.partitions_for(name))
+
     @model_validator(mode="after")
     def _topics_are_ours(self) -> "TopicSettings":
         for setting in ("partitions_of", "replication_of", "cleanup_of", "retention_hours"):
@@ -136,7 +153,7 @@ class TopicSettings(Section):
 
     @model_validator(mode="after")
     def _topics_meet(self) -> "TopicSettings":
-        counts = {name: self.partitions_of.get(name, self.partitions) for name in MEET}
+        counts = {name: self.partitions_for(name) for name in MEET}
         if len(set(counts.values())) > 1:
             raise ValueError(
                 "topics.partitions_of: these meet in the vitals lane, where all of a patient's records must lie in one partition: "

@@ -59,7 +59,7 @@ async def _scored(settings: Settings, sets: Collection[Mapping[str, Any]], since
     scored: set[object] = set()
     async with Reader(settings.kafka) as reader:
         await reader.require(topic)
-        count = len(await reader.partitions(topic))
+        count = settings.topics.used(ScoreEvent.topic, len(await reader.partitions(topic)))
         for key in {str(one.get("patient_id", "")).encode() for one in sets}:
             keys[partition_of(key, count)].add(key)
         for number, patients in sorted(keys.items()):

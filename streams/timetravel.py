@@ -176,8 +176,7 @@ class TimeTravel:
         async with Reader(self._settings.kafka) as reader:
             kinds = (VitalsEvent, PatientEvent, ScoreEvent, AlertEvent)
             await reader.require(*(self._prefix + name for name in (*(kind.topic for kind in kinds), JOURNAL)))
-            numbers = await reader.partitions(self._prefix + VitalsEvent.topic)
-            number = partition_of(asked.patient.encode(), len(numbers))
+            number = await self._partition(reader, VitalsEvent.topic, asked.patient.encode())
             await self._audit(asked)
             asked, cut = await self._decided(reader, number, asked)  # before what was said is read
             last, oldest = await self._last(reader, number, asked)
@@ -249,13 +248,17 @@ class TimeTravel:
                         last = record.offset + 1
         return last, oldest
 
+    async def _partition(self, reader: Reader, name: str, key: bytes) -> int:
+        there = len(await reader.partitions(self._prefix + name))
+        return partition_of(key, self._settings.topics.used(name, there))
+
     async def _published(
         self, reader: Reader, asked: Asked, kind: type[ScoreEvent | AlertEvent]
     ) -> tuple[list[ScoreEvent | AlertEvent], bool]:
         """Return what was said of this patient, each score, of each alert's step the newest; and whether retention took some."""
         topic, key = self._prefix + kind.topic, asked.patient.encode()
         found: dict[object, ScoreEvent | AlertEvent] = {}  # the newest last
-        number = partition_of(key, len(await reader.partitions(topic)))
+        number = await self._partition(reader, kind.topic, key)
         begin, end = await reader.bounds(topic, number)
         async for record in stretch(reader, topic, number, begin, end):
             if record.key == key:

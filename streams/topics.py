@@ -18,7 +18,7 @@ from streams.journal import TOPIC as JOURNAL
 from streams.kafka import confluent_config, no_broker, require_broker
 from streams.reader import Reader
 from streams.settings import Settings, TopicSettings
-from streams.topic_options import UNLIMITED, Difference, cleanup_of, differences
+from streams.topic_options import MEET, UNLIMITED, Difference, cleanup_of, differences
 
 _HOUR_MS = 3_600_000
 _PATIENCE = 10.0  # seconds for a question on which only a restart depends
@@ -54,7 +54,7 @@ def _plan(name: str, settings: TopicSettings, prefix: str) -> TopicPlan:
         hours = settings.retention_hours.get(name, settings.default_retention_hours)
         config["retention.ms"] = str(int(hours * _HOUR_MS))
         config["retention.bytes"] = UNLIMITED
-    return TopicPlan(prefix + name, settings.partitions_of.get(name, settings.partitions), replication, config)
+    return TopicPlan(prefix + name, settings.partitions_for(name), replication, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ def _create(settings: Settings, alter: bool) -> list[TopicChange]:
     there = _there(admin, settings)
     missing = [plan for plan in wanted if plan.name not in there]
     if missing:
+        _require_meeting(settings, there)
         new = [
             NewTopic(p.name, num_partitions=p.partitions, replication_factor=p.replication, config=p.config) for p in missing
         ]
@@ -120,6 +121,19 @@ def _create(settings: Settings, alter: bool) -> list[TopicChange]:
     touched = {change.name for change in changes if change.done not in ("unchanged", "left as it is")}
     _settle(admin, settings, [plan for plan in wanted if plan.name in touched], alter)
     return changes
+
+
+def _require_meeting(settings: Settings, there: dict[str, tuple[int, int]]) -> None:
+    """Raise `Permanent` where what is there of the topics that meet has fewer partitions than the others would be made with."""
+    prefix, made = settings.kafka.topic_prefix, settings.topics.partitions_for(MEET[0])
+    fewer = {name: there[prefix + name][0] for name in MEET if prefix + name in there and there[prefix + name][0] < made}
+    if fewer:
+        least = min(fewer.values())
+        raise Permanent(
+            f"nothing was created: {', '.join(f'{name} has {count} partitions' for name, count in fewer.items())}, the settings "
+            f"say {made}, and topics that meet in the vitals lane ({', '.join(MEET)}) must agree",
+            hint=f"set topics.partitions to {least} (of all, or of these four by partitions_of), or delete what nobody uses yet",
+        )
 
 
 def _settle(admin: AdminClient, settings: Settings, touched: Sequence[TopicPlan], alter: bool) -> None:
@@ -178,9 +192,11 @@ def _mend(admin: AdminClient, plan: TopicPlan, partitions: int, differs: Sequenc
             raise _refused(f"the configuration of {plan.name} cannot be changed", error) from error
     left = [one for one in differs if one not in changes]
     details = [one.short for one in changes] + [f"left: {one.short}" for one in left]
-    if partitions != plan.partitions:
+    if partitions < plan.partitions:
         details.insert(0, f"has {partitions} partitions, the settings say {plan.partitions}")
         return TopicChange(plan.name, "differs", "; ".join(details))
+    if partitions > plan.partitions:
+        details.insert(0, f"has {partitions} partitions: {plan.partitions} are used, by the settings")
     done = "configuration changed" if changes else "left as it is" if left else "unchanged"
     return TopicChange(plan.name, done, "; ".join(details))
 

@@ -25,7 +25,7 @@ from connectors.fhir.contents import Contents
 from connectors.fhir.handling import FhirMapper, Outcome, Request
 from connectors.fhir.letters import beginning_of_refused, letter_of_refused
 from connectors.publisher import NewObject, Publisher, Store
-from models.errors import Permanent, Poison, Transient
+from models.errors import Permanent, Poison, Transient, VigilError
 from processors.events import DeadLetterEvent, Event, ImageEvent
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,9 @@ class Publishing:
             raise
         except Exception as error:  # an unforeseen failure is not a confirmation either
             if not isinstance(error, (Transient, TimeoutError)):
-                log.error("FHIR: publishing failed with %s", type(error).__name__)
+                log.error(
+                    "FHIR: publishing failed: %s", error.advice if isinstance(error, VigilError) else type(error).__name__
+                )
             raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None
 
     async def _stored(self, event: Event, picture: NewObject | None) -> Event:

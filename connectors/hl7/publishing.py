@@ -21,7 +21,7 @@ from typing import Final
 from connectors.hl7.handling import Hl7Mapper, Outcome
 from connectors.hl7.settings import Peer
 from connectors.publisher import Publisher
-from models.errors import Poison, Transient
+from models.errors import Poison, Transient, VigilError
 from processors.events import PatientEvent
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Publishing:
             raise
         except Exception as error:  # an unforeseen failure is not a confirmation either
             if not isinstance(error, (Transient, TimeoutError)):
-                log.error("publishing failed: %s", type(error).__name__)
+                log.error("publishing failed: %s", error.advice if isinstance(error, VigilError) else type(error).__name__)
             raise Unconfirmed(f"not confirmed: {type(error).__name__}") from None
 
     def _ended(self, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:

@@ -39,8 +39,8 @@ def create(
         errors.print("what is left loses nothing: set the topics' settings to it, or give --alter to set it to the settings")
     if any(change.done == "differs" for change in changes):
         errors.print(
-            "partitions are never changed: a patient's records would lie in two. Set topics.partitions (or partitions_of), or make "
-            "the topic anew"
+            "partitions are never added: a patient's records would lie in two. Set topics.partitions (or partitions_of) to what is "
+            "there, or make the topic anew while nothing is in it"
         )
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 from connectors.child import command, free_port
 from connectors.qdrant.embedded import EmbeddedQdrant
-from models.errors import Fatal
+from models.errors import Fatal, Permanent
 from processors.events import TOPICS
 from streams import topics
 from streams.broker import EmbeddedBroker
@@ -24,6 +24,7 @@ from streams.settings import Settings, load
 from streams.supervisor import Child, Supervisor, lane_children
 
 _NEWS = 10.0  # seconds between lines about a start that takes long
+_MARK = ".vigil-demo"  # a folder with this file in it is a demo's
 PARTITIONS = 2  # on two cores; a site has more
 
 
@@ -59,6 +60,7 @@ class Stage:
     async def build(self, epoch: datetime) -> None:
         """Start broker and store, write the folder; the ward's clock begins with the lanes."""
         out = self.plan.out
+        _make_room(out)
         for part in ("logs", "objects", "qdrant"):
             shutil.rmtree(out / part, ignore_errors=True)
             (out / part).mkdir(parents=True)
@@ -148,6 +150,20 @@ class Stage:
             await asyncio.to_thread(self.store.stop)
         if self.broker:
             await asyncio.to_thread(self.broker.stop)
+
+
+def _make_room(out: Path) -> None:
+    """Mark a folder as a demo's. Raises `Permanent` for one that holds anything and has no such mark: it is not ours to clear."""
+    mark = out / _MARK
+    if out.exists() and not out.is_dir():
+        raise Permanent(f"{out} is no folder", hint="--out names a folder: one that is empty, or new, or an earlier demo's")
+    if out.is_dir() and any(out.iterdir()) and not mark.exists():
+        raise Permanent(
+            f"{out} holds files that no demo left, and the demo would delete its logs, objects and qdrant",
+            hint="--out names a folder: one that is empty, or new, or an earlier demo's",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def _answers(url: str) -> bool:

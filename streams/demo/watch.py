@@ -38,6 +38,10 @@ class Account:
     inputs: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))  # topic -> id -> ms since 1970
     places: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # input id -> topic, partition, offset
     done: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # lane -> input ids
+    outputs: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))  # lane -> input id -> what came of it
+    early: dict[str, dict[str, float]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )  # lane -> inputs read after their audit
     latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # lane -> ms
     origins: set[str] = field(default_factory=set)  # digests and message ids that reached a topic
     dead: Counter[str] = field(default_factory=Counter)
@@ -57,6 +61,9 @@ class Account:
             self.origins |= {origin["digest"], origin["message_id"]}
         if topic in LANES_OF:
             self.inputs[topic].setdefault(body["id"], record.timestamp)
+            for lane in LANES_OF[topic]:
+                if (at := self.early[lane].pop(body["id"], None)) is not None:
+                    self.latencies[lane].append(at - record.timestamp)
             self.places.setdefault(body["id"], (topic, record.partition, record.offset))
         elif topic in _ONCE:
             self.ids[body["id"]] += 1
@@ -79,8 +86,12 @@ class Account:
             if entry["input_id"] in self.done[lane]:
                 continue
             self.done[lane].add(entry["input_id"])
+            if entry.get("outcome") == "ok" and entry["event_id"] != entry["input_id"]:
+                self.outputs[lane][entry["input_id"]] = entry["event_id"]
             known = self.inputs[topic].get(entry["input_id"])
-            if known is not None:
+            if known is None:  # topics are read side by side
+                self.early[lane][entry["input_id"]] = at
+            else:
                 self.latencies[lane].append(at - known)
 
     def _dead(self, body: dict[str, Any]) -> None:
@@ -97,13 +108,18 @@ class Account:
             self.done[body["lane"]].add(letter.get("id", ""))  # a lane's letter holds the input
 
     def missing(self) -> list[tuple[str, str]]:
-        """Return (lane, input id) of what is on an input topic and not accounted for by a lane."""
+        """Return (lane, input id) of what is on an input topic and not accounted for by a lane: by its audit and its output."""
         return [
             (lane, one)
             for topic, lanes in LANES_OF.items()
             for lane in lanes
-            for one in self.inputs[topic].keys() - self.done[lane]
+            for one in self.inputs[topic]
+            if one not in self.done[lane] or self._without_output(lane, one)
         ]
+
+    def _without_output(self, lane: str, one: str) -> bool:
+        output = self.outputs[lane].get(one)
+        return output is not None and output not in self.ids
 
     def passed_over(self, committed: Mapping[tuple[str, str, int], int]) -> list[tuple[str, str]]:
         """Return those of the missing that their lane has passed: nothing will come of them any more.

@@ -37,7 +37,7 @@ class PatientsToVectors(Lane[PatientEvent]):
     def __init__(self, settings: Settings, metrics: LaneMetrics) -> None:
         super().__init__(settings, metrics)
         self._store: VectorStore | None = None
-        self._progress = Progress(settings.kafka)
+        self._progress = Progress(settings)
         self._survivors = Survivors(settings.kafka)
         # Of merges that wait: made once, or a steady feed would outrun them.
         self._marks: dict[tuple[Source, str], Mark] = {}

@@ -49,6 +49,7 @@ class VitalsJob:
         self._clock = clock
         self._tracing = Tracing(settings.tracing, self.name)
         self._scoring: Scoring | None = None
+        self._used = 0  # partitions of the topics that meet
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._rounds = Rounds(settings.engine.gather)
         self._logged = SteadyClock(clock, settings.clock, count=metrics.event)  # of all partitions: more witnesses
@@ -76,8 +77,9 @@ class VitalsJob:
         if len(set(counts.values())) != 1:
             raise Fatal(
                 f"vitals: topics that meet differ in partitions: {counts}",
-                hint="give them the same number: `vigil topics create` does",
+                hint=f"set topics.partitions to {min(counts.values())}: of more, the others' further ones stay empty then",
             )
+        self._used = counts[VitalsEvent.topic]
         try:
             model = await open_model(self._settings.models, "deterioration")
         except (Permanent, Fatal) as error:
@@ -107,7 +109,15 @@ class VitalsJob:
         for tp in partitions:
             numbers[tp.partition].append(tp)
         workers: dict[TopicPartition, Worker] = {}
+        if beyond := sorted(number for number in numbers if number >= self._used):
+            log.error(
+                "vitals: partitions %s were added: the settings (topics.partitions) spread patients over %d, so nothing of Vigil's "
+                "comes there, and whatever else does is not read",
+                beyond, self._used,
+            )  # fmt: skip
         for number, meeting in numbers.items():
+            if number >= self._used:
+                continue
             if len(meeting) != len(self.topics):
                 log.error(
                     "vitals: assigned only %s of partition %d: it waits for the rest",

@@ -11,12 +11,17 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from models.errors import Poison
 from processors.events import DeadLetterEvent
 from streams import topics
+from streams.clock import real_clock
+from streams.outbox import Outbox
+from streams.publisher import KafkaPublisher
 from streams.redriving import CUT, DeadLetters, Which
 from streams.settings import TopicSettings, VitalsStateSettings
+from streams.tracing import Tracing
 from tests.bedside import ILL
-from tests.clinic import PARTITIONS, Clinic
+from tests.clinic import PARTITIONS, Clinic, note
 from tests.integration.test_lanes_vitals import charted, context
 from tests.kafka import Kafka
 from tests.lanes import until
@@ -113,6 +118,26 @@ async def test_an_output_that_fits_no_topic_makes_a_letter_and_what_fits_goes_ou
     (letter,) = await site.read("clinical.dead-letters")
     assert (letter["stage"], letter["lane"]) == ("produce", "vitals")
     assert b64decode(letter["original_value"]) == long.model_dump_json().encode()
+
+
+@pytest.mark.parametrize("letters", [LARGEST, 2 * LARGEST])  # too large for its topic; for any
+async def test_of_a_message_of_which_a_part_fits_no_topic_nothing_is_written(
+    kafka: Kafka, tmp_path: Path, letters: int
+) -> None:
+    """A FHIR transaction is all or nothing, and what its sender is refused must not alert."""
+    site = await _site(kafka, tmp_path)
+    outbox = Outbox(site.settings, source="/test")
+    await outbox.start()
+    now = datetime.now(UTC)
+    publisher = KafkaPublisher(outbox, real_clock, Tracing(site.settings.tracing, "test"), timeout=20.0)
+    try:
+        with pytest.raises(Poison):
+            await publisher.publish([context("p", now), charted("p", now, ILL), note("patient", "letter", "x" * letters)])
+        await publisher.publish([charted("q", now, ILL)])
+    finally:
+        await outbox.stop()
+    assert not await site.records("clinical.patients") and not await site.records("clinical.notes")
+    assert len(await site.records("clinical.vitals")) == 1
 
 
 async def test_a_state_that_the_journal_does_not_take_costs_the_snapshot_and_not_the_lane(

@@ -66,6 +66,31 @@ def test_what_was_accepted_and_is_on_no_topic_is_lost_once_all_topics_were_read(
     assert (unread["lost"], unread["unfinished"], unread["unaccounted"]) == (0, 1, [])
 
 
+def test_what_the_audit_names_and_no_topic_holds_is_lost(account: Account) -> None:
+    sent = [_note(account, name, offset) for offset, name in enumerate("ab")]
+    _done(account, "notes-vectors", "a", "b")
+    entries = [{"input_id": name, "event_id": f"entities-{name}", "outcome": "ok"} for name in "ab"]
+    body = {"action": "predict", "agent": "notes-entities@demo-0", "subject": "clinical.notes/0", "entries": entries}
+    account.take("clinical.audit", Record(body))
+    account.take("clinical.entities", Record({"id": "entities-a"}))
+    found = reckon(sent, account, {("notes-entities", "clinical.notes", 0): 2})
+    assert (found["lost"], found["accounted"], found["unaccounted"]) == (1, 1, ["notes-entities b"])
+    account.take("clinical.entities", Record({"id": "entities-b"}))
+    assert reckon(sent, account, {("notes-entities", "clinical.notes", 0): 2})["lost"] == 0
+
+
+def test_an_audit_that_is_read_before_its_input_has_a_latency_too(account: Account) -> None:
+    record = Record(
+        {"action": "predict", "agent": "vitals@demo-0", "subject": "clinical.vitals/0", "entries": [{"input_id": "v"}]}
+    )
+    record.timestamp = 70
+    account.take("clinical.audit", record)
+    record = Record({"id": "v", "origin": {"digest": "d", "message_id": "m"}})
+    record.timestamp = 50
+    account.take("clinical.vitals", record)
+    assert account.latencies["vitals"] == [20]
+
+
 @pytest.fixture
 def watcher(tmp_path: Any) -> Watcher:
     return Watcher(Settings.model_validate({"objects": {"url": str(tmp_path)}}))
