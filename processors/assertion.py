@@ -394,9 +394,11 @@ def _of_another_kind(
         begin += 1
     if begin == limit:
         return until, until
-    end = next((index for index in range(begin + 1, limit) if tokens[index][0] in BESIDE or tokens[index][0] == ","), limit)
-    bracket = text.find("(", tokens[begin][1], _position(tokens, end, until))
-    for index in range(begin + 1, end):
+    far = min(limit, begin + _LONGEST)
+    end = next((index for index in range(begin + 1, far) if tokens[index][0] in BESIDE or tokens[index][0] == ","), limit)
+    far = min(far, end)
+    bracket = text.find("(", tokens[begin][1], _position(tokens, far, until))
+    for index in range(begin + 1, far):
         if tokens[index][0] in REASONS and _kind(tokens[begin:index], bracket, mentions) == "other":
             end = index
             break
@@ -404,8 +406,8 @@ def _of_another_kind(
     mark = "" if end == limit else tokens[end][0]
     if 0 <= bracket < ends:
         ends, mark = bracket, "("
-    kind = _kind(tokens[begin:end], bracket, mentions)
-    if kind == "problem" or not mark or (mark == "," and (kind == "of" or _goes_on(tokens[end:limit]))):
+    kind = _kind(tokens[begin : min(end, far)], bracket, mentions)
+    if kind == "problem" or not mark or (mark == "," and (kind == "of" or _goes_on(tokens[end : min(limit, end + _LONGEST)]))):
         return until, until
     if kind == "other" or mark != "," or not _VERBS_DENIED.isdisjoint(word for word, _, _ in tokens[first:last]):
         return ends, ends
