@@ -146,21 +146,28 @@ _NAME: Final = re.compile(  # too short to be a test by themselves, and one befo
     re.IGNORECASE,
 )
 _NONE: Final = re.compile(
-    r"\d{1,3}\s?(?:yo|y/o|yrs?|M|F)\b.*|\d+(?:-\d+)?/(?:7|12|52|40)\b.*|x\s?\d+|0\d{3}(?:\s?(?:h|hrs?|hours))?",
+    r"\d{1,3}\s?(?:yo|y/o|yrs?|M|F)\b.*|\d+(?:-\d+)?/(?:7|12|52|40)\b.*|x\s?\d+(?:/(?:7|12|52))?|0\d{3}(?:\s?(?:h|hrs?|hours))?",
     re.IGNORECASE | re.DOTALL,
 )
+_DENIAL: Final = re.compile(r"(?:no|nil)(?=\s[^\W\d])", re.IGNORECASE)  # "Nil PMH", at the beginning of what is said
 
 _RULES: Final = (
     *(_WHOLE, _BEGUN, _FIRST_PART, _SECOND_PART, _COMPARED, _SIGNED, _HANGING, _NO_DOSE),
     *(_DOSE, _BY_ITSELF, _AMOUNTS_TO, _TO_DOSE, _NEXT_DOSE),
-    *(_VALUE, _TO_VALUE, _NEXT_VALUE, _NO_VALUE, _SEEN, _NAME, _NONE),
+    *(_VALUE, _TO_VALUE, _NEXT_VALUE, _NO_VALUE, _SEEN, _NAME, _NONE, _DENIAL),
 )
 DIGEST: Final = sha256("\n".join(one.pattern for one in _RULES).encode()).digest()  # other rules find other entities
 
 
-def no_value(text: str) -> bool:
-    """Tell whether what a model took for a value is an age, a span or a point of time or a number of times ("86M", "5/7", "x2")."""
-    return _NONE.fullmatch(text) is not None
+def no_value(text: str, start: int, end: int) -> bool:
+    """Tell whether what a model took for a value is an age, a span or a point of time or a number of times ("86M", "5/7", "x2").
+
+    Or the "no" of "No pulse"; in "ketones nil" it is a value.
+    """
+    if _NONE.fullmatch(text, start, end) is not None:
+        return True
+    opens = text[max(0, start - 2) : start].rstrip(" ")[-1:] in ("", ".", ",", ";", "\n")
+    return opens and (found := _DENIAL.match(text, start)) is not None and found.end() == end
 
 
 def whole(text: str, spans: Iterable[Span]) -> list[Span]:

@@ -118,7 +118,7 @@ class Vocabulary:
         """
         terms = [*self._terms(text)]
         nothing = {(term.start, term.end) for term in terms if term.label == NOTHING}
-        nothing |= {(span.start, span.end) for span in spans if span.label == VALUE and no_value(text[span.start : span.end])}
+        nothing |= {(span.start, span.end) for span in spans if span.label == VALUE and no_value(text, span.start, span.end)}
         line = Line(span for span in spans if (span.start, span.end) not in nothing)
         ours: set[Span] = set()
         for term in terms:

@@ -21,7 +21,19 @@ from typing import Final
 from processors.events import Assertion
 from processors.sections import Section, section_at
 from processors.sentences import sentence_starts
-from processors.triggers import CLAUSE_VERBS, KIN, PREPOSITIONS, TOLD, TRIGGERS, Effect, Group
+from processors.triggers import (
+    ABNORMAL,
+    BESIDE,
+    CLAUSE_VERBS,
+    KIN,
+    PREPOSITIONS,
+    REASONS,
+    TOLD,
+    TRIGGERS,
+    WANTED,
+    Effect,
+    Group,
+)
 
 # Where several hold, the first wins. Conditional and hypothetical stand before negated ("return if no better" denies nothing),
 # negated before uncertain ("no signs suggesting X") and family ("no family history of X" is a risk nobody has), family before
@@ -72,6 +84,11 @@ TESTS: Final = frozenset(
 # ... and of what is wrong: no trigger that says what is not given negates it.
 PROBLEMS: Final = frozenset(_words("condition symptom problem disease sign_symptom disease_disorder"))
 _NEVER_GIVEN: Final = (PROBLEMS | TESTS) - frozenset(_words("procedure therapeutic_procedure treatment"))
+# ... what is given, and what says nothing of the kind of the item that it stands in.
+_GIVEN: Final = frozenset(_words("medication medications drug drugs chemical treatment"))
+_NO_KIND: Final = frozenset(_words("anatomy body_part biological_structure dose dosage"))
+# Of these "no" leaves the more likely that a list of what is absent goes on behind a word that nobody knows.
+_DISEASES: Final = frozenset(_words("condition disease disease_disorder"))
 
 # What may stand between a mention and a trigger that speaks of it: "ramipril 5 mg od was then stopped".
 _BETWEEN: Final = frozenset(
@@ -82,6 +99,11 @@ _BETWEEN: Final = frozenset(
 _NEAR: Final = 8  # tokens from a mention to such a trigger at most
 _LONGEST: Final = 40  # tokens of a list that a trigger behind it speaks of
 _NO: Final = frozenset(_words("no nil"))
+_PLAIN: Final = frozenset(_words("no nil without w/o"))
+# These deny a verb: "not sleeping, agitated".
+_VERBS_DENIED: Final = frozenset(
+    _words("not never cannot can't couldn't didn't doesn't don't wasn't isn't aren't hasn't haven't won't unable")
+)
 _JOINS: Final = frozenset(_words("and or nor"))
 _ENDS_ITEM: Final = frozenset({",", ";", *_JOINS})
 _LISTING: Final = frozenset(_words("such including"))
@@ -143,6 +165,8 @@ class _Scope:
     end: int
     trigger: tuple[int, int]  # in characters
     reaches_tests: int  # where a forward scope ends for a test or a procedure
+    reaches_problems: int  # ... for what is wrong
+    reaches_diseases: int  # ... and for a condition, where that is nearer
     behind: bool = False  # the trigger stands behind what it speaks of
 
 
@@ -229,7 +253,11 @@ class Asserter:
                     limit = min(limit, last + group.reach + 1)
                     limit = next((i for i in range(last + 1, limit) if words[i] in CLAUSE_VERBS), limit)
                 tests = next((i for i in range(last, limit) if tokens[i][0] in PREPOSITIONS), limit)
-                scopes.append(_Scope(group, own[1], _position(tokens, limit, end), own, _position(tokens, tests, end)))
+                until = _position(tokens, limit, end)
+                problems, diseases = until, until
+                if group.effect == "negated" and not group.about_results:
+                    problems, diseases = _of_another_kind(text, tokens, first, last, limit, until, mentions)
+                scopes.append(_Scope(group, own[1], until, own, _position(tokens, tests, end), problems, diseases))
             else:
                 # a stop right before belongs to the trigger: "has | been excluded"
                 limit = max((after for stop, _, after in mine if after < first and stop.direction != "forward"), default=0)
@@ -238,7 +266,8 @@ class Asserter:
                 elif group.reach is not None:
                     near = max(0, first - group.reach - 1)
                     limit = max(limit, near, *(i + 1 for i in range(near, first) if words[i] == ","))
-                scopes.append(_Scope(group, tokens[limit][1] if limit else start, own[0], own, own[0], behind))
+                begins = tokens[limit][1] if limit else start
+                scopes.append(_Scope(group, begins, own[0], own, own[0], own[0], own[0], behind))
         return scopes
 
     def _find(self, words: Sequence[str]) -> list[tuple[Group, int, int]]:
@@ -351,6 +380,61 @@ def _object_before(tokens: Sequence[tuple[str, int, int]], first: int, mentions:
     return False
 
 
+def _of_another_kind(
+    text: str, tokens: Sequence[tuple[str, int, int]], first: int, last: int, limit: int, until: int, mentions: _Mentions
+) -> tuple[int, int]:
+    """Return where a negation, `tokens[first:last]`, ends for what is wrong, and for a condition, in characters.
+
+    A comma carries it on between items of one kind alone. Where what stands right behind the negation is nothing wrong ("no
+    pulse", "not for CPR", "no aspirin"), what is wrong behind a comma, a dash, a colon or a parenthesis is why, or what there is:
+    "cardiac arrest", "metastatic cancer", "GI bleed". A list that ends with "or" is one of what is absent all through.
+    """
+    begin = last
+    while begin < limit and tokens[begin][0] in BESIDE:  # "denies: fever, cough"
+        begin += 1
+    if begin == limit:
+        return until, until
+    far = min(limit, begin + _LONGEST)
+    end = next((index for index in range(begin + 1, far) if tokens[index][0] in BESIDE or tokens[index][0] == ","), limit)
+    far = min(far, end)
+    bracket = text.find("(", tokens[begin][1], _position(tokens, far, until))
+    for index in range(begin + 1, far):
+        if tokens[index][0] in REASONS and _kind(tokens[begin:index], bracket, mentions) == "other":
+            end = index
+            break
+    ends = until if end == limit else tokens[end][1]
+    mark = "" if end == limit else tokens[end][0]
+    if 0 <= bracket < ends:
+        ends, mark = bracket, "("
+    kind = _kind(tokens[begin : min(end, far)], bracket, mentions)
+    if kind == "problem" or not mark or (mark == "," and (kind == "of" or _goes_on(tokens[end : min(limit, end + _LONGEST)]))):
+        return until, until
+    if kind == "other" or mark != "," or not _VERBS_DENIED.isdisjoint(word for word, _, _ in tokens[first:last]):
+        return ends, ends
+    return until, ends if last == first + 1 and tokens[first][0] in _PLAIN else until
+
+
+def _goes_on(tokens: Sequence[tuple[str, int, int]]) -> bool:
+    """Say whether a list ends with "or": all in it is absent then."""
+    return any(word in ("or", "nor") for word, _, _ in tokens)
+
+
+def _kind(item: Sequence[tuple[str, int, int]], bracket: int, mentions: _Mentions) -> str:
+    """Say of what kind the words behind a negation are: "problem", "of" one that nothing marks ("ECG changes"), "other" or ""."""
+    kind = ""
+    for word, start, end in item:
+        if 0 <= bracket < start:
+            break
+        labels = [label for label in mentions.at(start, end, item[-1][2]) if label not in _NO_KIND]
+        if word not in WANTED and any(label not in TESTS and label not in _GIVEN for label in labels):
+            return "problem"
+        if word in ABNORMAL:
+            kind = "of"
+        elif labels or word in WANTED:
+            kind = kind or "other"
+    return kind
+
+
 def _item(words: Sequence[str], floor: int, first: int) -> int:
     """Return where what a trigger behind it speaks of begins: a list's last item, or all of it before "and" or a plural."""
     begin = max(floor, first - _LONGEST)
@@ -391,4 +475,11 @@ def _holds(scope: _Scope, start: int, end: int, label: str) -> bool:
     if scope.behind:
         return scope.start < end <= scope.end
     # a mention that brings its own trigger is meant too: "no fever" marked whole
-    return scope.start <= start < (scope.reaches_tests if test else scope.end) or (opened == start and closed < end)
+    reaches = scope.reaches_problems
+    if test:
+        reaches = scope.reaches_tests
+    elif label in _GIVEN:
+        reaches = scope.end
+    elif label in _DISEASES:
+        reaches = scope.reaches_diseases
+    return scope.start <= start < reaches or (opened == start and closed < end)

@@ -2,7 +2,8 @@
 
 A header is a known phrase at the start of a line, followed by a colon or a dash or alone on its line, or a known phrase with a
 colon inside a line ("... effusion. IMPRESSION: ...", "PMH: HTN. Meds: ..."), as systems flatten their notes; a remark in
-parentheses may stand behind the phrase ("Family History (per chart):"). A line of capitals with a colon that the table does not
+parentheses may stand behind the phrase ("Family History (per chart):"). A sentence that begins with "allergic to" is a section of
+allergies of its own, and what was open goes on behind it. A line of capitals with a colon that the table does not
 know ends the section before it and opens one named `OTHER`, so that nothing leaks out of, say, a family history. Such a section,
 a past history and allergies also end at a line that begins with a heading without a colon ("O/E pale") that is hardly anything
 else.
@@ -131,6 +132,12 @@ _DASHED: Final = re.compile(r"[ \t#*_>]*(?P<heading>[A-Za-z][A-Za-z /&]{1,60}?)[
 # Inside a line a heading ends at a colon, and may begin at any word before it that begins with a capital.
 _COLON: Final = re.compile(r":[ \t]*")
 _CAPITAL: Final = re.compile(r"(?<=[ \t])[A-Z]")
+# "Allergic to penicillin -> rash." under "DHx:" is no medication, to its stop.
+_ALLERGIC: Final = re.compile(
+    r"(?:\A|(?<=[.;\n\r]))[ \t]*(?P<heading>(?:(?:pt|patient|he|she|is|known|also|severely|says|reports) ){0,4}"
+    r"(?:allergic to|allergy to|reacts to|intolerant (?:of|to)))[ \t]+(?P<body>[^;\n\r.]*(?:\.(?=\w)[^;\n\r.]*)*)",
+    re.IGNORECASE,
+)
 _LONGEST: Final = 60
 _CAPITALS: Final = re.compile(r"[A-Z][A-Z0-9 /&(),'-]{2,60}")
 
@@ -146,7 +153,7 @@ class Sectioner:
         lines = self._lines(text)
         found = [header for start in lines if (header := self._header(text, start))]
         found = sorted([*found, *self._inline(text, {start for _, start, _ in found})])
-        found = self._ended(text, lines, found)
+        found = _allergic(text, self._ended(text, lines, found))
         sections = [Section("", 0, 0, found[0][0] if found else len(text))]
         for index, (begin, start, name) in enumerate(found):
             end = found[index + 1][0] if index + 1 < len(found) else len(text)
@@ -201,6 +208,21 @@ class Sectioner:
                     yield first.start(), colon.end(), name
                     break
             floor = colon.end()
+
+
+def _allergic(text: str, found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """Add the sentences that begin with "allergic to", and behind each the section that was open."""
+    added, begins = [*found], [header[0] for header in found]
+    for match in _ALLERGIC.finditer(text):
+        start, end = match.start("heading"), match.end()
+        after = bisect_right(begins, start)
+        _, opened, name = found[after - 1] if after else (0, 0, "")
+        if name == "allergies" or start < opened or (after < len(found) and found[after][0] <= end):
+            continue
+        added.append((start, match.start("body"), "allergies"))
+        if end < len(text):
+            added.append((end, end, name))
+    return sorted(added)
 
 
 def _key(heading: str) -> str:

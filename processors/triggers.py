@@ -117,8 +117,33 @@ PREPOSITIONS: Final = frozenset(_PREPOSITIONS.split("|"))
 CLAUSE_VERBS: Final = frozenset(_VERBS.split("|"))
 # Words that tell of an item of a list that it is there or was done: "no fever, infection likely", "no rash, penicillin given". Not
 # "present", "seen" or "noted": in "no icterus, cyanosis seen" neither is.
-_TOLD: Final = "confirmed|started|commenced|restarted|given|worse|worsening|improving|ongoing|persistent|persisting|likely"
+_TOLD: Final = (
+    "confirmed|diagnosed|treated|started|commenced|restarted|given|worse|worsening|improving|ongoing|persistent|persisting|"
+    "likely"
+)
 TOLD: Final = frozenset(_TOLD.split("|"))
+# Where an item ends that is of another kind than what follows: "no pulse - VF", "hold apixaban: GI bleed"; and before a reason.
+BESIDE: Final = frozenset({"-", "–", "—", ":", ";"})
+REASONS: Final = frozenset({"as", "given", "for", "in"})
+# What one would have, and whose absence is the finding or none: not the first item of a list of what is wrong.
+_WANTED: Final = """
+    pulse pulses heartbeat fhr fhh entry sounds movement movements power sensation reflex reflexes tone effort speech output urine
+    flatus capacity response signal flow refill
+    access cannula pmh pmhx pshx history meds medication medications medicines tablets drugs allergies allergy allergens bed beds
+    follow followup appointment nok kin relatives relative family carer carers collateral abode address interpreter consent
+    alcohol etoh input support package poc help referral review itu icu hdu cpr resus resuscitation escalation intervention oxygen
+    antibiotics abx analgesia anticoagulation anticoagulants treatment imaging scan bloods dialysis ventilation niv intubation
+"""
+WANTED: Final = frozenset(_WANTED.split())
+# ... unless it is said that something is wrong with it or was the cause: "no ECG changes, chest pain", "no trauma, back pain".
+_ABNORMAL: Final = """
+    abnormal abnormality abnormalities abuse altered asymmetry change changes complaint complaints concern concerns contact contacts
+    decrease deficit deficits depression dependence deviation difference difficulties difficulty disturbance disturbances drop
+    elevation excess exposure fall falls feature features flags focus growth impairment impaired increase injuries injury issue
+    issues loss lost misuse overdose problem problems raised reaction reactions recent reduced reduction retention rise shift sign
+    signs spike spikes symptom symptoms trauma travel trouble withdrawal
+"""
+ABNORMAL: Final = frozenset(_ABNORMAL.split())
 
 TRIGGERS: Final[tuple[Group, ...]] = (
     # ------------------------------------------------------------------------------------------------ negated
@@ -142,7 +167,7 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         not caused|explained by
         no|not c/o
         {_BE}| |subsequently|formally|also ruled out for
-        should|must not|never |be have|receive|take|given|get
+        not for
         never
         none of
         neither
@@ -159,13 +184,12 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         excludes|excluding
         results|findings|tests|studies|scans|images|cultures|troponins|appearances|these|they exclude
         unremarkable for
-        declines|refuses|refusing
         unlikely to|for|
         no longer
         no longer |has|had|have|need|needs|needed|require|requires|required|using|used|taking|takes|receiving|received |any
         no longer reports|reported|complains|complained|suffers|suffered|suffering |of|from
         no|without |the|a|any|further need|indication|requirement|necessity|role|use for|of|to
-        no|without|denies|denied |any|known|previous|prior|past history of
+        no|without|denies|denied |any|known|previous|prior|past history|hx of
         |has|have|had not|never been prescribed|given|offered|started|treated |on|with |any
         |is|was|were|been weaned |off|from
         not known to have|be
@@ -183,6 +207,13 @@ TRIGGERS: Final[tuple[Group, ...]] = (
     _group("negated", "forward", """
         declined|refused
         """, of_drugs=True, object_before=True),
+    # the reason stands behind it: "do not give aspirin - GI bleed"
+    _group("negated", "forward", """
+        should|must not|never |be have|receive|take|given|get
+        not|never|don't give|receive|take|prescribe|administer|start|restart|use
+        not to be given|started|restarted|prescribed|used
+        declines|refuses|refusing
+        """, of_drugs=True),
     # a patient on a medicine who did not have it: "missed two doses of apixaban"
     _group("negated", "forward", f"""
         {_MISSED} {_WHOSE} |last|previous|morning|evening {_MANY} dose|doses|tablets of
@@ -230,9 +261,12 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         stopped|ceased
         """, reach=2, object_before=True),
     _group("negated", "forward", """
-        discontinuing|stopping|stop|ceasing|suspending|withholding|hold|holding
+        discontinuing|stopping|ceasing
         discontinuation|withdrawal|cessation of
         """, reach=2),
+    _group("negated", "forward", """
+        stop|suspend|suspending|withhold|withholding|hold|holding
+        """, reach=2, of_drugs=True),
     _group("negated", "forward", """
         discontinued|suspended|withheld|omitted|held|avoided
         """, reach=2, of_drugs=True, object_before=True),
@@ -509,6 +543,8 @@ TRIGGERS: Final[tuple[Group, ...]] = (
         no |further|additional workup|investigation|investigations|treatment|management of|for
         no |further|additional work|follow up of|for
         nil else|of
+        no|nil |significant|relevant|known|other pmh|pmhx|psh|pshx .|,|;|-|:
+        no|nil |significant|relevant|known|other pmh|pmhx|psh|pshx of note
         held a|an|at|by
         as if
         |{_PRONOUN} had to go|attend|return |to |the hospital|ed|er|a |e for|with

@@ -4,7 +4,8 @@
 
 The key is the digest of the model's whole registry entry (files, labels, thresholds, preprocessing) and that of the input, so
 nothing is ever shared between models, and a changed threshold forgets what was said under the old one. Only results are kept, no
-errors. The cache may lose anything at any time: Redis that is down, slow or full means that the model runs, and nothing else.
+errors. The cache may lose anything at any time: Redis that is down, slow or full, or holds what was not written there or no longer
+whole, means that the model runs, and nothing else.
 
 What lies in Redis was derived from patients' notes and images (spans without their text, and vectors): protect it as Qdrant.
 The vitals lane has no cache: windows never repeat.
@@ -13,7 +14,8 @@ The vitals lane has no cache: windows never repeat.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
+from math import isfinite
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -31,6 +33,7 @@ log = logging.getLogger("vigil.cache")
 
 _PREFIX: Final = b"vigil:prediction:"
 _PAUSE: Final = 10.0  # seconds that Redis is left alone after it failed to answer
+_SEAL: Final = 8  # bytes of checksum before a value
 
 Run = Callable[[Sequence[Any]], Awaitable[list[Any]]]
 
@@ -168,10 +171,9 @@ class PredictionCache:
         """
         # Off the loop: an image has megabytes to be hashed.
         keys = await asyncio.to_thread(lambda: [owner + _digest(item) for item in items])
-        found = await self._recall(dict.fromkeys(keys))
-        lacking = {key: item for key, item in zip(keys, items, strict=True) if found[key] is None}
+        answers = await self._recall(dict(zip(keys, items, strict=True)))
+        lacking = {key: item for key, item in zip(keys, items, strict=True) if key not in answers}
         self._metrics.cached(self._task, hits=len(items) - len(lacking), misses=len(lacking))
-        answers: dict[bytes, Any] = {key: unpack(value) for key, value in found.items() if value is not None}
         if lacking:
             made = dict(zip(lacking, await run(list(lacking.values())), strict=True))
             packed = {key: pack(answer) for key, answer in made.items() if not isinstance(answer, VigilError)}
@@ -180,17 +182,27 @@ class PredictionCache:
             answers |= made
         return [answers[key] for key in keys]
 
-    async def _recall(self, keys: Mapping[bytes, None]) -> dict[bytes, bytes | None]:
-        found: dict[bytes, bytes | None] = dict(keys)
+    async def _recall(self, items: Mapping[bytes, Any]) -> dict[bytes, Any]:
+        """Return the answers that are remembered. A value that cannot be one is none; the model's takes its place."""
+        answers: dict[bytes, Any] = {}
         for number, store in enumerate(self._stores):
-            open_keys = [key for key, value in found.items() if value is None]
-            if not open_keys:
+            lacking = [key for key in items if key not in answers]
+            if not lacking:
                 break
-            held = {k: v for k, v in zip(open_keys, await store.get(open_keys), strict=True) if v is not None}
-            found |= held
+            held, damaged = {}, 0
+            for key, value in zip(lacking, await store.get(lacking), strict=True):
+                if value is None:
+                    continue
+                if (answer := unpack(value)) is None or not _fits(answer, items[key]):
+                    damaged += 1
+                else:
+                    answers[key], held[key] = answer, value
+            if damaged:
+                self._metrics.event("cache-damaged", damaged)
+                log.warning("%d cached values for %s are damaged or no lane's: the model runs instead", damaged, self._task)
             for nearer in self._stores[:number]:
                 await nearer.put(held)
-        return found
+        return answers
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -212,14 +224,39 @@ def _digest(item: Any) -> bytes:
 
 
 def pack(answer: Any) -> bytes:
-    """Return a prediction as bytes: a float32 vector, or the spans of a text."""
+    """Return a prediction as bytes, a checksum before it: a float32 vector, or the spans of a text."""
     if isinstance(answer, np.ndarray):
-        return b"v" + answer.astype("<f4", copy=False).tobytes()
-    return b"s" + orjson.dumps([(span.label, span.start, span.end, span.score) for span in answer])
+        body = b"v" + answer.astype("<f4", copy=False).tobytes()
+    else:
+        body = b"s" + orjson.dumps([(span.label, span.start, span.end, span.score) for span in answer])
+    return _seal(body) + body
 
 
 def unpack(value: bytes) -> Any:
-    """Return the prediction that `pack` was given, bit for bit."""
-    if value[:1] == b"v":
-        return np.frombuffer(value, "<f4", offset=1).copy()
-    return [Span(*fields) for fields in orjson.loads(value[1:])]
+    """Return the prediction that `pack` was given, bit for bit; None for what it did not make, or no longer whole."""
+    seal, body = value[:_SEAL], value[_SEAL:]
+    if seal != _seal(body):
+        return None
+    try:
+        if body[:1] == b"v":
+            return np.frombuffer(body, "<f4", offset=1).copy()
+        return [Span(*fields) for fields in orjson.loads(body[1:])]
+    except (ValueError, TypeError):
+        return None
+
+
+def _seal(body: bytes) -> bytes:
+    return blake2b(body, digest_size=_SEAL).digest()
+
+
+def _fits(answer: Any, item: Any) -> bool:
+    """Say whether an answer may be one to an input: finite, and of a text's spans none outside it."""
+    if isinstance(answer, np.ndarray):
+        return bool(answer.size and np.isfinite(answer).all())
+    return isinstance(item, str) and all(_span_fits(span, len(item)) for span in answer)
+
+
+def _span_fits(span: Any, size: int) -> bool:
+    if not isinstance(span.start, int) or not isinstance(span.end, int) or not isinstance(span.score, int | float):
+        return False
+    return isinstance(span.label, str) and 0 <= span.start < span.end <= size and isfinite(span.score)

@@ -346,6 +346,10 @@ async def remarks(settings: Settings, entry: ModelEntry, model: Any) -> list[Che
             )
             mend = '"do_lower_case": true in tokenizer_config.json, if it was trained so; then add or seal it anew'
             checks.append(Check("warning", "tokenizer", found, mend))
+        if lost := getattr(model, "capitals_lost", 0):
+            found = f"{entry.name} has {lost} words with capitals that its tokenizer makes small: no text reaches them"
+            mend = '"do_lower_case": false in tokenizer_config.json, if it was trained so; then add or seal it anew'
+            checks.append(Check("warning", "tokenizer", found, mend))
     elif entry.task == "image-text" and entry.meant_for is None:
         found = f"{entry.name} judges every picture, a CT of the head too: its entry does not say which it is meant for"
         mend = (

@@ -1,7 +1,7 @@
 """The columns of a token classifier as the hub has them: what each means, and a word's scores from its pieces'.
 
-Labels are in BIO, in BIOES or BILOU (their ends become B and I), or in IO and IOB1, where a run of one type is one entity. Needs
-numpy only: the folder's network on torch and its export read their columns alike.
+Labels are in BIO, in BIOES or BILOU (their ends become B and I), in IO, where a run of one type is one entity, or in IOB1, where a B
+only parts neighbours of one type. Needs numpy only: the folder's network on torch and its export read their columns alike.
 """
 
 import re
@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from models.errors import Fatal
 from models.runtimes.tagging import Head
@@ -28,6 +29,8 @@ _SPECIAL: Final = re.compile(r"x|pad|\[.*\]|<.*>", re.IGNORECASE)
 _MEANINGLESS: Final = re.compile(r"[\W\d_]*|LABEL_\d+", re.IGNORECASE)  # as a type: no letter, or the library's stand-in
 _UNREAD: Final = re.compile(rf"[{_MARKS}][-_]?|[BI][-_].+|.+[-_][BI]", re.IGNORECASE)  # what a label may not be as it stands
 _NEVER: Final = -30.0  # a log-probability that no path takes
+# A type's share of a word below which an I behind it begins an entity: by BIO there would be none (IOB1, as CoNLL 2003 has it).
+_APART: Final = 0.05
 
 
 class Columns:
@@ -63,10 +66,10 @@ class LabelMap:
 
         Raises `Fatal` where there is not exactly one "O", or what would be published means nothing.
         """
-        if [label.upper() for label in labels].count("O") != 1:
+        if (outside := [label.upper() for label in labels].count("O")) != 1:
             raise Fatal(
                 f"{where}: its {len(labels)} labels ({', '.join(labels[:8])}) have not exactly one O",
-                hint="id2label in config.json must name what each column means",
+                hint="id2label in config.json must name what each column means" + ("" if outside else _outside_hint(labels)),
             )
         types = types or {}
         read = _tags([label for label in labels if label.upper() != "O"], types)
@@ -99,7 +102,7 @@ class LabelMap:
             )
         self.types: tuple[str, ...] = tuple(self._begin)
         self.tags: tuple[str, ...] = ("O", *(f"{prefix}-{kind}" for kind in self.types for prefix in "BI"))
-        # A type without a tag of its own for a beginning: its runs are its entities (IO, IOB1).
+        # A type without a tag of its own for a beginning: its runs are its entities (IO).
         self._runs = frozenset(kind for kind in self.types if not self._begin[kind])
 
     def bio(self, logits: Floats) -> Floats:
@@ -114,6 +117,9 @@ class LabelMap:
             if kind in self._runs:
                 follows = np.concatenate(([False], best[:-1] == number))
                 begin, inside = np.where(follows, 0.0, inside), np.where(follows, inside, 0.0)
+            else:
+                opens = (np.concatenate(([0.0], (begin + inside)[:-1])) < _APART) & (inside > begin)
+                begin, inside = np.where(opens, begin + inside, begin), np.where(opens, 0.0, inside)
             columns += [begin, inside]
         with np.errstate(divide="ignore"):
             return np.maximum(np.log(np.stack(columns, axis=-1)), _NEVER).astype(np.float32)
@@ -122,6 +128,16 @@ class LabelMap:
         """Return each word's likeliest type by its number, -1 for outside."""
         of_type = [p[:, self._begin[kind] + self._inside[kind]].sum(axis=-1) for kind in self.types]
         return np.asarray(np.stack([p[:, self._outside].sum(axis=-1), *of_type], axis=-1).argmax(axis=-1) - 1, dtype=np.int64)
+
+
+def _outside_hint(labels: Sequence[str]) -> str:
+    """Say which column is meant for outside, where all the others carry marks, and the line to write."""
+    bare = [column for column, label in enumerate(labels) if not _BEFORE.fullmatch(label) and not _BEHIND.fullmatch(label)]
+    if len(bare) != 1 or len(labels) < 2:
+        return ""
+    return (
+        f'; column {bare[0]} ({labels[bare[0]]!r}) seems to be outside: "id2label": {{ "{bare[0]}": "O", ... }}, label2id too'
+    )
 
 
 def _tags(labels: Sequence[str], types: Mapping[str, str]) -> dict[str, tuple[str, str] | None]:
@@ -176,3 +192,16 @@ def _aggregation(raw: Mapping[str, Any], where: str) -> Aggregation:
     if how not in ("first", "average", "max"):
         raise Fatal(f"{where}: preprocessing.aggregation is {how!r}", hint="first, average or max")
     return cast(Aggregation, how)
+
+
+def capitals_lost(tokenizer: Tokenizer) -> int:
+    """Count the entries of a vocabulary that no text reaches: they have a capital, and the normalizer makes it small.
+
+    Many mean a cased model under a tokenizer that nobody told so: the library's default makes letters small.
+    """
+    if tokenizer.normalizer is None:
+        return 0
+    cased = (
+        word for word in tokenizer.get_vocab(with_added_tokens=False) if not word.islower() and not _SPECIAL.fullmatch(word)
+    )
+    return sum(any(map(str.isupper, word)) and tokenizer.normalizer.normalize_str(word).islower() for word in cased)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.registry import Weights
 from models.runtimes import hub
 from models.runtimes.exportable import TOKENIZER, Network, Plan
-from models.runtimes.label_map import Columns
+from models.runtimes.label_map import Columns, capitals_lost
 from models.runtimes.onnx import finite
 from models.runtimes.said import Said
 from models.runtimes.token_classifier import OVERLAP, WindowedTagger
@@ -49,9 +49,11 @@ class TransformersTokenClassifier(WindowedTagger):
 
         self._window = said.whole("window", _longest(model.config, tokenizer))
         self._shared = said.whole("overlap", min(OVERLAP, self._window // 4), least=0)
+        cutter = hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config))
+        self.capitals_lost = capitals_lost(cutter)
         super().__init__(
             entry.identity,
-            hub.cutter(tokenizer, weights, rows=hub.rows_of(model.config)),
+            cutter,
             emit,
             [self._columns.head],
             thresholds=entry.thresholds,

@@ -371,8 +371,6 @@ def _reaches(task: str) -> str:
     return "Running lanes switch within seconds; vigil_model_info shows it."
 
 
-
-
 def _site(registry: Path | None) -> Path | None:
     return registry or load().models.registry
 

@@ -96,8 +96,9 @@ def test_scores_are_those_of_the_library_itself(tmp_path: Path) -> None:
         (["O", "B-symptom", "L-symptom", "U-symptom", "U-medication"], {"chest": "B-symptom", "pain": "L-symptom"}),
         (["symptom", "medication", "O"], {"chest": "symptom", "pain": "symptom"}),
         (["O", "I-symptom", "I-medication"], {"chest": "I-symptom", "pain": "I-symptom"}),
+        (["O", "I-symptom", "B-symptom", "I-medication", "B-medication"], {"chest": "I-symptom", "pain": "I-symptom"}),
     ],
-    ids=["BIO", "underscore", "BIOES", "BILOU", "IO-bare", "IOB1"],
+    ids=["BIO", "underscore", "BIOES", "BILOU", "IO-bare", "IO", "IOB1"],
 )
 def test_every_kind_of_label_map_gives_the_same_entities(tmp_path: Path, labels: list[str], words: dict[str, str]) -> None:
     alone = {
@@ -112,6 +113,57 @@ def test_every_kind_of_label_map_gives_the_same_entities(tmp_path: Path, labels:
     assert said(model, "chest pain aspirin") == [("symptom", "chest pain"), ("medication", "aspirin")]
     (spans,) = model.find([TEXT])
     assert all(0.9 < span.score <= 1 for span in spans)
+
+
+def test_an_inside_begins_an_entity_only_where_nothing_of_its_type_stands_before() -> None:
+    from models.runtimes.tagging import decode
+    from models.runtimes.transformers_token_classifier import LabelMap
+
+    columns = LabelMap(["O", "B-x", "I-x", "B-y", "I-y"], "model x 1")
+
+    def found(*words: dict[int, float]) -> list[tuple[str, int, int]]:
+        p = np.full((len(words), 5), 1e-6, dtype=np.float32)
+        for row, likely in enumerate(words):
+            p[row, [*likely]] = [*likely.values()]
+        return [(one.kind, one.first, one.last) for one in decode(columns.bio(np.log(p)), columns.tags)]
+
+    assert found({2: 1.0}, {2: 1.0}, {1: 1.0}, {4: 1.0}, {0: 1.0}, {2: 1.0}) == [  # IOB1: a B parts neighbours
+        ("x", 0, 1), ("x", 2, 2), ("y", 3, 3), ("x", 5, 5)
+    ]  # fmt: skip
+    # BIO, the first word unsure: with the second it is one entity, as before
+    assert found({0: 0.55, 1: 0.45}, {0: 0.05, 2: 0.95}) == [("x", 0, 1)]
+
+
+def test_capitals_that_no_text_reaches_are_counted() -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+
+    from models.runtimes.label_map import capitals_lost
+
+    words = ["[PAD]", "[UNK]", "Sepsis", "COPD", "sepsis", "##A", "9", "##."]
+    tokenizer = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    assert capitals_lost(tokenizer) == 0
+    tokenizer.normalizer = BertNormalizer(lowercase=False)
+    assert capitals_lost(tokenizer) == 0
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    assert capitals_lost(tokenizer) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "words", "hint"),
+    [
+        (["0", "B-x", "I-x"], "exactly one O", """column 0 ('0') seems to be outside: "id2label": { "0": "O", ... }"""),
+        (["B-x", "I-x", "Other"], "exactly one O", "column 2 ('Other')"),
+        (["x", "y", "z"], "exactly one O", "id2label"),
+    ],
+)
+def test_a_label_map_without_an_outside_says_which_column_looks_like_it(labels: list[str], words: str, hint: str) -> None:
+    from models.runtimes.transformers_token_classifier import LabelMap
+
+    with pytest.raises(Fatal, match=words) as refused:
+        LabelMap(labels, "model x 1")
+    assert hint in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,24 @@ def found(terms: Vocabulary, text: str) -> list[tuple[str, str]]:
         ("Crohn’s disease", [("Crohn’s disease", "condition")]),  # as word processors write it
         ("SEPTIC SHOCK", [("SEPTIC SHOCK", "condition")]),  # the longest
         ("asepsis", []),
+        ("Imp: CAP, CURB-65 = 3", [("CAP", "condition"), ("CURB-65", "test")]),
+        ("CT CAP. 1 CAP PO. cap", [("CT CAP", "test")]),
+        ("afebrile, asymptomatic; asymptomatic bacteriuria", [("asymptomatic bacteriuria", "condition")]),
         ("", []),
     ],
 )
 def test_terms_are_found_as_the_ward_writes_them(text: str, expected: list[tuple[str, str]]) -> None:
     assert found(vocabulary(), text) == expected
+
+
+def test_what_is_no_value_and_no_symptom_is_left_out() -> None:
+    def left(text: str, part: str, label: str = "lab_value") -> list[str]:
+        at = text.index(part)
+        return [text[s.start : s.end] for s in vocabulary().join(text, [Span(label, at, at + len(part), 0.9)], (label,))[0]]
+
+    assert left("No pulse", "No") == left("Well. Nil PMH", "Nil") == left("BNO x4/7", "x4/7") == []
+    assert left("Ketones nil today", "nil") == ["nil"] and left("Blood: Nil", "Nil") == ["Nil"]
+    assert left("Afebrile.", "Afebrile", "symptom") == left("DNAR in place", "DNAR", "test") == []
 
 
 def test_a_term_gives_way_to_a_longer_span_and_takes_the_place_of_parts_and_of_another_label() -> None:

@@ -182,3 +182,24 @@ def test_before_a_capital_a_line_goes_on_only_where_the_text_is_wrapped() -> Non
 def test_sentences(text: str, sentences: list[str]) -> None:
     starts = [*sentence_starts(text), len(text)]
     assert [text[a:b] for a, b in pairwise(starts)] == sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "DHx: apixaban. Allergic to penicillin -> rash. Ramipril. O/E: pale",
+            {"penicillin": "allergies", "Ramipril": "medications"},
+        ),
+        ("Meds: ramipril\nPt is allergic to co-amoxiclav 1.2 g; atenolol", {"co-amox": "allergies", "atenolol": "medications"}),
+        ("Allergic to latex. Cough.", {"latex": "allergies", "Cough": ""}),
+        ("Meds: ramipril. Not allergic to penicillin.", {"penicillin": "medications"}),
+        ("Meds: x. Intolerant of statins", {"statins": "allergies"}),
+        ("Allergies: allergic to nuts. Eggs", {"nuts": "allergies", "Eggs": "allergies"}),
+        ("DHx: x. Allergic to eggs PMH: asthma", {"asthma": "past-medical-history"}),
+    ],
+)
+def test_a_sentence_of_allergies_is_a_section_of_its_own(text: str, named: dict[str, str]) -> None:
+    sections = Sectioner().split(text)
+    assert {word: section_at(sections, text.index(word)) for word in named} == named
+    assert "".join(text[section.header : section.end] for section in sections) == text

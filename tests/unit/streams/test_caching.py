@@ -13,7 +13,17 @@ from pydantic import SecretStr
 from models.errors import Fatal, Poison, Transient
 from models.registry import ModelEntry
 from models.tasks import Span
-from streams.caching import MemoryStore, PredictionCache, RedisStore, key_of_model, pack, redis_version, unpack
+from streams.caching import (
+    MemoryStore,
+    PredictionCache,
+    RedisStore,
+    _digest,
+    _seal,
+    key_of_model,
+    pack,
+    redis_version,
+    unpack,
+)
 from streams.metrics import LaneMetrics
 from streams.settings import CacheSettings
 from tests.lanes import until
@@ -63,6 +73,34 @@ def test_what_is_remembered_is_bit_for_bit_what_was_said(answer: Any) -> None:
     again = unpack(pack(answer))
     assert np.array_equal(again, answer) if isinstance(answer, np.ndarray) else again == answer
     assert not isinstance(again, np.ndarray) or again.flags.writeable
+
+
+def _sealed(body: bytes) -> bytes:
+    return _seal(body) + body
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"", b"v123", b"sx", b"s[1,2]", b"s[]", pack(SPANS)[:-1], pack(SPANS)[8:], pack(np.ones(4, np.float32))[:-8]),
+        *(_sealed(b""), _sealed(b"v123"), _sealed(b"v"), _sealed(b"sx"), _sealed(b"s[1,2]"), _sealed(b"s[[1,0,2,0.5]]")),
+        _sealed(b"v" + np.full(4, np.nan, np.float32).tobytes()),
+        *(pack([Span("x", 0, 9999, 1.0)]), pack([Span("x", -1, 2, 1.0)]), pack([Span("x", 2, 2, 1.0)])),
+        *(_sealed(b's[["x",0,2,null]]'), _sealed(b's[["x",0.5,2,0.5]]')),
+    ],
+)
+async def test_a_damaged_or_foreign_value_is_not_remembered_and_is_written_over(value: bytes, metrics: LaneMetrics) -> None:
+    near, far = MemoryStore(10_000, 60), MemoryStore(10_000, 60)
+    cache, model = PredictionCache([near, far], metrics, "ner"), Model()
+    key = key_of_model(entry()) + _digest("pain")
+    await far.put({key: value})
+    answer = [Span("x", 0, 4, 0.5)]
+    assert await cache.through(key_of_model(entry()), ["pain"], model.run) == [answer]
+    assert await far.get([key]) == await near.get([key]) == [pack(answer)]
+    assert await cache.through(key_of_model(entry()), ["pain"], model.run) == [answer]
+    assert model.asked == ["pain"]
+    damaged = {"lane": "notes-entities", "kind": "cache-damaged"}
+    assert metrics.registry.get_sample_value("vigil_events_total", damaged) == 1
 
 
 async def test_the_same_input_runs_once(metrics: LaneMetrics) -> None:

@@ -38,6 +38,9 @@ async def test_labels_that_the_table_does_not_know_and_thresholds_that_are_not_t
     foreign.blind_to_capitals = True
     (capitals,) = await remarks(PLAIN, whole, foreign)
     assert "no word with a capital" in capitals.found and '"do_lower_case": true' in capitals.mend
+    foreign.blind_to_capitals, foreign.capitals_lost = False, 12
+    (lost,) = await remarks(PLAIN, whole, foreign)
+    assert "has 12 words with capitals" in lost.found and '"do_lower_case": false' in lost.mend
 
 
 async def test_an_image_model_that_judges_every_picture_is_told_by_doctor_too(
