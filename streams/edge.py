@@ -130,6 +130,8 @@ class Edge:
         contexts = MemoryContexts()
         known = await self._until_it_works("the patients' contexts", lambda: read_contexts(settings, contexts))
         log.info("contexts of %d patients are known", known)
+        if settings.identity.site_secret.get_secret_value() == DEMO_SECRET and not settings.kafka.embedded:
+            log.error("the site secret is the demo's, which everybody can read: VIGIL_IDENTITY__SITE_SECRET sets it")
         self._former = Former(settings.connectors.former_notes)
         if {"mllp", "fhir"} & {*settings.connectors.enabled}:
             await self._until_it_works("the notes that were filed", lambda: read_notes(settings, self._former))
@@ -380,10 +382,6 @@ async def read_contexts(settings: Settings, contexts: MemoryContexts) -> int:
             f"none of {others} patients on {topic} has the pseudonym that identity.site_secret gives: it is another secret",
             hint="set VIGIL_IDENTITY__SITE_SECRET to the one of before: by another one every patient is a stranger, and "
             "what corrects a document finds it no more",
-        )
-    if settings.identity.site_secret.get_secret_value() == DEMO_SECRET and not settings.kafka.embedded:
-        log.error(
-            "the site secret is the demo's, which everybody can read: set VIGIL_IDENTITY__SITE_SECRET before patients come"
         )
     return len(contexts)
 

@@ -1,7 +1,7 @@
 """The columns of a token classifier as the hub has them: what each means, and a word's scores from its pieces'.
 
-Labels are in BIO, in BIOES or BILOU (their ends become B and I), in IO, where a run of one type is one entity, or in IOB1, where a B
-only parts neighbours of one type. Needs numpy only: the folder's network on torch and its export read their columns alike.
+Labels are in BIO, in BIOES or BILOU (their ends become B and I), in IO, where a run of one type is one entity, or in IOB1, where a
+B only parts neighbours of one type. Needs no torch: the folder's network on torch and its export read their columns alike.
 """
 
 import re

@@ -116,8 +116,8 @@ def test_every_kind_of_label_map_gives_the_same_entities(tmp_path: Path, labels:
 
 
 def test_an_inside_begins_an_entity_only_where_nothing_of_its_type_stands_before() -> None:
+    from models.runtimes.label_map import LabelMap
     from models.runtimes.tagging import decode
-    from models.runtimes.transformers_token_classifier import LabelMap
 
     columns = LabelMap(["O", "B-x", "I-x", "B-y", "I-y"], "model x 1")
 
@@ -159,7 +159,7 @@ def test_capitals_that_no_text_reaches_are_counted() -> None:
     ],
 )
 def test_a_label_map_without_an_outside_says_which_column_looks_like_it(labels: list[str], words: str, hint: str) -> None:
-    from models.runtimes.transformers_token_classifier import LabelMap
+    from models.runtimes.label_map import LabelMap
 
     with pytest.raises(Fatal, match=words) as refused:
         LabelMap(labels, "model x 1")
