@@ -122,7 +122,7 @@ class Puller:
         """Fetch all that changed since the bookmark, else `since`, else ever; one type after the other, oldest first."""
         for kind in kinds:
             mark = self._bookmark.get(kind)
-            begin = datetime.fromisoformat(mark) - self._overlap if mark else since
+            begin = min(datetime.fromisoformat(mark), self._now()) - self._overlap if mark else since
             first = f"{self.base}/{kind}?_sort=_lastUpdated&_count={PAGE}"
             if begin is not None:
                 first += f"&_lastUpdated=ge{begin.astimezone(UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}"

@@ -346,6 +346,8 @@ async def test_what_was_shown_late_is_fetched_and_a_stamp_of_a_time_to_come_hide
         ehr.resources.append(observation(id="ahead", meta={"lastUpdated": (NOW + timedelta(days=300)).isoformat()}))
         async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
             await puller.pull()
+        mark = Bookmark(tmp_path / "mark")  # as an older version left it
+        mark.set("Observation", (NOW + timedelta(days=300)).isoformat())
         before = (NOW - timedelta(minutes=4)).isoformat()  # of a transaction that ended after it
         ehr.resources.append(observation(id="late", meta={"lastUpdated": before}))
         async with pulling(ehr, bookmark=Bookmark(tmp_path / "mark")) as puller:
@@ -443,6 +445,12 @@ async def test_notifications_that_only_announce(tmp_path):
             before = len(publisher.events)
             assert (await client.post(hook)).status_code == 200
             assert [event.observations[0].value for event in publisher.events[before:]] == [99]
+        # so are numbers that were lost while nothing listened: 7 and 8
+        ehr.resources[:] = [observation(id=f"n{n}", value=70 + n, meta={"lastUpdated": ehr.stamp(n)}) for n in range(10)]
+        async with server_for(ehr) as server:
+            before, hook = len(publisher.events), f"http://127.0.0.1:{server.port}/hook"
+            assert await notify(history(parameters("event-notification", 9, 9), observation(id="n9", value=79))) == 200
+            assert sorted(event.observations[0].value for event in publisher.events[before:]) == [77, 78, 79]
         # what changes while nothing listens is found by the bookmark, however long that was
         ehr.resources[:] = [observation(id="meanwhile", value=98, meta={"lastUpdated": (NOW + timedelta(hours=2)).isoformat()})]
         async with server_for(ehr) as server:
