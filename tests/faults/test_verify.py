@@ -256,6 +256,10 @@ def test_each_answer_ends_in_one_step_and_what_was_acknowledged_does_not_climb(k
         {**alone[0], "id": "a-1", "sequence": 1, "state": "declined", "decided_at": beats[1]["decided_at"], "answering": None}
     ]
     assert _lived(kafka, [*alone, *declined], [], calls_after=3.0).wrong == uncalled  # that came too late
+    for second, wrong in ((1, []), (7, uncalled)):  # it was heard late, and had come in time, or not
+        said = {**_answer(1, "a", "alert-declined"), "received_at": (AT + timedelta(seconds=second)).isoformat()}
+        heard = {**declined[0], "source": {**declined[0]["source"], "event_id": "answer-1"}}
+        assert _lived(kafka, [*alone, heard], [said], calls_after=3.0).wrong == wrong
 
     erased = {"clinical.alerts": {("clinical.feedback", 0, 0)}}  # the topic was deleted after the first answer
     rest = _lived(

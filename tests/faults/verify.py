@@ -590,6 +590,7 @@ class Judge:
                 lives[body["alert_id"]].setdefault(body["id"], body)
                 places[body["alert_id"]] = partition
             self.verdict.blind = self.verdict.blind or body.get("kind") == "monitoring-blind"
+        said = {body["id"]: body.get("received_at") or _NEVER for _, _, body in self.ledger.read("clinical.feedback")}
         turned, gaps, after, climbed, astray, uncalled = [], [], [], [], [], []
         for alert, of_alert in lives.items():
             steps = sorted(of_alert.values(), key=lambda body: int(body["sequence"]))
@@ -615,6 +616,10 @@ class Judge:
                 if due is None:
                     continue
                 reached = until[places[alert]] if then is None else datetime.fromisoformat(then["decided_at"])
+                if then is not None and (
+                    answer := said.get(then["source"]["event_id"])
+                ):  # in time, if heard late: as of an outage
+                    reached = min(reached, datetime.fromisoformat(answer))
                 if reached > due + _TICKS and (then is None or then["state"] != "escalated"):
                     uncalled.append(step["id"])
         self.found.blame("alerts whose steps stand in another order than their numbers", turned)
