@@ -117,7 +117,7 @@ def test_topics_are_created_once_and_mended(vigil: Vigil, env: dict[str, str], k
     assert differs.returncode == 1
     assert _rows(differs.stdout) == dict.fromkeys(names, "differs")
     assert "has 2 partitions, the settings say 3" in differs.stdout
-    assert "partitions are never changed" in differs.stderr
+    assert "partitions are never added" in differs.stderr
     assert vigil("topics", "list").stdout == listed.stdout
 
 
@@ -280,13 +280,18 @@ def test_doctor_without_a_broker_goes_on_with_the_rest(vigil: Vigil) -> None:
 
 @real
 def test_doctor_warns_of_partitions_that_differ(vigil: Vigil, kafka: Kafka, env: dict[str, str]) -> None:
-    kafka.create(env["VIGIL_KAFKA__TOPIC_PREFIX"] + "clinical.vitals", 5)
-    assert vigil("topics", "create").returncode == 1
+    prefix = env["VIGIL_KAFKA__TOPIC_PREFIX"]
+    kafka.create(prefix + "clinical.vitals", 1)
+    kafka.create(prefix + "clinical.patients", 5)
+    refused = vigil("topics", "create")
+    assert refused.returncode == 2 and "nothing was created" in refused.stderr
     done = vigil("doctor")
     found, _ = _finding(done.stdout, "the settings say 2")
-    assert "clinical.vitals has 5" in found
+    assert "clinical.vitals has 1" in found
+    found, _ = _finding(done.stdout, "of which 2 are used")
+    assert "clinical.patients has 5" in found
     _, mend = _finding(done.stdout, "differ in partitions")
-    assert "one number of partitions" in mend
+    assert "topics.partitions to 1" in mend
 
 
 @real

@@ -108,7 +108,7 @@ async def test_a_fhir_document_is_deleted_and_one_with_a_master_identifier_corre
 async def test_as_many_are_read_back_as_are_kept_and_for_as_long_as_is_said(
     site: Clinic, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await site.write(*(note("p", f"n{n}", "Text.") for n in range(40)))
+    await site.write(*(note(f"p{n % 10}", f"n{n}", "Text.") for n in range(40)))  # in each partition some
 
     def settings(**chosen: Any) -> Any:
         return site.settings.model_copy(update={"connectors": site.settings.connectors.model_copy(update=chosen)})

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from connectors.hl7.sender import MllpSender
+from connectors.qdrant.embedded import EmbeddedQdrant
 from infra.kafka.host import free_ports
 from processors.events import TOPICS, FeedbackEvent, Origin
 from processors.identity import natural_id
@@ -40,7 +41,7 @@ PANEL_QUERIES = {f"{panel['title']}: {one['expr']}": one["expr"] for panel in PA
 class Ward:
     """The processes of a small site, their health ports, and what goes in."""
 
-    def __init__(self, kafka: Kafka, folder: Path, receiver: HttpReceiver) -> None:
+    def __init__(self, kafka: Kafka, folder: Path, receiver: HttpReceiver, vectors: str) -> None:
         self.kafka = kafka
         self.prefix = kafka.name("prom") + "."
         for topic in (*TOPICS, JOURNAL):
@@ -53,17 +54,20 @@ class Ward:
             "VIGIL_WORKER__HOST": "ward",
             "VIGIL_STATE__TICK_SECONDS": "0.5",
             "VIGIL_LANES__NOTES_ENTITIES__NICE": "0",  # beside other tests it would be starved
+            "VIGIL_LANES__IMAGES__NICE": "0",
+            "VIGIL_VECTORS__URL": vectors,
             "VIGIL_CONNECTORS__ENABLED": '["mllp","dicom"]',
             "VIGIL_CONNECTORS__DICOM__MIN_FREE_BYTES": "1000",
             "VIGIL_DELIVER__PAGER__KIND": "webhook",
             "VIGIL_DELIVER__PAGER__URL": receiver.url,
             "VIGIL_DELIVER__PAGER__SECRET": SECRET,
         }
-        self.mllp, dicom, *self._ports = free_ports(6)
+        self.mllp, dicom, *self._ports = free_ports(7)
         self._common |= {"VIGIL_CONNECTORS__MLLP__PORT": str(self.mllp), "VIGIL_CONNECTORS__DICOM__PORT": str(dicom)}
         commands = {
             "vitals": ("lane", "run", "vitals"),
             "notes-entities": ("lane", "run", "notes-entities"),
+            "images": ("lane", "run", "images"),
             "pager": ("deliver", "run", "pager"),
             "connectors": ("serve",),
         }
@@ -87,13 +91,15 @@ class Ward:
 async def ward(kafka: Kafka, tmp_path: Path) -> AsyncIterator[Ward]:
     assert not {name for name in os.environ if name.startswith("VIGIL_")} - {"VIGIL_TEST_KAFKA", "VIGIL_TEST_QDRANT_BIN"}
     async with HttpReceiver() as receiver:
-        one = Ward(kafka, tmp_path, receiver)
+        store = EmbeddedQdrant(tmp_path / "vectors")
+        one = Ward(kafka, tmp_path, receiver, await asyncio.to_thread(store.start))
         for process in one.processes:
             process.start()
         try:
             yield one
         finally:
             await asyncio.gather(*(asyncio.to_thread(process.stop) for process in one.processes))
+            await asyncio.to_thread(store.stop)
 
 
 async def admit(ward: Ward) -> None:

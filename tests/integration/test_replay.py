@@ -71,6 +71,7 @@ def _ill(number: int, at: datetime) -> VitalsEvent:
 
 async def test_replayed_records_give_the_same_ids_and_are_audited(kafka: Kafka) -> None:
     site = Site(kafka)
+    kafka.create(site.prefix + "clinical.patients", 1)  # whom a patient's records were merged into is looked up there
     notes = [small_note(n, patient=f"p{n % 2}") for n in range(10)]
     await site.write(*notes)
     choice = Choice(topic=NOTES, patients=("p1",))
