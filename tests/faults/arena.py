@@ -55,6 +55,7 @@ class Fault:
     but: tuple[str, ...] = ()  # fields of outputs, and `deterioration`, that its own load has otherwise
     like: str = "undisturbed"  # which fault's run that is: the same load without a fault
     deaths: bool = False  # whether a worker may end by itself
+    ends: int = 0  # the exit code of a worker that is told to stop
     seen: str = ""  # words (a regular expression) that an operator must find in log, health or metrics
     load: "Callable[[Arena], Load] | None" = None  # instead of the lane's own load
     over: float | None = None  # seconds that the lane's own load is spread over, where it is not sent in its own time
@@ -203,7 +204,7 @@ class Arena:
     def stop(self, slot: int) -> None:
         """SIGTERM a worker: it must end in good order."""
         code = self.worker(slot).stop()
-        if code != 0:
+        if code != self.fault.ends:
             self.wrong.append(f"exit code {code} after SIGTERM")
 
     # -- the row ----------------------------------------------------------------------------------------------------
